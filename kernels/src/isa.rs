@@ -1,0 +1,204 @@
+//! The tiers, their detection, and the one dispatch point.
+//!
+//! An [`Isa`] is proof that the processor has what its [`Tier`] needs: it cannot be made otherwise (save by the
+//! `unsafe` constructor). [`Isa::run`] enters a function compiled for the tier and hands the kernel the tier's
+//! [`Lanes`](crate::lanes::Lanes) token; everything generic below it must be inlined into that function.
+
+use core::fmt;
+use core::str::FromStr;
+
+use crate::lanes::Kernel;
+
+/// An instruction set that the kernels are compiled for.
+///
+/// The order is that of the width: a wider tier compares greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Tier {
+    /// Portable code without intrinsics; runs on every processor.
+    Scalar,
+    /// 128-bit NEON on aarch64.
+    Neon,
+    /// AVX2 with FMA, BMI and F16C on x86-64 (Haswell, Zen and later).
+    Avx2,
+    /// AVX-512 F, BW, CD, DQ and VL on x86-64 (Skylake-X, Zen 4 and later).
+    Avx512,
+}
+
+impl Tier {
+    /// All tiers, narrowest first, also those that this build or machine lacks.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
+
+    /// The name used in bench ids, in messages and in `LANENORM_ISA`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Neon => "neon",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The error of parsing a tier's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownTier;
+
+impl fmt::Display for UnknownTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown tier: expected scalar, neon, avx2 or avx512")
+    }
+}
+
+impl core::error::Error for UnknownTier {}
+
+impl FromStr for Tier {
+    type Err = UnknownTier;
+
+    fn from_str(s: &str) -> Result<Self, UnknownTier> {
+        Self::ALL.into_iter().find(|t| t.name() == s).ok_or(UnknownTier)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tokens {
+    #![allow(missing_docs, unreachable_pub)]
+    pulp::simd_type! {
+        /// pulp's `V3` with F16C, so that a tier means one set of instructions for all element types.
+        pub struct Avx2 {
+            pub sse: "sse", pub sse2: "sse2", pub fxsr: "fxsr", pub sse3: "sse3", pub ssse3: "ssse3",
+            pub sse4_1: "sse4.1", pub sse4_2: "sse4.2", pub popcnt: "popcnt", pub avx: "avx", pub avx2: "avx2",
+            pub bmi1: "bmi1", pub bmi2: "bmi2", pub fma: "fma", pub lzcnt: "lzcnt", pub f16c: "f16c",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Token {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(tokens::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(pulp::x86::V4),
+    #[cfg(target_arch = "aarch64")]
+    Neon(pulp::aarch64::Neon),
+}
+
+/// A tier that this processor has.
+#[derive(Clone, Copy, Debug)]
+pub struct Isa(Token);
+
+impl Isa {
+    /// The portable tier, which every processor has.
+    pub const SCALAR: Self = Self(Token::Scalar);
+
+    /// The given tier, or `None` if this build or this processor lacks it.
+    ///
+    /// The processor is asked once per process; later calls read a cached answer.
+    #[cfg(feature = "std")]
+    pub fn new(tier: Tier) -> Option<Self> {
+        match tier {
+            Tier::Scalar => Some(Self::SCALAR),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => tokens::Avx2::try_new().map(|t| Self(Token::Avx2(t))),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => {
+                // V4 leaves F16C out, which the AVX2 tier promises: ask for both.
+                tokens::Avx2::try_new()?;
+                pulp::x86::V4::try_new().map(|t| Self(Token::Avx512(t)))
+            }
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => pulp::aarch64::Neon::try_new().map(|t| Self(Token::Neon(t))),
+            #[allow(unreachable_patterns)]
+            _ => None,
+        }
+    }
+
+    /// The given tier without asking the processor, for callers without `std` who know better. `None` if this
+    /// build lacks the tier.
+    ///
+    /// # Safety
+    /// - The processor has every instruction set that [`Tier`] names for this tier.
+    /// - The operating system saves the registers of that tier.
+    pub unsafe fn new_unchecked(tier: Tier) -> Option<Self> {
+        match tier {
+            Tier::Scalar => Some(Self::SCALAR),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the caller's duty, word for word.
+            Tier::Avx2 => Some(Self(Token::Avx2(unsafe { tokens::Avx2::new_unchecked() }))),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the caller's duty, word for word.
+            Tier::Avx512 => Some(Self(Token::Avx512(unsafe { pulp::x86::V4::new_unchecked() }))),
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: the caller's duty, word for word.
+            Tier::Neon => Some(Self(Token::Neon(unsafe { pulp::aarch64::Neon::new_unchecked() }))),
+            #[allow(unreachable_patterns)]
+            _ => None,
+        }
+    }
+
+    /// The widest tier that this processor has.
+    #[cfg(feature = "std")]
+    pub fn best() -> Self {
+        Self::available().last().unwrap_or(Self::SCALAR)
+    }
+
+    /// Every tier that this processor has, narrowest first.
+    #[cfg(feature = "std")]
+    pub fn available() -> impl Iterator<Item = Self> {
+        Tier::ALL.into_iter().filter_map(Self::new)
+    }
+
+    /// The tier's name.
+    pub const fn tier(self) -> Tier {
+        match self.0 {
+            Token::Scalar => Tier::Scalar,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => Tier::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => Tier::Avx512,
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(_) => Tier::Neon,
+        }
+    }
+
+    /// Runs a kernel in a function compiled for this tier.
+    #[inline(always)]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+        use crate::lanes::Entry;
+        match self.0 {
+            Token::Scalar => kernel.run(pulp::Scalar128b),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(t) => {
+                // SAFETY: the features of `tokens::Avx2` include all those of V3.
+                let simd = unsafe { pulp::x86::V3::new_unchecked() };
+                t.vectorize(Entry { simd, kernel })
+            }
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(simd) => simd.vectorize(Entry { simd, kernel }),
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(simd) => simd.vectorize(Entry { simd, kernel }),
+        }
+    }
+}
+
+impl PartialEq for Isa {
+    fn eq(&self, other: &Self) -> bool {
+        self.tier() == other.tier()
+    }
+}
+
+impl Eq for Isa {}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tier().fmt(f)
+    }
+}

@@ -1,0 +1,157 @@
+//! The portable tier: four-lane arrays that compilers turn into whatever the target's baseline has.
+
+use pulp::{Scalar128b, Simd, f32x4};
+
+use super::{FOLD_ROWS, Lanes};
+
+const N: usize = Scalar128b::F32_LANES;
+
+/// `a * b + c` rounded once, from f64 operations alone.
+///
+/// The product of two f32 is exact in f64. The sum is rounded to odd (Boldo and Melquiond, "Emulation of a FMA
+/// and correctly rounded sums: proved algorithms using rounding to odd", IEEE Trans. Computers 57(4), 2008):
+/// when it is inexact its last bit is set, so that the final rounding to f32, 29 bits shorter, cannot round
+/// twice. Infinite and NaN results stay infinite or NaN.
+#[inline(always)]
+fn fma(a: f32, b: f32, c: f32) -> f32 {
+    let product = f64::from(a) * f64::from(b);
+    let c = f64::from(c);
+    let sum = product + c;
+    // Knuth's TwoSum: sum + error is exactly product + c.
+    let part = sum - product;
+    let error = (product - (sum - part)) + (c - part);
+    let away = (error.to_bits() ^ sum.to_bits()) >> 63;
+    let odd = (sum.to_bits() - away) | 1;
+    let rounded = if error != 0.0 { odd } else { sum.to_bits() };
+    f64::from_bits(rounded) as f32
+}
+
+impl Lanes for Scalar128b {
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> f32x4 {
+        // SAFETY: the caller's duty; [f32; 4] has the alignment of f32.
+        pulp::cast(unsafe { *p.cast::<[f32; N]>() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_tail(self, p: *const f32, n: usize, fill: f32x4) -> f32x4 {
+        let mut lanes: [f32; N] = pulp::cast(fill);
+        // SAFETY: the caller's duty.
+        let tail = unsafe { core::slice::from_raw_parts(p, n) };
+        for (lane, &x) in lanes.iter_mut().zip(tail) {
+            *lane = x;
+        }
+        pulp::cast(lanes)
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: f32x4) {
+        // SAFETY: the caller's duty; [f32; 4] has the alignment of f32.
+        unsafe { *p.cast::<[f32; N]>() = pulp::cast(v) };
+    }
+
+    #[inline(always)]
+    unsafe fn store_tail(self, p: *mut f32, n: usize, v: f32x4) {
+        let lanes: [f32; N] = pulp::cast(v);
+        // SAFETY: the caller's duty.
+        let tail = unsafe { core::slice::from_raw_parts_mut(p, n) };
+        for (x, &lane) in tail.iter_mut().zip(&lanes) {
+            *x = lane;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32, v: f32x4) {
+        // SAFETY: the caller's duty.
+        unsafe { self.store(p, v) };
+    }
+
+    #[inline(always)]
+    fn fence(self) {}
+
+    #[inline(always)]
+    fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
+        let (a, b, c): ([f32; N], [f32; N], [f32; N]) = (pulp::cast(a), pulp::cast(b), pulp::cast(c));
+        let mut out = [0.0; N];
+        for i in 0..N {
+            out[i] = fma(a[i], b[i], c[i]);
+        }
+        pulp::cast(out)
+    }
+
+    #[inline(always)]
+    fn fold(self, v: f32x4) -> f32 {
+        let [a, b, c, d]: [f32; N] = pulp::cast(v);
+        (a + c) + (b + d)
+    }
+
+    #[inline(always)]
+    fn fold_rows(self, v: &[f32x4; FOLD_ROWS]) -> [f32; FOLD_ROWS] {
+        let mut folded = [0.0; FOLD_ROWS];
+        for (folded, &v) in folded.iter_mut().zip(v) {
+            *folded = self.fold(v);
+        }
+        folded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fma;
+
+    #[test]
+    fn fma_agrees_with_the_correctly_rounded_one() {
+        let mut state = 0x243f_6a88_85a3_08d3_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let special = [
+            0.0f32,
+            -0.0,
+            1.0,
+            -1.0,
+            1.5,
+            f32::MIN_POSITIVE,
+            f32::MAX,
+            f32::MIN,
+            1e-45,
+            -1e-45,
+            3e-39,
+            1.0 + f32::EPSILON,
+            1.0 - f32::EPSILON / 2.0,
+            16_777_216.0,
+            16_777_215.0,
+        ];
+        let check = |a: f32, b: f32, c: f32| {
+            let (got, want) = (fma(a, b, c), a.mul_add(b, c));
+            assert!(
+                got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()),
+                "fma({a:e}, {b:e}, {c:e}) = {got:e}, not {want:e}"
+            );
+        };
+        for a in special {
+            for b in special {
+                for c in special {
+                    check(a, b, c);
+                }
+            }
+        }
+        for _ in 0..2_000_000 {
+            let (p, q) = (next(), next());
+            let (a, b) = (f32::from_bits(p as u32), f32::from_bits((p >> 32) as u32));
+            check(a, b, f32::from_bits(q as u32));
+            // The hard case: the product nearly cancels c, or is a tiny part of its last bit.
+            if a.is_finite() && b.is_finite() {
+                let near = a * b;
+                check(a, b, f32::from_bits(near.to_bits() ^ (1 << 31)));
+                let step = (q >> 40) as i32 % 40;
+                check(a, b, near * (step as f32).exp2());
+                let half = f32::from_bits(0x3f80_0000 | (q as u32 & 0x7f_ffff));
+                check(half, (-24f32).exp2() * (1.0 + f32::EPSILON * ((q >> 32) % 3) as f32), half);
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Where rows are read from and written to: the only owners of raw pointers beside the tiers.
+
+use core::marker::PhantomData;
+
+use super::Lanes;
+
+/// Rows of `cols` contiguous f32 to be read from x and written to y, which is either apart from x or x itself.
+///
+/// Row `r` of x starts at element `r * x_stride`, row `r` of y at `r * y_stride`. Rows never overlap one another.
+#[derive(Debug)]
+pub struct RowIo<'a> {
+    x: *const f32,
+    x_stride: usize,
+    y: *mut f32,
+    y_stride: usize,
+    rows: usize,
+    cols: usize,
+    marker: PhantomData<(&'a [f32], &'a mut [f32])>,
+}
+
+// SAFETY: RowIo stands for a `&[f32]` and a `&mut [f32]` (or a `&mut [f32]` alone), which are Send.
+unsafe impl Send for RowIo<'_> {}
+// SAFETY: through a shared RowIo memory is only read.
+unsafe impl Sync for RowIo<'_> {}
+
+/// Whether `rows` rows of `cols` elements, `stride` apart, lie within `len` elements and apart from each other.
+fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
+    if rows == 0 || cols == 0 {
+        return true;
+    }
+    let span = (rows - 1).checked_mul(stride).and_then(|start| start.checked_add(cols));
+    span.is_some_and(|span| span <= len) && (rows == 1 || stride >= cols)
+}
+
+impl<'a> RowIo<'a> {
+    /// Rows of x to be normalized into y. `None` if they do not fit into the slices or overlap one another.
+    pub fn new(
+        x: &'a [f32],
+        x_stride: usize,
+        y: &'a mut [f32],
+        y_stride: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let fits = fits(x.len(), rows, cols, x_stride) && fits(y.len(), rows, cols, y_stride);
+        fits.then_some(Self { x: x.as_ptr(), x_stride, y: y.as_mut_ptr(), y_stride, rows, cols, marker: PhantomData })
+    }
+
+    /// Rows to be normalized where they lie. `None` if they do not fit into the slice or overlap one another.
+    pub fn in_place(y: &'a mut [f32], stride: usize, rows: usize, cols: usize) -> Option<Self> {
+        let y_ptr = y.as_mut_ptr();
+        fits(y.len(), rows, cols, stride).then_some(Self {
+            x: y_ptr,
+            x_stride: stride,
+            y: y_ptr,
+            y_stride: stride,
+            rows,
+            cols,
+            marker: PhantomData,
+        })
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of elements in a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether y is x itself.
+    pub fn is_in_place(&self) -> bool {
+        core::ptr::eq(self.x, self.y)
+    }
+
+    /// Row `r` of x, or `None` if there are no more than `r` rows.
+    pub fn x_row(&self, r: usize) -> Option<&[f32]> {
+        // SAFETY: the constructor checked that row r lies within x; nothing is written while self is shared.
+        (r < self.rows && self.cols > 0)
+            .then(|| unsafe { core::slice::from_raw_parts(self.x.add(r * self.x_stride), self.cols) })
+    }
+
+    /// The first `row` rows, and the others. All rows come first if there are fewer.
+    pub fn split_at(self, row: usize) -> (Self, Self) {
+        let row = row.min(self.rows);
+        // With no elements the pointers may not be moved; with some, the rows below `row` lie within the slices,
+        // and no row is needed past the last.
+        let moved = if row < self.rows && self.cols > 0 { row } else { 0 };
+        // SAFETY: row `moved` starts within x and y, or no step is made.
+        let (x, y) = unsafe { (self.x.add(moved * self.x_stride), self.y.add(moved * self.y_stride)) };
+        (Self { rows: row, ..self }, Self { x, y, rows: self.rows - row, ..self })
+    }
+
+    /// The first `col` columns of all rows, and the others. All columns come first if there are fewer.
+    pub fn split_at_col(self, col: usize) -> (Self, Self) {
+        let col = col.min(self.cols);
+        let moved = if self.rows > 0 { col } else { 0 };
+        // SAFETY: column `moved` is at most one past the end of the first row.
+        let (x, y) = unsafe { (self.x.add(moved), self.y.add(moved)) };
+        (Self { cols: col, ..self }, Self { x, y, cols: self.cols - col, ..self })
+    }
+
+    /// Where row `r` is read.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn source(&self, r: usize) -> Source {
+        debug_assert!(r < self.rows);
+        // SAFETY: the caller's duty, and the constructor's check.
+        Source(unsafe { self.x.add(r * self.x_stride) })
+    }
+
+    /// Where row `r` is written.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn target(&mut self, r: usize) -> Target {
+        debug_assert!(r < self.rows);
+        // SAFETY: the caller's duty, and the constructor's check.
+        Target(unsafe { self.y.add(r * self.y_stride) })
+    }
+
+    /// Row `r` of y.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    pub(crate) unsafe fn y_row(&mut self, r: usize) -> &mut [f32] {
+        // SAFETY: the caller's duty, and the constructor's check.
+        unsafe { core::slice::from_raw_parts_mut(self.target(r).0, self.cols) }
+    }
+}
+
+/// Elements to be read. Whoever holds one knows how many there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source(*const f32);
+
+/// Elements to be written. Whoever holds one knows how many there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target(*mut f32);
+
+impl From<&[f32]> for Source {
+    #[inline(always)]
+    fn from(x: &[f32]) -> Self {
+        Self(x.as_ptr())
+    }
+}
+
+impl Source {
+    /// The elements from `i` on.
+    ///
+    /// # Safety
+    /// - There are at least `i` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn after(self, i: usize) -> Self {
+        // SAFETY: the caller's duty.
+        Self(unsafe { self.0.add(i) })
+    }
+
+    /// `M` elements from `i` on.
+    ///
+    /// # Safety
+    /// - There are at least `i + M` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn array<const M: usize>(self, i: usize) -> [f32; M] {
+        // SAFETY: the caller's duty; [f32; M] has the alignment of f32.
+        unsafe { *self.0.add(i).cast() }
+    }
+
+    /// A register of elements from `i` on.
+    ///
+    /// # Safety
+    /// - There are at least `i + S::F32_LANES` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn load<S: Lanes>(self, simd: S, i: usize) -> S::f32s {
+        // SAFETY: the caller's duty.
+        unsafe { simd.load(self.0.add(i)) }
+    }
+
+    /// `n` elements from `i` on, at most a register, and `fill` in the lanes above.
+    ///
+    /// # Safety
+    /// - There are at least `i + min(n, S::F32_LANES)` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn load_tail<S: Lanes>(self, simd: S, i: usize, n: usize, fill: S::f32s) -> S::f32s {
+        // SAFETY: the caller's duty.
+        unsafe { simd.load_tail(self.0.wrapping_add(i), n.min(S::F32_LANES), fill) }
+    }
+}
+
+impl Target {
+    /// The number of elements before the first that a register can be streamed to.
+    #[inline(always)]
+    pub(crate) fn misalignment<S: Lanes>(self) -> usize {
+        let bytes = size_of::<S::f32s>();
+        (self.0 as usize).wrapping_neg() % bytes / size_of::<f32>()
+    }
+
+    /// Writes a register of elements from `i` on, past the caches if `STREAM`.
+    ///
+    /// # Safety
+    /// - There are at least `i + S::F32_LANES` elements.
+    /// - If `STREAM`, `i` is the [`misalignment`](Self::misalignment) plus a multiple of `S::F32_LANES`.
+    #[inline(always)]
+    pub(crate) unsafe fn store<S: Lanes, const STREAM: bool>(self, simd: S, i: usize, v: S::f32s) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if STREAM {
+                simd.stream(self.0.add(i), v);
+            } else {
+                simd.store(self.0.add(i), v);
+            }
+        }
+    }
+
+    /// Writes `n` elements from `i` on, at most a register.
+    ///
+    /// # Safety
+    /// - There are at least `i + min(n, S::F32_LANES)` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: S::f32s) {
+        // SAFETY: the caller's duty.
+        unsafe { simd.store_tail(self.0.wrapping_add(i), n.min(S::F32_LANES), v) }
+    }
+
+    /// Writes element `i`.
+    ///
+    /// # Safety
+    /// - There are more than `i` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn set(self, i: usize, v: f32) {
+        // SAFETY: the caller's duty.
+        unsafe { *self.0.add(i) = v };
+    }
+}

@@ -1,0 +1,24 @@
+//! SIMD kernels of [lanenorm](https://docs.rs/lanenorm): layer normalization over rows, written once and
+//! compiled for AVX-512, AVX2, NEON and plain scalar code, with the same bits on all of them.
+//!
+//! The kernels are *caller-driven*: they take a block of rows, use no allocator, no threads and no global
+//! state, and can be run by rayon, OpenMP or an engine's own threads. Most users want the safe plans of the
+//! `lanenorm` crate; this crate is for those who bring their own scheduler.
+//!
+//! Where to start reading: [`mod@reference`] is the specification, [`layer_norm`] the kernel, [`moments`] the
+//! statistics, [`lanes`] what a tier has to provide, [`isa`] the one place where a tier is chosen.
+#![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(any(test, feature = "std"))]
+extern crate std;
+
+pub mod isa;
+pub mod lanes;
+pub mod layer_norm;
+pub mod moments;
+pub mod reference;
+mod rescue;
+pub mod table;
+
+pub use isa::{Isa, Tier};

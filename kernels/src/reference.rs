@@ -1,0 +1,62 @@
+//! The specification: layer normalization as the formula has it, in f64, one row at a time. Slow and obvious.
+//!
+//! Ba, Kiros and Hinton, "Layer Normalization", arXiv:1607.06450 (2016):
+//!
+//! ```text
+//! mean = sum(x) / n
+//! var  = sum((x - mean)^2) / n
+//! xhat = (x - mean) / sqrt(var + eps)
+//! y    = xhat * gamma + beta
+//! ```
+//!
+//! The kernels differ from this by rounding alone. Two cases are settled by decree: a row with a NaN or an
+//! infinity is all NaN, and a row whose elements are all equal has xhat = 0 even if eps is 0.
+
+use pulp::Simd;
+
+/// Mean, variance and reciprocal standard deviation of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stats {
+    /// The mean.
+    pub mean: f64,
+    /// The biased variance (divided by n).
+    pub var: f64,
+    /// 1 / sqrt(var + eps): infinite if both are zero.
+    pub rstd: f64,
+}
+
+/// The statistics of a row, which must not be empty. All NaN if an element is not finite.
+pub fn stats(x: &[f32], eps: f64) -> Stats {
+    if x.iter().any(|v| !v.is_finite()) {
+        return Stats { mean: f64::NAN, var: f64::NAN, rstd: f64::NAN };
+    }
+    let n = x.len() as f64;
+    // Counted from the first element, so that the mean of equal elements is that element.
+    let x0 = f64::from(x[0]);
+    let mean = x0 + x.iter().map(|&v| f64::from(v) - x0).sum::<f64>() / n;
+    let var = x.iter().map(|&v| (f64::from(v) - mean) * (f64::from(v) - mean)).sum::<f64>() / n;
+    Stats { mean, var, rstd: 1.0 / pulp::Scalar.sqrt_f64s(var + eps) }
+}
+
+/// The normalized element: xhat.
+pub fn xhat(x: f32, stats: &Stats) -> f64 {
+    let d = f64::from(x) - stats.mean;
+    if d == 0.0 { 0.0 } else { d * stats.rstd }
+}
+
+/// One row: y = xhat * gamma + beta. Absent gamma counts as 1, absent beta as 0.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn layer_norm(x: &[f32], gamma: Option<&[f32]>, beta: Option<&[f32]>, eps: f64, y: &mut [f64]) {
+    assert_eq!(x.len(), y.len(), "x and y differ in length");
+    if x.is_empty() {
+        return;
+    }
+    let stats = stats(x, eps);
+    for (i, y) in y.iter_mut().enumerate() {
+        let gamma = gamma.map_or(1.0, |g| f64::from(g[i]));
+        let beta = beta.map_or(0.0, |b| f64::from(b[i]));
+        *y = xhat(x[i], &stats) * gamma + beta;
+    }
+}

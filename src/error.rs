@@ -1,0 +1,85 @@
+use lanenorm_kernels::Tier;
+
+/// What is wrong with a call. Nothing has been written when one is returned.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A contiguous buffer does not hold a whole number of rows.
+    #[error("{what} has {len} elements, which is not a whole number of rows of {cols}")]
+    Ragged {
+        /// The buffer.
+        what: &'static str,
+        /// Its length.
+        len: usize,
+        /// The number of columns.
+        cols: usize,
+    },
+    /// A buffer has the wrong length.
+    #[error("{what} has {len} elements, expected {expected}")]
+    Length {
+        /// The buffer.
+        what: &'static str,
+        /// Its length.
+        len: usize,
+        /// The length it must have.
+        expected: usize,
+    },
+    /// A strided buffer is too short for its rows.
+    #[error("{what} has {len} elements, but {rows} rows of {cols}, {stride} apart, take {needed}")]
+    TooShort {
+        /// The buffer.
+        what: &'static str,
+        /// Its length.
+        len: usize,
+        /// The number of rows.
+        rows: usize,
+        /// The number of columns.
+        cols: usize,
+        /// The distance between the starts of two rows, in elements.
+        stride: usize,
+        /// The length it must have at least.
+        needed: usize,
+    },
+    /// The rows of a strided buffer overlap.
+    #[error("the rows of {what} overlap: they have {cols} columns and start {stride} elements apart")]
+    Overlap {
+        /// The buffer.
+        what: &'static str,
+        /// The number of columns.
+        cols: usize,
+        /// The distance between the starts of two rows, in elements.
+        stride: usize,
+    },
+    /// The extent of a strided buffer overflows `usize`.
+    #[error("{what} is too large: {rows} rows, {stride} elements apart, overflow usize")]
+    Overflow {
+        /// The buffer.
+        what: &'static str,
+        /// The number of rows.
+        rows: usize,
+        /// The distance between the starts of two rows, in elements.
+        stride: usize,
+    },
+    /// x and y differ in their number of rows.
+    #[error("x has {x} rows, but y has {y}")]
+    Rows {
+        /// The rows of x.
+        x: usize,
+        /// The rows of y.
+        y: usize,
+    },
+    /// eps is negative, infinite or NaN.
+    #[error("eps is {0}, expected a finite number not less than 0")]
+    Eps(f64),
+    /// The processor or the build lacks an instruction set.
+    #[error("the {asked} tier is not available here; the widest that is: {widest}")]
+    Isa {
+        /// The tier that was asked for.
+        asked: Tier,
+        /// The widest tier that could have been had.
+        widest: Tier,
+    },
+    /// `LANENORM_ISA` is set to something that is no tier.
+    #[error("LANENORM_ISA is \"{0}\", expected scalar, neon, avx2 or avx512")]
+    UnknownIsa(String),
+}

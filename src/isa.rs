@@ -1,0 +1,52 @@
+use std::sync::OnceLock;
+
+use lanenorm_kernels::{Isa, Tier};
+
+use crate::Error;
+
+/// The given tier, for [`LayerNorm::with_isa`](crate::LayerNorm::with_isa).
+///
+/// # Errors
+/// [`Error::Isa`] if this processor or this build lacks it.
+pub fn isa(tier: Tier) -> Result<Isa, Error> {
+    Isa::new(tier).ok_or_else(|| Error::Isa { asked: tier, widest: Isa::best().tier() })
+}
+
+/// The tier that plans use unless told otherwise: the one that the environment variable `LANENORM_ISA` names
+/// (`scalar`, `neon`, `avx2`, `avx512`), or else the widest that this processor has. The variable is read once per process.
+///
+/// # Errors
+/// [`Error::Isa`] or [`Error::UnknownIsa`] if the variable asks for what is not there.
+pub fn default_isa() -> Result<Isa, Error> {
+    static CHOICE: OnceLock<Result<Isa, Error>> = OnceLock::new();
+    CHOICE.get_or_init(|| choose(std::env::var_os("LANENORM_ISA").as_deref())).clone()
+}
+
+fn choose(asked: Option<&std::ffi::OsStr>) -> Result<Isa, Error> {
+    match asked {
+        None => Ok(Isa::best()),
+        Some(name) => {
+            let name = name.to_string_lossy();
+            isa(name.parse().map_err(|_| Error::UnknownIsa(name.into_owned()))?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_names_a_tier_or_is_refused() {
+        assert_eq!(choose(None), Ok(Isa::best()));
+        assert_eq!(choose(Some("scalar".as_ref())), Ok(Isa::SCALAR));
+        assert_eq!(choose(Some("".as_ref())), Err(Error::UnknownIsa(String::new())));
+        assert_eq!(choose(Some("sse9".as_ref())), Err(Error::UnknownIsa("sse9".into())));
+        for tier in Tier::ALL {
+            match choose(Some(tier.name().as_ref())) {
+                Ok(isa) => assert_eq!(isa.tier(), tier),
+                Err(e) => assert_eq!(e, Error::Isa { asked: tier, widest: Isa::best().tier() }),
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! How a job is spread over the threads of the current rayon pool.
+//!
+//! Rows are cut into contiguous ranges. Where there are too few, long rows are cut too: their moments are taken per
+//! subtree and merged along the tree that their length fixes, so the number of tasks changes no bits. Only
+//! `rayon::join` is used, which allocates nothing.
+
+use std::num::NonZeroUsize;
+
+use lanenorm_kernels::Isa;
+use lanenorm_kernels::layer_norm::{LayerNorm, Normalize};
+use lanenorm_kernels::moments::{Moments, RowMoments, split_point};
+
+/// How many tasks a call is cut into. Whatever is chosen, the bits of the result are the same.
+///
+/// Tasks run on the rayon pool that is current: the one whose `install` the caller is in, or else the global one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Parallelism {
+    /// Everything on the calling thread; rayon is not touched.
+    Serial,
+    /// As many tasks as the pool has threads, or fewer where handing out the work would cost more than it saves.
+    #[default]
+    Auto,
+    /// This many tasks, as far as there are rows (or long rows to cut).
+    Tasks(NonZeroUsize),
+}
+
+/// Waking a pool from a thread outside it costs tens of microseconds: the least number of elements worth that.
+const ELEMENTS_FROM_OUTSIDE: usize = 256 * 1024;
+
+/// The least number of elements per task.
+const ELEMENTS_PER_TASK: usize = 32 * 1024;
+
+/// Rows shorter than twice this are not cut.
+const CUT_COLS: usize = 32 * 1024;
+
+impl Parallelism {
+    /// The number of tasks for a job of `elements`.
+    pub(crate) fn tasks(self, elements: usize) -> usize {
+        match self {
+            Self::Serial => 1,
+            Self::Tasks(n) => n.get(),
+            Self::Auto => {
+                if elements < 2 * ELEMENTS_PER_TASK
+                    || (elements < ELEMENTS_FROM_OUTSIDE && rayon::current_thread_index().is_none())
+                {
+                    return 1;
+                }
+                rayon::current_num_threads().min(elements / ELEMENTS_PER_TASK)
+            }
+        }
+    }
+}
+
+/// Runs the job in about `tasks` tasks.
+pub(crate) fn run(isa: Isa, job: LayerNorm<'_>, tasks: usize) {
+    let (rows, cols) = (job.rows().rows(), job.rows().cols());
+    if tasks <= 1 || rows == 0 {
+        isa.run(job);
+    } else if cols >= 2 * CUT_COLS && (rows == 1 || (rows < 8 * tasks && rows % tasks != 0)) {
+        let (row, rest) = job.split_at(1);
+        cut_row(isa, row, tasks);
+        run(isa, rest, tasks);
+    } else if rows == 1 {
+        isa.run(job);
+    } else {
+        let left = tasks / 2;
+        let (a, b) = job.split_at((rows * left).div_ceil(tasks));
+        rayon::join(|| run(isa, a, left), || run(isa, b, tasks - left));
+    }
+}
+
+/// One long row: its moments in parallel, then its columns in parallel.
+fn cut_row(isa: Isa, job: LayerNorm<'_>, tasks: usize) {
+    let Some(x) = job.rows().x_row(0) else { return };
+    let moments = moments(isa, x, x.len() / tasks);
+    match job.with_moments(&moments) {
+        Ok(job) => normalize(isa, job, tasks),
+        Err(job) => isa.run(job),
+    }
+}
+
+/// The moments of a row, by subtrees of about `grain` elements.
+fn moments(isa: Isa, x: &[f32], grain: usize) -> Moments {
+    match split_point(x.len()) {
+        Some(at) if x.len() > grain => {
+            let (a, b) = x.split_at(at);
+            let (a, b) = rayon::join(|| moments(isa, a, grain), || moments(isa, b, grain));
+            a.merge(b)
+        }
+        _ => isa.run(RowMoments { x }),
+    }
+}
+
+fn normalize(isa: Isa, job: Normalize<'_>, tasks: usize) {
+    if tasks <= 1 {
+        return isa.run(job);
+    }
+    let left = tasks / 2;
+    let col = job.cols() / tasks * left;
+    // Whole cache lines, so that two threads do not write to one.
+    let (a, b) = job.split_at_col(col - col % 16);
+    rayon::join(|| normalize(isa, a, left), || normalize(isa, b, tasks - left));
+}

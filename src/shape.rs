@@ -1,0 +1,40 @@
+//! Every check of lengths and strides, each made once per call and before anything is written.
+
+use crate::Error;
+use crate::rows::Layout;
+
+/// The number of rows and their stride, if `len` elements hold them.
+pub(crate) fn rows(what: &'static str, len: usize, layout: Layout, cols: usize) -> Result<(usize, usize), Error> {
+    match layout {
+        Layout::Contiguous if cols == 0 && len == 0 => Ok((0, 0)),
+        Layout::Contiguous if !len.is_multiple_of(cols) => Err(Error::Ragged { what, len, cols }),
+        Layout::Contiguous => Ok((len / cols, cols)),
+        Layout::Strided { rows, stride } if rows == 0 || cols == 0 => Ok((rows, stride)),
+        Layout::Strided { rows, stride } => {
+            if rows > 1 && stride < cols {
+                return Err(Error::Overlap { what, cols, stride });
+            }
+            let needed = (rows - 1)
+                .checked_mul(stride)
+                .and_then(|start| start.checked_add(cols))
+                .ok_or(Error::Overflow { what, rows, stride })?;
+            if len < needed {
+                return Err(Error::TooShort { what, len, rows, cols, stride, needed });
+            }
+            Ok((rows, stride))
+        }
+    }
+}
+
+/// That a buffer, if there is one, has the expected length.
+pub(crate) fn length<T>(what: &'static str, buffer: Option<&[T]>, expected: usize) -> Result<(), Error> {
+    match buffer {
+        Some(b) if b.len() != expected => Err(Error::Length { what, len: b.len(), expected }),
+        _ => Ok(()),
+    }
+}
+
+/// That eps is finite and not negative.
+pub(crate) fn eps(eps: f64) -> Result<(), Error> {
+    if eps.is_finite() && eps >= 0.0 { Ok(()) } else { Err(Error::Eps(eps)) }
+}
