@@ -56,13 +56,13 @@ impl Parallelism {
 pub(crate) fn run(isa: Isa, job: LayerNorm<'_>, tasks: usize) {
     let (rows, cols) = (job.rows().rows(), job.rows().cols());
     if tasks <= 1 || rows == 0 {
-        isa.run(job);
+        job.run_on(isa);
     } else if cols >= 2 * CUT_COLS && (rows == 1 || (rows < 8 * tasks && rows % tasks != 0)) {
         let (row, rest) = job.split_at(1);
         cut_row(isa, row, tasks);
         run(isa, rest, tasks);
     } else if rows == 1 {
-        isa.run(job);
+        job.run_on(isa);
     } else {
         let left = tasks / 2;
         let (a, b) = job.split_at((rows * left).div_ceil(tasks));
@@ -76,7 +76,7 @@ fn cut_row(isa: Isa, job: LayerNorm<'_>, tasks: usize) {
     let moments = moments(isa, x, x.len() / tasks);
     match job.with_moments(&moments) {
         Ok(job) => normalize(isa, job, tasks),
-        Err(job) => isa.run(job),
+        Err(job) => job.run_on(isa),
     }
 }
 
@@ -88,13 +88,13 @@ fn moments(isa: Isa, x: &[f32], grain: usize) -> Moments {
             let (a, b) = rayon::join(|| moments(isa, a, grain), || moments(isa, b, grain));
             a.merge(b)
         }
-        _ => isa.run(RowMoments { x }),
+        _ => RowMoments { x }.run_on(isa),
     }
 }
 
 fn normalize(isa: Isa, job: Normalize<'_>, tasks: usize) {
     if tasks <= 1 {
-        return isa.run(job);
+        return job.run_on(isa);
     }
     let left = tasks / 2;
     let col = job.cols() / tasks * left;

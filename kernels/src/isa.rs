@@ -174,7 +174,7 @@ impl Isa {
         #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         use crate::lanes::Entry;
         match self.0 {
-            Token::Scalar => kernel.run(pulp::Scalar128b),
+            Token::Scalar => scalar(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(t) => {
                 // SAFETY: the features of `tokens::Avx2` include all those of V3.
@@ -187,6 +187,12 @@ impl Isa {
             Token::Neon(simd) => simd.vectorize(Entry { simd, kernel }),
         }
     }
+}
+
+/// Keeps the portable code out of line, as `vectorize` does that of the other tiers.
+#[inline(never)]
+fn scalar<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(pulp::Scalar128b)
 }
 
 impl PartialEq for Isa {

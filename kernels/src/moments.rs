@@ -38,7 +38,8 @@
 //! runs of eight samples, spread evenly over the chunk, keep the same rows at 5u. The runs are as long as an
 //! AVX2 register, and their first touch of a row that is not in cache yet opens eight lines of it at once.
 
-use crate::lanes::{LANES, Lanes, MAX_REGS, Source, regs};
+use crate::Isa;
+use crate::lanes::{Kernel, LANES, Lanes, MAX_REGS, Source, regs};
 
 /// The number of elements whose sums are taken in f32.
 ///
@@ -109,14 +110,13 @@ impl Tree {
         self.chunks += 1;
     }
 
-    /// The moments of all chunks; the tree is empty afterwards. There must have been at least one.
+    /// The moments of all chunks, of which there is at least one.
     #[inline(always)]
-    pub(crate) fn take(&mut self) -> Moments {
+    pub(crate) fn total(&self) -> Moments {
         let mut total = self.stack[self.depth - 1];
-        for &subtree in self.stack[..self.depth - 1].iter().rev() {
+        for subtree in self.stack[..self.depth - 1].iter().rev() {
             total = subtree.merge(total);
         }
-        (self.depth, self.chunks) = (0, 0);
         total
     }
 }
@@ -263,16 +263,19 @@ pub(crate) unsafe fn sample<S: Lanes>(simd: S, x: Source, len: usize) -> S::f32s
             sums[j] = simd.add_f32s(a, b);
         }
     } else {
+        let zero = simd.splat_f32s(0.0);
         for (j, sum) in sums[..r].iter_mut().enumerate() {
             let at = j * S::F32_LANES;
-            // SAFETY: the caller's duty; nothing is read where nothing is left.
-            let (a, b) = unsafe {
-                (
-                    x.load_tail(simd, at, len.saturating_sub(at), x0),
-                    x.load_tail(simd, at + LANES, len.saturating_sub(at + LANES), x0),
-                )
-            };
-            *sum = simd.add_f32s(simd.sub_f32s(a, x0), simd.sub_f32s(b, x0));
+            *sum = zero;
+            if at < len {
+                // SAFETY: the caller's duty: at least len - at elements are left.
+                *sum = simd.sub_f32s(unsafe { x.load_tail(simd, at, len - at, x0) }, x0);
+            }
+            if at + LANES < len {
+                // SAFETY: as above.
+                let b = unsafe { x.load_tail(simd, at + LANES, len - at - LANES, x0) };
+                *sum = simd.add_f32s(*sum, simd.sub_f32s(b, x0));
+            }
         }
     }
     while r > 1 {
@@ -328,21 +331,21 @@ pub(crate) unsafe fn chunk<S: Lanes>(simd: S, x: Source, len: ChunkLen) -> Momen
 /// # Safety
 /// - x has at least `cols` elements.
 #[inline(always)]
-pub(crate) unsafe fn row<S: Lanes>(simd: S, x: Source, cols: usize, tree: &mut Tree) -> Moments {
+pub(crate) unsafe fn row<S: Lanes>(simd: S, x: Source, cols: usize) -> Moments {
     let (inner, last) = ChunkLen::of_row(cols);
+    if cols <= CHUNK {
+        // SAFETY: the row is one chunk.
+        return unsafe { chunk(simd, x, last) };
+    }
+    let mut tree = Tree::new();
     let mut at = 0;
-    while cols - at > CHUNK {
-        // SAFETY: at + CHUNK < cols.
-        tree.push(unsafe { chunk(simd, x.after(at), inner) });
-        at += CHUNK;
+    while at < cols {
+        let len = if cols - at > CHUNK { inner } else { last };
+        // SAFETY: at + len.len <= cols.
+        tree.push(unsafe { chunk(simd, x.after(at), len) });
+        at += len.len;
     }
-    // SAFETY: at + last.len == cols.
-    let moments = unsafe { chunk(simd, x.after(at), last) };
-    if at == 0 {
-        return moments;
-    }
-    tree.push(moments);
-    tree.take()
+    tree.total()
 }
 
 /// The moments of a row, or of a part of it that starts at a multiple of [`CHUNK`] elements and that
@@ -353,7 +356,14 @@ pub struct RowMoments<'a> {
     pub x: &'a [f32],
 }
 
-impl crate::lanes::Kernel for RowMoments<'_> {
+impl RowMoments<'_> {
+    /// Does the job on one tier, on the calling thread.
+    pub fn run_on(self, isa: Isa) -> Moments {
+        isa.run(self)
+    }
+}
+
+impl Kernel for RowMoments<'_> {
     type Output = Moments;
 
     #[inline(always)]
@@ -362,6 +372,6 @@ impl crate::lanes::Kernel for RowMoments<'_> {
             return Moments::EMPTY;
         }
         // SAFETY: the source has as many elements as the slice, which is not empty.
-        unsafe { row(simd, Source::from(self.x), self.x.len(), &mut Tree::new()) }
+        unsafe { row(simd, Source::from(self.x), self.x.len()) }
     }
 }

@@ -8,22 +8,43 @@ const N: usize = Scalar128b::F32_LANES;
 
 /// `a * b + c` rounded once, from f64 operations alone.
 ///
-/// The product of two f32 is exact in f64. The sum is rounded to odd (Boldo and Melquiond, "Emulation of a FMA
-/// and correctly rounded sums: proved algorithms using rounding to odd", IEEE Trans. Computers 57(4), 2008):
-/// when it is inexact its last bit is set, so that the final rounding to f32, 29 bits shorter, cannot round
-/// twice. Infinite and NaN results stay infinite or NaN.
+/// The product of two f32 is exact in f64, so that only the sum and the conversion to f32 round. Rounding twice
+/// differs from rounding once only if the sum lies half-way between two f32 (its last 29 bits are 100...0) or
+/// where f32 has fewer bits, below its normal range: seldom enough to look, and then do it the long way.
 #[inline(always)]
-fn fma(a: f32, b: f32, c: f32) -> f32 {
-    let product = f64::from(a) * f64::from(b);
-    let c = f64::from(c);
-    let sum = product + c;
-    // Knuth's TwoSum: sum + error is exactly product + c.
-    let part = sum - product;
-    let error = (product - (sum - part)) + (c - part);
-    let away = (error.to_bits() ^ sum.to_bits()) >> 63;
-    let odd = (sum.to_bits() - away) | 1;
-    let rounded = if error != 0.0 { odd } else { sum.to_bits() };
-    f64::from_bits(rounded) as f32
+fn fma(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
+    const TAIL: u64 = (1 << 29) - 1;
+    const HALF: u64 = 1 << 28;
+    let mut out = [0.0; N];
+    let mut doubtful = false;
+    for i in 0..N {
+        let sum = f64::from(a[i]) * f64::from(b[i]) + f64::from(c[i]);
+        out[i] = sum as f32;
+        doubtful |= sum.to_bits() & TAIL == HALF;
+        doubtful |= sum.abs() < f64::from(f32::MIN_POSITIVE) && sum != 0.0;
+    }
+    if doubtful { fma_to_odd(a, b, c) } else { out }
+}
+
+/// The long way: the sum is rounded to odd (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums:
+/// proved algorithms using rounding to odd", IEEE Trans. Computers 57(4), 2008). When it is inexact its last bit is set,
+/// and the final rounding to f32, at least 29 bits shorter, cannot go wrong. Infinite and NaN results stay so.
+#[cold]
+#[inline(never)]
+fn fma_to_odd(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
+    let mut out = [0.0; N];
+    for i in 0..N {
+        let product = f64::from(a[i]) * f64::from(b[i]);
+        let c = f64::from(c[i]);
+        let sum = product + c;
+        // Knuth's TwoSum: sum + error is exactly product + c.
+        let part = sum - product;
+        let error = (product - (sum - part)) + (c - part);
+        let toward_zero = (error.to_bits() ^ sum.to_bits()) >> 63;
+        let odd = (sum.to_bits() - toward_zero) | 1;
+        out[i] = f64::from_bits(if error != 0.0 { odd } else { sum.to_bits() }) as f32;
+    }
+    out
 }
 
 impl Lanes for Scalar128b {
@@ -71,12 +92,7 @@ impl Lanes for Scalar128b {
 
     #[inline(always)]
     fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
-        let (a, b, c): ([f32; N], [f32; N], [f32; N]) = (pulp::cast(a), pulp::cast(b), pulp::cast(c));
-        let mut out = [0.0; N];
-        for i in 0..N {
-            out[i] = fma(a[i], b[i], c[i]);
-        }
-        pulp::cast(out)
+        pulp::cast(fma(pulp::cast(a), pulp::cast(b), pulp::cast(c)))
     }
 
     #[inline(always)]
@@ -97,7 +113,7 @@ impl Lanes for Scalar128b {
 
 #[cfg(test)]
 mod tests {
-    use super::fma;
+    use super::{N, fma};
 
     #[test]
     fn fma_agrees_with_the_correctly_rounded_one() {
@@ -126,7 +142,7 @@ mod tests {
             16_777_215.0,
         ];
         let check = |a: f32, b: f32, c: f32| {
-            let (got, want) = (fma(a, b, c), a.mul_add(b, c));
+            let ([got, ..], want) = (fma([a; N], [b; N], [c; N]), a.mul_add(b, c));
             assert!(
                 got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()),
                 "fma({a:e}, {b:e}, {c:e}) = {got:e}, not {want:e}"

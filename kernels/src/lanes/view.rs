@@ -24,6 +24,7 @@ unsafe impl Send for RowIo<'_> {}
 unsafe impl Sync for RowIo<'_> {}
 
 /// Whether `rows` rows of `cols` elements, `stride` apart, lie within `len` elements and apart from each other.
+#[inline]
 fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
     if rows == 0 || cols == 0 {
         return true;
@@ -34,6 +35,7 @@ fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
 
 impl<'a> RowIo<'a> {
     /// Rows of x to be normalized into y. `None` if they do not fit into the slices or overlap one another.
+    #[inline]
     pub fn new(
         x: &'a [f32],
         x_stride: usize,
@@ -47,6 +49,7 @@ impl<'a> RowIo<'a> {
     }
 
     /// Rows to be normalized where they lie. `None` if they do not fit into the slice or overlap one another.
+    #[inline]
     pub fn in_place(y: &'a mut [f32], stride: usize, rows: usize, cols: usize) -> Option<Self> {
         let y_ptr = y.as_mut_ptr();
         fits(y.len(), rows, cols, stride).then_some(Self {

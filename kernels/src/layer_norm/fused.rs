@@ -1,0 +1,114 @@
+//! Rows fused with their neighbours: one loop takes the moments of a row while it normalizes an earlier one.
+
+use super::elements::{Affine, Norm, normalize, normalize_head};
+use super::{LayerNorm, settle};
+use crate::lanes::{Lanes, Source, Target, regs};
+use crate::moments::{self, CHUNK, ChunkLen, Moments, STEP, Sums, Tree};
+
+/// A row on its way: its moments are settled, `at` elements of it are normalized.
+struct Pending<S: Lanes> {
+    x: Source,
+    y: Target,
+    norm: Norm<S>,
+    at: usize,
+}
+
+#[inline(always)]
+pub(super) fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
+    simd: S,
+    job: &mut LayerNorm<'_>,
+    first: usize,
+) {
+    let (rows, cols) = (job.rows.rows(), job.rows.cols());
+    let inv_cols = 1.0 / cols as f64;
+    let (inner, last) = ChunkLen::of_row(cols);
+    let affine = Affine::new(job.gamma, job.beta);
+    let mut queue = [None; DELAY];
+    for t in first..rows + DELAY {
+        let mut pending = match queue[0] {
+            // SAFETY: row t - DELAY exists, and so do its elements.
+            Some(norm) => unsafe {
+                let (x, y) = (job.rows.source(t - DELAY), job.rows.target(t - DELAY));
+                let norm = Norm::new(simd, &norm);
+                let at = normalize_head::<S, AFFINE, STREAM>(simd, x, y, &norm, affine, cols);
+                Some(Pending { x, y, norm, at })
+            },
+            None => None,
+        };
+        let mut norm = None;
+        if t < rows {
+            // SAFETY: row t exists.
+            let x = unsafe { job.rows.source(t) };
+            let moments = if cols <= CHUNK {
+                // SAFETY: the row is one chunk; the pending row has cols elements.
+                unsafe { fused_chunk::<S, AFFINE, STREAM>(simd, x, last, &mut pending, affine, cols) }
+            } else {
+                let mut tree = Tree::new();
+                let mut at = 0;
+                while at < cols {
+                    let len = if cols - at > CHUNK { inner } else { last };
+                    // SAFETY: at + len.len <= cols; the pending row has cols elements.
+                    tree.push(unsafe {
+                        fused_chunk::<S, AFFINE, STREAM>(simd, x.after(at), len, &mut pending, affine, cols)
+                    });
+                    at += len.len;
+                }
+                tree.total()
+            };
+            norm = settle(simd, job, t, &moments, inv_cols);
+        }
+        if let Some(p) = pending {
+            // SAFETY: the pending row has cols elements, of which p.at are done.
+            unsafe { normalize::<S, AFFINE, STREAM, 1>(simd, [p.x], [p.y], &[p.norm], affine, p.at, cols) };
+        }
+        queue.rotate_left(1);
+        queue[DELAY - 1] = norm;
+    }
+}
+
+/// The moments of a chunk, while the pending row is normalized step by step.
+///
+/// # Safety
+/// - x has at least `len.len` elements, the pending row `cols`.
+#[inline(always)]
+unsafe fn fused_chunk<S: Lanes, const AFFINE: bool, const STREAM: bool>(
+    simd: S,
+    x: Source,
+    len: ChunkLen,
+    pending: &mut Option<Pending<S>>,
+    affine: Affine,
+    cols: usize,
+) -> Moments {
+    // SAFETY: the caller's duty.
+    let c = unsafe { moments::chunk_shift(simd, x, len) };
+    let mut sums = Sums::new(simd, c);
+    let steps = len.len / STEP;
+    let mut i = 0;
+    if let Some(p) = pending {
+        let both = steps.min((cols - p.at) / STEP) * STEP;
+        let (px, py, at, norm) = (p.x, p.y, p.at, p.norm);
+        while i < both {
+            // SAFETY: i + STEP <= len.len, and at + i + STEP <= cols. x and the pending row are different rows.
+            unsafe {
+                sums.step(simd, x, i);
+                for j in 0..2 * regs::<S>() {
+                    let j = j * S::F32_LANES;
+                    let v = norm.apply::<AFFINE>(simd, px.load(simd, at + i + j), affine.load(simd, at + i, j));
+                    py.store::<S, STREAM>(simd, at + i + j, v);
+                }
+            }
+            i += STEP;
+        }
+        p.at += both;
+    }
+    while i < steps * STEP {
+        // SAFETY: i + STEP <= len.len.
+        unsafe { sums.step(simd, x, i) };
+        i += STEP;
+    }
+    if i < len.len {
+        // SAFETY: len.len - i elements are left.
+        unsafe { sums.step_tail(simd, x, i, len.len - i) };
+    }
+    sums.finish(simd, c, len)
+}
