@@ -22,3 +22,7 @@ mod rescue;
 pub mod table;
 
 pub use isa::{Isa, Tier};
+
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
