@@ -157,6 +157,7 @@ impl LayerNorm {
         self.run(RowIo::in_place(x.data, stride, rows, self.cols), rows, gamma, beta, stats)
     }
 
+    #[inline(always)]
     fn run(
         &self,
         io: Option<RowIo<'_>>,

@@ -36,6 +36,7 @@ const CUT_COLS: usize = 32 * 1024;
 
 impl Parallelism {
     /// The number of tasks for a job of `elements`.
+    #[inline]
     pub(crate) fn tasks(self, elements: usize) -> usize {
         match self {
             Self::Serial => 1,
@@ -53,11 +54,18 @@ impl Parallelism {
 }
 
 /// Runs the job in about `tasks` tasks.
-pub(crate) fn run(isa: Isa, job: LayerNorm<'_>, tasks: usize) {
-    let (rows, cols) = (job.rows().rows(), job.rows().cols());
-    if tasks <= 1 || rows == 0 {
+#[inline(always)]
+pub(crate) fn run(isa: Isa, mut job: LayerNorm<'_>, tasks: usize) {
+    if tasks <= 1 || job.rows().rows() == 0 {
         job.run_on(isa);
-    } else if cols >= 2 * CUT_COLS && (rows == 1 || (rows < 8 * tasks && rows % tasks != 0)) {
+    } else {
+        spread(isa, job, tasks);
+    }
+}
+
+fn spread(isa: Isa, mut job: LayerNorm<'_>, tasks: usize) {
+    let (rows, cols) = (job.rows().rows(), job.rows().cols());
+    if cols >= 2 * CUT_COLS && (rows == 1 || (rows < 8 * tasks && rows % tasks != 0)) {
         let (row, rest) = job.split_at(1);
         cut_row(isa, row, tasks);
         run(isa, rest, tasks);
@@ -76,7 +84,7 @@ fn cut_row(isa: Isa, job: LayerNorm<'_>, tasks: usize) {
     let moments = moments(isa, x, x.len() / tasks);
     match job.with_moments(&moments) {
         Ok(job) => normalize(isa, job, tasks),
-        Err(job) => job.run_on(isa),
+        Err(mut job) => job.run_on(isa),
     }
 }
 

@@ -4,6 +4,7 @@ use crate::Error;
 use crate::rows::Layout;
 
 /// The number of rows and their stride, if `len` elements hold them.
+#[inline]
 pub(crate) fn rows(what: &'static str, len: usize, layout: Layout, cols: usize) -> Result<(usize, usize), Error> {
     match layout {
         Layout::Contiguous if cols == 0 && len == 0 => Ok((0, 0)),

@@ -27,6 +27,9 @@ pub const LANES: usize = 32;
 /// The rows that [`Lanes::fold_rows`] folds at once.
 pub const FOLD_ROWS: usize = 8;
 
+/// The elements of a run that [`Lanes::load_runs`] reads.
+pub const RUN: usize = 8;
+
 /// The largest number of registers that [`LANES`] takes on any tier: the length of register arrays, of which
 /// a tier uses the first [`regs`]. (Rust cannot yet size an array by an associated constant.)
 pub(crate) const MAX_REGS: usize = LANES / 4;
@@ -79,6 +82,13 @@ pub trait Lanes: Simd {
     /// - `n <= N`.
     /// - `p` is valid for reads of `n` elements. Nothing beyond them is touched.
     unsafe fn load_tail(self, p: *const f32, n: usize, fill: Self::f32s) -> Self::f32s;
+
+    /// Register `j` of runs of [`RUN`] elements, the first at `p` and each `stride` elements after the one before: lane
+    /// `l` is element `i % RUN` of run `i / RUN` where `i = j * N + l`.
+    ///
+    /// # Safety
+    /// - `p` is valid for reads of all elements of the runs that the register takes.
+    unsafe fn load_runs(self, p: *const f32, stride: usize, j: usize) -> Self::f32s;
 
     /// Stores `N` elements to `p`, which need not be aligned.
     ///

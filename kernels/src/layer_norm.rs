@@ -69,6 +69,7 @@ pub struct StatsMut<'a> {
 }
 
 impl<'a> StatsMut<'a> {
+    #[inline]
     fn fits(&self, rows: usize) -> bool {
         [&self.mean, &self.mean_lo, &self.rstd].into_iter().all(|s| s.as_ref().is_none_or(|s| s.len() == rows))
     }
@@ -94,7 +95,7 @@ impl<'a> StatsMut<'a> {
     }
 }
 
-/// Layer normalization of some rows: the kernel.
+/// Layer normalization of some rows.
 #[derive(Debug)]
 pub struct LayerNorm<'a> {
     rows: RowIo<'a>,
@@ -154,8 +155,9 @@ impl<'a> LayerNorm<'a> {
     }
 
     /// Does the job on one tier, on the calling thread.
-    pub fn run_on(self, isa: Isa) {
-        isa.run(self);
+    #[inline]
+    pub fn run_on(&mut self, isa: Isa) {
+        isa.run(Forward { job: self });
     }
 
     /// The rows.
@@ -164,25 +166,31 @@ impl<'a> LayerNorm<'a> {
     }
 }
 
-impl Kernel for LayerNorm<'_> {
+/// The kernel. It borrows the job: moving one, two hundred bytes just written, stalls a call of few elements.
+struct Forward<'j, 'a> {
+    job: &'j mut LayerNorm<'a>,
+}
+
+impl Kernel for Forward<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Lanes>(mut self, simd: S) {
-        if self.rows.rows() == 0 || self.rows.cols() == 0 {
+    fn run<S: Lanes>(self, simd: S) {
+        let job = self.job;
+        if job.rows.rows() == 0 || job.rows.cols() == 0 {
             return;
         }
-        match (self.gamma.is_some() || self.beta.is_some(), self.streaming) {
-            (false, false) => forward::<S, false, false>(simd, &mut self),
-            (false, true) => forward::<S, false, true>(simd, &mut self),
-            (true, false) => forward::<S, true, false>(simd, &mut self),
-            (true, true) => forward::<S, true, true>(simd, &mut self),
+        match (job.gamma.is_some() || job.beta.is_some(), job.streaming) {
+            (false, false) => forward::<S, false, false>(simd, job),
+            (false, true) => forward::<S, false, true>(simd, job),
+            (true, false) => forward::<S, true, false>(simd, job),
+            (true, true) => forward::<S, true, true>(simd, job),
         }
-        if self.streaming {
+        if job.streaming {
             simd.fence();
         }
-        if !(all_finite(self.gamma) && all_finite(self.beta)) {
-            canonicalize_nans(&mut self.rows);
+        if !(all_finite(job.gamma) && all_finite(job.beta)) {
+            canonicalize_nans(&mut job.rows);
         }
     }
 }

@@ -39,7 +39,7 @@
 //! AVX2 register, and their first touch of a row that is not in cache yet opens eight lines of it at once.
 
 use crate::Isa;
-use crate::lanes::{Kernel, LANES, Lanes, MAX_REGS, Source, regs};
+use crate::lanes::{Kernel, LANES, Lanes, MAX_REGS, RUN, Source, regs};
 
 /// The number of elements whose sums are taken in f32.
 ///
@@ -50,9 +50,8 @@ pub const CHUNK: usize = 1024;
 /// The elements that one step of the loops takes: one pair for each lane.
 pub(crate) const STEP: usize = 2 * LANES;
 
-/// The samples that the shift is taken from: `RUNS` runs of `RUN` elements.
-const RUNS: usize = 8;
-const RUN: usize = STEP / RUNS;
+/// The runs of [`RUN`] samples that the shift is taken from.
+const RUNS: usize = STEP / RUN;
 
 /// Count, mean and sum of squared deviations of some elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -252,15 +251,10 @@ pub(crate) unsafe fn sample<S: Lanes>(simd: S, x: Source, len: usize) -> S::f32s
     let mut sums = [x0; MAX_REGS];
     if len >= STEP {
         let stride = (len / RUNS) & !(RUN - 1);
-        let mut samples = [[0.0; RUN]; RUNS];
-        for (k, run) in samples.iter_mut().enumerate() {
-            // SAFETY: k * stride + RUN <= (RUNS - 1) * (len / RUNS) + len / RUNS <= len, as RUN <= len / RUNS.
-            *run = unsafe { x.array(k * stride) };
-        }
-        let samples: &[S::f32s] = bytemuck::cast_slice(samples.as_flattened());
         for j in 0..r {
-            let (a, b) = (simd.sub_f32s(samples[j], x0), simd.sub_f32s(samples[j + r], x0));
-            sums[j] = simd.add_f32s(a, b);
+            // SAFETY: run k ends at k * stride + RUN <= (k + 1) * (len / RUNS) <= len, as RUN <= len / RUNS.
+            let (a, b) = unsafe { (x.load_runs(simd, stride, j), x.load_runs(simd, stride, j + r)) };
+            sums[j] = simd.add_f32s(simd.sub_f32s(a, x0), simd.sub_f32s(b, x0));
         }
     } else {
         let zero = simd.splat_f32s(0.0);

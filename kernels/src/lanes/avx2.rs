@@ -38,6 +38,12 @@ impl Lanes for V3 {
     }
 
     #[inline(always)]
+    unsafe fn load_runs(self, p: *const f32, stride: usize, j: usize) -> f32x8 {
+        // SAFETY: the caller's duty: a run is a register.
+        unsafe { self.load(p.add(j * stride)) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: f32x8) {
         // SAFETY: the caller's duty; a V3 token exists, so AVX is there.
         unsafe { _mm256_storeu_ps(p, pulp::cast(v)) };

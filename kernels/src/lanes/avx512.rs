@@ -29,6 +29,16 @@ impl Lanes for V4 {
     }
 
     #[inline(always)]
+    unsafe fn load_runs(self, p: *const f32, stride: usize, j: usize) -> f32x16 {
+        // SAFETY: the caller's duty; a V4 token exists, so AVX-512DQ and AVX are there.
+        unsafe {
+            let low = _mm256_loadu_ps(p.add(2 * j * stride));
+            let high = _mm256_loadu_ps(p.add((2 * j + 1) * stride));
+            pulp::cast(_mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: f32x16) {
         // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.
         unsafe { _mm512_storeu_ps(p, pulp::cast(v)) };

@@ -32,6 +32,12 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_runs(self, p: *const f32, stride: usize, j: usize) -> f32x4 {
+        // SAFETY: the caller's duty: a run is two registers.
+        unsafe { self.load(p.add(j / 2 * stride + j % 2 * N)) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: f32x4) {
         // SAFETY: the caller's duty; a Neon token exists.
         unsafe { vst1q_f32(p, pulp::cast(v)) };

@@ -66,6 +66,12 @@ impl Lanes for Scalar128b {
     }
 
     #[inline(always)]
+    unsafe fn load_runs(self, p: *const f32, stride: usize, j: usize) -> f32x4 {
+        // SAFETY: the caller's duty: a run is two registers.
+        unsafe { self.load(p.add(j / 2 * stride + j % 2 * N)) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: f32x4) {
         // SAFETY: the caller's duty; [f32; 4] has the alignment of f32.
         unsafe { *p.cast::<[f32; N]>() = pulp::cast(v) };

@@ -183,6 +183,16 @@ impl Source {
         unsafe { simd.load(self.0.add(i)) }
     }
 
+    /// Register `j` of the runs of elements that start `stride` apart. See [`Lanes::load_runs`].
+    ///
+    /// # Safety
+    /// - There are all the elements that the register takes.
+    #[inline(always)]
+    pub(crate) unsafe fn load_runs<S: Lanes>(self, simd: S, stride: usize, j: usize) -> S::f32s {
+        // SAFETY: the caller's duty.
+        unsafe { simd.load_runs(self.0, stride, j) }
+    }
+
     /// `n` elements from `i` on, at most a register, and `fill` in the lanes above.
     ///
     /// # Safety

@@ -61,7 +61,9 @@ pub(super) fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELA
             // SAFETY: the pending row has cols elements, of which p.at are done.
             unsafe { normalize::<S, AFFINE, STREAM, 1>(simd, [p.x], [p.y], &[p.norm], affine, p.at, cols) };
         }
-        queue.rotate_left(1);
+        for k in 1..DELAY {
+            queue[k - 1] = queue[k];
+        }
         queue[DELAY - 1] = norm;
     }
 }
