@@ -122,6 +122,12 @@ pub trait Lanes: Simd {
 
     /// The [`fold`](Self::fold) of eight registers.
     fn fold_rows(self, v: &[Self::f32s; FOLD_ROWS]) -> [f32; FOLD_ROWS];
+
+    /// Each element as f64, exactly.
+    fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS];
+
+    /// Each element rounded to f32.
+    fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS];
 }
 
 /// The square root of one f64, by the tier's instruction.

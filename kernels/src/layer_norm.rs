@@ -83,6 +83,15 @@ impl<'a> StatsMut<'a> {
         }
     }
 
+    #[inline(always)]
+    fn set_block<const R: usize>(&mut self, r: usize, mean: &[f32; R], mean_lo: &[f32; R], rstd: &[f32; R]) {
+        for (out, v) in [(&mut self.mean, mean), (&mut self.mean_lo, mean_lo), (&mut self.rstd, rstd)] {
+            if let Some(out) = out {
+                out[r..r + R].copy_from_slice(v);
+            }
+        }
+    }
+
     /// The outputs of the first `row` rows, and of the others.
     ///
     /// # Panics

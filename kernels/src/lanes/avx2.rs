@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use pulp::{Simd, f32x8, x86::V3};
+use pulp::{Simd, f32x4, f32x8, f64x4, x86::V3};
 
 use super::{FOLD_ROWS, Lanes};
 
@@ -108,6 +108,26 @@ impl Lanes for V3 {
         // SAFETY: a V3 token exists, so AVX is there; f32x8 and __m256 are the same bits.
         let folded: f32x8 = unsafe { pulp::cast(fold_rows(&pulp::cast::<[f32x8; FOLD_ROWS], _>(*v))) };
         pulp::cast(folded)
+    }
+
+    #[inline(always)]
+    fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS] {
+        let [low, high]: [f32x4; 2] = pulp::cast(*v);
+        // SAFETY: a V3 token exists, so AVX is there.
+        let wide: [f64x4; 2] = unsafe {
+            [pulp::cast(_mm256_cvtps_pd(pulp::cast(low))), pulp::cast(_mm256_cvtps_pd(pulp::cast(high)))]
+        };
+        pulp::cast(wide)
+    }
+
+    #[inline(always)]
+    fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS] {
+        let [low, high]: [f64x4; 2] = pulp::cast(*v);
+        // SAFETY: a V3 token exists, so AVX is there.
+        let narrow: [f32x4; 2] = unsafe {
+            [pulp::cast(_mm256_cvtpd_ps(pulp::cast(low))), pulp::cast(_mm256_cvtpd_ps(pulp::cast(high)))]
+        };
+        pulp::cast(narrow)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use pulp::{Simd, f32x8, f32x16, x86::V4};
+use pulp::{Simd, f32x8, f32x16, f64x8, x86::V4};
 
 use super::{FOLD_ROWS, Lanes, avx2};
 
@@ -90,6 +90,20 @@ impl Lanes for V4 {
             pulp::cast(avx2::fold_rows(&halves))
         };
         pulp::cast(folded)
+    }
+
+    #[inline(always)]
+    fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS] {
+        // SAFETY: a V4 token exists, so AVX-512F is there.
+        let wide: f64x8 = pulp::cast(unsafe { _mm512_cvtps_pd(pulp::cast(pulp::cast::<_, f32x8>(*v))) });
+        pulp::cast(wide)
+    }
+
+    #[inline(always)]
+    fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS] {
+        // SAFETY: a V4 token exists, so AVX-512F is there.
+        let narrow: f32x8 = pulp::cast(unsafe { _mm512_cvtpd_ps(pulp::cast(pulp::cast::<_, f64x8>(*v))) });
+        pulp::cast(narrow)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use pulp::{Simd, aarch64::Neon, f32x4};
+use pulp::{Simd, aarch64::Neon, f32x4, f64x2};
 
 use super::{FOLD_ROWS, Lanes};
 
@@ -97,6 +97,30 @@ impl Lanes for Neon {
             [pulp::cast(low), pulp::cast(high)]
         };
         pulp::cast(folded)
+    }
+
+    #[inline(always)]
+    fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS] {
+        let [low, high]: [float32x4_t; 2] = pulp::cast(*v);
+        // SAFETY: a Neon token exists.
+        let wide: [float64x2_t; 4] = unsafe {
+            [
+                vcvt_f64_f32(vget_low_f32(low)),
+                vcvt_high_f64_f32(low),
+                vcvt_f64_f32(vget_low_f32(high)),
+                vcvt_high_f64_f32(high),
+            ]
+        };
+        pulp::cast::<[f64x2; 4], _>(pulp::cast(wide))
+    }
+
+    #[inline(always)]
+    fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS] {
+        let [a, b, c, d]: [float64x2_t; 4] = pulp::cast(*v);
+        // SAFETY: a Neon token exists.
+        let narrow: [float32x4_t; 2] =
+            unsafe { [vcvt_high_f32_f64(vcvt_f32_f64(a), b), vcvt_high_f32_f64(vcvt_f32_f64(c), d)] };
+        pulp::cast::<[f32x4; 2], _>(pulp::cast(narrow))
     }
 }
 

@@ -115,6 +115,24 @@ impl Lanes for Scalar128b {
         }
         folded
     }
+
+    #[inline(always)]
+    fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS] {
+        let mut wide = [0.0; FOLD_ROWS];
+        for (wide, &v) in wide.iter_mut().zip(v) {
+            *wide = f64::from(v);
+        }
+        wide
+    }
+
+    #[inline(always)]
+    fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS] {
+        let mut narrow = [0.0; FOLD_ROWS];
+        for (narrow, &v) in narrow.iter_mut().zip(v) {
+            *narrow = v as f32;
+        }
+        narrow
+    }
 }
 
 #[cfg(test)]

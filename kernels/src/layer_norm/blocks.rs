@@ -1,9 +1,9 @@
 //! Short rows, eight at a time.
 
 use super::elements::{Affine, Norm, RowNorm, normalize, normalize_row};
-use super::{LayerNorm, TRUSTED, settle};
+use super::{LayerNorm, TRUSTED, rescue_row};
 use crate::lanes::{FOLD_ROWS, Lanes};
-use crate::moments::{self, ChunkLen, Moments, STEP, Sums};
+use crate::moments::{self, ChunkLen, STEP, Sums};
 
 /// The first `rows` rows, a multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the block
 /// ahead of it is normalized, so that the chain between the two has something to hide behind.
@@ -22,12 +22,29 @@ pub(super) fn blocks<S: Lanes, const AFFINE: bool, const STREAM: bool>(simd: S, 
     }
 }
 
-/// What normalizing the rows `r..r + FOLD_ROWS` takes; `None` where the slow path has done it already.
+/// What normalizing the rows of a block takes.
+#[derive(Clone, Copy)]
+struct BlockNorm {
+    mean: [f32; FOLD_ROWS],
+    mean_lo: [f32; FOLD_ROWS],
+    rstd: [f32; FOLD_ROWS],
+    /// The rows that the slow path has done already.
+    rescued: [bool; FOLD_ROWS],
+    any_rescued: bool,
+}
+
+impl BlockNorm {
+    #[inline(always)]
+    fn row(&self, k: usize) -> RowNorm {
+        RowNorm { mean: self.mean[k], mean_lo: self.mean_lo[k], rstd: self.rstd[k] }
+    }
+}
+
+/// Takes the moments of the rows `r..r + FOLD_ROWS`.
 #[inline(always)]
-fn block_moments<S: Lanes>(simd: S, job: &mut LayerNorm<'_>, r: usize) -> [Option<RowNorm>; FOLD_ROWS] {
+fn block_moments<S: Lanes>(simd: S, job: &mut LayerNorm<'_>, r: usize) -> BlockNorm {
     let cols = job.rows.cols();
     let len = ChunkLen::new(cols);
-    let inv_cols = 1.0 / cols as f64;
     let zero = simd.splat_f32s(0.0);
     // SAFETY: the caller's rows are there.
     let mut x = [unsafe { job.rows.source(r) }; FOLD_ROWS];
@@ -60,31 +77,63 @@ fn block_moments<S: Lanes>(simd: S, job: &mut LayerNorm<'_>, r: usize) -> [Optio
         }
         (s[k], q[k]) = sums.halve(simd);
     }
-    let (s, q) = (simd.fold_rows(&s), simd.fold_rows(&q));
-    let mut moments = [Moments::EMPTY; FOLD_ROWS];
-    let mut rstd = [0.0; FOLD_ROWS];
-    let mut trusted = true;
-    for k in 0..FOLD_ROWS {
-        moments[k] = moments::finish(c[k], s[k], q[k], len);
-        rstd[k] = moments[k].m2 * inv_cols + job.eps;
-        trusted &= TRUSTED.contains(&rstd[k]);
+    settle_block(simd, job, r, &c, &simd.fold_rows(&s), &simd.fold_rows(&q))
+}
+
+/// What `moments::finish` and `settle` do, for eight rows at once.
+#[inline(always)]
+fn settle_block<S: Lanes>(
+    simd: S,
+    job: &mut LayerNorm<'_>,
+    r: usize,
+    c: &[f32; FOLD_ROWS],
+    s: &[f32; FOLD_ROWS],
+    q: &[f32; FOLD_ROWS],
+) -> BlockNorm {
+    let (c, s, q) = (simd.widen(c), simd.widen(s), simd.widen(q));
+    let (c, s, q): (&[S::f64s], &[S::f64s], &[S::f64s]) =
+        (bytemuck::cast_slice(&c), bytemuck::cast_slice(&s), bytemuck::cast_slice(&q));
+    let inv_cols = simd.splat_f64s(1.0 / job.rows.cols() as f64);
+    let (zero, one, eps) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0), simd.splat_f64s(job.eps));
+    let (mut mean, mut v, mut rstd) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
+    for j in 0..FOLD_ROWS / S::F64_LANES {
+        let offset = simd.mul_f64s(s[j], inv_cols);
+        let m2 = simd.sub_f64s(q[j], simd.mul_f64s(s[j], offset));
+        let m2 = simd.select_f64s(simd.less_than_f64s(m2, zero), zero, m2);
+        let v_j = simd.add_f64s(simd.mul_f64s(m2, inv_cols), eps);
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut mean)[j] = simd.add_f64s(c[j], offset);
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut v)[j] = v_j;
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut rstd)[j] = simd.div_f64s(one, simd.sqrt_f64s(v_j));
     }
-    let mut norms = [None; FOLD_ROWS];
-    if !trusted {
+    let hi = simd.narrow(&mean);
+    let hi_wide = simd.widen(&hi);
+    let mut lo = [0.0; FOLD_ROWS];
+    for j in 0..FOLD_ROWS / S::F64_LANES {
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut lo)[j] = simd.sub_f64s(
+            bytemuck::cast_slice::<f64, S::f64s>(&mean)[j],
+            bytemuck::cast_slice::<f64, S::f64s>(&hi_wide)[j],
+        );
+    }
+    let mut norm = BlockNorm {
+        mean: hi,
+        mean_lo: simd.narrow(&lo),
+        rstd: simd.narrow(&rstd),
+        rescued: [false; FOLD_ROWS],
+        any_rescued: false,
+    };
+    job.stats.set_block(r, &norm.mean, &norm.mean_lo, &norm.rstd);
+    for k in 0..FOLD_ROWS {
+        norm.rescued[k] = !TRUSTED.contains(&v[k]);
+        norm.any_rescued |= norm.rescued[k];
+    }
+    if norm.any_rescued {
         for k in 0..FOLD_ROWS {
-            norms[k] = settle(simd, job, r + k, &moments[k], inv_cols);
+            if norm.rescued[k] {
+                rescue_row(job, r + k);
+            }
         }
-        return norms;
     }
-    for v in bytemuck::cast_slice_mut::<f64, S::f64s>(&mut rstd) {
-        *v = simd.div_f64s(simd.splat_f64s(1.0), simd.sqrt_f64s(*v));
-    }
-    for k in 0..FOLD_ROWS {
-        let norm = RowNorm::new(moments[k].mean, rstd[k]);
-        job.stats.set(r + k, &norm);
-        norms[k] = Some(norm);
-    }
-    norms
+    norm
 }
 
 #[inline(always)]
@@ -92,30 +141,30 @@ fn block_normalize<S: Lanes, const AFFINE: bool, const STREAM: bool>(
     simd: S,
     job: &mut LayerNorm<'_>,
     r: usize,
-    norms: &[Option<RowNorm>; FOLD_ROWS],
+    norm: &BlockNorm,
 ) {
     let cols = job.rows.cols();
     let affine = Affine::new(job.gamma, job.beta);
-    for k in (0..FOLD_ROWS).step_by(2) {
-        // SAFETY: the caller's rows are there.
-        let (x, y) = unsafe {
-            ([job.rows.source(r + k), job.rows.source(r + k + 1)], [job.rows.target(r + k), job.rows.target(r + k + 1)])
-        };
-        // SAFETY: rows have cols elements; so have gamma and beta, checked by the constructor.
-        unsafe {
-            match (norms[k], norms[k + 1]) {
-                (Some(a), Some(b)) if !STREAM => {
-                    let norm = [Norm::new(simd, &a), Norm::new(simd, &b)];
-                    normalize::<S, AFFINE, STREAM, 2>(simd, x, y, &norm, affine, 0, cols);
-                }
-                (a, b) => {
-                    for (j, norm) in [a, b].iter().enumerate() {
-                        if let Some(norm) = norm {
-                            normalize_row::<S, AFFINE, STREAM>(simd, x[j], y[j], norm, affine, cols);
-                        }
-                    }
+    if STREAM || norm.any_rescued {
+        for k in 0..FOLD_ROWS {
+            if !norm.rescued[k] {
+                // SAFETY: the caller's rows are there and have cols elements; so have gamma and beta, checked by the
+                // constructor.
+                unsafe {
+                    let (x, y) = (job.rows.source(r + k), job.rows.target(r + k));
+                    normalize_row::<S, AFFINE, STREAM>(simd, x, y, &norm.row(k), affine, cols);
                 }
             }
+        }
+        return;
+    }
+    for k in (0..FOLD_ROWS).step_by(2) {
+        // SAFETY: as above.
+        unsafe {
+            let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
+            let y = [job.rows.target(r + k), job.rows.target(r + k + 1)];
+            let norm = [Norm::new(simd, &norm.row(k)), Norm::new(simd, &norm.row(k + 1))];
+            normalize::<S, AFFINE, STREAM, 2>(simd, x, y, &norm, affine, 0, cols);
         }
     }
 }
