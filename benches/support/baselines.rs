@@ -19,8 +19,8 @@ pub(crate) struct Baseline {
 pub(crate) const BASELINES: [Baseline; 5] = [
     Baseline { name: "naive", run: naive, sums: 1 },
     Baseline { name: "welford", run: welford, sums: 1 },
-    Baseline { name: "two_pass", run: two_pass::plain, sums: two_pass::PLAIN_SUMS },
-    Baseline { name: "two_pass_simd", run: two_pass::simd, sums: two_pass::SIMD_SUMS },
+    Baseline { name: "two_pass", run: two_pass::plain, sums: two_pass::SUMS },
+    Baseline { name: "two_pass_simd", run: two_pass::simd, sums: two_pass::SUMS },
     Baseline { name: "simd_welford", run: simd_welford::simd_welford, sums: simd_welford::GROUPS },
 ];
 

@@ -40,9 +40,9 @@ pub(crate) fn run() {
 /// What a case may take, checks not counted: all of them together about a minute and a half, or ten in full.
 fn budget(case: &Case, full: bool) -> Duration {
     let seconds = match case.elements {
-        0..1_000_000 => 2,
-        1_000_000..8_000_000 => 6,
-        _ => 12,
+        0..1_000_000 => 3,
+        1_000_000..8_000_000 => 7,
+        _ => 15,
     };
     Duration::from_secs(if full { 6 * seconds } else { seconds })
 }

@@ -21,7 +21,7 @@ const BLOCK: Duration = Duration::from_millis(1);
 const SLOW: f64 = 4.0;
 
 /// The number of times that buffers are placed.
-const PLACES: usize = 5;
+pub(crate) const PLACES: usize = 5;
 
 /// The least and the largest number of rounds at one place.
 const ROUNDS: (u32, u32) = (4, 60);

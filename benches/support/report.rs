@@ -4,8 +4,8 @@ use lanenorm::Isa;
 
 use super::baselines::BASELINES;
 use super::case::Case;
-use super::contender::{Contender, tiers};
-use super::measure::Timing;
+use super::contender::{Contender, Variant, tiers};
+use super::measure::{PLACES, Timing};
 use super::record::Machine;
 use super::table::Table;
 
@@ -33,39 +33,27 @@ impl Report {
     }
 }
 
-/// Narrower tiers than the best, then wider ones that the environment variable left out.
-fn other_tiers(best: Isa) -> impl Iterator<Item = &'static str> {
-    tiers().filter(move |&isa| isa != best).map(|isa| isa.tier().name())
+/// The tiers that are not the default.
+fn other_tiers(best: &str) -> impl Iterator<Item = &'static str> {
+    tiers().map(|isa| isa.tier().name()).filter(move |&name| name != best)
 }
 
 fn main_table(measured: &[Measured], best: Isa) -> Table {
-    let best_name = best.tier().name();
-    let threads = rayon::current_num_threads();
-    let mut head = ["shape", "copy µs", &format!("{best_name} µs"), "GB/s", "copies"].map(String::from).to_vec();
-    head.extend(other_tiers(best).map(|name| format!("{name}/{best_name}")));
-    head.extend(BASELINES.map(|b| format!("×{}", b.name)));
-    head.extend([format!("{threads} thr µs"), "gain".into(), "copy gain".into()]);
+    let best = best.tier().name();
+    let others: Vec<_> = other_tiers(best).chain(BASELINES.map(|b| b.name)).collect();
+    let mut head = ["shape", "copy µs", &format!("{best} µs"), "GB/s", "copies"].map(String::from).to_vec();
+    head.extend(others.iter().map(|&name| name.into()));
+    head.extend([format!("{} thr µs", rayon::current_num_threads()), "gain".into(), "copy gain".into()]);
     let mut table = Table::new(head);
     for (case, timings) in measured {
-        let find = |name: &str, options: &str| {
-            let same = |t: &&Timing| t.contender.name() == name && t.contender.options() == options;
-            timings.iter().find(same).expect("every run has these contenders")
-        };
-        let ours = find(best_name, "");
-        let times = |other: &Timing| format!("{:.2}", other.copies / ours.copies);
-        let mut row = vec![
-            case.name.clone(),
-            micros(find("copy", "").lower_quartile),
-            micros(ours.lower_quartile),
-            format!("{:.1}", case.bytes() as f64 / ours.lower_quartile),
-            format!("{:.2}", ours.copies),
-        ];
-        row.extend(other_tiers(best).map(|name| times(find(name, ""))));
-        row.extend(BASELINES.map(|b| format!("{:.1}", find(b.name, "").copies / ours.copies)));
-        let parallel = find(best_name, "threads");
-        row.push(micros(parallel.lower_quartile));
-        row.push(format!("{:.2}", ours.copies / parallel.copies));
-        row.push(format!("{:.2}", 1.0 / find("copy", "threads").copies));
+        let (ours, copy) = (find(timings, best, ""), find(timings, "copy", ""));
+        let (ours_threads, copy_threads) = (find(timings, best, "threads"), find(timings, "copy", "threads"));
+        let mut row =
+            vec![case.name.clone(), micros(copy), micros(ours), gigabytes(case, ours), three_digits(ours.copies)];
+        row.extend(others.iter().map(|name| three_digits(find(timings, name, "").copies / ours.copies)));
+        row.push(micros(ours_threads));
+        row.push(three_digits(ours.copies / ours_threads.copies));
+        row.push(three_digits(copy.copies / copy_threads.copies));
         table.push(row);
     }
     table
@@ -76,48 +64,64 @@ fn variants_table(measured: &[Measured]) -> Table {
         Table::new(["shape", "tier", "variant", "µs", "GB/s", "copies", "of default"].map(String::from).into());
     for (case, timings) in measured {
         for timing in timings {
-            let (Contender::Plan { .. }, options) = (timing.contender, timing.contender.options()) else { continue };
-            let name = timing.contender.name();
-            let default = if timing.contender.threads() { "threads" } else { "" };
-            if options == default {
+            let Contender::Plan { variant, threads, .. } = timing.contender else { continue };
+            if variant == Variant::Default {
                 continue;
             }
-            let same = |t: &&Timing| t.contender.name() == name && t.contender.options() == default;
-            let default = timings.iter().find(same).expect("every variant has its default");
+            let name = timing.contender.name();
+            let default = find(timings, name, if threads { "threads" } else { "" });
             table.push(vec![
                 case.name.clone(),
                 name.into(),
-                options,
-                micros(timing.lower_quartile),
-                format!("{:.1}", case.bytes() as f64 / timing.lower_quartile),
-                format!("{:.2}", timing.copies),
-                format!("{:.2}", timing.copies / default.copies),
+                timing.contender.options(),
+                micros(timing),
+                gigabytes(case, timing),
+                three_digits(timing.copies),
+                three_digits(timing.copies / default.copies),
             ]);
         }
     }
     table
 }
 
-/// Three digits.
-fn micros(nanos: f64) -> String {
-    let micros = nanos / 1e3;
-    let digits = if micros < 1.0 { 3 } else { 2usize.saturating_sub(micros.log10() as usize) };
-    format!("{micros:.digits$}")
+fn find<'a>(timings: &'a [Timing], name: &str, options: &str) -> &'a Timing {
+    let same = |t: &&Timing| t.contender.name() == name && t.contender.options() == options;
+    timings.iter().find(same).expect("every run has the copies, the baselines and the default plans")
+}
+
+fn micros(timing: &Timing) -> String {
+    three_digits(timing.lower_quartile / 1e3)
+}
+
+fn gigabytes(case: &Case, timing: &Timing) -> String {
+    three_digits(case.bytes() as f64 / timing.lower_quartile)
+}
+
+/// Of a positive number; fewer behind the point of small ones.
+fn three_digits(v: f64) -> String {
+    let decimals = match v {
+        ..0.1 => 3,
+        0.1..10.0 => 2,
+        10.0..100.0 => 1,
+        _ => 0,
+    };
+    format!("{v:.decimals$}")
 }
 
 fn legend(best: Isa, machine: &Machine) -> String {
-    let name = best.tier();
     let threads = rayon::current_num_threads();
     format!(
-        "{machine}\n\
-        f32 with gamma and beta, out of place; one thread up to \"{threads} thr\". {name} is the default tier.\n\
-        GB/s: x read and y written once. copies: time divided by that of a plain copy of x to y.\n\
-        tier/{name}: time of another tier, in times of {name}. ×baseline: how many times faster {name} is than\n\
-        naive: three scalar loops; welford: the textbook; two_pass: auto-vectorized for the build's baseline, with {} sums;\n\
-        two_pass_simd: the same for {name}; simd_welford: one Welford per lane, for {name}.\n\
-        {threads} thr: all threads of the pool, called from inside it. gain: over one thread. copy gain: what a copy by as many threads gains.\n\
-        of default: time divided by that of the same plan with the default store policy, out of place, with gamma and beta.\n\
-        Times are lower quartiles of blocks of about 1 ms, interleaved with those of the copy, and medians over five placements of the buffers.\n",
-        super::two_pass::PLAIN_SUMS,
+        "{machine}
+LayerNorm of f32 with gamma and beta, out of place, by one thread unless it says otherwise. Default tier: {best}.
+GB/s: x read and y written once. copies: time divided by that of a plain copy of x to y.
+Other tiers and baselines: their time divided by that of {best}. naive: three scalar loops. welford: the textbook.
+  two_pass: auto-vectorized for the build's baseline. two_pass_simd: the same for {best}. simd_welford: one Welford per
+  lane, for {best}.
+{threads} thr: all threads of the pool, called from inside it; below its threshold a plan uses one. gain: over one thread.
+  copy gain: of a copy by {threads} threads.
+of default: time divided by that of the default plan with as many threads.
+Times are lower quartiles of blocks of a millisecond or one call, interleaved with those of the copy, and medians over
+  {PLACES} placements of the buffers.
+"
     )
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
+use lanenorm::kernels::table::{Dtype, Op};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -27,7 +28,7 @@ fn bench(criterion: &mut Criterion, case: &Case) {
     // Made by the first benchmark that passes the filter.
     let mut tensors = None;
     let mut answers = None;
-    let mut group = criterion.benchmark_group("layer_norm/f32");
+    let mut group = criterion.benchmark_group(format!("{}/{}", Op::LayerNorm.name(), Dtype::F32.name()));
     group.throughput(Throughput::Bytes(case.bytes() as u64)).sampling_mode(SamplingMode::Flat);
     for contender in contender::many() {
         let parameter = match contender.options() {
