@@ -17,9 +17,10 @@
 mod support;
 
 fn main() {
+    let best = lanenorm::default_isa().unwrap_or_else(|error| panic!("{error}"));
     // All that cargo adds by itself.
     if std::env::args().skip(1).eq(["--bench"]) {
-        support::interleaved::run();
+        support::interleaved::run(best);
     } else {
         support::with_criterion::run();
     }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use lanenorm::Isa;
+
 use super::case::{self, Case};
 use super::contender;
 use super::measure::measure;
@@ -10,8 +12,7 @@ use super::record::{self, Machine};
 use super::report::{Measured, Report};
 
 /// Measures everything, prints the tables, and writes the files that the environment asks for.
-pub(crate) fn run() {
-    let best = lanenorm::default_isa().unwrap_or_else(|error| panic!("{error}"));
+pub(crate) fn run(best: Isa) {
     let machine = Machine::this(best.tier().name());
     let full = std::env::var("LANENORM_BENCH").is_ok_and(|mode| mode == "full");
     let start = Instant::now();
@@ -37,7 +38,7 @@ pub(crate) fn run() {
     }
 }
 
-/// What a case may take, checks not counted: all of them together about a minute and a half, or ten in full.
+/// What a case may take, checks not counted: all of them together about two minutes, or ten in full.
 fn budget(case: &Case, full: bool) -> Duration {
     let seconds = match case.elements {
         0..1_000_000 => 3,

@@ -14,6 +14,8 @@ pub(crate) struct Machine {
     cpu: String,
     logical_cores: usize,
     threads: usize,
+    /// The load average of a minute before the run: on a busy machine two threads are as fast as one.
+    load: Option<f64>,
     build: &'static str,
     default_tier: &'static str,
     date: String,
@@ -25,6 +27,7 @@ impl Machine {
             cpu: cpu_model().unwrap_or_else(|| format!("unknown {}", std::env::consts::ARCH)),
             logical_cores: std::thread::available_parallelism().map_or(1, usize::from),
             threads: rayon::current_num_threads(),
+            load: load(),
             build: lanenorm::BUILD,
             default_tier,
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -34,7 +37,9 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {} logical cores. {}. {}.", self.cpu, self.logical_cores, self.build, self.date)
+        let Self { cpu, logical_cores, load, build, date, .. } = self;
+        let load = load.map_or_else(|| "unknown".into(), |load| format!("{load:.2}"));
+        write!(f, "{cpu}, {logical_cores} logical cores, load {load} at the start. {build}. {date}.")
     }
 }
 
@@ -43,6 +48,10 @@ fn cpu_model() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = info.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 #[derive(Serialize)]
