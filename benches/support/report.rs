@@ -97,11 +97,11 @@ fn gigabytes(case: &Case, timing: &Timing) -> String {
     three_digits(case.bytes() as f64 / timing.lower_quartile)
 }
 
-/// Of a positive number; fewer behind the point of small ones.
+/// Of a positive number, unless it is below 0.1.
 fn three_digits(v: f64) -> String {
     let decimals = match v {
-        ..0.1 => 3,
-        0.1..10.0 => 2,
+        ..1.0 => 3,
+        1.0..10.0 => 2,
         10.0..100.0 => 1,
         _ => 0,
     };
