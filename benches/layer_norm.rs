@@ -1,1 +1,27 @@
-fn main() {}
+//! The benchmark of layer normalization.
+//!
+//! ```sh
+//! cargo bench                                   # everything against a copy and the baselines, as a table
+//! LANENORM_BENCH=full cargo bench               # the same for all tiers with all options
+//! cargo bench -- 'layer_norm/f32/avx2/512x768'  # criterion, for what the filter lets through
+//! cargo bench -- 512x768 --save-baseline main   # and any other option of criterion
+//! cargo bench -- --test                         # every contender on every case once, answers checked, no timing
+//! ```
+//!
+//! `LANENORM_BENCH_JSON=path` says where the results of the first two are written (else into the target directory), and
+//! `LANENORM_BENCH_MARKDOWN=path` asks for their tables as Markdown. Paths count from the root of the package.
+//!
+//! The first two do not use criterion's runner, which measures one contender after the other: on a machine that others
+//! use, what happens meanwhile is larger than what is to be seen. See `support/measure.rs`.
+
+mod support;
+
+fn main() {
+    let best = lanenorm::default_isa().unwrap_or_else(|error| panic!("{error}"));
+    // All that cargo adds by itself.
+    if std::env::args().skip(1).eq(["--bench"]) {
+        support::interleaved::run(best);
+    } else {
+        support::with_criterion::run();
+    }
+}

@@ -1,0 +1,49 @@
+//! The default run: measures all cases and ends with the tables.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lanenorm::Isa;
+
+use super::case::{self, Case};
+use super::contender;
+use super::measure::measure;
+use super::record::{self, Machine};
+use super::report::{Measured, Report};
+
+/// Measures everything, prints the tables, and writes the files that the environment asks for.
+pub(crate) fn run(best: Isa) {
+    let machine = Machine::this(best.tier().name());
+    let full = std::env::var("LANENORM_BENCH").is_ok_and(|mode| mode == "full");
+    let start = Instant::now();
+    let measured: Vec<Measured> = case::all()
+        .into_iter()
+        .map(|case| {
+            let contenders = if full { contender::many() } else { contender::few(&case, best) };
+            let since = Instant::now();
+            let timings = measure(&case, &contenders, budget(&case, full));
+            eprintln!("{:<16} {:5.1} s   {}", case.name, since.elapsed().as_secs_f64(), case.about);
+            (case, timings)
+        })
+        .collect();
+    let report = Report::new(&measured, best, &machine);
+    println!("{}Measured in {:.0} s.", report.text(), start.elapsed().as_secs_f64());
+
+    let json = std::env::var_os("LANENORM_BENCH_JSON").map(PathBuf::from);
+    let json = json.unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("layer_norm.json"));
+    record::write(&json, &machine, &measured).unwrap_or_else(|e| panic!("{}: {e}", json.display()));
+    println!("All results: {}", json.display());
+    if let Some(path) = std::env::var_os("LANENORM_BENCH_MARKDOWN").map(PathBuf::from) {
+        std::fs::write(&path, report.markdown()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+}
+
+/// What a case may take, checks not counted: all of them together about two minutes, or ten in full.
+fn budget(case: &Case, full: bool) -> Duration {
+    let seconds = match case.elements {
+        0..1_000_000 => 3,
+        1_000_000..8_000_000 => 7,
+        _ => 15,
+    };
+    Duration::from_secs(if full { 6 * seconds } else { seconds })
+}

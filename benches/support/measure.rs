@@ -1,0 +1,150 @@
+//! Times that can be compared on a machine that others use too. All contenders of a case run in one process, in turn,
+//! in blocks of about a millisecond and in an order that is drawn anew for each round, so that a slow second slows down
+//! all of them. This is repeated with buffers at other places. Of the blocks at one place the lower quartile counts
+//! (what disturbs only ever adds time), of the places the median.
+
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+
+use super::case::{Case, Tensor};
+use super::check::Answers;
+use super::contender::Contender;
+use super::placement::Placement;
+
+/// The time that a block should take, so that reading the clock costs nothing.
+const BLOCK: Duration = Duration::from_millis(1);
+
+/// A contender whose block takes more than this many times as long as the copy's sits rounds out.
+const SLOW: f64 = 4.0;
+
+/// The number of times that buffers are placed.
+pub(crate) const PLACES: usize = 5;
+
+/// The least and the largest number of rounds at one place.
+const ROUNDS: (u32, u32) = (4, 60);
+
+/// What was measured of one contender.
+pub(crate) struct Timing {
+    pub(crate) contender: Contender,
+    /// Of a run over the case, in nanoseconds.
+    pub(crate) lower_quartile: f64,
+    pub(crate) median: f64,
+    /// The lower quartile divided by that of the copy at the same place.
+    pub(crate) copies: f64,
+    /// The number of blocks.
+    pub(crate) blocks: usize,
+}
+
+/// Checks and times all contenders of a case in about `budget`. The first of them must be the copy.
+pub(crate) fn measure(case: &Case, contenders: &[Contender], budget: Duration) -> Vec<Timing> {
+    let rng = &mut SmallRng::seed_from_u64(0);
+    let tensors = case.tensors();
+    check_all(case, &tensors, contenders, rng);
+
+    let mut paces = Vec::new();
+    let mut places: Vec<Vec<Summary>> = contenders.iter().map(|_| Vec::new()).collect();
+    for _ in 0..PLACES {
+        let mut placement = Placement::new(&tensors, rng);
+        if paces.is_empty() {
+            paces = contenders.iter().map(|&c| Pace::new(c, case, &mut placement)).collect();
+            let copy = paces[0].block;
+            for pace in &mut paces {
+                pace.every = ((pace.block / copy / SLOW) as u32).max(1);
+            }
+        }
+        let round: f64 = paces.iter().map(|p| p.block / f64::from(p.every)).sum();
+        let rounds = (budget.as_secs_f64() / PLACES as f64 / round) as u32;
+        let rounds = rounds.clamp(ROUNDS.0, ROUNDS.1);
+        for (place, blocks) in places.iter_mut().zip(run_rounds(case, &paces, rounds, &mut placement, rng)) {
+            place.push(Summary::new(blocks));
+        }
+    }
+    let copy: Vec<f64> = places[0].iter().map(|s| s.lower_quartile).collect();
+    let timing = |(&contender, places): (&Contender, &Vec<Summary>)| Timing {
+        contender,
+        lower_quartile: middle(places.iter().map(|s| s.lower_quartile)),
+        median: middle(places.iter().map(|s| s.median)),
+        copies: middle(places.iter().zip(&copy).map(|(s, copy)| s.lower_quartile / copy)),
+        blocks: places.iter().map(|s| s.blocks).sum(),
+    };
+    contenders.iter().zip(&places).map(timing).collect()
+}
+
+fn check_all(case: &Case, tensors: &[Tensor], contenders: &[Contender], rng: &mut SmallRng) {
+    let mut answers = Answers::new(case);
+    let mut placement = Placement::new(tensors, rng);
+    for &contender in contenders {
+        answers.check(contender, &mut placement);
+    }
+}
+
+/// How a contender is run.
+struct Pace {
+    contender: Contender,
+    /// The number of runs in a block.
+    repeats: u64,
+    /// The seconds that a block takes.
+    block: f64,
+    /// It takes part in every such round.
+    every: u32,
+}
+
+impl Pace {
+    fn new(contender: Contender, case: &Case, placement: &mut Placement) -> Self {
+        let mut repeats = 1;
+        loop {
+            let time = contender.time(case, placement, repeats);
+            if time * 4 >= BLOCK {
+                let fit = (BLOCK.as_secs_f64() / time.as_secs_f64() * repeats as f64) as u64;
+                let block = time.as_secs_f64() / repeats as f64 * fit.max(1) as f64;
+                return Self { contender, repeats: fit.max(1), block, every: 1 };
+            }
+            repeats *= 2;
+        }
+    }
+}
+
+/// The times of a run in each block of each contender.
+fn run_rounds(
+    case: &Case,
+    paces: &[Pace],
+    rounds: u32,
+    placement: &mut Placement,
+    rng: &mut SmallRng,
+) -> Vec<Vec<f64>> {
+    let mut blocks: Vec<Vec<f64>> = paces.iter().map(|_| Vec::new()).collect();
+    let mut order: Vec<usize> = (0..paces.len()).collect();
+    for round in 0..rounds {
+        order.shuffle(rng);
+        for &i in &order {
+            let Pace { contender, repeats, every, .. } = paces[i];
+            if round % every == 0 {
+                let time = contender.time(case, placement, repeats);
+                blocks[i].push(time.as_secs_f64() * 1e9 / repeats as f64);
+            }
+        }
+    }
+    blocks
+}
+
+/// The blocks at one place.
+struct Summary {
+    lower_quartile: f64,
+    median: f64,
+    blocks: usize,
+}
+
+impl Summary {
+    fn new(mut times: Vec<f64>) -> Self {
+        times.sort_unstable_by(f64::total_cmp);
+        let last = times.len() - 1;
+        Self { lower_quartile: times[last / 4], median: times[last / 2], blocks: times.len() }
+    }
+}
+
+fn middle(values: impl Iterator<Item = f64>) -> f64 {
+    Summary::new(values.collect()).median
+}

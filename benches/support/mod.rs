@@ -1,0 +1,17 @@
+//! What the benchmark is made of. A [`case`] is an input, a [`contender`] something that normalizes it; [`placement`]
+//! lays the input out in memory, [`check`] compares answers, [`measure`] takes times, [`report`] prints them.
+
+pub(crate) mod activations;
+pub(crate) mod baselines;
+pub(crate) mod case;
+pub(crate) mod check;
+pub(crate) mod contender;
+pub(crate) mod interleaved;
+pub(crate) mod measure;
+pub(crate) mod placement;
+pub(crate) mod record;
+pub(crate) mod report;
+pub(crate) mod simd_welford;
+pub(crate) mod table;
+pub(crate) mod two_pass;
+pub(crate) mod with_criterion;

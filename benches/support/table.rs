@@ -1,0 +1,47 @@
+//! A table of strings, as aligned text or as Markdown.
+
+use std::fmt::Write;
+
+/// Columns are aligned to the right, save the first.
+pub(crate) struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(head: Vec<String>) -> Self {
+        Self { head, rows: Vec::new() }
+    }
+
+    /// Adds a row, with one cell for each column.
+    pub(crate) fn push(&mut self, row: Vec<String>) {
+        debug_assert_eq!(row.len(), self.head.len());
+        self.rows.push(row);
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let width = |i: usize| self.lines().map(|row| row[i].chars().count()).max().unwrap_or(0);
+        let widths: Vec<_> = (0..self.head.len()).map(width).collect();
+        let mut out = String::new();
+        for row in self.lines() {
+            let mut line = format!("{:<1$}", row[0], widths[0]);
+            for (cell, &width) in row.iter().zip(&widths).skip(1) {
+                write!(line, "  {cell:>width$}").expect("strings can be written to");
+            }
+            out += line.trim_end();
+            out.push('\n');
+        }
+        out
+    }
+
+    pub(crate) fn markdown(&self) -> String {
+        let line = |row: &[String]| format!("| {} |\n", row.join(" | "));
+        let rule = format!("|---|{}\n", "---:|".repeat(self.head.len() - 1));
+        let rows: String = self.rows.iter().map(|row| line(row)).collect();
+        line(&self.head) + &rule + &rows
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Vec<String>> {
+        std::iter::once(&self.head).chain(&self.rows)
+    }
+}

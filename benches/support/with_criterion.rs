@@ -1,0 +1,50 @@
+//! The whole grid as benchmarks of criterion, for its statistics, baselines, filters and test mode. Ids are
+//! op/dtype/isa/shape, as in `layer_norm/f32/avx2/512x768`, with the options of variants behind.
+
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
+use lanenorm::kernels::table::{Dtype, Op};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::case::{self, Case};
+use super::check::Answers;
+use super::contender;
+use super::placement::Placement;
+
+/// Runs what the command line asks for.
+pub(crate) fn run() {
+    let criterion = Criterion::default().warm_up_time(Duration::from_millis(200)).sample_size(20);
+    let mut criterion = criterion.measurement_time(Duration::from_secs(1)).configure_from_args();
+    for case in case::all() {
+        bench(&mut criterion, &case);
+    }
+    criterion.final_summary();
+}
+
+fn bench(criterion: &mut Criterion, case: &Case) {
+    let rng = &mut SmallRng::seed_from_u64(0);
+    // Made by the first benchmark that passes the filter.
+    let mut tensors = None;
+    let mut answers = None;
+    let mut group = criterion.benchmark_group(format!("{}/{}", Op::LayerNorm.name(), Dtype::F32.name()));
+    group.throughput(Throughput::Bytes(case.bytes() as u64)).sampling_mode(SamplingMode::Flat);
+    for contender in contender::many() {
+        let parameter = match contender.options() {
+            options if options.is_empty() => case.name.clone(),
+            options => format!("{}/{options}", case.name),
+        };
+        let mut checked = false;
+        group.bench_function(BenchmarkId::new(contender.name(), parameter), |bencher| {
+            // Criterion comes here once for each sample, so that samples differ in the places of their buffers.
+            let mut placement = Placement::new(tensors.get_or_insert_with(|| case.tensors()), rng);
+            if !checked {
+                answers.get_or_insert_with(|| Answers::new(case)).check(contender, &mut placement);
+                checked = true;
+            }
+            bencher.iter_custom(|repeats| contender.time(case, &mut placement, repeats));
+        });
+    }
+    group.finish();
+}
