@@ -108,6 +108,11 @@ impl Contender {
         }
     }
 
+    /// Whether it writes past the caches whatever the size.
+    pub(crate) fn streams(self) -> bool {
+        matches!(self, Self::Plan { variant: Variant::Streaming, .. })
+    }
+
     /// The time of `repeats` runs over the case. With threads, the caller is one of the pool, as in a program that
     /// is parallel elsewhere too: to wake a pool from outside takes longer than most of these calls.
     pub(crate) fn time(self, case: &Case, placement: &mut Placement, repeats: u64) -> Duration {

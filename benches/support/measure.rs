@@ -1,6 +1,8 @@
 //! Times that can be compared on a machine that others use too. All contenders of a case run in one process, in turn,
 //! in blocks of about a millisecond and in an order that is drawn anew for each round, so that a slow second slows down
-//! all of them. This is repeated with buffers at other places. Of the blocks at one place the lower quartile counts
+//! all of them. Before each block the contender runs once untimed, to find the caches as it leaves them; forced streaming
+//! stores, after which y takes many runs to come back into the caches, are timed apart, against a copy of their own.
+//! This is repeated with buffers at other places. Of the blocks at one place the lower quartile counts
 //! (what disturbs only ever adds time), of the places the median.
 
 use std::time::Duration;
@@ -44,10 +46,28 @@ pub(crate) fn measure(case: &Case, contenders: &[Contender], budget: Duration) -
     let tensors = case.tensors();
     check_all(case, &tensors, contenders, rng);
 
+    let (apart, together): (Vec<_>, Vec<_>) = contenders.iter().partition(|c| c.streams());
+    let share = |group: &[Contender]| budget.mul_f64(group.len() as f64 / contenders.len() as f64);
+    let mut timings = measure_group(case, &tensors, &together, share(&together), rng);
+    if !apart.is_empty() {
+        let with_copy: Vec<_> = contenders.iter().take(1).copied().chain(apart.iter().copied()).collect();
+        timings.extend(measure_group(case, &tensors, &with_copy, share(&apart), rng).into_iter().skip(1));
+    }
+    timings
+}
+
+/// Times contenders against one another.
+fn measure_group(
+    case: &Case,
+    tensors: &[Tensor],
+    contenders: &[Contender],
+    budget: Duration,
+    rng: &mut SmallRng,
+) -> Vec<Timing> {
     let mut paces = Vec::new();
     let mut places: Vec<Vec<Summary>> = contenders.iter().map(|_| Vec::new()).collect();
     for _ in 0..PLACES {
-        let mut placement = Placement::new(&tensors, rng);
+        let mut placement = Placement::new(tensors, rng);
         if paces.is_empty() {
             paces = contenders.iter().map(|&c| Pace::new(c, case, &mut placement)).collect();
             let copy = paces[0].block;
@@ -55,7 +75,7 @@ pub(crate) fn measure(case: &Case, contenders: &[Contender], budget: Duration) -
                 pace.every = ((pace.block / copy / SLOW) as u32).max(1);
             }
         }
-        let round: f64 = paces.iter().map(|p| p.block / f64::from(p.every)).sum();
+        let round: f64 = paces.iter().map(|p| (p.block + p.block / p.repeats as f64) / f64::from(p.every)).sum();
         let rounds = (budget.as_secs_f64() / PLACES as f64 / round) as u32;
         let rounds = rounds.clamp(ROUNDS.0, ROUNDS.1);
         for (place, blocks) in places.iter_mut().zip(run_rounds(case, &paces, rounds, &mut placement, rng)) {
@@ -122,6 +142,7 @@ fn run_rounds(
         for &i in &order {
             let Pace { contender, repeats, every, .. } = paces[i];
             if round % every == 0 {
+                contender.time(case, placement, 1);
                 let time = contender.time(case, placement, repeats);
                 blocks[i].push(time.as_secs_f64() * 1e9 / repeats as f64);
             }

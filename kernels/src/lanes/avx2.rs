@@ -114,9 +114,8 @@ impl Lanes for V3 {
     fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS] {
         let [low, high]: [f32x4; 2] = pulp::cast(*v);
         // SAFETY: a V3 token exists, so AVX is there.
-        let wide: [f64x4; 2] = unsafe {
-            [pulp::cast(_mm256_cvtps_pd(pulp::cast(low))), pulp::cast(_mm256_cvtps_pd(pulp::cast(high)))]
-        };
+        let wide: [f64x4; 2] =
+            unsafe { [pulp::cast(_mm256_cvtps_pd(pulp::cast(low))), pulp::cast(_mm256_cvtps_pd(pulp::cast(high)))] };
         pulp::cast(wide)
     }
 
@@ -124,9 +123,8 @@ impl Lanes for V3 {
     fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS] {
         let [low, high]: [f64x4; 2] = pulp::cast(*v);
         // SAFETY: a V3 token exists, so AVX is there.
-        let narrow: [f32x4; 2] = unsafe {
-            [pulp::cast(_mm256_cvtpd_ps(pulp::cast(low))), pulp::cast(_mm256_cvtpd_ps(pulp::cast(high)))]
-        };
+        let narrow: [f32x4; 2] =
+            unsafe { [pulp::cast(_mm256_cvtpd_ps(pulp::cast(low))), pulp::cast(_mm256_cvtpd_ps(pulp::cast(high)))] };
         pulp::cast(narrow)
     }
 }
