@@ -8,6 +8,7 @@
 //! Where to start reading: [`mod@reference`] is the specification, [`layer_norm`] the kernel, [`moments`] the
 //! statistics, [`lanes`] what a tier has to provide, [`isa`] the one place where a tier is chosen.
 #![no_std]
+#![allow(clippy::needless_range_loop, reason = "loops over registers and rows index several arrays")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(any(test, feature = "std"))]

@@ -91,8 +91,8 @@ fn settle_block<S: Lanes>(
     q: &[f32; FOLD_ROWS],
 ) -> BlockNorm {
     let (c, s, q) = (simd.widen(c), simd.widen(s), simd.widen(q));
-    let (c, s, q): (&[S::f64s], &[S::f64s], &[S::f64s]) =
-        (bytemuck::cast_slice(&c), bytemuck::cast_slice(&s), bytemuck::cast_slice(&q));
+    let c: &[S::f64s] = bytemuck::cast_slice(&c);
+    let (s, q): (&[S::f64s], &[S::f64s]) = (bytemuck::cast_slice(&s), bytemuck::cast_slice(&q));
     let inv_cols = simd.splat_f64s(1.0 / job.rows.cols() as f64);
     let (zero, one, eps) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0), simd.splat_f64s(job.eps));
     let (mut mean, mut v, mut rstd) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
