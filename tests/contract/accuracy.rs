@@ -98,7 +98,7 @@ fn count_from_first(x: &[f32]) -> (f64, Vec<f32>) {
     if exact { (f64::from(x[0]), shifted) } else { (0.0, x.to_vec()) }
 }
 
-/// The error of mean + mean_lo, and what of it is due to keeping the mean in two f32: 2^-48 of it, or the last bit of a
+/// The error of mean + `mean_lo`, and what of it is due to keeping the mean in two f32: 2^-48 of it, or the last bit of a
 /// denormal. The rest counts in standard deviations.
 fn mean_error(mean: f32, mean_lo: f32, origin: f64, exact: &reference::Stats) -> (f64, f64) {
     let error = (f64::from(mean) - origin + f64::from(mean_lo) - exact.mean).abs();

@@ -1,4 +1,4 @@
-//! The tiers agree: y, mean, mean_lo and rstd have the same bits on all of them, for every number of columns up to
+//! The tiers agree: y, mean, `mean_lo` and rstd have the same bits on all of them, for every number of columns up to
 //! 2100 and the widths of real models, with and without gamma and beta, on ordinary rows and on all others.
 
 use crate::support::{Call, Problem, TURNING_POINTS, quick, tiers};

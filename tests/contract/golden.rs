@@ -3,7 +3,7 @@
 
 use crate::support::{Call, KINDS, Output, Problem, Random, special_row, tiers};
 
-/// Rows, columns, eps, and the hash of y, mean, mean_lo and rstd.
+/// Rows, columns, eps, and the hash of y, mean, `mean_lo` and rstd.
 const GOLDEN: [(usize, usize, f64, u64); 12] = [
     (14, 1, 1e-5, 0xf656_d981_c529_a6c8),
     (28, 7, 1e-5, 0x3c3b_b50f_2a48_9bb5),

@@ -1,6 +1,6 @@
 //! Numbers that are the same on every machine and in every year, and rows of every kind made of them.
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+/// `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 pub(crate) struct Random(u64);
 
 impl Random {
