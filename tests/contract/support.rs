@@ -1,0 +1,71 @@
+//! What all modules share: the tiers to be tested, problems and calls, and the comparison of bits.
+
+mod buffer;
+mod data;
+mod problem;
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use lanenorm::kernels::table;
+use lanenorm::{Isa, Tier};
+
+pub(crate) use buffer::{Buffer, SENTINEL};
+pub(crate) use data::{KINDS, Random, special_row};
+pub(crate) use problem::{Call, Output, Problem};
+
+/// The number of columns around which the kernels change their ways: registers of 4, 8 and 16 lanes, the 32 virtual
+/// lanes, steps of 64, samples, blocks up to 192 columns, chunks of 1024, their tree.
+pub(crate) const TURNING_POINTS: [usize; 36] = [
+    1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 71, 96, 127, 128, 129, 191, 192, 193, 256, 511, 767,
+    768, 1023, 1024, 1025, 1088, 2047, 2048, 2049,
+];
+
+/// Every tier in the table of kernels that this machine has; says which ones it lacks.
+pub(crate) fn tiers() -> &'static [Isa] {
+    static TIERS: OnceLock<Vec<Isa>> = OnceLock::new();
+    TIERS.get_or_init(|| {
+        let least = std::env::var("LANENORM_TEST_MIN_ISA").ok();
+        let least: Option<Tier> = least.map(|name| name.parse().unwrap_or_else(|e| panic!("{name}: {e}")));
+        let mut here = Vec::new();
+        for entry in table::kernels() {
+            match lanenorm::isa(entry.tier) {
+                Ok(isa) => here.push(isa),
+                Err(e) if least == Some(entry.tier) => panic!("LANENORM_TEST_MIN_ISA: {e}"),
+                Err(_) => eprintln!("skipped: {entry}, which this machine lacks"),
+            }
+        }
+        here
+    })
+}
+
+/// Whether long loops are to be thinned out.
+pub(crate) fn quick() -> bool {
+    cfg!(debug_assertions) || std::env::var_os("LANENORM_TEST_QUICK").is_some_and(|v| v == "1")
+}
+
+/// Panics at the first element whose bits differ, and names it. `cols` is the length of a row of the two.
+#[track_caller]
+pub(crate) fn assert_same_bits(what: fmt::Arguments<'_>, cols: usize, want: &[f32], got: &[f32]) {
+    assert_eq!(want.len(), got.len(), "{what}: lengths differ");
+    let differs = want.iter().zip(got).position(|(w, g)| w.to_bits() != g.to_bits());
+    if let Some(i) = differs {
+        let (want, got) = (want[i], got[i]);
+        panic!(
+            "{what}: row {} column {}: {got:e} ({:#010x}), expected {want:e} ({:#010x})",
+            i / cols.max(1),
+            i % cols.max(1),
+            got.to_bits(),
+            want.to_bits()
+        );
+    }
+}
+
+#[test]
+fn the_comparison_sees_signs_of_zero_and_payloads_of_nan() {
+    let fails = |a: f32, b: f32| {
+        std::panic::catch_unwind(|| assert_same_bits(format_args!("on purpose"), 1, &[a], &[b])).is_err()
+    };
+    assert!(!fails(1.5, 1.5) && !fails(f32::NAN, f32::NAN));
+    assert!(fails(0.0, -0.0) && fails(f32::NAN, -f32::NAN) && fails(1.0, 1.0 + f32::EPSILON));
+}

@@ -1,0 +1,84 @@
+//! Rows at a chosen place in memory, with a value around them that nobody may touch.
+
+use lanenorm::{Rows, RowsMut};
+
+/// A NaN that no kernel writes.
+pub(crate) const SENTINEL: f32 = f32::from_bits(0x7fc5_5aa5);
+
+/// The elements ahead of the rows and behind them.
+const MARGIN: usize = 16;
+
+/// Rows that start a chosen number of elements after a cache line, a chosen number of elements apart.
+pub(crate) struct Buffer {
+    data: Vec<f32>,
+    start: usize,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl Buffer {
+    /// `rows` rows of the sentinel.
+    pub(crate) fn blank(rows: usize, cols: usize, gap: usize, misalignment: usize) -> Self {
+        let stride = cols + gap;
+        let data = vec![SENTINEL; rows * stride + misalignment + 16 + 2 * MARGIN];
+        let start = MARGIN + data[MARGIN..].as_ptr().align_offset(64) + misalignment;
+        Self { data, start, rows, cols, stride }
+    }
+
+    /// The rows of a contiguous slice.
+    pub(crate) fn holding(contiguous: &[f32], cols: usize, gap: usize, misalignment: usize) -> Self {
+        let rows = contiguous.len().checked_div(cols).unwrap_or(0);
+        let mut buffer = Self::blank(rows, cols, gap, misalignment);
+        for r in 0..rows {
+            let at = buffer.start + r * buffer.stride;
+            buffer.data[at..at + cols].copy_from_slice(&contiguous[r * cols..(r + 1) * cols]);
+        }
+        buffer
+    }
+
+    /// The first row.
+    pub(crate) fn row(&self) -> &[f32] {
+        &self.data[self.start..self.start + self.cols]
+    }
+
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        Rows::strided(&self.data[self.start..], self.rows, self.stride)
+    }
+
+    pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
+        RowsMut::strided(&mut self.data[self.start..], self.rows, self.stride)
+    }
+
+    /// The rows, one after the other. Panics if anything around them has changed.
+    #[track_caller]
+    pub(crate) fn into_rows(mut self) -> Vec<f32> {
+        let mut rows = Vec::with_capacity(self.rows * self.cols);
+        for r in 0..self.rows {
+            let at = self.start + r * self.stride;
+            let row = &mut self.data[at..at + self.cols];
+            rows.extend_from_slice(row);
+            row.fill(SENTINEL);
+        }
+        let touched = self.data.iter().position(|v| v.to_bits() != SENTINEL.to_bits());
+        if let Some(i) = touched {
+            let at = i as isize - self.start as isize;
+            panic!(
+                "element {at} lies outside the rows ({} x {}, stride {}), but was written",
+                self.rows, self.cols, self.stride
+            );
+        }
+        rows
+    }
+}
+
+#[test]
+fn a_write_beside_the_rows_is_seen() {
+    for outside in [-1, 3, 4, 8] {
+        let mut buffer = Buffer::holding(&[1.0; 6], 3, 2, 5);
+        let at = buffer.start as isize + outside;
+        buffer.data[at as usize] = 0.0;
+        assert!(std::panic::catch_unwind(|| buffer.into_rows()).is_err());
+    }
+    assert_eq!(Buffer::holding(&[1.0; 6], 3, 2, 5).into_rows(), [1.0; 6]);
+}

@@ -1,0 +1,140 @@
+//! The forced tier is the one that runs. `LANENORM_ISA` is read once per process, so this test runs itself anew for each
+//! tier, and asks the child what it has got.
+//!
+//! The label alone would prove little. So the child sends a kernel of its own through the plan's `Isa`, the one dispatch
+//! there is: it comes out in the function compiled for the tier, and reports the token type and the number of lanes that
+//! it was given there. It then runs the plan, and its result must have the bits of the scalar tier.
+
+use std::process::{Command, Output};
+
+use lanenorm::kernels::lanes::{Kernel, Lanes};
+use lanenorm::{Isa, LayerNorm, Parallelism, Tier};
+
+/// Reports what it was given.
+struct Probe;
+
+impl Kernel for Probe {
+    type Output = (&'static str, usize);
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, _: S) -> Self::Output {
+        (std::any::type_name::<S>(), S::F32_LANES)
+    }
+}
+
+/// What a probe must find: the end of the token's type name, and the number of f32 in a register.
+fn evidence(tier: Tier) -> (&'static str, usize) {
+    match tier {
+        Tier::Scalar => ("::Scalar128b", 4),
+        Tier::Neon => ("::Neon", 4),
+        Tier::Avx2 => ("::V3", 8),
+        Tier::Avx512 => ("::V4", 16),
+        _ => panic!("{tier} is new: say what proves it"),
+    }
+}
+
+fn available() -> String {
+    Isa::available().map(|isa| format!("{isa} ")).collect()
+}
+
+/// The child: not a test, but what the tests below run in a process of its own.
+#[test]
+#[ignore = "run by the other tests, in a process of its own"]
+fn child() {
+    println!("available: {}", available());
+    let plan = LayerNorm::new(100, 1e-5).unwrap_or_else(|e| panic!("{e}")).with_parallelism(Parallelism::Serial);
+    let (token, lanes) = plan.isa().run(Probe);
+    println!("plan: {}, token: {token}, lanes: {lanes}.", plan.isa());
+    let x: Vec<f32> = (0..300).map(|i| (i * 37 % 101) as f32).collect();
+    let bits = |plan: LayerNorm| {
+        let mut y = vec![0.0f32; x.len()];
+        plan.forward(&x, None, None, &mut y).expect("a valid call");
+        y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    assert_eq!(bits(plan), bits(plan.with_isa(Isa::SCALAR)));
+    println!("done");
+}
+
+/// The command that runs this very program: under an emulator if cargo was told to use one by environment.
+fn this_program() -> Command {
+    let program = std::env::current_exe().expect("a path to this program");
+    let arch = std::env::consts::ARCH.to_uppercase();
+    let runner = std::env::vars().find_map(|(name, value)| {
+        let target = name.strip_prefix("CARGO_TARGET_")?.strip_suffix("_RUNNER")?;
+        target.starts_with(&arch).then_some(value)
+    });
+    match runner.as_deref().map(|r| r.split_whitespace().collect::<Vec<_>>()).as_deref() {
+        Some([emulator, arguments @ ..]) => {
+            let mut command = Command::new(emulator);
+            command.args(arguments).arg(program);
+            command
+        }
+        _ => Command::new(program),
+    }
+}
+
+fn run_child(isa: Option<&str>) -> (Output, String) {
+    let mut command = this_program();
+    command.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]).env_remove("LANENORM_ISA");
+    if let Some(name) = isa {
+        command.env("LANENORM_ISA", name);
+    }
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let same_tiers = text.contains(&format!("available: {}\n", available()));
+    assert!(
+        same_tiers,
+        "the child sees another processor; is there an emulator that CARGO_TARGET_*_RUNNER does not name?\n{text}"
+    );
+    (output, text)
+}
+
+fn assert_runs_on(tier: Tier, asked: Option<&str>) {
+    let (output, text) = run_child(asked);
+    assert!(output.status.success() && text.contains("done"), "{asked:?}: {text}");
+    assert!(text.contains(&format!("plan: {tier}, ")), "{asked:?}: {text}");
+    let (token, lanes) = evidence(tier);
+    assert!(text.contains(&format!("{token}, lanes: {lanes}.")), "{asked:?}: {text}");
+}
+
+#[test]
+fn a_forced_tier_is_the_one_that_runs() {
+    for isa in Isa::available() {
+        assert_runs_on(isa.tier(), Some(isa.tier().name()));
+    }
+}
+
+#[test]
+fn without_force_the_widest_tier_runs() {
+    assert_runs_on(Isa::best().tier(), None);
+}
+
+#[test]
+fn a_tier_that_is_absent_fails_loudly() {
+    for tier in Tier::ALL.into_iter().filter(|&t| Isa::new(t).is_none()) {
+        let (output, text) = run_child(Some(tier.name()));
+        assert!(!output.status.success(), "{tier} was accepted: {text}");
+        let message = format!("the {tier} tier is not available here; the widest that is: {}", Isa::best());
+        assert!(text.contains(&message), "{text}");
+    }
+}
+
+#[test]
+fn a_name_that_is_no_tier_fails_loudly() {
+    for name in ["sse9", "", "AVX2", " scalar"] {
+        let (output, text) = run_child(Some(name));
+        assert!(!output.status.success(), "\"{name}\" was accepted: {text}");
+        assert!(text.contains(&format!("LANENORM_ISA is \"{name}\", expected scalar")), "{text}");
+    }
+}
+
+#[test]
+fn plans_on_a_chosen_tier_run_on_it() {
+    for isa in Isa::available() {
+        let plan = LayerNorm::new(4, 0.0).expect("a valid eps").with_isa(isa);
+        let (token, lanes) = plan.isa().run(Probe);
+        let expected = evidence(isa.tier());
+        assert!(token.ends_with(expected.0) && lanes == expected.1, "{isa}: {token}, {lanes} lanes");
+    }
+}
