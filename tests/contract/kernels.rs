@@ -34,7 +34,7 @@ fn jobs_split_by_rows_give_the_same_bits() {
         for &isa in tiers() {
             for (at, streaming) in [(0, false), (1, true), (7, false), (8, true), (18, false), (19, false)] {
                 let mut output = Output::blank(&problem);
-                let (a, b) = output.job(&problem, streaming).split_at(at);
+                let (mut a, mut b) = output.job(&problem, streaming).split_at(at);
                 assert_eq!((a.rows().rows(), b.rows().rows()), (at, 19 - at));
                 b.run_on(isa);
                 a.run_on(isa);
