@@ -4,7 +4,7 @@
 //! mean, M2 = moments(x)                                   see `moments`
 //! v        = M2 / n + eps                                 in f64
 //! rstd     = f32(1 / sqrt(v))
-//! hi, lo   = f32(mean), f32(mean - hi)                    the mean to 48 bits
+//! hi, lo   = f32(mean), f32(mean - hi)                    the mean to 48 bits or more
 //! y        = fma(fma(x - hi, rstd, -lo * rstd), gamma, beta)
 //! ```
 //!
@@ -322,7 +322,7 @@ fn settle<S: Lanes>(simd: S, job: &mut LayerNorm<'_>, r: usize, moments: &Moment
         rescue_row(job, r);
         return None;
     }
-    let norm = RowNorm::new(moments.mean, 1.0 / sqrt_f64(simd, v));
+    let norm = RowNorm::new(moments.origin, moments.offset, 1.0 / sqrt_f64(simd, v));
     job.stats.set(r, &norm);
     Some(norm)
 }
@@ -334,19 +334,19 @@ fn rescue_row(job: &mut LayerNorm<'_>, r: usize) {
     // SAFETY: r < rows: callers count it.
     let (x, y) = unsafe { (job.rows.source(r), job.rows.target(r)) };
     // SAFETY: rows have cols > 0 elements.
-    let Some((mean, var)) = (unsafe { rescue::moments(x, cols) }) else {
+    let Some(moments) = (unsafe { rescue::moments(x, cols) }) else {
         // SAFETY: r < rows.
         unsafe { job.rows.y_row(r) }.fill(f32::NAN);
         job.stats.set(r, &RowNorm::NAN);
         return;
     };
-    let v = var + job.eps;
+    let v = moments.m2 / moments.count + job.eps;
     let rstd = 1.0 / sqrt_f64(pulp::Scalar, v);
-    job.stats.set(r, &RowNorm::new(mean, rstd));
+    job.stats.set(r, &RowNorm::new(moments.origin, moments.offset, rstd));
     // Equal elements and eps = 0: xhat is 0, not 0 * infinity.
     let rstd = if v == 0.0 { 0.0 } else { rstd };
     // SAFETY: rows have cols elements; x and y are the same or apart, as RowIo promises.
-    unsafe { rescue::normalize(x, y, cols, (mean, rstd), job.gamma, job.beta) };
+    unsafe { rescue::normalize(x, y, cols, &moments, rstd, job.gamma, job.beta) };
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@
 //! c     = x0 + fold(x[s] - x0 over 64 samples s) / 64         close to the mean; exact for constant rows
 //! d[i]  = x[i] - c
 //! S, Q  = sum d[i], sum d[i]^2                                in f32, per virtual lane, then folded by halves
-//! mean  = c + S / n,   M2 = Q - S * S / n                     in f64
+//! mean  = c + S / n,   M2 = Q - S * S / n                     in f64; c and S / n are kept apart
 //! ```
 //!
 //! and the chunks are merged by the pairwise form of Welford's update (Chan, Golub and `LeVeque`, "Updating formulae
@@ -58,23 +58,31 @@ const RUNS: usize = STEP / RUN;
 pub struct Moments {
     /// The number of elements.
     pub count: f64,
-    /// Their mean.
-    pub mean: f64,
+    /// A number close to them, which is an f32.
+    pub origin: f64,
+    /// Their mean, less `origin`: the sum of the two, rounded to f64, would be too coarse for a row that is constant
+    /// but for the last bits of a few elements.
+    pub offset: f64,
     /// The sum of squared deviations from the mean.
     pub m2: f64,
 }
 
 impl Moments {
     /// The moments of no elements.
-    pub const EMPTY: Self = Self { count: 0.0, mean: 0.0, m2: 0.0 };
+    pub const EMPTY: Self = Self { count: 0.0, origin: 0.0, offset: 0.0, m2: 0.0 };
 
     /// The moments of the elements of both. The order matters in the last bits.
     #[inline(always)]
     pub fn merge(self, other: Self) -> Self {
         let count = self.count + other.count;
-        let delta = other.mean - self.mean;
+        let delta = (other.origin - self.origin) + (other.offset - self.offset);
         let share = other.count / count;
-        Self { count, mean: self.mean + delta * share, m2: self.m2 + other.m2 + delta * delta * (self.count * share) }
+        Self {
+            count,
+            origin: self.origin,
+            offset: self.offset + delta * share,
+            m2: self.m2 + other.m2 + delta * delta * (self.count * share),
+        }
     }
 }
 
@@ -234,9 +242,9 @@ impl<S: Lanes> Sums<S> {
 #[inline(always)]
 pub(crate) fn finish(c: f32, s: f32, q: f32, len: ChunkLen) -> Moments {
     let (s, q) = (f64::from(s), f64::from(q));
-    let mean = s * len.inv_count;
-    let m2 = q - s * mean;
-    Moments { count: len.count, mean: f64::from(c) + mean, m2: if m2 < 0.0 { 0.0 } else { m2 } }
+    let offset = s * len.inv_count;
+    let m2 = q - s * offset;
+    Moments { count: len.count, origin: f64::from(c), offset, m2: if m2 < 0.0 { 0.0 } else { m2 } }
 }
 
 /// The sum of the samples less the first element, one register still to be folded.

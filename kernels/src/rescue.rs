@@ -7,25 +7,26 @@
 //! halves. It is compiled once for all tiers, which makes the bits the same.
 
 use crate::lanes::{Source, Target};
+use crate::moments::Moments;
 
 const LANES: usize = 8;
 
-/// Mean and variance of a row, or `None` if an element is not finite.
+/// The moments of a row, or `None` if an element is not finite.
 ///
 /// # Safety
 /// - x has at least `cols` elements, `cols > 0`.
 #[cold]
 #[inline(never)]
-pub(crate) unsafe fn moments(x: Source, cols: usize) -> Option<(f64, f64)> {
+pub(crate) unsafe fn moments(x: Source, cols: usize) -> Option<Moments> {
     // SAFETY: the caller's duty.
-    let x0 = f64::from(unsafe { x.array::<1>(0) }[0]);
-    let n = cols as f64;
-    // SAFETY: the caller's duty. x0 is subtracted so that a constant row has exactly that mean.
-    let mean = x0 + unsafe { sum(x, cols, |v| v - x0) } / n;
+    let origin = f64::from(unsafe { x.array::<1>(0) }[0]);
+    let count = cols as f64;
     // SAFETY: the caller's duty.
-    let var = unsafe { sum(x, cols, |v| (v - mean) * (v - mean)) } / n;
-    // Finite elements have a variance below 2^257.
-    (var < f64::INFINITY).then_some((mean, var))
+    let offset = unsafe { sum(x, cols, |v| v - origin) } / count;
+    // SAFETY: the caller's duty.
+    let m2 = unsafe { sum(x, cols, |v| (v - origin - offset) * (v - origin - offset)) };
+    // Finite elements have squares below 2^258.
+    (m2 < f64::INFINITY).then_some(Moments { count, origin, offset, m2 })
 }
 
 /// The sum of `f` over the elements.
@@ -68,7 +69,8 @@ pub(crate) unsafe fn normalize(
     x: Source,
     y: Target,
     cols: usize,
-    (mean, rstd): (f64, f64),
+    moments: &Moments,
+    rstd: f64,
     gamma: Option<&[f32]>,
     beta: Option<&[f32]>,
 ) {
@@ -77,7 +79,7 @@ pub(crate) unsafe fn normalize(
         let x = f64::from(unsafe { x.array::<1>(i) }[0]);
         let gamma = gamma.map_or(1.0, |g| f64::from(g[i]));
         let beta = beta.map_or(-0.0, |b| f64::from(b[i]));
-        let v = ((x - mean) * rstd * gamma + beta) as f32;
+        let v = ((x - moments.origin - moments.offset) * rstd * gamma + beta) as f32;
         // SAFETY: i < cols.
         unsafe { y.set(i, if v.is_nan() { f32::NAN } else { v }) };
     }

@@ -56,7 +56,7 @@ fn moments(isa: Isa, x: &[f32], grain: usize) -> Moments {
 fn moments_merged_along_the_tree_give_the_same_bits() {
     for cols in (1..=20).map(|chunks| chunks * CHUNK - 5).chain(TURNING_POINTS) {
         let problem = Problem::ordinary(1, cols, 2);
-        let bits = |m: Moments| [m.count, m.mean, m.m2].map(f64::to_bits);
+        let bits = |m: Moments| [m.count, m.origin, m.offset, m.m2].map(f64::to_bits);
         let expected = bits(moments(Isa::SCALAR, &problem.x, usize::MAX));
         for &isa in tiers() {
             for grain in [1, CHUNK, 3 * CHUNK, 8 * CHUNK, usize::MAX] {

@@ -41,8 +41,9 @@ fn fma_to_odd(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
         let part = sum - product;
         let error = (product - (sum - part)) + (c - part);
         let toward_zero = (error.to_bits() ^ sum.to_bits()) >> 63;
-        let odd = (sum.to_bits() - toward_zero) | 1;
-        out[i] = f64::from_bits(if error != 0.0 { odd } else { sum.to_bits() }) as f32;
+        let odd = sum.to_bits().wrapping_sub(toward_zero) | 1;
+        // The error of an infinite or NaN sum is NaN.
+        out[i] = f64::from_bits(if error.abs() > 0.0 { odd } else { sum.to_bits() }) as f32;
     }
     out
 }

@@ -22,6 +22,9 @@ pub(super) fn blocks<S: Lanes, const AFFINE: bool, const STREAM: bool>(simd: S, 
     }
 }
 
+/// The registers of f64 that a block takes on the narrowest tier.
+const MAX_F64_REGS: usize = FOLD_ROWS / 2;
+
 /// What normalizing the rows of a block takes.
 #[derive(Clone, Copy)]
 struct BlockNorm {
@@ -96,11 +99,13 @@ fn settle_block<S: Lanes>(
     let inv_cols = simd.splat_f64s(1.0 / job.rows.cols() as f64);
     let (zero, one, eps) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0), simd.splat_f64s(job.eps));
     let (mut mean, mut v, mut rstd) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
+    let mut offsets = [zero; MAX_F64_REGS];
     for j in 0..FOLD_ROWS / S::F64_LANES {
         let offset = simd.mul_f64s(s[j], inv_cols);
         let m2 = simd.sub_f64s(q[j], simd.mul_f64s(s[j], offset));
         let m2 = simd.select_f64s(simd.less_than_f64s(m2, zero), zero, m2);
         let v_j = simd.add_f64s(simd.mul_f64s(m2, inv_cols), eps);
+        offsets[j] = offset;
         bytemuck::cast_slice_mut::<f64, S::f64s>(&mut mean)[j] = simd.add_f64s(c[j], offset);
         bytemuck::cast_slice_mut::<f64, S::f64s>(&mut v)[j] = v_j;
         bytemuck::cast_slice_mut::<f64, S::f64s>(&mut rstd)[j] = simd.div_f64s(one, simd.sqrt_f64s(v_j));
@@ -109,10 +114,8 @@ fn settle_block<S: Lanes>(
     let hi_wide = simd.widen(&hi);
     let mut lo = [0.0; FOLD_ROWS];
     for j in 0..FOLD_ROWS / S::F64_LANES {
-        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut lo)[j] = simd.sub_f64s(
-            bytemuck::cast_slice::<f64, S::f64s>(&mean)[j],
-            bytemuck::cast_slice::<f64, S::f64s>(&hi_wide)[j],
-        );
+        let rest = simd.sub_f64s(c[j], bytemuck::cast_slice::<f64, S::f64s>(&hi_wide)[j]);
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut lo)[j] = simd.add_f64s(rest, offsets[j]);
     }
     let mut norm = BlockNorm {
         mean: hi,

@@ -22,16 +22,16 @@ impl RowNorm {
     pub(super) const NAN: Self = Self { mean: f32::NAN, mean_lo: f32::NAN, rstd: f32::NAN };
 
     #[inline(always)]
-    pub(super) fn new(mean: f64, rstd: f64) -> Self {
-        let hi = mean as f32;
-        Self { mean: hi, mean_lo: (mean - f64::from(hi)) as f32, rstd: rstd as f32 }
+    pub(super) fn new(origin: f64, offset: f64, rstd: f64) -> Self {
+        let mean = (origin + offset) as f32;
+        Self { mean, mean_lo: ((origin - f64::from(mean)) + offset) as f32, rstd: rstd as f32 }
     }
 
     /// From the moments of a row. `None` if they leave the range in which they can be trusted: then the row must be
     /// given whole to [`LayerNorm`], which finds the same and takes the slow path.
     pub fn from_moments(moments: &Moments, eps: f64) -> Option<Self> {
         let v = moments.m2 * (1.0 / moments.count) + eps;
-        TRUSTED.contains(&v).then(|| Self::new(moments.mean, 1.0 / sqrt_f64(pulp::Scalar, v)))
+        TRUSTED.contains(&v).then(|| Self::new(moments.origin, moments.offset, 1.0 / sqrt_f64(pulp::Scalar, v)))
     }
 }
 
