@@ -30,8 +30,8 @@
 //! The loops are trusted when 2^-90 <= v <= 2^120, one compare for each row: then no square that matters has
 //! under- or overflowed, rstd is normal and x - hi is finite. All other rows go to `rescue`.
 //!
-//! An infinite or NaN gamma or beta makes NaNs whose sign and payload differ between processors, so gamma and
-//! beta are looked over once a call and, if need be, all NaNs made canonical afterwards.
+//! An infinite or NaN gamma or beta makes NaNs whose sign and payload differ between processors. It shows in every row
+//! of y, so one row of them is looked over in each call, and all NaNs are made canonical if need be.
 
 mod blocks;
 mod elements;
@@ -189,17 +189,17 @@ impl Kernel for Forward<'_, '_> {
         if job.rows.rows() == 0 || job.rows.cols() == 0 {
             return;
         }
-        match (job.gamma.is_some() || job.beta.is_some(), job.streaming) {
+        let finite = match (job.gamma.is_some() || job.beta.is_some(), job.streaming) {
             (false, false) => forward::<S, false, false>(simd, job),
             (false, true) => forward::<S, false, true>(simd, job),
             (true, false) => forward::<S, true, false>(simd, job),
             (true, true) => forward::<S, true, true>(simd, job),
-        }
+        };
         if job.streaming {
             simd.fence();
         }
-        if !(all_finite(job.gamma) && all_finite(job.beta)) {
-            canonicalize_nans(&mut job.rows);
+        if !finite {
+            canonicalize_nans(&mut job.rows, job.gamma, job.beta);
         }
     }
 }
@@ -264,26 +264,30 @@ impl Kernel for Normalize<'_> {
         // SAFETY: there is a row 0.
         let (x, y) = unsafe { (self.row.source(0), self.row.target(0)) };
         // SAFETY: all lengths are cols, checked by the constructor.
-        unsafe {
+        let probe = unsafe {
             match (self.gamma.is_some() || self.beta.is_some(), self.streaming) {
                 (false, false) => normalize_row::<S, false, false>(simd, x, y, &self.norm, affine, cols),
                 (false, true) => normalize_row::<S, false, true>(simd, x, y, &self.norm, affine, cols),
                 (true, false) => normalize_row::<S, true, false>(simd, x, y, &self.norm, affine, cols),
                 (true, true) => normalize_row::<S, true, true>(simd, x, y, &self.norm, affine, cols),
             }
-        }
+        };
         if self.streaming {
             simd.fence();
         }
-        if !(all_finite(self.gamma) && all_finite(self.beta)) {
-            canonicalize_nans(&mut self.row);
+        if simd.fold(probe).is_nan() {
+            canonicalize_nans(&mut self.row, self.gamma, self.beta);
         }
     }
 }
 
+/// Makes all NaNs the canonical one if gamma or beta can have made others.
 #[cold]
 #[inline(never)]
-fn canonicalize_nans(rows: &mut RowIo<'_>) {
+fn canonicalize_nans(rows: &mut RowIo<'_>, gamma: Option<&[f32]>, beta: Option<&[f32]>) {
+    if gamma.is_none_or(all_finite) && beta.is_none_or(all_finite) {
+        return;
+    }
     for r in 0..rows.rows() {
         // SAFETY: r < rows.
         for y in unsafe { rows.y_row(r) } {
@@ -294,8 +298,9 @@ fn canonicalize_nans(rows: &mut RowIo<'_>) {
     }
 }
 
+/// Returns whether a row of y is known to be finite.
 #[inline(always)]
-fn forward<S: Lanes, const AFFINE: bool, const STREAM: bool>(simd: S, job: &mut LayerNorm<'_>) {
+fn forward<S: Lanes, const AFFINE: bool, const STREAM: bool>(simd: S, job: &mut LayerNorm<'_>) -> bool {
     let (rows, cols) = (job.rows.rows(), job.rows.cols());
     let mut first = 0;
     if cols <= BLOCK_COLS {
@@ -308,9 +313,11 @@ fn forward<S: Lanes, const AFFINE: bool, const STREAM: bool>(simd: S, job: &mut 
         } else {
             fused::fused::<S, AFFINE, STREAM, 1>(simd, job, first);
         }
-    } else {
-        whole_rows::<S, AFFINE, STREAM>(simd, job, first);
+    } else if first < rows {
+        return whole_rows::<S, AFFINE, STREAM>(simd, job, first);
     }
+    // SAFETY: there is a last row.
+    !AFFINE || all_finite(unsafe { job.rows.y_row(rows - 1) })
 }
 
 /// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted is normalized here and
@@ -349,8 +356,14 @@ fn rescue_row(job: &mut LayerNorm<'_>, r: usize) {
     unsafe { rescue::normalize(x, y, cols, &moments, rstd, job.gamma, job.beta) };
 }
 
+/// Returns whether a row of y is known to be finite.
 #[inline(always)]
-fn whole_rows<S: Lanes, const AFFINE: bool, const STREAM: bool>(simd: S, job: &mut LayerNorm<'_>, first: usize) {
+fn whole_rows<S: Lanes, const AFFINE: bool, const STREAM: bool>(
+    simd: S,
+    job: &mut LayerNorm<'_>,
+    first: usize,
+) -> bool {
+    let mut probe = simd.splat_f32s(f32::NAN);
     let cols = job.rows.cols();
     let inv_cols = 1.0 / cols as f64;
     let affine = Affine::new(job.gamma, job.beta);
@@ -361,9 +374,10 @@ fn whole_rows<S: Lanes, const AFFINE: bool, const STREAM: bool>(simd: S, job: &m
         let moments = unsafe { moments::row(simd, x, cols) };
         if let Some(norm) = settle(simd, job, r, &moments, inv_cols) {
             // SAFETY: the row has cols elements; so have gamma and beta, checked by the constructor.
-            unsafe { normalize_row::<S, AFFINE, STREAM>(simd, x, y, &norm, affine, cols) };
+            probe = unsafe { normalize_row::<S, AFFINE, STREAM>(simd, x, y, &norm, affine, cols) };
         }
     }
+    !AFFINE || !simd.fold(probe).is_nan()
 }
 
 const _: () = assert!(BLOCK_COLS <= CHUNK);

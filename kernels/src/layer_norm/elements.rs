@@ -114,7 +114,7 @@ impl Affine {
     }
 }
 
-/// Normalizes the elements from..to of `R` rows.
+/// Normalizes the elements from..to of `R` rows. Returns zeros, or a NaN in some lane if an element of y is not finite.
 ///
 /// # Safety
 /// - Every x and y has at least `to` elements, as have gamma and beta if present.
@@ -128,17 +128,21 @@ pub(super) unsafe fn normalize<S: Lanes, const AFFINE: bool, const STREAM: bool,
     affine: Affine,
     from: usize,
     to: usize,
-) {
+) -> S::f32s {
+    let zero = simd.splat_f32s(0.0);
+    // More than one, lest they become the longest chain of the loop.
+    let mut probes = [zero; 4];
     let mut i = from;
     while i + STEP <= to {
-        for j in 0..2 * regs::<S>() {
-            let j = j * S::F32_LANES;
+        for k in 0..2 * regs::<S>() {
+            let j = k * S::F32_LANES;
             // SAFETY: the loop's condition and the caller's duty.
             unsafe {
                 let affine_ij = affine.load(simd, i, j);
                 for r in 0..R {
                     let v = norm[r].apply::<AFFINE>(simd, x[r].load(simd, i + j), affine_ij);
                     y[r].store::<S, STREAM>(simd, i + j, v);
+                    probes[k % 4] = simd.fma(v, zero, probes[k % 4]);
                 }
             }
         }
@@ -150,6 +154,7 @@ pub(super) unsafe fn normalize<S: Lanes, const AFFINE: bool, const STREAM: bool,
             for r in 0..R {
                 let v = norm[r].apply::<AFFINE>(simd, x[r].load(simd, i), affine.load(simd, i, 0));
                 y[r].store::<S, STREAM>(simd, i, v);
+                probes[0] = simd.fma(v, zero, probes[0]);
             }
         }
         i += S::F32_LANES;
@@ -157,12 +162,14 @@ pub(super) unsafe fn normalize<S: Lanes, const AFFINE: bool, const STREAM: bool,
     if i < to {
         for r in 0..R {
             // SAFETY: to - i elements are left.
-            unsafe { normalize_tail::<S, AFFINE>(simd, x[r], y[r], &norm[r], affine, i, to - i) };
+            let v = unsafe { normalize_tail::<S, AFFINE>(simd, x[r], y[r], &norm[r], affine, i, to - i) };
+            probes[0] = simd.fma(v, zero, probes[0]);
         }
     }
+    simd.add_f32s(simd.add_f32s(probes[0], probes[1]), simd.add_f32s(probes[2], probes[3]))
 }
 
-/// Normalizes `n` elements from `i` on, at most a register, with ordinary stores.
+/// Normalizes `n` elements from `i` on, at most a register, with ordinary stores. Returns them, and finite ones above.
 ///
 /// # Safety
 /// - x and y have at least `i + n` elements, as have gamma and beta if present.
@@ -175,22 +182,23 @@ pub(super) unsafe fn normalize_tail<S: Lanes, const AFFINE: bool>(
     affine: Affine,
     i: usize,
     n: usize,
-) {
+) -> S::f32s {
     // SAFETY: the caller's duty.
     unsafe {
         let v = norm.apply::<AFFINE>(simd, x.load_tail(simd, i, n, norm.hi), affine.load_tail(simd, i, n));
         y.store_tail(simd, i, n, v);
+        v
     }
 }
 
 /// Whether no element is infinite or NaN.
 #[inline(always)]
-pub(super) fn all_finite(v: Option<&[f32]>) -> bool {
+pub(super) fn all_finite(v: &[f32]) -> bool {
     const ABS: u32 = u32::MAX >> 1;
-    v.is_none_or(|v| v.iter().fold(0, |max, v| (v.to_bits() & ABS).max(max)) < f32::INFINITY.to_bits())
+    v.iter().fold(0, |max, v| (v.to_bits() & ABS).max(max)) < f32::INFINITY.to_bits()
 }
 
-/// Normalizes a row whose statistics are known.
+/// Normalizes a row whose statistics are known. Returns zeros, or a NaN in some lane if an element of y is not finite.
 ///
 /// # Safety
 /// - x and y have at least `cols` elements, as have gamma and beta if present.
@@ -202,22 +210,25 @@ pub(super) unsafe fn normalize_row<S: Lanes, const AFFINE: bool, const STREAM: b
     norm: &RowNorm,
     affine: Affine,
     cols: usize,
-) {
+) -> S::f32s {
     let norm = [Norm::new(simd, norm)];
     // SAFETY: the caller's duty.
-    let head = unsafe { normalize_head::<S, AFFINE, STREAM>(simd, x, y, &norm[0], affine, cols) };
+    let (head, mut probe) = unsafe { normalize_head::<S, AFFINE, STREAM>(simd, x, y, &norm[0], affine, cols) };
     let mut to = cols;
     while to - head > PIECE_COLS {
         let from = head + (to - head - 1) / PIECE_COLS * PIECE_COLS;
         // SAFETY: head <= from < to <= cols, and PIECE_COLS is a multiple of every register.
-        unsafe { normalize::<S, AFFINE, STREAM, 1>(simd, [x], [y], &norm, affine, from, to) };
+        let piece = unsafe { normalize::<S, AFFINE, STREAM, 1>(simd, [x], [y], &norm, affine, from, to) };
+        probe = simd.add_f32s(probe, piece);
         to = from;
     }
     // SAFETY: to <= cols.
-    unsafe { normalize::<S, AFFINE, STREAM, 1>(simd, [x], [y], &norm, affine, head, to) };
+    let piece = unsafe { normalize::<S, AFFINE, STREAM, 1>(simd, [x], [y], &norm, affine, head, to) };
+    simd.add_f32s(probe, piece)
 }
 
-/// When streaming, normalizes the elements that precede the first aligned one. Returns how many those were.
+/// When streaming, normalizes the elements that precede the first aligned one. Returns how many those were, and
+/// zeros, or a NaN if one of them is not finite.
 ///
 /// # Safety
 /// - x and y have at least `cols` elements, as have gamma and beta if present.
@@ -229,13 +240,15 @@ pub(super) unsafe fn normalize_head<S: Lanes, const AFFINE: bool, const STREAM: 
     norm: &Norm<S>,
     affine: Affine,
     cols: usize,
-) -> usize {
+) -> (usize, S::f32s) {
+    let zero = simd.splat_f32s(0.0);
     let head = if STREAM { y.misalignment::<S>().min(cols) } else { 0 };
-    if head > 0 {
-        // SAFETY: head <= cols.
-        unsafe { normalize_tail::<S, AFFINE>(simd, x, y, norm, affine, 0, head) };
+    if head == 0 {
+        return (0, zero);
     }
-    head
+    // SAFETY: head <= cols.
+    let v = unsafe { normalize_tail::<S, AFFINE>(simd, x, y, norm, affine, 0, head) };
+    (head, simd.fma(v, zero, zero))
 }
 
 const _: () = assert!(PIECE_COLS.is_multiple_of(STEP));

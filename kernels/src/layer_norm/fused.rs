@@ -30,7 +30,7 @@ pub(super) fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELA
             Some(norm) => unsafe {
                 let (x, y) = (job.rows.source(t - DELAY), job.rows.target(t - DELAY));
                 let norm = Norm::new(simd, &norm);
-                let at = normalize_head::<S, AFFINE, STREAM>(simd, x, y, &norm, affine, cols);
+                let (at, _) = normalize_head::<S, AFFINE, STREAM>(simd, x, y, &norm, affine, cols);
                 Some(Pending { x, y, norm, at })
             },
             None => None,
