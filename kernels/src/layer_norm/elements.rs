@@ -28,7 +28,7 @@ impl RowNorm {
     }
 
     /// From the moments of a row. `None` if they leave the range in which they can be trusted: then the row must be
-    /// given whole to [`LayerNorm`], which finds the same and takes the slow path.
+    /// given whole to [`LayerNorm`](super::LayerNorm), which finds the same and takes the slow path.
     pub fn from_moments(moments: &Moments, eps: f64) -> Option<Self> {
         let v = moments.m2 * (1.0 / moments.count) + eps;
         TRUSTED.contains(&v).then(|| Self::new(moments.origin, moments.offset, 1.0 / sqrt_f64(pulp::Scalar, v)))
