@@ -41,8 +41,10 @@ use crate::Isa;
 use crate::lanes::{FOLD_ROWS, Kernel, Lanes, RowIo, sqrt_f64};
 use crate::moments::{self, CHUNK, Moments};
 use crate::rescue;
+use blocks::Blocks;
 pub use elements::RowNorm;
 use elements::{Affine, all_finite, normalize_row};
+use fused::Fused;
 
 /// Rows up to this many columns go through the loop over blocks.
 const BLOCK_COLS: usize = 192;
@@ -166,41 +168,44 @@ impl<'a> LayerNorm<'a> {
     /// Does the job on one tier, on the calling thread.
     #[inline]
     pub fn run_on(&mut self, isa: Isa) {
-        isa.run(Forward { job: self });
+        if self.rows.rows() == 0 || self.rows.cols() == 0 {
+            return;
+        }
+        let finite = match (self.gamma.is_some() || self.beta.is_some(), self.streaming) {
+            (false, false) => self.forward::<false, false>(isa),
+            (false, true) => self.forward::<false, true>(isa),
+            (true, false) => self.forward::<true, false>(isa),
+            (true, true) => self.forward::<true, true>(isa),
+        };
+        if !finite {
+            canonicalize_nans(&mut self.rows, self.gamma, self.beta);
+        }
+    }
+
+    /// Chooses the loops. Each is dispatched by itself: without optimization, the frame of a function has room for every
+    /// value of everything inlined into it, and that of all loops together would overflow the stack of a thread.
+    ///
+    /// Returns whether a row of y is known to be finite.
+    #[inline]
+    fn forward<const AFFINE: bool, const STREAM: bool>(&mut self, isa: Isa) -> bool {
+        let (rows, cols) = (self.rows.rows(), self.rows.cols());
+        let mut first = 0;
+        let mut finite = true;
+        if cols <= BLOCK_COLS && rows >= FOLD_ROWS {
+            first = rows - rows % FOLD_ROWS;
+            finite = isa.run(Blocks::<AFFINE, STREAM> { job: self, rows: first });
+        }
+        match rows - first {
+            0 => finite,
+            2.. if cols <= DELAY_COLS => isa.run(Fused::<AFFINE, STREAM, 2> { job: self, first }),
+            2.. if cols <= FUSED_COLS => isa.run(Fused::<AFFINE, STREAM, 1> { job: self, first }),
+            _ => isa.run(WholeRows::<AFFINE, STREAM> { job: self, first }),
+        }
     }
 
     /// The rows.
     pub fn rows(&self) -> &RowIo<'a> {
         &self.rows
-    }
-}
-
-/// The kernel. It borrows the job: moving one, two hundred bytes just written, stalls a call of few elements.
-struct Forward<'j, 'a> {
-    job: &'j mut LayerNorm<'a>,
-}
-
-impl Kernel for Forward<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) {
-        let job = self.job;
-        if job.rows.rows() == 0 || job.rows.cols() == 0 {
-            return;
-        }
-        let finite = match (job.gamma.is_some() || job.beta.is_some(), job.streaming) {
-            (false, false) => forward::<S, false, false>(simd, job),
-            (false, true) => forward::<S, false, true>(simd, job),
-            (true, false) => forward::<S, true, false>(simd, job),
-            (true, true) => forward::<S, true, true>(simd, job),
-        };
-        if job.streaming {
-            simd.fence();
-        }
-        if !finite {
-            canonicalize_nans(&mut job.rows, job.gamma, job.beta);
-        }
     }
 }
 
@@ -298,28 +303,6 @@ fn canonicalize_nans(rows: &mut RowIo<'_>, gamma: Option<&[f32]>, beta: Option<&
     }
 }
 
-/// Returns whether a row of y is known to be finite.
-#[inline(always)]
-fn forward<S: Lanes, const AFFINE: bool, const STREAM: bool>(simd: S, job: &mut LayerNorm<'_>) -> bool {
-    let (rows, cols) = (job.rows.rows(), job.rows.cols());
-    let mut first = 0;
-    if cols <= BLOCK_COLS {
-        first = rows - rows % FOLD_ROWS;
-        blocks::blocks::<S, AFFINE, STREAM>(simd, job, first);
-    }
-    if rows - first >= 2 && cols <= FUSED_COLS {
-        if cols <= DELAY_COLS {
-            fused::fused::<S, AFFINE, STREAM, 2>(simd, job, first);
-        } else {
-            fused::fused::<S, AFFINE, STREAM, 1>(simd, job, first);
-        }
-    } else if first < rows {
-        return whole_rows::<S, AFFINE, STREAM>(simd, job, first);
-    }
-    // SAFETY: there is a last row.
-    !AFFINE || all_finite(unsafe { job.rows.y_row(rows - 1) })
-}
-
 /// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted is normalized here and
 /// now on the slow path, and there is nothing left to do for it.
 #[inline(always)]
@@ -356,28 +339,40 @@ fn rescue_row(job: &mut LayerNorm<'_>, r: usize) {
     unsafe { rescue::normalize(x, y, cols, &moments, rstd, job.gamma, job.beta) };
 }
 
-/// Returns whether a row of y is known to be finite.
-#[inline(always)]
-fn whole_rows<S: Lanes, const AFFINE: bool, const STREAM: bool>(
-    simd: S,
-    job: &mut LayerNorm<'_>,
+/// Rows one by one, from `first` on. There is one at least. Returns whether a row of y is known to be finite.
+///
+/// The job is borrowed, here and in the other loops: moving one, two hundred bytes just written, stalls a call of few
+/// elements.
+struct WholeRows<'j, 'a, const AFFINE: bool, const STREAM: bool> {
+    job: &'j mut LayerNorm<'a>,
     first: usize,
-) -> bool {
-    let mut probe = simd.splat_f32s(f32::NAN);
-    let cols = job.rows.cols();
-    let inv_cols = 1.0 / cols as f64;
-    let affine = Affine::new(job.gamma, job.beta);
-    for r in first..job.rows.rows() {
-        // SAFETY: r < rows.
-        let (x, y) = unsafe { (job.rows.source(r), job.rows.target(r)) };
-        // SAFETY: x has cols elements.
-        let moments = unsafe { moments::row(simd, x, cols) };
-        if let Some(norm) = settle(simd, job, r, &moments, inv_cols) {
-            // SAFETY: the row has cols elements; so have gamma and beta, checked by the constructor.
-            probe = unsafe { normalize_row::<S, AFFINE, STREAM>(simd, x, y, &norm, affine, cols) };
+}
+
+impl<const AFFINE: bool, const STREAM: bool> Kernel for WholeRows<'_, '_, AFFINE, STREAM> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> bool {
+        let Self { job, first } = self;
+        let cols = job.rows.cols();
+        let inv_cols = 1.0 / cols as f64;
+        let affine = Affine::new(job.gamma, job.beta);
+        let mut probe = simd.splat_f32s(f32::NAN);
+        for r in first..job.rows.rows() {
+            // SAFETY: r < rows.
+            let (x, y) = unsafe { (job.rows.source(r), job.rows.target(r)) };
+            // SAFETY: x has cols elements.
+            let moments = unsafe { moments::row(simd, x, cols) };
+            if let Some(norm) = settle(simd, job, r, &moments, inv_cols) {
+                // SAFETY: the row has cols elements; so have gamma and beta, checked by the constructor.
+                probe = unsafe { normalize_row::<S, AFFINE, STREAM>(simd, x, y, &norm, affine, cols) };
+            }
         }
+        if STREAM {
+            simd.fence();
+        }
+        !AFFINE || !simd.fold(probe).is_nan()
     }
-    !AFFINE || !simd.fold(probe).is_nan()
 }
 
 const _: () = assert!(BLOCK_COLS <= CHUNK);

@@ -105,3 +105,22 @@ fn a_plan_is_shared_between_threads() {
         }
     });
 }
+
+/// Without optimization a function's frame has room for everything that is inlined into it, which for these kernels is
+/// much.
+#[test]
+fn calls_fit_on_the_stack_of_a_small_thread() {
+    let calls = || {
+        for &isa in tiers() {
+            for (rows, cols) in [(9, 5), (8, 64), (3, 768), (2, 2049), (1, 5000), (1, 100_003)] {
+                let problem = Problem::mixed(rows, cols, 5);
+                let expected = problem.expected();
+                for store in [Store::Ordinary, Store::Streaming] {
+                    problem.assert_gives(&expected, &Call { store, ..Call::plain(isa) });
+                }
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(calls).expect("a thread");
+    thread.join().expect("no panic");
+}

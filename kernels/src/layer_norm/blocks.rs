@@ -1,24 +1,36 @@
 //! Short rows, eight at a time.
 
-use super::elements::{Affine, Norm, RowNorm, normalize, normalize_row};
+use super::elements::{Affine, Norm, RowNorm, all_finite, normalize, normalize_row};
 use super::{LayerNorm, TRUSTED, rescue_row};
-use crate::lanes::{FOLD_ROWS, Lanes};
+use crate::lanes::{FOLD_ROWS, Kernel, Lanes};
 use crate::moments::{self, ChunkLen, STEP, Sums};
 
-/// The first `rows` rows, a multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the block
-/// ahead of it is normalized, so that the chain between the two has something to hide behind.
-#[inline(always)]
-pub(super) fn blocks<S: Lanes, const AFFINE: bool, const STREAM: bool>(simd: S, job: &mut LayerNorm<'_>, rows: usize) {
-    let mut before = None;
-    for r in (0..rows).step_by(FOLD_ROWS) {
-        let norms = block_moments(simd, job, r);
-        if let Some(norms) = before {
-            block_normalize::<S, AFFINE, STREAM>(simd, job, r - FOLD_ROWS, &norms);
+/// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
+/// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether a
+/// row of y is known to be finite.
+pub(super) struct Blocks<'j, 'a, const AFFINE: bool, const STREAM: bool> {
+    pub(super) job: &'j mut LayerNorm<'a>,
+    pub(super) rows: usize,
+}
+
+impl<const AFFINE: bool, const STREAM: bool> Kernel for Blocks<'_, '_, AFFINE, STREAM> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> bool {
+        let Self { job, rows } = self;
+        let mut norm = block_moments(simd, job, 0);
+        for r in (FOLD_ROWS..rows).step_by(FOLD_ROWS) {
+            let next = block_moments(simd, job, r);
+            block_normalize::<S, AFFINE, STREAM>(simd, job, r - FOLD_ROWS, &norm);
+            norm = next;
         }
-        before = Some(norms);
-    }
-    if let Some(norms) = before {
-        block_normalize::<S, AFFINE, STREAM>(simd, job, rows - FOLD_ROWS, &norms);
+        block_normalize::<S, AFFINE, STREAM>(simd, job, rows - FOLD_ROWS, &norm);
+        if STREAM {
+            simd.fence();
+        }
+        // SAFETY: there are rows.
+        !AFFINE || all_finite(unsafe { job.rows.y_row(rows - 1) })
     }
 }
 

@@ -1,8 +1,8 @@
 //! Rows fused with their neighbours: one loop takes the moments of a row while it normalizes an earlier one.
 
-use super::elements::{Affine, Norm, normalize, normalize_head};
+use super::elements::{Affine, Norm, all_finite, normalize, normalize_head};
 use super::{LayerNorm, settle};
-use crate::lanes::{Lanes, Source, Target, regs};
+use crate::lanes::{Kernel, Lanes, Source, Target, regs};
 use crate::moments::{self, CHUNK, ChunkLen, Moments, STEP, Sums, Tree};
 
 /// A row on its way: its moments are settled, `at` elements of it are normalized.
@@ -13,8 +13,31 @@ struct Pending<S: Lanes> {
     at: usize,
 }
 
+/// The rows from `first` on, each normalized `DELAY` rows late. There is one at least. Returns whether a row of y is
+/// known to be finite.
+pub(super) struct Fused<'j, 'a, const AFFINE: bool, const STREAM: bool, const DELAY: usize> {
+    pub(super) job: &'j mut LayerNorm<'a>,
+    pub(super) first: usize,
+}
+
+impl<const AFFINE: bool, const STREAM: bool, const DELAY: usize> Kernel for Fused<'_, '_, AFFINE, STREAM, DELAY> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> bool {
+        let Self { job, first } = self;
+        fused::<S, AFFINE, STREAM, DELAY>(simd, job, first);
+        if STREAM {
+            simd.fence();
+        }
+        let last = job.rows.rows() - 1;
+        // SAFETY: there is a last row.
+        !AFFINE || all_finite(unsafe { job.rows.y_row(last) })
+    }
+}
+
 #[inline(always)]
-pub(super) fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
+fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
     simd: S,
     job: &mut LayerNorm<'_>,
     first: usize,
