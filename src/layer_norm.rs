@@ -172,17 +172,20 @@ impl LayerNorm {
         shape::length("mean_lo", stats.mean_lo.as_deref(), rows)?;
         shape::length("rstd", stats.rstd.as_deref(), rows)?;
         let elements = rows * self.cols;
-        let job = io.and_then(|io| {
-            let streaming = self.streams(elements, io.is_in_place());
-            Job::new(io, gamma, beta, self.eps, streaming, stats)
-        });
-        debug_assert!(job.is_some(), "shape.rs and the kernels disagree");
-        if let Some(job) = job {
-            parallel::run(self.isa, job, self.parallelism.tasks(elements));
+        let Some(io) = io else { unreachable!("shape.rs has checked the rows") };
+        let streaming = self.streams(elements, io.is_in_place());
+        // Not moved out of the option: see `LayerNorm::run_on` of the kernels.
+        let mut job = Job::new(io, gamma, beta, self.eps, streaming, stats);
+        let tasks = self.parallelism.tasks(elements);
+        if tasks > 1 {
+            job.into_iter().for_each(|job| parallel::run(self.isa, job, tasks));
+        } else if let Some(job) = &mut job {
+            job.run_on(self.isa);
         }
         Ok(())
     }
 
+    #[inline]
     fn streams(&self, elements: usize, in_place: bool) -> bool {
         !in_place
             && match self.store {

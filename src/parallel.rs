@@ -36,7 +36,7 @@ const CUT_COLS: usize = 32 * 1024;
 
 impl Parallelism {
     /// The number of tasks for a job of `elements`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn tasks(self, elements: usize) -> usize {
         match self {
             Self::Serial => 1,
@@ -54,18 +54,11 @@ impl Parallelism {
 }
 
 /// Runs the job in about `tasks` tasks.
-#[inline(always)]
 pub(crate) fn run(isa: Isa, mut job: LayerNorm<'_>, tasks: usize) {
-    if tasks <= 1 || job.rows().rows() == 0 {
-        job.run_on(isa);
-    } else {
-        spread(isa, job, tasks);
-    }
-}
-
-fn spread(isa: Isa, mut job: LayerNorm<'_>, tasks: usize) {
     let (rows, cols) = (job.rows().rows(), job.rows().cols());
-    if cols >= 2 * CUT_COLS && (rows == 1 || (rows < 8 * tasks && rows % tasks != 0)) {
+    if tasks <= 1 || rows == 0 {
+        job.run_on(isa);
+    } else if cols >= 2 * CUT_COLS && (rows == 1 || (rows < 8 * tasks && rows % tasks != 0)) {
         let (row, rest) = job.split_at(1);
         cut_row(isa, row, tasks);
         run(isa, rest, tasks);

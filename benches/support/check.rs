@@ -48,7 +48,7 @@ impl<'a> Answers<'a> {
                 call.y.fill(f32::NAN);
             }
         }
-        contender.time(self.case, placement, 1);
+        contender.time(self.case, placement, 0, 1);
         let who = || format!("{} {} on {}", contender.name(), contender.options(), self.case.name);
         match contender {
             Contender::Copy { .. } => {

@@ -113,14 +113,14 @@ impl Contender {
         matches!(self, Self::Plan { variant: Variant::Streaming, .. })
     }
 
-    /// The time of `repeats` runs over the case. With threads, the caller is one of the pool, as in a program that
-    /// is parallel elsewhere too: to wake a pool from outside takes longer than most of these calls.
-    pub(crate) fn time(self, case: &Case, placement: &mut Placement, repeats: u64) -> Duration {
-        if self.threads() {
-            rayon::scope(|_| self.time_here(case, placement, repeats))
-        } else {
+    /// The time of `repeats` runs over the case, after `warm` others. With threads, the caller is one of the pool, as in a
+    /// program that is parallel elsewhere too: to wake a pool from outside takes longer than most of these calls.
+    pub(crate) fn time(self, case: &Case, placement: &mut Placement, warm: u64, repeats: u64) -> Duration {
+        let mut time = || {
+            self.time_here(case, placement, warm);
             self.time_here(case, placement, repeats)
-        }
+        };
+        if self.threads() { rayon::scope(|_| time()) } else { time() }
     }
 
     fn time_here(self, case: &Case, placement: &mut Placement, repeats: u64) -> Duration {

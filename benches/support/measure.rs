@@ -1,6 +1,7 @@
 //! Times that can be compared on a machine that others use too. All contenders of a case run in one process, in turn,
 //! in blocks of about a millisecond and in an order that is drawn anew for each round, so that a slow second slows down
-//! all of them. Before each block the contender runs once untimed, to find the caches as it leaves them; forced streaming
+//! all of them. Before each block the contender runs once untimed, to find the caches as it leaves them, and with threads
+//! for a few milliseconds, since the threads of a pool, and the cores below them, have gone to sleep; forced streaming
 //! stores, after which y takes many runs to come back into the caches, are timed apart, against a copy of their own.
 //! This is repeated with buffers at other places. Of the blocks at one place the lower quartile counts
 //! (what disturbs only ever adds time), of the places the median.
@@ -18,6 +19,9 @@ use super::placement::Placement;
 
 /// The time that a block should take, so that reading the clock costs nothing.
 const BLOCK: Duration = Duration::from_millis(1);
+
+/// The blocks' worth of untimed runs after which all threads are awake.
+const WAKE: u64 = 4;
 
 /// A contender whose block takes more than this many times as long as the copy's sits rounds out.
 const SLOW: f64 = 4.0;
@@ -75,7 +79,7 @@ fn measure_group(
                 pace.every = ((pace.block / copy / SLOW) as u32).max(1);
             }
         }
-        let round: f64 = paces.iter().map(|p| (p.block + p.block / p.repeats as f64) / f64::from(p.every)).sum();
+        let round: f64 = paces.iter().map(Pace::seconds).sum();
         let rounds = (budget.as_secs_f64() / PLACES as f64 / round) as u32;
         let rounds = rounds.clamp(ROUNDS.0, ROUNDS.1);
         for (place, blocks) in places.iter_mut().zip(run_rounds(case, &paces, rounds, &mut placement, rng)) {
@@ -104,7 +108,8 @@ fn check_all(case: &Case, tensors: &[Tensor], contenders: &[Contender], rng: &mu
 /// How a contender is run.
 struct Pace {
     contender: Contender,
-    /// The number of runs in a block.
+    /// The number of untimed runs before a block, and that of runs in it.
+    warm: u64,
     repeats: u64,
     /// The seconds that a block takes.
     block: f64,
@@ -116,14 +121,20 @@ impl Pace {
     fn new(contender: Contender, case: &Case, placement: &mut Placement) -> Self {
         let mut repeats = 1;
         loop {
-            let time = contender.time(case, placement, repeats);
+            let time = contender.time(case, placement, 1, repeats);
             if time * 4 >= BLOCK {
-                let fit = (BLOCK.as_secs_f64() / time.as_secs_f64() * repeats as f64) as u64;
-                let block = time.as_secs_f64() / repeats as f64 * fit.max(1) as f64;
-                return Self { contender, repeats: fit.max(1), block, every: 1 };
+                let fit = ((BLOCK.as_secs_f64() / time.as_secs_f64() * repeats as f64) as u64).max(1);
+                let block = time.as_secs_f64() / repeats as f64 * fit as f64;
+                let warm = if contender.threads() { WAKE * fit } else { 1 };
+                return Self { contender, warm, repeats: fit, block, every: 1 };
             }
             repeats *= 2;
         }
+    }
+
+    /// What it takes of a round.
+    fn seconds(&self) -> f64 {
+        self.block * (1.0 + self.warm as f64 / self.repeats as f64) / f64::from(self.every)
     }
 }
 
@@ -140,10 +151,9 @@ fn run_rounds(
     for round in 0..rounds {
         order.shuffle(rng);
         for &i in &order {
-            let Pace { contender, repeats, every, .. } = paces[i];
+            let Pace { contender, warm, repeats, every, .. } = paces[i];
             if round % every == 0 {
-                contender.time(case, placement, 1);
-                let time = contender.time(case, placement, repeats);
+                let time = contender.time(case, placement, warm, repeats);
                 blocks[i].push(time.as_secs_f64() * 1e9 / repeats as f64);
             }
         }

@@ -43,7 +43,7 @@ fn bench(criterion: &mut Criterion, case: &Case) {
                 answers.get_or_insert_with(|| Answers::new(case)).check(contender, &mut placement);
                 checked = true;
             }
-            bencher.iter_custom(|repeats| contender.time(case, &mut placement, repeats));
+            bencher.iter_custom(|repeats| contender.time(case, &mut placement, 0, repeats));
         });
     }
     group.finish();

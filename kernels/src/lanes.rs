@@ -130,6 +130,12 @@ pub trait Lanes: Simd {
     fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS];
 }
 
+/// Whether a lane is NaN.
+#[inline(always)]
+pub(crate) fn any_nan<S: Simd>(simd: S, v: S::f32s) -> bool {
+    simd.first_true_m32s(simd.not_m32s(simd.equal_f32s(v, v))) < S::F32_LANES
+}
+
 /// The square root of one f64, by the tier's instruction.
 #[inline(always)]
 pub(crate) fn sqrt_f64<S: Simd>(simd: S, v: f64) -> f64 {

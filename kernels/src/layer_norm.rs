@@ -38,7 +38,7 @@ mod elements;
 mod fused;
 
 use crate::Isa;
-use crate::lanes::{FOLD_ROWS, Kernel, Lanes, RowIo, sqrt_f64};
+use crate::lanes::{FOLD_ROWS, Kernel, Lanes, RowIo, any_nan, sqrt_f64};
 use crate::moments::{self, CHUNK, Moments};
 use crate::rescue;
 use blocks::Blocks;
@@ -120,7 +120,7 @@ pub struct LayerNorm<'a> {
 impl<'a> LayerNorm<'a> {
     /// The job of normalizing `rows`, with `streaming` stores if so asked. `None` if gamma, beta or the statistics have another
     /// length than the rows ask for.
-    #[inline]
+    #[inline(always)]
     pub fn new(
         rows: RowIo<'a>,
         gamma: Option<&'a [f32]>,
@@ -166,6 +166,9 @@ impl<'a> LayerNorm<'a> {
     }
 
     /// Does the job on one tier, on the calling thread.
+    ///
+    /// The job is borrowed, and should not be moved just before: a copy loads in wider pieces than the fields have just
+    /// been stored in, which stalls for as long as a short row takes.
     #[inline]
     pub fn run_on(&mut self, isa: Isa) {
         if self.rows.rows() == 0 || self.rows.cols() == 0 {
@@ -280,7 +283,7 @@ impl Kernel for Normalize<'_> {
         if self.streaming {
             simd.fence();
         }
-        if simd.fold(probe).is_nan() {
+        if any_nan(simd, probe) {
             canonicalize_nans(&mut self.row, self.gamma, self.beta);
         }
     }
@@ -340,9 +343,6 @@ fn rescue_row(job: &mut LayerNorm<'_>, r: usize) {
 }
 
 /// Rows one by one, from `first` on. There is one at least. Returns whether a row of y is known to be finite.
-///
-/// The job is borrowed, here and in the other loops: moving one, two hundred bytes just written, stalls a call of few
-/// elements.
 struct WholeRows<'j, 'a, const AFFINE: bool, const STREAM: bool> {
     job: &'j mut LayerNorm<'a>,
     first: usize,
@@ -371,7 +371,7 @@ impl<const AFFINE: bool, const STREAM: bool> Kernel for WholeRows<'_, '_, AFFINE
         if STREAM {
             simd.fence();
         }
-        !AFFINE || !simd.fold(probe).is_nan()
+        !AFFINE || !any_nan(simd, probe)
     }
 }
 

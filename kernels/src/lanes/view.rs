@@ -35,7 +35,7 @@ fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
 
 impl<'a> RowIo<'a> {
     /// Rows of x to be normalized into y. `None` if they do not fit into the slices or overlap one another.
-    #[inline]
+    #[inline(always)]
     pub fn new(
         x: &'a [f32],
         x_stride: usize,
@@ -49,7 +49,7 @@ impl<'a> RowIo<'a> {
     }
 
     /// Rows to be normalized where they lie. `None` if they do not fit into the slice or overlap one another.
-    #[inline]
+    #[inline(always)]
     pub fn in_place(y: &'a mut [f32], stride: usize, rows: usize, cols: usize) -> Option<Self> {
         let y_ptr = y.as_mut_ptr();
         fits(y.len(), rows, cols, stride).then_some(Self {
@@ -64,16 +64,19 @@ impl<'a> RowIo<'a> {
     }
 
     /// The number of rows.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     /// The number of elements in a row.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
 
     /// Whether y is x itself.
+    #[inline]
     pub fn is_in_place(&self) -> bool {
         core::ptr::eq(self.x, self.y)
     }
