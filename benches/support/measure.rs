@@ -20,8 +20,8 @@ use super::placement::Placement;
 /// The time that a block should take, so that reading the clock costs nothing.
 const BLOCK: Duration = Duration::from_millis(1);
 
-/// The blocks' worth of untimed runs after which all threads are awake.
-const WAKE: u64 = 4;
+/// The time after which all threads are awake.
+const WAKE: Duration = Duration::from_millis(8);
 
 /// A contender whose block takes more than this many times as long as the copy's sits rounds out.
 const SLOW: f64 = 4.0;
@@ -125,7 +125,8 @@ impl Pace {
             if time * 4 >= BLOCK {
                 let fit = ((BLOCK.as_secs_f64() / time.as_secs_f64() * repeats as f64) as u64).max(1);
                 let block = time.as_secs_f64() / repeats as f64 * fit as f64;
-                let warm = if contender.threads() { WAKE * fit } else { 1 };
+                let wake = (WAKE.as_secs_f64() / block * fit as f64).ceil() as u64;
+                let warm = if contender.threads() { wake } else { 1 };
                 return Self { contender, warm, repeats: fit, block, every: 1 };
             }
             repeats *= 2;

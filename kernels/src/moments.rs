@@ -311,9 +311,7 @@ pub(crate) unsafe fn chunk_shift<S: Lanes>(simd: S, x: Source, len: ChunkLen) ->
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk<S: Lanes>(simd: S, x: Source, len: ChunkLen) -> Moments {
-    // SAFETY: the caller's duty.
-    let c = unsafe { chunk_shift(simd, x, len) };
+pub(crate) unsafe fn chunk<S: Lanes>(simd: S, x: Source, c: f32, len: ChunkLen) -> Moments {
     let mut sums = Sums::new(simd, c);
     let mut i = 0;
     while i + STEP <= len.len {
@@ -337,16 +335,24 @@ pub(crate) unsafe fn row<S: Lanes>(simd: S, x: Source, cols: usize) -> Moments {
     let (inner, last) = ChunkLen::of_row(cols);
     if cols <= CHUNK {
         // SAFETY: the row is one chunk.
-        return unsafe { chunk(simd, x, last) };
+        return unsafe { chunk(simd, x, chunk_shift(simd, x, last), last) };
     }
     let mut tree = Tree::new();
     let mut at = 0;
-    while at < cols {
-        let len = if cols - at > CHUNK { inner } else { last };
-        // SAFETY: at + len.len <= cols.
-        tree.push(unsafe { chunk(simd, x.after(at), len) });
-        at += len.len;
+    // SAFETY: there is more than one chunk.
+    let mut c = unsafe { chunk_shift(simd, x, inner) };
+    while cols - at > CHUNK {
+        let next = at + CHUNK;
+        // SAFETY: at least an element is left at `next`.
+        unsafe {
+            let next_c = chunk_shift(simd, x.after(next), if cols - next > CHUNK { inner } else { last });
+            tree.push(chunk(simd, x.after(at), c, inner));
+            c = next_c;
+        }
+        at = next;
     }
+    // SAFETY: the last chunk is left.
+    tree.push(unsafe { chunk(simd, x.after(at), c, last) });
     tree.total()
 }
 
