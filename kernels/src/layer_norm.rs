@@ -10,7 +10,7 @@
 //!
 //! Keeping the mean as hi + lo is what makes a row of mean 1e6 as good as one of mean 0: x - hi is exact for
 //! elements near the mean, and lo brings back what rounding the mean took. It costs two operations for each
-//! element, in a loop that waits for loads and stores. The loops are those of [`forward`](crate::forward).
+//! element, in a loop that waits for loads and stores. The loops are those of [`forward`].
 
 use crate::forward;
 pub use crate::forward::{RowNorm, StatsMut};

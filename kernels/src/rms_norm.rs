@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It is layer normalization without the mean: nothing is subtracted, so nothing cancels, and no shift is needed. The
-//! offset is 1 in models that keep gamma - 1 (Gemma), else 0. The loops are those of [`forward`](crate::forward).
+//! offset is 1 in models that keep gamma - 1 (Gemma), else 0. The loops are those of [`forward`].
 
 use crate::forward::{self, RowNorm, StatsMut};
 use crate::lanes::RowIo;
