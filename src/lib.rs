@@ -50,6 +50,7 @@ mod plan;
 mod rms_norm;
 mod rows;
 mod shape;
+mod sum;
 
 pub use error::Error;
 pub use isa::{default_isa, isa};
@@ -61,6 +62,7 @@ pub use parallel::Parallelism;
 pub use plan::Store;
 pub use rms_norm::{RmsNorm, rms_norm, rms_norm_in_place};
 pub use rows::{Rows, RowsMut};
+pub use sum::Sum;
 
 /// Version, compiler, target and profile of this build, for bug reports and benchmark records.
 pub const BUILD: &str = env!("LANENORM_BUILD");
