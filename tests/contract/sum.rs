@@ -28,8 +28,8 @@ impl Case {
     fn new(rows: usize, cols: usize, seed: u64) -> Self {
         let Problem { x, gamma, beta, .. } = Problem::mixed(rows, cols, seed);
         let Problem { x: residual, gamma: bias, .. } = Problem::mixed(rows, cols, seed + 1);
-        let bias = bias.filter(|_| seed % 2 == 0);
-        let (gamma, beta) = (gamma.filter(|_| seed % 3 != 0), beta.filter(|_| seed % 5 != 0));
+        let bias = bias.filter(|_| seed.is_multiple_of(2));
+        let (gamma, beta) = (gamma.filter(|_| !seed.is_multiple_of(3)), beta.filter(|_| !seed.is_multiple_of(5)));
         let mut s: Vec<f32> = x.iter().zip(&residual).map(|(x, residual)| x + residual).collect();
         if let Some(bias) = &bias {
             s.chunks_exact_mut(cols).flat_map(|row| row.iter_mut().zip(bias)).for_each(|(s, bias)| *s += bias);
