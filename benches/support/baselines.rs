@@ -1,7 +1,7 @@
 //! What people write who do not use a library: the plain copy that no normalization can beat by much, the formula as
 //! three loops, and Welford's algorithm from the textbook. The SIMD ones have files of their own.
 
-use super::{simd_welford, two_pass};
+use super::{simd_welford, sums, two_pass};
 
 /// The arguments are x, cols, gamma, beta, eps and y.
 pub(crate) type Forward = fn(&[f32], usize, &[f32], &[f32], f32, &mut [f32]);
@@ -19,8 +19,8 @@ pub(crate) struct Baseline {
 pub(crate) const BASELINES: [Baseline; 5] = [
     Baseline { name: "naive", run: naive, sums: 1 },
     Baseline { name: "welford", run: welford, sums: 1 },
-    Baseline { name: "two_pass", run: two_pass::plain, sums: two_pass::SUMS },
-    Baseline { name: "two_pass_simd", run: two_pass::simd, sums: two_pass::SUMS },
+    Baseline { name: "two_pass", run: two_pass::plain, sums: sums::SUMS },
+    Baseline { name: "two_pass_simd", run: two_pass::simd, sums: sums::SUMS },
     Baseline { name: "simd_welford", run: simd_welford::simd_welford, sums: simd_welford::GROUPS },
 ];
 

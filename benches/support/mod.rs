@@ -12,6 +12,7 @@ pub(crate) mod placement;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod simd_welford;
+pub(crate) mod sums;
 pub(crate) mod table;
 pub(crate) mod two_pass;
 pub(crate) mod with_criterion;
