@@ -1,28 +1,10 @@
 use lanenorm_kernels::Isa;
-use lanenorm_kernels::lanes::RowIo;
 use lanenorm_kernels::layer_norm::{LayerNorm as Job, StatsMut};
 
+use crate::plan::{Plan, Store};
 use crate::rows::{Rows, RowsMut};
-use crate::{Error, Parallelism, default_isa, parallel, shape};
-
-/// Which stores write y. The bits of the result are the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Store {
-    /// Streaming stores for large outputs that are not in place, ordinary ones for the rest.
-    #[default]
-    Auto,
-    /// Ordinary stores, which leave y in the caches.
-    Ordinary,
-    /// Streaming stores, which write past the caches where the tier has them. In place they are never used.
-    Streaming,
-}
-
-/// Outputs beyond this many bytes are streamed by [`Store::Auto`], if their rows are long enough.
-const STREAM_BYTES: usize = 16 << 20;
-
-/// Shorter rows leave too many cache lines half streamed.
-const STREAM_COLS: usize = 1024;
+use crate::{Error, Parallelism, shape};
+use lanenorm_kernels::lanes::RowIo;
 
 /// A plan for layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta for each row of `cols` elements.
 ///
@@ -44,53 +26,45 @@ const STREAM_COLS: usize = 1024;
 /// # Ok::<(), lanenorm::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
-pub struct LayerNorm {
-    cols: usize,
-    eps: f64,
-    isa: Isa,
-    parallelism: Parallelism,
-    store: Store,
-}
+pub struct LayerNorm(Plan);
 
 impl LayerNorm {
-    /// A plan for rows of `cols` elements, on the [default tier](default_isa).
+    /// A plan for rows of `cols` elements, on the [default tier](crate::default_isa).
     ///
     /// # Errors
     /// If eps is negative, infinite or NaN, or if `LANENORM_ISA` asks for a tier that is not there.
     pub fn new(cols: usize, eps: f64) -> Result<Self, Error> {
-        shape::eps(eps)?;
-        let isa = default_isa()?;
-        Ok(Self { cols, eps, isa, parallelism: Parallelism::default(), store: Store::default() })
+        Plan::new(cols, eps).map(Self)
     }
 
     /// The same plan with another parallelism.
     pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
-        Self { parallelism, ..self }
+        Self(Plan { parallelism, ..self.0 })
     }
 
     /// The same plan on another tier (see [`isa`](crate::isa())).
     pub fn with_isa(self, isa: Isa) -> Self {
-        Self { isa, ..self }
+        Self(Plan { isa, ..self.0 })
     }
 
     /// The same plan with another choice of stores.
     pub fn with_store(self, store: Store) -> Self {
-        Self { store, ..self }
+        Self(Plan { store, ..self.0 })
     }
 
     /// The number of elements in a row.
     pub fn cols(&self) -> usize {
-        self.cols
+        self.0.cols
     }
 
     /// The number added to the variance.
     pub fn eps(&self) -> f64 {
-        self.eps
+        self.0.eps
     }
 
     /// The tier that runs.
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.0.isa
     }
 
     /// Normalizes the rows of x into y.
@@ -119,13 +93,8 @@ impl LayerNorm {
         y: impl Into<RowsMut<'a>>,
         stats: StatsMut<'_>,
     ) -> Result<(), Error> {
-        let (x, y) = (x.into(), y.into());
-        let (rows, x_stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
-        let (y_rows, y_stride) = shape::rows("y", y.data.len(), y.layout, self.cols)?;
-        if rows != y_rows {
-            return Err(Error::Rows { x: rows, y: y_rows });
-        }
-        self.run(RowIo::new(x.data, x_stride, y.data, y_stride, rows, self.cols), rows, gamma, beta, stats)
+        let io = self.0.rows(x.into(), y.into())?;
+        self.run(io, gamma, beta, stats)
     }
 
     /// Normalizes rows where they lie.
@@ -152,47 +121,25 @@ impl LayerNorm {
         beta: Option<&[f32]>,
         stats: StatsMut<'_>,
     ) -> Result<(), Error> {
-        let x = x.into();
-        let (rows, stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
-        self.run(RowIo::in_place(x.data, stride, rows, self.cols), rows, gamma, beta, stats)
+        let io = self.0.rows_in_place(x.into())?;
+        self.run(io, gamma, beta, stats)
     }
 
     #[inline(always)]
     fn run(
         &self,
-        io: Option<RowIo<'_>>,
-        rows: usize,
+        io: RowIo<'_>,
         gamma: Option<&[f32]>,
         beta: Option<&[f32]>,
         stats: StatsMut<'_>,
     ) -> Result<(), Error> {
-        shape::length("gamma", gamma, self.cols)?;
-        shape::length("beta", beta, self.cols)?;
-        shape::length("mean", stats.mean.as_deref(), rows)?;
-        shape::length("mean_lo", stats.mean_lo.as_deref(), rows)?;
-        shape::length("rstd", stats.rstd.as_deref(), rows)?;
-        let elements = rows * self.cols;
-        let Some(io) = io else { unreachable!("shape.rs has checked the rows") };
-        let streaming = self.streams(elements, io.is_in_place());
-        // Not moved out of the option: see `LayerNorm::run_on` of the kernels.
-        let mut job = Job::new(io, gamma, beta, self.eps, streaming, stats);
-        let tasks = self.parallelism.tasks(elements);
-        if tasks > 1 {
-            job.into_iter().for_each(|job| parallel::run(self.isa, job, tasks));
-        } else if let Some(job) = &mut job {
-            job.run_on(self.isa);
-        }
+        shape::length("gamma", gamma, self.0.cols)?;
+        shape::length("beta", beta, self.0.cols)?;
+        shape::length("mean", stats.mean.as_deref(), io.rows())?;
+        shape::length("mean_lo", stats.mean_lo.as_deref(), io.rows())?;
+        shape::length("rstd", stats.rstd.as_deref(), io.rows())?;
+        self.0.run(io, |io, streaming| Job::new(io, gamma, beta, self.0.eps, streaming, stats));
         Ok(())
-    }
-
-    #[inline]
-    fn streams(&self, elements: usize, in_place: bool) -> bool {
-        !in_place
-            && match self.store {
-                Store::Auto => self.cols >= STREAM_COLS && elements > STREAM_BYTES / size_of::<f32>(),
-                Store::Ordinary => false,
-                Store::Streaming => true,
-            }
     }
 }
 

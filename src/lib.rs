@@ -46,6 +46,8 @@ mod error;
 mod isa;
 mod layer_norm;
 mod parallel;
+mod plan;
+mod rms_norm;
 mod rows;
 mod shape;
 
@@ -54,8 +56,10 @@ pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
 pub use lanenorm_kernels::layer_norm::StatsMut;
 pub use lanenorm_kernels::{Isa, Tier};
-pub use layer_norm::{LayerNorm, Store, layer_norm, layer_norm_in_place};
+pub use layer_norm::{LayerNorm, layer_norm, layer_norm_in_place};
 pub use parallel::Parallelism;
+pub use plan::Store;
+pub use rms_norm::{RmsNorm, rms_norm, rms_norm_in_place};
 pub use rows::{Rows, RowsMut};
 
 /// Version, compiler, target and profile of this build, for bug reports and benchmark records.

@@ -7,7 +7,7 @@
 use std::num::NonZeroUsize;
 
 use lanenorm_kernels::Isa;
-use lanenorm_kernels::layer_norm::{LayerNorm, Normalize};
+use lanenorm_kernels::forward::{Forward, Normalize};
 use lanenorm_kernels::moments::{Moments, RowMoments, split_point};
 
 /// How many tasks a call is cut into. Whatever is chosen, the bits of the result are the same.
@@ -54,7 +54,7 @@ impl Parallelism {
 }
 
 /// Runs the job in about `tasks` tasks.
-pub(crate) fn run(isa: Isa, mut job: LayerNorm<'_>, tasks: usize) {
+pub(crate) fn run<const CENTERED: bool>(isa: Isa, mut job: Forward<'_, CENTERED>, tasks: usize) {
     let (rows, cols) = (job.rows().rows(), job.rows().cols());
     if tasks <= 1 || rows == 0 {
         job.run_on(isa);
@@ -72,9 +72,9 @@ pub(crate) fn run(isa: Isa, mut job: LayerNorm<'_>, tasks: usize) {
 }
 
 /// One long row: its moments in parallel, then its columns in parallel.
-fn cut_row(isa: Isa, job: LayerNorm<'_>, tasks: usize) {
+fn cut_row<const CENTERED: bool>(isa: Isa, job: Forward<'_, CENTERED>, tasks: usize) {
     let Some(x) = job.rows().x_row(0) else { return };
-    let moments = moments(isa, x, x.len() / tasks);
+    let moments = moments(isa, RowMoments { x, centered: CENTERED }, x.len() / tasks);
     match job.with_moments(&moments) {
         Ok(job) => normalize(isa, job, tasks),
         Err(mut job) => job.run_on(isa),
@@ -82,18 +82,20 @@ fn cut_row(isa: Isa, job: LayerNorm<'_>, tasks: usize) {
 }
 
 /// The moments of a row, by subtrees of about `grain` elements.
-fn moments(isa: Isa, x: &[f32], grain: usize) -> Moments {
+fn moments(isa: Isa, row: RowMoments<'_>, grain: usize) -> Moments {
+    let RowMoments { x, centered } = row;
     match split_point(x.len()) {
         Some(at) if x.len() > grain => {
             let (a, b) = x.split_at(at);
-            let (a, b) = rayon::join(|| moments(isa, a, grain), || moments(isa, b, grain));
+            let part = |x| moments(isa, RowMoments { x, centered }, grain);
+            let (a, b) = rayon::join(|| part(a), || part(b));
             a.merge(b)
         }
-        _ => RowMoments { x }.run_on(isa),
+        _ => row.run_on(isa),
     }
 }
 
-fn normalize(isa: Isa, job: Normalize<'_>, tasks: usize) {
+fn normalize<const CENTERED: bool>(isa: Isa, job: Normalize<'_, CENTERED>, tasks: usize) {
     if tasks <= 1 {
         return job.run_on(isa);
     }

@@ -5,8 +5,8 @@
 //! state, and can be run by rayon, OpenMP or an engine's own threads. Most users want the safe plans of the
 //! `lanenorm` crate; this crate is for those who bring their own scheduler.
 //!
-//! Where to start reading: [`mod@reference`] is the specification, [`layer_norm`] the kernel, [`moments`] the
-//! statistics, [`lanes`] what a tier has to provide, [`isa`] the one place where a tier is chosen.
+//! Where to start reading: [`mod@reference`] is the specification, [`layer_norm`] and
+//! [`rms_norm`] the kernels, [`forward`] their loops, [`moments`] the statistics, [`lanes`] what a tier has to provide, [`isa`] the one place where a tier is chosen.
 #![no_std]
 #![allow(clippy::needless_range_loop, reason = "loops over registers and rows index several arrays")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -14,12 +14,14 @@
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
+pub mod forward;
 pub mod isa;
 pub mod lanes;
 pub mod layer_norm;
 pub mod moments;
 pub mod reference;
 mod rescue;
+pub mod rms_norm;
 pub mod table;
 
 pub use isa::{Isa, Tier};

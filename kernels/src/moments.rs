@@ -23,6 +23,8 @@
 //! in f64, along a binary tree whose left part always holds a power of two of chunks: its shape depends on the
 //! length alone, so several threads can work on one row and the bits stay.
 //!
+//! RMS normalization takes the sums of squares alone, with c = 0.
+//!
 //! # What fixes the bits
 //!
 //! - Elements `i` and `i + 32` of each block of 64 are paired (`d + d'`, and `fma(d', d', d * d)`), and the pair is
@@ -161,13 +163,13 @@ impl ChunkLen {
 
 /// The running sums of one chunk: S and Q per virtual lane.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sums<S: Lanes> {
+pub(crate) struct Sums<S: Lanes, const CENTERED: bool> {
     c: S::f32s,
     s: [S::f32s; MAX_REGS],
     q: [S::f32s; MAX_REGS],
 }
 
-impl<S: Lanes> Sums<S> {
+impl<S: Lanes, const CENTERED: bool> Sums<S, CENTERED> {
     /// No elements yet, to be counted from the shift `c`.
     #[inline(always)]
     pub(crate) fn new(simd: S, c: f32) -> Self {
@@ -177,8 +179,11 @@ impl<S: Lanes> Sums<S> {
 
     #[inline(always)]
     fn add(&mut self, simd: S, j: usize, a: S::f32s, b: S::f32s) {
-        let (a, b) = (simd.sub_f32s(a, self.c), simd.sub_f32s(b, self.c));
-        self.s[j] = simd.add_f32s(self.s[j], simd.add_f32s(a, b));
+        let (mut a, mut b) = (a, b);
+        if CENTERED {
+            (a, b) = (simd.sub_f32s(a, self.c), simd.sub_f32s(b, self.c));
+            self.s[j] = simd.add_f32s(self.s[j], simd.add_f32s(a, b));
+        }
         self.q[j] = simd.add_f32s(self.q[j], simd.fma(b, b, simd.mul_f32s(a, a)));
     }
 
@@ -295,12 +300,15 @@ pub(crate) fn shift(x0: f32, samples: f32, len: ChunkLen) -> f32 {
     x0 + samples * len.inv_samples
 }
 
-/// The shift of a chunk: close to its mean, equal to it when all elements are equal.
+/// The shift of a chunk: close to its mean, equal to it when all elements are equal; zero for sums of squares alone.
 ///
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk_shift<S: Lanes>(simd: S, x: Source, len: ChunkLen) -> f32 {
+pub(crate) unsafe fn chunk_shift<S: Lanes, const CENTERED: bool>(simd: S, x: Source, len: ChunkLen) -> f32 {
+    if !CENTERED {
+        return 0.0;
+    }
     // SAFETY: the caller's duty.
     let (x0, samples) = unsafe { (x.array::<1>(0)[0], sample(simd, x, len.len)) };
     shift(x0, simd.fold(samples), len)
@@ -311,8 +319,8 @@ pub(crate) unsafe fn chunk_shift<S: Lanes>(simd: S, x: Source, len: ChunkLen) ->
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk<S: Lanes>(simd: S, x: Source, c: f32, len: ChunkLen) -> Moments {
-    let mut sums = Sums::new(simd, c);
+pub(crate) unsafe fn chunk<S: Lanes, const CENTERED: bool>(simd: S, x: Source, c: f32, len: ChunkLen) -> Moments {
+    let mut sums = Sums::<S, CENTERED>::new(simd, c);
     let mut i = 0;
     while i + STEP <= len.len {
         // SAFETY: the loop's condition and the caller's duty.
@@ -331,28 +339,29 @@ pub(crate) unsafe fn chunk<S: Lanes>(simd: S, x: Source, c: f32, len: ChunkLen) 
 /// # Safety
 /// - x has at least `cols` elements.
 #[inline(always)]
-pub(crate) unsafe fn row<S: Lanes>(simd: S, x: Source, cols: usize) -> Moments {
+pub(crate) unsafe fn row<S: Lanes, const CENTERED: bool>(simd: S, x: Source, cols: usize) -> Moments {
     let (inner, last) = ChunkLen::of_row(cols);
     if cols <= CHUNK {
         // SAFETY: the row is one chunk.
-        return unsafe { chunk(simd, x, chunk_shift(simd, x, last), last) };
+        return unsafe { chunk::<S, CENTERED>(simd, x, chunk_shift::<S, CENTERED>(simd, x, last), last) };
     }
     let mut tree = Tree::new();
     let mut at = 0;
     // SAFETY: there is more than one chunk.
-    let mut c = unsafe { chunk_shift(simd, x, inner) };
+    let mut c = unsafe { chunk_shift::<S, CENTERED>(simd, x, inner) };
     while cols - at > CHUNK {
         let next = at + CHUNK;
         // SAFETY: at least an element is left at `next`.
         unsafe {
-            let next_c = chunk_shift(simd, x.after(next), if cols - next > CHUNK { inner } else { last });
-            tree.push(chunk(simd, x.after(at), c, inner));
+            let next_c =
+                chunk_shift::<S, CENTERED>(simd, x.after(next), if cols - next > CHUNK { inner } else { last });
+            tree.push(chunk::<S, CENTERED>(simd, x.after(at), c, inner));
             c = next_c;
         }
         at = next;
     }
     // SAFETY: the last chunk is left.
-    tree.push(unsafe { chunk(simd, x.after(at), c, last) });
+    tree.push(unsafe { chunk::<S, CENTERED>(simd, x.after(at), c, last) });
     tree.total()
 }
 
@@ -362,6 +371,9 @@ pub(crate) unsafe fn row<S: Lanes>(simd: S, x: Source, cols: usize) -> Moments {
 pub struct RowMoments<'a> {
     /// The elements.
     pub x: &'a [f32],
+    /// Whether squares are those of the deviations from the mean, as layer normalization needs them. Else they are those of
+    /// the elements, and origin and offset are zero.
+    pub centered: bool,
 }
 
 impl RowMoments<'_> {
@@ -380,6 +392,12 @@ impl Kernel for RowMoments<'_> {
             return Moments::EMPTY;
         }
         // SAFETY: the source has as many elements as the slice, which is not empty.
-        unsafe { row(simd, Source::from(self.x), self.x.len()) }
+        unsafe {
+            if self.centered {
+                row::<S, true>(simd, Source::from(self.x), self.x.len())
+            } else {
+                row::<S, false>(simd, Source::from(self.x), self.x.len())
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The specification: layer normalization as the formula has it, in f64, one row at a time. Slow and obvious.
+//! The specification: each normalization as its formula has it, in f64, one row at a time. Slow and obvious.
 //!
 //! Ba, Kiros and Hinton, "Layer Normalization", arXiv:1607.06450 (2016):
 //!
@@ -58,5 +58,32 @@ pub fn layer_norm(x: &[f32], gamma: Option<&[f32]>, beta: Option<&[f32]>, eps: f
         let gamma = gamma.map_or(1.0, |g| f64::from(g[i]));
         let beta = beta.map_or(0.0, |b| f64::from(b[i]));
         *y = xhat(x[i], &stats) * gamma + beta;
+    }
+}
+
+/// 1 / sqrt(mean(x^2) + eps) of a row, which must not be empty: infinite if all is zero, NaN if an element is not finite.
+pub fn rms_rstd(x: &[f32], eps: f64) -> f64 {
+    if x.iter().any(|v| !v.is_finite()) {
+        return f64::NAN;
+    }
+    let squares = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+    1.0 / pulp::Scalar.sqrt_f64s(squares / x.len() as f64 + eps)
+}
+
+/// One row of RMS normalization (Zhang and Sennrich, arXiv:1910.07467, 2019): y = x * rstd * (gamma + offset), the sum of
+/// gamma and offset rounded to f32. Without gamma the factor is 1. A row of zeros is zero even if eps is 0.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn rms_norm(x: &[f32], gamma: Option<&[f32]>, offset: f32, eps: f64, y: &mut [f64]) {
+    assert_eq!(x.len(), y.len(), "x and y differ in length");
+    if x.is_empty() {
+        return;
+    }
+    let rstd = rms_rstd(x, eps);
+    for (i, y) in y.iter_mut().enumerate() {
+        let factor = gamma.map_or(1.0, |g| f64::from(g[i] + offset));
+        let xhat = if x[i] == 0.0 && !rstd.is_nan() { 0.0 } else { f64::from(x[i]) * rstd };
+        *y = xhat * factor;
     }
 }

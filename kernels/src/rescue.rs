@@ -11,18 +11,22 @@ use crate::moments::Moments;
 
 const LANES: usize = 8;
 
-/// The moments of a row, or `None` if an element is not finite.
+/// The moments of a row, about zero unless `CENTERED`, or `None` if an element is not finite.
 ///
 /// # Safety
 /// - x has at least `cols` elements, `cols > 0`.
 #[cold]
 #[inline(never)]
-pub(crate) unsafe fn moments(x: Source, cols: usize) -> Option<Moments> {
-    // SAFETY: the caller's duty.
-    let origin = f64::from(unsafe { x.array::<1>(0) }[0]);
+pub(crate) unsafe fn moments<const CENTERED: bool>(x: Source, cols: usize) -> Option<Moments> {
     let count = cols as f64;
-    // SAFETY: the caller's duty.
-    let offset = unsafe { sum(x, cols, |v| v - origin) } / count;
+    let (mut origin, mut offset) = (0.0, 0.0);
+    if CENTERED {
+        // SAFETY: the caller's duty.
+        unsafe {
+            origin = f64::from(x.array::<1>(0)[0]);
+            offset = sum(x, cols, |v| v - origin) / count;
+        }
+    }
     // SAFETY: the caller's duty.
     let m2 = unsafe { sum(x, cols, |v| (v - origin - offset) * (v - origin - offset)) };
     // Finite elements have squares below 2^258.
@@ -59,7 +63,7 @@ unsafe fn sum(x: Source, cols: usize, f: impl Fn(f64) -> f64) -> f64 {
     lanes[0]
 }
 
-/// y = (x - mean) * rstd * gamma + beta in f64, rounded once; any NaN is the canonical one.
+/// y = (x - mean) * rstd * (gamma + offset) + beta in f64, rounded once; any NaN is the canonical one.
 ///
 /// # Safety
 /// - x and y have at least `cols` elements; they are the same or apart.
@@ -71,13 +75,13 @@ pub(crate) unsafe fn normalize(
     cols: usize,
     moments: &Moments,
     rstd: f64,
-    gamma: Option<&[f32]>,
+    (gamma, gamma_offset): (Option<&[f32]>, f32),
     beta: Option<&[f32]>,
 ) {
     for i in 0..cols {
         // SAFETY: i < cols.
         let x = f64::from(unsafe { x.array::<1>(i) }[0]);
-        let gamma = gamma.map_or(1.0, |g| f64::from(g[i]));
+        let gamma = gamma.map_or(1.0, |g| f64::from(g[i] + gamma_offset));
         let beta = beta.map_or(-0.0, |b| f64::from(b[i]));
         let v = ((x - moments.origin - moments.offset) * rstd * gamma + beta) as f32;
         // SAFETY: i < cols.

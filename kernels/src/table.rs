@@ -11,6 +11,8 @@ use crate::Tier;
 pub enum Op {
     /// Layer normalization, forward.
     LayerNorm,
+    /// RMS normalization, forward.
+    RmsNorm,
 }
 
 impl Op {
@@ -18,6 +20,7 @@ impl Op {
     pub const fn name(self) -> &'static str {
         match self {
             Self::LayerNorm => "layer_norm",
+            Self::RmsNorm => "rms_norm",
         }
     }
 }
@@ -51,7 +54,7 @@ pub struct Entry {
 }
 
 /// The operations and the element types that each is made for.
-const OPS: [(Op, Dtype); 1] = [(Op::LayerNorm, Dtype::F32)];
+const OPS: [(Op, Dtype); 2] = [(Op::LayerNorm, Dtype::F32), (Op::RmsNorm, Dtype::F32)];
 
 /// Every kernel, also those whose tier this build or machine lacks.
 pub fn kernels() -> impl Iterator<Item = Entry> {

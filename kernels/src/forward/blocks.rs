@@ -1,19 +1,19 @@
 //! Short rows, eight at a time.
 
-use super::elements::{Affine, Norm, RowNorm, all_finite, normalize, normalize_row};
-use super::{LayerNorm, TRUSTED, rescue_row};
+use super::elements::{Norm, RowNorm, all_finite, normalize, normalize_row};
+use super::{Forward, TRUSTED, rescue_row};
 use crate::lanes::{FOLD_ROWS, Kernel, Lanes};
 use crate::moments::{self, ChunkLen, STEP, Sums};
 
 /// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
 /// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether a
 /// row of y is known to be finite.
-pub(super) struct Blocks<'j, 'a, const AFFINE: bool, const STREAM: bool> {
-    pub(super) job: &'j mut LayerNorm<'a>,
+pub(super) struct Blocks<'j, 'a, const CENTERED: bool, const AFFINE: bool, const STREAM: bool> {
+    pub(super) job: &'j mut Forward<'a, CENTERED>,
     pub(super) rows: usize,
 }
 
-impl<const AFFINE: bool, const STREAM: bool> Kernel for Blocks<'_, '_, AFFINE, STREAM> {
+impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool> Kernel for Blocks<'_, '_, CENTERED, AFFINE, STREAM> {
     type Output = bool;
 
     #[inline(always)]
@@ -22,10 +22,10 @@ impl<const AFFINE: bool, const STREAM: bool> Kernel for Blocks<'_, '_, AFFINE, S
         let mut norm = block_moments(simd, job, 0);
         for r in (FOLD_ROWS..rows).step_by(FOLD_ROWS) {
             let next = block_moments(simd, job, r);
-            block_normalize::<S, AFFINE, STREAM>(simd, job, r - FOLD_ROWS, &norm);
+            block_normalize::<S, CENTERED, AFFINE, STREAM>(simd, job, r - FOLD_ROWS, &norm);
             norm = next;
         }
-        block_normalize::<S, AFFINE, STREAM>(simd, job, rows - FOLD_ROWS, &norm);
+        block_normalize::<S, CENTERED, AFFINE, STREAM>(simd, job, rows - FOLD_ROWS, &norm);
         if STREAM {
             simd.fence();
         }
@@ -57,7 +57,7 @@ impl BlockNorm {
 
 /// Takes the moments of the rows `r..r + FOLD_ROWS`.
 #[inline(always)]
-fn block_moments<S: Lanes>(simd: S, job: &mut LayerNorm<'_>, r: usize) -> BlockNorm {
+fn block_moments<S: Lanes, const CENTERED: bool>(simd: S, job: &mut Forward<'_, CENTERED>, r: usize) -> BlockNorm {
     let cols = job.rows.cols();
     let len = ChunkLen::new(cols);
     let zero = simd.splat_f32s(0.0);
@@ -68,18 +68,22 @@ fn block_moments<S: Lanes>(simd: S, job: &mut LayerNorm<'_>, r: usize) -> BlockN
         // SAFETY: the caller's rows are there, and have cols > 0 elements.
         unsafe {
             x[k] = job.rows.source(r + k);
-            samples[k] = moments::sample(simd, x[k], cols);
+            if CENTERED {
+                samples[k] = moments::sample(simd, x[k], cols);
+            }
         }
     }
-    let samples = simd.fold_rows(&samples);
     let mut c = [0.0; FOLD_ROWS];
-    for k in 0..FOLD_ROWS {
-        // SAFETY: rows have cols > 0 elements.
-        c[k] = moments::shift(unsafe { x[k].array::<1>(0) }[0], samples[k], len);
+    if CENTERED {
+        let samples = simd.fold_rows(&samples);
+        for k in 0..FOLD_ROWS {
+            // SAFETY: rows have cols > 0 elements.
+            c[k] = moments::shift(unsafe { x[k].array::<1>(0) }[0], samples[k], len);
+        }
     }
     let (mut s, mut q) = ([zero; FOLD_ROWS], [zero; FOLD_ROWS]);
     for k in 0..FOLD_ROWS {
-        let mut sums = Sums::new(simd, c[k]);
+        let mut sums = Sums::<S, CENTERED>::new(simd, c[k]);
         let mut i = 0;
         while i + STEP <= cols {
             // SAFETY: the loop's condition.
@@ -97,9 +101,9 @@ fn block_moments<S: Lanes>(simd: S, job: &mut LayerNorm<'_>, r: usize) -> BlockN
 
 /// What `moments::finish` and `settle` do, for eight rows at once.
 #[inline(always)]
-fn settle_block<S: Lanes>(
+fn settle_block<S: Lanes, const CENTERED: bool>(
     simd: S,
-    job: &mut LayerNorm<'_>,
+    job: &mut Forward<'_, CENTERED>,
     r: usize,
     c: &[f32; FOLD_ROWS],
     s: &[f32; FOLD_ROWS],
@@ -152,14 +156,14 @@ fn settle_block<S: Lanes>(
 }
 
 #[inline(always)]
-fn block_normalize<S: Lanes, const AFFINE: bool, const STREAM: bool>(
+fn block_normalize<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool>(
     simd: S,
-    job: &mut LayerNorm<'_>,
+    job: &mut Forward<'_, CENTERED>,
     r: usize,
     norm: &BlockNorm,
 ) {
     let cols = job.rows.cols();
-    let affine = Affine::new(job.gamma, job.beta);
+    let affine = job.affine();
     if STREAM || norm.any_rescued {
         for k in 0..FOLD_ROWS {
             if !norm.rescued[k] {
@@ -167,7 +171,7 @@ fn block_normalize<S: Lanes, const AFFINE: bool, const STREAM: bool>(
                 // constructor.
                 unsafe {
                     let (x, y) = (job.rows.source(r + k), job.rows.target(r + k));
-                    normalize_row::<S, AFFINE, STREAM>(simd, x, y, &norm.row(k), affine, cols);
+                    normalize_row::<S, CENTERED, AFFINE, STREAM>(simd, x, y, &norm.row(k), affine, cols);
                 }
             }
         }
@@ -179,7 +183,7 @@ fn block_normalize<S: Lanes, const AFFINE: bool, const STREAM: bool>(
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
             let y = [job.rows.target(r + k), job.rows.target(r + k + 1)];
             let norm = [Norm::new(simd, &norm.row(k)), Norm::new(simd, &norm.row(k + 1))];
-            normalize::<S, AFFINE, STREAM, 2>(simd, x, y, &norm, affine, 0, cols);
+            normalize::<S, CENTERED, AFFINE, STREAM, 2>(simd, x, y, &norm, affine, 0, cols);
         }
     }
 }

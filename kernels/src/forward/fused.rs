@@ -1,7 +1,7 @@
 //! Rows fused with their neighbours: one loop takes the moments of a row while it normalizes an earlier one.
 
 use super::elements::{Affine, Norm, all_finite, normalize, normalize_head};
-use super::{LayerNorm, settle};
+use super::{Forward, settle};
 use crate::lanes::{Kernel, Lanes, Source, Target, regs};
 use crate::moments::{self, CHUNK, ChunkLen, Moments, STEP, Sums, Tree};
 
@@ -15,18 +15,20 @@ struct Pending<S: Lanes> {
 
 /// The rows from `first` on, each normalized `DELAY` rows late. There is one at least. Returns whether a row of y is
 /// known to be finite.
-pub(super) struct Fused<'j, 'a, const AFFINE: bool, const STREAM: bool, const DELAY: usize> {
-    pub(super) job: &'j mut LayerNorm<'a>,
+pub(super) struct Fused<'j, 'a, const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const DELAY: usize> {
+    pub(super) job: &'j mut Forward<'a, CENTERED>,
     pub(super) first: usize,
 }
 
-impl<const AFFINE: bool, const STREAM: bool, const DELAY: usize> Kernel for Fused<'_, '_, AFFINE, STREAM, DELAY> {
+impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const DELAY: usize> Kernel
+    for Fused<'_, '_, CENTERED, AFFINE, STREAM, DELAY>
+{
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
         let Self { job, first } = self;
-        fused::<S, AFFINE, STREAM, DELAY>(simd, job, first);
+        fused::<S, CENTERED, AFFINE, STREAM, DELAY>(simd, job, first);
         if STREAM {
             simd.fence();
         }
@@ -37,15 +39,15 @@ impl<const AFFINE: bool, const STREAM: bool, const DELAY: usize> Kernel for Fuse
 }
 
 #[inline(always)]
-fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
+fn fused<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
     simd: S,
-    job: &mut LayerNorm<'_>,
+    job: &mut Forward<'_, CENTERED>,
     first: usize,
 ) {
     let (rows, cols) = (job.rows.rows(), job.rows.cols());
     let inv_cols = 1.0 / cols as f64;
     let (inner, last) = ChunkLen::of_row(cols);
-    let affine = Affine::new(job.gamma, job.beta);
+    let affine = job.affine();
     let mut queue = [None; DELAY];
     for t in first..rows + DELAY {
         let mut pending = match queue[0] {
@@ -53,7 +55,7 @@ fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
             Some(norm) => unsafe {
                 let (x, y) = (job.rows.source(t - DELAY), job.rows.target(t - DELAY));
                 let norm = Norm::new(simd, &norm);
-                let (at, _) = normalize_head::<S, AFFINE, STREAM>(simd, x, y, &norm, affine, cols);
+                let (at, _) = normalize_head::<S, CENTERED, AFFINE, STREAM>(simd, x, y, &norm, affine, cols);
                 Some(Pending { x, y, norm, at })
             },
             None => None,
@@ -64,7 +66,7 @@ fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
             let x = unsafe { job.rows.source(t) };
             let moments = if cols <= CHUNK {
                 // SAFETY: the row is one chunk; the pending row has cols elements.
-                unsafe { fused_chunk::<S, AFFINE, STREAM>(simd, x, last, &mut pending, affine, cols) }
+                unsafe { fused_chunk::<S, CENTERED, AFFINE, STREAM>(simd, x, last, &mut pending, affine, cols) }
             } else {
                 let mut tree = Tree::new();
                 let mut at = 0;
@@ -72,7 +74,7 @@ fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
                     let len = if cols - at > CHUNK { inner } else { last };
                     // SAFETY: at + len.len <= cols; the pending row has cols elements.
                     tree.push(unsafe {
-                        fused_chunk::<S, AFFINE, STREAM>(simd, x.after(at), len, &mut pending, affine, cols)
+                        fused_chunk::<S, CENTERED, AFFINE, STREAM>(simd, x.after(at), len, &mut pending, affine, cols)
                     });
                     at += len.len;
                 }
@@ -82,7 +84,7 @@ fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
         }
         if let Some(p) = pending {
             // SAFETY: the pending row has cols elements, of which p.at are done.
-            unsafe { normalize::<S, AFFINE, STREAM, 1>(simd, [p.x], [p.y], &[p.norm], affine, p.at, cols) };
+            unsafe { normalize::<S, CENTERED, AFFINE, STREAM, 1>(simd, [p.x], [p.y], &[p.norm], affine, p.at, cols) };
         }
         for k in 1..DELAY {
             queue[k - 1] = queue[k];
@@ -96,7 +98,7 @@ fn fused<S: Lanes, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
 /// # Safety
 /// - x has at least `len.len` elements, the pending row `cols`.
 #[inline(always)]
-unsafe fn fused_chunk<S: Lanes, const AFFINE: bool, const STREAM: bool>(
+unsafe fn fused_chunk<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool>(
     simd: S,
     x: Source,
     len: ChunkLen,
@@ -105,8 +107,8 @@ unsafe fn fused_chunk<S: Lanes, const AFFINE: bool, const STREAM: bool>(
     cols: usize,
 ) -> Moments {
     // SAFETY: the caller's duty.
-    let c = unsafe { moments::chunk_shift(simd, x, len) };
-    let mut sums = Sums::new(simd, c);
+    let c = unsafe { moments::chunk_shift::<S, CENTERED>(simd, x, len) };
+    let mut sums = Sums::<S, CENTERED>::new(simd, c);
     let steps = len.len / STEP;
     let mut i = 0;
     if let Some(p) = pending {
@@ -118,7 +120,11 @@ unsafe fn fused_chunk<S: Lanes, const AFFINE: bool, const STREAM: bool>(
                 sums.step(simd, x, i);
                 for j in 0..2 * regs::<S>() {
                     let j = j * S::F32_LANES;
-                    let v = norm.apply::<AFFINE>(simd, px.load(simd, at + i + j), affine.load(simd, at + i, j));
+                    let v = norm.apply::<CENTERED, AFFINE>(
+                        simd,
+                        px.load(simd, at + i + j),
+                        affine.load::<S, CENTERED>(simd, at + i, j),
+                    );
                     py.store::<S, STREAM>(simd, at + i + j, v);
                 }
             }

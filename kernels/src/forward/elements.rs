@@ -28,7 +28,7 @@ impl RowNorm {
     }
 
     /// From the moments of a row. `None` if they leave the range in which they can be trusted: then the row must be
-    /// given whole to [`LayerNorm`](super::LayerNorm), which finds the same and takes the slow path.
+    /// given whole to [`Forward`](super::Forward), which finds the same and takes the slow path.
     pub fn from_moments(moments: &Moments, eps: f64) -> Option<Self> {
         let v = moments.m2 * (1.0 / moments.count) + eps;
         TRUSTED.contains(&v).then(|| Self::new(moments.origin, moments.offset, 1.0 / sqrt_f64(pulp::Scalar, v)))
@@ -54,7 +54,16 @@ impl<S: Lanes> Norm<S> {
     }
 
     #[inline(always)]
-    pub(super) fn apply<const AFFINE: bool>(&self, simd: S, x: S::f32s, (gamma, beta): (S::f32s, S::f32s)) -> S::f32s {
+    pub(super) fn apply<const CENTERED: bool, const AFFINE: bool>(
+        &self,
+        simd: S,
+        x: S::f32s,
+        (gamma, beta): (S::f32s, S::f32s),
+    ) -> S::f32s {
+        if !CENTERED {
+            let xhat = simd.mul_f32s(x, self.rstd);
+            return if AFFINE { simd.mul_f32s(xhat, gamma) } else { xhat };
+        }
         let xhat = simd.fma(simd.sub_f32s(x, self.hi), self.rstd, self.offset);
         if AFFINE { simd.fma(xhat, gamma, beta) } else { xhat }
     }
@@ -66,6 +75,7 @@ impl<S: Lanes> Norm<S> {
 pub(super) struct Affine {
     gamma: Source,
     gamma_mask: usize,
+    gamma_offset: f32,
     beta: Source,
     beta_mask: usize,
 }
@@ -76,11 +86,12 @@ static NEGATIVE_ZEROS: [f32; STEP] = [-0.0; STEP];
 
 impl Affine {
     #[inline(always)]
-    pub(super) fn new(gamma: Option<&[f32]>, beta: Option<&[f32]>) -> Self {
+    pub(super) fn new(gamma: Option<&[f32]>, beta: Option<&[f32]>, gamma_offset: f32) -> Self {
         let mask = |v: Option<&[f32]>| if v.is_some() { usize::MAX } else { 0 };
         Self {
             gamma: Source::from(gamma.unwrap_or(&ONES)),
             gamma_mask: mask(gamma),
+            gamma_offset,
             beta: Source::from(beta.unwrap_or(&NEGATIVE_ZEROS)),
             beta_mask: mask(beta),
         }
@@ -92,9 +103,24 @@ impl Affine {
     /// - gamma and beta, if present, have at least `i + j + S::F32_LANES` elements.
     /// - `j + S::F32_LANES <= STEP`.
     #[inline(always)]
-    pub(super) unsafe fn load<S: Lanes>(&self, simd: S, i: usize, j: usize) -> (S::f32s, S::f32s) {
+    pub(super) unsafe fn load<S: Lanes, const CENTERED: bool>(
+        &self,
+        simd: S,
+        i: usize,
+        j: usize,
+    ) -> (S::f32s, S::f32s) {
         // SAFETY: the caller's duty.
-        unsafe { (self.gamma.load(simd, (i & self.gamma_mask) + j), self.beta.load(simd, (i & self.beta_mask) + j)) }
+        let gamma = unsafe { self.gamma.load(simd, (i & self.gamma_mask) + j) };
+        if !CENTERED {
+            return self.without_beta(simd, gamma);
+        }
+        // SAFETY: the caller's duty.
+        (gamma, unsafe { self.beta.load(simd, (i & self.beta_mask) + j) })
+    }
+
+    #[inline(always)]
+    fn without_beta<S: Lanes>(&self, simd: S, gamma: S::f32s) -> (S::f32s, S::f32s) {
+        (simd.add_f32s(gamma, simd.splat_f32s(self.gamma_offset)), simd.splat_f32s(0.0))
     }
 
     /// `n` elements from `i` on, at most a register.
@@ -102,15 +128,20 @@ impl Affine {
     /// # Safety
     /// - gamma and beta, if present, have at least `i + n` elements.
     #[inline(always)]
-    pub(super) unsafe fn load_tail<S: Lanes>(&self, simd: S, i: usize, n: usize) -> (S::f32s, S::f32s) {
+    pub(super) unsafe fn load_tail<S: Lanes, const CENTERED: bool>(
+        &self,
+        simd: S,
+        i: usize,
+        n: usize,
+    ) -> (S::f32s, S::f32s) {
         let zero = simd.splat_f32s(0.0);
         // SAFETY: the caller's duty.
-        unsafe {
-            (
-                self.gamma.load_tail(simd, i & self.gamma_mask, n, zero),
-                self.beta.load_tail(simd, i & self.beta_mask, n, zero),
-            )
+        let gamma = unsafe { self.gamma.load_tail(simd, i & self.gamma_mask, n, zero) };
+        if !CENTERED {
+            return self.without_beta(simd, gamma);
         }
+        // SAFETY: the caller's duty.
+        (gamma, unsafe { self.beta.load_tail(simd, i & self.beta_mask, n, zero) })
     }
 }
 
@@ -120,7 +151,13 @@ impl Affine {
 /// - Every x and y has at least `to` elements, as have gamma and beta if present.
 /// - If `STREAM`, `from` is the misalignment of every y plus a multiple of `S::F32_LANES`.
 #[inline(always)]
-pub(super) unsafe fn normalize<S: Lanes, const AFFINE: bool, const STREAM: bool, const R: usize>(
+pub(super) unsafe fn normalize<
+    S: Lanes,
+    const CENTERED: bool,
+    const AFFINE: bool,
+    const STREAM: bool,
+    const R: usize,
+>(
     simd: S,
     x: [Source; R],
     y: [Target; R],
@@ -138,9 +175,9 @@ pub(super) unsafe fn normalize<S: Lanes, const AFFINE: bool, const STREAM: bool,
             let j = k * S::F32_LANES;
             // SAFETY: the loop's condition and the caller's duty.
             unsafe {
-                let affine_ij = affine.load(simd, i, j);
+                let affine_ij = affine.load::<S, CENTERED>(simd, i, j);
                 for r in 0..R {
-                    let v = norm[r].apply::<AFFINE>(simd, x[r].load(simd, i + j), affine_ij);
+                    let v = norm[r].apply::<CENTERED, AFFINE>(simd, x[r].load(simd, i + j), affine_ij);
                     y[r].store::<S, STREAM>(simd, i + j, v);
                     probes[k % 4] = simd.fma(v, zero, probes[k % 4]);
                 }
@@ -152,7 +189,8 @@ pub(super) unsafe fn normalize<S: Lanes, const AFFINE: bool, const STREAM: bool,
         // SAFETY: the loop's condition and the caller's duty.
         unsafe {
             for r in 0..R {
-                let v = norm[r].apply::<AFFINE>(simd, x[r].load(simd, i), affine.load(simd, i, 0));
+                let v =
+                    norm[r].apply::<CENTERED, AFFINE>(simd, x[r].load(simd, i), affine.load::<S, CENTERED>(simd, i, 0));
                 y[r].store::<S, STREAM>(simd, i, v);
                 probes[0] = simd.fma(v, zero, probes[0]);
             }
@@ -162,7 +200,7 @@ pub(super) unsafe fn normalize<S: Lanes, const AFFINE: bool, const STREAM: bool,
     if i < to {
         for r in 0..R {
             // SAFETY: to - i elements are left.
-            let v = unsafe { normalize_tail::<S, AFFINE>(simd, x[r], y[r], &norm[r], affine, i, to - i) };
+            let v = unsafe { normalize_tail::<S, CENTERED, AFFINE>(simd, x[r], y[r], &norm[r], affine, i, to - i) };
             probes[0] = simd.fma(v, zero, probes[0]);
         }
     }
@@ -174,7 +212,7 @@ pub(super) unsafe fn normalize<S: Lanes, const AFFINE: bool, const STREAM: bool,
 /// # Safety
 /// - x and y have at least `i + n` elements, as have gamma and beta if present.
 #[inline(always)]
-pub(super) unsafe fn normalize_tail<S: Lanes, const AFFINE: bool>(
+pub(super) unsafe fn normalize_tail<S: Lanes, const CENTERED: bool, const AFFINE: bool>(
     simd: S,
     x: Source,
     y: Target,
@@ -185,7 +223,11 @@ pub(super) unsafe fn normalize_tail<S: Lanes, const AFFINE: bool>(
 ) -> S::f32s {
     // SAFETY: the caller's duty.
     unsafe {
-        let v = norm.apply::<AFFINE>(simd, x.load_tail(simd, i, n, norm.hi), affine.load_tail(simd, i, n));
+        let v = norm.apply::<CENTERED, AFFINE>(
+            simd,
+            x.load_tail(simd, i, n, norm.hi),
+            affine.load_tail::<S, CENTERED>(simd, i, n),
+        );
         y.store_tail(simd, i, n, v);
         v
     }
@@ -203,7 +245,7 @@ pub(super) fn all_finite(v: &[f32]) -> bool {
 /// # Safety
 /// - x and y have at least `cols` elements, as have gamma and beta if present.
 #[inline(always)]
-pub(super) unsafe fn normalize_row<S: Lanes, const AFFINE: bool, const STREAM: bool>(
+pub(super) unsafe fn normalize_row<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool>(
     simd: S,
     x: Source,
     y: Target,
@@ -213,17 +255,18 @@ pub(super) unsafe fn normalize_row<S: Lanes, const AFFINE: bool, const STREAM: b
 ) -> S::f32s {
     let norm = [Norm::new(simd, norm)];
     // SAFETY: the caller's duty.
-    let (head, mut probe) = unsafe { normalize_head::<S, AFFINE, STREAM>(simd, x, y, &norm[0], affine, cols) };
+    let (head, mut probe) =
+        unsafe { normalize_head::<S, CENTERED, AFFINE, STREAM>(simd, x, y, &norm[0], affine, cols) };
     let mut to = cols;
     while to - head > PIECE_COLS {
         let from = head + (to - head - 1) / PIECE_COLS * PIECE_COLS;
         // SAFETY: head <= from < to <= cols, and PIECE_COLS is a multiple of every register.
-        let piece = unsafe { normalize::<S, AFFINE, STREAM, 1>(simd, [x], [y], &norm, affine, from, to) };
+        let piece = unsafe { normalize::<S, CENTERED, AFFINE, STREAM, 1>(simd, [x], [y], &norm, affine, from, to) };
         probe = simd.add_f32s(probe, piece);
         to = from;
     }
     // SAFETY: to <= cols.
-    let piece = unsafe { normalize::<S, AFFINE, STREAM, 1>(simd, [x], [y], &norm, affine, head, to) };
+    let piece = unsafe { normalize::<S, CENTERED, AFFINE, STREAM, 1>(simd, [x], [y], &norm, affine, head, to) };
     simd.add_f32s(probe, piece)
 }
 
@@ -233,7 +276,7 @@ pub(super) unsafe fn normalize_row<S: Lanes, const AFFINE: bool, const STREAM: b
 /// # Safety
 /// - x and y have at least `cols` elements, as have gamma and beta if present.
 #[inline(always)]
-pub(super) unsafe fn normalize_head<S: Lanes, const AFFINE: bool, const STREAM: bool>(
+pub(super) unsafe fn normalize_head<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool>(
     simd: S,
     x: Source,
     y: Target,
@@ -247,7 +290,7 @@ pub(super) unsafe fn normalize_head<S: Lanes, const AFFINE: bool, const STREAM: 
         return (0, zero);
     }
     // SAFETY: head <= cols.
-    let v = unsafe { normalize_tail::<S, AFFINE>(simd, x, y, norm, affine, 0, head) };
+    let v = unsafe { normalize_tail::<S, CENTERED, AFFINE>(simd, x, y, norm, affine, 0, head) };
     (head, simd.fma(v, zero, zero))
 }
 

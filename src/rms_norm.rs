@@ -1,0 +1,156 @@
+use lanenorm_kernels::Isa;
+use lanenorm_kernels::lanes::RowIo;
+use lanenorm_kernels::rms_norm::RmsNorm as Job;
+
+use crate::plan::{Plan, Store};
+use crate::rows::{Rows, RowsMut};
+use crate::{Error, Parallelism, shape};
+
+/// A plan for RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + offset) for each row of `cols` elements.
+///
+/// The formula is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, 2019. A plan is a
+/// handful of numbers: cheap to make, to copy and to share between threads. Running it allocates nothing.
+///
+/// gamma, if given, has `cols` elements; without it the factor is 1. x and y are slices of whole rows (row-major) or
+/// strided [`Rows`] and [`RowsMut`]. Zero rows or zero columns are fine, and nothing happens.
+///
+/// |y - exact| <= 4 u |gamma + offset| (1 + |xhat|), with u = 2^-24 and xhat the exact normalized value.
+///
+/// ```
+/// use lanenorm::RmsNorm;
+///
+/// let plan = RmsNorm::new(4, 0.0)?;
+/// let x = [1.0, -1.0, 1.0, -1.0, 1e30, 1e30, -1e30, -1e30];
+/// let mut y = [0.0; 8];
+/// plan.forward(&x, None, &mut y)?;
+/// assert_eq!(y, [1.0, -1.0, 1.0, -1.0, 1.0, 1.0, -1.0, -1.0]);
+/// # Ok::<(), lanenorm::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm {
+    plan: Plan,
+    offset: f32,
+}
+
+impl RmsNorm {
+    /// A plan for rows of `cols` elements, on the [default tier](crate::default_isa), with an offset of 0.
+    ///
+    /// # Errors
+    /// If eps is negative, infinite or NaN, or if `LANENORM_ISA` asks for a tier that is not there.
+    pub fn new(cols: usize, eps: f64) -> Result<Self, Error> {
+        Ok(Self { plan: Plan::new(cols, eps)?, offset: 0.0 })
+    }
+
+    /// The same plan with another number added to gamma, in f32: 1 for models that keep gamma - 1, as Gemma does. It has no
+    /// effect where there is no gamma.
+    pub fn with_offset(self, offset: f32) -> Self {
+        Self { offset, ..self }
+    }
+
+    /// The same plan with another parallelism.
+    pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
+        Self { plan: Plan { parallelism, ..self.plan }, ..self }
+    }
+
+    /// The same plan on another tier (see [`isa`](crate::isa())).
+    pub fn with_isa(self, isa: Isa) -> Self {
+        Self { plan: Plan { isa, ..self.plan }, ..self }
+    }
+
+    /// The same plan with another choice of stores.
+    pub fn with_store(self, store: Store) -> Self {
+        Self { plan: Plan { store, ..self.plan }, ..self }
+    }
+
+    /// The number of elements in a row.
+    pub fn cols(&self) -> usize {
+        self.plan.cols
+    }
+
+    /// The number added to the mean of squares.
+    pub fn eps(&self) -> f64 {
+        self.plan.eps
+    }
+
+    /// The number added to gamma.
+    pub fn offset(&self) -> f32 {
+        self.offset
+    }
+
+    /// The tier that runs.
+    pub fn isa(&self) -> Isa {
+        self.plan.isa
+    }
+
+    /// Normalizes the rows of x into y.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward<'a>(
+        &self,
+        x: impl Into<Rows<'a>>,
+        gamma: Option<&[f32]>,
+        y: impl Into<RowsMut<'a>>,
+    ) -> Result<(), Error> {
+        self.run(self.plan.rows(x.into(), y.into())?, gamma, None)
+    }
+
+    /// Normalizes the rows of x into y, and keeps rstd = 1 / sqrt(mean(x^2) + eps) of each row.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward_with_rstd<'a>(
+        &self,
+        x: impl Into<Rows<'a>>,
+        gamma: Option<&[f32]>,
+        y: impl Into<RowsMut<'a>>,
+        rstd: &mut [f32],
+    ) -> Result<(), Error> {
+        self.run(self.plan.rows(x.into(), y.into())?, gamma, Some(rstd))
+    }
+
+    /// Normalizes rows where they lie.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward_in_place<'a>(&self, x: impl Into<RowsMut<'a>>, gamma: Option<&[f32]>) -> Result<(), Error> {
+        self.run(self.plan.rows_in_place(x.into())?, gamma, None)
+    }
+
+    /// Normalizes rows where they lie, and keeps rstd = 1 / sqrt(mean(x^2) + eps) of each row.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward_in_place_with_rstd<'a>(
+        &self,
+        x: impl Into<RowsMut<'a>>,
+        gamma: Option<&[f32]>,
+        rstd: &mut [f32],
+    ) -> Result<(), Error> {
+        self.run(self.plan.rows_in_place(x.into())?, gamma, Some(rstd))
+    }
+
+    #[inline(always)]
+    fn run(&self, io: RowIo<'_>, gamma: Option<&[f32]>, rstd: Option<&mut [f32]>) -> Result<(), Error> {
+        shape::length("gamma", gamma, self.plan.cols)?;
+        shape::length("rstd", rstd.as_deref(), io.rows())?;
+        self.plan.run(io, |io, streaming| Job::new(io, gamma, self.offset, self.plan.eps, streaming, rstd));
+        Ok(())
+    }
+}
+
+/// RMS normalization of the rows of x, `cols` elements each, into y: [`RmsNorm::forward`] for the common case.
+///
+/// # Errors
+/// If eps is negative, infinite or NaN, or if the lengths do not fit together; nothing has been written then.
+pub fn rms_norm(x: &[f32], cols: usize, gamma: Option<&[f32]>, eps: f64, y: &mut [f32]) -> Result<(), Error> {
+    RmsNorm::new(cols, eps)?.forward(x, gamma, y)
+}
+
+/// RMS normalization of the rows of x where they lie: [`RmsNorm::forward_in_place`] for the common case.
+///
+/// # Errors
+/// If eps is negative, infinite or NaN, or if the lengths do not fit together; nothing has been written then.
+pub fn rms_norm_in_place(x: &mut [f32], cols: usize, gamma: Option<&[f32]>, eps: f64) -> Result<(), Error> {
+    RmsNorm::new(cols, eps)?.forward_in_place(x, gamma)
+}
