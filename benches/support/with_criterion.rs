@@ -1,10 +1,10 @@
 //! The whole grid as benchmarks of criterion, for its statistics, baselines, filters and test mode. Ids are
-//! op/dtype/isa/shape, as in `layer_norm/f32/avx2/512x768`, with the options of variants behind.
+//! op/dtype/isa/shape, as in `rms_norm/f32/avx2/512x768`, with the options of variants behind.
 
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use lanenorm::kernels::table::{Dtype, Op};
+use lanenorm::kernels::table::Dtype;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -28,9 +28,9 @@ fn bench(criterion: &mut Criterion, case: &Case) {
     // Made by the first benchmark that passes the filter.
     let mut tensors = None;
     let mut answers = None;
-    let mut group = criterion.benchmark_group(format!("{}/{}", Op::LayerNorm.name(), Dtype::F32.name()));
+    let mut group = criterion.benchmark_group(format!("{}/{}", case.op.name(), Dtype::F32.name()));
     group.throughput(Throughput::Bytes(case.bytes() as u64)).sampling_mode(SamplingMode::Flat);
-    for contender in contender::many() {
+    for contender in contender::many(case.op) {
         let parameter = match contender.options() {
             options if options.is_empty() => case.name.clone(),
             options => format!("{}/{options}", case.name),
