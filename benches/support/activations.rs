@@ -1,16 +1,18 @@
 //! The real input: activations of a sentence-embedding model, layer after layer.
 
+use lanenorm::kernels::table::Op;
+
 use super::case::{Case, Tensor};
 
 #[path = "../../tests/data/minilm.rs"]
 mod minilm;
 
 /// The case made of every layer of the model.
-pub(crate) fn case() -> Case {
+pub(crate) fn case(op: Op) -> Case {
     let model = minilm::load();
     let cols = model.layers[0].cols();
     let tensors = model.layers.into_iter().map(|layer| Tensor { x: layer.x, gamma: layer.gamma, beta: layer.beta });
     let tensors: Vec<_> = tensors.collect();
     let rows: usize = tensors.iter().map(|t| t.x.len() / cols).sum();
-    Case::real(format!("minilm_{rows}x{cols}"), "real activations, layer by layer", model.eps, tensors)
+    Case::real(op, format!("minilm_{rows}x{cols}"), "real activations, layer by layer", model.eps, tensors)
 }

@@ -1,31 +1,60 @@
-//! What people write who do not use a library: the plain copy that no normalization can beat by much, the formula as
-//! three loops, and Welford's algorithm from the textbook. The SIMD ones have files of their own.
+//! What people write who do not use a library: the plain copy that no normalization can beat by much, each formula as
+//! scalar loops, and Welford's algorithm from the textbook. The SIMD ones have files of their own.
 
-use super::{simd_welford, two_pass};
+use lanenorm::kernels::table::Op;
 
-/// The arguments are x, cols, gamma, beta, eps and y.
-pub(crate) type Forward = fn(&[f32], usize, &[f32], &[f32], f32, &mut [f32]);
+use super::{simd_welford, sums, two_pass};
 
 /// A baseline that normalizes.
 #[derive(Clone, Copy)]
 pub(crate) struct Baseline {
     pub(crate) name: &'static str,
-    pub(crate) run: Forward,
+    pub(crate) run: Run,
     /// The number of sums that each row is spread over: the more, the smaller their rounding errors.
     pub(crate) sums: usize,
 }
 
-/// Every baseline that normalizes, the simplest first.
-pub(crate) const BASELINES: [Baseline; 5] = [
-    Baseline { name: "naive", run: naive, sums: 1 },
-    Baseline { name: "welford", run: welford, sums: 1 },
-    Baseline { name: "two_pass", run: two_pass::plain, sums: two_pass::SUMS },
-    Baseline { name: "two_pass_simd", run: two_pass::simd, sums: two_pass::SUMS },
-    Baseline { name: "simd_welford", run: simd_welford::simd_welford, sums: simd_welford::GROUPS },
+/// The function, which tells the operation.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    LayerNorm(LayerNorm),
+    RmsNorm(RmsNorm),
+}
+
+/// The arguments are x, cols, gamma, beta, eps and y.
+type LayerNorm = fn(&[f32], usize, &[f32], &[f32], f32, &mut [f32]);
+
+/// The arguments are x, cols, gamma, eps and y.
+type RmsNorm = fn(&[f32], usize, &[f32], f32, &mut [f32]);
+
+/// Every baseline that normalizes, the simplest of each operation first.
+const BASELINES: [Baseline; 8] = [
+    Baseline { name: "naive", run: Run::LayerNorm(naive_layer_norm), sums: 1 },
+    Baseline { name: "welford", run: Run::LayerNorm(welford), sums: 1 },
+    Baseline { name: "two_pass", run: Run::LayerNorm(two_pass::layer_norm), sums: sums::SUMS },
+    Baseline { name: "two_pass_simd", run: Run::LayerNorm(two_pass::layer_norm_simd), sums: sums::SUMS },
+    Baseline { name: "simd_welford", run: Run::LayerNorm(simd_welford::simd_welford), sums: simd_welford::GROUPS },
+    Baseline { name: "naive", run: Run::RmsNorm(naive_rms_norm), sums: 1 },
+    Baseline { name: "two_pass", run: Run::RmsNorm(two_pass::rms_norm), sums: sums::SUMS },
+    Baseline { name: "two_pass_simd", run: Run::RmsNorm(two_pass::rms_norm_simd), sums: sums::SUMS },
 ];
 
+/// The baselines of an operation.
+pub(crate) fn baselines(op: Op) -> impl Iterator<Item = Baseline> {
+    BASELINES.into_iter().filter(move |b| b.run.op() == op)
+}
+
+impl Run {
+    fn op(self) -> Op {
+        match self {
+            Self::LayerNorm(_) => Op::LayerNorm,
+            Self::RmsNorm(_) => Op::RmsNorm,
+        }
+    }
+}
+
 /// The formula: a loop for the mean, one for the variance, one for the output.
-fn naive(x: &[f32], cols: usize, gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32]) {
+fn naive_layer_norm(x: &[f32], cols: usize, gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32]) {
     for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
         let mut mean = 0.0;
         for &x in x {
@@ -58,6 +87,20 @@ fn welford(x: &[f32], cols: usize, gamma: &[f32], beta: &[f32], eps: f32, y: &mu
 fn normalize(x: &[f32], gamma: &[f32], beta: &[f32], mean: f32, rstd: f32, y: &mut [f32]) {
     for (((y, &x), &gamma), &beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
         *y = (x - mean) * rstd * gamma + beta;
+    }
+}
+
+/// The formula: a loop for the mean of squares, one for the output.
+fn naive_rms_norm(x: &[f32], cols: usize, gamma: &[f32], eps: f32, y: &mut [f32]) {
+    for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
+        let mut squares = 0.0;
+        for &x in x {
+            squares += x * x;
+        }
+        let rstd = 1.0 / (squares / cols as f32 + eps).sqrt();
+        for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(gamma) {
+            *y = x * rstd * gamma;
+        }
     }
 }
 

@@ -1,29 +1,37 @@
 //! The inputs: shapes that models have and shapes that are awkward, filled with random numbers, and real activations.
 
+use lanenorm::Tier;
+use lanenorm::kernels::table::{self, Dtype, Op};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::activations;
 
-/// Rows, columns, and which call it is like.
-const SHAPES: [(usize, usize, &str); 17] = [
-    (1, 8, "what a call costs"),
-    (1, 768, "one token of BERT-base"),
-    (1, 4096, "one token of a 7B model"),
-    (1, 16384, "one token of a very large model"),
-    (7, 333, "a multiple of nothing"),
-    (8, 768, "a few tokens of BERT-base"),
-    (32, 1024, "a few tokens of BERT-large"),
-    (128, 768, "a sentence of BERT-base"),
-    (197, 1000, "the tokens of a vision transformer, of an odd width"),
-    (512, 384, "a paragraph of MiniLM"),
-    (512, 768, "a paragraph of BERT-base"),
-    (2048, 1024, "beyond the L2 cache"),
-    (16384, 128, "heads"),
-    (65536, 64, "short heads"),
-    (4096, 4096, "a long prompt of a 7B model"),
-    (4, 1_000_003, "few rows, and long"),
-    (1, 16_777_216, "one row to be split over threads"),
+/// The operations that the default run times on a shape: those that models call with it.
+const BOTH: &[Op] = &[Op::LayerNorm, Op::RmsNorm];
+const LAYER_NORM: &[Op] = &[Op::LayerNorm];
+const RMS_NORM: &[Op] = &[Op::RmsNorm];
+
+/// Rows, columns, which call it is like, and who times it by default.
+const SHAPES: [(usize, usize, &str, &[Op]); 18] = [
+    (1, 8, "what a call costs", LAYER_NORM),
+    (1, 768, "one token of BERT-base", LAYER_NORM),
+    (1, 4096, "one token of a 7B model", BOTH),
+    (1, 16384, "one token of a very large model", BOTH),
+    (7, 333, "a multiple of nothing", LAYER_NORM),
+    (8, 768, "a few tokens of BERT-base", BOTH),
+    (32, 1024, "a few tokens of BERT-large", LAYER_NORM),
+    (128, 768, "a sentence of BERT-base", BOTH),
+    (197, 1000, "the tokens of a vision transformer, of an odd width", LAYER_NORM),
+    (512, 384, "a paragraph of MiniLM", LAYER_NORM),
+    (512, 768, "a paragraph of BERT-base", BOTH),
+    (2048, 1024, "beyond the L2 cache", BOTH),
+    (16384, 128, "heads", LAYER_NORM),
+    (65536, 64, "short heads", LAYER_NORM),
+    (65536, 128, "heads of a long prompt", RMS_NORM),
+    (4096, 4096, "a long prompt of a 7B model", BOTH),
+    (4, 1_000_003, "few rows, and long", LAYER_NORM),
+    (1, 16_777_216, "one row to be split over threads", LAYER_NORM),
 ];
 
 /// A tensor and what normalizes it.
@@ -34,14 +42,16 @@ pub(crate) struct Tensor {
     pub(crate) beta: Vec<f32>,
 }
 
-/// One or more tensors that are normalized one after the other, and timed together.
+/// An operation on one or more tensors that are normalized one after the other, and timed together.
 pub(crate) struct Case {
+    pub(crate) op: Op,
     pub(crate) name: String,
     pub(crate) about: &'static str,
     pub(crate) cols: usize,
     pub(crate) eps: f64,
     /// The number of elements of x, of all tensors together.
     pub(crate) elements: usize,
+    in_default_run: bool,
     data: Data,
 }
 
@@ -51,24 +61,33 @@ enum Data {
     Real(Vec<Tensor>),
 }
 
-/// All inputs.
+/// All operations on all inputs. The cases of one operation follow each other.
 pub(crate) fn all() -> Vec<Case> {
-    let mut cases: Vec<_> = SHAPES.into_iter().map(|(rows, cols, about)| Case::random(rows, cols, about)).collect();
-    cases.push(activations::case());
-    cases
+    // Every operation has a scalar kernel.
+    let kernels = table::kernels().filter(|k| (k.dtype, k.tier) == (Dtype::F32, Tier::Scalar));
+    let cases_of = |op| {
+        let shapes = SHAPES.into_iter().map(move |(rows, cols, about, default)| {
+            let name = format!("{rows}x{cols}");
+            let in_default_run = default.contains(&op);
+            Case { op, name, about, cols, eps: 1e-5, elements: rows * cols, in_default_run, data: Data::Random }
+        });
+        shapes.chain([activations::case(op)])
+    };
+    kernels.flat_map(|kernel| cases_of(kernel.op)).collect()
+}
+
+/// The cases of the default run.
+pub(crate) fn few() -> Vec<Case> {
+    all().into_iter().filter(|case| case.in_default_run).collect()
 }
 
 impl Case {
-    fn random(rows: usize, cols: usize, about: &'static str) -> Self {
-        let name = format!("{rows}x{cols}");
-        Self { name, about, cols, eps: 1e-5, elements: rows * cols, data: Data::Random }
-    }
-
-    /// A case of given tensors, which have one number of columns.
-    pub(crate) fn real(name: String, about: &'static str, eps: f64, tensors: Vec<Tensor>) -> Self {
+    /// A case of given tensors, which have one number of columns and come from LayerNorms.
+    pub(crate) fn real(op: Op, name: String, about: &'static str, eps: f64, tensors: Vec<Tensor>) -> Self {
         let cols = tensors[0].gamma.len();
         let elements = tensors.iter().map(|t| t.x.len()).sum();
-        Self { name, about, cols, eps, elements, data: Data::Real(tensors) }
+        let in_default_run = op == Op::LayerNorm;
+        Self { op, name, about, cols, eps, elements, in_default_run, data: Data::Real(tensors) }
     }
 
     /// The tensors, the same ones in every run.

@@ -1,6 +1,7 @@
 //! Answers are compared before they are timed: a fast wrong answer is no result.
 
 use lanenorm::kernels::reference;
+use lanenorm::kernels::table::Op;
 
 use super::case::{Case, Tensor};
 use super::contender::{Contender, Variant};
@@ -19,7 +20,7 @@ pub(crate) struct Answers<'a> {
     without_affine: Option<Answer>,
 }
 
-/// The reference, and the error that it allows: |gamma| (1 + |xhat|) + |beta| for each element.
+/// The reference, and the error that it allows: |gamma| (1 + |xhat|) + |beta| for each element. RMSNorm has no beta.
 struct Answer {
     exact: Vec<f64>,
     scale: Vec<f32>,
@@ -83,17 +84,18 @@ impl<'a> Answers<'a> {
 
 impl Answer {
     fn new(case: &Case, affine: bool) -> Self {
-        let (mut exact, mut scale) = (Vec::new(), Vec::new());
+        let (mut exact, mut scale, mut xhat) = (Vec::new(), Vec::new(), vec![0.0; case.cols]);
         for Tensor { x, gamma, beta } in case.tensors() {
             for x in x.chunks_exact(gamma.len()) {
                 let row = exact.len();
                 exact.resize(row + x.len(), 0.0);
-                let (gamma, beta) = (affine.then_some(&gamma[..]), affine.then_some(&beta[..]));
-                reference::layer_norm(x, gamma, beta, case.eps, &mut exact[row..]);
-                let stats = reference::stats(x, case.eps);
-                scale.extend(x.iter().enumerate().map(|(i, &x)| {
+                let gamma = affine.then_some(&gamma[..]);
+                let beta = (affine && case.op == Op::LayerNorm).then_some(&beta[..]);
+                forward(case, x, gamma, beta, &mut exact[row..]);
+                forward(case, x, None, None, &mut xhat);
+                scale.extend(xhat.iter().enumerate().map(|(i, &xhat)| {
                     let (gamma, beta) = (gamma.map_or(1.0, |g| g[i]), beta.map_or(0.0, |b| b[i]));
-                    gamma.abs() * (1.0 + reference::xhat(x, &stats).abs() as f32) + beta.abs()
+                    gamma.abs() * (1.0 + xhat.abs() as f32) + beta.abs()
                 }));
             }
         }
@@ -105,6 +107,15 @@ impl Answer {
         let errors = got.iter().zip(&self.exact).zip(&self.scale);
         let errors = errors.map(|((&got, exact), &scale)| (f64::from(got) - exact).abs() / (U * f64::from(scale)));
         errors.fold(0.0, |worst, error| if error > worst || error.is_nan() { error } else { worst })
+    }
+}
+
+/// The reference of a row.
+fn forward(case: &Case, x: &[f32], gamma: Option<&[f32]>, beta: Option<&[f32]>, y: &mut [f64]) {
+    match case.op {
+        Op::LayerNorm => reference::layer_norm(x, gamma, beta, case.eps, y),
+        Op::RmsNorm => reference::rms_norm(x, gamma, 0.0, case.eps, y),
+        op => unimplemented!("the reference of {}", op.name()),
     }
 }
 

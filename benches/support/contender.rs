@@ -4,11 +4,12 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use lanenorm::kernels::table::{self, Dtype, Op};
-use lanenorm::{Isa, LayerNorm, Parallelism, StatsMut, Store};
+use lanenorm::{Isa, LayerNorm, Parallelism, RmsNorm, Store};
 
-use super::baselines::{BASELINES, Baseline, copy_threads};
+use super::baselines::{Baseline, Run, baselines, copy_threads};
 use super::case::Case;
 use super::placement::{Call, Placement};
+use super::plan::Plan;
 
 /// The outputs from which on stores past the caches are worth a look.
 const LARGE_BYTES: usize = 8 << 20;
@@ -33,14 +34,14 @@ pub(crate) enum Contender {
 }
 
 /// The tiers of the kernel table that this machine has, narrowest first.
-pub(crate) fn tiers() -> impl Iterator<Item = Isa> {
-    let ours = table::kernels().filter(|k| (k.op, k.dtype) == (Op::LayerNorm, Dtype::F32));
+pub(crate) fn tiers(op: Op) -> impl Iterator<Item = Isa> {
+    let ours = table::kernels().filter(move |k| (k.op, k.dtype) == (op, Dtype::F32));
     ours.filter_map(|kernel| Isa::new(kernel.tier))
 }
 
 /// The contenders of the default run: `best` is the default tier.
 pub(crate) fn few(case: &Case, best: Isa) -> Vec<Contender> {
-    let mut all = common();
+    let mut all = common(case.op);
     let mut add = |threads, variant| all.push(Contender::Plan { isa: best, threads, variant });
     add(true, Variant::Default);
     if case.elements * size_of::<f32>() >= LARGE_BYTES {
@@ -54,10 +55,10 @@ pub(crate) fn few(case: &Case, best: Isa) -> Vec<Contender> {
 }
 
 /// The contenders of the whole grid.
-pub(crate) fn many() -> Vec<Contender> {
+pub(crate) fn many(op: Op) -> Vec<Contender> {
     use Variant::{Default, InPlace, NoAffine, Ordinary, Stats, Streaming};
-    let mut all = common();
-    for isa in tiers() {
+    let mut all = common(op);
+    for isa in tiers(op) {
         all.push(Contender::Plan { isa, threads: true, variant: Default });
         for variant in [Ordinary, Streaming, InPlace, NoAffine, Stats] {
             all.extend([false, true].map(|threads| Contender::Plan { isa, threads, variant }));
@@ -66,10 +67,10 @@ pub(crate) fn many() -> Vec<Contender> {
     all
 }
 
-fn common() -> Vec<Contender> {
+fn common(op: Op) -> Vec<Contender> {
     let mut all = vec![Contender::Copy { threads: false }, Contender::Copy { threads: true }];
-    all.extend(BASELINES.map(Contender::Baseline));
-    all.extend(tiers().map(|isa| Contender::Plan { isa, threads: false, variant: Variant::Default }));
+    all.extend(baselines(op).map(Contender::Baseline));
+    all.extend(tiers(op).map(|isa| Contender::Plan { isa, threads: false, variant: Variant::Default }));
     all
 }
 
@@ -131,35 +132,44 @@ impl Contender {
                 repeat(calls, repeats, |c| copy_threads(c.x, c.y, rayon::current_num_threads()))
             }
             Self::Baseline(Baseline { run, .. }) => {
-                let eps = case.eps as f32;
-                repeat(calls, repeats, |c| run(c.x, case.cols, c.gamma, c.beta, eps, c.y))
+                let (cols, eps) = (case.cols, case.eps as f32);
+                match run {
+                    Run::LayerNorm(run) => repeat(calls, repeats, |c| run(c.x, cols, c.gamma, c.beta, eps, c.y)),
+                    Run::RmsNorm(run) => repeat(calls, repeats, |c| run(c.x, cols, c.gamma, eps, c.y)),
+                }
             }
             Self::Plan { isa, threads, variant } => {
-                let parallelism = if threads { Parallelism::Auto } else { Parallelism::Serial };
-                let plan = LayerNorm::new(case.cols, case.eps).expect("the cases are valid");
-                run_plan(plan.with_isa(isa).with_parallelism(parallelism), variant, calls, repeats)
+                let time = match case.op {
+                    Op::LayerNorm => time_plan::<LayerNorm>,
+                    Op::RmsNorm => time_plan::<RmsNorm>,
+                    op => unimplemented!("plans of {}", op.name()),
+                };
+                time(case, isa, threads, variant, calls, repeats)
             }
         }
     }
 }
 
-fn run_plan(plan: LayerNorm, variant: Variant, calls: Vec<Call<'_>>, repeats: u64) -> Duration {
-    const VALID: &str = "the lengths fit";
-    let forward = |plan: LayerNorm, calls| {
-        repeat(calls, repeats, |c| plan.forward(c.x, Some(c.gamma), Some(c.beta), &mut *c.y).expect(VALID))
+fn time_plan<P: Plan>(
+    case: &Case,
+    isa: Isa,
+    threads: bool,
+    variant: Variant,
+    calls: Vec<Call<'_>>,
+    repeats: u64,
+) -> Duration {
+    let parallelism = if threads { Parallelism::Auto } else { Parallelism::Serial };
+    let store = match variant {
+        Variant::Ordinary => Store::Ordinary,
+        Variant::Streaming => Store::Streaming,
+        Variant::Default | Variant::InPlace | Variant::NoAffine | Variant::Stats => Store::Auto,
     };
+    let plan = P::new(case, isa, parallelism, store);
     match variant {
-        Variant::Default => forward(plan, calls),
-        Variant::Ordinary => forward(plan.with_store(Store::Ordinary), calls),
-        Variant::Streaming => forward(plan.with_store(Store::Streaming), calls),
-        Variant::InPlace => repeat(calls, repeats, |c| {
-            plan.forward_in_place(&mut *c.y, Some(c.gamma), Some(c.beta)).expect(VALID);
-        }),
-        Variant::NoAffine => repeat(calls, repeats, |c| plan.forward(c.x, None, None, &mut *c.y).expect(VALID)),
-        Variant::Stats => repeat(calls, repeats, |c| {
-            let stats = StatsMut { mean: Some(c.mean), rstd: Some(c.rstd), ..StatsMut::default() };
-            plan.forward_with_stats(c.x, Some(c.gamma), Some(c.beta), &mut *c.y, stats).expect(VALID);
-        }),
+        Variant::Default | Variant::Ordinary | Variant::Streaming => repeat(calls, repeats, |c| plan.forward(c)),
+        Variant::InPlace => repeat(calls, repeats, |c| plan.forward_in_place(c)),
+        Variant::NoAffine => repeat(calls, repeats, |c| plan.forward_without_affine(c)),
+        Variant::Stats => repeat(calls, repeats, |c| plan.forward_with_stats(c)),
     }
 }
 

@@ -16,13 +16,20 @@ pub(crate) fn run(best: Isa) {
     let machine = Machine::this(best.tier().name());
     let full = std::env::var("LANENORM_BENCH").is_ok_and(|mode| mode == "full");
     let start = Instant::now();
-    let measured: Vec<Measured> = case::all()
+    let cases = if full { case::all() } else { case::few() };
+    let measured: Vec<Measured> = cases
         .into_iter()
         .map(|case| {
-            let contenders = if full { contender::many() } else { contender::few(&case, best) };
+            let contenders = if full { contender::many(case.op) } else { contender::few(&case, best) };
             let since = Instant::now();
             let timings = measure(&case, &contenders, budget(&case, full));
-            eprintln!("{:<16} {:5.1} s   {}", case.name, since.elapsed().as_secs_f64(), case.about);
+            eprintln!(
+                "{:<11} {:<15} {:5.1} s   {}",
+                case.op.name(),
+                case.name,
+                since.elapsed().as_secs_f64(),
+                case.about
+            );
             (case, timings)
         })
         .collect();
@@ -30,7 +37,7 @@ pub(crate) fn run(best: Isa) {
     println!("{}Measured in {:.0} s.", report.text(), start.elapsed().as_secs_f64());
 
     let json = std::env::var_os("LANENORM_BENCH_JSON").map(PathBuf::from);
-    let json = json.unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("layer_norm.json"));
+    let json = json.unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kernels.json"));
     record::write(&json, &machine, &measured).unwrap_or_else(|e| panic!("{}: {e}", json.display()));
     println!("All results: {}", json.display());
     if let Some(path) = std::env::var_os("LANENORM_BENCH_MARKDOWN").map(PathBuf::from) {
@@ -38,7 +45,7 @@ pub(crate) fn run(best: Isa) {
     }
 }
 
-/// What a case may take, checks not counted: all of them together about two minutes, or ten in full.
+/// What a case may take, checks not counted: all of them together two and a half minutes, or twenty in full.
 fn budget(case: &Case, full: bool) -> Duration {
     let seconds = match case.elements {
         0..1_000_000 => 3,

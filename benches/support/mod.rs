@@ -1,5 +1,5 @@
-//! What the benchmark is made of. A [`case`] is an input, a [`contender`] something that normalizes it; [`placement`]
-//! lays the input out in memory, [`check`] compares answers, [`measure`] takes times, [`report`] prints them.
+//! What the benchmark is made of. A [`case`] is an operation and its input, a [`contender`] something that computes it;
+//! [`placement`] lays the input out in memory, [`check`] compares answers, [`measure`] takes times, [`report`] prints them.
 
 pub(crate) mod activations;
 pub(crate) mod baselines;
@@ -9,9 +9,11 @@ pub(crate) mod contender;
 pub(crate) mod interleaved;
 pub(crate) mod measure;
 pub(crate) mod placement;
+pub(crate) mod plan;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod simd_welford;
+pub(crate) mod sums;
 pub(crate) mod table;
 pub(crate) mod two_pass;
 pub(crate) mod with_criterion;

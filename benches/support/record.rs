@@ -62,6 +62,7 @@ struct Record<'a> {
 
 #[derive(Serialize)]
 struct Entry<'a> {
+    op: &'static str,
     case: &'a str,
     cols: usize,
     elements: usize,
@@ -77,6 +78,7 @@ struct Entry<'a> {
 pub(crate) fn write(path: &Path, machine: &Machine, measured: &[Measured]) -> std::io::Result<()> {
     let entries = measured.iter().flat_map(|(case, timings)| {
         timings.iter().map(|t| Entry {
+            op: case.op.name(),
             case: &case.name,
             cols: case.cols,
             elements: case.elements,

@@ -1,8 +1,10 @@
-//! What a run ends with: one line for each case, then one for each variant of a plan, and what the columns mean.
+//! What a run ends with: for each operation one line for each case, then one for each variant of a plan; and what the
+//! columns mean.
 
 use lanenorm::Isa;
+use lanenorm::kernels::table::Op;
 
-use super::baselines::BASELINES;
+use super::baselines::baselines;
 use super::case::Case;
 use super::contender::{Contender, Variant, tiers};
 use super::measure::{PLACES, Timing};
@@ -14,34 +16,43 @@ pub(crate) type Measured = (Case, Vec<Timing>);
 
 /// The tables of a run.
 pub(crate) struct Report {
-    main: Table,
-    variants: Table,
+    /// Two of each operation: its cases, and its variants of plans.
+    tables: Vec<Table>,
     legend: String,
 }
 
 impl Report {
     pub(crate) fn new(measured: &[Measured], best: Isa, machine: &Machine) -> Self {
-        Self { main: main_table(measured, best), variants: variants_table(measured), legend: legend(best, machine) }
+        let ops = measured.chunk_by(|(a, _), (b, _)| a.op == b.op);
+        let tables = ops.flat_map(|measured| [main_table(measured, best), variants_table(measured)]);
+        Self { tables: tables.collect(), legend: legend(best, machine) }
     }
 
     pub(crate) fn text(&self) -> String {
-        format!("\n{}\n{}\n{}", self.main.text(), self.variants.text(), self.legend)
+        let tables: String = self.tables.iter().map(|table| format!("\n{}", table.text())).collect();
+        format!("{tables}\n{}", self.legend)
     }
 
     pub(crate) fn markdown(&self) -> String {
-        format!("{}\n{}\n{}", self.main.markdown(), self.variants.markdown(), self.legend)
+        let tables: String = self.tables.iter().map(|table| table.markdown() + "\n").collect();
+        tables + &self.legend
     }
 }
 
 /// The tiers that are not the default.
-fn other_tiers(best: &str) -> impl Iterator<Item = &'static str> {
-    tiers().map(|isa| isa.tier().name()).filter(move |&name| name != best)
+fn other_tiers(op: Op, best: &str) -> impl Iterator<Item = &'static str> {
+    tiers(op).map(|isa| isa.tier().name()).filter(move |&name| name != best)
+}
+
+/// That of all cases of a table.
+fn op(measured: &[Measured]) -> Op {
+    measured[0].0.op
 }
 
 fn main_table(measured: &[Measured], best: Isa) -> Table {
-    let best = best.tier().name();
-    let others: Vec<_> = other_tiers(best).chain(BASELINES.map(|b| b.name)).collect();
-    let mut head = ["shape", "copy µs", &format!("{best} µs"), "GB/s", "copies"].map(String::from).to_vec();
+    let (op, best) = (op(measured), best.tier().name());
+    let others: Vec<_> = other_tiers(op, best).chain(baselines(op).map(|b| b.name)).collect();
+    let mut head = [op.name(), "copy µs", &format!("{best} µs"), "GB/s", "copies"].map(String::from).to_vec();
     head.extend(others.iter().map(|&name| name.into()));
     head.extend([format!("{} thr µs", rayon::current_num_threads()), "gain".into(), "copy gain".into()]);
     let mut table = Table::new(head);
@@ -60,8 +71,9 @@ fn main_table(measured: &[Measured], best: Isa) -> Table {
 }
 
 fn variants_table(measured: &[Measured]) -> Table {
-    let mut table =
-        Table::new(["shape", "tier", "variant", "µs", "GB/s", "copies", "of default"].map(String::from).into());
+    let mut table = Table::new(
+        [op(measured).name(), "tier", "variant", "µs", "GB/s", "copies", "of default"].map(String::from).into(),
+    );
     for (case, timings) in measured {
         for timing in timings {
             let Contender::Plan { variant, threads, .. } = timing.contender else { continue };
@@ -112,11 +124,12 @@ fn legend(best: Isa, machine: &Machine) -> String {
     let threads = rayon::current_num_threads();
     format!(
         "{machine}
-LayerNorm of f32 with gamma and beta, out of place, by one thread unless it says otherwise. Default tier: {best}.
+layer_norm with gamma and beta, rms_norm with gamma: f32, out of place, by one thread unless it says otherwise.
+Default tier: {best}. Shapes: rows x columns.
 GB/s: x read and y written once. copies: time divided by that of a plain copy of x to y.
-Other tiers and baselines: their time divided by that of {best}. naive: three scalar loops. welford: the textbook.
-  two_pass: auto-vectorized for the build's baseline. two_pass_simd: the same for {best}. simd_welford: one Welford per
-  lane, for {best}.
+Other tiers and baselines: their time divided by that of {best}. naive: scalar loops, one for each sum and one for y.
+  welford: the textbook. two_pass: auto-vectorized for the build's baseline. two_pass_simd: the same for {best}.
+  simd_welford: one Welford per lane, for {best}.
 {threads} thr: all threads of the pool, called from inside it; below its threshold a plan uses one. gain: over one thread.
   copy gain: of a copy by {threads} threads.
 of default: time divided by that of the default plan with as many threads.

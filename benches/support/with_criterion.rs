@@ -1,10 +1,10 @@
 //! The whole grid as benchmarks of criterion, for its statistics, baselines, filters and test mode. Ids are
-//! op/dtype/isa/shape, as in `layer_norm/f32/avx2/512x768`, with the options of variants behind.
+//! op/dtype/isa/shape, as in `rms_norm/f32/avx2/512x768`, with the options of variants behind.
 
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use lanenorm::kernels::table::{Dtype, Op};
+use lanenorm::kernels::table::Dtype;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -25,25 +25,30 @@ pub(crate) fn run() {
 
 fn bench(criterion: &mut Criterion, case: &Case) {
     let rng = &mut SmallRng::seed_from_u64(0);
-    // Made by the first benchmark that passes the filter.
-    let mut tensors = None;
-    let mut answers = None;
-    let mut group = criterion.benchmark_group(format!("{}/{}", Op::LayerNorm.name(), Dtype::F32.name()));
+    // Made by the first benchmark that passes the filter. One placement serves all first calls, for page faults would take
+    // most of a test.
+    let (mut tensors, mut answers, mut first_placement) = (None, None, None);
+    let mut group = criterion.benchmark_group(format!("{}/{}", case.op.name(), Dtype::F32.name()));
     group.throughput(Throughput::Bytes(case.bytes() as u64)).sampling_mode(SamplingMode::Flat);
-    for contender in contender::many() {
+    for contender in contender::many(case.op) {
         let parameter = match contender.options() {
             options if options.is_empty() => case.name.clone(),
             options => format!("{}/{options}", case.name),
         };
-        let mut checked = false;
+        let mut first = true;
         group.bench_function(BenchmarkId::new(contender.name(), parameter), |bencher| {
-            // Criterion comes here once for each sample, so that samples differ in the places of their buffers.
-            let mut placement = Placement::new(tensors.get_or_insert_with(|| case.tensors()), rng);
-            if !checked {
-                answers.get_or_insert_with(|| Answers::new(case)).check(contender, &mut placement);
-                checked = true;
+            let tensors = tensors.get_or_insert_with(|| case.tensors());
+            if first {
+                // To test or to warm up.
+                first = false;
+                let placement = first_placement.get_or_insert_with(|| Placement::new(tensors, rng));
+                answers.get_or_insert_with(|| Answers::new(case)).check(contender, placement);
+                bencher.iter_custom(|repeats| contender.time(case, placement, 0, repeats));
+            } else {
+                // Criterion comes here once for each sample, so that samples differ in the places of their buffers.
+                let mut placement = Placement::new(tensors, rng);
+                bencher.iter_custom(|repeats| contender.time(case, &mut placement, 0, repeats));
             }
-            bencher.iter_custom(|repeats| contender.time(case, &mut placement, 0, repeats));
         });
     }
     group.finish();
