@@ -23,6 +23,8 @@ pub(crate) enum Variant {
     InPlace,
     NoAffine,
     Stats,
+    /// x is the sum of two tensors, which is written too.
+    Sum,
 }
 
 /// Something that is timed.
@@ -50,17 +52,18 @@ pub(crate) fn few(case: &Case, best: Isa) -> Vec<Contender> {
     }
     if ["512x768", "4096x4096"].contains(&case.name.as_str()) {
         add(false, Variant::InPlace);
+        add(false, Variant::Sum);
     }
     all
 }
 
 /// The contenders of the whole grid.
 pub(crate) fn many(op: Op) -> Vec<Contender> {
-    use Variant::{Default, InPlace, NoAffine, Ordinary, Stats, Streaming};
+    use Variant::{Default, InPlace, NoAffine, Ordinary, Stats, Streaming, Sum};
     let mut all = common(op);
     for isa in tiers(op) {
         all.push(Contender::Plan { isa, threads: true, variant: Default });
-        for variant in [Ordinary, Streaming, InPlace, NoAffine, Stats] {
+        for variant in [Ordinary, Streaming, InPlace, NoAffine, Stats, Sum] {
             all.extend([false, true].map(|threads| Contender::Plan { isa, threads, variant }));
         }
     }
@@ -94,6 +97,7 @@ impl Contender {
                 Variant::InPlace => Some("in_place"),
                 Variant::NoAffine => Some("no_affine"),
                 Variant::Stats => Some("stats"),
+                Variant::Sum => Some("sum"),
             },
             Self::Copy { .. } | Self::Baseline(_) => None,
         };
@@ -162,7 +166,7 @@ fn time_plan<P: Plan>(
     let store = match variant {
         Variant::Ordinary => Store::Ordinary,
         Variant::Streaming => Store::Streaming,
-        Variant::Default | Variant::InPlace | Variant::NoAffine | Variant::Stats => Store::Auto,
+        Variant::Default | Variant::InPlace | Variant::NoAffine | Variant::Stats | Variant::Sum => Store::Auto,
     };
     let plan = P::new(case, isa, parallelism, store);
     match variant {
@@ -170,6 +174,7 @@ fn time_plan<P: Plan>(
         Variant::InPlace => repeat(calls, repeats, |c| plan.forward_in_place(c)),
         Variant::NoAffine => repeat(calls, repeats, |c| plan.forward_without_affine(c)),
         Variant::Stats => repeat(calls, repeats, |c| plan.forward_with_stats(c)),
+        Variant::Sum => repeat(calls, repeats, |c| plan.forward_sum(c)),
     }
 }
 

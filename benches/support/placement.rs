@@ -42,6 +42,8 @@ struct Buffers {
     gamma: Buffer,
     beta: Buffer,
     y: Buffer,
+    residual: Buffer,
+    s: Buffer,
     mean: Vec<f32>,
     rstd: Vec<f32>,
 }
@@ -56,6 +58,10 @@ pub(crate) struct Call<'a> {
     pub(crate) beta: &'a [f32],
     /// Holds x at first, then whatever the last contender left there.
     pub(crate) y: &'a mut [f32],
+    /// Negative zeros: x + residual is x, whose answers are known.
+    pub(crate) residual: &'a [f32],
+    /// Where the sum goes.
+    pub(crate) s: &'a mut [f32],
     pub(crate) mean: &'a mut [f32],
     pub(crate) rstd: &'a mut [f32],
 }
@@ -70,6 +76,8 @@ impl Placement {
                 gamma: Buffer::new(&t.gamma, rng),
                 beta: Buffer::new(&t.beta, rng),
                 y: Buffer::new(&t.x, rng),
+                residual: Buffer::new(&vec![-0.0; t.x.len()], rng),
+                s: Buffer::new(&t.x, rng),
                 mean: vec![0.0; rows],
                 rstd: vec![0.0; rows],
             }
@@ -84,6 +92,8 @@ impl Placement {
             gamma: b.gamma.get(),
             beta: b.beta.get(),
             y: b.y.get_mut(),
+            residual: b.residual.get(),
+            s: b.s.get_mut(),
             mean: &mut b.mean,
             rstd: &mut b.rstd,
         };

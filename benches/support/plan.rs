@@ -1,6 +1,6 @@
 //! The plans of all operations as one: how each of them takes the buffers of a call.
 
-use lanenorm::{Isa, LayerNorm, Parallelism, RmsNorm, StatsMut, Store};
+use lanenorm::{Isa, LayerNorm, Parallelism, RmsNorm, StatsMut, Store, Sum};
 
 use super::case::Case;
 use super::placement::Call;
@@ -15,6 +15,7 @@ pub(crate) trait Plan {
     fn forward_in_place(&self, call: &mut Call<'_>);
     fn forward_without_affine(&self, call: &mut Call<'_>);
     fn forward_with_stats(&self, call: &mut Call<'_>);
+    fn forward_sum(&self, call: &mut Call<'_>);
 }
 
 impl Plan for LayerNorm {
@@ -38,6 +39,11 @@ impl Plan for LayerNorm {
         let stats = StatsMut { mean: Some(c.mean), rstd: Some(c.rstd), ..StatsMut::default() };
         self.forward_with_stats(c.x, Some(c.gamma), Some(c.beta), &mut *c.y, stats).expect(VALID);
     }
+
+    fn forward_sum(&self, c: &mut Call<'_>) {
+        let sum = Sum::new(c.x, c.residual, &mut *c.s);
+        self.forward_sum(sum, Some(c.gamma), Some(c.beta), &mut *c.y).expect(VALID);
+    }
 }
 
 impl Plan for RmsNorm {
@@ -59,5 +65,9 @@ impl Plan for RmsNorm {
 
     fn forward_with_stats(&self, c: &mut Call<'_>) {
         self.forward_with_rstd(c.x, Some(c.gamma), &mut *c.y, c.rstd).expect(VALID);
+    }
+
+    fn forward_sum(&self, c: &mut Call<'_>) {
+        self.forward_sum(Sum::new(c.x, c.residual, &mut *c.s), Some(c.gamma), &mut *c.y).expect(VALID);
     }
 }

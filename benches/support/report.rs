@@ -132,6 +132,7 @@ Other tiers and baselines: their time divided by that of {best}. naive: scalar l
   simd_welford: one Welford per lane, for {best}.
 {threads} thr: all threads of the pool, called from inside it; below its threshold a plan uses one. gain: over one thread.
   copy gain: of a copy by {threads} threads.
+sum: x is the sum of two tensors and is written too, twice the bytes of the copy.
 of default: time divided by that of the default plan with as many threads.
 Times are lower quartiles of blocks of a millisecond or one call, interleaved with those of the copy, and medians over
   {PLACES} placements of the buffers.
