@@ -1,4 +1,5 @@
-//! The table of tolerances: every distribution with its bound in units of 2^-24, and the reason for it.
+//! The table of tolerances: every distribution with its bound for LayerNorm in units of 2^-24, and the reason for it; the
+//! bound for RMSNorm is one for all.
 
 use crate::support::Random;
 
@@ -15,6 +16,9 @@ pub(super) struct Distribution {
 const ORDINARY: f64 = 4.0;
 
 const ADVERSARIAL: f64 = 16.0;
+
+/// For RMSNorm, on all rows: nothing is subtracted, so nothing cancels, and adversaries have no hold.
+pub(super) const RMS_NORM: f64 = 4.0;
 
 const EPS: f64 = 1e-5;
 
@@ -71,6 +75,8 @@ pub(super) const DISTRIBUTIONS: &[Distribution] = &[
     row("denormals, eps 0", ORDINARY, 0.0, "the slow path, in f64", |r, x| normal(r, x, 0.0, 1e-40)),
     row("smallest denormals, eps 0", ORDINARY, 0.0, "the slow path, in f64", |r, x| normal(r, x, 0.0, 3e-45)),
     row("denormals", ORDINARY, EPS, "eps hides them", |r, x| normal(r, x, 0.0, 1e-40)),
+    row("zeros, eps 0", ORDINARY, 0.0, "exactly beta; without a mean exactly 0", |_, x| each(x, |i| if i % 2 == 0 { 0.0 } else { -0.0 })),
+    row("zeros but for one, eps 0", ADVERSARIAL, 0.0, "one element holds all", |r, x| { x.fill(0.0); let i = r.below(x.len()); x[i] = (30.0 * r.normal()).exp2() as f32; }),
     row("1 and 1e-30 by turns, eps 0", ORDINARY, 0.0, "squares of half the elements underflow, and do not count", |_, x| each(x, |i| if i % 2 == 0 { 1.0 } else { 1e-30 })),
 ];
 
