@@ -56,6 +56,7 @@ pub(super) const DISTRIBUTIONS: &[Distribution] = &[
     row("step of any height", ADVERSARIAL, EPS, "the shift may lie many deviations of its chunk away", |r, x| step(r, x, 0.0)),
     row("step of any height, mean 1e4", ADVERSARIAL, EPS, "the same with an offset", |r, x| step(r, x, 1e4)),
     row("step without noise", ADVERSARIAL, EPS, "every rounding goes the same way", flat_step),
+    row("outlier ahead of a constant", ADVERSARIAL, 0.0, "every rounding goes the same way, at the size of the outlier", |r, x| { x.fill(10f64.powf(-3.0 * r.uniform()) as f32); x[0] = (1.0 + r.uniform()) as f32; }),
     row("outlier 1e4 at the front", ADVERSARIAL, EPS, "the shift starts from the outlier", |r, x| outlier(r, x, 1e4, 0.0)),
     row("outlier 1e4 in the middle", ADVERSARIAL, EPS, "one element holds the variance", |r, x| outlier(r, x, 1e4, 0.5)),
     row("outlier 1e4 at the end", ADVERSARIAL, EPS, "one element holds the variance", |r, x| outlier(r, x, 1e4, 1.0)),
