@@ -68,6 +68,16 @@ pub enum Error {
         /// The rows of y.
         y: usize,
     },
+    /// x and another buffer of a [`Sum`](crate::Sum) differ in their number of rows.
+    #[error("x has {x} rows, but {what} has {rows}")]
+    SumRows {
+        /// The other buffer.
+        what: &'static str,
+        /// The rows of x.
+        x: usize,
+        /// The rows of the other buffer.
+        rows: usize,
+    },
     /// eps is negative, infinite or NaN.
     #[error("eps is {0}, expected a finite number not less than 0")]
     Eps(f64),

@@ -3,7 +3,7 @@ use lanenorm_kernels::layer_norm::{LayerNorm as Job, StatsMut};
 
 use crate::plan::{Plan, Store};
 use crate::rows::{Rows, RowsMut};
-use crate::{Error, Parallelism, shape};
+use crate::{Error, Parallelism, Sum, shape};
 use lanenorm_kernels::lanes::RowIo;
 
 /// A plan for layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta for each row of `cols` elements.
@@ -125,21 +125,71 @@ impl LayerNorm {
         self.run(io, gamma, beta, stats)
     }
 
-    #[inline(always)]
-    fn run(
+    /// Takes a sum, writes it, and normalizes it into y.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward_sum<'a>(
         &self,
-        io: RowIo<'_>,
+        sum: Sum<'a>,
+        gamma: Option<&'a [f32]>,
+        beta: Option<&'a [f32]>,
+        y: impl Into<RowsMut<'a>>,
+    ) -> Result<(), Error> {
+        self.forward_sum_with_stats(sum, gamma, beta, y, StatsMut::default())
+    }
+
+    /// Takes a sum, writes it, normalizes it into y, and keeps statistics of each row.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward_sum_with_stats<'a>(
+        &self,
+        sum: Sum<'a>,
+        gamma: Option<&'a [f32]>,
+        beta: Option<&'a [f32]>,
+        y: impl Into<RowsMut<'a>>,
+        stats: StatsMut<'a>,
+    ) -> Result<(), Error> {
+        let bias = sum.bias;
+        let io = self.0.rows_of_sum(sum, y.into())?;
+        self.check(&io, gamma, beta, &stats)?;
+        self.0.run(io, |io, streaming| {
+            let job = Job::new(io, gamma, beta, self.0.eps, streaming, stats)?;
+            match bias {
+                Some(bias) => job.with_bias(bias),
+                None => Some(job),
+            }
+        });
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn run<'a>(
+        &self,
+        io: RowIo<'a>,
+        gamma: Option<&'a [f32]>,
+        beta: Option<&'a [f32]>,
+        stats: StatsMut<'a>,
+    ) -> Result<(), Error> {
+        self.check(&io, gamma, beta, &stats)?;
+        self.0.run(io, |io, streaming| Job::new(io, gamma, beta, self.0.eps, streaming, stats));
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn check(
+        &self,
+        io: &RowIo<'_>,
         gamma: Option<&[f32]>,
         beta: Option<&[f32]>,
-        stats: StatsMut<'_>,
+        stats: &StatsMut<'_>,
     ) -> Result<(), Error> {
         shape::length("gamma", gamma, self.0.cols)?;
         shape::length("beta", beta, self.0.cols)?;
         shape::length("mean", stats.mean.as_deref(), io.rows())?;
         shape::length("mean_lo", stats.mean_lo.as_deref(), io.rows())?;
-        shape::length("rstd", stats.rstd.as_deref(), io.rows())?;
-        self.0.run(io, |io, streaming| Job::new(io, gamma, beta, self.0.eps, streaming, stats));
-        Ok(())
+        shape::length("rstd", stats.rstd.as_deref(), io.rows())
     }
 }
 

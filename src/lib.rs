@@ -1,4 +1,4 @@
-//! Layer normalization on CPUs: the same bits on every instruction set, accuracy at any offset, the speed of a
+//! Layer normalization and RMS normalization on CPUs: the same bits on every instruction set, accuracy at any offset, the speed of a
 //! memory copy.
 //!
 //! ```
@@ -13,9 +13,9 @@
 //!
 //! # Three floors
 //!
-//! - [`layer_norm()`] and [`layer_norm_in_place`], for the common case.
-//! - [`LayerNorm`], a plan: columns and eps, [`Parallelism`], [`Store`] policy, tier; rows with a stride ([`Rows`],
-//!   [`RowsMut`]), in place or not, statistics ([`StatsMut`]) on request. A valid call cannot fail.
+//! - [`layer_norm()`] and [`layer_norm_in_place`], [`rms_norm()`] and [`rms_norm_in_place`], for the common case.
+//! - [`LayerNorm`] and [`RmsNorm`], plans: columns and eps, [`Parallelism`], [`Store`] policy, tier; rows with a stride ([`Rows`],
+//!   [`RowsMut`]), in place or not, statistics ([`StatsMut`]) on request, [`Sum`]s with a residual in one touch. A valid call cannot fail.
 //! - [`kernels`], for engines with their own threads: the same code for a block of rows, without allocator,
 //!   threads or global state.
 //!
@@ -50,6 +50,7 @@ mod plan;
 mod rms_norm;
 mod rows;
 mod shape;
+mod sum;
 
 pub use error::Error;
 pub use isa::{default_isa, isa};
@@ -61,6 +62,7 @@ pub use parallel::Parallelism;
 pub use plan::Store;
 pub use rms_norm::{RmsNorm, rms_norm, rms_norm_in_place};
 pub use rows::{Rows, RowsMut};
+pub use sum::Sum;
 
 /// Version, compiler, target and profile of this build, for bug reports and benchmark records.
 pub const BUILD: &str = env!("LANENORM_BUILD");

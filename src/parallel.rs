@@ -1,8 +1,8 @@
 //! How a job is spread over the threads of the current rayon pool.
 //!
 //! Rows are cut into contiguous ranges. Where there are too few, long rows are cut too: their moments are taken per
-//! subtree and merged along the tree that their length fixes, so the number of tasks changes no bits. Only
-//! `rayon::join` is used, which allocates nothing.
+//! subtree and merged along the tree that their length fixes, so the number of tasks changes no bits; rows of sums are
+//! never cut. Only `rayon::join` is used, which allocates nothing.
 
 use std::num::NonZeroUsize;
 
@@ -58,7 +58,7 @@ pub(crate) fn run<const CENTERED: bool>(isa: Isa, mut job: Forward<'_, CENTERED>
     let (rows, cols) = (job.rows().rows(), job.rows().cols());
     if tasks <= 1 || rows == 0 {
         job.run_on(isa);
-    } else if cols >= 2 * CUT_COLS && (rows == 1 || (rows < 8 * tasks && rows % tasks != 0)) {
+    } else if cols >= 2 * CUT_COLS && !job.rows().is_sum() && (rows == 1 || (rows < 8 * tasks && rows % tasks != 0)) {
         let (row, rest) = job.split_at(1);
         cut_row(isa, row, tasks);
         run(isa, rest, tasks);

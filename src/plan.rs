@@ -4,6 +4,7 @@ use lanenorm_kernels::Isa;
 use lanenorm_kernels::forward::Forward;
 
 use crate::rows::{Rows, RowsMut};
+use crate::sum::{Place, Sum};
 use crate::{Error, Parallelism, default_isa, parallel, shape};
 use lanenorm_kernels::lanes::RowIo;
 
@@ -59,6 +60,31 @@ impl Plan {
     pub(crate) fn rows_in_place<'a>(&self, x: RowsMut<'a>) -> Result<RowIo<'a>, Error> {
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
         let io = RowIo::in_place(x.data, stride, rows, self.cols);
+        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+    }
+
+    /// The rows of a sum and of y, if they fit together.
+    pub(crate) fn rows_of_sum<'a>(&self, sum: Sum<'a>, y: RowsMut<'a>) -> Result<RowIo<'a>, Error> {
+        let Sum { x, place, bias } = sum;
+        shape::length("bias", bias, self.cols)?;
+        let (rows, x_stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
+        let same = |what, len, layout| match shape::rows(what, len, layout, self.cols)? {
+            (n, stride) if n == rows => Ok(stride),
+            (n, _) => Err(Error::SumRows { what, x: rows, rows: n }),
+        };
+        let y_stride = same("y", y.data.len(), y.layout)?;
+        let (x, y) = ((x.data, x_stride), (y.data, y_stride));
+        let io = match place {
+            Place::Over(s) => {
+                let stride = same("residual", s.data.len(), s.layout)?;
+                RowIo::sum_in_place(x, (s.data, stride), y, rows, self.cols)
+            }
+            Place::Apart { residual, s } => {
+                let residual_stride = same("residual", residual.data.len(), residual.layout)?;
+                let s_stride = same("s", s.data.len(), s.layout)?;
+                RowIo::sum(x, (residual.data, residual_stride), (s.data, s_stride), y, rows, self.cols)
+            }
+        };
         Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
     }
 

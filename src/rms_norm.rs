@@ -4,7 +4,7 @@ use lanenorm_kernels::rms_norm::RmsNorm as Job;
 
 use crate::plan::{Plan, Store};
 use crate::rows::{Rows, RowsMut};
-use crate::{Error, Parallelism, shape};
+use crate::{Error, Parallelism, Sum, shape};
 
 /// A plan for RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + offset) for each row of `cols` elements.
 ///
@@ -130,12 +130,64 @@ impl RmsNorm {
         self.run(self.plan.rows_in_place(x.into())?, gamma, Some(rstd))
     }
 
+    /// Takes a sum, writes it, and normalizes it into y.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward_sum<'a>(
+        &self,
+        sum: Sum<'a>,
+        gamma: Option<&'a [f32]>,
+        y: impl Into<RowsMut<'a>>,
+    ) -> Result<(), Error> {
+        self.run_sum(sum, gamma, y.into(), None)
+    }
+
+    /// Takes a sum, writes it, normalizes it into y, and keeps rstd = 1 / sqrt(mean(s^2) + eps) of each row.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward_sum_with_rstd<'a>(
+        &self,
+        sum: Sum<'a>,
+        gamma: Option<&'a [f32]>,
+        y: impl Into<RowsMut<'a>>,
+        rstd: &'a mut [f32],
+    ) -> Result<(), Error> {
+        self.run_sum(sum, gamma, y.into(), Some(rstd))
+    }
+
+    fn run_sum<'a>(
+        &self,
+        sum: Sum<'a>,
+        gamma: Option<&'a [f32]>,
+        y: RowsMut<'a>,
+        rstd: Option<&'a mut [f32]>,
+    ) -> Result<(), Error> {
+        let bias = sum.bias;
+        let io = self.plan.rows_of_sum(sum, y)?;
+        self.check(&io, gamma, rstd.as_deref())?;
+        self.plan.run(io, |io, streaming| {
+            let job = Job::new(io, gamma, self.offset, self.plan.eps, streaming, rstd)?;
+            match bias {
+                Some(bias) => job.with_bias(bias),
+                None => Some(job),
+            }
+        });
+        Ok(())
+    }
+
     #[inline(always)]
-    fn run(&self, io: RowIo<'_>, gamma: Option<&[f32]>, rstd: Option<&mut [f32]>) -> Result<(), Error> {
-        shape::length("gamma", gamma, self.plan.cols)?;
-        shape::length("rstd", rstd.as_deref(), io.rows())?;
+    fn run<'a>(&self, io: RowIo<'a>, gamma: Option<&'a [f32]>, rstd: Option<&'a mut [f32]>) -> Result<(), Error> {
+        self.check(&io, gamma, rstd.as_deref())?;
         self.plan.run(io, |io, streaming| Job::new(io, gamma, self.offset, self.plan.eps, streaming, rstd));
         Ok(())
+    }
+
+    #[inline(always)]
+    fn check(&self, io: &RowIo<'_>, gamma: Option<&[f32]>, rstd: Option<&[f32]>) -> Result<(), Error> {
+        shape::length("gamma", gamma, self.plan.cols)?;
+        shape::length("rstd", rstd, io.rows())
     }
 }
 

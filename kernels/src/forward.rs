@@ -29,7 +29,7 @@ mod elements;
 mod fused;
 
 use crate::Isa;
-use crate::lanes::{FOLD_ROWS, Kernel, Lanes, RowIo, any_nan, sqrt_f64};
+use crate::lanes::{FOLD_ROWS, Input, Kernel, Lanes, RowIo, any_nan, sqrt_f64};
 use crate::moments::{self, CHUNK, Moments};
 use crate::rescue;
 use blocks::Blocks;
@@ -104,6 +104,8 @@ pub struct Forward<'a, const CENTERED: bool> {
     rows: RowIo<'a>,
     gamma: Option<&'a [f32]>,
     beta: Option<&'a [f32]>,
+    /// Added to x and residual, if x is a sum.
+    bias: Option<&'a [f32]>,
     /// Added to gamma; -0, which changes no bits, where there is none.
     gamma_offset: f32,
     eps: f64,
@@ -128,11 +130,19 @@ impl<'a, const CENTERED: bool> Forward<'a, CENTERED> {
             rows,
             gamma,
             beta,
+            bias: None,
             gamma_offset,
             eps,
             streaming,
             stats,
         })
+    }
+
+    /// The same job with a row that is added to each sum of x and residual. `None` if it has another length, or if the rows
+    /// are no sums.
+    #[inline(always)]
+    pub fn with_bias(self, bias: &'a [f32]) -> Option<Self> {
+        (self.rows.is_sum() && bias.len() == self.rows.cols()).then_some(Self { bias: Some(bias), ..self })
     }
 
     /// The job for the first `row` rows, and that for the others.
@@ -143,11 +153,11 @@ impl<'a, const CENTERED: bool> Forward<'a, CENTERED> {
     }
 
     /// Turns the job of normalizing one row, whose moments have been taken elsewhere (by several threads, say), into one that
-    /// can be split by columns. The statistics are written. The job is given back if it has not exactly one row,
+    /// can be split by columns. The statistics are written. The job is given back if it has not exactly one row, if that is a sum,
     /// or if the moments leave the range in which they can be trusted: then it must be run as it is.
     #[allow(clippy::result_large_err, reason = "the job is given back to be run, not to be propagated")]
     pub fn with_moments(mut self, moments: &Moments) -> Result<Normalize<'a, CENTERED>, Self> {
-        if self.rows.rows() != 1 {
+        if self.rows.rows() != 1 || self.rows.is_sum() {
             return Err(self);
         }
         match RowNorm::from_moments(moments, self.eps) {
@@ -169,11 +179,15 @@ impl<'a, const CENTERED: bool> Forward<'a, CENTERED> {
         if self.rows.rows() == 0 || self.rows.cols() == 0 {
             return;
         }
-        let finite = match (self.gamma.is_some() || self.beta.is_some(), self.streaming) {
-            (false, false) => self.forward::<false, false>(isa),
-            (false, true) => self.forward::<false, true>(isa),
-            (true, false) => self.forward::<true, false>(isa),
-            (true, true) => self.forward::<true, true>(isa),
+        let affine = self.gamma.is_some() || self.beta.is_some();
+        let finite = match (self.rows.is_sum(), affine, self.streaming) {
+            (false, false, false) => self.forward::<false, false, false>(isa),
+            (false, false, true) => self.forward::<false, true, false>(isa),
+            (false, true, false) => self.forward::<true, false, false>(isa),
+            (false, true, true) => self.forward::<true, true, false>(isa),
+            // Four buffers of rows hide the cost of a gamma of ones.
+            (true, _, false) => self.forward::<true, false, true>(isa),
+            (true, _, true) => self.forward::<true, true, true>(isa),
         };
         if !finite {
             canonicalize_nans(&mut self.rows, self.gamma, self.beta, self.gamma_offset);
@@ -185,20 +199,30 @@ impl<'a, const CENTERED: bool> Forward<'a, CENTERED> {
     ///
     /// Returns whether a row of y is known to be finite.
     #[inline]
-    fn forward<const AFFINE: bool, const STREAM: bool>(&mut self, isa: Isa) -> bool {
+    fn forward<const AFFINE: bool, const STREAM: bool, const ADD: bool>(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
         let mut finite = true;
         if cols <= BLOCK_COLS && rows >= FOLD_ROWS {
             first = rows - rows % FOLD_ROWS;
-            finite = isa.run(Blocks::<CENTERED, AFFINE, STREAM> { job: self, rows: first });
+            finite = isa.run(Blocks::<CENTERED, AFFINE, STREAM, ADD> { job: self, rows: first });
         }
         match rows - first {
             0 => finite,
-            2.. if cols <= DELAY_COLS => isa.run(Fused::<CENTERED, AFFINE, STREAM, 2> { job: self, first }),
-            2.. if cols <= FUSED_COLS => isa.run(Fused::<CENTERED, AFFINE, STREAM, 1> { job: self, first }),
-            _ => isa.run(WholeRows::<CENTERED, AFFINE, STREAM> { job: self, first }),
+            2.. if cols <= DELAY_COLS => isa.run(Fused::<CENTERED, AFFINE, STREAM, ADD, 2> { job: self, first }),
+            2.. if cols <= FUSED_COLS => isa.run(Fused::<CENTERED, AFFINE, STREAM, ADD, 1> { job: self, first }),
+            _ => isa.run(WholeRows::<CENTERED, AFFINE, STREAM, ADD> { job: self, first }),
         }
+    }
+
+    /// What the moments of row `r` are taken of.
+    ///
+    /// # Safety
+    /// - There is such a row.
+    #[inline(always)]
+    unsafe fn input<const ADD: bool>(&self, r: usize) -> Input<ADD> {
+        // SAFETY: the caller's duty.
+        unsafe { self.rows.input(r, self.bias) }
     }
 
     #[inline(always)]
@@ -337,7 +361,10 @@ fn rescue_row<const CENTERED: bool>(job: &mut Forward<'_, CENTERED>, r: usize) {
     // SAFETY: rows have cols > 0 elements.
     let Some(moments) = (unsafe { rescue::moments::<CENTERED>(x, cols) }) else {
         // SAFETY: r < rows.
-        unsafe { job.rows.y_row(r) }.fill(f32::NAN);
+        unsafe {
+            job.rows.canonicalize_sum(r);
+            job.rows.y_row(r).fill(f32::NAN);
+        }
         job.stats.set(r, &RowNorm::NAN);
         return;
     };
@@ -351,13 +378,13 @@ fn rescue_row<const CENTERED: bool>(job: &mut Forward<'_, CENTERED>, r: usize) {
 }
 
 /// Rows one by one, from `first` on. There is one at least. Returns whether a row of y is known to be finite.
-struct WholeRows<'j, 'a, const CENTERED: bool, const AFFINE: bool, const STREAM: bool> {
+struct WholeRows<'j, 'a, const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool> {
     job: &'j mut Forward<'a, CENTERED>,
     first: usize,
 }
 
-impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool> Kernel
-    for WholeRows<'_, '_, CENTERED, AFFINE, STREAM>
+impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool> Kernel
+    for WholeRows<'_, '_, CENTERED, AFFINE, STREAM, ADD>
 {
     type Output = bool;
 
@@ -372,7 +399,7 @@ impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool> Kernel
             // SAFETY: r < rows.
             let (x, y) = unsafe { (job.rows.source(r), job.rows.target(r)) };
             // SAFETY: x has cols elements.
-            let moments = unsafe { moments::row::<S, CENTERED>(simd, x, cols) };
+            let moments = unsafe { moments::row::<S, CENTERED, ADD>(simd, job.input(r), cols) };
             if let Some(norm) = settle(simd, job, r, &moments, inv_cols) {
                 // SAFETY: the row has cols elements; so have gamma and beta, checked by the constructor.
                 probe = unsafe { normalize_row::<S, CENTERED, AFFINE, STREAM>(simd, x, y, &norm, affine, cols) };

@@ -6,6 +6,7 @@
 //!
 //! Raw pointers and intrinsics live in this module and its children alone.
 
+mod input;
 mod scalar;
 mod view;
 
@@ -18,6 +19,7 @@ mod neon;
 
 use pulp::Simd;
 
+pub(crate) use input::Input;
 pub use view::RowIo;
 pub(crate) use view::{Source, Target};
 
@@ -33,6 +35,10 @@ pub const RUN: usize = 8;
 /// The largest number of registers that [`LANES`] takes on any tier: the length of register arrays, of which
 /// a tier uses the first [`regs`]. (Rust cannot yet size an array by an associated constant.)
 pub(crate) const MAX_REGS: usize = LANES / 4;
+
+/// Stands in for an absent vector of as many elements as one step of the loops takes, which is read again for each step: adding
+/// -0 changes no bits.
+pub(crate) static NEGATIVE_ZEROS: [f32; 2 * LANES] = [-0.0; 2 * LANES];
 
 /// The number of registers that [`LANES`] takes on this tier.
 #[inline(always)]

@@ -41,7 +41,7 @@
 //! AVX2 register, and their first touch of a row that is not in cache yet opens eight lines of it at once.
 
 use crate::Isa;
-use crate::lanes::{Kernel, LANES, Lanes, MAX_REGS, RUN, Source, regs};
+use crate::lanes::{Input, Kernel, LANES, Lanes, MAX_REGS, RUN, Source, regs};
 
 /// The number of elements whose sums are taken in f32.
 ///
@@ -192,11 +192,11 @@ impl<S: Lanes, const CENTERED: bool> Sums<S, CENTERED> {
     /// # Safety
     /// - x has at least `i + STEP` elements.
     #[inline(always)]
-    pub(crate) unsafe fn step(&mut self, simd: S, x: Source, i: usize) {
+    pub(crate) unsafe fn step<const ADD: bool>(&mut self, simd: S, x: Input<ADD>, i: usize) {
         for j in 0..regs::<S>() {
             let i = i + j * S::F32_LANES;
             // SAFETY: the caller's duty.
-            let (a, b) = unsafe { (x.load(simd, i), x.load(simd, i + LANES)) };
+            let (a, b) = unsafe { (x.take(simd, i), x.take(simd, i + LANES)) };
             self.add(simd, j, a, b);
         }
     }
@@ -206,16 +206,16 @@ impl<S: Lanes, const CENTERED: bool> Sums<S, CENTERED> {
     /// # Safety
     /// - x has at least `i + n` elements.
     #[inline(always)]
-    pub(crate) unsafe fn step_tail(&mut self, simd: S, x: Source, i: usize, n: usize) {
+    pub(crate) unsafe fn step_tail<const ADD: bool>(&mut self, simd: S, x: Input<ADD>, i: usize, n: usize) {
         for j in 0..regs::<S>() {
             let at = j * S::F32_LANES;
             if at >= n {
                 break;
             }
             // SAFETY: the caller's duty: n counts from i.
-            let a = unsafe { x.load_tail(simd, i + at, n - at, self.c) };
+            let a = unsafe { x.take_tail(simd, i + at, n - at, self.c) };
             // SAFETY: as above; nothing is read where nothing is left.
-            let b = unsafe { x.load_tail(simd, i + at + LANES, n.saturating_sub(at + LANES), self.c) };
+            let b = unsafe { x.take_tail(simd, i + at + LANES, n.saturating_sub(at + LANES), self.c) };
             self.add(simd, j, a, b);
         }
     }
@@ -257,16 +257,16 @@ pub(crate) fn finish(c: f32, s: f32, q: f32, len: ChunkLen) -> Moments {
 /// # Safety
 /// - x has at least `len` elements, `len > 0`.
 #[inline(always)]
-pub(crate) unsafe fn sample<S: Lanes>(simd: S, x: Source, len: usize) -> S::f32s {
+pub(crate) unsafe fn sample<S: Lanes, const ADD: bool>(simd: S, x: Input<ADD>, len: usize) -> S::f32s {
     // SAFETY: len > 0.
-    let x0 = simd.splat_f32s(unsafe { x.array::<1>(0) }[0]);
+    let x0 = simd.splat_f32s(unsafe { x.peek_first() });
     let mut r = regs::<S>();
     let mut sums = [x0; MAX_REGS];
     if len >= STEP {
         let stride = (len / RUNS) & !(RUN - 1);
         for j in 0..r {
             // SAFETY: run k ends at k * stride + RUN <= (k + 1) * (len / RUNS) <= len, as RUN <= len / RUNS.
-            let (a, b) = unsafe { (x.load_runs(simd, stride, j), x.load_runs(simd, stride, j + r)) };
+            let (a, b) = unsafe { (x.peek_runs(simd, stride, j), x.peek_runs(simd, stride, j + r)) };
             sums[j] = simd.add_f32s(simd.sub_f32s(a, x0), simd.sub_f32s(b, x0));
         }
     } else {
@@ -276,11 +276,11 @@ pub(crate) unsafe fn sample<S: Lanes>(simd: S, x: Source, len: usize) -> S::f32s
             *sum = zero;
             if at < len {
                 // SAFETY: the caller's duty: at least len - at elements are left.
-                *sum = simd.sub_f32s(unsafe { x.load_tail(simd, at, len - at, x0) }, x0);
+                *sum = simd.sub_f32s(unsafe { x.peek_tail(simd, at, len - at, x0) }, x0);
             }
             if at + LANES < len {
                 // SAFETY: as above.
-                let b = unsafe { x.load_tail(simd, at + LANES, len - at - LANES, x0) };
+                let b = unsafe { x.peek_tail(simd, at + LANES, len - at - LANES, x0) };
                 *sum = simd.add_f32s(*sum, simd.sub_f32s(b, x0));
             }
         }
@@ -305,12 +305,16 @@ pub(crate) fn shift(x0: f32, samples: f32, len: ChunkLen) -> f32 {
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk_shift<S: Lanes, const CENTERED: bool>(simd: S, x: Source, len: ChunkLen) -> f32 {
+pub(crate) unsafe fn chunk_shift<S: Lanes, const CENTERED: bool, const ADD: bool>(
+    simd: S,
+    x: Input<ADD>,
+    len: ChunkLen,
+) -> f32 {
     if !CENTERED {
         return 0.0;
     }
     // SAFETY: the caller's duty.
-    let (x0, samples) = unsafe { (x.array::<1>(0)[0], sample(simd, x, len.len)) };
+    let (x0, samples) = unsafe { (x.peek_first(), sample(simd, x, len.len)) };
     shift(x0, simd.fold(samples), len)
 }
 
@@ -319,7 +323,12 @@ pub(crate) unsafe fn chunk_shift<S: Lanes, const CENTERED: bool>(simd: S, x: Sou
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk<S: Lanes, const CENTERED: bool>(simd: S, x: Source, c: f32, len: ChunkLen) -> Moments {
+pub(crate) unsafe fn chunk<S: Lanes, const CENTERED: bool, const ADD: bool>(
+    simd: S,
+    x: Input<ADD>,
+    c: f32,
+    len: ChunkLen,
+) -> Moments {
     let mut sums = Sums::<S, CENTERED>::new(simd, c);
     let mut i = 0;
     while i + STEP <= len.len {
@@ -339,29 +348,33 @@ pub(crate) unsafe fn chunk<S: Lanes, const CENTERED: bool>(simd: S, x: Source, c
 /// # Safety
 /// - x has at least `cols` elements.
 #[inline(always)]
-pub(crate) unsafe fn row<S: Lanes, const CENTERED: bool>(simd: S, x: Source, cols: usize) -> Moments {
+pub(crate) unsafe fn row<S: Lanes, const CENTERED: bool, const ADD: bool>(
+    simd: S,
+    x: Input<ADD>,
+    cols: usize,
+) -> Moments {
     let (inner, last) = ChunkLen::of_row(cols);
     if cols <= CHUNK {
         // SAFETY: the row is one chunk.
-        return unsafe { chunk::<S, CENTERED>(simd, x, chunk_shift::<S, CENTERED>(simd, x, last), last) };
+        return unsafe { chunk::<S, CENTERED, ADD>(simd, x, chunk_shift::<S, CENTERED, ADD>(simd, x, last), last) };
     }
     let mut tree = Tree::new();
     let mut at = 0;
     // SAFETY: there is more than one chunk.
-    let mut c = unsafe { chunk_shift::<S, CENTERED>(simd, x, inner) };
+    let mut c = unsafe { chunk_shift::<S, CENTERED, ADD>(simd, x, inner) };
     while cols - at > CHUNK {
         let next = at + CHUNK;
         // SAFETY: at least an element is left at `next`.
         unsafe {
             let next_c =
-                chunk_shift::<S, CENTERED>(simd, x.after(next), if cols - next > CHUNK { inner } else { last });
-            tree.push(chunk::<S, CENTERED>(simd, x.after(at), c, inner));
+                chunk_shift::<S, CENTERED, ADD>(simd, x.after(next), if cols - next > CHUNK { inner } else { last });
+            tree.push(chunk::<S, CENTERED, ADD>(simd, x.after(at), c, inner));
             c = next_c;
         }
         at = next;
     }
     // SAFETY: the last chunk is left.
-    tree.push(unsafe { chunk::<S, CENTERED>(simd, x.after(at), c, last) });
+    tree.push(unsafe { chunk::<S, CENTERED, ADD>(simd, x.after(at), c, last) });
     tree.total()
 }
 
@@ -391,12 +404,13 @@ impl Kernel for RowMoments<'_> {
         if self.x.is_empty() {
             return Moments::EMPTY;
         }
+        let x = Input::from(Source::from(self.x));
         // SAFETY: the source has as many elements as the slice, which is not empty.
         unsafe {
             if self.centered {
-                row::<S, true>(simd, Source::from(self.x), self.x.len())
+                row::<S, true, false>(simd, x, self.x.len())
             } else {
-                row::<S, false>(simd, Source::from(self.x), self.x.len())
+                row::<S, false, false>(simd, x, self.x.len())
             }
         }
     }

@@ -13,5 +13,6 @@ mod kernels;
 mod placement;
 mod range;
 mod shapes;
+mod sum;
 mod support;
 mod threads;

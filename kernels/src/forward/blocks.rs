@@ -8,20 +8,22 @@ use crate::moments::{self, ChunkLen, STEP, Sums};
 /// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
 /// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether a
 /// row of y is known to be finite.
-pub(super) struct Blocks<'j, 'a, const CENTERED: bool, const AFFINE: bool, const STREAM: bool> {
+pub(super) struct Blocks<'j, 'a, const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool> {
     pub(super) job: &'j mut Forward<'a, CENTERED>,
     pub(super) rows: usize,
 }
 
-impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool> Kernel for Blocks<'_, '_, CENTERED, AFFINE, STREAM> {
+impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool> Kernel
+    for Blocks<'_, '_, CENTERED, AFFINE, STREAM, ADD>
+{
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
         let Self { job, rows } = self;
-        let mut norm = block_moments(simd, job, 0);
+        let mut norm = block_moments::<S, CENTERED, ADD>(simd, job, 0);
         for r in (FOLD_ROWS..rows).step_by(FOLD_ROWS) {
-            let next = block_moments(simd, job, r);
+            let next = block_moments::<S, CENTERED, ADD>(simd, job, r);
             block_normalize::<S, CENTERED, AFFINE, STREAM>(simd, job, r - FOLD_ROWS, &norm);
             norm = next;
         }
@@ -57,17 +59,21 @@ impl BlockNorm {
 
 /// Takes the moments of the rows `r..r + FOLD_ROWS`.
 #[inline(always)]
-fn block_moments<S: Lanes, const CENTERED: bool>(simd: S, job: &mut Forward<'_, CENTERED>, r: usize) -> BlockNorm {
+fn block_moments<S: Lanes, const CENTERED: bool, const ADD: bool>(
+    simd: S,
+    job: &mut Forward<'_, CENTERED>,
+    r: usize,
+) -> BlockNorm {
     let cols = job.rows.cols();
     let len = ChunkLen::new(cols);
     let zero = simd.splat_f32s(0.0);
     // SAFETY: the caller's rows are there.
-    let mut x = [unsafe { job.rows.source(r) }; FOLD_ROWS];
+    let mut x = [unsafe { job.input::<ADD>(r) }; FOLD_ROWS];
     let mut samples = [zero; FOLD_ROWS];
     for k in 0..FOLD_ROWS {
         // SAFETY: the caller's rows are there, and have cols > 0 elements.
         unsafe {
-            x[k] = job.rows.source(r + k);
+            x[k] = job.input::<ADD>(r + k);
             if CENTERED {
                 samples[k] = moments::sample(simd, x[k], cols);
             }
@@ -78,7 +84,7 @@ fn block_moments<S: Lanes, const CENTERED: bool>(simd: S, job: &mut Forward<'_, 
         let samples = simd.fold_rows(&samples);
         for k in 0..FOLD_ROWS {
             // SAFETY: rows have cols > 0 elements.
-            c[k] = moments::shift(unsafe { x[k].array::<1>(0) }[0], samples[k], len);
+            c[k] = moments::shift(unsafe { x[k].peek_first() }, samples[k], len);
         }
     }
     let (mut s, mut q) = ([zero; FOLD_ROWS], [zero; FOLD_ROWS]);

@@ -1,7 +1,7 @@
 //! The second touch: normalizing elements whose row's statistics are known.
 
 use super::TRUSTED;
-use crate::lanes::{Lanes, Source, Target, regs, sqrt_f64};
+use crate::lanes::{Lanes, NEGATIVE_ZEROS, Source, Target, regs, sqrt_f64};
 use crate::moments::{CHUNK, Moments, STEP};
 
 /// Longer rows are normalized from the back, in pieces of this many columns.
@@ -81,8 +81,6 @@ pub(super) struct Affine {
 }
 
 static ONES: [f32; STEP] = [1.0; STEP];
-
-static NEGATIVE_ZEROS: [f32; STEP] = [-0.0; STEP];
 
 impl Affine {
     #[inline(always)]

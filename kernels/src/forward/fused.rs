@@ -2,7 +2,7 @@
 
 use super::elements::{Affine, Norm, all_finite, normalize, normalize_head};
 use super::{Forward, settle};
-use crate::lanes::{Kernel, Lanes, Source, Target, regs};
+use crate::lanes::{Input, Kernel, Lanes, Source, Target, regs};
 use crate::moments::{self, CHUNK, ChunkLen, Moments, STEP, Sums, Tree};
 
 /// A row on its way: its moments are settled, `at` elements of it are normalized.
@@ -15,20 +15,28 @@ struct Pending<S: Lanes> {
 
 /// The rows from `first` on, each normalized `DELAY` rows late. There is one at least. Returns whether a row of y is
 /// known to be finite.
-pub(super) struct Fused<'j, 'a, const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const DELAY: usize> {
+pub(super) struct Fused<
+    'j,
+    'a,
+    const CENTERED: bool,
+    const AFFINE: bool,
+    const STREAM: bool,
+    const ADD: bool,
+    const DELAY: usize,
+> {
     pub(super) job: &'j mut Forward<'a, CENTERED>,
     pub(super) first: usize,
 }
 
-impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const DELAY: usize> Kernel
-    for Fused<'_, '_, CENTERED, AFFINE, STREAM, DELAY>
+impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool, const DELAY: usize> Kernel
+    for Fused<'_, '_, CENTERED, AFFINE, STREAM, ADD, DELAY>
 {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
         let Self { job, first } = self;
-        fused::<S, CENTERED, AFFINE, STREAM, DELAY>(simd, job, first);
+        fused::<S, CENTERED, AFFINE, STREAM, ADD, DELAY>(simd, job, first);
         if STREAM {
             simd.fence();
         }
@@ -39,7 +47,14 @@ impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const DELAY: 
 }
 
 #[inline(always)]
-fn fused<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const DELAY: usize>(
+fn fused<
+    S: Lanes,
+    const CENTERED: bool,
+    const AFFINE: bool,
+    const STREAM: bool,
+    const ADD: bool,
+    const DELAY: usize,
+>(
     simd: S,
     job: &mut Forward<'_, CENTERED>,
     first: usize,
@@ -63,10 +78,10 @@ fn fused<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool,
         let mut norm = None;
         if t < rows {
             // SAFETY: row t exists.
-            let x = unsafe { job.rows.source(t) };
+            let x = unsafe { job.input::<ADD>(t) };
             let moments = if cols <= CHUNK {
                 // SAFETY: the row is one chunk; the pending row has cols elements.
-                unsafe { fused_chunk::<S, CENTERED, AFFINE, STREAM>(simd, x, last, &mut pending, affine, cols) }
+                unsafe { fused_chunk::<S, CENTERED, AFFINE, STREAM, ADD>(simd, x, last, &mut pending, affine, cols) }
             } else {
                 let mut tree = Tree::new();
                 let mut at = 0;
@@ -74,7 +89,14 @@ fn fused<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool,
                     let len = if cols - at > CHUNK { inner } else { last };
                     // SAFETY: at + len.len <= cols; the pending row has cols elements.
                     tree.push(unsafe {
-                        fused_chunk::<S, CENTERED, AFFINE, STREAM>(simd, x.after(at), len, &mut pending, affine, cols)
+                        fused_chunk::<S, CENTERED, AFFINE, STREAM, ADD>(
+                            simd,
+                            x.after(at),
+                            len,
+                            &mut pending,
+                            affine,
+                            cols,
+                        )
                     });
                     at += len.len;
                 }
@@ -98,16 +120,16 @@ fn fused<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool,
 /// # Safety
 /// - x has at least `len.len` elements, the pending row `cols`.
 #[inline(always)]
-unsafe fn fused_chunk<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool>(
+unsafe fn fused_chunk<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool>(
     simd: S,
-    x: Source,
+    x: Input<ADD>,
     len: ChunkLen,
     pending: &mut Option<Pending<S>>,
     affine: Affine,
     cols: usize,
 ) -> Moments {
     // SAFETY: the caller's duty.
-    let c = unsafe { moments::chunk_shift::<S, CENTERED>(simd, x, len) };
+    let c = unsafe { moments::chunk_shift::<S, CENTERED, ADD>(simd, x, len) };
     let mut sums = Sums::<S, CENTERED>::new(simd, c);
     let steps = len.len / STEP;
     let mut i = 0;

@@ -2,9 +2,10 @@
 
 use core::marker::PhantomData;
 
-use super::Lanes;
+use super::{Input, Lanes, NEGATIVE_ZEROS};
 
-/// Rows of `cols` contiguous f32 to be read from x and written to y, which is either apart from x or x itself.
+/// Rows of `cols` contiguous f32 to be read from x and written to y, which is either apart from x or x itself. x may be a
+/// sum that is yet to be taken.
 ///
 /// Row `r` of x starts at element `r * x_stride`, row `r` of y at `r * y_stride`. Rows never overlap one another.
 #[derive(Debug)]
@@ -15,7 +16,33 @@ pub struct RowIo<'a> {
     y_stride: usize,
     rows: usize,
     cols: usize,
+    /// What x is the sum of. Then x may be written.
+    addends: Option<Addends>,
     marker: PhantomData<(&'a [f32], &'a mut [f32])>,
+}
+
+/// Where the rows of two addends start.
+#[derive(Clone, Copy, Debug)]
+struct Addends {
+    x: *const f32,
+    x_stride: usize,
+    residual: *const f32,
+    residual_stride: usize,
+}
+
+impl Addends {
+    /// # Safety
+    /// - In both addends, row `rows` has an element or an end at column `cols`.
+    unsafe fn moved(self, rows: usize, cols: usize) -> Self {
+        // SAFETY: the caller's duty.
+        unsafe {
+            Self {
+                x: self.x.add(rows * self.x_stride + cols),
+                residual: self.residual.add(rows * self.residual_stride + cols),
+                ..self
+            }
+        }
+    }
 }
 
 // SAFETY: RowIo stands for a `&[f32]` and a `&mut [f32]` (or a `&mut [f32]` alone), which are Send.
@@ -45,7 +72,16 @@ impl<'a> RowIo<'a> {
         cols: usize,
     ) -> Option<Self> {
         let fits = fits(x.len(), rows, cols, x_stride) && fits(y.len(), rows, cols, y_stride);
-        fits.then_some(Self { x: x.as_ptr(), x_stride, y: y.as_mut_ptr(), y_stride, rows, cols, marker: PhantomData })
+        fits.then_some(Self {
+            x: x.as_ptr(),
+            x_stride,
+            y: y.as_mut_ptr(),
+            y_stride,
+            rows,
+            cols,
+            addends: None,
+            marker: PhantomData,
+        })
     }
 
     /// Rows to be normalized where they lie. `None` if they do not fit into the slice or overlap one another.
@@ -59,6 +95,62 @@ impl<'a> RowIo<'a> {
             y_stride: stride,
             rows,
             cols,
+            addends: None,
+            marker: PhantomData,
+        })
+    }
+
+    /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride. `None` if the rows
+    /// do not fit into the slices or overlap one another.
+    #[inline(always)]
+    pub fn sum(
+        (x, x_stride): (&'a [f32], usize),
+        (residual, residual_stride): (&'a [f32], usize),
+        (s, s_stride): (&'a mut [f32], usize),
+        (y, y_stride): (&'a mut [f32], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let addends = Addends { x: x.as_ptr(), x_stride, residual: residual.as_ptr(), residual_stride };
+        let fits = fits(x.len(), rows, cols, x_stride)
+            && fits(residual.len(), rows, cols, residual_stride)
+            && fits(s.len(), rows, cols, s_stride)
+            && fits(y.len(), rows, cols, y_stride);
+        fits.then_some(Self {
+            x: s.as_mut_ptr(),
+            x_stride: s_stride,
+            y: y.as_mut_ptr(),
+            y_stride,
+            rows,
+            cols,
+            addends: Some(addends),
+            marker: PhantomData,
+        })
+    }
+
+    /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride. `None` if the rows do not
+    /// fit into the slices or overlap one another.
+    #[inline(always)]
+    pub fn sum_in_place(
+        (x, x_stride): (&'a [f32], usize),
+        (s, s_stride): (&'a mut [f32], usize),
+        (y, y_stride): (&'a mut [f32], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let s_ptr = s.as_mut_ptr();
+        let addends = Addends { x: x.as_ptr(), x_stride, residual: s_ptr, residual_stride: s_stride };
+        let fits = fits(x.len(), rows, cols, x_stride)
+            && fits(s.len(), rows, cols, s_stride)
+            && fits(y.len(), rows, cols, y_stride);
+        fits.then_some(Self {
+            x: s_ptr,
+            x_stride: s_stride,
+            y: y.as_mut_ptr(),
+            y_stride,
+            rows,
+            cols,
+            addends: Some(addends),
             marker: PhantomData,
         })
     }
@@ -81,10 +173,16 @@ impl<'a> RowIo<'a> {
         core::ptr::eq(self.x, self.y)
     }
 
-    /// Row `r` of x, or `None` if there are no more than `r` rows.
+    /// Whether x is a sum that is yet to be taken.
+    #[inline]
+    pub fn is_sum(&self) -> bool {
+        self.addends.is_some()
+    }
+
+    /// Row `r` of x, or `None` if there are no more than `r` rows or x is yet to be summed.
     pub fn x_row(&self, r: usize) -> Option<&[f32]> {
         // SAFETY: the constructor checked that row r lies within x; nothing is written while self is shared.
-        (r < self.rows && self.cols > 0)
+        (r < self.rows && self.cols > 0 && !self.is_sum())
             .then(|| unsafe { core::slice::from_raw_parts(self.x.add(r * self.x_stride), self.cols) })
     }
 
@@ -96,7 +194,9 @@ impl<'a> RowIo<'a> {
         let moved = if row < self.rows && self.cols > 0 { row } else { 0 };
         // SAFETY: row `moved` starts within x and y, or no step is made.
         let (x, y) = unsafe { (self.x.add(moved * self.x_stride), self.y.add(moved * self.y_stride)) };
-        (Self { rows: row, ..self }, Self { x, y, rows: self.rows - row, ..self })
+        // SAFETY: as for x and y.
+        let addends = self.addends.map(|a| unsafe { a.moved(moved, 0) });
+        (Self { rows: row, ..self }, Self { x, y, addends, rows: self.rows - row, ..self })
     }
 
     /// The first `col` columns of all rows, and the others. All columns come first if there are fewer.
@@ -105,7 +205,36 @@ impl<'a> RowIo<'a> {
         let moved = if self.rows > 0 { col } else { 0 };
         // SAFETY: column `moved` is at most one past the end of the first row.
         let (x, y) = unsafe { (self.x.add(moved), self.y.add(moved)) };
-        (Self { cols: col, ..self }, Self { x, y, cols: self.cols - col, ..self })
+        // SAFETY: as for x and y.
+        let addends = self.addends.map(|a| unsafe { a.moved(0, moved) });
+        (Self { cols: col, ..self }, Self { x, y, addends, cols: self.cols - col, ..self })
+    }
+
+    /// What the moments of row `r` are taken of: of the sums with bias if `ADD`, which asks for addends. The bias has
+    /// `self.cols()` elements, if there is one.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn input<const ADD: bool>(&self, r: usize, bias: Option<&[f32]>) -> Input<ADD> {
+        debug_assert!(ADD == self.is_sum());
+        // SAFETY: the caller's duty.
+        let x = unsafe { self.source(r) };
+        match self.addends {
+            Some(a) if ADD => {
+                // SAFETY: the caller's duty, and the constructor's check.
+                let (addend, residual) = unsafe { (a.x.add(r * a.x_stride), a.residual.add(r * a.residual_stride)) };
+                Input {
+                    x: Source(addend),
+                    residual: Source(residual),
+                    bias: Source::from(bias.unwrap_or(&NEGATIVE_ZEROS)),
+                    bias_mask: if bias.is_some() { usize::MAX } else { 0 },
+                    // The constructors of sums were given it as a mutable slice.
+                    sum: Target(x.0.cast_mut()),
+                }
+            }
+            _ => Input { x, residual: x, bias: x, bias_mask: 0, sum: Target(core::ptr::null_mut()) },
+        }
     }
 
     /// Where row `r` is read.
@@ -130,6 +259,18 @@ impl<'a> RowIo<'a> {
         Target(unsafe { self.y.add(r * self.y_stride) })
     }
 
+    /// Makes all NaNs in row `r` of x canonical if it is a sum, which has been taken.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    pub(crate) unsafe fn canonicalize_sum(&mut self, r: usize) {
+        if self.is_sum() {
+            // SAFETY: the caller's duty; the constructors of sums were given x as a mutable slice.
+            let sums = unsafe { core::slice::from_raw_parts_mut(self.source(r).0.cast_mut(), self.cols) };
+            sums.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f32::NAN);
+        }
+    }
+
     /// Row `r` of y.
     ///
     /// # Safety
@@ -142,11 +283,11 @@ impl<'a> RowIo<'a> {
 
 /// Elements to be read. Whoever holds one knows how many there are.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Source(*const f32);
+pub(crate) struct Source(pub(super) *const f32);
 
 /// Elements to be written. Whoever holds one knows how many there are.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Target(*mut f32);
+pub(crate) struct Target(pub(super) *mut f32);
 
 impl From<&[f32]> for Source {
     #[inline(always)]
