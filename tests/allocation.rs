@@ -6,12 +6,17 @@
 //! from outside the pool hands its first task over through a shared queue of rayon's, which grows by a block from time to
 //! time: nothing is asserted there.
 
+#[path = "contract/support/plan.rs"]
+#[allow(dead_code, reason = "the contract uses the rest")]
+mod plan;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lanenorm::{LayerNorm, Parallelism, Rows, RowsMut, StatsMut, Store};
+use lanenorm::{Parallelism, Rows, RowsMut, StatsMut, Store};
+use plan::{OPERATIONS, Operation, Plan};
 
 struct Counting;
 
@@ -87,9 +92,9 @@ impl Buffers {
     }
 
     /// Every way to call a plan.
-    fn forward_in_every_way(&mut self, plan: LayerNorm) {
+    fn forward_in_every_way(&mut self, operation: Operation, plan: Plan) {
         let Self { x, y, gamma, beta, stats: [mean, mean_lo, rstd], rows, cols } = self;
-        let (gamma, beta) = (Some(&gamma[..]), Some(&beta[..]));
+        let (gamma, beta) = (Some(&gamma[..]), (operation == Operation::LayerNorm).then_some(&beta[..]));
         for store in [Store::Auto, Store::Ordinary, Store::Streaming] {
             let plan = plan.with_store(store);
             assert_eq!(plan.forward(&*x, None, None, &mut *y), Ok(()));
@@ -100,6 +105,9 @@ impl Buffers {
             assert_eq!(plan.forward(x, gamma, None, y), Ok(()));
         }
         assert_eq!(plan.forward_in_place(&mut *y, gamma, beta), Ok(()));
+        y.copy_from_slice(x);
+        let stats = StatsMut { rstd: Some(rstd), ..StatsMut::default() };
+        assert_eq!(plan.forward_in_place_with_stats(&mut *y, gamma, beta, stats), Ok(()));
         y.copy_from_slice(x);
     }
 }
@@ -115,11 +123,13 @@ fn serial_calls_allocate_nothing() {
     for isa in lanenorm::Isa::available() {
         for (rows, cols) in [(1, 8), (20, 64), (5, 768), (4, 5000), (3, 70_000)] {
             let mut buffers = Buffers::new(rows, cols);
-            let made = allocations(1, || {
-                let plan = LayerNorm::new(cols, 0.0).expect("a valid eps").with_isa(isa);
-                buffers.forward_in_every_way(plan.with_parallelism(Parallelism::Serial));
-            });
-            assert_eq!(made, 0, "{isa}, {rows} x {cols}");
+            for operation in OPERATIONS {
+                let made = allocations(1, || {
+                    let plan = Plan::new(operation, cols, 0.0).expect("a valid eps").with_isa(isa);
+                    buffers.forward_in_every_way(operation, plan.with_parallelism(Parallelism::Serial));
+                });
+                assert_eq!(made, 0, "{operation:?}, {isa}, {rows} x {cols}");
+            }
         }
     }
 }
@@ -128,14 +138,16 @@ fn serial_calls_allocate_nothing() {
 fn refused_calls_allocate_nothing() {
     let mut y = [0.0; 8];
     let made = allocations(2, || {
-        assert!(LayerNorm::new(4, -1.0).is_err());
-        let plan = LayerNorm::new(4, 1e-5).expect("a valid eps");
-        assert!(plan.forward(&[0.0; 8], Some(&[0.0; 3]), None, &mut y).is_err());
-        assert!(plan.forward(&[0.0; 7], None, None, &mut y).is_err());
-        assert!(plan.forward(&[0.0; 4], None, None, &mut y).is_err());
-        assert!(plan.forward(Rows::strided(&[0.0; 8], 2, 3), None, None, &mut y).is_err());
-        assert!(plan.forward(Rows::strided(&[0.0; 8], 2, 9), None, None, &mut y).is_err());
-        assert!(plan.forward(Rows::strided(&[0.0; 8], 3, usize::MAX), None, None, &mut y).is_err());
+        for operation in OPERATIONS {
+            assert!(Plan::new(operation, 4, -1.0).is_err());
+            let plan = Plan::new(operation, 4, 1e-5).expect("a valid eps");
+            assert!(plan.forward(&[0.0; 8], Some(&[0.0; 3]), None, &mut y).is_err());
+            assert!(plan.forward(&[0.0; 7], None, None, &mut y).is_err());
+            assert!(plan.forward(&[0.0; 4], None, None, &mut y).is_err());
+            assert!(plan.forward(Rows::strided(&[0.0; 8], 2, 3), None, None, &mut y).is_err());
+            assert!(plan.forward(Rows::strided(&[0.0; 8], 2, 9), None, None, &mut y).is_err());
+            assert!(plan.forward(Rows::strided(&[0.0; 8], 3, usize::MAX), None, None, &mut y).is_err());
+        }
     });
     assert_eq!(made, 0);
 }
@@ -145,16 +157,18 @@ fn calls_on_a_warm_pool_allocate_nothing() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
     for (rows, cols) in [(50, 64), (20, 768), (1, 100_003), (4, 70_000)] {
         let mut buffers = Buffers::new(rows, cols);
-        let plan = LayerNorm::new(cols, 1e-5).expect("a valid eps");
-        let plan = plan.with_parallelism(Parallelism::Tasks(NonZeroUsize::new(7).expect("not zero")));
-        pool.install(|| (0..20).for_each(|_| buffers.forward_in_every_way(plan)));
-        pool.broadcast(|_| ARMED.set(Some(3)));
-        let made = pool.install(|| {
-            let before = COUNTS[3].load(Ordering::SeqCst);
-            buffers.forward_in_every_way(plan);
-            COUNTS[3].load(Ordering::SeqCst) - before
-        });
-        pool.broadcast(|_| ARMED.set(None));
-        assert_eq!(made, 0, "{rows} x {cols}");
+        for operation in OPERATIONS {
+            let plan = Plan::new(operation, cols, 1e-5).expect("a valid eps");
+            let plan = plan.with_parallelism(Parallelism::Tasks(NonZeroUsize::new(7).expect("not zero")));
+            pool.install(|| (0..20).for_each(|_| buffers.forward_in_every_way(operation, plan)));
+            pool.broadcast(|_| ARMED.set(Some(3)));
+            let made = pool.install(|| {
+                let before = COUNTS[3].load(Ordering::SeqCst);
+                buffers.forward_in_every_way(operation, plan);
+                COUNTS[3].load(Ordering::SeqCst) - before
+            });
+            pool.broadcast(|_| ARMED.set(None));
+            assert_eq!(made, 0, "{operation:?}, {rows} x {cols}");
+        }
     }
 }

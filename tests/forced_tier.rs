@@ -8,7 +8,7 @@
 use std::process::{Command, Output};
 
 use lanenorm::kernels::lanes::{Kernel, Lanes};
-use lanenorm::{Isa, LayerNorm, Parallelism, Tier};
+use lanenorm::{Error, Isa, LayerNorm, Parallelism, RmsNorm, Tier};
 
 /// Reports what it was given.
 struct Probe;
@@ -46,12 +46,17 @@ fn child() {
     let (token, lanes) = plan.isa().run(Probe);
     println!("plan: {}, token: {token}, lanes: {lanes}.", plan.isa());
     let x: Vec<f32> = (0..300).map(|i| (i * 37 % 101) as f32).collect();
-    let bits = |plan: LayerNorm| {
+    let bits = |forward: &dyn Fn(&mut [f32]) -> Result<(), Error>| {
         let mut y = vec![0.0f32; x.len()];
-        plan.forward(&x, None, None, &mut y).expect("a valid call");
+        forward(&mut y).expect("a valid call");
         y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
     };
-    assert_eq!(bits(plan), bits(plan.with_isa(Isa::SCALAR)));
+    let layer_norm = |plan: LayerNorm| bits(&|y| plan.forward(&x, None, None, y));
+    assert_eq!(layer_norm(plan), layer_norm(plan.with_isa(Isa::SCALAR)));
+    let rms_plan = RmsNorm::new(100, 1e-5).expect("the same tier as above");
+    assert_eq!(rms_plan.isa(), plan.isa());
+    let rms_norm = |plan: RmsNorm| bits(&|y| plan.forward(&x, None, y));
+    assert_eq!(rms_norm(rms_plan), rms_norm(rms_plan.with_isa(Isa::SCALAR)));
     println!("done");
 }
 

@@ -1,28 +1,40 @@
 //! Bad input: each kind gives its own error, whose message has both numbers, and nothing has been written.
 
-use lanenorm::{Error, LayerNorm, Parallelism, Rows, RowsMut, StatsMut, Store, Tier};
+use lanenorm::{Error, LayerNorm, Parallelism, RmsNorm, Rows, RowsMut, StatsMut, Store, Tier};
+
+use crate::support::{OPERATIONS, Operation, Plan};
 
 const COLS: usize = 4;
 
 /// Three rows that must stay as they are.
 const UNTOUCHED: [f32; 12] = [7.0; 12];
 
-fn plan() -> LayerNorm {
-    LayerNorm::new(COLS, 1e-5).expect("a valid eps")
+/// That the call fails with this error for every operation, with all these words in its message, and has written nothing.
+#[track_caller]
+fn refused(expected: Error, words: &[&str], call: impl Fn(&Plan, &mut [f32; 12]) -> Result<(), Error>) {
+    for operation in OPERATIONS {
+        refused_by(operation, &expected, words, &call);
+    }
 }
 
-/// That the call fails with this error, with all these words in its message, and has written nothing.
+/// The same for a call that one operation alone knows.
 #[track_caller]
-fn refused(expected: Error, words: &[&str], call: impl Fn(&LayerNorm, &mut [f32; 12]) -> Result<(), Error>) {
-    for plan in [plan().with_parallelism(Parallelism::Serial), plan().with_store(Store::Streaming)] {
+fn refused_by(
+    operation: Operation,
+    expected: &Error,
+    words: &[&str],
+    call: impl Fn(&Plan, &mut [f32; 12]) -> Result<(), Error>,
+) {
+    let plan = Plan::new(operation, COLS, 1e-5).expect("a valid eps");
+    for plan in [plan.with_parallelism(Parallelism::Serial), plan.with_store(Store::Streaming)] {
         let mut y = UNTOUCHED;
         let error = call(&plan, &mut y).expect_err("bad input was accepted");
-        assert_eq!(error, expected);
+        assert_eq!(error, *expected, "{operation:?}");
         let message = error.to_string();
         for word in words {
             assert!(message.contains(word), "\"{message}\" does not say {word}");
         }
-        assert_eq!(y, UNTOUCHED, "{message}: but y has been written");
+        assert_eq!(y, UNTOUCHED, "{operation:?}: {message}: but y has been written");
     }
 }
 
@@ -31,29 +43,37 @@ fn gamma_and_beta_of_another_length() {
     let (x, short, long) = ([1.0; 12], [1.0; 3], [1.0; 5]);
     let error = |what, len| Error::Length { what, len, expected: 4 };
     refused(error("gamma", 3), &["gamma", "3", "4"], |p, y| p.forward(&x, Some(&short), None, y));
-    refused(error("gamma", 5), &["gamma", "5", "4"], |p, y| p.forward_in_place(y, Some(&long), Some(&short)));
-    refused(error("beta", 0), &["beta", "0", "4"], |p, y| p.forward(&x, Some(&[1.0; 4]), Some(&[]), y));
-    refused(error("beta", 5), &["beta", "5", "4"], |p, y| p.forward_in_place(y, None, Some(&long)));
+    refused(error("gamma", 5), &["gamma", "5", "4"], |p, y| p.forward_in_place(y, Some(&long), None));
+    let layer_norm = Operation::LayerNorm;
+    refused_by(layer_norm, &error("beta", 0), &["beta", "0", "4"], |p, y| p.forward(&x, Some(&[1.0; 4]), Some(&[]), y));
+    refused_by(layer_norm, &error("beta", 5), &["beta", "5", "4"], |p, y| p.forward_in_place(y, None, Some(&long)));
 }
 
 #[test]
 fn statistics_of_another_length() {
     let x = [1.0; 12];
     let error = |what, len| Error::Length { what, len, expected: 3 };
-    refused(error("mean", 2), &["mean", "2", "3"], |p, y| {
+    refused_by(Operation::LayerNorm, &error("mean", 2), &["mean", "2", "3"], |p, y| {
         let (mut mean, mut rstd) = ([0.0; 2], [0.0; 3]);
         let stats = StatsMut { mean: Some(&mut mean), rstd: Some(&mut rstd), ..StatsMut::default() };
         let result = p.forward_with_stats(&x, None, None, y, stats);
         assert_eq!((mean, rstd), ([0.0; 2], [0.0; 3]), "statistics have been written");
         result
     });
-    refused(error("mean_lo", 4), &["mean_lo", "4", "3"], |p, y| {
+    refused_by(Operation::LayerNorm, &error("mean_lo", 4), &["mean_lo", "4", "3"], |p, y| {
         let stats = StatsMut { mean_lo: Some(&mut [0.0; 4]), ..StatsMut::default() };
         p.forward_in_place_with_stats(y, None, None, stats)
     });
     refused(error("rstd", 12), &["rstd", "12", "3"], |p, y| {
         let stats = StatsMut { rstd: Some(&mut [0.0; 12]), ..StatsMut::default() };
         p.forward_with_stats(&x, None, None, y, stats)
+    });
+    refused(error("rstd", 2), &["rstd", "2", "3"], |p, y| {
+        let mut rstd = [7.0; 2];
+        let stats = StatsMut { rstd: Some(&mut rstd), ..StatsMut::default() };
+        let result = p.forward_in_place_with_stats(y, None, None, stats);
+        assert_eq!(rstd, [7.0; 2], "rstd has been written");
+        result
     });
 }
 
@@ -63,9 +83,11 @@ fn buffers_that_are_not_whole_rows() {
     refused(error("x", 11), &["x", "11", "4"], |p, y| p.forward(&[1.0; 11], None, None, y));
     refused(error("y", 10), &["y", "10", "4"], |p, y| p.forward(&[1.0; 12], None, None, &mut y[..10]));
     refused(error("x", 1), &["x", "1", "4"], |p, y| p.forward_in_place(&mut y[..1], None, None));
-    let mut y = UNTOUCHED;
-    let error = LayerNorm::new(0, 1e-5).expect("a valid eps").forward(&[1.0], None, None, &mut y);
-    assert_eq!(error, Err(Error::Ragged { what: "x", len: 1, cols: 0 }));
+    for operation in OPERATIONS {
+        let mut y = UNTOUCHED;
+        let error = Plan::new(operation, 0, 1e-5).expect("a valid eps").forward(&[1.0], None, None, &mut y);
+        assert_eq!(error, Err(Error::Ragged { what: "x", len: 1, cols: 0 }));
+    }
 }
 
 #[test]
@@ -126,6 +148,9 @@ fn eps_that_is_no_length() {
             LayerNorm::new(4, eps).map(|_| ()),
             lanenorm::layer_norm(&[1.0; 12], 4, None, None, eps, &mut y),
             lanenorm::layer_norm_in_place(&mut y, 4, None, None, eps),
+            RmsNorm::new(4, eps).map(|_| ()),
+            lanenorm::rms_norm(&[1.0; 12], 4, None, eps, &mut y),
+            lanenorm::rms_norm_in_place(&mut y, 4, None, eps),
         ];
         for result in results {
             let error = result.expect_err("bad eps was accepted");
@@ -135,7 +160,9 @@ fn eps_that_is_no_length() {
         }
         assert_eq!(y, UNTOUCHED);
     }
-    assert!(LayerNorm::new(4, 0.0).is_ok() && LayerNorm::new(4, -0.0).is_ok() && LayerNorm::new(4, f64::MAX).is_ok());
+    for operation in OPERATIONS {
+        assert!([0.0, -0.0, f64::MAX].into_iter().all(|eps| Plan::new(operation, 4, eps).is_ok()));
+    }
 }
 
 #[test]
@@ -158,12 +185,15 @@ fn tiers_that_are_not_here() {
 /// Next to the errors: calls that look odd, and are valid.
 #[test]
 fn valid_calls_at_the_edge() {
-    let (x, mut y) = ([1.0; 14], [0.0; 14]);
-    assert_eq!(plan().forward(Rows::strided(&x[..4], 1, 0), None, None, RowsMut::strided(&mut y, 1, 99)), Ok(()));
-    assert_eq!(plan().forward(Rows::strided(&x, 3, 5), None, None, RowsMut::strided(&mut y, 3, 4)), Ok(()));
-    assert_eq!(plan().forward(Rows::strided(&x, 0, 0), None, None, RowsMut::strided(&mut [], 0, 0)), Ok(()));
-    assert_eq!(plan().forward_in_place(RowsMut::strided(&mut y, 1, usize::MAX), None, None), Ok(()));
-    assert_eq!(plan().forward_in_place(RowsMut::strided(&mut y, 0, usize::MAX), None, None), Ok(()));
-    let nothing = LayerNorm::new(0, 0.0).expect("a valid eps");
-    assert_eq!(nothing.forward_in_place(RowsMut::strided(&mut [], usize::MAX, usize::MAX), None, None), Ok(()));
+    for operation in OPERATIONS {
+        let plan = |cols| Plan::new(operation, cols, 1e-5).expect("a valid eps");
+        let (x, mut y) = ([1.0; 14], [0.0; 14]);
+        assert_eq!(plan(4).forward(Rows::strided(&x[..4], 1, 0), None, None, RowsMut::strided(&mut y, 1, 99)), Ok(()));
+        assert_eq!(plan(4).forward(Rows::strided(&x, 3, 5), None, None, RowsMut::strided(&mut y, 3, 4)), Ok(()));
+        assert_eq!(plan(4).forward(Rows::strided(&x, 0, 0), None, None, RowsMut::strided(&mut [], 0, 0)), Ok(()));
+        assert_eq!(plan(4).forward_in_place(RowsMut::strided(&mut y, 1, usize::MAX), None, None), Ok(()));
+        assert_eq!(plan(4).forward_in_place(RowsMut::strided(&mut y, 0, usize::MAX), None, None), Ok(()));
+        let endless = RowsMut::strided(&mut [], usize::MAX, usize::MAX);
+        assert_eq!(plan(0).forward_in_place(endless, None, None), Ok(()));
+    }
 }

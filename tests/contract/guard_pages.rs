@@ -3,7 +3,7 @@
 
 use std::ptr;
 
-use lanenorm::{Isa, LayerNorm, Parallelism, StatsMut, Store};
+use lanenorm::{Isa, Store};
 
 use crate::support::{Output, Problem, assert_same_bits, quick, tiers};
 
@@ -65,8 +65,7 @@ impl Memory {
         let [x, y, gamma, beta] = &mut self.0;
         let gamma = problem.gamma.as_ref().map(|v| &*gamma.holding(v, at_end));
         let beta = problem.beta.as_ref().map(|v| &*beta.holding(v, at_end));
-        let plan = LayerNorm::new(cols, problem.eps).expect("a valid eps").with_isa(isa);
-        let plan = plan.with_parallelism(Parallelism::Serial);
+        let plan = problem.plan(isa);
         for store in [Store::Ordinary, Store::Streaming] {
             let (x, y) = (&*x.holding(&problem.x, at_end), y.slice(problem.x.len(), at_end));
             y.fill(0.0);
@@ -74,7 +73,7 @@ impl Memory {
             assert_same_bits(format_args!("{isa}, {problem}, {store:?}, at end: {at_end}"), cols, &expected.y, y);
         }
         let x = x.holding(&problem.x, at_end);
-        plan.forward_in_place_with_stats(&mut *x, gamma, beta, StatsMut::default()).expect("a valid call");
+        plan.forward_in_place(&mut *x, gamma, beta).expect("a valid call");
         assert_same_bits(format_args!("{isa}, {problem}, in place, at end: {at_end}"), cols, &expected.y, x);
     }
 }
@@ -93,8 +92,8 @@ fn buffers_between_unmapped_pages() {
     let mut memory = Memory([MOST, MOST, MOST, MOST].map(Guarded::new));
     for cols in columns() {
         for rows in ROWS {
-            let ordinary = Problem::ordinary(rows, cols, 1).with_and_without_affine();
-            for problem in ordinary.into_iter().chain([Problem::mixed(rows, cols, 2)]) {
+            let ordinary = Problem::ordinary(rows, cols, 1).in_every_form();
+            for problem in ordinary.into_iter().chain(Problem::mixed(rows, cols, 2).of_every_operation()) {
                 let expected = problem.expected();
                 for &isa in tiers() {
                     for at_end in [true, false] {

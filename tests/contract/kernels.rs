@@ -1,28 +1,72 @@
 //! The floor below the plan, for engines with their own threads: however a job is split, by rows or by columns, it
 //! gives the bits of the plan, and bad lengths give `None`.
 
+use lanenorm::kernels::forward::Forward;
 use lanenorm::kernels::lanes::RowIo;
 use lanenorm::kernels::layer_norm::{LayerNorm, Normalize, RowNorm};
 use lanenorm::kernels::moments::{CHUNK, Moments, RowMoments, split_point};
+use lanenorm::kernels::rms_norm::{self, RmsNorm};
 use lanenorm::kernels::table;
 use lanenorm::{Isa, StatsMut, Tier};
 
-use crate::support::{Output, Problem, SENTINEL, TURNING_POINTS, tiers};
+use crate::support::{OPERATIONS, Operation, Output, Problem, SENTINEL, TURNING_POINTS, tiers};
+
+/// The jobs of each operation.
+trait Jobs<const CENTERED: bool> {
+    /// The job that solves the problem, with its results going to `output`.
+    fn job<'a>(problem: &'a Problem, output: &'a mut Output, streaming: bool) -> Forward<'a, CENTERED>;
+}
+
+struct Floor;
+
+impl Jobs<true> for Floor {
+    fn job<'a>(problem: &'a Problem, output: &'a mut Output, streaming: bool) -> LayerNorm<'a> {
+        assert_eq!(problem.operation, Operation::LayerNorm);
+        let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
+        let Output { y, mean, mean_lo, rstd } = output;
+        let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
+        LayerNorm::new(io(problem, y), gamma, beta, problem.eps, streaming, stats).expect("the lengths fit")
+    }
+}
+
+impl Jobs<false> for Floor {
+    fn job<'a>(problem: &'a Problem, output: &'a mut Output, streaming: bool) -> RmsNorm<'a> {
+        let Operation::RmsNorm { offset } = problem.operation else { panic!("not an RMSNorm") };
+        let (y, rstd) = (&mut output.y, &mut output.rstd);
+        RmsNorm::new(io(problem, y), problem.gamma.as_deref(), offset, problem.eps, streaming, Some(rstd))
+            .expect("the lengths fit")
+    }
+}
+
+fn io<'a>(problem: &'a Problem, y: &'a mut [f32]) -> RowIo<'a> {
+    let (rows, cols) = (problem.rows, problem.cols);
+    RowIo::new(&problem.x, cols, y, cols, rows, cols).expect("the rows fit")
+}
 
 impl Output {
+    /// The sentinel, but where the operation writes nothing.
     fn blank(problem: &Problem) -> Self {
-        let per_row = || vec![SENTINEL; problem.rows];
-        Self { y: vec![SENTINEL; problem.x.len()], mean: per_row(), mean_lo: per_row(), rstd: per_row() }
+        let unwritten = if problem.operation == Operation::LayerNorm { SENTINEL } else { 0.0 };
+        let per_row = |value| vec![value; problem.rows];
+        let y = vec![SENTINEL; problem.x.len()];
+        Self { y, mean: per_row(unwritten), mean_lo: per_row(unwritten), rstd: per_row(SENTINEL) }
     }
+}
 
-    /// The job that solves the problem, with its results going here.
-    fn job<'a>(&'a mut self, problem: &'a Problem, streaming: bool) -> LayerNorm<'a> {
-        let (rows, cols) = (problem.rows, problem.cols);
-        let Self { y, mean, mean_lo, rstd } = self;
-        let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
-        let io = RowIo::new(&problem.x, cols, y, cols, rows, cols).expect("the rows fit");
-        let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
-        LayerNorm::new(io, gamma, beta, problem.eps, streaming, stats).expect("the lengths fit")
+fn assert_rows_can_be_split<const CENTERED: bool>(problem: &Problem)
+where
+    Floor: Jobs<CENTERED>,
+{
+    let expected = problem.expected();
+    for &isa in tiers() {
+        for (at, streaming) in [(0, false), (1, true), (7, false), (8, true), (18, false), (19, false)] {
+            let mut output = Output::blank(problem);
+            let (mut a, mut b) = Floor::job(problem, &mut output, streaming).split_at(at);
+            assert_eq!((a.rows().rows(), b.rows().rows()), (at, 19 - at));
+            b.run_on(isa);
+            a.run_on(isa);
+            output.assert_same(&expected, problem.cols, format_args!("{isa}, {problem}, split at row {at}"));
+        }
     }
 }
 
@@ -30,25 +74,17 @@ impl Output {
 fn jobs_split_by_rows_give_the_same_bits() {
     for cols in TURNING_POINTS {
         let problem = Problem::mixed(19, cols, 1);
-        let expected = problem.expected();
-        for &isa in tiers() {
-            for (at, streaming) in [(0, false), (1, true), (7, false), (8, true), (18, false), (19, false)] {
-                let mut output = Output::blank(&problem);
-                let (mut a, mut b) = output.job(&problem, streaming).split_at(at);
-                assert_eq!((a.rows().rows(), b.rows().rows()), (at, 19 - at));
-                b.run_on(isa);
-                a.run_on(isa);
-                output.assert_same(&expected, cols, format_args!("{isa}, {problem}, split at row {at}"));
-            }
-        }
+        assert_rows_can_be_split::<true>(&problem);
+        assert_rows_can_be_split::<false>(&problem.rms_norm(1.0));
     }
 }
 
 /// The moments of a row, by subtrees of at most `grain` elements.
-fn moments(isa: Isa, x: &[f32], grain: usize) -> Moments {
-    match split_point(x.len()) {
-        Some(at) if x.len() > grain => moments(isa, &x[..at], grain).merge(moments(isa, &x[at..], grain)),
-        _ => RowMoments { x, centered: true }.run_on(isa),
+fn moments(isa: Isa, row: RowMoments<'_>, grain: usize) -> Moments {
+    let part = |x| moments(isa, RowMoments { x, ..row }, grain);
+    match split_point(row.x.len()) {
+        Some(at) if row.x.len() > grain => part(&row.x[..at]).merge(part(&row.x[at..])),
+        _ => row.run_on(isa),
     }
 }
 
@@ -57,11 +93,47 @@ fn moments_merged_along_the_tree_give_the_same_bits() {
     for cols in (1..=20).map(|chunks| chunks * CHUNK - 5).chain(TURNING_POINTS) {
         let problem = Problem::ordinary(1, cols, 2);
         let bits = |m: Moments| [m.count, m.origin, m.offset, m.m2].map(f64::to_bits);
-        let expected = bits(moments(Isa::SCALAR, &problem.x, usize::MAX));
-        for &isa in tiers() {
-            for grain in [1, CHUNK, 3 * CHUNK, 8 * CHUNK, usize::MAX] {
-                assert_eq!(bits(moments(isa, &problem.x, grain)), expected, "{isa}, {cols} columns by {grain}");
+        for centered in [true, false] {
+            let row = RowMoments { x: &problem.x, centered };
+            let expected = bits(moments(Isa::SCALAR, row, usize::MAX));
+            for &isa in tiers() {
+                for grain in [1, CHUNK, 3 * CHUNK, 8 * CHUNK, usize::MAX] {
+                    let got = bits(moments(isa, row, grain));
+                    assert_eq!(got, expected, "{isa}, {cols} columns by {grain}, centered: {centered}");
+                }
             }
+        }
+    }
+}
+
+#[test]
+fn moments_about_zero_are_the_sum_of_squares_alone() {
+    for cols in TURNING_POINTS {
+        // Small integers: every sum is exact.
+        let x: Vec<f32> = (0..cols).map(|i| (i * 37 % 21) as f32 - 3.0).collect();
+        let m2 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        let expected = Moments { count: cols as f64, origin: 0.0, offset: 0.0, m2 };
+        for &isa in tiers() {
+            assert_eq!(RowMoments { x: &x, centered: false }.run_on(isa), expected, "{isa}, {cols} columns");
+        }
+    }
+}
+
+fn assert_columns_can_be_split<const CENTERED: bool>(problem: &Problem)
+where
+    Floor: Jobs<CENTERED>,
+{
+    let (cols, expected) = (problem.cols, problem.expected());
+    for &isa in tiers() {
+        for (at, streaming) in [(0, false), (1, true), (16, false), (cols / 2, true), (cols, false)] {
+            let mut output = Output::blank(problem);
+            let moments = moments(isa, RowMoments { x: &problem.x, centered: CENTERED }, CHUNK);
+            let job = Floor::job(problem, &mut output, streaming);
+            let (a, b) = job.with_moments(&moments).expect("an ordinary row").split_at_col(at);
+            assert_eq!(a.cols() + b.cols(), cols);
+            b.run_on(isa);
+            a.run_on(isa);
+            output.assert_same(&expected, cols, format_args!("{isa}, {problem}, split at column {at}"));
         }
     }
 }
@@ -69,21 +141,27 @@ fn moments_merged_along_the_tree_give_the_same_bits() {
 #[test]
 fn rows_split_by_columns_give_the_same_bits() {
     for cols in TURNING_POINTS.into_iter().chain([17_000, 70_001]) {
-        for problem in Problem::ordinary(1, cols, 3).with_and_without_affine() {
-            let expected = problem.expected();
-            for &isa in tiers() {
-                for (at, streaming) in [(0, false), (1, true), (16, false), (cols / 2, true), (cols, false)] {
-                    let mut output = Output::blank(&problem);
-                    let moments = moments(isa, &problem.x, CHUNK);
-                    let whole = output.job(&problem, streaming).with_moments(&moments).expect("an ordinary row");
-                    let (a, b) = whole.split_at_col(at);
-                    assert_eq!(a.cols() + b.cols(), cols);
-                    b.run_on(isa);
-                    a.run_on(isa);
-                    output.assert_same(&expected, cols, format_args!("{isa}, {problem}, split at column {at}"));
-                }
+        for problem in Problem::ordinary(1, cols, 3).in_every_form() {
+            match problem.operation {
+                Operation::LayerNorm => assert_columns_can_be_split::<true>(&problem),
+                Operation::RmsNorm { .. } => assert_columns_can_be_split::<false>(&problem),
             }
         }
+    }
+}
+
+/// The row has moments out of range; two rows have none that are theirs.
+fn assert_given_back<const CENTERED: bool>(problem: &Problem)
+where
+    Floor: Jobs<CENTERED>,
+{
+    let expected = problem.expected();
+    for &isa in tiers() {
+        let moments = RowMoments { x: &problem.x, centered: CENTERED }.run_on(isa);
+        let mut output = Output::blank(problem);
+        let job = Floor::job(problem, &mut output, false).with_moments(&moments);
+        job.map(|_| ()).expect_err("given back").run_on(isa);
+        output.assert_same(&expected, problem.cols, format_args!("{isa}, {problem}"));
     }
 }
 
@@ -93,18 +171,27 @@ fn a_row_whose_moments_cannot_be_trusted_is_given_back() {
         let mut problem = Problem::ordinary(1, 100, 4).with_eps(eps);
         problem.x.fill(0.0);
         problem.x[50] = value;
-        let expected = problem.expected();
+        assert_given_back::<true>(&problem);
+        assert_given_back::<false>(&problem.rms_norm(1.0));
+    }
+    let two_rows = Problem::ordinary(2, 8, 5);
+    assert_given_back::<true>(&two_rows);
+    assert_given_back::<false>(&two_rows.rms_norm(1.0));
+}
+
+#[test]
+fn one_row_can_be_normalized_by_an_rstd_known_before() {
+    for cols in TURNING_POINTS {
+        let problem = Problem::ordinary(1, cols, 6).rms_norm(1.0);
+        let (gamma, expected) = (problem.gamma.as_deref(), problem.expected());
         for &isa in tiers() {
-            let mut output = Output::blank(&problem);
-            let job =
-                output.job(&problem, false).with_moments(&RowMoments { x: &problem.x, centered: true }.run_on(isa));
-            job.map(|_| ()).expect_err("moments out of range").run_on(isa);
-            output.assert_same(&expected, 100, format_args!("{isa}, one {value:e}"));
+            let mut output = Output { y: vec![SENTINEL; cols], ..expected.clone() };
+            let row = io(&problem, &mut output.y);
+            let job = rms_norm::Normalize::new(row, gamma, 1.0, expected.rstd[0], false).expect("the lengths fit");
+            job.run_on(isa);
+            output.assert_same(&expected, cols, format_args!("{isa}, {problem}"));
         }
     }
-    let problem = Problem::ordinary(2, 8, 5);
-    let moments = RowMoments { x: &problem.x[..8], centered: true }.run_on(Isa::SCALAR);
-    assert!(Output::blank(&problem).job(&problem, false).with_moments(&moments).is_err(), "there are two rows");
 }
 
 #[test]
@@ -142,13 +229,36 @@ fn vectors_of_another_length_give_none() {
         Normalize::new(io, gamma, None, norm, false).is_some()
     };
     assert!(normalize(1, None) && !normalize(2, None) && !normalize(0, None) && !normalize(1, Some(&five[..])));
+    let mut job = |gamma, rstd: Option<&mut [f32]>| {
+        let io = RowIo::new(&x, 4, &mut y, 4, 3, 4).expect("the rows fit");
+        RmsNorm::new(io, gamma, 0.0, 1e-5, false, rstd).is_some()
+    };
+    assert!(job(Some(&five[..4]), Some(&mut [0.0; 3])) && job(None, None));
+    assert!(!job(Some(&five), None) && !job(Some(&five[..3]), None));
+    assert!(!job(None, Some(&mut [0.0; 2])) && !job(None, Some(&mut [0.0; 12])));
+    let mut normalize = |rows, gamma| {
+        let io = RowIo::new(&x, 4, &mut y, 4, rows, 4).expect("the rows fit");
+        rms_norm::Normalize::new(io, gamma, 1.0, 1.0, false).is_some()
+    };
+    assert!(normalize(1, None) && !normalize(2, None) && !normalize(0, None) && !normalize(1, Some(&five[..])));
 }
 
+/// And there is no operation in it that these tests do not know.
 #[test]
-fn the_table_holds_every_tier_once() {
+fn the_table_holds_every_operation_on_every_tier_once() {
     for tier in Tier::ALL {
-        assert_eq!(table::kernels().filter(|entry| entry.tier == tier).count(), 2, "{tier}");
+        for operation in OPERATIONS {
+            let here = table::kernels().filter(|entry| entry.tier == tier && entry.op == operation.op());
+            assert_eq!(here.count(), 1, "{operation:?}, {tier}");
+        }
         assert_eq!(tier.name().parse(), Ok(tier));
     }
-    assert_eq!(table::kernels().next().map(|e| e.to_string()).as_deref(), Some("layer_norm/f32/scalar"));
+    for entry in table::kernels() {
+        assert!(OPERATIONS.iter().any(|operation| operation.op() == entry.op), "{entry} is new: test it");
+    }
+    let names: Vec<_> = table::kernels().map(|entry| entry.to_string()).collect();
+    assert!(
+        names.contains(&"layer_norm/f32/scalar".into()) && names.contains(&"rms_norm/f32/neon".into()),
+        "{names:?}"
+    );
 }

@@ -1,7 +1,7 @@
 //! The bits of a row do not depend on where it lies: its place in the batch, the strides, the alignment of the four
 //! buffers, in place or not, the kind of stores. Nothing around the rows of y is written.
 
-use lanenorm::{LayerNorm, Parallelism, Store};
+use lanenorm::{StatsMut, Store};
 
 use crate::support::{Call, Problem, TURNING_POINTS, assert_same_bits, quick, tiers};
 
@@ -16,7 +16,8 @@ fn columns() -> impl Iterator<Item = usize> {
 fn a_row_gives_the_same_bits_in_every_batch() {
     let rows = 20;
     for cols in columns() {
-        for problem in [Problem::ordinary(rows, cols, 1), Problem::mixed(rows, cols, 2)] {
+        let problems = [Problem::ordinary(rows, cols, 1), Problem::mixed(rows, cols, 2)];
+        for problem in problems.into_iter().flat_map(Problem::of_every_operation) {
             let expected = problem.expected();
             for &isa in tiers() {
                 for from in 0..rows {
@@ -37,7 +38,7 @@ fn a_row_gives_the_same_bits_in_every_batch() {
 #[test]
 fn strides_and_stores_change_nothing() {
     for cols in columns().chain(TURNING_POINTS) {
-        for problem in Problem::mixed(11, cols, 3).with_and_without_affine() {
+        for problem in Problem::mixed(11, cols, 3).in_every_form() {
             let expected = problem.expected();
             for &isa in tiers() {
                 for (x_gap, y_gap) in [(0, 0), (1, 0), (0, 3), (7, 16), (64, 5)] {
@@ -56,20 +57,21 @@ fn strides_and_stores_change_nothing() {
 #[test]
 fn misalignment_changes_nothing() {
     for cols in columns().filter(|&c| c < 2000) {
-        let problem = Problem::ordinary(10, cols, 4);
-        let expected = problem.expected();
-        for &isa in tiers() {
-            for at in 0..=16 {
-                let each_alone = (0..4).map(|buffer| {
-                    let mut misalignment = [0; 4];
-                    misalignment[buffer] = at;
-                    misalignment
-                });
-                for misalignment in each_alone.chain([[at; 4], [at, 16 - at, at / 2, 3]]) {
-                    for store in [Store::Ordinary, Store::Streaming] {
-                        problem.assert_gives(&expected, &Call { misalignment, store, ..Call::plain(isa) });
+        for problem in Problem::ordinary(10, cols, 4).of_every_operation() {
+            let expected = problem.expected();
+            for &isa in tiers() {
+                for at in 0..=16 {
+                    let each_alone = (0..4).map(|buffer| {
+                        let mut misalignment = [0; 4];
+                        misalignment[buffer] = at;
+                        misalignment
+                    });
+                    for misalignment in each_alone.chain([[at; 4], [at, 16 - at, at / 2, 3]]) {
+                        for store in [Store::Ordinary, Store::Streaming] {
+                            problem.assert_gives(&expected, &Call { misalignment, store, ..Call::plain(isa) });
+                        }
+                        problem.assert_gives(&expected, &Call { misalignment, in_place: true, ..Call::plain(isa) });
                     }
-                    problem.assert_gives(&expected, &Call { misalignment, in_place: true, ..Call::plain(isa) });
                 }
             }
         }
@@ -83,11 +85,12 @@ fn large_outputs_that_are_streamed() {
         return;
     }
     for (rows, cols) in [(1030, 4096), (4, 1_100_003), (4200, 1025)] {
-        let problem = Problem::ordinary(rows, cols, 5);
-        let expected = problem.expected();
-        for &isa in tiers() {
-            for store in [Store::Auto, Store::Ordinary] {
-                problem.assert_gives(&expected, &Call { store, y_gap: 3, ..Call::plain(isa) });
+        for problem in Problem::ordinary(rows, cols, 5).of_every_operation() {
+            let expected = problem.expected();
+            for &isa in tiers() {
+                for store in [Store::Auto, Store::Ordinary] {
+                    problem.assert_gives(&expected, &Call { store, y_gap: 3, ..Call::plain(isa) });
+                }
             }
         }
     }
@@ -103,31 +106,37 @@ fn the_free_functions_are_the_plan() {
     let mut x = problem.x.clone();
     lanenorm::layer_norm_in_place(&mut x, 100, gamma, beta, problem.eps).expect("a valid call");
     assert_same_bits(format_args!("layer_norm_in_place"), 100, &y, &x);
+    lanenorm::rms_norm(&problem.x, 100, gamma, problem.eps, &mut y).expect("a valid call");
+    assert_same_bits(format_args!("rms_norm"), 100, &problem.clone().rms_norm(0.0).expected().y, &y);
+    x.copy_from_slice(&problem.x);
+    lanenorm::rms_norm_in_place(&mut x, 100, gamma, problem.eps).expect("a valid call");
+    assert_same_bits(format_args!("rms_norm_in_place"), 100, &y, &x);
 }
 
 #[test]
 fn statistics_that_are_not_asked_for_change_nothing() {
-    let problem = Problem::mixed(19, 70, 7);
-    let expected = problem.expected();
-    let plan = LayerNorm::new(70, problem.eps).expect("a valid eps").with_parallelism(Parallelism::Serial);
-    for &isa in tiers() {
-        for asked in 0..8 {
-            let (mut mean, mut mean_lo, mut rstd) = (vec![0.0; 19], vec![0.0; 19], vec![0.0; 19]);
-            let stats = lanenorm::StatsMut {
-                mean: (asked & 1 != 0).then_some(&mut mean[..]),
-                mean_lo: (asked & 2 != 0).then_some(&mut mean_lo[..]),
-                rstd: (asked & 4 != 0).then_some(&mut rstd[..]),
-            };
-            let mut y = vec![0.0; problem.x.len()];
-            let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
-            let result = plan.with_isa(isa).forward_with_stats(&problem.x, gamma, beta, &mut y, stats);
-            assert_eq!(result, Ok(()));
-            assert_same_bits(format_args!("{isa}, statistics {asked:03b}: y"), 70, &expected.y, &y);
-            for (bit, want, got) in
-                [(1, &expected.mean, &mean), (2, &expected.mean_lo, &mean_lo), (4, &expected.rstd, &rstd)]
-            {
-                let want = if asked & bit != 0 { want } else { &vec![0.0; 19] };
-                assert_same_bits(format_args!("{isa}, statistics {asked:03b}: {bit:03b}"), 1, want, got);
+    for problem in Problem::mixed(19, 70, 7).of_every_operation() {
+        let expected = problem.expected();
+        for &isa in tiers() {
+            for asked in 0..8 {
+                let (mut mean, mut mean_lo, mut rstd) = (vec![0.0; 19], vec![0.0; 19], vec![0.0; 19]);
+                let stats = StatsMut {
+                    mean: (asked & 1 != 0).then_some(&mut mean[..]),
+                    mean_lo: (asked & 2 != 0).then_some(&mut mean_lo[..]),
+                    rstd: (asked & 4 != 0).then_some(&mut rstd[..]),
+                };
+                let mut y = vec![0.0; problem.x.len()];
+                let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
+                let result = problem.plan(isa).forward_with_stats(&problem.x, gamma, beta, &mut y, stats);
+                assert_eq!(result, Ok(()));
+                let what = format_args!("{isa}, {problem}, statistics {asked:03b}");
+                assert_same_bits(format_args!("{what}: y"), 70, &expected.y, &y);
+                for (bit, want, got) in
+                    [(1, &expected.mean, &mean), (2, &expected.mean_lo, &mean_lo), (4, &expected.rstd, &rstd)]
+                {
+                    let want = if asked & bit != 0 { want } else { &vec![0.0; 19] };
+                    assert_same_bits(format_args!("{what}: {bit:03b}"), 1, want, got);
+                }
             }
         }
     }

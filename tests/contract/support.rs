@@ -2,6 +2,7 @@
 
 mod buffer;
 mod data;
+mod plan;
 mod problem;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use lanenorm::{Isa, Tier};
 
 pub(crate) use buffer::{Buffer, SENTINEL};
 pub(crate) use data::{KINDS, Random, special_row};
+pub(crate) use plan::{OPERATIONS, Operation, Plan};
 pub(crate) use problem::{Call, Output, Problem};
 
 /// The number of columns around which the kernels change their ways: registers of 4, 8 and 16 lanes, the 32 virtual

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use lanenorm::{Isa, Parallelism, Store};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::support::{Call, KINDS, Problem, Random, quick, special_row, tiers};
+use crate::support::{Call, KINDS, Problem, Random, assert_same_bits, quick, special_row, tiers};
 
 fn pools() -> Vec<ThreadPool> {
     [1, 2, 3, 7].map(|n| ThreadPoolBuilder::new().num_threads(n).build().expect("a pool")).into()
@@ -39,7 +39,9 @@ fn many_rows() {
     let pools = pools();
     for (rows, cols) in [(0, 5), (2, 1), (5, 3), (301, 64), (1001, 193), (97, 768), (50, 2049), (1700, 41)] {
         for problem in [Problem::ordinary(rows, cols, 1), Problem::mixed(rows, cols, 2)] {
-            assert_threads_agree(&problem, &pools, &[1, 2, 3, 7, 64]);
+            for problem in problem.of_every_operation() {
+                assert_threads_agree(&problem, &pools, &[1, 2, 3, 7, 64]);
+            }
         }
     }
 }
@@ -51,7 +53,9 @@ fn few_long_rows() {
     let shapes = [(1, 65_535), (1, 65_536), (3, 65_537), (2, 100_003), (8, 70_001)];
     for (rows, cols) in shapes.into_iter().take(if quick() { 3 } else { 5 }) {
         for problem in [Problem::ordinary(rows, cols, 3), Problem::mixed(rows, cols, 4)] {
-            assert_threads_agree(&problem, &pools, &[2, 3, 7]);
+            for problem in problem.of_every_operation() {
+                assert_threads_agree(&problem, &pools, &[2, 3, 7]);
+            }
         }
     }
 }
@@ -63,8 +67,10 @@ fn a_few_million_elements() {
     }
     let pools = pools();
     for rows in [1, 4] {
-        let [plain, .., affine] = Problem::ordinary(rows, 1_000_003, 5).with_and_without_affine();
+        let [plain, rms_plain, .., affine] = Problem::ordinary(rows, 1_000_003, 5).in_every_form();
         assert_threads_agree(&plain, &pools[3..], &[]);
+        assert_threads_agree(&rms_plain, &pools[3..], &[]);
+        assert_threads_agree(&affine.clone().rms_norm(1.0), &pools[2..], &[5]);
         assert_threads_agree(&affine, &pools, &[5]);
     }
 }
@@ -78,7 +84,9 @@ fn long_rows_of_every_kind() {
         for eps in [1e-5, 0.0] {
             let mut problem = Problem::ordinary(1, 66_000, 7).with_eps(eps);
             special_row(kind, &mut random, &mut problem.x);
-            assert_threads_agree(&problem, &pools[1..2], &[3, 8]);
+            for problem in problem.of_every_operation() {
+                assert_threads_agree(&problem, &pools[1..2], &[3, 8]);
+            }
         }
     }
 }
@@ -91,19 +99,24 @@ fn long_rows_with_an_infinite_gamma() {
         let mut problem = Problem::ordinary(1, 66_000, 8);
         problem.gamma.as_mut().expect("gamma")[at] = f32::INFINITY;
         problem.beta.as_mut().expect("beta")[at] = if problem.x[at] > 0.0 { f32::NEG_INFINITY } else { -f32::NAN };
-        assert_threads_agree(&problem, &pools[1..2], &[3, 8]);
+        for problem in problem.of_every_operation() {
+            assert_threads_agree(&problem, &pools[1..2], &[3, 8]);
+        }
     }
 }
 
 #[test]
 fn a_plan_is_shared_between_threads() {
-    let problem = Problem::ordinary(40, 333, 9);
-    let expected = problem.expected();
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| problem.assert_gives(&expected, &Call::plain(Isa::best())));
-        }
-    });
+    for problem in Problem::ordinary(40, 333, 9).of_every_operation() {
+        let (expected, plan) = (problem.expected(), problem.plan(Isa::best()));
+        let solve = || {
+            let mut y = vec![0.0; problem.x.len()];
+            let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
+            assert_eq!(plan.forward(&problem.x, gamma, beta, &mut y), Ok(()));
+            assert_same_bits(format_args!("{problem}"), problem.cols, &expected.y, &y);
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(solve))));
+    }
 }
 
 /// Without optimization a function's frame has room for everything that is inlined into it, which for these kernels is
@@ -113,10 +126,11 @@ fn calls_fit_on_the_stack_of_a_small_thread() {
     let calls = || {
         for &isa in tiers() {
             for (rows, cols) in [(9, 5), (8, 64), (3, 768), (2, 2049), (1, 5000), (1, 100_003)] {
-                let problem = Problem::mixed(rows, cols, 5);
-                let expected = problem.expected();
-                for store in [Store::Ordinary, Store::Streaming] {
-                    problem.assert_gives(&expected, &Call { store, ..Call::plain(isa) });
+                for problem in Problem::mixed(rows, cols, 5).of_every_operation() {
+                    let expected = problem.expected();
+                    for store in [Store::Ordinary, Store::Streaming] {
+                        problem.assert_gives(&expected, &Call { store, ..Call::plain(isa) });
+                    }
                 }
             }
         }

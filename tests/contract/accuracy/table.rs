@@ -1,4 +1,5 @@
-//! The table of tolerances: every distribution with its bound in units of 2^-24, and the reason for it.
+//! The table of tolerances: every distribution with its bound for LayerNorm in units of 2^-24, and the reason for it; the
+//! bound for RMSNorm is one for all.
 
 use crate::support::Random;
 
@@ -15,6 +16,9 @@ pub(super) struct Distribution {
 const ORDINARY: f64 = 4.0;
 
 const ADVERSARIAL: f64 = 16.0;
+
+/// For RMSNorm, on all rows: nothing is subtracted, so nothing cancels, and adversaries have no hold.
+pub(super) const RMS_NORM: f64 = 4.0;
 
 const EPS: f64 = 1e-5;
 
@@ -52,6 +56,7 @@ pub(super) const DISTRIBUTIONS: &[Distribution] = &[
     row("step of any height", ADVERSARIAL, EPS, "the shift may lie many deviations of its chunk away", |r, x| step(r, x, 0.0)),
     row("step of any height, mean 1e4", ADVERSARIAL, EPS, "the same with an offset", |r, x| step(r, x, 1e4)),
     row("step without noise", ADVERSARIAL, EPS, "every rounding goes the same way", flat_step),
+    row("outlier ahead of a constant", ADVERSARIAL, 0.0, "every rounding goes the same way, at the size of the outlier", |r, x| { x.fill(10f64.powf(-3.0 * r.uniform()) as f32); x[0] = (1.0 + r.uniform()) as f32; }),
     row("outlier 1e4 at the front", ADVERSARIAL, EPS, "the shift starts from the outlier", |r, x| outlier(r, x, 1e4, 0.0)),
     row("outlier 1e4 in the middle", ADVERSARIAL, EPS, "one element holds the variance", |r, x| outlier(r, x, 1e4, 0.5)),
     row("outlier 1e4 at the end", ADVERSARIAL, EPS, "one element holds the variance", |r, x| outlier(r, x, 1e4, 1.0)),
@@ -71,6 +76,8 @@ pub(super) const DISTRIBUTIONS: &[Distribution] = &[
     row("denormals, eps 0", ORDINARY, 0.0, "the slow path, in f64", |r, x| normal(r, x, 0.0, 1e-40)),
     row("smallest denormals, eps 0", ORDINARY, 0.0, "the slow path, in f64", |r, x| normal(r, x, 0.0, 3e-45)),
     row("denormals", ORDINARY, EPS, "eps hides them", |r, x| normal(r, x, 0.0, 1e-40)),
+    row("zeros, eps 0", ORDINARY, 0.0, "exactly beta; without a mean exactly 0", |_, x| each(x, |i| if i % 2 == 0 { 0.0 } else { -0.0 })),
+    row("zeros but for one, eps 0", ADVERSARIAL, 0.0, "one element holds all", |r, x| { x.fill(0.0); let i = r.below(x.len()); x[i] = (30.0 * r.normal()).exp2() as f32; }),
     row("1 and 1e-30 by turns, eps 0", ORDINARY, 0.0, "squares of half the elements underflow, and do not count", |_, x| each(x, |i| if i % 2 == 0 { 1.0 } else { 1e-30 })),
 ];
 

@@ -2,22 +2,25 @@
 
 use std::fmt;
 
-use lanenorm::{Isa, LayerNorm, Parallelism, StatsMut, Store};
+use lanenorm::{Isa, Parallelism, StatsMut, Store};
 
-use super::{Buffer, KINDS, Random, assert_same_bits, special_row};
+use super::{Buffer, KINDS, Operation, Plan, Random, assert_same_bits, special_row};
 
-/// The values of the rows, gamma, beta and eps.
+/// The operation, and the values of the rows, gamma, beta and eps.
 #[derive(Clone)]
 pub(crate) struct Problem {
+    pub(crate) operation: Operation,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) x: Vec<f32>,
     pub(crate) gamma: Option<Vec<f32>>,
+    /// Absent where the operation has none.
     pub(crate) beta: Option<Vec<f32>>,
     pub(crate) eps: f64,
 }
 
-/// All that a call returns.
+/// All that a call returns. Statistics that the operation lacks are zeros.
+#[derive(Clone)]
 pub(crate) struct Output {
     pub(crate) y: Vec<f32>,
     pub(crate) mean: Vec<f32>,
@@ -54,12 +57,12 @@ impl Call {
 }
 
 impl Problem {
-    /// Ordinary rows, each of its own offset, with gamma and beta.
+    /// LayerNorm of ordinary rows, each of its own offset, with gamma and beta.
     pub(crate) fn ordinary(rows: usize, cols: usize, seed: u64) -> Self {
         Self::new(rows, cols, seed, |r, _| r % 2)
     }
 
-    /// Rows of all kinds, about half of them ordinary, with gamma and beta.
+    /// LayerNorm of rows of all kinds, about half of them ordinary, with gamma and beta.
     pub(crate) fn mixed(rows: usize, cols: usize, seed: u64) -> Self {
         Self::new(rows, cols, seed, |r, random| {
             let kind = random.below(2 * KINDS);
@@ -76,18 +79,31 @@ impl Problem {
             special_row(kind, &mut random, row);
         }
         let mut vector = || Some((0..cols).map(|_| random.signed() * 2.0).collect());
-        Self { rows, cols, x, gamma: vector(), beta: vector(), eps: 1e-5 }
+        Self { operation: Operation::LayerNorm, rows, cols, x, gamma: vector(), beta: vector(), eps: 1e-5 }
     }
 
-    /// The four problems that differ in the presence of gamma and beta.
-    pub(crate) fn with_and_without_affine(self) -> [Self; 4] {
+    /// The same values normalized by every operation, with all the vectors that it has.
+    pub(crate) fn of_every_operation(self) -> [Self; 2] {
+        [self.clone(), self.rms_norm(1.0)]
+    }
+
+    /// The same values normalized by every operation, with and without the vectors and numbers that it has.
+    pub(crate) fn in_every_form(self) -> [Self; 7] {
         let (gamma, beta) = (self.gamma.clone(), self.beta.clone());
         [
             Self { gamma: None, beta: None, ..self.clone() },
-            Self { gamma: gamma.clone(), beta: None, ..self.clone() },
-            Self { gamma: None, beta: beta.clone(), ..self.clone() },
+            Self { gamma: None, ..self.clone() }.rms_norm(0.0),
+            self.clone().rms_norm(0.0),
+            Self { gamma, beta: None, ..self.clone() },
+            self.clone().rms_norm(1.0),
+            Self { gamma: None, beta, ..self.clone() },
             self,
         ]
+    }
+
+    /// RMSNorm of the same rows.
+    pub(crate) fn rms_norm(self, offset: f32) -> Self {
+        Self { operation: Operation::RmsNorm { offset }, beta: None, ..self }
     }
 
     pub(crate) fn with_eps(self, eps: f64) -> Self {
@@ -99,6 +115,12 @@ impl Problem {
         Self { rows: to - from, x: self.x[from * self.cols..to * self.cols].to_vec(), ..self.clone() }
     }
 
+    /// The plan on one thread.
+    pub(crate) fn plan(&self, isa: Isa) -> Plan {
+        let plan = Plan::new(self.operation, self.cols, self.eps).expect("a valid eps");
+        plan.with_isa(isa).with_parallelism(Parallelism::Serial)
+    }
+
     /// The yardstick: the scalar tier in its plainest use.
     pub(crate) fn expected(&self) -> Output {
         self.run(&Call::plain(Isa::SCALAR))
@@ -108,8 +130,7 @@ impl Problem {
     #[track_caller]
     pub(crate) fn run(&self, call: &Call) -> Output {
         let [x_at, y_at, gamma_at, beta_at] = call.misalignment;
-        let plan = LayerNorm::new(self.cols, self.eps).expect("a valid eps");
-        let plan = plan.with_isa(call.isa).with_parallelism(call.parallelism).with_store(call.store);
+        let plan = self.plan(call.isa).with_parallelism(call.parallelism).with_store(call.store);
         let place = |v: &Option<Vec<f32>>, at| v.as_deref().map(|v| Buffer::holding(v, self.cols, 0, at));
         let (gamma, beta) = (place(&self.gamma, gamma_at), place(&self.beta, beta_at));
         let (gamma, beta) = (gamma.as_ref().map(Buffer::row), beta.as_ref().map(Buffer::row));
@@ -151,7 +172,8 @@ impl Output {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (gamma, beta) = (self.gamma.is_some(), self.beta.is_some());
-        write!(f, "{} x {}, gamma: {gamma}, beta: {beta}, eps: {:e}", self.rows, self.cols, self.eps)
+        let Self { operation, rows, cols, eps, .. } = self;
+        write!(f, "{operation:?}, {rows} x {cols}, gamma: {gamma}, beta: {beta}, eps: {eps:e}")
     }
 }
 
