@@ -14,7 +14,8 @@ use crate::{Error, Parallelism, Sum, shape};
 /// gamma, if given, has `cols` elements; without it the factor is 1. x and y are slices of whole rows (row-major) or
 /// strided [`Rows`] and [`RowsMut`]. Zero rows or zero columns are fine, and nothing happens.
 ///
-/// |y - exact| <= 4 u |gamma + offset| (1 + |xhat|), with u = 2^-24 and xhat the exact normalized value.
+/// |y - exact| <= 4 u |gamma + offset| (1 + |xhat|) on ordinary rows, with u = 2^-24 and xhat the exact normalized value; on
+/// adversarial ones (a step, one huge outlier) the factor may reach 16.
 ///
 /// ```
 /// use lanenorm::RmsNorm;

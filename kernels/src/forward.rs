@@ -319,7 +319,8 @@ impl<const CENTERED: bool> Kernel for Normalize<'_, CENTERED> {
 #[cold]
 #[inline(never)]
 fn canonicalize_nans(rows: &mut RowIo<'_>, gamma: Option<&[f32]>, beta: Option<&[f32]>, gamma_offset: f32) {
-    if gamma.is_none_or(all_finite) && beta.is_none_or(all_finite) && gamma_offset.is_finite() {
+    let gamma_is_finite = gamma.is_none_or(|gamma| gamma.iter().all(|gamma| (gamma + gamma_offset).is_finite()));
+    if gamma_is_finite && beta.is_none_or(all_finite) {
         return;
     }
     for r in 0..rows.rows() {

@@ -1,5 +1,4 @@
-//! The table of tolerances: every distribution with its bound for LayerNorm in units of 2^-24, and the reason for it; the
-//! bound for RMSNorm is one for all.
+//! The table of tolerances: every distribution with its bound in units of 2^-24, and the reason for it.
 
 use crate::support::Random;
 
@@ -16,9 +15,6 @@ pub(super) struct Distribution {
 const ORDINARY: f64 = 4.0;
 
 const ADVERSARIAL: f64 = 16.0;
-
-/// For RMSNorm, on all rows: nothing is subtracted, so nothing cancels, and adversaries have no hold.
-pub(super) const RMS_NORM: f64 = 4.0;
 
 const EPS: f64 = 1e-5;
 
