@@ -78,6 +78,22 @@ pub enum Error {
         /// The rows of the other buffer.
         rows: usize,
     },
+    /// The product of the normalized dimensions overflows `usize`.
+    #[error("the normalized shape is too large: {cols} times {dim} overflows usize")]
+    ShapeOverflow {
+        /// The product of the dimensions before.
+        cols: usize,
+        /// The dimension that is too much.
+        dim: usize,
+    },
+    /// An axis is not one of a shape's.
+    #[error("axis is {axis}, but the shape has {rank} dimensions")]
+    Axis {
+        /// The axis that was asked for.
+        axis: isize,
+        /// The number of dimensions.
+        rank: usize,
+    },
     /// eps is negative, infinite or NaN.
     #[error("eps is {0}, expected a finite number not less than 0")]
     Eps(f64),

@@ -37,6 +37,24 @@ impl LayerNorm {
         Plan::new(cols, eps).map(Self)
     }
 
+    /// A plan for the last dimensions of a tensor, flattened into one row: `normalized_shape` as in `PyTorch`'s module. No
+    /// dimensions are one element.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and if the product of the dimensions overflows.
+    pub fn with_normalized_shape(normalized_shape: &[usize], eps: f64) -> Result<Self, Error> {
+        Self::new(shape::product(normalized_shape)?, eps)
+    }
+
+    /// A plan for the dimensions from `axis` on of tensors of a shape, flattened into one row: `axis` as in ONNX's operator,
+    /// where a negative one counts from the end and -1 is the default.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), if the shape has no such axis, and if the product of its dimensions overflows.
+    pub fn with_axis(shape: &[usize], axis: isize, eps: f64) -> Result<Self, Error> {
+        Self::with_normalized_shape(shape::from_axis(shape, axis)?, eps)
+    }
+
     /// The same plan with another parallelism.
     pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
         Self(Plan { parallelism, ..self.0 })

@@ -42,6 +42,24 @@ impl RmsNorm {
         Ok(Self { plan: Plan::new(cols, eps)?, offset: 0.0 })
     }
 
+    /// A plan for the last dimensions of a tensor, flattened into one row: `normalized_shape` as in `PyTorch`'s module. No
+    /// dimensions are one element.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and if the product of the dimensions overflows.
+    pub fn with_normalized_shape(normalized_shape: &[usize], eps: f64) -> Result<Self, Error> {
+        Self::new(shape::product(normalized_shape)?, eps)
+    }
+
+    /// A plan for the dimensions from `axis` on of tensors of a shape, flattened into one row: `axis` as in ONNX's operator,
+    /// where a negative one counts from the end and -1 is the default.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), if the shape has no such axis, and if the product of its dimensions overflows.
+    pub fn with_axis(shape: &[usize], axis: isize, eps: f64) -> Result<Self, Error> {
+        Self::with_normalized_shape(shape::from_axis(shape, axis)?, eps)
+    }
+
     /// The same plan with another number added to gamma, in f32: 1 for models that keep gamma - 1, as Gemma does. It has no
     /// effect where there is no gamma.
     pub fn with_offset(self, offset: f32) -> Self {

@@ -27,6 +27,23 @@ pub(crate) fn rows(what: &'static str, len: usize, layout: Layout, cols: usize) 
     }
 }
 
+/// The number of elements of dimensions that are normalized together.
+pub(crate) fn product(dims: &[usize]) -> Result<usize, Error> {
+    // A dimension of zero makes the product zero, whatever the others are.
+    if dims.contains(&0) {
+        return Ok(0);
+    }
+    let product = |cols: usize, &dim: &usize| cols.checked_mul(dim).ok_or(Error::ShapeOverflow { cols, dim });
+    dims.iter().try_fold(1, product)
+}
+
+/// The last dimensions of a shape, from `axis` on; a negative one counts from the end.
+pub(crate) fn from_axis(shape: &[usize], axis: isize) -> Result<&[usize], Error> {
+    let rank = shape.len();
+    let from = if axis < 0 { rank.checked_sub(axis.unsigned_abs()) } else { Some(axis.unsigned_abs()) };
+    from.and_then(|from| shape.get(from..)).filter(|dims| !dims.is_empty()).ok_or(Error::Axis { axis, rank })
+}
+
 /// That a buffer, if there is one, has the expected length.
 pub(crate) fn length<T>(what: &'static str, buffer: Option<&[T]>, expected: usize) -> Result<(), Error> {
     match buffer {

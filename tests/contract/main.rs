@@ -10,6 +10,7 @@ mod golden;
 #[cfg(unix)]
 mod guard_pages;
 mod kernels;
+mod normalized_shape;
 mod placement;
 mod range;
 mod shapes;
