@@ -1,5 +1,5 @@
-//! Layer normalization and RMS normalization on CPUs: the same bits on every instruction set, accuracy at any offset, the speed of a
-//! memory copy.
+//! Layer normalization and RMS normalization on CPUs: the same bits on every instruction set, accuracy at any offset,
+//! the speed of a memory copy.
 //!
 //! ```
 //! // Two rows of four features, row-major.
@@ -14,8 +14,9 @@
 //! # Three floors
 //!
 //! - [`layer_norm()`] and [`layer_norm_in_place`], [`rms_norm()`] and [`rms_norm_in_place`], for the common case.
-//! - [`LayerNorm`] and [`RmsNorm`], plans: columns and eps, [`Parallelism`], [`Store`] policy, tier; rows with a stride ([`Rows`],
-//!   [`RowsMut`]), in place or not, statistics ([`StatsMut`]) on request, [`Sum`]s with a residual in one touch. A valid call cannot fail.
+//! - [`LayerNorm`] and [`RmsNorm`], plans: columns (or a normalized shape) and eps, [`Parallelism`], [`Store`] policy,
+//!   tier; rows with a stride ([`Rows`], [`RowsMut`]), in place or not, statistics ([`StatsMut`]) on request, [`Sum`]s
+//!   with a residual in one touch. A valid call cannot fail.
 //! - [`kernels`], for engines with their own threads: the same code for a block of rows, without allocator,
 //!   threads or global state.
 //!

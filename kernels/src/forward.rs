@@ -16,6 +16,9 @@
 //! - *Whole rows*, when there is only one or when two no longer share a cache: moments, then normalize. Very long
 //!   rows are normalized from the back, whose elements the cache still holds.
 //!
+//! If `ADD`, x is the sum of two tensors. The loops that take moments then read the addends and write x, and the second
+//! touch reads x as ever: nothing else knows of sums.
+//!
 //! # Range
 //!
 //! The loops are trusted when 2^-90 <= v <= 2^120, where v is what the root is taken of, one compare for each row: then no

@@ -1,12 +1,13 @@
-//! SIMD kernels of [lanenorm](https://docs.rs/lanenorm): layer normalization over rows, written once and
+//! SIMD kernels of [lanenorm](https://docs.rs/lanenorm): layer and RMS normalization over rows, written once and
 //! compiled for AVX-512, AVX2, NEON and plain scalar code, with the same bits on all of them.
 //!
 //! The kernels are *caller-driven*: they take a block of rows, use no allocator, no threads and no global
 //! state, and can be run by rayon, OpenMP or an engine's own threads. Most users want the safe plans of the
 //! `lanenorm` crate; this crate is for those who bring their own scheduler.
 //!
-//! Where to start reading: [`mod@reference`] is the specification, [`layer_norm`] and
-//! [`rms_norm`] the kernels, [`forward`] their loops, [`moments`] the statistics, [`lanes`] what a tier has to provide, [`isa`] the one place where a tier is chosen.
+//! Where to start reading: [`mod@reference`] is the specification, [`layer_norm`] and [`rms_norm`] the kernels, [`forward`]
+//! their loops, [`moments`] the statistics, [`lanes`] what a tier has to provide, [`isa`] the one place where a tier is
+//! chosen.
 #![no_std]
 #![allow(clippy::needless_range_loop, reason = "loops over registers and rows index several arrays")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
