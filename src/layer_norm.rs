@@ -1,10 +1,10 @@
 use lanenorm_kernels::Isa;
+use lanenorm_kernels::lanes::RowIo;
 use lanenorm_kernels::layer_norm::{LayerNorm as Job, StatsMut};
 
 use crate::plan::{Plan, Store};
 use crate::rows::{Rows, RowsMut};
 use crate::{Error, Parallelism, Sum, shape};
-use lanenorm_kernels::lanes::RowIo;
 
 /// A plan for layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta for each row of `cols` elements.
 ///

@@ -2,11 +2,11 @@
 
 use lanenorm_kernels::Isa;
 use lanenorm_kernels::forward::Forward;
+use lanenorm_kernels::lanes::RowIo;
 
 use crate::rows::{Rows, RowsMut};
 use crate::sum::{Place, Sum};
 use crate::{Error, Parallelism, default_isa, parallel, shape};
-use lanenorm_kernels::lanes::RowIo;
 
 /// Which stores write y. The bits of the result are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
