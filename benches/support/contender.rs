@@ -146,7 +146,7 @@ impl Contender {
                 let time = match case.op {
                     Op::LayerNorm => time_plan::<LayerNorm>,
                     Op::RmsNorm => time_plan::<RmsNorm>,
-                    op => unimplemented!("plans of {}", op.name()),
+                    op => panic!("the benchmark has no plan for {}", op.name()),
                 };
                 time(case, isa, threads, variant, calls, repeats)
             }
