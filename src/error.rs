@@ -78,6 +78,42 @@ pub enum Error {
         /// The rows of the other buffer.
         rows: usize,
     },
+    /// The groups of gamma and beta are none, or too many.
+    #[error(
+        "{groups} groups of {repeat} rows: expected at least one of each, and a product that does not overflow usize"
+    )]
+    Groups {
+        /// The number of groups.
+        groups: usize,
+        /// The rows in a row that each serves.
+        repeat: usize,
+    },
+    /// The groups of gamma and beta do not divide the rows.
+    #[error("x has {rows} rows, which is not a multiple of {groups} groups of {repeat}")]
+    GroupRows {
+        /// The rows of x.
+        rows: usize,
+        /// The number of groups.
+        groups: usize,
+        /// The rows in a row that each serves.
+        repeat: usize,
+    },
+    /// The moments of a row are those of other elements: of fewer than it has, or of another type.
+    #[error(
+        "the moments of row {row} are of {count} elements at a scale of {scale}, but the row has {cols} columns of {dtype}"
+    )]
+    Moments {
+        /// The row.
+        row: usize,
+        /// The number of elements that the moments count.
+        count: f64,
+        /// Their scale.
+        scale: f64,
+        /// The number of columns.
+        cols: usize,
+        /// The type of x.
+        dtype: &'static str,
+    },
     /// The product of the normalized dimensions overflows `usize`.
     #[error("the normalized shape is too large: {cols} times {dim} overflows usize")]
     ShapeOverflow {

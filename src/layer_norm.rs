@@ -1,7 +1,9 @@
 use lanenorm_kernels::Isa;
-use lanenorm_kernels::lanes::RowIo;
+use lanenorm_kernels::lanes::{Beside, Element, RowIo};
 use lanenorm_kernels::layer_norm::{LayerNorm as Job, StatsMut};
+use lanenorm_kernels::moments::Moments;
 
+use crate::io::{Form, Io};
 use crate::plan::{Plan, Store};
 use crate::rows::{Rows, RowsMut};
 use crate::{Error, Parallelism, Sum, shape};
@@ -12,8 +14,9 @@ use crate::{Error, Parallelism, Sum, shape};
 /// arXiv:1607.06450, 2016). A plan is a handful of numbers: cheap to make, to copy and to share between threads. Running it
 /// allocates nothing.
 ///
-/// gamma and beta, if given, have `cols` elements. x and y are slices of whole rows (row-major) or strided
-/// [`Rows`] and [`RowsMut`]. Zero rows or zero columns are fine, and nothing happens.
+/// Elements are f32, f64, f16 or bf16. gamma and beta, if given, have `cols` elements (of each
+/// [group](Self::with_groups)). x and y are slices of whole rows (row-major) or strided [`Rows`] and [`RowsMut`]. Zero rows
+/// or zero columns are fine, and nothing happens.
 ///
 /// ```
 /// use lanenorm::{LayerNorm, Parallelism};
@@ -70,6 +73,25 @@ impl LayerNorm {
         Self(Plan { store, ..self.0 })
     }
 
+    /// The same plan with another number added to gamma, in the type that rows are computed in: 1 for the scale of adaptive
+    /// normalization (`AdaLN`), which enters as 1 + gamma. It has no effect where there is no gamma.
+    pub fn with_offset(self, offset: f32) -> Self {
+        Self(Plan { offset, ..self.0 })
+    }
+
+    /// The same plan with a gamma and a beta for each of several groups of rows: row r has those of group
+    /// (r / repeat) % groups. gamma and beta then have `groups * cols` elements, group after group.
+    ///
+    /// One group (the default) is one gamma for all rows; a group for each head or gate, and repeat 1, gives each its own;
+    /// a group for each sample, and repeat the rows of a sample, is adaptive normalization.
+    ///
+    /// # Errors
+    /// If there are no groups or rows, or if their product overflows. A call returns one if its rows are no multiple of
+    /// `groups * repeat`.
+    pub fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
+        self.0.with_groups(groups, repeat).map(Self)
+    }
+
     /// The number of elements in a row.
     pub fn cols(&self) -> usize {
         self.0.cols
@@ -78,6 +100,11 @@ impl LayerNorm {
     /// The number added to the variance.
     pub fn eps(&self) -> f64 {
         self.0.eps
+    }
+
+    /// The number added to gamma.
+    pub fn offset(&self) -> f32 {
+        self.0.offset
     }
 
     /// The tier that runs.
@@ -89,12 +116,12 @@ impl LayerNorm {
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward<'a>(
+    pub fn forward<'a, T: Element>(
         &self,
-        x: impl Into<Rows<'a>>,
-        gamma: Option<&[f32]>,
-        beta: Option<&[f32]>,
-        y: impl Into<RowsMut<'a>>,
+        x: impl Into<Rows<'a, T>>,
+        gamma: Option<&[T]>,
+        beta: Option<&[T]>,
+        y: impl Into<RowsMut<'a, T>>,
     ) -> Result<(), Error> {
         self.forward_with_stats(x, gamma, beta, y, StatsMut::default())
     }
@@ -103,27 +130,26 @@ impl LayerNorm {
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_with_stats<'a>(
+    pub fn forward_with_stats<'a, T: Element>(
         &self,
-        x: impl Into<Rows<'a>>,
-        gamma: Option<&[f32]>,
-        beta: Option<&[f32]>,
-        y: impl Into<RowsMut<'a>>,
-        stats: StatsMut<'_>,
+        x: impl Into<Rows<'a, T>>,
+        gamma: Option<&[T]>,
+        beta: Option<&[T]>,
+        y: impl Into<RowsMut<'a, T>>,
+        stats: StatsMut<'_, T::Float>,
     ) -> Result<(), Error> {
-        let io = self.0.rows(x.into(), y.into())?;
-        self.run(io, gamma, beta, stats)
+        self.finish(self.0.rows(x.into(), y.into())?, None, gamma, beta, stats)
     }
 
     /// Normalizes rows where they lie.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_in_place<'a>(
+    pub fn forward_in_place<'a, T: Element>(
         &self,
-        x: impl Into<RowsMut<'a>>,
-        gamma: Option<&[f32]>,
-        beta: Option<&[f32]>,
+        x: impl Into<RowsMut<'a, T>>,
+        gamma: Option<&[T]>,
+        beta: Option<&[T]>,
     ) -> Result<(), Error> {
         self.forward_in_place_with_stats(x, gamma, beta, StatsMut::default())
     }
@@ -132,27 +158,26 @@ impl LayerNorm {
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_in_place_with_stats<'a>(
+    pub fn forward_in_place_with_stats<'a, T: Element>(
         &self,
-        x: impl Into<RowsMut<'a>>,
-        gamma: Option<&[f32]>,
-        beta: Option<&[f32]>,
-        stats: StatsMut<'_>,
+        x: impl Into<RowsMut<'a, T>>,
+        gamma: Option<&[T]>,
+        beta: Option<&[T]>,
+        stats: StatsMut<'_, T::Float>,
     ) -> Result<(), Error> {
-        let io = self.0.rows_in_place(x.into())?;
-        self.run(io, gamma, beta, stats)
+        self.finish(self.0.rows_in_place(x.into())?, None, gamma, beta, stats)
     }
 
     /// Takes a sum, writes it, and normalizes it into y.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_sum<'a>(
+    pub fn forward_sum<'a, T: Element>(
         &self,
-        sum: Sum<'a>,
-        gamma: Option<&'a [f32]>,
-        beta: Option<&'a [f32]>,
-        y: impl Into<RowsMut<'a>>,
+        sum: Sum<'a, T>,
+        gamma: Option<&'a [T]>,
+        beta: Option<&'a [T]>,
+        y: impl Into<RowsMut<'a, T>>,
     ) -> Result<(), Error> {
         self.forward_sum_with_stats(sum, gamma, beta, y, StatsMut::default())
     }
@@ -161,53 +186,112 @@ impl LayerNorm {
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_sum_with_stats<'a>(
+    pub fn forward_sum_with_stats<'a, T: Element>(
         &self,
-        sum: Sum<'a>,
-        gamma: Option<&'a [f32]>,
-        beta: Option<&'a [f32]>,
-        y: impl Into<RowsMut<'a>>,
-        stats: StatsMut<'a>,
+        sum: Sum<'a, T>,
+        gamma: Option<&'a [T]>,
+        beta: Option<&'a [T]>,
+        y: impl Into<RowsMut<'a, T>>,
+        stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        let bias = sum.bias;
-        let io = self.0.rows_of_sum(sum, y.into())?;
-        self.check(&io, gamma, beta, &stats)?;
-        self.0.run(io, |io, streaming| {
-            let job = Job::new(io, gamma, beta, self.0.eps, streaming, stats)?;
-            match bias {
-                Some(bias) => job.with_bias(bias),
-                None => Some(job),
+        self.forward_mixed(Io::sum(sum, y), gamma, beta, stats)
+    }
+
+    /// What all other forms are special cases of: beside an x of 16 bits, gamma, beta and y may have f32.
+    ///
+    /// ```
+    /// use lanenorm::{Io, LayerNorm, StatsMut, bf16};
+    ///
+    /// let x = [1.0, 3.0].map(bf16::from_f32);
+    /// let (gamma, beta, mut y) = ([2.0, 2.0], [0.5, 0.5], [0.0; 2]); // all f32
+    /// let io = Io::new(&x, &mut y);
+    /// LayerNorm::new(2, 0.0)?.forward_mixed(io, Some(&gamma[..]), Some(&beta[..]), StatsMut::default())?;
+    /// assert_eq!(y, [-1.5, 2.5]);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward_mixed<'a, T: Element, G: Beside<T>, Y: Beside<T>>(
+        &self,
+        io: Io<'a, T, Y>,
+        gamma: Option<&'a [G]>,
+        beta: Option<&'a [G]>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
+        match io.0 {
+            Form::Apart { x, y } => self.finish(self.0.rows(x, y)?, None, gamma, beta, stats),
+            Form::InPlace { x } => self.finish(self.0.rows_in_place(x)?, None, gamma, beta, stats),
+            Form::Sum { sum, y } => {
+                let bias = sum.bias;
+                self.finish(self.0.rows_of_sum(sum, y)?, bias, gamma, beta, stats)
             }
-        });
-        Ok(())
+        }
     }
 
     #[inline(always)]
-    fn run<'a>(
+    fn finish<'a, T: Element, G: Beside<T>>(
         &self,
-        io: RowIo<'a>,
-        gamma: Option<&'a [f32]>,
-        beta: Option<&'a [f32]>,
-        stats: StatsMut<'a>,
+        io: RowIo<'a, T>,
+        bias: Option<&'a [T]>,
+        gamma: Option<&'a [G]>,
+        beta: Option<&'a [G]>,
+        stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        self.check(&io, gamma, beta, &stats)?;
-        self.0.run(io, |io, streaming| Job::new(io, gamma, beta, self.0.eps, streaming, stats));
+        let params = self.0.params(io.rows(), gamma, beta)?;
+        Plan::check_stats(io.rows(), &stats)?;
+        self.0.run(io, bias, |io, streaming| Job::new(io, params, self.0.eps, streaming, stats));
         Ok(())
     }
 
-    #[inline(always)]
-    fn check(
+    /// The moments of each row of x, which may be some columns of longer rows: one part of a row that several processes
+    /// share. Merged by [`Moments::merge_all`], they are those of the whole row.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn moments<'a, T: Element>(&self, x: impl Into<Rows<'a, T>>, moments: &mut [Moments]) -> Result<(), Error> {
+        self.0.moments(x.into(), true, None, moments)
+    }
+
+    /// `None` if the moments of a whole row can be trusted. Else the row is of extreme range, or not finite, and the moments
+    /// of all its parts must be taken again, by [`moments_at_scale`](Self::moments_at_scale) with the scale that this gives.
+    pub fn rescale<T: Element>(&self, moments: &Moments) -> Option<f64> {
+        moments.rescale::<T>(self.0.eps)
+    }
+
+    /// The moments of each row of x times a power of two that [`rescale`](Self::rescale) has given, on the slow path, which
+    /// is right for every finite element.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn moments_at_scale<'a, T: Element>(
         &self,
-        io: &RowIo<'_>,
-        gamma: Option<&[f32]>,
-        beta: Option<&[f32]>,
-        stats: &StatsMut<'_>,
+        x: impl Into<Rows<'a, T>>,
+        scale: f64,
+        moments: &mut [Moments],
     ) -> Result<(), Error> {
-        shape::length("gamma", gamma, self.0.cols)?;
-        shape::length("beta", beta, self.0.cols)?;
-        shape::length("mean", stats.mean.as_deref(), io.rows())?;
-        shape::length("mean_lo", stats.mean_lo.as_deref(), io.rows())?;
-        shape::length("rstd", stats.rstd.as_deref(), io.rows())
+        self.0.moments(x.into(), true, Some(scale), moments)
+    }
+
+    /// Normalizes the rows of x into y with the moments of the whole rows that they are, or are parts of: one for each row.
+    /// With those of [`moments`](Self::moments), taken again where [`rescale`](Self::rescale) says so, y has the bits of
+    /// [`forward`](Self::forward) on the whole.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together, or if moments count fewer elements than a row of x has; nothing has been written
+    /// then.
+    pub fn normalize_with<'a, T: Element>(
+        &self,
+        x: impl Into<Rows<'a, T>>,
+        moments: &[Moments],
+        gamma: Option<&'a [T]>,
+        beta: Option<&'a [T]>,
+        y: impl Into<RowsMut<'a, T>>,
+    ) -> Result<(), Error> {
+        let io = self.0.rows(x.into(), y.into())?;
+        let params = self.0.params(io.rows(), gamma, beta)?;
+        let job = |io, streaming| Job::new(io, params, self.0.eps, streaming, StatsMut::default());
+        self.0.run_with(io, moments, job)
     }
 }
 
@@ -215,13 +299,13 @@ impl LayerNorm {
 ///
 /// # Errors
 /// If eps is negative, infinite or NaN, or if the lengths do not fit together; nothing has been written then.
-pub fn layer_norm(
-    x: &[f32],
+pub fn layer_norm<T: Element>(
+    x: &[T],
     cols: usize,
-    gamma: Option<&[f32]>,
-    beta: Option<&[f32]>,
+    gamma: Option<&[T]>,
+    beta: Option<&[T]>,
     eps: f64,
-    y: &mut [f32],
+    y: &mut [T],
 ) -> Result<(), Error> {
     LayerNorm::new(cols, eps)?.forward(x, gamma, beta, y)
 }
@@ -230,11 +314,11 @@ pub fn layer_norm(
 ///
 /// # Errors
 /// If eps is negative, infinite or NaN, or if the lengths do not fit together; nothing has been written then.
-pub fn layer_norm_in_place(
-    x: &mut [f32],
+pub fn layer_norm_in_place<T: Element>(
+    x: &mut [T],
     cols: usize,
-    gamma: Option<&[f32]>,
-    beta: Option<&[f32]>,
+    gamma: Option<&[T]>,
+    beta: Option<&[T]>,
     eps: f64,
 ) -> Result<(), Error> {
     LayerNorm::new(cols, eps)?.forward_in_place(x, gamma, beta)

@@ -44,6 +44,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod io;
 mod isa;
 mod layer_norm;
 mod parallel;
@@ -54,9 +55,13 @@ mod shape;
 mod sum;
 
 pub use error::Error;
+pub use io::Io;
 pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
+pub use lanenorm_kernels::half::{bf16, f16};
+pub use lanenorm_kernels::lanes::{Beside, Element};
 pub use lanenorm_kernels::layer_norm::StatsMut;
+pub use lanenorm_kernels::moments::Moments;
 pub use lanenorm_kernels::{Isa, Tier};
 pub use layer_norm::{LayerNorm, layer_norm, layer_norm_in_place};
 pub use parallel::Parallelism;

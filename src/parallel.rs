@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 
 use lanenorm_kernels::Isa;
 use lanenorm_kernels::forward::{Forward, Normalize};
+use lanenorm_kernels::lanes::{Compiled, Element};
 use lanenorm_kernels::moments::{Moments, RowMoments, split_point};
 
 /// How many tasks a call is cut into. Whatever is chosen, the bits of the result are the same.
@@ -54,7 +55,10 @@ impl Parallelism {
 }
 
 /// Runs the job in about `tasks` tasks.
-pub(crate) fn run<const CENTERED: bool>(isa: Isa, mut job: Forward<'_, CENTERED>, tasks: usize) {
+pub(crate) fn run<T, const CENTERED: bool>(isa: Isa, mut job: Forward<'_, T, CENTERED>, tasks: usize)
+where
+    T: Element + Compiled<CENTERED>,
+{
     let (rows, cols) = (job.rows().rows(), job.rows().cols());
     if tasks <= 1 || rows == 0 {
         job.run_on(isa);
@@ -72,9 +76,12 @@ pub(crate) fn run<const CENTERED: bool>(isa: Isa, mut job: Forward<'_, CENTERED>
 }
 
 /// One long row: its moments in parallel, then its columns in parallel.
-fn cut_row<const CENTERED: bool>(isa: Isa, job: Forward<'_, CENTERED>, tasks: usize) {
+fn cut_row<T, const CENTERED: bool>(isa: Isa, job: Forward<'_, T, CENTERED>, tasks: usize)
+where
+    T: Element + Compiled<CENTERED>,
+{
     let Some(x) = job.rows().x_row(0) else { return };
-    let moments = moments(isa, RowMoments { x, centered: CENTERED }, x.len() / tasks);
+    let moments = moments_of_row(isa, RowMoments { x, centered: CENTERED, scale: None }, x.len() / tasks);
     match job.with_moments(&moments) {
         Ok(job) => normalize(isa, job, tasks),
         Err(mut job) => job.run_on(isa),
@@ -82,12 +89,11 @@ fn cut_row<const CENTERED: bool>(isa: Isa, job: Forward<'_, CENTERED>, tasks: us
 }
 
 /// The moments of a row, by subtrees of about `grain` elements.
-fn moments(isa: Isa, row: RowMoments<'_>, grain: usize) -> Moments {
-    let RowMoments { x, centered } = row;
-    match split_point(x.len()) {
-        Some(at) if x.len() > grain => {
-            let (a, b) = x.split_at(at);
-            let part = |x| moments(isa, RowMoments { x, centered }, grain);
+fn moments_of_row<T: Element>(isa: Isa, row: RowMoments<'_, T>, grain: usize) -> Moments {
+    match split_point(row.x.len()) {
+        Some(at) if row.x.len() > grain => {
+            let (a, b) = row.x.split_at(at);
+            let part = |x| moments_of_row(isa, RowMoments { x, ..row }, grain);
             let (a, b) = rayon::join(|| part(a), || part(b));
             a.merge(b)
         }
@@ -95,13 +101,57 @@ fn moments(isa: Isa, row: RowMoments<'_>, grain: usize) -> Moments {
     }
 }
 
-fn normalize<const CENTERED: bool>(isa: Isa, job: Normalize<'_, CENTERED>, tasks: usize) {
+fn normalize<T, const CENTERED: bool>(isa: Isa, job: Normalize<'_, T, CENTERED>, tasks: usize)
+where
+    T: Element + Compiled<CENTERED>,
+{
     if tasks <= 1 {
         return job.run_on(isa);
     }
     let left = tasks / 2;
     let col = job.cols() / tasks * left;
     // Whole cache lines, so that two threads do not write to one.
-    let (a, b) = job.split_at_col(col - col % 16);
+    let (a, b) = job.split_at_col(col - col % 64);
     rayon::join(|| normalize(isa, a, left), || normalize(isa, b, tasks - left));
+}
+
+/// The moments of each row that `row` gives, in about `tasks` tasks.
+pub(crate) fn moments<'a, T: Element>(
+    isa: Isa,
+    first: usize,
+    out: &mut [Moments],
+    row: &(impl Fn(usize) -> RowMoments<'a, T> + Sync),
+    tasks: usize,
+) {
+    match out {
+        [out] => *out = moments_of_row(isa, row(first), row(first).x.len() / tasks.max(1)),
+        _ if tasks > 1 => {
+            let left = tasks / 2;
+            let at = (out.len() * left).div_ceil(tasks);
+            let (a, b) = out.split_at_mut(at);
+            rayon::join(|| moments(isa, first, a, row, left), || moments(isa, first + at, b, row, tasks - left));
+        }
+        _ => out.iter_mut().enumerate().for_each(|(r, out)| *out = row(first + r).run_on(isa)),
+    }
+}
+
+/// Normalizes rows whose moments are known, in about `tasks` tasks.
+pub(crate) fn run_with<T, const CENTERED: bool>(
+    isa: Isa,
+    job: Forward<'_, T, CENTERED>,
+    moments: &[Moments],
+    tasks: usize,
+) where
+    T: Element + Compiled<CENTERED>,
+{
+    let rows = job.rows().rows();
+    if tasks <= 1 || rows <= 1 {
+        let done = job.run_with(isa, moments);
+        debug_assert!(done, "the plans have checked all lengths");
+        return;
+    }
+    let left = tasks / 2;
+    let at = (rows * left).div_ceil(tasks);
+    let ((a, b), (moments_a, moments_b)) = (job.split_at(at), moments.split_at(at));
+    rayon::join(|| run_with(isa, a, moments_a, left), || run_with(isa, b, moments_b, tasks - left));
 }

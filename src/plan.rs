@@ -1,8 +1,9 @@
 //! What the plans of all operations share.
 
 use lanenorm_kernels::Isa;
-use lanenorm_kernels::forward::Forward;
-use lanenorm_kernels::lanes::RowIo;
+use lanenorm_kernels::forward::{Forward, Groups, Params, StatsMut};
+use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, RowIo, Vector};
+use lanenorm_kernels::moments::{Moments, RowMoments};
 
 use crate::rows::{Rows, RowsMut};
 use crate::sum::{Place, Sum};
@@ -31,6 +32,9 @@ const STREAM_COLS: usize = 1024;
 pub(crate) struct Plan {
     pub(crate) cols: usize,
     pub(crate) eps: f64,
+    pub(crate) offset: f32,
+    pub(crate) groups: usize,
+    pub(crate) repeat: usize,
     pub(crate) isa: Isa,
     pub(crate) parallelism: Parallelism,
     pub(crate) store: Store,
@@ -40,12 +44,46 @@ impl Plan {
     pub(crate) fn new(cols: usize, eps: f64) -> Result<Self, Error> {
         shape::eps(eps)?;
         let isa = default_isa()?;
-        Ok(Self { cols, eps, isa, parallelism: Parallelism::default(), store: Store::default() })
+        let (parallelism, store) = (Parallelism::default(), Store::default());
+        Ok(Self { cols, eps, offset: 0.0, groups: 1, repeat: 1, isa, parallelism, store })
+    }
+
+    pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
+        Groups::new(groups, repeat).ok_or(Error::Groups { groups, repeat })?;
+        Ok(Self { groups, repeat, ..self })
+    }
+
+    /// gamma and beta, if they fit the rows.
+    #[inline(always)]
+    pub(crate) fn params<'a, T: Element, G: Beside<T>>(
+        &self,
+        rows: usize,
+        gamma: Option<&'a [G]>,
+        beta: Option<&'a [G]>,
+    ) -> Result<Params<'a, T>, Error> {
+        let &Self { cols, groups, repeat, .. } = self;
+        let mut params = Params { gamma: gamma.map(Vector::from), beta: beta.map(Vector::from), ..Params::default() };
+        params.offset = T::Float::from_f64(self.offset.into());
+        let mut len = cols;
+        if groups > 1 {
+            len = cols.checked_mul(groups).ok_or(Error::Overflow { what: "gamma", rows: groups, stride: cols })?;
+            if !rows.is_multiple_of(groups * repeat) {
+                return Err(Error::GroupRows { rows, groups, repeat });
+            }
+            params.groups = Groups::new(groups, repeat).ok_or(Error::Groups { groups, repeat })?;
+        }
+        shape::length("gamma", gamma, len)?;
+        shape::length("beta", beta, len)?;
+        Ok(params)
     }
 
     /// The rows of x and y, if they fit together.
     #[inline(always)]
-    pub(crate) fn rows<'a>(&self, x: Rows<'a>, y: RowsMut<'a>) -> Result<RowIo<'a>, Error> {
+    pub(crate) fn rows<'a, T: Element, Y: Beside<T>>(
+        &self,
+        x: Rows<'a, T>,
+        y: RowsMut<'a, Y>,
+    ) -> Result<RowIo<'a, T>, Error> {
         let (rows, x_stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
         let (y_rows, y_stride) = shape::rows("y", y.data.len(), y.layout, self.cols)?;
         if rows != y_rows {
@@ -57,14 +95,18 @@ impl Plan {
 
     /// The rows of x, to be written where they lie.
     #[inline(always)]
-    pub(crate) fn rows_in_place<'a>(&self, x: RowsMut<'a>) -> Result<RowIo<'a>, Error> {
+    pub(crate) fn rows_in_place<'a, T: Element>(&self, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
         let io = RowIo::in_place(x.data, stride, rows, self.cols);
         Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
     }
 
     /// The rows of a sum and of y, if they fit together.
-    pub(crate) fn rows_of_sum<'a>(&self, sum: Sum<'a>, y: RowsMut<'a>) -> Result<RowIo<'a>, Error> {
+    pub(crate) fn rows_of_sum<'a, T: Element, Y: Beside<T>>(
+        &self,
+        sum: Sum<'a, T>,
+        y: RowsMut<'a, Y>,
+    ) -> Result<RowIo<'a, T>, Error> {
         let Sum { x, place, bias } = sum;
         shape::length("bias", bias, self.cols)?;
         let (rows, x_stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
@@ -88,17 +130,31 @@ impl Plan {
         Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
     }
 
+    /// That statistics have an element for each row.
+    #[inline(always)]
+    pub(crate) fn check_stats<F>(rows: usize, stats: &StatsMut<'_, F>) -> Result<(), Error> {
+        shape::length("mean", stats.mean.as_deref(), rows)?;
+        shape::length("mean_lo", stats.mean_lo.as_deref(), rows)?;
+        shape::length("rstd", stats.rstd.as_deref(), rows)
+    }
+
     /// Runs the job that `job` makes, once it is known whether to stream.
     #[inline(always)]
-    pub(crate) fn run<'a, const CENTERED: bool>(
+    pub(crate) fn run<'a, T, const CENTERED: bool>(
         &self,
-        io: RowIo<'a>,
-        job: impl FnOnce(RowIo<'a>, bool) -> Option<Forward<'a, CENTERED>>,
-    ) {
+        io: RowIo<'a, T>,
+        bias: Option<&'a [T]>,
+        job: impl FnOnce(RowIo<'a, T>, bool) -> Option<Forward<'a, T, CENTERED>>,
+    ) where
+        T: Element + Compiled<CENTERED>,
+    {
         let elements = io.rows() * self.cols;
-        let streaming = self.streams(elements, io.is_in_place());
+        let streaming = self.streams(&io);
         // Not moved out of the option: see `Forward::run_on`.
         let mut job = job(io, streaming);
+        if let Some(bias) = bias {
+            job = job.and_then(|job| job.with_bias(bias));
+        }
         debug_assert!(job.is_some(), "the plans have checked all lengths");
         let tasks = self.parallelism.tasks(elements);
         if tasks > 1 {
@@ -108,11 +164,54 @@ impl Plan {
         }
     }
 
+    /// The moments of each row of x.
+    pub(crate) fn moments<T: Element>(
+        &self,
+        x: Rows<'_, T>,
+        centered: bool,
+        scale: Option<f64>,
+        out: &mut [Moments],
+    ) -> Result<(), Error> {
+        let cols = self.cols;
+        let (rows, stride) = shape::rows("x", x.data.len(), x.layout, cols)?;
+        shape::length("moments", Some(&*out), rows)?;
+        let row = |r| RowMoments { x: if cols == 0 { &[] } else { &x.data[r * stride..][..cols] }, centered, scale };
+        parallel::moments(self.isa, 0, out, &row, self.parallelism.tasks(rows * cols));
+        Ok(())
+    }
+
+    /// Runs a job with moments that are known.
+    pub(crate) fn run_with<'a, T, const CENTERED: bool>(
+        &self,
+        io: RowIo<'a, T>,
+        moments: &[Moments],
+        job: impl FnOnce(RowIo<'a, T>, bool) -> Option<Forward<'a, T, CENTERED>>,
+    ) -> Result<(), Error>
+    where
+        T: Element + Compiled<CENTERED>,
+    {
+        let cols = self.cols;
+        shape::length("moments", Some(moments), io.rows())?;
+        for (row, moments) in moments.iter().enumerate() {
+            let &Moments { count, scale, .. } = moments;
+            let is_scale_of_type = scale == 1.0 || T::Float::RESCALE.contains(&scale);
+            if !(count >= cols as f64 && is_scale_of_type) {
+                return Err(Error::Moments { row, count, scale, cols, dtype: T::DTYPE.name() });
+            }
+        }
+        let (elements, streaming) = (io.rows() * cols, self.streams(&io));
+        let job = job(io, streaming);
+        debug_assert!(job.is_some(), "the plans have checked all lengths");
+        let tasks = self.parallelism.tasks(elements);
+        job.into_iter().for_each(|job| parallel::run_with(self.isa, job, moments, tasks));
+        Ok(())
+    }
+
     #[inline]
-    fn streams(&self, elements: usize, in_place: bool) -> bool {
-        !in_place
+    fn streams<T: Element>(&self, io: &RowIo<'_, T>) -> bool {
+        !io.is_in_place()
             && match self.store {
-                Store::Auto => self.cols >= STREAM_COLS && elements > STREAM_BYTES / size_of::<f32>(),
+                Store::Auto => self.cols >= STREAM_COLS && io.y_bytes() > STREAM_BYTES,
                 Store::Ordinary => false,
                 Store::Streaming => true,
             }

@@ -1,7 +1,9 @@
 use lanenorm_kernels::Isa;
-use lanenorm_kernels::lanes::RowIo;
+use lanenorm_kernels::lanes::{Beside, Element, RowIo};
+use lanenorm_kernels::moments::Moments;
 use lanenorm_kernels::rms_norm::RmsNorm as Job;
 
+use crate::io::{Form, Io};
 use crate::plan::{Plan, Store};
 use crate::rows::{Rows, RowsMut};
 use crate::{Error, Parallelism, Sum, shape};
@@ -11,27 +13,26 @@ use crate::{Error, Parallelism, Sum, shape};
 /// The formula is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, 2019. A plan is a
 /// handful of numbers: cheap to make, to copy and to share between threads. Running it allocates nothing.
 ///
-/// gamma, if given, has `cols` elements; without it the factor is 1. x and y are slices of whole rows (row-major) or
-/// strided [`Rows`] and [`RowsMut`]. Zero rows or zero columns are fine, and nothing happens.
+/// Elements are f32, f64, f16 or bf16. gamma, if given, has `cols` elements (of each [group](Self::with_groups)); without it
+/// the factor is 1. x and y are slices of whole rows (row-major) or strided [`Rows`] and [`RowsMut`]. Zero rows or zero
+/// columns are fine, and nothing happens.
 ///
-/// |y - exact| <= 4 u |gamma + offset| (1 + |xhat|) on ordinary rows, with u = 2^-24 and xhat the exact normalized value; on
-/// adversarial ones (a step, one huge outlier) the factor may reach 16.
+/// |y - exact| <= 4 u |gamma + offset| (1 + |xhat|) on ordinary rows, with u = 2^-24 (2^-53 in f64) and xhat the exact
+/// normalized value; on adversarial ones (a step, one huge outlier) the factor may reach 16. To this, 16 bits add the half
+/// unit in the last place of their one rounding.
 ///
 /// ```
 /// use lanenorm::RmsNorm;
 ///
 /// let plan = RmsNorm::new(4, 0.0)?;
-/// let x = [1.0, -1.0, 1.0, -1.0, 1e30, 1e30, -1e30, -1e30];
+/// let x = [1.0f32, -1.0, 1.0, -1.0, 1e30, 1e30, -1e30, -1e30];
 /// let mut y = [0.0; 8];
 /// plan.forward(&x, None, &mut y)?;
 /// assert_eq!(y, [1.0, -1.0, 1.0, -1.0, 1.0, 1.0, -1.0, -1.0]);
 /// # Ok::<(), lanenorm::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
-pub struct RmsNorm {
-    plan: Plan,
-    offset: f32,
-}
+pub struct RmsNorm(Plan);
 
 impl RmsNorm {
     /// A plan for rows of `cols` elements, on the [default tier](crate::default_isa), with an offset of 0.
@@ -39,7 +40,7 @@ impl RmsNorm {
     /// # Errors
     /// If eps is negative, infinite or NaN, or if `LANENORM_ISA` asks for a tier that is not there.
     pub fn new(cols: usize, eps: f64) -> Result<Self, Error> {
-        Ok(Self { plan: Plan::new(cols, eps)?, offset: 0.0 })
+        Plan::new(cols, eps).map(Self)
     }
 
     /// A plan for the last dimensions of a tensor, flattened into one row: `normalized_shape` as in `PyTorch`'s module. No
@@ -60,153 +61,216 @@ impl RmsNorm {
         Self::with_normalized_shape(shape::from_axis(shape, axis)?, eps)
     }
 
-    /// The same plan with another number added to gamma, in f32: 1 for models that keep gamma - 1, as Gemma does. It has no
-    /// effect where there is no gamma.
+    /// The same plan with another number added to gamma, in the type that rows are computed in: 1 for models that keep
+    /// gamma - 1, as Gemma does. It has no effect where there is no gamma.
     pub fn with_offset(self, offset: f32) -> Self {
-        Self { offset, ..self }
+        Self(Plan { offset, ..self.0 })
+    }
+
+    /// The same plan with a gamma for each of several groups of rows: row r has that of group (r / repeat) % groups. gamma
+    /// then has `groups * cols` elements, group after group. With a group for each head, and repeat 1, each head has its own.
+    ///
+    /// # Errors
+    /// If there are no groups or rows, or if their product overflows. A call returns one if its rows are no multiple of
+    /// `groups * repeat`.
+    pub fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
+        self.0.with_groups(groups, repeat).map(Self)
     }
 
     /// The same plan with another parallelism.
     pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
-        Self { plan: Plan { parallelism, ..self.plan }, ..self }
+        Self(Plan { parallelism, ..self.0 })
     }
 
     /// The same plan on another tier (see [`isa`](crate::isa())).
     pub fn with_isa(self, isa: Isa) -> Self {
-        Self { plan: Plan { isa, ..self.plan }, ..self }
+        Self(Plan { isa, ..self.0 })
     }
 
     /// The same plan with another choice of stores.
     pub fn with_store(self, store: Store) -> Self {
-        Self { plan: Plan { store, ..self.plan }, ..self }
+        Self(Plan { store, ..self.0 })
     }
 
     /// The number of elements in a row.
     pub fn cols(&self) -> usize {
-        self.plan.cols
+        self.0.cols
     }
 
     /// The number added to the mean of squares.
     pub fn eps(&self) -> f64 {
-        self.plan.eps
+        self.0.eps
     }
 
     /// The number added to gamma.
     pub fn offset(&self) -> f32 {
-        self.offset
+        self.0.offset
     }
 
     /// The tier that runs.
     pub fn isa(&self) -> Isa {
-        self.plan.isa
+        self.0.isa
     }
 
     /// Normalizes the rows of x into y.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward<'a>(
+    pub fn forward<'a, T: Element>(
         &self,
-        x: impl Into<Rows<'a>>,
-        gamma: Option<&[f32]>,
-        y: impl Into<RowsMut<'a>>,
+        x: impl Into<Rows<'a, T>>,
+        gamma: Option<&[T]>,
+        y: impl Into<RowsMut<'a, T>>,
     ) -> Result<(), Error> {
-        self.run(self.plan.rows(x.into(), y.into())?, gamma, None)
+        self.finish(self.0.rows(x.into(), y.into())?, None, gamma, None)
     }
 
     /// Normalizes the rows of x into y, and keeps rstd = 1 / sqrt(mean(x^2) + eps) of each row.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_with_rstd<'a>(
+    pub fn forward_with_rstd<'a, T: Element>(
         &self,
-        x: impl Into<Rows<'a>>,
-        gamma: Option<&[f32]>,
-        y: impl Into<RowsMut<'a>>,
-        rstd: &mut [f32],
+        x: impl Into<Rows<'a, T>>,
+        gamma: Option<&[T]>,
+        y: impl Into<RowsMut<'a, T>>,
+        rstd: &mut [T::Float],
     ) -> Result<(), Error> {
-        self.run(self.plan.rows(x.into(), y.into())?, gamma, Some(rstd))
+        self.finish(self.0.rows(x.into(), y.into())?, None, gamma, Some(rstd))
     }
 
     /// Normalizes rows where they lie.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_in_place<'a>(&self, x: impl Into<RowsMut<'a>>, gamma: Option<&[f32]>) -> Result<(), Error> {
-        self.run(self.plan.rows_in_place(x.into())?, gamma, None)
+    pub fn forward_in_place<'a, T: Element>(
+        &self,
+        x: impl Into<RowsMut<'a, T>>,
+        gamma: Option<&[T]>,
+    ) -> Result<(), Error> {
+        self.finish(self.0.rows_in_place(x.into())?, None, gamma, None)
     }
 
     /// Normalizes rows where they lie, and keeps rstd = 1 / sqrt(mean(x^2) + eps) of each row.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_in_place_with_rstd<'a>(
+    pub fn forward_in_place_with_rstd<'a, T: Element>(
         &self,
-        x: impl Into<RowsMut<'a>>,
-        gamma: Option<&[f32]>,
-        rstd: &mut [f32],
+        x: impl Into<RowsMut<'a, T>>,
+        gamma: Option<&[T]>,
+        rstd: &mut [T::Float],
     ) -> Result<(), Error> {
-        self.run(self.plan.rows_in_place(x.into())?, gamma, Some(rstd))
+        self.finish(self.0.rows_in_place(x.into())?, None, gamma, Some(rstd))
     }
 
     /// Takes a sum, writes it, and normalizes it into y.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_sum<'a>(
+    pub fn forward_sum<'a, T: Element>(
         &self,
-        sum: Sum<'a>,
-        gamma: Option<&'a [f32]>,
-        y: impl Into<RowsMut<'a>>,
+        sum: Sum<'a, T>,
+        gamma: Option<&'a [T]>,
+        y: impl Into<RowsMut<'a, T>>,
     ) -> Result<(), Error> {
-        self.run_sum(sum, gamma, y.into(), None)
+        self.forward_mixed(Io::sum(sum, y), gamma, None)
     }
 
     /// Takes a sum, writes it, normalizes it into y, and keeps rstd = 1 / sqrt(mean(s^2) + eps) of each row.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
-    pub fn forward_sum_with_rstd<'a>(
+    pub fn forward_sum_with_rstd<'a, T: Element>(
         &self,
-        sum: Sum<'a>,
-        gamma: Option<&'a [f32]>,
-        y: impl Into<RowsMut<'a>>,
-        rstd: &'a mut [f32],
+        sum: Sum<'a, T>,
+        gamma: Option<&'a [T]>,
+        y: impl Into<RowsMut<'a, T>>,
+        rstd: &'a mut [T::Float],
     ) -> Result<(), Error> {
-        self.run_sum(sum, gamma, y.into(), Some(rstd))
+        self.forward_mixed(Io::sum(sum, y), gamma, Some(rstd))
     }
 
-    fn run_sum<'a>(
+    /// What all other forms are special cases of: beside an x of 16 bits, gamma and y may have f32.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn forward_mixed<'a, T: Element, G: Beside<T>, Y: Beside<T>>(
         &self,
-        sum: Sum<'a>,
-        gamma: Option<&'a [f32]>,
-        y: RowsMut<'a>,
-        rstd: Option<&'a mut [f32]>,
+        io: Io<'a, T, Y>,
+        gamma: Option<&'a [G]>,
+        rstd: Option<&'a mut [T::Float]>,
     ) -> Result<(), Error> {
-        let bias = sum.bias;
-        let io = self.plan.rows_of_sum(sum, y)?;
-        self.check(&io, gamma, rstd.as_deref())?;
-        self.plan.run(io, |io, streaming| {
-            let job = Job::new(io, gamma, self.offset, self.plan.eps, streaming, rstd)?;
-            match bias {
-                Some(bias) => job.with_bias(bias),
-                None => Some(job),
+        match io.0 {
+            Form::Apart { x, y } => self.finish(self.0.rows(x, y)?, None, gamma, rstd),
+            Form::InPlace { x } => self.finish(self.0.rows_in_place(x)?, None, gamma, rstd),
+            Form::Sum { sum, y } => {
+                let bias = sum.bias;
+                self.finish(self.0.rows_of_sum(sum, y)?, bias, gamma, rstd)
             }
-        });
-        Ok(())
+        }
     }
 
     #[inline(always)]
-    fn run<'a>(&self, io: RowIo<'a>, gamma: Option<&'a [f32]>, rstd: Option<&'a mut [f32]>) -> Result<(), Error> {
-        self.check(&io, gamma, rstd.as_deref())?;
-        self.plan.run(io, |io, streaming| Job::new(io, gamma, self.offset, self.plan.eps, streaming, rstd));
+    fn finish<'a, T: Element, G: Beside<T>>(
+        &self,
+        io: RowIo<'a, T>,
+        bias: Option<&'a [T]>,
+        gamma: Option<&'a [G]>,
+        rstd: Option<&'a mut [T::Float]>,
+    ) -> Result<(), Error> {
+        let params = self.0.params(io.rows(), gamma, None)?;
+        shape::length("rstd", rstd.as_deref(), io.rows())?;
+        self.0.run(io, bias, |io, streaming| Job::new(io, params, self.0.eps, streaming, rstd));
         Ok(())
     }
 
-    #[inline(always)]
-    fn check(&self, io: &RowIo<'_>, gamma: Option<&[f32]>, rstd: Option<&[f32]>) -> Result<(), Error> {
-        shape::length("gamma", gamma, self.plan.cols)?;
-        shape::length("rstd", rstd, io.rows())
+    /// The moments (about zero) of each row of x, which may be some columns of longer rows: one part of a row that several
+    /// processes share. Merged by [`Moments::merge_all`], they are those of the whole row.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn moments<'a, T: Element>(&self, x: impl Into<Rows<'a, T>>, moments: &mut [Moments]) -> Result<(), Error> {
+        self.0.moments(x.into(), false, None, moments)
+    }
+
+    /// `None` if the moments of a whole row can be trusted. Else the row is of extreme range, or not finite, and the moments
+    /// of all its parts must be taken again, by [`moments_at_scale`](Self::moments_at_scale) with the scale that this gives.
+    pub fn rescale<T: Element>(&self, moments: &Moments) -> Option<f64> {
+        moments.rescale::<T>(self.0.eps)
+    }
+
+    /// The moments of each row of x times a power of two that [`rescale`](Self::rescale) has given, on the slow path, which
+    /// is right for every finite element.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn moments_at_scale<'a, T: Element>(
+        &self,
+        x: impl Into<Rows<'a, T>>,
+        scale: f64,
+        moments: &mut [Moments],
+    ) -> Result<(), Error> {
+        self.0.moments(x.into(), false, Some(scale), moments)
+    }
+
+    /// Normalizes the rows of x into y with the moments of the whole rows that they are, or are parts of: one for each row.
+    /// With those of [`moments`](Self::moments), taken again where [`rescale`](Self::rescale) says so, y has the bits of
+    /// [`forward`](Self::forward) on the whole.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together, or if moments count fewer elements than a row of x has; nothing has been written
+    /// then.
+    pub fn normalize_with<'a, T: Element>(
+        &self,
+        x: impl Into<Rows<'a, T>>,
+        moments: &[Moments],
+        gamma: Option<&'a [T]>,
+        y: impl Into<RowsMut<'a, T>>,
+    ) -> Result<(), Error> {
+        let io = self.0.rows(x.into(), y.into())?;
+        let params = self.0.params(io.rows(), gamma, None)?;
+        self.0.run_with(io, moments, |io, streaming| Job::new(io, params, self.0.eps, streaming, None))
     }
 }
 
@@ -214,7 +278,7 @@ impl RmsNorm {
 ///
 /// # Errors
 /// If eps is negative, infinite or NaN, or if the lengths do not fit together; nothing has been written then.
-pub fn rms_norm(x: &[f32], cols: usize, gamma: Option<&[f32]>, eps: f64, y: &mut [f32]) -> Result<(), Error> {
+pub fn rms_norm<T: Element>(x: &[T], cols: usize, gamma: Option<&[T]>, eps: f64, y: &mut [T]) -> Result<(), Error> {
     RmsNorm::new(cols, eps)?.forward(x, gamma, y)
 }
 
@@ -222,6 +286,6 @@ pub fn rms_norm(x: &[f32], cols: usize, gamma: Option<&[f32]>, eps: f64, y: &mut
 ///
 /// # Errors
 /// If eps is negative, infinite or NaN, or if the lengths do not fit together; nothing has been written then.
-pub fn rms_norm_in_place(x: &mut [f32], cols: usize, gamma: Option<&[f32]>, eps: f64) -> Result<(), Error> {
+pub fn rms_norm_in_place<T: Element>(x: &mut [T], cols: usize, gamma: Option<&[T]>, eps: f64) -> Result<(), Error> {
     RmsNorm::new(cols, eps)?.forward_in_place(x, gamma)
 }

@@ -21,57 +21,64 @@
 //!
 //! # Range
 //!
-//! The loops are trusted when 2^-90 <= v <= 2^120, where v is what the root is taken of, one compare for each row: then no
-//! square that matters has under- or overflowed, rstd is normal and x - hi is finite. All other rows go to `rescue`.
+//! The loops are trusted when v, what the root is taken of, is in [`Float::TRUSTED`] (2^-90 to 2^120 in f32), one compare
+//! for each row: then no square that matters has under- or overflowed, rstd is normal and x - hi is finite. All other rows
+//! go to `rescue`.
 //!
 //! An infinite or NaN gamma or beta makes NaNs whose sign and payload differ between processors. It shows in every row
-//! of y, so one row of them is looked over in each call, and all NaNs are made canonical if need be.
+//! of y that it belongs to, so one row of each call is looked over while it is normalized, and all NaNs are made canonical
+//! if need be. (Where rows have different gammas, the gammas are looked over instead.)
 
+mod affines;
 mod blocks;
 mod elements;
 mod fused;
+mod groups;
 
 use crate::Isa;
-use crate::lanes::{FOLD_ROWS, Input, Kernel, Lanes, RowIo, any_nan, sqrt_f64};
+use crate::lanes::{
+    Affine, Compiled, Element, FOLD_ROWS, Float, Input, Kernel, Lanes, RowIo, Target, Vector, sqrt_f64,
+};
 use crate::moments::{self, CHUNK, Moments};
 use crate::rescue;
 use blocks::Blocks;
 pub use elements::RowNorm;
-use elements::{Affine, all_finite, normalize_row};
+use elements::normalize_row;
 use fused::Fused;
+pub use groups::Groups;
 
 /// Rows up to this many columns go through the loop over blocks.
 const BLOCK_COLS: usize = 192;
 
-/// Rows up to this many columns are normalized two rows late: three rows, gamma and beta fill an L1 cache.
-const DELAY_COLS: usize = CHUNK;
-
-/// Rows up to this many columns are fused with their neighbours: beyond, a row is lost from the L2 cache before
-/// its turn comes.
-const FUSED_COLS: usize = 16 * CHUNK;
-
-/// The range of v = var + eps in which f32 sums of squares are trusted.
-const TRUSTED: core::ops::RangeInclusive<f64> = 8.077935669463161e-28..=1.329227995784916e36;
+/// Rows up to this size are fused with their neighbours: beyond, a row is lost from the L2 cache before its turn comes.
+const FUSED_BYTES: usize = 64 << 10;
 
 /// Where to put the statistics of each row; each of them is optional and has one element for each row.
-#[derive(Debug, Default)]
-pub struct StatsMut<'a> {
-    /// The mean, rounded to f32.
-    pub mean: Option<&'a mut [f32]>,
-    /// What rounding took from the mean: `mean + mean_lo` has 48 bits.
-    pub mean_lo: Option<&'a mut [f32]>,
-    /// 1 / sqrt(var + eps): infinite beyond the range of f32, and for a constant row with eps = 0.
-    pub rstd: Option<&'a mut [f32]>,
+#[derive(Debug)]
+pub struct StatsMut<'a, F = f32> {
+    /// The mean, rounded.
+    pub mean: Option<&'a mut [F]>,
+    /// What rounding took from the mean: in f32, `mean + mean_lo` has 48 bits.
+    pub mean_lo: Option<&'a mut [F]>,
+    /// 1 / sqrt(var + eps): infinite beyond the range of its type, and for a constant row with eps = 0.
+    pub rstd: Option<&'a mut [F]>,
 }
 
-impl<'a> StatsMut<'a> {
+impl<F> Default for StatsMut<'_, F> {
+    /// Nothing is wanted.
+    fn default() -> Self {
+        Self { mean: None, mean_lo: None, rstd: None }
+    }
+}
+
+impl<'a, F: Float> StatsMut<'a, F> {
     #[inline]
     fn fits(&self, rows: usize) -> bool {
         [&self.mean, &self.mean_lo, &self.rstd].into_iter().all(|s| s.as_ref().is_none_or(|s| s.len() == rows))
     }
 
     #[inline(always)]
-    fn set(&mut self, r: usize, norm: &RowNorm) {
+    fn set(&mut self, r: usize, norm: &RowNorm<F>) {
         for (out, v) in [(&mut self.mean, norm.mean), (&mut self.mean_lo, norm.mean_lo), (&mut self.rstd, norm.rstd)] {
             if let Some(out) = out {
                 out[r] = v;
@@ -80,7 +87,7 @@ impl<'a> StatsMut<'a> {
     }
 
     #[inline(always)]
-    fn set_block<const R: usize>(&mut self, r: usize, mean: &[f32; R], mean_lo: &[f32; R], rstd: &[f32; R]) {
+    fn set_block<const R: usize>(&mut self, r: usize, mean: &[F; R], mean_lo: &[F; R], rstd: &[F; R]) {
         for (out, v) in [(&mut self.mean, mean), (&mut self.mean_lo, mean_lo), (&mut self.rstd, rstd)] {
             if let Some(out) = out {
                 out[r..r + R].copy_from_slice(v);
@@ -93,58 +100,107 @@ impl<'a> StatsMut<'a> {
     /// # Panics
     /// If there are fewer rows.
     pub fn split_at(self, row: usize) -> (Self, Self) {
-        let cut = |s: Option<&'a mut [f32]>| s.map(|s| s.split_at_mut(row)).unzip();
+        let cut = |s: Option<&'a mut [F]>| s.map(|s| s.split_at_mut(row)).unzip();
         let ((mean, mean_b), (mean_lo, mean_lo_b), (rstd, rstd_b)) =
             (cut(self.mean), cut(self.mean_lo), cut(self.rstd));
         (Self { mean, mean_lo, rstd }, Self { mean: mean_b, mean_lo: mean_lo_b, rstd: rstd_b })
     }
 }
 
+/// gamma and beta, each optional.
+#[derive(Clone, Copy, Debug)]
+pub struct Params<'a, T: Element> {
+    /// The gammas of all groups, one after the other. Absent ones count as 1.
+    pub gamma: Option<Vector<'a, T>>,
+    /// The betas of all groups, one after the other. Absent ones count as 0; RMS normalization has none.
+    pub beta: Option<Vector<'a, T>>,
+    /// Which rows have which.
+    pub groups: Groups,
+    /// Added to gamma, if there is one, in the type that rows are computed in: 1 where gamma - 1 is kept.
+    pub offset: T::Float,
+}
+
+impl<T: Element> Default for Params<'_, T> {
+    fn default() -> Self {
+        Self { gamma: None, beta: None, groups: Groups::ONE, offset: T::Float::default() }
+    }
+}
+
+impl<'a, T: Element> Params<'a, T> {
+    #[inline(always)]
+    fn fit(&self, rows: usize, cols: usize) -> bool {
+        let len = cols.checked_mul(self.groups.groups());
+        let fits = |v: Option<Vector<'_, T>>| v.is_none_or(|v| Some(v.len()) == len);
+        let divides = self.groups.are_one() || rows.is_multiple_of(self.groups.period());
+        divides && fits(self.gamma) && fits(self.beta)
+    }
+
+    /// Adding -0 changes no bits; adding +0 changes those of -0.
+    #[inline(always)]
+    fn with_harmless_offset(self) -> Self {
+        let harmless = self.gamma.is_none() || self.offset == T::Float::default();
+        if harmless { Self { offset: -T::Float::default(), ..self } } else { self }
+    }
+
+    /// Those of row `r` alone.
+    #[inline(always)]
+    fn of_row(&self, r: usize, cols: usize) -> Self {
+        if self.groups.are_one() {
+            return *self;
+        }
+        let start = self.groups.of_row(r) * cols;
+        let part = |v: Option<Vector<'a, T>>| v.map(|v| v.part(start, cols));
+        Self { gamma: part(self.gamma), beta: part(self.beta), groups: Groups::ONE, ..*self }
+    }
+
+    /// The gamma to multiply by, which is NaN or infinite if the sum with the offset is.
+    pub(crate) fn gamma(&self, i: usize) -> T::Float {
+        self.gamma.map_or(T::Float::from_f64(1.0), |g| g.get(i) + self.offset)
+    }
+
+    pub(crate) fn beta(&self, i: usize) -> T::Float {
+        self.beta.map_or(-T::Float::default(), |b| b.get(i))
+    }
+
+    fn are_finite(&self) -> bool {
+        self.gamma.is_none_or(|g| g.all_finite(self.offset))
+            && self.beta.is_none_or(|b| b.all_finite(-T::Float::default()))
+    }
+}
+
 /// The job of normalizing some rows: see [`LayerNorm`](crate::layer_norm::LayerNorm) and
 /// [`RmsNorm`](crate::rms_norm::RmsNorm).
 #[derive(Debug)]
-pub struct Forward<'a, const CENTERED: bool> {
-    rows: RowIo<'a>,
-    gamma: Option<&'a [f32]>,
-    beta: Option<&'a [f32]>,
+pub struct Forward<'a, T: Element, const CENTERED: bool> {
+    rows: RowIo<'a, T>,
+    params: Params<'a, T>,
     /// Added to x and residual, if x is a sum.
-    bias: Option<&'a [f32]>,
-    /// Added to gamma; -0, which changes no bits, where there is none.
-    gamma_offset: f32,
+    bias: Option<&'a [T]>,
     eps: f64,
     streaming: bool,
-    stats: StatsMut<'a>,
+    stats: StatsMut<'a, T::Float>,
 }
 
-impl<'a, const CENTERED: bool> Forward<'a, CENTERED> {
-    /// `None` if gamma, beta or the statistics have another length than the rows ask for.
+impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
+    /// `None` if gamma, beta or the statistics have another length than the rows ask for, or if the number of rows is no
+    /// multiple of the groups' period.
     #[inline(always)]
     pub(crate) fn checked(
-        rows: RowIo<'a>,
-        gamma: Option<&'a [f32]>,
-        beta: Option<&'a [f32]>,
-        gamma_offset: f32,
+        rows: RowIo<'a, T>,
+        params: Params<'a, T>,
         eps: f64,
         streaming: bool,
-        stats: StatsMut<'a>,
+        stats: StatsMut<'a, T::Float>,
     ) -> Option<Self> {
-        let fits = |v: Option<&[f32]>| v.is_none_or(|v| v.len() == rows.cols());
-        (fits(gamma) && fits(beta) && stats.fits(rows.rows())).then_some(Self {
-            rows,
-            gamma,
-            beta,
-            bias: None,
-            gamma_offset,
-            eps,
-            streaming,
-            stats,
-        })
+        let fits = params.fit(rows.rows(), rows.cols()) && stats.fits(rows.rows());
+        let params = params.with_harmless_offset();
+        fits.then_some(Self { rows, params, bias: None, eps, streaming, stats })
     }
 
     /// The same job with a row that is added to each sum of x and residual. `None` if it has another length, or if the rows
     /// are no sums.
     #[inline(always)]
-    pub fn with_bias(self, bias: &'a [f32]) -> Option<Self> {
+    pub fn with_bias(self, bias: &'a [T]) -> Option<Self> {
         (self.rows.is_sum() && bias.len() == self.rows.cols()).then_some(Self { bias: Some(bias), ..self })
     }
 
@@ -152,25 +208,48 @@ impl<'a, const CENTERED: bool> Forward<'a, CENTERED> {
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let (rows_a, rows_b) = self.rows.split_at(row);
         let (stats_a, stats_b) = self.stats.split_at(rows_a.rows());
-        (Self { rows: rows_a, stats: stats_a, ..self }, Self { rows: rows_b, stats: stats_b, ..self })
+        let params_b = Params { groups: self.params.groups.after(rows_a.rows()), ..self.params };
+        (Self { rows: rows_a, stats: stats_a, ..self }, Self { rows: rows_b, stats: stats_b, params: params_b, ..self })
     }
 
     /// Turns the job of normalizing one row, whose moments have been taken elsewhere (by several threads, say), into one that
     /// can be split by columns. The statistics are written. The job is given back if it has not exactly one row, if that is a sum,
     /// or if the moments leave the range in which they can be trusted: then it must be run as it is.
     #[allow(clippy::result_large_err, reason = "the job is given back to be run, not to be propagated")]
-    pub fn with_moments(mut self, moments: &Moments) -> Result<Normalize<'a, CENTERED>, Self> {
+    pub fn with_moments(mut self, moments: &Moments) -> Result<Normalize<'a, T, CENTERED>, Self> {
         if self.rows.rows() != 1 || self.rows.is_sum() {
             return Err(self);
         }
         match RowNorm::from_moments(moments, self.eps) {
             Some(norm) => {
                 self.stats.set(0, &norm);
-                let Self { rows: row, gamma, beta, gamma_offset, streaming, .. } = self;
-                Ok(Normalize { row, gamma, beta, gamma_offset, norm, streaming })
+                let params = self.params.of_row(0, self.rows.cols());
+                let Self { rows: row, streaming, .. } = self;
+                Ok(Normalize { row, params, norm, streaming })
             }
             None => Err(self),
         }
+    }
+
+    /// Normalizes rows whose moments are known, one for each row, on the calling thread: those of rows of which these are
+    /// some columns, say. Moments that cannot be trusted are taken for those of the slow path (see [`Moments::rescale`]).
+    /// The rows must not be sums. Returns whether there were as many moments as rows; if not, nothing is done.
+    pub fn run_with(mut self, isa: Isa, moments: &[Moments]) -> bool
+    where
+        T: Compiled<CENTERED>,
+    {
+        if moments.len() != self.rows.rows() || self.rows.is_sum() {
+            return false;
+        }
+        for moments in moments {
+            let (row, rest) = self.split_at(1);
+            match row.with_moments(moments) {
+                Ok(row) => row.run_on(isa),
+                Err(mut row) => finish_row(&mut row, 0, moments),
+            }
+            self = rest;
+        }
+        true
     }
 
     /// Does the job on one tier, on the calling thread.
@@ -178,22 +257,21 @@ impl<'a, const CENTERED: bool> Forward<'a, CENTERED> {
     /// The job is borrowed, and should not be moved just before: a copy loads in wider pieces than the fields have just
     /// been stored in, which stalls for as long as a short row takes.
     #[inline]
-    pub fn run_on(&mut self, isa: Isa) {
-        if self.rows.rows() == 0 || self.rows.cols() == 0 {
-            return;
+    pub fn run_on(&mut self, isa: Isa)
+    where
+        T: Compiled<CENTERED>,
+    {
+        if self.rows.rows() > 0 && self.rows.cols() > 0 {
+            T::forward(self, isa);
         }
-        let affine = self.gamma.is_some() || self.beta.is_some();
-        let finite = match (self.rows.is_sum(), affine, self.streaming) {
-            (false, false, false) => self.forward::<false, false, false>(isa),
-            (false, false, true) => self.forward::<false, true, false>(isa),
-            (false, true, false) => self.forward::<true, false, false>(isa),
-            (false, true, true) => self.forward::<true, true, false>(isa),
-            // Four buffers of rows hide the cost of a gamma of ones.
-            (true, _, false) => self.forward::<true, false, true>(isa),
-            (true, _, true) => self.forward::<true, true, true>(isa),
-        };
-        if !finite {
-            canonicalize_nans(&mut self.rows, self.gamma, self.beta, self.gamma_offset);
+    }
+
+    /// The job, which has rows and columns.
+    #[inline(always)]
+    pub(crate) fn run_here(&mut self, isa: Isa) {
+        let finite = if self.rows.is_sum() { self.forward::<true>(isa) } else { self.forward::<false>(isa) };
+        if !finite || self.is_grouped() {
+            self.canonicalize_nans();
         }
     }
 
@@ -201,20 +279,23 @@ impl<'a, const CENTERED: bool> Forward<'a, CENTERED> {
     /// value of everything inlined into it, and that of all loops together would overflow the stack of a thread.
     ///
     /// Returns whether a row of y is known to be finite.
-    #[inline]
-    fn forward<const AFFINE: bool, const STREAM: bool, const ADD: bool>(&mut self, isa: Isa) -> bool {
+    #[inline(always)]
+    fn forward<const ADD: bool>(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
         let mut finite = true;
-        if cols <= BLOCK_COLS && rows >= FOLD_ROWS {
+        // Streaming, short rows have cache lines in common.
+        if !self.streaming && cols <= BLOCK_COLS && rows >= FOLD_ROWS {
             first = rows - rows % FOLD_ROWS;
-            finite = isa.run(Blocks::<CENTERED, AFFINE, STREAM, ADD> { job: self, rows: first });
+            finite = isa.run(Blocks::<T, CENTERED, ADD> { job: self, rows: first });
         }
         match rows - first {
             0 => finite,
-            2.. if cols <= DELAY_COLS => isa.run(Fused::<CENTERED, AFFINE, STREAM, ADD, 2> { job: self, first }),
-            2.. if cols <= FUSED_COLS => isa.run(Fused::<CENTERED, AFFINE, STREAM, ADD, 1> { job: self, first }),
-            _ => isa.run(WholeRows::<CENTERED, AFFINE, STREAM, ADD> { job: self, first }),
+            2.. if cols <= CHUNK => isa.run(Fused::<T, CENTERED, ADD, true> { job: self, first }),
+            2.. if cols * size_of::<T>() <= FUSED_BYTES => {
+                isa.run(Fused::<T, CENTERED, ADD, false> { job: self, first })
+            }
+            _ => isa.run(WholeRows::<T, CENTERED, ADD> { job: self, first }),
         }
     }
 
@@ -223,63 +304,95 @@ impl<'a, const CENTERED: bool> Forward<'a, CENTERED> {
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
-    unsafe fn input<const ADD: bool>(&self, r: usize) -> Input<ADD> {
+    unsafe fn input<const ADD: bool>(&self, r: usize) -> Input<T, ADD> {
         // SAFETY: the caller's duty.
         unsafe { self.rows.input(r, self.bias) }
     }
 
+    /// Where row `r` of y goes.
+    ///
+    /// # Safety
+    /// - There is such a row.
     #[inline(always)]
-    fn affine(&self) -> Affine {
-        Affine::new(self.gamma, self.beta, self.gamma_offset)
+    unsafe fn target(&mut self, r: usize) -> Target<T> {
+        // SAFETY: the caller's duty.
+        unsafe { self.rows.target(r, self.streaming) }
+    }
+
+    #[inline(always)]
+    fn affine(&self, r: usize) -> Affine<T> {
+        let params = self.params.of_row(r, self.rows.cols());
+        Affine::new(params.gamma, params.beta, params.offset)
+    }
+
+    /// Whether rows differ in gamma and beta.
+    #[inline(always)]
+    fn is_grouped(&self) -> bool {
+        !self.params.groups.are_one()
     }
 
     /// The rows.
-    pub fn rows(&self) -> &RowIo<'a> {
+    pub fn rows(&self) -> &RowIo<'a, T> {
         &self.rows
+    }
+
+    /// Makes all NaNs of y the canonical one if gamma or beta can have made others.
+    #[cold]
+    #[inline(never)]
+    fn canonicalize_nans(&mut self) {
+        if self.params.are_finite() {
+            return;
+        }
+        for r in 0..self.rows.rows() {
+            let params = self.params.of_row(r, self.rows.cols());
+            // SAFETY: r < rows.
+            unsafe { canonicalize_row(&mut self.rows, r, &params) };
+        }
     }
 }
 
 /// The job of normalizing one row, or some columns of it, whose statistics are known.
 #[derive(Debug)]
-pub struct Normalize<'a, const CENTERED: bool> {
-    row: RowIo<'a>,
-    gamma: Option<&'a [f32]>,
-    beta: Option<&'a [f32]>,
-    gamma_offset: f32,
-    norm: RowNorm,
+pub struct Normalize<'a, T: Element, const CENTERED: bool> {
+    row: RowIo<'a, T>,
+    params: Params<'a, T>,
+    norm: RowNorm<T::Float>,
     streaming: bool,
 }
 
-impl<'a, const CENTERED: bool> Normalize<'a, CENTERED> {
+impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
     /// `None` if there is not exactly one row, or if gamma or beta have another length.
     pub(crate) fn checked(
-        row: RowIo<'a>,
-        gamma: Option<&'a [f32]>,
-        beta: Option<&'a [f32]>,
-        gamma_offset: f32,
-        norm: RowNorm,
+        row: RowIo<'a, T>,
+        params: Params<'a, T>,
+        norm: RowNorm<T::Float>,
         streaming: bool,
     ) -> Option<Self> {
-        let fits = |v: Option<&[f32]>| v.is_none_or(|v| v.len() == row.cols());
-        let fits = row.rows() == 1 && fits(gamma) && fits(beta);
-        fits.then_some(Self { row, gamma, beta, gamma_offset, norm, streaming })
+        let fits = row.rows() == 1 && params.fit(1, row.cols());
+        fits.then_some(Self { row, params: params.with_harmless_offset(), norm, streaming })
     }
 
     /// The job for the first `col` columns, and that for the others. All columns come first if there are fewer.
     pub fn split_at_col(self, col: usize) -> (Self, Self) {
-        let col = col.min(self.row.cols());
+        let cols = self.row.cols();
+        let col = col.min(cols);
         let (row_a, row_b) = self.row.split_at_col(col);
-        let (gamma_a, gamma_b) = self.gamma.map(|g| g.split_at(col)).unzip();
-        let (beta_a, beta_b) = self.beta.map(|b| b.split_at(col)).unzip();
+        let cut = |v: Option<Vector<'a, T>>| v.map(|v| (v.part(0, col), v.part(col, cols - col))).unzip();
+        let ((gamma_a, gamma_b), (beta_a, beta_b)) = (cut(self.params.gamma), cut(self.params.beta));
         (
-            Self { row: row_a, gamma: gamma_a, beta: beta_a, ..self },
-            Self { row: row_b, gamma: gamma_b, beta: beta_b, ..self },
+            Self { row: row_a, params: Params { gamma: gamma_a, beta: beta_a, ..self.params }, ..self },
+            Self { row: row_b, params: Params { gamma: gamma_b, beta: beta_b, ..self.params }, ..self },
         )
     }
 
     /// Does the job on one tier, on the calling thread.
-    pub fn run_on(self, isa: Isa) {
-        isa.run(self);
+    pub fn run_on(self, isa: Isa)
+    where
+        T: Compiled<CENTERED>,
+    {
+        if self.row.cols() > 0 {
+            T::normalize(self, isa);
+        }
     }
 
     /// The number of columns.
@@ -288,67 +401,52 @@ impl<'a, const CENTERED: bool> Normalize<'a, CENTERED> {
     }
 }
 
-impl<const CENTERED: bool> Kernel for Normalize<'_, CENTERED> {
+impl<T: Element, const CENTERED: bool> Kernel for Normalize<'_, T, CENTERED> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(mut self, simd: S) {
         let cols = self.row.cols();
-        if cols == 0 {
-            return;
-        }
-        let affine = Affine::new(self.gamma, self.beta, self.gamma_offset);
+        let affine = Affine::new(self.params.gamma, self.params.beta, self.params.offset);
         // SAFETY: there is a row 0.
-        let (x, y) = unsafe { (self.row.source(0), self.row.target(0)) };
+        let (x, y) = unsafe { (self.row.source(0), self.row.target(0, self.streaming)) };
         // SAFETY: all lengths are cols, checked by the constructor.
-        let probe = unsafe {
-            match (self.gamma.is_some() || self.beta.is_some(), self.streaming) {
-                (false, false) => normalize_row::<S, CENTERED, false, false>(simd, x, y, &self.norm, affine, cols),
-                (false, true) => normalize_row::<S, CENTERED, false, true>(simd, x, y, &self.norm, affine, cols),
-                (true, false) => normalize_row::<S, CENTERED, true, false>(simd, x, y, &self.norm, affine, cols),
-                (true, true) => normalize_row::<S, CENTERED, true, true>(simd, x, y, &self.norm, affine, cols),
-            }
-        };
+        let seen = unsafe { normalize_row::<S, T, CENTERED>(simd, x, y, &self.norm, &affine, cols) };
         if self.streaming {
             simd.fence();
         }
-        if any_nan(simd, probe) {
-            canonicalize_nans(&mut self.row, self.gamma, self.beta, self.gamma_offset);
+        if T::Float::any_nan(simd, seen) {
+            // SAFETY: there is a row 0.
+            unsafe { canonicalize_row(&mut self.row, 0, &self.params) };
         }
     }
 }
 
-/// Makes all NaNs the canonical one if gamma or beta can have made others.
+/// Makes all NaNs of a row of y the canonical one. Those that come from a NaN in gamma or beta may have lost themselves when
+/// they were rounded to 16 bits.
+///
+/// # Safety
+/// - There is such a row.
 #[cold]
 #[inline(never)]
-fn canonicalize_nans(rows: &mut RowIo<'_>, gamma: Option<&[f32]>, beta: Option<&[f32]>, gamma_offset: f32) {
-    let gamma_is_finite = gamma.is_none_or(|gamma| gamma.iter().all(|gamma| (gamma + gamma_offset).is_finite()));
-    if gamma_is_finite && beta.is_none_or(all_finite) {
-        return;
-    }
-    for r in 0..rows.rows() {
-        // SAFETY: r < rows.
-        for y in unsafe { rows.y_row(r) } {
-            if y.is_nan() {
-                *y = f32::NAN;
-            }
-        }
-    }
+unsafe fn canonicalize_row<T: Element>(rows: &mut RowIo<'_, T>, r: usize, params: &Params<'_, T>) {
+    // SAFETY: the caller's duty.
+    unsafe { rows.canonicalize(r, |i| params.gamma(i).into().is_nan() || params.beta(i).into().is_nan()) };
 }
 
 /// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted is normalized here and
 /// now on the slow path, and there is nothing left to do for it.
 #[inline(always)]
-fn settle<S: Lanes, const CENTERED: bool>(
+fn settle<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    job: &mut Forward<'_, CENTERED>,
+    job: &mut Forward<'_, T, CENTERED>,
     r: usize,
     moments: &Moments,
     inv_cols: f64,
-) -> Option<RowNorm> {
+) -> Option<RowNorm<T::Float>> {
     let v = moments.m2 * inv_cols + job.eps;
-    if !TRUSTED.contains(&v) {
-        rescue_row(job, r);
+    if !T::Float::TRUSTED.contains(&v) {
+        rescue_row(job, r, v, moments.origin + moments.offset);
         return None;
     }
     let norm = RowNorm::new(moments.origin, moments.offset, 1.0 / sqrt_f64(simd, v));
@@ -356,40 +454,50 @@ fn settle<S: Lanes, const CENTERED: bool>(
     Some(norm)
 }
 
+/// Normalizes a row on the slow path whose v and mean, of the fast sums, are not trusted.
 #[cold]
 #[inline(never)]
-fn rescue_row<const CENTERED: bool>(job: &mut Forward<'_, CENTERED>, r: usize) {
+fn rescue_row<T: Element, const CENTERED: bool>(job: &mut Forward<'_, T, CENTERED>, r: usize, v: f64, mean: f64) {
+    let scale = moments::scale_for::<T::Float>(v, mean);
+    // SAFETY: r < rows: callers count it; rows have cols > 0 elements.
+    let moments = unsafe { rescue::moments(job.rows.source(r), job.rows.cols(), scale, CENTERED) };
+    finish_row(job, r, &moments);
+}
+
+/// Normalizes a row on the slow path with moments that were taken there.
+#[cold]
+#[inline(never)]
+fn finish_row<T: Element, const CENTERED: bool>(job: &mut Forward<'_, T, CENTERED>, r: usize, moments: &Moments) {
     let cols = job.rows.cols();
-    // SAFETY: r < rows: callers count it.
-    let (x, y) = unsafe { (job.rows.source(r), job.rows.target(r)) };
-    // SAFETY: rows have cols > 0 elements.
-    let Some(moments) = (unsafe { rescue::moments::<CENTERED>(x, cols) }) else {
+    if moments.m2.is_nan() {
         // SAFETY: r < rows.
         unsafe {
             job.rows.canonicalize_sum(r);
-            job.rows.y_row(r).fill(f32::NAN);
+            job.rows.canonicalize(r, |_| true);
         }
         job.stats.set(r, &RowNorm::NAN);
         return;
-    };
-    let v = moments.m2 / moments.count + job.eps;
+    }
+    let scale = moments.scale;
+    let v = moments.m2 / moments.count + job.eps * scale * scale;
     let rstd = 1.0 / sqrt_f64(pulp::Scalar, v);
-    job.stats.set(r, &RowNorm::new(moments.origin, moments.offset, rstd));
+    job.stats.set(r, &RowNorm::new(moments.origin / scale, moments.offset / scale, rstd * scale));
     // Equal elements and eps = 0: xhat is 0, not 0 * infinity.
     let rstd = if v == 0.0 { 0.0 } else { rstd };
     // SAFETY: rows have cols elements; x and y are the same or apart, as RowIo promises.
-    unsafe { rescue::normalize(x, y, cols, &moments, rstd, (job.gamma, job.gamma_offset), job.beta) };
+    unsafe {
+        let (x, y) = (job.rows.source(r), job.target(r));
+        rescue::normalize(x, y, cols, moments, rstd, &job.params.of_row(r, cols));
+    }
 }
 
 /// Rows one by one, from `first` on. There is one at least. Returns whether a row of y is known to be finite.
-struct WholeRows<'j, 'a, const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool> {
-    job: &'j mut Forward<'a, CENTERED>,
+struct WholeRows<'j, 'a, T: Element, const CENTERED: bool, const ADD: bool> {
+    job: &'j mut Forward<'a, T, CENTERED>,
     first: usize,
 }
 
-impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool> Kernel
-    for WholeRows<'_, '_, CENTERED, AFFINE, STREAM, ADD>
-{
+impl<T: Element, const CENTERED: bool, const ADD: bool> Kernel for WholeRows<'_, '_, T, CENTERED, ADD> {
     type Output = bool;
 
     #[inline(always)]
@@ -397,22 +505,21 @@ impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bo
         let Self { job, first } = self;
         let cols = job.rows.cols();
         let inv_cols = 1.0 / cols as f64;
-        let affine = job.affine();
-        let mut probe = simd.splat_f32s(f32::NAN);
+        let mut seen = T::Float::splat(simd, T::Float::NAN);
         for r in first..job.rows.rows() {
             // SAFETY: r < rows.
-            let (x, y) = unsafe { (job.rows.source(r), job.rows.target(r)) };
+            let (x, y, affine) = unsafe { (job.rows.source(r), job.target(r), job.affine(r)) };
             // SAFETY: x has cols elements.
-            let moments = unsafe { moments::row::<S, CENTERED, ADD>(simd, job.input(r), cols) };
+            let moments = unsafe { moments::row::<S, T, CENTERED, ADD>(simd, job.input(r), cols) };
             if let Some(norm) = settle(simd, job, r, &moments, inv_cols) {
                 // SAFETY: the row has cols elements; so have gamma and beta, checked by the constructor.
-                probe = unsafe { normalize_row::<S, CENTERED, AFFINE, STREAM>(simd, x, y, &norm, affine, cols) };
+                seen = unsafe { normalize_row::<S, T, CENTERED>(simd, x, y, &norm, &affine, cols) };
             }
         }
-        if STREAM {
+        if job.streaming {
             simd.fence();
         }
-        !AFFINE || !any_nan(simd, probe)
+        !T::Float::any_nan(simd, seen)
     }
 }
 

@@ -1,13 +1,16 @@
 //! What a tier provides: pulp's [`Simd`] plus the few operations that the kernels need and pulp lacks.
 //!
-//! **Virtual lanes.** The kernels see a register file of [`LANES`] f32 lanes on every tier: two AVX-512
-//! registers, four AVX2 registers, eight NEON or scalar ones. Element `i` of a chunk belongs to lane `i mod 32` whatever the
-//! hardware width, so sums have one order and the tiers agree in bits.
+//! **Virtual lanes.** The kernels see a register file of 32 f32 lanes (or 16 f64 lanes) on every tier: two AVX-512
+//! registers, four AVX2 registers, eight NEON or scalar ones. Which element belongs to which lane depends on the type of the
+//! elements, and not on the hardware width, so sums have one order and the tiers agree in bits. See [`Element`].
 //!
 //! Raw pointers and intrinsics live in this module and its children alone.
 
+mod element;
+mod float;
 mod input;
 mod scalar;
+mod vector;
 mod view;
 
 #[cfg(target_arch = "x86_64")]
@@ -17,33 +20,31 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+use half::{bf16, f16};
 use pulp::Simd;
 
+#[doc(hidden)]
+pub use element::Compiled;
+pub(crate) use element::Pair;
+pub use element::{Beside, Element};
+pub use float::Float;
 pub(crate) use input::Input;
+pub use vector::Vector;
+pub(crate) use vector::{Affine, PACKED_COLS, Packed, way};
 pub use view::RowIo;
 pub(crate) use view::{Source, Target};
-
-/// The number of virtual f32 lanes on every tier.
-pub const LANES: usize = 32;
 
 /// The rows that [`Lanes::fold_rows`] folds at once.
 pub const FOLD_ROWS: usize = 8;
 
-/// The elements of a run that [`Lanes::load_runs`] reads.
-pub const RUN: usize = 8;
-
-/// The largest number of registers that [`LANES`] takes on any tier: the length of register arrays, of which
+/// The largest number of registers that the virtual lanes take on any tier: the length of register arrays, of which
 /// a tier uses the first [`regs`]. (Rust cannot yet size an array by an associated constant.)
-pub(crate) const MAX_REGS: usize = LANES / 4;
+pub(crate) const MAX_REGS: usize = 8;
 
-/// Stands in for an absent vector of as many elements as one step of the loops takes, which is read again for each step: adding
-/// -0 changes no bits.
-pub(crate) static NEGATIVE_ZEROS: [f32; 2 * LANES] = [-0.0; 2 * LANES];
-
-/// The number of registers that [`LANES`] takes on this tier.
+/// The number of registers that the virtual lanes of any type take on this tier.
 #[inline(always)]
 pub(crate) const fn regs<S: Simd>() -> usize {
-    const { LANES / S::F32_LANES }
+    const { <f32 as Float>::LANES / S::F32_LANES }
 }
 
 /// A computation that is written once for all tiers. See [`Isa::run`](crate::Isa::run).
@@ -71,11 +72,11 @@ impl<S: Lanes, K: Kernel> pulp::NullaryFnOnce for Entry<S, K> {
     }
 }
 
-/// The operations of a tier, beside those of pulp.
+/// The operations of a tier, beside those of pulp: those on f32 here, those on other types in the traits above this one.
 ///
-/// `N` below is `Self::F32_LANES`. All arithmetic is IEEE 754 binary32 with rounding to nearest even, so an
-/// implementation has no freedom in its results (NaN payloads aside).
-pub trait Lanes: Simd {
+/// `N` below is `Self::F32_LANES`. All arithmetic is IEEE 754 with rounding to nearest even, so an implementation has no
+/// freedom in its results (NaN payloads aside).
+pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     /// `N` elements from `p`, which need not be aligned.
     ///
     /// # Safety
@@ -89,8 +90,8 @@ pub trait Lanes: Simd {
     /// - `p` is valid for reads of `n` elements. Nothing beyond them is touched.
     unsafe fn load_tail(self, p: *const f32, n: usize, fill: Self::f32s) -> Self::f32s;
 
-    /// Register `j` of runs of [`RUN`] elements, the first at `p` and each `stride` elements after the one before: lane
-    /// `l` is element `i % RUN` of run `i / RUN` where `i = j * N + l`.
+    /// Register `j` of runs of 8 elements, the first at `p` and each `stride` elements after the one before: lane
+    /// `l` is element `i % 8` of run `i / 8` where `i = j * N + l`.
     ///
     /// # Safety
     /// - `p` is valid for reads of all elements of the runs that the register takes.
@@ -136,10 +137,72 @@ pub trait Lanes: Simd {
     fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS];
 }
 
-/// Whether a lane is NaN.
-#[inline(always)]
-pub(crate) fn any_nan<S: Simd>(simd: S, v: S::f32s) -> bool {
-    simd.first_true_m32s(simd.not_m32s(simd.equal_f32s(v, v))) < S::F32_LANES
+/// What [`Lanes`] has for f32, for f64; `N` is `Self::F64_LANES`, and runs have 4 elements.
+#[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
+pub trait F64Lanes: Simd {
+    /// See [`Lanes::load`].
+    unsafe fn load_f64(self, p: *const f64) -> Self::f64s;
+    /// See [`Lanes::load_tail`].
+    unsafe fn load_f64_tail(self, p: *const f64, n: usize, fill: Self::f64s) -> Self::f64s;
+    /// See [`Lanes::load_runs`].
+    unsafe fn load_f64_runs(self, p: *const f64, stride: usize, j: usize) -> Self::f64s;
+    /// See [`Lanes::store`].
+    unsafe fn store_f64(self, p: *mut f64, v: Self::f64s);
+    /// See [`Lanes::store_tail`].
+    unsafe fn store_f64_tail(self, p: *mut f64, n: usize, v: Self::f64s);
+    /// See [`Lanes::stream`].
+    unsafe fn stream_f64(self, p: *mut f64, v: Self::f64s);
+    /// See [`Lanes::fma`].
+    fn fma_f64(self, a: Self::f64s, b: Self::f64s, c: Self::f64s) -> Self::f64s;
+    /// See [`Lanes::fold`].
+    fn fold_f64(self, v: Self::f64s) -> f64;
+}
+
+/// What [`Lanes`] has for f32, for f16: widened to f32 when loaded, rounded to nearest even when stored. `N` is
+/// `Self::F32_LANES`, and runs have 8 elements.
+#[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
+pub trait F16Lanes: Simd {
+    /// See [`Lanes::load`].
+    unsafe fn load_f16(self, p: *const f16) -> Self::f32s;
+    /// See [`Lanes::load_tail`].
+    unsafe fn load_f16_tail(self, p: *const f16, n: usize, fill: Self::f32s) -> Self::f32s;
+    /// See [`Lanes::load_runs`].
+    unsafe fn load_f16_runs(self, p: *const f16, stride: usize, j: usize) -> Self::f32s;
+    /// See [`Lanes::store`].
+    unsafe fn store_f16(self, p: *mut f16, v: Self::f32s);
+    /// See [`Lanes::store_tail`].
+    unsafe fn store_f16_tail(self, p: *mut f16, n: usize, v: Self::f32s);
+    /// See [`Lanes::stream`].
+    unsafe fn stream_f16(self, p: *mut f16, v: Self::f32s);
+    /// Each element rounded to f16.
+    fn round_f16(self, v: Self::f32s) -> Self::f32s;
+}
+
+/// What [`Lanes`] has for f32, for bf16, two registers at once: of `2 * N` elements (`N` is `Self::F32_LANES`) the even
+/// ones and the odd ones. Both halves of a word are there in their places once the other is masked or shifted out, which
+/// is half the work of widening in order.
+///
+/// Tails have `n <= 2 * N` elements. Runs have 8: pair `j` takes those from `j * N / 4` on.
+#[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
+pub trait Bf16Lanes: Simd {
+    /// See [`Lanes::load`].
+    unsafe fn load_bf16(self, p: *const bf16) -> [Self::f32s; 2];
+    /// See [`Lanes::load_tail`].
+    unsafe fn load_bf16_tail(self, p: *const bf16, n: usize, fill: Self::f32s) -> [Self::f32s; 2];
+    /// See [`Lanes::load_runs`].
+    unsafe fn load_bf16_runs(self, p: *const bf16, stride: usize, j: usize) -> [Self::f32s; 2];
+    /// See [`Lanes::store`]. No element is NaN, but for those whose low half is zero.
+    unsafe fn store_bf16(self, p: *mut bf16, v: [Self::f32s; 2]);
+    /// See [`Lanes::store_tail`].
+    unsafe fn store_bf16_tail(self, p: *mut bf16, n: usize, v: [Self::f32s; 2]);
+    /// See [`Lanes::stream`].
+    unsafe fn stream_bf16(self, p: *mut bf16, v: [Self::f32s; 2]);
+    /// Each element rounded to bf16, to nearest even.
+    fn round_bf16(self, v: Self::f32s) -> Self::f32s;
+    /// The even and the odd ones of `2 * N` elements that are in order.
+    fn split(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
+    /// The inverse of [`split`](Self::split).
+    fn join(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
 }
 
 /// The square root of one f64, by the tier's instruction.

@@ -1,53 +1,49 @@
-//! Layer normalization, forward, f32.
+//! Layer normalization, forward.
 //!
 //! ```text
 //! mean, M2 = moments(x)                                   see `moments`
 //! v        = M2 / n + eps                                 in f64
-//! rstd     = f32(1 / sqrt(v))
-//! hi, lo   = f32(mean), f32(mean - hi)                    the mean to 48 bits or more
-//! y        = fma(fma(x - hi, rstd, -lo * rstd), gamma, beta)
+//! rstd     = 1 / sqrt(v)
+//! hi, lo   = mean rounded, mean - hi                      the mean to 48 bits or more in f32
+//! y        = fma(fma(x - hi, rstd, -lo * rstd), gamma + offset, beta)
 //! ```
+//!
+//! in f32 for elements of f32, f16 and bf16, which are widened when they are loaded and rounded when they are stored, and in
+//! f64 for f64. The offset is 1 where a scale of 1 + gamma is meant (adaptive normalization), else there is none.
 //!
 //! Keeping the mean as hi + lo is what makes a row of mean 1e6 as good as one of mean 0: x - hi is exact for
 //! elements near the mean, and lo brings back what rounding the mean took. It costs two operations for each
 //! element, in a loop that waits for loads and stores. The loops are those of [`forward`].
 
 use crate::forward;
-pub use crate::forward::{RowNorm, StatsMut};
-use crate::lanes::RowIo;
+pub use crate::forward::{Params, RowNorm, StatsMut};
+use crate::lanes::{Element, RowIo};
 
 /// Layer normalization of some rows.
-pub type LayerNorm<'a> = forward::Forward<'a, true>;
+pub type LayerNorm<'a, T = f32> = forward::Forward<'a, T, true>;
 
 /// Layer normalization of one row, or of some columns of it, whose statistics are known.
-pub type Normalize<'a> = forward::Normalize<'a, true>;
+pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, true>;
 
-impl<'a> LayerNorm<'a> {
+impl<'a, T: Element> LayerNorm<'a, T> {
     /// The job of normalizing `rows`, with `streaming` stores if so asked. `None` if gamma, beta or the statistics have
-    /// another length than the rows ask for.
+    /// another length than the rows ask for, or if the groups of gamma and beta do not divide the rows.
     #[inline(always)]
     pub fn new(
-        rows: RowIo<'a>,
-        gamma: Option<&'a [f32]>,
-        beta: Option<&'a [f32]>,
+        rows: RowIo<'a, T>,
+        params: Params<'a, T>,
         eps: f64,
         streaming: bool,
-        stats: StatsMut<'a>,
+        stats: StatsMut<'a, T::Float>,
     ) -> Option<Self> {
-        Self::checked(rows, gamma, beta, -0.0, eps, streaming, stats)
+        Self::checked(rows, params, eps, streaming, stats)
     }
 }
 
-impl<'a> Normalize<'a> {
+impl<'a, T: Element> Normalize<'a, T> {
     /// The job of normalizing the one row that `row` has. `None` if there are more or fewer, or if gamma or beta have
     /// another length.
-    pub fn new(
-        row: RowIo<'a>,
-        gamma: Option<&'a [f32]>,
-        beta: Option<&'a [f32]>,
-        norm: RowNorm,
-        streaming: bool,
-    ) -> Option<Self> {
-        Self::checked(row, gamma, beta, -0.0, norm, streaming)
+    pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, norm: RowNorm<T::Float>, streaming: bool) -> Option<Self> {
+        Self::checked(row, params, norm, streaming)
     }
 }

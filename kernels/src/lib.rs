@@ -1,5 +1,5 @@
-//! SIMD kernels of [lanenorm](https://docs.rs/lanenorm): layer and RMS normalization over rows, written once and
-//! compiled for AVX-512, AVX2, NEON and plain scalar code, with the same bits on all of them.
+//! SIMD kernels of [lanenorm](https://docs.rs/lanenorm): layer and RMS normalization over rows of f32, f64, f16 or
+//! bf16, written once and compiled for AVX-512, AVX2, NEON and plain scalar code, with the same bits on all of them.
 //!
 //! The kernels are *caller-driven*: they take a block of rows, use no allocator, no threads and no global
 //! state, and can be run by rayon, OpenMP or an engine's own threads. Most users want the safe plans of the
@@ -25,6 +25,7 @@ mod rescue;
 pub mod rms_norm;
 pub mod table;
 
+pub use half;
 pub use isa::{Isa, Tier};
 
 #[cfg(all(doctest, feature = "std"))]

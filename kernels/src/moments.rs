@@ -30,6 +30,7 @@
 //! - Elements `i` and `i + 32` of each block of 64 are paired (`d + d'`, and `fma(d', d', d * d)`), and the pair is
 //!   added to lane `i mod 32`. The pairing halves the length of the chains of additions, and with it the rounding
 //!   error, at no cost in registers: 32 lanes of S and Q are eight AVX2 registers, which leaves eight for the rest.
+//!   (Of f64 there are 16 lanes, and of bf16 neighbours are paired: see [`Element`].)
 //! - Missing elements of the last block count as `c`: they add zeros, which change no sum.
 //! - Lanes are folded by halves, the upper onto the lower.
 //!
@@ -40,40 +41,45 @@
 //! runs of eight samples, spread evenly over the chunk, keep the same rows at 5u. The runs are as long as an
 //! AVX2 register, and their first touch of a row that is not in cache yet opens eight lines of it at once.
 
-use crate::Isa;
-use crate::lanes::{Input, Kernel, LANES, Lanes, MAX_REGS, RUN, Source, regs};
+use core::mem::MaybeUninit;
 
-/// The number of elements whose sums are taken in f32.
+use crate::Isa;
+use crate::lanes::{Compiled, Element, Float, Input, Kernel, Lanes, MAX_REGS, Pair, Source, regs};
+use crate::rescue;
+
+/// The number of elements whose sums are taken in the type that they are computed in.
 ///
-/// Worst error of the normalized value on random steps, 1000 seeds, in units of 2^-24: 4.0 with 512,
+/// Worst error of the normalized value on random steps in f32, 1000 seeds, in units of 2^-24: 4.0 with 512,
 /// 12 with 1024, 27 with 1536, 41 with 2048.
 pub const CHUNK: usize = 1024;
 
-/// The elements that one step of the loops takes: one pair for each lane.
-pub(crate) const STEP: usize = 2 * LANES;
-
-/// The runs of [`RUN`] samples that the shift is taken from.
-const RUNS: usize = STEP / RUN;
+/// The runs of samples that the shift is taken from.
+const RUNS: usize = 8;
 
 /// Count, mean and sum of squared deviations of some elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Moments {
     /// The number of elements.
     pub count: f64,
-    /// A number close to them, which is an f32.
+    /// A number close to their mean.
     pub origin: f64,
     /// Their mean, less `origin`: the sum of the two, rounded to f64, would be too coarse for a row that is constant
     /// but for the last bits of a few elements.
     pub offset: f64,
     /// The sum of squared deviations from the mean.
     pub m2: f64,
+    /// What the elements were multiplied by first, a power of two: 1, but for f64 of extreme range.
+    pub scale: f64,
 }
 
 impl Moments {
     /// The moments of no elements.
-    pub const EMPTY: Self = Self { count: 0.0, origin: 0.0, offset: 0.0, m2: 0.0 };
+    pub const EMPTY: Self = Self { count: 0.0, origin: 0.0, offset: 0.0, m2: 0.0, scale: 1.0 };
 
-    /// The moments of the elements of both. The order matters in the last bits.
+    /// The moments of elements of which one is not finite, but for their number.
+    pub(crate) const NAN: Self = Self { count: 0.0, origin: f64::NAN, offset: f64::NAN, m2: f64::NAN, scale: 1.0 };
+
+    /// The moments of the elements of both, which have one scale. The order matters in the last bits.
     #[inline(always)]
     pub fn merge(self, other: Self) -> Self {
         let count = self.count + other.count;
@@ -84,7 +90,62 @@ impl Moments {
             origin: self.origin,
             offset: self.offset + delta * share,
             m2: self.m2 + other.m2 + delta * delta * (self.count * share),
+            scale: self.scale,
         }
+    }
+
+    /// The moments of the elements of all parts of a row, first to last, merged along the tree that their number fixes.
+    ///
+    /// They are those of the whole row, bit by bit, where all parts but the last have the same length, [`CHUNK`] times a power
+    /// of two, and the last is not longer.
+    pub fn merge_all(parts: impl IntoIterator<Item = Self>) -> Self {
+        let mut tree = Tree::new();
+        for part in parts {
+            tree.push(part);
+        }
+        if tree.chunks == 0 { Self::EMPTY } else { tree.total() }
+    }
+
+    /// What the variance (or, not centered, the mean of squares) and eps add up to, which the root is taken of.
+    #[inline(always)]
+    pub(crate) fn v(&self, eps: f64) -> f64 {
+        self.m2 * (1.0 / self.count) + eps
+    }
+
+    /// `None` if a row of `T` with these moments is in the range where the fast sums can be trusted. Else the scale with which
+    /// the moments of the row, or of each of its parts, are to be taken again, on the slow path: see [`RowMoments::scale`].
+    /// (Also of a row with a NaN or an infinity, whose squares cannot be told from those that overflow.)
+    pub fn rescale<T: Element>(&self, eps: f64) -> Option<f64> {
+        let v = self.v(eps);
+        let trusted = T::Float::TRUSTED.contains(&v);
+        (!trusted).then(|| scale_for::<T::Float>(v, self.origin + self.offset))
+    }
+}
+
+/// Count, origin, offset, m2 and scale, to be sent to another process.
+impl From<Moments> for [f64; 5] {
+    fn from(Moments { count, origin, offset, m2, scale }: Moments) -> Self {
+        [count, origin, offset, m2, scale]
+    }
+}
+
+impl From<[f64; 5]> for Moments {
+    fn from([count, origin, offset, m2, scale]: [f64; 5]) -> Self {
+        Self { count, origin, offset, m2, scale }
+    }
+}
+
+/// The scale at which the slow path takes the moments of a row whose v is not trusted.
+pub(crate) fn scale_for<F: Float>(v: f64, mean: f64) -> f64 {
+    let [down, up] = F::RESCALE;
+    let too_small = v < *F::TRUSTED.start();
+    if !too_small {
+        down
+    } else if mean.abs() > 1.0 {
+        // The squares would not be small if the elements differed, and zeros do not underflow.
+        1.0
+    } else {
+        up
     }
 }
 
@@ -95,7 +156,8 @@ const DEPTH: usize = 36;
 /// finished subtree for each bit set in the number of chunks so far, as in a binary counter.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    stack: [Moments; DEPTH],
+    /// Those below `depth` have been written.
+    stack: [MaybeUninit<Moments>; DEPTH],
     depth: usize,
     chunks: usize,
 }
@@ -103,30 +165,37 @@ pub(crate) struct Tree {
 impl Tree {
     #[inline(always)]
     pub(crate) fn new() -> Self {
-        Self { stack: [Moments::EMPTY; _], depth: 0, chunks: 0 }
+        Self { stack: [MaybeUninit::uninit(); _], depth: 0, chunks: 0 }
     }
 
     #[inline(always)]
     pub(crate) fn push(&mut self, mut chunk: Moments) {
         let mut full = self.chunks;
         while full & 1 == 1 {
-            self.depth -= 1;
-            chunk = self.stack[self.depth].merge(chunk);
+            chunk = self.pop().merge(chunk);
             full >>= 1;
         }
-        self.stack[self.depth] = chunk;
+        self.stack[self.depth] = MaybeUninit::new(chunk);
         self.depth += 1;
         self.chunks += 1;
     }
 
-    /// The moments of all chunks, of which there is at least one.
+    /// The moments of all chunks, of which there is at least one. There are none then.
     #[inline(always)]
-    pub(crate) fn total(&self) -> Moments {
-        let mut total = self.stack[self.depth - 1];
-        for subtree in self.stack[..self.depth - 1].iter().rev() {
-            total = subtree.merge(total);
+    pub(crate) fn total(&mut self) -> Moments {
+        let mut total = self.pop();
+        while self.depth > 0 {
+            total = self.pop().merge(total);
         }
+        self.chunks = 0;
         total
+    }
+
+    #[inline(always)]
+    fn pop(&mut self) -> Moments {
+        self.depth -= 1;
+        // SAFETY: it was below the depth.
+        unsafe { self.stack[self.depth].assume_init() }
     }
 }
 
@@ -139,19 +208,20 @@ pub fn split_point(cols: usize) -> Option<usize> {
 
 /// What of a chunk depends on its length alone.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ChunkLen {
+pub(crate) struct ChunkLen<T: Element> {
     pub(crate) len: usize,
     count: f64,
     inv_count: f64,
-    inv_samples: f32,
+    inv_samples: T::Float,
 }
 
-impl ChunkLen {
+impl<T: Element> ChunkLen<T> {
     #[inline(always)]
     pub(crate) fn new(len: usize) -> Self {
         debug_assert!(0 < len && len <= CHUNK);
         let count = len as f64;
-        Self { len, count, inv_count: 1.0 / count, inv_samples: 1.0 / len.min(STEP) as f32 }
+        let inv_samples = T::Float::from_f64(1.0 / len.min(T::STEP) as f64);
+        Self { len, count, inv_count: 1.0 / count, inv_samples }
     }
 
     /// The lengths of a row's chunks: those before the last, and the last.
@@ -161,83 +231,81 @@ impl ChunkLen {
     }
 }
 
+type Reg<S, T> = <<T as Element>::Float as Float>::Reg<S>;
+
 /// The running sums of one chunk: S and Q per virtual lane.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sums<S: Lanes, const CENTERED: bool> {
-    c: S::f32s,
-    s: [S::f32s; MAX_REGS],
-    q: [S::f32s; MAX_REGS],
+#[derive(Clone, Copy)]
+pub(crate) struct Sums<S: Lanes, T: Element, const CENTERED: bool> {
+    c: Reg<S, T>,
+    s: [Reg<S, T>; MAX_REGS],
+    q: [Reg<S, T>; MAX_REGS],
 }
 
-impl<S: Lanes, const CENTERED: bool> Sums<S, CENTERED> {
+impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
     /// No elements yet, to be counted from the shift `c`.
     #[inline(always)]
-    pub(crate) fn new(simd: S, c: f32) -> Self {
-        let zero = simd.splat_f32s(0.0);
-        Self { c: simd.splat_f32s(c), s: [zero; _], q: [zero; _] }
+    pub(crate) fn new(simd: S, c: T::Float) -> Self {
+        let zero = T::Float::splat(simd, T::Float::default());
+        Self { c: T::Float::splat(simd, c), s: [zero; _], q: [zero; _] }
     }
 
     #[inline(always)]
-    fn add(&mut self, simd: S, j: usize, a: S::f32s, b: S::f32s) {
+    fn add(&mut self, simd: S, j: usize, [a, b]: Pair<S, T>) {
         let (mut a, mut b) = (a, b);
         if CENTERED {
-            (a, b) = (simd.sub_f32s(a, self.c), simd.sub_f32s(b, self.c));
-            self.s[j] = simd.add_f32s(self.s[j], simd.add_f32s(a, b));
+            (a, b) = (T::Float::minus(simd, a, self.c), T::Float::minus(simd, b, self.c));
+            self.s[j] = T::Float::plus(simd, self.s[j], T::Float::plus(simd, a, b));
         }
-        self.q[j] = simd.add_f32s(self.q[j], simd.fma(b, b, simd.mul_f32s(a, a)));
+        self.q[j] = T::Float::plus(simd, self.q[j], T::Float::fma(simd, b, b, T::Float::times(simd, a, a)));
     }
 
-    /// Adds the [`STEP`] elements from `i` on.
+    /// Adds the step of elements from `i` on.
     ///
     /// # Safety
-    /// - x has at least `i + STEP` elements.
+    /// - x has at least `i + T::STEP` elements.
     #[inline(always)]
-    pub(crate) unsafe fn step<const ADD: bool>(&mut self, simd: S, x: Input<ADD>, i: usize) {
+    pub(crate) unsafe fn step<const ADD: bool>(&mut self, simd: S, x: Input<T, ADD>, i: usize) {
         for j in 0..regs::<S>() {
-            let i = i + j * S::F32_LANES;
             // SAFETY: the caller's duty.
-            let (a, b) = unsafe { (x.take(simd, i), x.take(simd, i + LANES)) };
-            self.add(simd, j, a, b);
+            let pair = unsafe { x.take(simd, i, j) };
+            self.add(simd, j, pair);
         }
     }
 
-    /// Adds the `n` elements from `i` on, fewer than [`STEP`].
+    /// Adds the `n` elements from `i` on, fewer than a step.
     ///
     /// # Safety
     /// - x has at least `i + n` elements.
     #[inline(always)]
-    pub(crate) unsafe fn step_tail<const ADD: bool>(&mut self, simd: S, x: Input<ADD>, i: usize, n: usize) {
+    pub(crate) unsafe fn step_tail<const ADD: bool>(&mut self, simd: S, x: Input<T, ADD>, i: usize, n: usize) {
         for j in 0..regs::<S>() {
-            let at = j * S::F32_LANES;
-            if at >= n {
+            if T::simd_pair_start::<S>(j) >= n {
                 break;
             }
             // SAFETY: the caller's duty: n counts from i.
-            let a = unsafe { x.take_tail(simd, i + at, n - at, self.c) };
-            // SAFETY: as above; nothing is read where nothing is left.
-            let b = unsafe { x.take_tail(simd, i + at + LANES, n.saturating_sub(at + LANES), self.c) };
-            self.add(simd, j, a, b);
+            let pair = unsafe { x.take_tail(simd, i, j, n, self.c) };
+            self.add(simd, j, pair);
         }
     }
 
     /// The sums over all lanes, halving the registers before the lanes within one.
     #[inline(always)]
-    pub(crate) fn halve(mut self, simd: S) -> (S::f32s, S::f32s) {
+    pub(crate) fn halve(mut self, simd: S) -> (Reg<S, T>, Reg<S, T>) {
         let mut r = regs::<S>();
         while r > 1 {
             r /= 2;
             for j in 0..r {
-                self.s[j] = simd.add_f32s(self.s[j], self.s[j + r]);
-                self.q[j] = simd.add_f32s(self.q[j], self.q[j + r]);
+                self.s[j] = T::Float::plus(simd, self.s[j], self.s[j + r]);
+                self.q[j] = T::Float::plus(simd, self.q[j], self.q[j + r]);
             }
         }
         (self.s[0], self.q[0])
     }
 
     #[inline(always)]
-    pub(crate) fn finish(self, simd: S, c: f32, len: ChunkLen) -> Moments {
+    pub(crate) fn finish(self, simd: S, c: T::Float, len: ChunkLen<T>) -> Moments {
         let (s, q) = self.halve(simd);
-        finish(c, simd.fold(s), simd.fold(q), len)
+        finish(c, T::Float::fold(simd, s), T::Float::fold(simd, q), len)
     }
 }
 
@@ -245,11 +313,11 @@ impl<S: Lanes, const CENTERED: bool> Sums<S, CENTERED> {
 ///
 /// Rounding can make Q - S * S / n negative; NaN stays NaN.
 #[inline(always)]
-pub(crate) fn finish(c: f32, s: f32, q: f32, len: ChunkLen) -> Moments {
-    let (s, q) = (f64::from(s), f64::from(q));
+pub(crate) fn finish<T: Element>(c: T::Float, s: T::Float, q: T::Float, len: ChunkLen<T>) -> Moments {
+    let (s, q): (f64, f64) = (s.into(), q.into());
     let offset = s * len.inv_count;
     let m2 = q - s * offset;
-    Moments { count: len.count, origin: f64::from(c), offset, m2: if m2 < 0.0 { 0.0 } else { m2 } }
+    Moments { count: len.count, origin: c.into(), offset, m2: if m2 < 0.0 { 0.0 } else { m2 }, scale: 1.0 }
 }
 
 /// The sum of the samples less the first element, one register still to be folded.
@@ -257,46 +325,41 @@ pub(crate) fn finish(c: f32, s: f32, q: f32, len: ChunkLen) -> Moments {
 /// # Safety
 /// - x has at least `len` elements, `len > 0`.
 #[inline(always)]
-pub(crate) unsafe fn sample<S: Lanes, const ADD: bool>(simd: S, x: Input<ADD>, len: usize) -> S::f32s {
+pub(crate) unsafe fn sample<S: Lanes, T: Element, const ADD: bool>(simd: S, x: Input<T, ADD>, len: usize) -> Reg<S, T> {
     // SAFETY: len > 0.
-    let x0 = simd.splat_f32s(unsafe { x.peek_first() });
+    let x0 = T::Float::splat(simd, unsafe { x.peek_first() });
     let mut r = regs::<S>();
     let mut sums = [x0; MAX_REGS];
-    if len >= STEP {
-        let stride = (len / RUNS) & !(RUN - 1);
+    if len >= T::STEP {
+        let stride = (len / RUNS) & !(T::RUN - 1);
         for j in 0..r {
             // SAFETY: run k ends at k * stride + RUN <= (k + 1) * (len / RUNS) <= len, as RUN <= len / RUNS.
-            let (a, b) = unsafe { (x.peek_runs(simd, stride, j), x.peek_runs(simd, stride, j + r)) };
-            sums[j] = simd.add_f32s(simd.sub_f32s(a, x0), simd.sub_f32s(b, x0));
+            sums[j] = less::<S, T>(simd, unsafe { x.peek_runs(simd, stride, j) }, x0);
         }
     } else {
-        let zero = simd.splat_f32s(0.0);
         for (j, sum) in sums[..r].iter_mut().enumerate() {
-            let at = j * S::F32_LANES;
-            *sum = zero;
-            if at < len {
-                // SAFETY: the caller's duty: at least len - at elements are left.
-                *sum = simd.sub_f32s(unsafe { x.peek_tail(simd, at, len - at, x0) }, x0);
-            }
-            if at + LANES < len {
-                // SAFETY: as above.
-                let b = unsafe { x.peek_tail(simd, at + LANES, len - at - LANES, x0) };
-                *sum = simd.add_f32s(*sum, simd.sub_f32s(b, x0));
-            }
+            // SAFETY: the caller's duty.
+            *sum = less::<S, T>(simd, unsafe { x.peek_tail(simd, 0, j, len, x0) }, x0);
         }
     }
     while r > 1 {
         r /= 2;
         for j in 0..r {
-            sums[j] = simd.add_f32s(sums[j], sums[j + r]);
+            sums[j] = T::Float::plus(simd, sums[j], sums[j + r]);
         }
     }
     sums[0]
 }
 
+/// (a - x0) + (b - x0).
+#[inline(always)]
+fn less<S: Lanes, T: Element>(simd: S, [a, b]: Pair<S, T>, x0: Reg<S, T>) -> Reg<S, T> {
+    T::Float::plus(simd, T::Float::minus(simd, a, x0), T::Float::minus(simd, b, x0))
+}
+
 /// The shift from the first element and the folded [`sample`].
 #[inline(always)]
-pub(crate) fn shift(x0: f32, samples: f32, len: ChunkLen) -> f32 {
+pub(crate) fn shift<T: Element>(x0: T::Float, samples: T::Float, len: ChunkLen<T>) -> T::Float {
     x0 + samples * len.inv_samples
 }
 
@@ -305,17 +368,17 @@ pub(crate) fn shift(x0: f32, samples: f32, len: ChunkLen) -> f32 {
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk_shift<S: Lanes, const CENTERED: bool, const ADD: bool>(
+pub(crate) unsafe fn chunk_shift<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
     simd: S,
-    x: Input<ADD>,
-    len: ChunkLen,
-) -> f32 {
+    x: Input<T, ADD>,
+    len: ChunkLen<T>,
+) -> T::Float {
     if !CENTERED {
-        return 0.0;
+        return T::Float::default();
     }
     // SAFETY: the caller's duty.
     let (x0, samples) = unsafe { (x.peek_first(), sample(simd, x, len.len)) };
-    shift(x0, simd.fold(samples), len)
+    shift(x0, T::Float::fold(simd, samples), len)
 }
 
 /// The moments of one chunk.
@@ -323,18 +386,18 @@ pub(crate) unsafe fn chunk_shift<S: Lanes, const CENTERED: bool, const ADD: bool
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk<S: Lanes, const CENTERED: bool, const ADD: bool>(
+pub(crate) unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
     simd: S,
-    x: Input<ADD>,
-    c: f32,
-    len: ChunkLen,
+    x: Input<T, ADD>,
+    c: T::Float,
+    len: ChunkLen<T>,
 ) -> Moments {
-    let mut sums = Sums::<S, CENTERED>::new(simd, c);
+    let mut sums = Sums::<S, T, CENTERED>::new(simd, c);
     let mut i = 0;
-    while i + STEP <= len.len {
+    while i + T::STEP <= len.len {
         // SAFETY: the loop's condition and the caller's duty.
         unsafe { sums.step(simd, x, i) };
-        i += STEP;
+        i += T::STEP;
     }
     if i < len.len {
         // SAFETY: the caller's duty.
@@ -348,70 +411,84 @@ pub(crate) unsafe fn chunk<S: Lanes, const CENTERED: bool, const ADD: bool>(
 /// # Safety
 /// - x has at least `cols` elements.
 #[inline(always)]
-pub(crate) unsafe fn row<S: Lanes, const CENTERED: bool, const ADD: bool>(
+pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
     simd: S,
-    x: Input<ADD>,
+    x: Input<T, ADD>,
     cols: usize,
 ) -> Moments {
     let (inner, last) = ChunkLen::of_row(cols);
-    if cols <= CHUNK {
-        // SAFETY: the row is one chunk.
-        return unsafe { chunk::<S, CENTERED, ADD>(simd, x, chunk_shift::<S, CENTERED, ADD>(simd, x, last), last) };
-    }
+    let len_at = |at: usize| if cols - at > CHUNK { inner } else { last };
     let mut tree = Tree::new();
-    let mut at = 0;
-    // SAFETY: there is more than one chunk.
-    let mut c = unsafe { chunk_shift::<S, CENTERED, ADD>(simd, x, inner) };
-    while cols - at > CHUNK {
-        let next = at + CHUNK;
-        // SAFETY: at least an element is left at `next`.
-        unsafe {
-            let next_c =
-                chunk_shift::<S, CENTERED, ADD>(simd, x.after(next), if cols - next > CHUNK { inner } else { last });
-            tree.push(chunk::<S, CENTERED, ADD>(simd, x.after(at), c, inner));
-            c = next_c;
+    let (mut at, mut len) = (0, len_at(0));
+    // SAFETY: x has cols elements.
+    let mut c = unsafe { chunk_shift::<S, T, CENTERED, ADD>(simd, x, len) };
+    loop {
+        let next = at + len.len;
+        let (next_len, mut next_c) = (len_at(next.min(cols - 1)), c);
+        if next < cols {
+            // The shift of the next chunk is on its way while this one is summed.
+            // SAFETY: next_len elements are left at next.
+            next_c = unsafe { chunk_shift::<S, T, CENTERED, ADD>(simd, x.after(next), next_len) };
         }
-        at = next;
+        // SAFETY: len elements are left at at.
+        let chunk = unsafe { chunk::<S, T, CENTERED, ADD>(simd, x.after(at), c, len) };
+        if cols <= CHUNK {
+            return chunk;
+        }
+        tree.push(chunk);
+        if next >= cols {
+            return tree.total();
+        }
+        (at, len, c) = (next, next_len, next_c);
     }
-    // SAFETY: the last chunk is left.
-    tree.push(unsafe { chunk::<S, CENTERED, ADD>(simd, x.after(at), c, last) });
-    tree.total()
 }
 
 /// The moments of a row, or of a part of it that starts at a multiple of [`CHUNK`] elements and that
 /// [`split_point`] has cut off. Parts are merged in the order in which they were cut.
 #[derive(Clone, Copy, Debug)]
-pub struct RowMoments<'a> {
+pub struct RowMoments<'a, T> {
     /// The elements.
-    pub x: &'a [f32],
+    pub x: &'a [T],
     /// Whether squares are those of the deviations from the mean, as layer normalization needs them. Else they are those of
     /// the elements, and origin and offset are zero.
     pub centered: bool,
+    /// `None` for the fast sums. Else they are taken on the slow path, right for every finite element, of elements times a
+    /// power of two that [`Moments::rescale`] has given.
+    pub scale: Option<f64>,
 }
 
-impl RowMoments<'_> {
+impl<T: Element> RowMoments<'_, T> {
     /// Does the job on one tier, on the calling thread.
     pub fn run_on(self, isa: Isa) -> Moments {
-        isa.run(self)
+        if self.x.is_empty() {
+            return Moments::EMPTY;
+        }
+        if let Some(scale) = self.scale {
+            // SAFETY: the slice has as many elements, and is not empty.
+            return unsafe { rescue::moments(Source::from(self.x), self.x.len(), scale, self.centered) };
+        }
+        if self.centered {
+            <T as Compiled<true>>::moments(self, isa)
+        } else {
+            <T as Compiled<false>>::moments(self, isa)
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn run_here<const CENTERED: bool>(self, isa: Isa) -> Moments {
+        isa.run(Fast::<T, CENTERED>(self.x))
     }
 }
 
-impl Kernel for RowMoments<'_> {
+/// The fast sums of a slice that is not empty.
+struct Fast<'a, T, const CENTERED: bool>(&'a [T]);
+
+impl<T: Element, const CENTERED: bool> Kernel for Fast<'_, T, CENTERED> {
     type Output = Moments;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> Moments {
-        if self.x.is_empty() {
-            return Moments::EMPTY;
-        }
-        let x = Input::from(Source::from(self.x));
         // SAFETY: the source has as many elements as the slice, which is not empty.
-        unsafe {
-            if self.centered {
-                row::<S, true, false>(simd, x, self.x.len())
-            } else {
-                row::<S, false, false>(simd, x, self.x.len())
-            }
-        }
+        unsafe { row::<S, T, CENTERED, false>(simd, Input::from(Source::from(self.0)), self.0.len()) }
     }
 }

@@ -1,90 +1,98 @@
-//! The slow path: rows whose squares leave the range of f32, rows with a NaN or an infinity, constant rows with
-//! eps = 0.
+//! The slow path: rows whose squares leave the range of the type that they are computed in, rows with a NaN or an infinity,
+//! constant rows with eps = 0.
 //!
-//! f64 holds the square of every f32 (down to 2^-298, up to 2^256) and the sums of any row that fits into memory, so no
-//! scaling is needed. Two passes in plain f64 arithmetic: mean from the deviations from the first element, then
-//! the squares of the deviations from the mean. The sums go to eight lanes, element i to lane i mod 8, folded by
-//! halves. It is compiled once for all tiers, which makes the bits the same.
+//! It computes in f64, which holds the square of every f32 (down to 2^-298, up to 2^256). Elements that are f64 themselves
+//! are first multiplied by a power of two that brings their squares into range. Sums are compensated, so that f64 elements
+//! lose no more here than on the fast path.
+//!
+//! Each chunk takes two passes: its mean, then the sums of the deviations from it and of their squares. Chunks are merged
+//! along the tree of the fast path, so that a row in parts has the moments of the whole. It is compiled once for all tiers,
+//! which makes the bits the same.
 
-use crate::lanes::{Source, Target};
-use crate::moments::Moments;
+use crate::forward::Params;
+use crate::lanes::{Element, Float, Source, Target};
+use crate::moments::{CHUNK, Moments, Tree};
 
-const LANES: usize = 8;
-
-/// The moments of a row, about zero unless `CENTERED`, or `None` if an element is not finite.
+/// The moments of a row of elements times `scale`, about zero unless `centered`. All NaN if an element is not finite.
 ///
 /// # Safety
 /// - x has at least `cols` elements, `cols > 0`.
 #[cold]
 #[inline(never)]
-pub(crate) unsafe fn moments<const CENTERED: bool>(x: Source, cols: usize) -> Option<Moments> {
-    let count = cols as f64;
-    let (mut origin, mut offset) = (0.0, 0.0);
-    if CENTERED {
+pub(crate) unsafe fn moments<T: Element>(x: Source<T>, cols: usize, scale: f64, centered: bool) -> Moments {
+    let mut tree = Tree::new();
+    for start in (0..cols).step_by(CHUNK) {
         // SAFETY: the caller's duty.
-        unsafe {
-            origin = f64::from(x.array::<1>(0)[0]);
-            offset = sum(x, cols, |v| v - origin) / count;
-        }
+        tree.push(unsafe { chunk(x, start..cols.min(start + CHUNK), scale, centered) });
     }
-    // SAFETY: the caller's duty.
-    let m2 = unsafe { sum(x, cols, |v| (v - origin - offset) * (v - origin - offset)) };
-    // Finite elements have squares below 2^258.
-    (m2 < f64::INFINITY).then_some(Moments { count, origin, offset, m2 })
+    let total = tree.total();
+    // Finite elements have finite squares at this scale.
+    if total.m2 < f64::INFINITY { total } else { Moments { count: total.count, scale, ..Moments::NAN } }
 }
 
-/// The sum of `f` over the elements.
-///
 /// # Safety
-/// - x has at least `cols` elements.
-#[inline(always)]
-unsafe fn sum(x: Source, cols: usize, f: impl Fn(f64) -> f64) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let mut i = 0;
-    while i + LANES <= cols {
-        // SAFETY: the loop's condition.
-        let x = unsafe { x.array::<LANES>(i) };
-        for (lane, x) in lanes.iter_mut().zip(x) {
-            *lane += f(f64::from(x));
-        }
-        i += LANES;
+/// - x has all elements of the range, which is not empty.
+unsafe fn chunk<T: Element>(x: Source<T>, range: core::ops::Range<usize>, scale: f64, centered: bool) -> Moments {
+    let count = range.len() as f64;
+    // SAFETY: the caller's duty.
+    let elements = || range.clone().map(|i| Into::<f64>::into(unsafe { x.get(i) }.to_computed()) * scale);
+    let mut origin = 0.0;
+    if centered {
+        let first = elements().next().unwrap_or(0.0);
+        origin = first + sum(elements().map(|v| v - first)) / count;
     }
-    for (lane, i) in lanes.iter_mut().zip(i..cols) {
-        // SAFETY: i < cols.
-        *lane += f(f64::from(unsafe { x.array::<1>(i) }[0]));
+    let m2 = sum(elements().map(|v| (v - origin) * (v - origin)));
+    if !centered {
+        return Moments { count, origin, offset: 0.0, m2, scale };
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+    let s = sum(elements().map(|v| v - origin));
+    let offset = s / count;
+    let m2 = m2 - s * offset;
+    // NaN stays NaN.
+    Moments { count, origin, offset, m2: if m2 < 0.0 { 0.0 } else { m2 }, scale }
 }
 
-/// y = (x - mean) * rstd * (gamma + offset) + beta in f64, rounded once; any NaN is the canonical one.
+/// The sum, with the errors of its additions (Knuth's `TwoSum`) added at the end.
+fn sum(terms: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut errors) = (0.0, 0.0);
+    for term in terms {
+        let next: f64 = sum + term;
+        let part = next - sum;
+        errors += (sum - (next - part)) + (term - part);
+        sum = next;
+    }
+    sum + errors
+}
+
+/// y = (x - mean) * rstd * (gamma + offset) + beta in f64, rounded once to what the row is computed in and once to y; any NaN
+/// is the canonical one. mean and rstd are those of x times the scale of the moments.
 ///
 /// # Safety
 /// - x and y have at least `cols` elements; they are the same or apart.
 #[cold]
 #[inline(never)]
-pub(crate) unsafe fn normalize(
-    x: Source,
-    y: Target,
+pub(crate) unsafe fn normalize<T: Element>(
+    x: Source<T>,
+    y: Target<T>,
     cols: usize,
     moments: &Moments,
     rstd: f64,
-    (gamma, gamma_offset): (Option<&[f32]>, f32),
-    beta: Option<&[f32]>,
+    params: &Params<'_, T>,
 ) {
+    let mean = moments.origin + moments.offset;
+    let mean_lo = (moments.origin - mean) + moments.offset;
     for i in 0..cols {
         // SAFETY: i < cols.
-        let x = f64::from(unsafe { x.array::<1>(i) }[0]);
-        let gamma = gamma.map_or(1.0, |g| f64::from(g[i] + gamma_offset));
-        let beta = beta.map_or(-0.0, |b| f64::from(b[i]));
-        let v = ((x - moments.origin - moments.offset) * rstd * gamma + beta) as f32;
+        let x = Into::<f64>::into(unsafe { x.get(i) }.to_computed()) * moments.scale;
+        let (gamma, beta): (f64, f64) = (params.gamma(i).into(), params.beta(i).into());
+        let v = T::Float::from_f64(((x - mean) - mean_lo) * rstd * gamma + beta);
         // SAFETY: i < cols.
-        unsafe { y.set(i, if v.is_nan() { f32::NAN } else { v }) };
+        unsafe {
+            if v.into().is_nan() {
+                y.set_nan(i);
+            } else {
+                y.set(i, v);
+            }
+        }
     }
 }

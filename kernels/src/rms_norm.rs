@@ -1,53 +1,46 @@
-//! RMS normalization, forward, f32 (Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, 2019).
+//! RMS normalization, forward (Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, 2019).
 //!
 //! ```text
-//! Q    = sum x^2                                          per lane in f32, chunks merged in f64: see `moments`
+//! Q    = sum x^2                                          per lane, chunks merged in f64: see `moments`
 //! v    = Q / n + eps                                      in f64
-//! rstd = f32(1 / sqrt(v))
+//! rstd = 1 / sqrt(v)
 //! y    = (x * rstd) * (gamma + offset)                    each operation rounded
 //! ```
 //!
 //! It is layer normalization without the mean: nothing is subtracted, so nothing cancels, and no shift is needed. The
-//! offset is 1 in models that keep gamma - 1 (Gemma), else 0. The loops are those of [`forward`].
+//! offset is 1 in models that keep gamma - 1 (Gemma), else there is none. The types are those of layer normalization, and
+//! the loops those of [`forward`].
 
-use crate::forward::{self, RowNorm, StatsMut};
-use crate::lanes::RowIo;
+use crate::forward::{self, Params, RowNorm, StatsMut};
+use crate::lanes::{Element, RowIo};
 
 /// RMS normalization of some rows.
-pub type RmsNorm<'a> = forward::Forward<'a, false>;
+pub type RmsNorm<'a, T = f32> = forward::Forward<'a, T, false>;
 
 /// RMS normalization of one row, or of some columns of it, whose rstd is known.
-pub type Normalize<'a> = forward::Normalize<'a, false>;
+pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, false>;
 
-impl<'a> RmsNorm<'a> {
-    /// The job of normalizing `rows`, with `streaming` stores if so asked. gamma, if there is one, has `offset` added. `None`
-    /// if gamma or rstd have another length than the rows ask for.
+impl<'a, T: Element> RmsNorm<'a, T> {
+    /// The job of normalizing `rows`, with `streaming` stores if so asked. `None` if there is a beta, if gamma or rstd have
+    /// another length than the rows ask for, or if the groups of gamma do not divide the rows.
     #[inline(always)]
     pub fn new(
-        rows: RowIo<'a>,
-        gamma: Option<&'a [f32]>,
-        offset: f32,
+        rows: RowIo<'a, T>,
+        params: Params<'a, T>,
         eps: f64,
         streaming: bool,
-        rstd: Option<&'a mut [f32]>,
+        rstd: Option<&'a mut [T::Float]>,
     ) -> Option<Self> {
-        let offset = without_effect_if_zero(offset);
-        Self::checked(rows, gamma, None, offset, eps, streaming, StatsMut { rstd, ..StatsMut::default() })
+        let stats = StatsMut { rstd, ..StatsMut::default() };
+        if params.beta.is_none() { Self::checked(rows, params, eps, streaming, stats) } else { None }
     }
 }
 
-impl<'a> Normalize<'a> {
-    /// The job of normalizing the one row that `row` has. `None` if there are more or fewer, or if gamma has another
-    /// length.
-    pub fn new(row: RowIo<'a>, gamma: Option<&'a [f32]>, offset: f32, rstd: f32, streaming: bool) -> Option<Self> {
-        let offset = without_effect_if_zero(offset);
-        let norm = RowNorm { mean: 0.0, mean_lo: 0.0, rstd };
-        Self::checked(row, gamma, None, offset, norm, streaming)
+impl<'a, T: Element> Normalize<'a, T> {
+    /// The job of normalizing the one row that `row` has. `None` if there are more or fewer, if there is a beta, or if gamma
+    /// has another length.
+    pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, rstd: T::Float, streaming: bool) -> Option<Self> {
+        let norm = RowNorm { mean: T::Float::default(), mean_lo: T::Float::default(), rstd };
+        if params.beta.is_none() { Self::checked(row, params, norm, streaming) } else { None }
     }
-}
-
-/// Adding -0 changes no bits; adding +0 changes those of -0.
-#[inline(always)]
-fn without_effect_if_zero(offset: f32) -> f32 {
-    if offset == 0.0 { -0.0 } else { offset }
 }

@@ -16,6 +16,9 @@ pub enum Op {
 }
 
 impl Op {
+    /// All operations.
+    pub const ALL: [Self; 2] = [Self::LayerNorm, Self::RmsNorm];
+
     /// The name used in bench ids.
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,13 +34,25 @@ impl Op {
 pub enum Dtype {
     /// IEEE 754 binary32.
     F32,
+    /// IEEE 754 binary64.
+    F64,
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of binary32.
+    Bf16,
 }
 
 impl Dtype {
+    /// All types.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F64, Self::F16, Self::Bf16];
+
     /// The name used in bench ids.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
         }
     }
 }
@@ -53,12 +68,10 @@ pub struct Entry {
     pub tier: Tier,
 }
 
-/// The operations and the element types that each is made for.
-const OPS: [(Op, Dtype); 2] = [(Op::LayerNorm, Dtype::F32), (Op::RmsNorm, Dtype::F32)];
-
-/// Every kernel, also those whose tier this build or machine lacks.
+/// Every kernel, also those whose tier this build or machine lacks: all operations are made for all types on all tiers.
 pub fn kernels() -> impl Iterator<Item = Entry> {
-    OPS.into_iter().flat_map(|(op, dtype)| Tier::ALL.into_iter().map(move |tier| Entry { op, dtype, tier }))
+    let typed = Op::ALL.into_iter().flat_map(|op| Dtype::ALL.into_iter().map(move |dtype| (op, dtype)));
+    typed.flat_map(|(op, dtype)| Tier::ALL.into_iter().map(move |tier| Entry { op, dtype, tier }))
 }
 
 impl fmt::Display for Entry {

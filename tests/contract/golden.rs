@@ -6,15 +6,15 @@ use crate::support::{Call, KINDS, Operation, Output, Problem, Random, special_ro
 /// LayerNorm: rows, columns, eps, and the hash of y, mean, `mean_lo` and rstd.
 const LAYER_NORM: [(usize, usize, f64, u64); 12] = [
     (14, 1, 1e-5, 0xf656_d981_c529_a6c8),
-    (28, 7, 1e-5, 0x3c3b_b50f_2a48_9bb5),
+    (28, 7, 1e-5, 0x638b_7dd9_2381_3adb),
     (28, 64, 1e-5, 0x20ad_d25e_fcda_02ca),
-    (28, 100, 0.0, 0x8262_032d_6d37_645c),
-    (28, 192, 1e-12, 0x9ac8_c0c1_9c3b_3053),
-    (14, 193, 1e-5, 0xbdce_21ad_fdba_da94),
-    (14, 333, 0.0, 0xdeb0_080f_15ce_5226),
+    (28, 100, 0.0, 0x2978_8160_7857_c9fd),
+    (28, 192, 1e-12, 0x480a_5e73_adc1_a5f2),
+    (14, 193, 1e-5, 0xd9ae_4856_0c47_f35b),
+    (14, 333, 0.0, 0x3564_341c_6ea5_2729),
     (14, 768, 1e-5, 0x5cea_bb47_b289_283f),
-    (14, 1025, 1e-12, 0x1153_456d_dcbe_227a),
-    (14, 5000, 1e-5, 0x47f2_5acb_2b71_13b9),
+    (14, 1025, 1e-12, 0x0bdb_6037_4d05_8d66),
+    (14, 5000, 1e-5, 0xb012_32e8_a513_44e2),
     (3, 20_000, 0.0, 0xfc13_8483_46a8_d06d),
     (1, 100_003, 1e-5, 0xe6c4_a8a3_91d9_13ef),
 ];

@@ -1,12 +1,12 @@
 //! The floor below the plan, for engines with their own threads: however a job is split, by rows or by columns, it
 //! gives the bits of the plan, and bad lengths give `None`.
 
-use lanenorm::kernels::forward::Forward;
-use lanenorm::kernels::lanes::RowIo;
+use lanenorm::kernels::forward::{Forward, Groups, Params};
+use lanenorm::kernels::lanes::{Compiled, RowIo, Vector};
 use lanenorm::kernels::layer_norm::{LayerNorm, Normalize, RowNorm};
 use lanenorm::kernels::moments::{CHUNK, Moments, RowMoments, split_point};
 use lanenorm::kernels::rms_norm::{self, RmsNorm};
-use lanenorm::kernels::table;
+use lanenorm::kernels::table::{self, Dtype, Entry};
 use lanenorm::{Isa, StatsMut, Tier};
 
 use crate::support::{OPERATIONS, Operation, Output, Problem, SENTINEL, TURNING_POINTS, tiers};
@@ -14,7 +14,7 @@ use crate::support::{OPERATIONS, Operation, Output, Problem, SENTINEL, TURNING_P
 /// The jobs of each operation.
 trait Jobs<const CENTERED: bool> {
     /// The job that solves the problem, with its results going to `output`.
-    fn job<'a>(problem: &'a Problem, output: &'a mut Output, streaming: bool) -> Forward<'a, CENTERED>;
+    fn job<'a>(problem: &'a Problem, output: &'a mut Output, streaming: bool) -> Forward<'a, f32, CENTERED>;
 }
 
 struct Floor;
@@ -25,7 +25,8 @@ impl Jobs<true> for Floor {
         let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
         let Output { y, mean, mean_lo, rstd } = output;
         let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
-        LayerNorm::new(io(problem, y), gamma, beta, problem.eps, streaming, stats).expect("the lengths fit")
+        LayerNorm::new(io(problem, y), params(gamma, beta, 0.0), problem.eps, streaming, stats)
+            .expect("the lengths fit")
     }
 }
 
@@ -33,12 +34,16 @@ impl Jobs<false> for Floor {
     fn job<'a>(problem: &'a Problem, output: &'a mut Output, streaming: bool) -> RmsNorm<'a> {
         let Operation::RmsNorm { offset } = problem.operation else { panic!("not an RMSNorm") };
         let (y, rstd) = (&mut output.y, &mut output.rstd);
-        RmsNorm::new(io(problem, y), problem.gamma.as_deref(), offset, problem.eps, streaming, Some(rstd))
-            .expect("the lengths fit")
+        let params = params(problem.gamma.as_deref(), None, offset);
+        RmsNorm::new(io(problem, y), params, problem.eps, streaming, Some(rstd)).expect("the lengths fit")
     }
 }
 
-fn io<'a>(problem: &'a Problem, y: &'a mut [f32]) -> RowIo<'a> {
+fn params<'a>(gamma: Option<&'a [f32]>, beta: Option<&'a [f32]>, offset: f32) -> Params<'a, f32> {
+    Params { gamma: gamma.map(Vector::from), beta: beta.map(Vector::from), groups: Groups::ONE, offset }
+}
+
+fn io<'a>(problem: &'a Problem, y: &'a mut [f32]) -> RowIo<'a, f32> {
     let (rows, cols) = (problem.rows, problem.cols);
     RowIo::new(&problem.x, cols, y, cols, rows, cols).expect("the rows fit")
 }
@@ -56,6 +61,7 @@ impl Output {
 fn assert_rows_can_be_split<const CENTERED: bool>(problem: &Problem)
 where
     Floor: Jobs<CENTERED>,
+    f32: Compiled<CENTERED>,
 {
     let expected = problem.expected();
     for &isa in tiers() {
@@ -80,7 +86,7 @@ fn jobs_split_by_rows_give_the_same_bits() {
 }
 
 /// The moments of a row, by subtrees of at most `grain` elements.
-fn moments(isa: Isa, row: RowMoments<'_>, grain: usize) -> Moments {
+fn moments(isa: Isa, row: RowMoments<'_, f32>, grain: usize) -> Moments {
     let part = |x| moments(isa, RowMoments { x, ..row }, grain);
     match split_point(row.x.len()) {
         Some(at) if row.x.len() > grain => part(&row.x[..at]).merge(part(&row.x[at..])),
@@ -92,9 +98,9 @@ fn moments(isa: Isa, row: RowMoments<'_>, grain: usize) -> Moments {
 fn moments_merged_along_the_tree_give_the_same_bits() {
     for cols in (1..=20).map(|chunks| chunks * CHUNK - 5).chain(TURNING_POINTS) {
         let problem = Problem::ordinary(1, cols, 2);
-        let bits = |m: Moments| [m.count, m.origin, m.offset, m.m2].map(f64::to_bits);
+        let bits = |m: Moments| [m.count, m.origin, m.offset, m.m2, m.scale].map(f64::to_bits);
         for centered in [true, false] {
-            let row = RowMoments { x: &problem.x, centered };
+            let row = RowMoments { x: &problem.x, centered, scale: None };
             let expected = bits(moments(Isa::SCALAR, row, usize::MAX));
             for &isa in tiers() {
                 for grain in [1, CHUNK, 3 * CHUNK, 8 * CHUNK, usize::MAX] {
@@ -112,9 +118,13 @@ fn moments_about_zero_are_the_sum_of_squares_alone() {
         // Small integers: every sum is exact.
         let x: Vec<f32> = (0..cols).map(|i| (i * 37 % 21) as f32 - 3.0).collect();
         let m2 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        let expected = Moments { count: cols as f64, origin: 0.0, offset: 0.0, m2 };
+        let expected = Moments { count: cols as f64, origin: 0.0, offset: 0.0, m2, scale: 1.0 };
         for &isa in tiers() {
-            assert_eq!(RowMoments { x: &x, centered: false }.run_on(isa), expected, "{isa}, {cols} columns");
+            assert_eq!(
+                RowMoments { x: &x, centered: false, scale: None }.run_on(isa),
+                expected,
+                "{isa}, {cols} columns"
+            );
         }
     }
 }
@@ -122,12 +132,13 @@ fn moments_about_zero_are_the_sum_of_squares_alone() {
 fn assert_columns_can_be_split<const CENTERED: bool>(problem: &Problem)
 where
     Floor: Jobs<CENTERED>,
+    f32: Compiled<CENTERED>,
 {
     let (cols, expected) = (problem.cols, problem.expected());
     for &isa in tiers() {
         for (at, streaming) in [(0, false), (1, true), (16, false), (cols / 2, true), (cols, false)] {
             let mut output = Output::blank(problem);
-            let moments = moments(isa, RowMoments { x: &problem.x, centered: CENTERED }, CHUNK);
+            let moments = moments(isa, RowMoments { x: &problem.x, centered: CENTERED, scale: None }, CHUNK);
             let job = Floor::job(problem, &mut output, streaming);
             let (a, b) = job.with_moments(&moments).expect("an ordinary row").split_at_col(at);
             assert_eq!(a.cols() + b.cols(), cols);
@@ -154,10 +165,11 @@ fn rows_split_by_columns_give_the_same_bits() {
 fn assert_given_back<const CENTERED: bool>(problem: &Problem)
 where
     Floor: Jobs<CENTERED>,
+    f32: Compiled<CENTERED>,
 {
     let expected = problem.expected();
     for &isa in tiers() {
-        let moments = RowMoments { x: &problem.x, centered: CENTERED }.run_on(isa);
+        let moments = RowMoments { x: &problem.x, centered: CENTERED, scale: None }.run_on(isa);
         let mut output = Output::blank(problem);
         let job = Floor::job(problem, &mut output, false).with_moments(&moments);
         job.map(|_| ()).expect_err("given back").run_on(isa);
@@ -187,7 +199,8 @@ fn one_row_can_be_normalized_by_an_rstd_known_before() {
         for &isa in tiers() {
             let mut output = Output { y: vec![SENTINEL; cols], ..expected.clone() };
             let row = io(&problem, &mut output.y);
-            let job = rms_norm::Normalize::new(row, gamma, 1.0, expected.rstd[0], false).expect("the lengths fit");
+            let job = rms_norm::Normalize::new(row, params(gamma, None, 1.0), expected.rstd[0], false)
+                .expect("the lengths fit");
             job.run_on(isa);
             output.assert_same(&expected, cols, format_args!("{isa}, {problem}"));
         }
@@ -216,7 +229,7 @@ fn vectors_of_another_length_give_none() {
     let mut y = [0.0; 12];
     let mut job = |gamma, beta, stats: StatsMut<'_>| {
         let io = RowIo::new(&x, 4, &mut y, 4, 3, 4).expect("the rows fit");
-        LayerNorm::new(io, gamma, beta, 1e-5, false, stats).is_some()
+        LayerNorm::new(io, params(gamma, beta, 0.0), 1e-5, false, stats).is_some()
     };
     assert!(job(Some(&five[..4]), Some(&five[..4]), StatsMut { mean: Some(&mut [0.0; 3]), ..StatsMut::default() }));
     assert!(!job(Some(&five), None, StatsMut::default()));
@@ -226,19 +239,19 @@ fn vectors_of_another_length_give_none() {
     assert!(!job(None, None, StatsMut { rstd: Some(&mut []), ..StatsMut::default() }));
     let mut normalize = |rows, gamma| {
         let io = RowIo::new(&x, 4, &mut y, 4, rows, 4).expect("the rows fit");
-        Normalize::new(io, gamma, None, norm, false).is_some()
+        Normalize::new(io, params(gamma, None, 0.0), norm, false).is_some()
     };
     assert!(normalize(1, None) && !normalize(2, None) && !normalize(0, None) && !normalize(1, Some(&five[..])));
     let mut job = |gamma, rstd: Option<&mut [f32]>| {
         let io = RowIo::new(&x, 4, &mut y, 4, 3, 4).expect("the rows fit");
-        RmsNorm::new(io, gamma, 0.0, 1e-5, false, rstd).is_some()
+        RmsNorm::new(io, params(gamma, None, 0.0), 1e-5, false, rstd).is_some()
     };
     assert!(job(Some(&five[..4]), Some(&mut [0.0; 3])) && job(None, None));
     assert!(!job(Some(&five), None) && !job(Some(&five[..3]), None));
     assert!(!job(None, Some(&mut [0.0; 2])) && !job(None, Some(&mut [0.0; 12])));
     let mut normalize = |rows, gamma| {
         let io = RowIo::new(&x, 4, &mut y, 4, rows, 4).expect("the rows fit");
-        rms_norm::Normalize::new(io, gamma, 1.0, 1.0, false).is_some()
+        rms_norm::Normalize::new(io, params(gamma, None, 1.0), 1.0, false).is_some()
     };
     assert!(normalize(1, None) && !normalize(2, None) && !normalize(0, None) && !normalize(1, Some(&five[..])));
 }
@@ -248,8 +261,10 @@ fn vectors_of_another_length_give_none() {
 fn the_table_holds_every_operation_on_every_tier_once() {
     for tier in Tier::ALL {
         for operation in OPERATIONS {
-            let here = table::kernels().filter(|entry| entry.tier == tier && entry.op == operation.op());
-            assert_eq!(here.count(), 1, "{operation:?}, {tier}");
+            for dtype in Dtype::ALL {
+                let here = |e: &Entry| (e.tier, e.op, e.dtype) == (tier, operation.op(), dtype);
+                assert_eq!(table::kernels().filter(here).count(), 1, "{operation:?}, {dtype:?}, {tier}");
+            }
         }
         assert_eq!(tier.name().parse(), Ok(tier));
     }

@@ -1,38 +1,39 @@
 //! Short rows, eight at a time.
 
-use super::elements::{Norm, RowNorm, all_finite, normalize, normalize_row};
-use super::{Forward, TRUSTED, rescue_row};
-use crate::lanes::{FOLD_ROWS, Kernel, Lanes};
-use crate::moments::{self, ChunkLen, STEP, Sums};
+use super::affines::Affines;
+use super::elements::{Norm, RowNorm, normalize, normalize_row};
+use super::{Forward, rescue_row};
+use crate::lanes::{Element, FOLD_ROWS, Float, Kernel, Lanes, Packed};
+use crate::moments::{self, ChunkLen, Sums};
 
 /// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
 /// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether a
 /// row of y is known to be finite.
-pub(super) struct Blocks<'j, 'a, const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool> {
-    pub(super) job: &'j mut Forward<'a, CENTERED>,
+pub(super) struct Blocks<'j, 'a, T: Element, const CENTERED: bool, const ADD: bool> {
+    pub(super) job: &'j mut Forward<'a, T, CENTERED>,
     pub(super) rows: usize,
 }
 
-impl<const CENTERED: bool, const AFFINE: bool, const STREAM: bool, const ADD: bool> Kernel
-    for Blocks<'_, '_, CENTERED, AFFINE, STREAM, ADD>
-{
+impl<T: Element, const CENTERED: bool, const ADD: bool> Kernel for Blocks<'_, '_, T, CENTERED, ADD> {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
         let Self { job, rows } = self;
-        let mut norm = block_moments::<S, CENTERED, ADD>(simd, job, 0);
-        for r in (FOLD_ROWS..rows).step_by(FOLD_ROWS) {
-            let next = block_moments::<S, CENTERED, ADD>(simd, job, r);
-            block_normalize::<S, CENTERED, AFFINE, STREAM>(simd, job, r - FOLD_ROWS, &norm);
+        let mut packed = Packed::NOTHING;
+        let mut affines = Affines::new(job, rows);
+        let mut seen = T::Float::splat(simd, T::Float::NAN);
+        let mut norm = block_moments::<S, T, CENTERED, ADD>(simd, job, 0);
+        for r in (0..rows).step_by(FOLD_ROWS) {
+            let next = if r + FOLD_ROWS < rows {
+                block_moments::<S, T, CENTERED, ADD>(simd, job, r + FOLD_ROWS)
+            } else {
+                norm
+            };
+            seen = block_normalize::<S, T, CENTERED>(simd, job, r, &norm, &mut affines, &mut packed);
             norm = next;
         }
-        block_normalize::<S, CENTERED, AFFINE, STREAM>(simd, job, rows - FOLD_ROWS, &norm);
-        if STREAM {
-            simd.fence();
-        }
-        // SAFETY: there are rows.
-        !AFFINE || all_finite(unsafe { job.rows.y_row(rows - 1) })
+        !T::Float::any_nan(simd, seen)
     }
 }
 
@@ -41,81 +42,77 @@ const MAX_F64_REGS: usize = FOLD_ROWS / 2;
 
 /// What normalizing the rows of a block takes.
 #[derive(Clone, Copy)]
-struct BlockNorm {
-    mean: [f32; FOLD_ROWS],
-    mean_lo: [f32; FOLD_ROWS],
-    rstd: [f32; FOLD_ROWS],
+struct BlockNorm<F> {
+    mean: [F; FOLD_ROWS],
+    mean_lo: [F; FOLD_ROWS],
+    rstd: [F; FOLD_ROWS],
     /// The rows that the slow path has done already.
     rescued: [bool; FOLD_ROWS],
     any_rescued: bool,
 }
 
-impl BlockNorm {
+impl<F: Float> BlockNorm<F> {
     #[inline(always)]
-    fn row(&self, k: usize) -> RowNorm {
+    fn row(&self, k: usize) -> RowNorm<F> {
         RowNorm { mean: self.mean[k], mean_lo: self.mean_lo[k], rstd: self.rstd[k] }
     }
 }
 
 /// Takes the moments of the rows `r..r + FOLD_ROWS`.
 #[inline(always)]
-fn block_moments<S: Lanes, const CENTERED: bool, const ADD: bool>(
+fn block_moments<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
     simd: S,
-    job: &mut Forward<'_, CENTERED>,
+    job: &mut Forward<'_, T, CENTERED>,
     r: usize,
-) -> BlockNorm {
+) -> BlockNorm<T::Float> {
     let cols = job.rows.cols();
-    let len = ChunkLen::new(cols);
-    let zero = simd.splat_f32s(0.0);
-    // SAFETY: the caller's rows are there.
-    let mut x = [unsafe { job.input::<ADD>(r) }; FOLD_ROWS];
-    let mut samples = [zero; FOLD_ROWS];
-    for k in 0..FOLD_ROWS {
-        // SAFETY: the caller's rows are there, and have cols > 0 elements.
-        unsafe {
-            x[k] = job.input::<ADD>(r + k);
-            if CENTERED {
-                samples[k] = moments::sample(simd, x[k], cols);
-            }
-        }
-    }
-    let mut c = [0.0; FOLD_ROWS];
+    let len = ChunkLen::<T>::new(cols);
+    let zero = T::Float::splat(simd, T::Float::default());
+    let mut c = [T::Float::default(); FOLD_ROWS];
     if CENTERED {
-        let samples = simd.fold_rows(&samples);
+        let mut samples = [zero; FOLD_ROWS];
+        for (k, samples) in samples.iter_mut().enumerate() {
+            // SAFETY: the caller's rows are there, and have cols > 0 elements.
+            *samples = unsafe { moments::sample(simd, job.input::<ADD>(r + k), cols) };
+        }
+        let samples = T::Float::fold_rows(simd, &samples);
         for k in 0..FOLD_ROWS {
             // SAFETY: rows have cols > 0 elements.
-            c[k] = moments::shift(unsafe { x[k].peek_first() }, samples[k], len);
+            c[k] = moments::shift(unsafe { job.input::<ADD>(r + k).peek_first() }, samples[k], len);
         }
     }
     let (mut s, mut q) = ([zero; FOLD_ROWS], [zero; FOLD_ROWS]);
-    for k in 0..FOLD_ROWS {
-        let mut sums = Sums::<S, CENTERED>::new(simd, c[k]);
+    for (k, (s, q)) in s.iter_mut().zip(&mut q).enumerate() {
+        // SAFETY: the caller's rows are there.
+        let x = unsafe { job.input::<ADD>(r + k) };
+        let mut sums = Sums::<S, T, CENTERED>::new(simd, c[k]);
         let mut i = 0;
-        while i + STEP <= cols {
+        while i + T::STEP <= cols {
             // SAFETY: the loop's condition.
-            unsafe { sums.step(simd, x[k], i) };
-            i += STEP;
+            unsafe { sums.step(simd, x, i) };
+            i += T::STEP;
         }
         if i < cols {
             // SAFETY: cols - i elements are left.
-            unsafe { sums.step_tail(simd, x[k], i, cols - i) };
+            unsafe { sums.step_tail(simd, x, i, cols - i) };
         }
-        (s[k], q[k]) = sums.halve(simd);
+        (*s, *q) = sums.halve(simd);
     }
-    settle_block(simd, job, r, &c, &simd.fold_rows(&s), &simd.fold_rows(&q))
+    let (s, q) = (T::Float::fold_rows(simd, &s), T::Float::fold_rows(simd, &q));
+    settle_block(simd, job, r, &c, &s, &q)
 }
 
 /// What `moments::finish` and `settle` do, for eight rows at once.
 #[inline(always)]
-fn settle_block<S: Lanes, const CENTERED: bool>(
+fn settle_block<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    job: &mut Forward<'_, CENTERED>,
+    job: &mut Forward<'_, T, CENTERED>,
     r: usize,
-    c: &[f32; FOLD_ROWS],
-    s: &[f32; FOLD_ROWS],
-    q: &[f32; FOLD_ROWS],
-) -> BlockNorm {
-    let (c, s, q) = (simd.widen(c), simd.widen(s), simd.widen(q));
+    c: &[T::Float; FOLD_ROWS],
+    s: &[T::Float; FOLD_ROWS],
+    q: &[T::Float; FOLD_ROWS],
+) -> BlockNorm<T::Float> {
+    let (c, s, q) = (T::Float::widen(simd, c), T::Float::widen(simd, s), T::Float::widen(simd, q));
     let c: &[S::f64s] = bytemuck::cast_slice(&c);
     let (s, q): (&[S::f64s], &[S::f64s]) = (bytemuck::cast_slice(&s), bytemuck::cast_slice(&q));
     let inv_cols = simd.splat_f64s(1.0 / job.rows.cols() as f64);
@@ -132,8 +129,8 @@ fn settle_block<S: Lanes, const CENTERED: bool>(
         bytemuck::cast_slice_mut::<f64, S::f64s>(&mut v)[j] = v_j;
         bytemuck::cast_slice_mut::<f64, S::f64s>(&mut rstd)[j] = simd.div_f64s(one, simd.sqrt_f64s(v_j));
     }
-    let hi = simd.narrow(&mean);
-    let hi_wide = simd.widen(&hi);
+    let hi = T::Float::narrow(simd, &mean);
+    let hi_wide = T::Float::widen(simd, &hi);
     let mut lo = [0.0; FOLD_ROWS];
     for j in 0..FOLD_ROWS / S::F64_LANES {
         let rest = simd.sub_f64s(c[j], bytemuck::cast_slice::<f64, S::f64s>(&hi_wide)[j]);
@@ -141,55 +138,68 @@ fn settle_block<S: Lanes, const CENTERED: bool>(
     }
     let mut norm = BlockNorm {
         mean: hi,
-        mean_lo: simd.narrow(&lo),
-        rstd: simd.narrow(&rstd),
+        mean_lo: T::Float::narrow(simd, &lo),
+        rstd: T::Float::narrow(simd, &rstd),
         rescued: [false; FOLD_ROWS],
         any_rescued: false,
     };
     job.stats.set_block(r, &norm.mean, &norm.mean_lo, &norm.rstd);
     for k in 0..FOLD_ROWS {
-        norm.rescued[k] = !TRUSTED.contains(&v[k]);
+        norm.rescued[k] = !T::Float::TRUSTED.contains(&v[k]);
         norm.any_rescued |= norm.rescued[k];
     }
     if norm.any_rescued {
         for k in 0..FOLD_ROWS {
             if norm.rescued[k] {
-                rescue_row(job, r + k);
+                rescue_row(job, r + k, v[k], mean[k]);
             }
         }
     }
     norm
 }
 
+/// Returns zeros, or a NaN in some lane if an element of the last row is not finite, or was not seen.
 #[inline(always)]
-fn block_normalize<S: Lanes, const CENTERED: bool, const AFFINE: bool, const STREAM: bool>(
+fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    job: &mut Forward<'_, CENTERED>,
+    job: &mut Forward<'_, T, CENTERED>,
     r: usize,
-    norm: &BlockNorm,
-) {
+    norm: &BlockNorm<T::Float>,
+    affines: &mut Affines<T>,
+    packed: &mut Packed,
+) -> <T::Float as Float>::Reg<S> {
     let cols = job.rows.cols();
-    let affine = job.affine();
-    if STREAM || norm.any_rescued {
+    let mut seen = T::Float::splat(simd, T::Float::NAN);
+    if norm.any_rescued {
         for k in 0..FOLD_ROWS {
             if !norm.rescued[k] {
                 // SAFETY: the caller's rows are there and have cols elements; so have gamma and beta, checked by the
                 // constructor.
                 unsafe {
-                    let (x, y) = (job.rows.source(r + k), job.rows.target(r + k));
-                    normalize_row::<S, CENTERED, AFFINE, STREAM>(simd, x, y, &norm.row(k), affine, cols);
+                    let (x, y) = (job.rows.source(r + k), job.target(r + k));
+                    let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
+                    normalize_row::<S, T, CENTERED>(simd, x, y, &norm.row(k), &affine, cols);
                 }
             }
         }
-        return;
+        return seen;
     }
     for k in (0..FOLD_ROWS).step_by(2) {
         // SAFETY: as above.
         unsafe {
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
-            let y = [job.rows.target(r + k), job.rows.target(r + k + 1)];
+            let y = [job.target(r + k), job.target(r + k + 1)];
             let norm = [Norm::new(simd, &norm.row(k)), Norm::new(simd, &norm.row(k + 1))];
-            normalize::<S, CENTERED, AFFINE, STREAM, 2>(simd, x, y, &norm, affine, 0, cols);
+            if job.is_grouped() {
+                let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
+                normalize::<S, T, CENTERED, 1>(simd, [x[0]], [y[0]], &[norm[0]], &affine, 0, cols);
+                let affine = affines.of_row::<S, CENTERED>(simd, job, r + k + 1, packed);
+                normalize::<S, T, CENTERED, 1>(simd, [x[1]], [y[1]], &[norm[1]], &affine, 0, cols);
+            } else {
+                let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
+                seen = normalize::<S, T, CENTERED, 2>(simd, x, y, &norm, &affine, 0, cols);
+            }
         }
     }
+    seen
 }

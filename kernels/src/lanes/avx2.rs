@@ -1,5 +1,9 @@
 //! AVX2: eight lanes.
 
+mod bfloat16;
+mod binary16;
+mod binary64;
+
 use core::arch::x86_64::*;
 
 use pulp::{Simd, f32x4, f32x8, f64x4, x86::V3};
@@ -19,6 +23,27 @@ static MASKS: [i32; 2 * N] = {
     masks
 };
 
+/// The first `n` lanes.
+///
+/// # Safety
+/// - `n <= N`.
+/// - AVX is there, and this is inlined into a function that enables it.
+#[inline(always)]
+unsafe fn mask(n: usize) -> __m256i {
+    // SAFETY: n <= N keeps the window inside MASKS.
+    unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(N - n).cast()) }
+}
+
+/// The first `n` lanes of `v`, and `fill` in the lanes above.
+///
+/// # Safety
+/// - As for [`mask`].
+#[inline(always)]
+unsafe fn keep_first(v: f32x8, n: usize, fill: f32x8) -> f32x8 {
+    // SAFETY: the caller's duty.
+    unsafe { pulp::cast(_mm256_blendv_ps(pulp::cast(fill), pulp::cast(v), _mm256_castsi256_ps(mask(n)))) }
+}
+
 impl Lanes for V3 {
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x8 {
@@ -29,11 +54,10 @@ impl Lanes for V3 {
     #[inline(always)]
     unsafe fn load_tail(self, p: *const f32, n: usize, fill: f32x8) -> f32x8 {
         debug_assert!(n <= N);
-        // SAFETY: n <= N keeps the window inside MASKS; masked-off lanes are not read. A V3 token exists.
+        // SAFETY: n <= N; masked-off lanes are not read. A V3 token exists.
         unsafe {
-            let mask = _mm256_loadu_si256(MASKS.as_ptr().add(N - n).cast());
-            let tail = _mm256_maskload_ps(p, mask);
-            pulp::cast(_mm256_blendv_ps(pulp::cast(fill), tail, _mm256_castsi256_ps(mask)))
+            let tail = _mm256_maskload_ps(p, mask(n));
+            keep_first(pulp::cast(tail), n, fill)
         }
     }
 

@@ -1,5 +1,9 @@
 //! AVX-512: sixteen lanes.
 
+mod bfloat16;
+mod binary16;
+mod binary64;
+
 use core::arch::x86_64::*;
 
 use pulp::{Simd, f32x8, f32x16, f64x8, x86::V4};

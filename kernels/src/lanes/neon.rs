@@ -1,5 +1,9 @@
 //! NEON on aarch64: four lanes.
 
+mod bfloat16;
+mod binary16;
+mod binary64;
+
 use core::arch::aarch64::*;
 
 use pulp::{Simd, aarch64::Neon, f32x4, f64x2};
@@ -7,6 +11,20 @@ use pulp::{Simd, aarch64::Neon, f32x4, f64x2};
 use super::{FOLD_ROWS, Lanes};
 
 const N: usize = Neon::F32_LANES;
+
+/// The first `n` lanes of `v`, and `fill` in the lanes above.
+///
+/// # Safety
+/// - NEON is there, and this is inlined into a function that enables it.
+#[inline(always)]
+unsafe fn keep_first(v: f32x4, n: usize, fill: f32x4) -> f32x4 {
+    // SAFETY: the caller's duty.
+    unsafe {
+        let lanes: uint32x4_t = pulp::cast([0u32, 1, 2, 3]);
+        let keep = vcltq_u32(lanes, vdupq_n_u32(n as u32));
+        pulp::cast(vbslq_f32(keep, pulp::cast(v), pulp::cast(fill)))
+    }
+}
 
 impl Lanes for Neon {
     #[inline(always)]

@@ -2,35 +2,37 @@
 
 use core::marker::PhantomData;
 
-use super::{Input, Lanes, NEGATIVE_ZEROS};
+use super::{Beside, Element, Float, Input, Lanes, Pair, way};
 
-/// Rows of `cols` contiguous f32 to be read from x and written to y, which is either apart from x or x itself. x may be a
-/// sum that is yet to be taken.
+/// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x may
+/// be a sum that is yet to be taken. Beside an x of 16 bits, y may have f32.
 ///
 /// Row `r` of x starts at element `r * x_stride`, row `r` of y at `r * y_stride`. Rows never overlap one another.
 #[derive(Debug)]
-pub struct RowIo<'a> {
-    x: *const f32,
+pub struct RowIo<'a, T> {
+    x: *const T,
     x_stride: usize,
-    y: *mut f32,
+    y: *mut T,
     y_stride: usize,
+    /// Whether y has f32 and x has not.
+    wide: bool,
     rows: usize,
     cols: usize,
     /// What x is the sum of. Then x may be written.
-    addends: Option<Addends>,
-    marker: PhantomData<(&'a [f32], &'a mut [f32])>,
+    addends: Option<Addends<T>>,
+    marker: PhantomData<(&'a [T], &'a mut [T])>,
 }
 
 /// Where the rows of two addends start.
 #[derive(Clone, Copy, Debug)]
-struct Addends {
-    x: *const f32,
+struct Addends<T> {
+    x: *const T,
     x_stride: usize,
-    residual: *const f32,
+    residual: *const T,
     residual_stride: usize,
 }
 
-impl Addends {
+impl<T: Element> Addends<T> {
     /// # Safety
     /// - In both addends, row `rows` has an element or an end at column `cols`.
     unsafe fn moved(self, rows: usize, cols: usize) -> Self {
@@ -45,10 +47,10 @@ impl Addends {
     }
 }
 
-// SAFETY: RowIo stands for a `&[f32]` and a `&mut [f32]` (or a `&mut [f32]` alone), which are Send.
-unsafe impl Send for RowIo<'_> {}
+// SAFETY: RowIo stands for slices and mutable slices of elements, which are Send.
+unsafe impl<T: Element> Send for RowIo<'_, T> {}
 // SAFETY: through a shared RowIo memory is only read.
-unsafe impl Sync for RowIo<'_> {}
+unsafe impl<T: Element> Sync for RowIo<'_, T> {}
 
 /// Whether `rows` rows of `cols` elements, `stride` apart, lie within `len` elements and apart from each other.
 #[inline]
@@ -60,13 +62,13 @@ fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
     span.is_some_and(|span| span <= len) && (rows == 1 || stride >= cols)
 }
 
-impl<'a> RowIo<'a> {
+impl<'a, T: Element> RowIo<'a, T> {
     /// Rows of x to be normalized into y. `None` if they do not fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn new(
-        x: &'a [f32],
+    pub fn new<Y: Beside<T>>(
+        x: &'a [T],
         x_stride: usize,
-        y: &'a mut [f32],
+        y: &'a mut [Y],
         y_stride: usize,
         rows: usize,
         cols: usize,
@@ -75,8 +77,9 @@ impl<'a> RowIo<'a> {
         fits.then_some(Self {
             x: x.as_ptr(),
             x_stride,
-            y: y.as_mut_ptr(),
+            y: y.as_mut_ptr().cast(),
             y_stride,
+            wide: Y::WIDE,
             rows,
             cols,
             addends: None,
@@ -86,13 +89,14 @@ impl<'a> RowIo<'a> {
 
     /// Rows to be normalized where they lie. `None` if they do not fit into the slice or overlap one another.
     #[inline(always)]
-    pub fn in_place(y: &'a mut [f32], stride: usize, rows: usize, cols: usize) -> Option<Self> {
+    pub fn in_place(y: &'a mut [T], stride: usize, rows: usize, cols: usize) -> Option<Self> {
         let y_ptr = y.as_mut_ptr();
         fits(y.len(), rows, cols, stride).then_some(Self {
             x: y_ptr,
             x_stride: stride,
             y: y_ptr,
             y_stride: stride,
+            wide: false,
             rows,
             cols,
             addends: None,
@@ -103,11 +107,11 @@ impl<'a> RowIo<'a> {
     /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride. `None` if the rows
     /// do not fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn sum(
-        (x, x_stride): (&'a [f32], usize),
-        (residual, residual_stride): (&'a [f32], usize),
-        (s, s_stride): (&'a mut [f32], usize),
-        (y, y_stride): (&'a mut [f32], usize),
+    pub fn sum<Y: Beside<T>>(
+        (x, x_stride): (&'a [T], usize),
+        (residual, residual_stride): (&'a [T], usize),
+        (s, s_stride): (&'a mut [T], usize),
+        (y, y_stride): (&'a mut [Y], usize),
         rows: usize,
         cols: usize,
     ) -> Option<Self> {
@@ -116,25 +120,16 @@ impl<'a> RowIo<'a> {
             && fits(residual.len(), rows, cols, residual_stride)
             && fits(s.len(), rows, cols, s_stride)
             && fits(y.len(), rows, cols, y_stride);
-        fits.then_some(Self {
-            x: s.as_mut_ptr(),
-            x_stride: s_stride,
-            y: y.as_mut_ptr(),
-            y_stride,
-            rows,
-            cols,
-            addends: Some(addends),
-            marker: PhantomData,
-        })
+        fits.then(|| Self::of_addends(addends, s.as_mut_ptr(), s_stride, (y, y_stride), rows, cols))
     }
 
     /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride. `None` if the rows do not
     /// fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn sum_in_place(
-        (x, x_stride): (&'a [f32], usize),
-        (s, s_stride): (&'a mut [f32], usize),
-        (y, y_stride): (&'a mut [f32], usize),
+    pub fn sum_in_place<Y: Beside<T>>(
+        (x, x_stride): (&'a [T], usize),
+        (s, s_stride): (&'a mut [T], usize),
+        (y, y_stride): (&'a mut [Y], usize),
         rows: usize,
         cols: usize,
     ) -> Option<Self> {
@@ -143,16 +138,29 @@ impl<'a> RowIo<'a> {
         let fits = fits(x.len(), rows, cols, x_stride)
             && fits(s.len(), rows, cols, s_stride)
             && fits(y.len(), rows, cols, y_stride);
-        fits.then_some(Self {
-            x: s_ptr,
+        fits.then(|| Self::of_addends(addends, s_ptr, s_stride, (y, y_stride), rows, cols))
+    }
+
+    #[inline(always)]
+    fn of_addends<Y: Beside<T>>(
+        addends: Addends<T>,
+        s: *mut T,
+        s_stride: usize,
+        (y, y_stride): (&'a mut [Y], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Self {
+        Self {
+            x: s,
             x_stride: s_stride,
-            y: y.as_mut_ptr(),
+            y: y.as_mut_ptr().cast(),
             y_stride,
+            wide: Y::WIDE,
             rows,
             cols,
             addends: Some(addends),
             marker: PhantomData,
-        })
+        }
     }
 
     /// The number of rows.
@@ -165,6 +173,12 @@ impl<'a> RowIo<'a> {
     #[inline]
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// The size of all rows of y.
+    #[inline]
+    pub fn y_bytes(&self) -> usize {
+        self.rows * self.cols * if self.wide { size_of::<f32>() } else { size_of::<T>() }
     }
 
     /// Whether y is x itself.
@@ -180,7 +194,7 @@ impl<'a> RowIo<'a> {
     }
 
     /// Row `r` of x, or `None` if there are no more than `r` rows or x is yet to be summed.
-    pub fn x_row(&self, r: usize) -> Option<&[f32]> {
+    pub fn x_row(&self, r: usize) -> Option<&[T]> {
         // SAFETY: the constructor checked that row r lies within x; nothing is written while self is shared.
         (r < self.rows && self.cols > 0 && !self.is_sum())
             .then(|| unsafe { core::slice::from_raw_parts(self.x.add(r * self.x_stride), self.cols) })
@@ -193,7 +207,7 @@ impl<'a> RowIo<'a> {
         // and no row is needed past the last.
         let moved = if row < self.rows && self.cols > 0 { row } else { 0 };
         // SAFETY: row `moved` starts within x and y, or no step is made.
-        let (x, y) = unsafe { (self.x.add(moved * self.x_stride), self.y.add(moved * self.y_stride)) };
+        let (x, y) = unsafe { (self.x.add(moved * self.x_stride), self.y_at(moved * self.y_stride)) };
         // SAFETY: as for x and y.
         let addends = self.addends.map(|a| unsafe { a.moved(moved, 0) });
         (Self { rows: row, ..self }, Self { x, y, addends, rows: self.rows - row, ..self })
@@ -204,10 +218,20 @@ impl<'a> RowIo<'a> {
         let col = col.min(self.cols);
         let moved = if self.rows > 0 { col } else { 0 };
         // SAFETY: column `moved` is at most one past the end of the first row.
-        let (x, y) = unsafe { (self.x.add(moved), self.y.add(moved)) };
+        let (x, y) = unsafe { (self.x.add(moved), self.y_at(moved)) };
         // SAFETY: as for x and y.
         let addends = self.addends.map(|a| unsafe { a.moved(0, moved) });
         (Self { cols: col, ..self }, Self { x, y, addends, cols: self.cols - col, ..self })
+    }
+
+    /// Where element `i` of y is.
+    ///
+    /// # Safety
+    /// - y has at least `i` elements.
+    #[inline(always)]
+    unsafe fn y_at(&self, i: usize) -> *mut T {
+        // SAFETY: the caller's duty; the elements are f32 if wide.
+        unsafe { if self.wide { self.y.cast::<f32>().add(i).cast() } else { self.y.add(i) } }
     }
 
     /// What the moments of row `r` are taken of: of the sums with bias if `ADD`, which asks for addends. The bias has
@@ -216,7 +240,7 @@ impl<'a> RowIo<'a> {
     /// # Safety
     /// - `r < self.rows()`.
     #[inline(always)]
-    pub(crate) unsafe fn input<const ADD: bool>(&self, r: usize, bias: Option<&[f32]>) -> Input<ADD> {
+    pub(crate) unsafe fn input<const ADD: bool>(&self, r: usize, bias: Option<&[T]>) -> Input<T, ADD> {
         debug_assert!(ADD == self.is_sum());
         // SAFETY: the caller's duty.
         let x = unsafe { self.source(r) };
@@ -227,13 +251,13 @@ impl<'a> RowIo<'a> {
                 Input {
                     x: Source(addend),
                     residual: Source(residual),
-                    bias: Source::from(bias.unwrap_or(&NEGATIVE_ZEROS)),
+                    bias: Source::from(bias.unwrap_or(T::step_of_negative_zeros())),
                     bias_mask: if bias.is_some() { usize::MAX } else { 0 },
                     // The constructors of sums were given it as a mutable slice.
-                    sum: Target(x.0.cast_mut()),
+                    sum: x.0.cast_mut(),
                 }
             }
-            _ => Input { x, residual: x, bias: x, bias_mask: 0, sum: Target(core::ptr::null_mut()) },
+            _ => Input::from(x),
         }
     }
 
@@ -242,21 +266,21 @@ impl<'a> RowIo<'a> {
     /// # Safety
     /// - `r < self.rows()`.
     #[inline(always)]
-    pub(crate) unsafe fn source(&self, r: usize) -> Source {
+    pub(crate) unsafe fn source(&self, r: usize) -> Source<T> {
         debug_assert!(r < self.rows);
         // SAFETY: the caller's duty, and the constructor's check.
         Source(unsafe { self.x.add(r * self.x_stride) })
     }
 
-    /// Where row `r` is written.
+    /// Where row `r` is written, past the caches if `streaming`.
     ///
     /// # Safety
     /// - `r < self.rows()`.
     #[inline(always)]
-    pub(crate) unsafe fn target(&mut self, r: usize) -> Target {
+    pub(crate) unsafe fn target(&mut self, r: usize, streaming: bool) -> Target<T> {
         debug_assert!(r < self.rows);
         // SAFETY: the caller's duty, and the constructor's check.
-        Target(unsafe { self.y.add(r * self.y_stride) })
+        Target { p: unsafe { self.y_at(r * self.y_stride) }, wide: self.wide, streaming }
     }
 
     /// Makes all NaNs in row `r` of x canonical if it is a sum, which has been taken.
@@ -267,129 +291,177 @@ impl<'a> RowIo<'a> {
         if self.is_sum() {
             // SAFETY: the caller's duty; the constructors of sums were given x as a mutable slice.
             let sums = unsafe { core::slice::from_raw_parts_mut(self.source(r).0.cast_mut(), self.cols) };
-            sums.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f32::NAN);
+            sums.iter_mut().filter(|v| v.to_computed().into().is_nan()).for_each(|v| *v = <T as Beside<T>>::NAN);
         }
     }
 
-    /// Row `r` of y.
+    /// Makes all NaNs in row `r` of y canonical, and makes canonical NaNs of the elements that `is_nan` names.
     ///
     /// # Safety
     /// - `r < self.rows()`.
-    pub(crate) unsafe fn y_row(&mut self, r: usize) -> &mut [f32] {
-        // SAFETY: the caller's duty, and the constructor's check.
-        unsafe { core::slice::from_raw_parts_mut(self.target(r).0, self.cols) }
+    pub(crate) unsafe fn canonicalize(&mut self, r: usize, is_nan: impl Fn(usize) -> bool) {
+        let cols = self.cols;
+        // SAFETY: the caller's duty.
+        let y = unsafe { self.target(r, false) };
+        for i in 0..cols {
+            // SAFETY: i < cols.
+            unsafe {
+                if is_nan(i) || y.get(i).is_nan() {
+                    y.set_nan(i);
+                }
+            }
+        }
     }
 }
 
 /// Elements to be read. Whoever holds one knows how many there are.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Source(pub(super) *const f32);
+pub(crate) struct Source<T>(pub(super) *const T);
 
-/// Elements to be written. Whoever holds one knows how many there are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Target(pub(super) *mut f32);
-
-impl From<&[f32]> for Source {
+impl<T> From<&[T]> for Source<T> {
     #[inline(always)]
-    fn from(x: &[f32]) -> Self {
+    fn from(x: &[T]) -> Self {
         Self(x.as_ptr())
     }
 }
 
-impl Source {
-    /// The elements from `i` on.
-    ///
-    /// # Safety
-    /// - There are at least `i` elements.
-    #[inline(always)]
-    pub(crate) unsafe fn after(self, i: usize) -> Self {
-        // SAFETY: the caller's duty.
-        Self(unsafe { self.0.add(i) })
-    }
-
-    /// `M` elements from `i` on.
-    ///
-    /// # Safety
-    /// - There are at least `i + M` elements.
-    #[inline(always)]
-    pub(crate) unsafe fn array<const M: usize>(self, i: usize) -> [f32; M] {
-        // SAFETY: the caller's duty; [f32; M] has the alignment of f32.
-        unsafe { *self.0.add(i).cast() }
-    }
-
-    /// A register of elements from `i` on.
-    ///
-    /// # Safety
-    /// - There are at least `i + S::F32_LANES` elements.
-    #[inline(always)]
-    pub(crate) unsafe fn load<S: Lanes>(self, simd: S, i: usize) -> S::f32s {
-        // SAFETY: the caller's duty.
-        unsafe { simd.load(self.0.add(i)) }
-    }
-
-    /// Register `j` of the runs of elements that start `stride` apart. See [`Lanes::load_runs`].
-    ///
-    /// # Safety
-    /// - There are all the elements that the register takes.
-    #[inline(always)]
-    pub(crate) unsafe fn load_runs<S: Lanes>(self, simd: S, stride: usize, j: usize) -> S::f32s {
-        // SAFETY: the caller's duty.
-        unsafe { simd.load_runs(self.0, stride, j) }
-    }
-
-    /// `n` elements from `i` on, at most a register, and `fill` in the lanes above.
-    ///
-    /// # Safety
-    /// - There are at least `i + min(n, S::F32_LANES)` elements.
-    #[inline(always)]
-    pub(crate) unsafe fn load_tail<S: Lanes>(self, simd: S, i: usize, n: usize, fill: S::f32s) -> S::f32s {
-        // SAFETY: the caller's duty.
-        unsafe { simd.load_tail(self.0.wrapping_add(i), n.min(S::F32_LANES), fill) }
-    }
-}
-
-impl Target {
-    /// The number of elements before the first that a register can be streamed to.
-    #[inline(always)]
-    pub(crate) fn misalignment<S: Lanes>(self) -> usize {
-        let bytes = size_of::<S::f32s>();
-        (self.0 as usize).wrapping_neg() % bytes / size_of::<f32>()
-    }
-
-    /// Writes a register of elements from `i` on, past the caches if `STREAM`.
-    ///
-    /// # Safety
-    /// - There are at least `i + S::F32_LANES` elements.
-    /// - If `STREAM`, `i` is the [`misalignment`](Self::misalignment) plus a multiple of `S::F32_LANES`.
-    #[inline(always)]
-    pub(crate) unsafe fn store<S: Lanes, const STREAM: bool>(self, simd: S, i: usize, v: S::f32s) {
-        // SAFETY: the caller's duty.
-        unsafe {
-            if STREAM {
-                simd.stream(self.0.add(i), v);
-            } else {
-                simd.store(self.0.add(i), v);
-            }
-        }
-    }
-
-    /// Writes `n` elements from `i` on, at most a register.
-    ///
-    /// # Safety
-    /// - There are at least `i + min(n, S::F32_LANES)` elements.
-    #[inline(always)]
-    pub(crate) unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: S::f32s) {
-        // SAFETY: the caller's duty.
-        unsafe { simd.store_tail(self.0.wrapping_add(i), n.min(S::F32_LANES), v) }
-    }
-
-    /// Writes element `i`.
+impl<T: Element> Source<T> {
+    /// Element `i`.
     ///
     /// # Safety
     /// - There are more than `i` elements.
     #[inline(always)]
-    pub(crate) unsafe fn set(self, i: usize, v: f32) {
+    pub(crate) unsafe fn get(self, i: usize) -> T {
         // SAFETY: the caller's duty.
-        unsafe { *self.0.add(i) = v };
+        unsafe { *self.0.add(i) }
+    }
+
+    /// A pair of registers of consecutive elements from `i` on.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn load<S: Lanes>(self, simd: S, i: usize) -> Pair<S, T> {
+        // SAFETY: the caller's duty.
+        unsafe { T::simd_load(simd, self.0.add(i)) }
+    }
+
+    /// `n` elements from `i` on, at most a pair of registers, and `fill` in the lanes above.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn load_tail<S: Lanes>(
+        self,
+        simd: S,
+        i: usize,
+        n: usize,
+        fill: <T::Float as Float>::Reg<S>,
+    ) -> Pair<S, T> {
+        // SAFETY: the caller's duty.
+        unsafe { T::simd_load_tail(simd, self.0.add(i), n, fill) }
+    }
+}
+
+/// Elements to be written, which are f32 if wide. Whoever holds one knows how many there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<T> {
+    p: *mut T,
+    wide: bool,
+    streaming: bool,
+}
+
+impl<T: Element> Target<T> {
+    /// The number of elements before the first that a register can be streamed to; none if nothing is streamed.
+    #[inline(always)]
+    pub(crate) fn misalignment<S: Lanes>(self) -> usize {
+        if !self.streaming {
+            return 0;
+        }
+        let bytes = size_of::<S::f32s>();
+        let element = if self.wide { size_of::<f32>() } else { size_of::<T>() };
+        (self.p as usize).wrapping_neg() % bytes / element
+    }
+
+    /// Whether it is to be written past the caches.
+    #[inline(always)]
+    pub(crate) fn streams(self) -> bool {
+        self.streaming
+    }
+
+    /// Whether it is f32 beside 16 bits.
+    #[inline(always)]
+    pub(crate) fn is_wide(self) -> bool {
+        T::ROUNDS && self.wide
+    }
+
+    /// Writes a pair of registers of consecutive elements from `i` on, in one of the [ways](way).
+    ///
+    /// # Safety
+    /// - There are that many.
+    /// - When streaming, `i` is the [`misalignment`](Self::misalignment) plus a multiple of a pair.
+    #[inline(always)]
+    pub(crate) unsafe fn store<S: Lanes, const WAY: u8>(self, simd: S, i: usize, v: Pair<S, T>) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if WAY != way::REST {
+                T::simd_store_beside::<S, false>(simd, self.p, false, i, v);
+            } else if !T::ROUNDS || self.streaming {
+                T::simd_store_beside::<S, true>(simd, self.p, self.wide, i, v);
+            } else {
+                T::simd_store_beside::<S, false>(simd, self.p, self.wide, i, v);
+            }
+        }
+    }
+
+    /// Writes `n` elements from `i` on, at most a pair of registers.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>) {
+        // SAFETY: the caller's duty.
+        unsafe { T::simd_store_beside_tail(simd, self.p, self.wide, i, n, v) };
+    }
+
+    /// Element `i`.
+    ///
+    /// # Safety
+    /// - There are more than `i` elements.
+    unsafe fn get(self, i: usize) -> f64 {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if self.wide { f64::from(*self.p.cast::<f32>().add(i)) } else { (*self.p.add(i)).to_computed().into() }
+        }
+    }
+
+    /// Writes element `i`, rounded.
+    ///
+    /// # Safety
+    /// - There are more than `i` elements.
+    pub(crate) unsafe fn set(self, i: usize, v: T::Float) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if self.wide {
+                *self.p.cast::<f32>().add(i) = f32::from_f64(v.into());
+            } else {
+                *self.p.add(i) = T::from_computed(v);
+            }
+        }
+    }
+
+    /// Writes the canonical NaN to element `i`.
+    ///
+    /// # Safety
+    /// - There are more than `i` elements.
+    pub(crate) unsafe fn set_nan(self, i: usize) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if self.wide {
+                *self.p.cast::<f32>().add(i) = f32::NAN;
+            } else {
+                *self.p.add(i) = <T as Beside<T>>::NAN;
+            }
+        }
     }
 }

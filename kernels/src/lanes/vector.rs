@@ -1,0 +1,286 @@
+//! gamma and beta.
+
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+
+use super::element::Format;
+use super::{Beside, Element, Float, Lanes, Pair, Target};
+
+/// A vector beside rows of type `T`, of any type that it may have there.
+#[derive(Clone, Copy, Debug)]
+pub struct Vector<'a, T> {
+    p: *const T,
+    len: usize,
+    wide: bool,
+    marker: PhantomData<&'a [T]>,
+}
+
+// SAFETY: Vector stands for a `&[T]` or a `&[f32]`, which are Send.
+unsafe impl<T: Sync> Send for Vector<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Vector<'_, T> {}
+
+impl<'a, T: Element, G: Beside<T>> From<&'a [G]> for Vector<'a, T> {
+    #[inline(always)]
+    fn from(v: &'a [G]) -> Self {
+        Self { p: v.as_ptr().cast(), len: v.len(), wide: G::WIDE, marker: PhantomData }
+    }
+}
+
+impl<T: Element> Vector<'_, T> {
+    /// The number of elements.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// `len` elements from `start` on.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline(always)]
+    pub(crate) fn part(self, start: usize, len: usize) -> Self {
+        assert!(start <= self.len && len <= self.len - start, "{start} + {len} of {} elements", self.len);
+        // SAFETY: checked above; the elements are f32 if wide.
+        let p = unsafe { if self.wide { self.p.cast::<f32>().add(start).cast() } else { self.p.add(start) } };
+        Self { p, len, ..self }
+    }
+
+    /// Element `i`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn get(self, i: usize) -> T::Float {
+        assert!(i < self.len, "element {i} of {}", self.len);
+        // SAFETY: checked above; the elements are f32 if wide.
+        unsafe {
+            if self.wide {
+                T::Float::from_f64(f64::from(*self.p.cast::<f32>().add(i)))
+            } else {
+                (*self.p.add(i)).to_computed()
+            }
+        }
+    }
+
+    /// Whether all elements are finite with the offset added.
+    pub(crate) fn all_finite(self, offset: T::Float) -> bool {
+        /// Without an end ahead of time, which would keep the loop from being vectorized.
+        fn all<G: Element>(v: &[G], offset: G::Float) -> bool {
+            v.iter().fold(offset.into().is_finite(), |all, v| all & v.is_finite_with(offset))
+        }
+        // SAFETY: this stands for such a slice, whose elements are f32 if wide.
+        unsafe {
+            if self.wide {
+                let offset: f64 = offset.into();
+                all(core::slice::from_raw_parts(self.p.cast::<f32>(), self.len), offset as f32)
+            } else {
+                all(core::slice::from_raw_parts(self.p, self.len), offset)
+            }
+        }
+    }
+}
+
+/// The ways of the second touch of a row, each of which has a loop of its own.
+pub(crate) mod way {
+    /// Neither gamma nor beta.
+    pub(crate) const PLAIN: u8 = 0;
+    /// With gamma and beta; beside 16 bits they are packed.
+    pub(crate) const AFFINE: u8 = 1;
+    /// With an offset of gamma too; beside 16 bits they have 16.
+    pub(crate) const OFFSET: u8 = 2;
+    /// All that is left: past the caches; beside 16 bits, to f32 or with f32 that is not packed.
+    pub(crate) const REST: u8 = 3;
+}
+
+/// What the second touch of a row reads beside it: the offset is added to gamma.
+///
+/// Where one of the two is absent a step of ones, or of negative zeros, stands in and is read again for each step:
+/// multiplying by 1 and adding -0 change no bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Affine<T: Element> {
+    gamma: *const T,
+    beta: *const T,
+    gamma_mask: usize,
+    beta_mask: usize,
+    format: Format,
+    offset: T::Float,
+}
+
+impl<T: Element> Affine<T> {
+    #[inline(always)]
+    pub(crate) fn new(gamma: Option<Vector<'_, T>>, beta: Option<Vector<'_, T>>, offset: T::Float) -> Self {
+        let mask = |v: Option<Vector<'_, T>>| if v.is_some() { usize::MAX } else { 0 };
+        // Equal elements are in any order.
+        let format = match gamma.or(beta) {
+            _ if !T::ROUNDS => Format::Own,
+            None => Format::Packed,
+            Some(v) if v.wide && T::SPLITS => Format::Wide,
+            Some(v) if v.wide => Format::Packed,
+            Some(_) => Format::Own,
+        };
+        let (ones, zeros) = if format == Format::Own {
+            (T::step_of_ones().as_ptr(), T::step_of_negative_zeros().as_ptr())
+        } else {
+            (f32::step_of_ones().as_ptr().cast(), f32::step_of_negative_zeros().as_ptr().cast())
+        };
+        Self {
+            gamma: gamma.map_or(ones, |v| v.p),
+            beta: beta.map_or(zeros, |v| v.p),
+            gamma_mask: mask(gamma),
+            beta_mask: mask(beta),
+            format,
+            offset,
+        }
+    }
+
+    /// Whether both read the same.
+    #[inline(always)]
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        core::ptr::eq(self.gamma, other.gamma) && core::ptr::eq(self.beta, other.beta)
+    }
+
+    /// Whether packing would change anything.
+    #[inline(always)]
+    pub(crate) fn packs(&self) -> bool {
+        self.format != Format::Packed || self.offset != T::Float::default()
+    }
+
+    /// The way of the loops for rows that have these.
+    #[inline(always)]
+    pub(crate) fn way<const CENTERED: bool>(&self, y: Target<T>) -> u8 {
+        let no_offset = self.offset == T::Float::default();
+        if y.streams() || y.is_wide() {
+            way::REST
+        } else if T::ROUNDS {
+            match self.format {
+                Format::Packed if no_offset => way::AFFINE,
+                Format::Own => way::OFFSET,
+                _ => way::REST,
+            }
+        } else if self.gamma_mask | self.beta_mask == 0 {
+            way::PLAIN
+        } else if CENTERED && no_offset {
+            way::AFFINE
+        } else {
+            // Without a mean there is time for adding nothing.
+            way::OFFSET
+        }
+    }
+
+    /// The pairs of registers for the elements from `i + j` on, where `i` starts a step and `j` lies within it. There is no
+    /// beta unless `CENTERED`.
+    ///
+    /// # Safety
+    /// - gamma and beta, if present, have that many elements.
+    /// - `j` plus a pair is at most a step.
+    #[inline(always)]
+    pub(crate) unsafe fn load<S: Lanes, const CENTERED: bool, const WAY: u8>(
+        &self,
+        simd: S,
+        i: usize,
+        j: usize,
+    ) -> [Pair<S, T>; 2] {
+        let zeros = [T::Float::splat(simd, T::Float::default()); 2];
+        if WAY == way::PLAIN {
+            return [zeros; 2];
+        }
+        let format = match WAY {
+            way::AFFINE => Format::Packed,
+            way::OFFSET => Format::Own,
+            _ => self.format,
+        };
+        // SAFETY: the caller's duty.
+        unsafe {
+            let mut gamma = T::simd_load_beside(simd, self.gamma, format, (i & self.gamma_mask) + j);
+            if WAY != way::AFFINE {
+                gamma = self.with_offset(simd, gamma);
+            }
+            if !CENTERED {
+                return [gamma, zeros];
+            }
+            [gamma, T::simd_load_beside(simd, self.beta, format, (i & self.beta_mask) + j)]
+        }
+    }
+
+    /// `n` elements from `i` on, at most a pair of registers.
+    ///
+    /// # Safety
+    /// - gamma and beta, if present, have that many elements.
+    #[inline(always)]
+    pub(crate) unsafe fn load_tail<S: Lanes, const CENTERED: bool>(
+        &self,
+        simd: S,
+        i: usize,
+        n: usize,
+    ) -> [Pair<S, T>; 2] {
+        // SAFETY: the caller's duty.
+        unsafe {
+            let gamma = T::simd_load_beside_tail(simd, self.gamma, self.format, i & self.gamma_mask, n);
+            let gamma = self.with_offset(simd, gamma);
+            if !CENTERED {
+                return [gamma, [T::Float::splat(simd, T::Float::default()); 2]];
+            }
+            [gamma, T::simd_load_beside_tail(simd, self.beta, self.format, i & self.beta_mask, n)]
+        }
+    }
+
+    #[inline(always)]
+    fn with_offset<S: Lanes>(&self, simd: S, [a, b]: Pair<S, T>) -> Pair<S, T> {
+        let offset = T::Float::splat(simd, self.offset);
+        [T::Float::plus(simd, a, offset), T::Float::plus(simd, b, offset)]
+    }
+}
+
+/// The columns that [`Packed`] has room for: an L1 cache has it for them beside the rows.
+pub(crate) const PACKED_COLS: usize = 1024;
+
+/// gamma plus offset, and beta, in f32 and in the order of the pairs of registers: for elements of 16 bits, widening them once
+/// for many rows.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Packed([[MaybeUninit<f32>; PACKED_COLS]; 2]);
+
+impl Packed {
+    pub(crate) const NOTHING: Self = Self([[MaybeUninit::uninit(); PACKED_COLS]; 2]);
+
+    /// The same as `affine`, read from here.
+    ///
+    /// # Safety
+    /// - `cols <= PACKED_COLS`, and gamma and beta, if present, have as many elements.
+    /// - What is returned is used while this is neither moved nor packed again.
+    #[inline(always)]
+    pub(crate) unsafe fn pack<S: Lanes, T: Element, const CENTERED: bool>(
+        &mut self,
+        simd: S,
+        affine: &Affine<T>,
+        cols: usize,
+    ) -> Affine<T> {
+        let pair = 2 * S::F32_LANES;
+        let [gammas, betas] = &mut self.0;
+        let mut i = 0;
+        while i < cols {
+            // SAFETY: the caller's duty. Pairs begin within the columns, and so end within the room.
+            unsafe {
+                let [gamma, beta] = affine.load_tail::<S, CENTERED>(simd, i, pair.min(cols - i));
+                T::simd_store_packed(simd, gammas.as_mut_ptr().cast::<f32>().add(i), gamma);
+                T::simd_store_packed(simd, betas.as_mut_ptr().cast::<f32>().add(i), beta);
+            }
+            i += pair;
+        }
+        Affine {
+            gamma: gammas.as_ptr().cast(),
+            beta: betas.as_ptr().cast(),
+            gamma_mask: usize::MAX,
+            beta_mask: usize::MAX,
+            format: Format::Packed,
+            offset: -T::Float::default(),
+        }
+    }
+}
+
+const _: () = assert!(PACKED_COLS.is_multiple_of(f32::STEP));
