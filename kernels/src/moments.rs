@@ -99,7 +99,8 @@ impl Moments {
     /// They are those of the whole row, bit by bit, where all parts but the last have the same length, [`CHUNK`] times a power
     /// of two, and the last is not longer.
     pub fn merge_all(parts: impl IntoIterator<Item = Self>) -> Self {
-        let mut tree = Tree::new();
+        let mut stack = NO_SUBTREES;
+        let mut tree = Tree::new(&mut stack);
         for part in parts {
             tree.push(part);
         }
@@ -152,20 +153,25 @@ pub(crate) fn scale_for<F: Float>(v: f64, mean: f64) -> f64 {
 /// The deepest tree: 2^47 bytes of f32, as many as today's processors can address.
 const DEPTH: usize = 36;
 
+/// Room for one subtree of each depth. Apart from the [`Tree`], so that it is never filled with anything.
+pub(crate) type Subtrees = [MaybeUninit<Moments>; DEPTH];
+
+pub(crate) const NO_SUBTREES: Subtrees = [MaybeUninit::uninit(); _];
+
 /// Merges the moments of successive chunks along the tree, in one pass and without recursion: the stack holds one
 /// finished subtree for each bit set in the number of chunks so far, as in a binary counter.
 #[derive(Debug)]
-pub(crate) struct Tree {
+pub(crate) struct Tree<'s> {
     /// Those below `depth` have been written.
-    stack: [MaybeUninit<Moments>; DEPTH],
+    stack: &'s mut Subtrees,
     depth: usize,
     chunks: usize,
 }
 
-impl Tree {
+impl<'s> Tree<'s> {
     #[inline(always)]
-    pub(crate) fn new() -> Self {
-        Self { stack: [MaybeUninit::uninit(); _], depth: 0, chunks: 0 }
+    pub(crate) fn new(stack: &'s mut Subtrees) -> Self {
+        Self { stack, depth: 0, chunks: 0 }
     }
 
     #[inline(always)]
@@ -180,14 +186,13 @@ impl Tree {
         self.chunks += 1;
     }
 
-    /// The moments of all chunks, of which there is at least one. There are none then.
+    /// The moments of all chunks, of which there is at least one.
     #[inline(always)]
-    pub(crate) fn total(&mut self) -> Moments {
+    pub(crate) fn total(mut self) -> Moments {
         let mut total = self.pop();
         while self.depth > 0 {
             total = self.pop().merge(total);
         }
-        self.chunks = 0;
         total
     }
 
@@ -418,7 +423,8 @@ pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool, const ADD: 
 ) -> Moments {
     let (inner, last) = ChunkLen::of_row(cols);
     let len_at = |at: usize| if cols - at > CHUNK { inner } else { last };
-    let mut tree = Tree::new();
+    let mut stack = NO_SUBTREES;
+    let mut tree = Tree::new(&mut stack);
     let (mut at, mut len) = (0, len_at(0));
     // SAFETY: x has cols elements.
     let mut c = unsafe { chunk_shift::<S, T, CENTERED, ADD>(simd, x, len) };

@@ -11,7 +11,7 @@
 
 use crate::forward::Params;
 use crate::lanes::{Element, Float, Source, Target};
-use crate::moments::{CHUNK, Moments, Tree};
+use crate::moments::{CHUNK, Moments, NO_SUBTREES, Tree};
 
 /// The moments of a row of elements times `scale`, about zero unless `centered`. All NaN if an element is not finite.
 ///
@@ -20,7 +20,8 @@ use crate::moments::{CHUNK, Moments, Tree};
 #[cold]
 #[inline(never)]
 pub(crate) unsafe fn moments<T: Element>(x: Source<T>, cols: usize, scale: f64, centered: bool) -> Moments {
-    let mut tree = Tree::new();
+    let mut stack = NO_SUBTREES;
+    let mut tree = Tree::new(&mut stack);
     for start in (0..cols).step_by(CHUNK) {
         // SAFETY: the caller's duty.
         tree.push(unsafe { chunk(x, start..cols.min(start + CHUNK), scale, centered) });
