@@ -91,7 +91,13 @@ fn merge_lanes<S: Lanes>(simd: S, count: usize, means: S::f32s, m2: S::f32s) -> 
     let delta = simd.sub_f32s(means, simd.splat_f32s(mean));
     let between = simd.mul_f32s(simd.mul_f32s(delta, delta), simd.splat_f32s(count as f32));
     let m2 = simd.reduce_sum_f32s(simd.add_f32s(m2, between));
-    Moments { count: (count * S::F32_LANES) as f64, origin: 0.0, offset: f64::from(mean), m2: f64::from(m2), scale: 1.0 }
+    Moments {
+        count: (count * S::F32_LANES) as f64,
+        origin: 0.0,
+        offset: f64::from(mean),
+        m2: f64::from(m2),
+        scale: 1.0,
+    }
 }
 
 #[inline(always)]

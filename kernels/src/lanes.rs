@@ -121,6 +121,9 @@ pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     /// Orders streaming stores before all later stores.
     fn fence(self);
 
+    /// Asks for the cache line of `p`, which need not be valid for anything.
+    fn prefetch(self, p: *const u8);
+
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s;
 

@@ -160,6 +160,10 @@ unsafe fn both_steps<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, 
     let mut taken = *sums;
     let mut i = 0;
     while i < len {
+        if WAY == way::REST {
+            // What is streamed comes from memory, and hardware that looks ahead stops at the end of each page.
+            x.prefetch_next_row(simd, i);
+        }
         // SAFETY: the loop's condition and the caller's duty.
         unsafe {
             taken.step(simd, x, i);

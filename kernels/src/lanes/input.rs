@@ -12,6 +12,8 @@ pub(crate) struct Input<T, const ADD: bool> {
     pub(super) bias: Source<T>,
     pub(super) bias_mask: usize,
     pub(super) sum: *mut T,
+    /// The bytes from an element of x, or of the residual, to the one below it.
+    pub(super) strides: [usize; 2],
 }
 
 impl<T, const ADD: bool> From<Source<T>> for Input<T, ADD> {
@@ -19,7 +21,7 @@ impl<T, const ADD: bool> From<Source<T>> for Input<T, ADD> {
     fn from(x: Source<T>) -> Self {
         debug_assert!(!ADD);
         let (residual, bias) = (Source(x.0), Source(x.0));
-        Self { x, residual, bias, bias_mask: 0, sum: core::ptr::null_mut() }
+        Self { x, residual, bias, bias_mask: 0, sum: core::ptr::null_mut(), strides: [0; 2] }
     }
 }
 
@@ -43,6 +45,19 @@ impl<T: Element, const ADD: bool> Input<T, ADD> {
                 sum: self.sum.add(i),
                 ..self
             }
+        }
+    }
+
+    /// Asks for the step that starts at `i` of the next row.
+    #[inline(always)]
+    pub(crate) fn prefetch_next_row<S: Lanes>(self, simd: S, i: usize) {
+        let mut line = 0;
+        while line < T::STEP * size_of::<T>() {
+            simd.prefetch(self.x.0.wrapping_add(i).cast::<u8>().wrapping_add(self.strides[0] + line));
+            if ADD {
+                simd.prefetch(self.residual.0.wrapping_add(i).cast::<u8>().wrapping_add(self.strides[1] + line));
+            }
+            line += 64;
         }
     }
 

@@ -5,6 +5,7 @@ mod binary16;
 mod binary64;
 
 use core::arch::aarch64::*;
+use core::arch::asm;
 
 use pulp::{Simd, aarch64::Neon, f32x4, f64x2};
 
@@ -89,6 +90,13 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn fence(self) {}
+
+    /// PRFM: the intrinsic is not stable.
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a prefetch does not fault.
+        unsafe { asm!("prfm pldl1keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly)) };
+    }
 
     #[inline(always)]
     fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
