@@ -9,6 +9,8 @@
 //! y    = xhat * gamma + beta
 //! ```
 //!
+//! Rows are f32 here; those of 16 bits are these after widening, and y is rounded once more. f64 has the same formulas.
+//!
 //! The kernels differ from this by rounding alone. Two cases are settled by decree: a row with a NaN or an
 //! infinity is all NaN, and a row whose elements are all equal has xhat = 0 even if eps is 0.
 
@@ -44,7 +46,8 @@ pub fn xhat(x: f32, stats: &Stats) -> f64 {
     if d == 0.0 { 0.0 } else { d * stats.rstd }
 }
 
-/// One row: y = xhat * gamma + beta. Absent gamma counts as 1, absent beta as 0.
+/// One row: y = xhat * gamma + beta. Absent gamma counts as 1, absent beta as 0. (Where a scale of gamma + offset is meant,
+/// gamma is that sum, rounded to f32.)
 ///
 /// # Panics
 /// If the lengths differ.
