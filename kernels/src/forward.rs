@@ -112,7 +112,8 @@ impl<'a, F: Float> StatsMut<'a, F> {
 pub struct Params<'a, T: Element> {
     /// The gammas of all groups, one after the other. Absent ones count as 1.
     pub gamma: Option<Vector<'a, T>>,
-    /// The betas of all groups, one after the other. Absent ones count as 0; RMS normalization has none.
+    /// The betas of all groups, one after the other, of the type of gamma. Absent ones count as 0; RMS normalization has
+    /// none.
     pub beta: Option<Vector<'a, T>>,
     /// Which rows have which.
     pub groups: Groups,
@@ -132,7 +133,8 @@ impl<'a, T: Element> Params<'a, T> {
         let len = cols.checked_mul(self.groups.groups());
         let fits = |v: Option<Vector<'_, T>>| v.is_none_or(|v| Some(v.len()) == len);
         let divides = self.groups.are_one() || rows.is_multiple_of(self.groups.period());
-        divides && fits(self.gamma) && fits(self.beta)
+        let same_type = self.gamma.zip(self.beta).is_none_or(|(gamma, beta)| gamma.is_wide() == beta.is_wide());
+        divides && same_type && fits(self.gamma) && fits(self.beta)
     }
 
     /// Adding -0 changes no bits; adding +0 changes those of -0.
@@ -182,8 +184,8 @@ pub struct Forward<'a, T: Element, const CENTERED: bool> {
 }
 
 impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
-    /// `None` if gamma, beta or the statistics have another length than the rows ask for, or if the number of rows is no
-    /// multiple of the groups' period.
+    /// `None` if gamma, beta or the statistics have another length than the rows ask for, if gamma and beta differ in type, or
+    /// if the number of rows is no multiple of the groups' period.
     #[inline(always)]
     pub(crate) fn checked(
         rows: RowIo<'a, T>,

@@ -27,7 +27,7 @@ pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, true>;
 
 impl<'a, T: Element> LayerNorm<'a, T> {
     /// The job of normalizing `rows`, with `streaming` stores if so asked. `None` if gamma, beta or the statistics have
-    /// another length than the rows ask for, or if the groups of gamma and beta do not divide the rows.
+    /// another length than the rows ask for, if gamma and beta differ in type, or if their groups do not divide the rows.
     #[inline(always)]
     pub fn new(
         rows: RowIo<'a, T>,
@@ -42,7 +42,7 @@ impl<'a, T: Element> LayerNorm<'a, T> {
 
 impl<'a, T: Element> Normalize<'a, T> {
     /// The job of normalizing the one row that `row` has. `None` if there are more or fewer, or if gamma or beta have
-    /// another length.
+    /// another length or differ in type.
     pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, norm: RowNorm<T::Float>, streaming: bool) -> Option<Self> {
         Self::checked(row, params, norm, streaming)
     }

@@ -39,6 +39,12 @@ impl<T: Element> Vector<'_, T> {
         self.len == 0
     }
 
+    /// Whether the elements are f32 beside 16 bits.
+    #[inline(always)]
+    pub(crate) fn is_wide(&self) -> bool {
+        self.wide
+    }
+
     /// `len` elements from `start` on.
     ///
     /// # Panics
