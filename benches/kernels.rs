@@ -1,9 +1,9 @@
-//! The benchmark of every operation: LayerNorm and RMSNorm.
+//! The benchmark of every operation: LayerNorm and RMSNorm, in f32, f64, f16 and bf16.
 //!
 //! ```sh
 //! cargo bench                                   # the default tier against a copy and the baselines, as tables
 //! LANENORM_BENCH=full cargo bench               # the same on all inputs, for all tiers with all options
-//! cargo bench -- 'rms_norm/f32/avx2/512x768'    # criterion, for what the filter lets through
+//! cargo bench -- 'rms_norm/bf16/avx2/512x768'   # criterion, for what the filter lets through
 //! cargo bench -- 512x768 --save-baseline main   # and any other option of criterion
 //! cargo bench -- --test                         # every contender on every case once, answers checked, no timing
 //! ```

@@ -1,18 +1,18 @@
 //! The real input: activations of a sentence-embedding model, layer after layer.
 
-use lanenorm::kernels::table::Op;
+use lanenorm::kernels::table::{Dtype, Op};
 
 use super::case::{Case, Tensor};
 
 #[path = "../../tests/data/minilm.rs"]
 mod minilm;
 
-/// The case made of every layer of the model.
-pub(crate) fn case(op: Op) -> Case {
+/// The case made of every layer of the model, rounded to the type.
+pub(crate) fn case(op: Op, dtype: Dtype) -> Case {
     let model = minilm::load();
     let cols = model.layers[0].cols();
     let tensors = model.layers.into_iter().map(|layer| Tensor { x: layer.x, gamma: layer.gamma, beta: layer.beta });
     let tensors: Vec<_> = tensors.collect();
     let rows: usize = tensors.iter().map(|t| t.x.len() / cols).sum();
-    Case::real(op, format!("minilm_{rows}x{cols}"), "real activations, layer by layer", model.eps, tensors)
+    Case::real(op, dtype, format!("minilm_{rows}x{cols}"), "real activations, layer by layer", model.eps, tensors)
 }

@@ -6,47 +6,55 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::activations;
+use super::number::Number;
 
-/// The operations that the default run times on a shape: those that models call with it.
-const BOTH: &[Op] = &[Op::LayerNorm, Op::RmsNorm];
-const LAYER_NORM: &[Op] = &[Op::LayerNorm];
-const RMS_NORM: &[Op] = &[Op::RmsNorm];
+/// The types that the default run times.
+const NONE: &[Dtype] = &[];
+const F32: &[Dtype] = &[Dtype::F32];
+const F32_AND_BF16: &[Dtype] = &[Dtype::F32, Dtype::Bf16];
+const UP_TO_F32: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16];
+const EVERY: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64];
 
-/// Rows, columns, which call it is like, and who times it by default.
-const SHAPES: [(usize, usize, &str, &[Op]); 18] = [
-    (1, 8, "what a call costs", LAYER_NORM),
-    (1, 768, "one token of BERT-base", LAYER_NORM),
-    (1, 4096, "one token of a 7B model", BOTH),
-    (1, 16384, "one token of a very large model", BOTH),
-    (7, 333, "a multiple of nothing", LAYER_NORM),
-    (8, 768, "a few tokens of BERT-base", BOTH),
-    (32, 1024, "a few tokens of BERT-large", LAYER_NORM),
-    (128, 768, "a sentence of BERT-base", BOTH),
-    (197, 1000, "the tokens of a vision transformer, of an odd width", LAYER_NORM),
-    (512, 384, "a paragraph of MiniLM", LAYER_NORM),
-    (512, 768, "a paragraph of BERT-base", BOTH),
-    (2048, 1024, "beyond the L2 cache", BOTH),
-    (16384, 128, "heads", LAYER_NORM),
-    (65536, 64, "short heads", LAYER_NORM),
-    (65536, 128, "heads of a long prompt", RMS_NORM),
-    (4096, 4096, "a long prompt of a 7B model", BOTH),
-    (4, 1_000_003, "few rows, and long", LAYER_NORM),
-    (1, 16_777_216, "one row to be split over threads", LAYER_NORM),
+/// Rows, columns, which call it is like, and the types that the default run times LayerNorm and RMSNorm with.
+type Shape = (usize, usize, &'static str, &'static [Dtype], &'static [Dtype]);
+
+const SHAPES: [Shape; 18] = [
+    (1, 8, "what a call costs", F32, NONE),
+    (1, 768, "one token of BERT-base", F32, NONE),
+    (1, 4096, "one token of a 7B model", F32, UP_TO_F32),
+    (1, 16384, "one token of a very large model", F32, F32),
+    (7, 333, "a multiple of nothing", F32, NONE),
+    (8, 768, "a few tokens of BERT-base", EVERY, F32),
+    (32, 1024, "a few tokens of BERT-large", F32, NONE),
+    (128, 768, "a sentence of BERT-base", F32, F32),
+    (197, 1000, "the tokens of a vision transformer, of an odd width", F32, NONE),
+    (512, 384, "a paragraph of MiniLM", F32, NONE),
+    (512, 768, "a paragraph of BERT-base", EVERY, UP_TO_F32),
+    (2048, 1024, "beyond the L2 cache", F32, F32),
+    (16384, 128, "heads", F32, NONE),
+    (65536, 64, "short heads", F32, NONE),
+    (65536, 128, "heads of a long prompt", NONE, F32_AND_BF16),
+    (4096, 4096, "a long prompt of a 7B model", EVERY, UP_TO_F32),
+    (4, 1_000_003, "few rows, and long", F32, NONE),
+    (1, 16_777_216, "one row to be split over threads", F32, NONE),
 ];
 
 /// A tensor and what normalizes it.
 #[derive(Clone)]
-pub(crate) struct Tensor {
-    pub(crate) x: Vec<f32>,
-    pub(crate) gamma: Vec<f32>,
-    pub(crate) beta: Vec<f32>,
+pub(crate) struct Tensor<T> {
+    pub(crate) x: Vec<T>,
+    pub(crate) gamma: Vec<T>,
+    pub(crate) beta: Vec<T>,
 }
 
-/// An operation on one or more tensors that are normalized one after the other, and timed together.
+/// An operation on one or more tensors of one shape that are normalized one after the other, and timed together.
 pub(crate) struct Case {
     pub(crate) op: Op,
+    pub(crate) dtype: Dtype,
     pub(crate) name: String,
     pub(crate) about: &'static str,
+    /// Of each tensor.
+    pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) eps: f64,
     /// The number of elements of x, of all tensors together.
@@ -55,25 +63,29 @@ pub(crate) struct Case {
     data: Data,
 }
 
-/// Random numbers are made when they are needed: all cases together would fill a gigabyte.
+/// Random numbers are made when they are needed: all cases together would fill some gigabytes.
 enum Data {
     Random,
-    Real(Vec<Tensor>),
+    Real(Vec<Tensor<f32>>),
 }
 
-/// All operations on all inputs. The cases of one operation follow each other.
+/// The elements from which on types that are not f32 are left to the default run: what is new there is the traffic.
+const LARGE: usize = 1 << 20;
+
+/// All operations on all inputs. The types of an input follow each other, so that their times can be compared.
 pub(crate) fn all() -> Vec<Case> {
     // Every operation has a scalar kernel.
-    let kernels = table::kernels().filter(|k| (k.dtype, k.tier) == (Dtype::F32, Tier::Scalar));
-    let cases_of = |op| {
-        let shapes = SHAPES.into_iter().map(move |(rows, cols, about, default)| {
-            let name = format!("{rows}x{cols}");
-            let in_default_run = default.contains(&op);
-            Case { op, name, about, cols, eps: 1e-5, elements: rows * cols, in_default_run, data: Data::Random }
-        });
-        shapes.chain([activations::case(op)])
-    };
-    kernels.flat_map(|kernel| cases_of(kernel.op)).collect()
+    let kernels = || table::kernels().filter(|kernel| kernel.tier == Tier::Scalar);
+    let mut cases = Vec::new();
+    for op in Op::ALL {
+        let dtypes = || kernels().filter(move |kernel| kernel.op == op).map(|kernel| kernel.dtype);
+        for shape in SHAPES {
+            cases.extend(dtypes().map(|dtype| Case::random(op, dtype, shape)));
+        }
+        cases.extend(dtypes().map(|dtype| activations::case(op, dtype)));
+    }
+    cases.retain(|case| case.dtype == Dtype::F32 || case.elements < LARGE || case.in_default_run);
+    cases
 }
 
 /// The cases of the default run.
@@ -82,18 +94,38 @@ pub(crate) fn few() -> Vec<Case> {
 }
 
 impl Case {
-    /// A case of given tensors, which have one number of columns and come from LayerNorms.
-    pub(crate) fn real(op: Op, name: String, about: &'static str, eps: f64, tensors: Vec<Tensor>) -> Self {
-        let cols = tensors[0].gamma.len();
-        let elements = tensors.iter().map(|t| t.x.len()).sum();
-        let in_default_run = op == Op::LayerNorm;
-        Self { op, name, about, cols, eps, elements, in_default_run, data: Data::Real(tensors) }
+    fn random(op: Op, dtype: Dtype, (rows, cols, about, layer_norm, rms_norm): Shape) -> Self {
+        let default = if op == Op::LayerNorm { layer_norm } else { rms_norm };
+        let (in_default_run, name) = (default.contains(&dtype), format!("{rows}x{cols}"));
+        let (eps, elements, data) = (1e-5, rows * cols, Data::Random);
+        Self { op, dtype, name, about, rows, cols, eps, elements, in_default_run, data }
     }
 
-    /// The tensors, the same ones in every run.
-    pub(crate) fn tensors(&self) -> Vec<Tensor> {
+    /// A case of given tensors, which have one shape and come from LayerNorms.
+    pub(crate) fn real(
+        op: Op,
+        dtype: Dtype,
+        name: String,
+        about: &'static str,
+        eps: f64,
+        tensors: Vec<Tensor<f32>>,
+    ) -> Self {
+        let cols = tensors[0].gamma.len();
+        let rows = tensors[0].x.len() / cols;
+        assert!(tensors.iter().all(|t| (t.x.len(), t.gamma.len()) == (rows * cols, cols)), "{name} has several shapes");
+        let elements = tensors.len() * rows * cols;
+        let in_default_run = (op, dtype) == (Op::LayerNorm, Dtype::F32);
+        Self { op, dtype, name, about, rows, cols, eps, elements, in_default_run, data: Data::Real(tensors) }
+    }
+
+    /// The tensors in the type of the case, the same ones in every run.
+    pub(crate) fn tensors<T: Number>(&self) -> Vec<Tensor<T>> {
         match &self.data {
-            Data::Real(tensors) => tensors.clone(),
+            Data::Real(tensors) => {
+                let round = |v: &Vec<f32>| v.iter().map(|&v| T::from_f64(v.into())).collect();
+                let tensor = |t: &Tensor<f32>| Tensor { x: round(&t.x), gamma: round(&t.gamma), beta: round(&t.beta) };
+                tensors.iter().map(tensor).collect()
+            }
             Data::Random => {
                 let rng = &mut SmallRng::seed_from_u64(self.elements as u64);
                 let x = bells(rng, self.elements, 0.25, 1.5);
@@ -102,15 +134,20 @@ impl Case {
         }
     }
 
-    /// The bytes that cannot be avoided: x read once and y written once.
+    /// The bytes of x.
     pub(crate) fn bytes(&self) -> usize {
-        2 * self.elements * size_of::<f32>()
+        let element = match self.dtype {
+            Dtype::F64 => 8,
+            Dtype::F32 => 4,
+            _ => 2,
+        };
+        self.elements * element
     }
 }
 
 /// Numbers of about a normal distribution: the sum of four uniform ones.
-fn bells(rng: &mut SmallRng, n: usize, mean: f32, std: f32) -> Vec<f32> {
-    let uniform_std = (1.0f32 / 12.0).sqrt();
-    let bell = || rng.random::<[u16; 4]>().into_iter().map(|v| f32::from(v) / 65536.0 - 0.5).sum::<f32>() / 2.0;
-    std::iter::repeat_with(bell).map(|v| v / uniform_std * std + mean).take(n).collect()
+fn bells<T: Number>(rng: &mut SmallRng, n: usize, mean: f64, std: f64) -> Vec<T> {
+    let uniform_std = (1.0f64 / 12.0).sqrt();
+    let bell = || rng.random::<[u16; 4]>().into_iter().map(|v| f64::from(v) / 65536.0 - 0.5).sum::<f64>() / 2.0;
+    std::iter::repeat_with(bell).map(|v| T::from_f64(v / uniform_std * std + mean)).take(n).collect()
 }

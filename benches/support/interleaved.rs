@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lanenorm::Isa;
 
 use super::case::{self, Case};
-use super::contender;
+use super::grid;
 use super::measure::measure;
 use super::record::{self, Machine};
 use super::report::{Measured, Report};
@@ -20,12 +20,13 @@ pub(crate) fn run(best: Isa) {
     let measured: Vec<Measured> = cases
         .into_iter()
         .map(|case| {
-            let contenders = if full { contender::many(case.op) } else { contender::few(&case, best) };
+            let contenders = if full { grid::many(&case) } else { grid::few(&case, best) };
             let since = Instant::now();
-            let timings = measure(&case, &contenders, budget(&case, full));
+            let timings = measure(&case, &contenders, budget(&case, contenders.len()));
             eprintln!(
-                "{:<11} {:<15} {:5.1} s   {}",
+                "{:<11} {:<5} {:<15} {:5.1} s   {}",
                 case.op.name(),
+                case.dtype.name(),
                 case.name,
                 since.elapsed().as_secs_f64(),
                 case.about
@@ -45,12 +46,12 @@ pub(crate) fn run(best: Isa) {
     }
 }
 
-/// What a case may take, checks not counted: all of them together two and a half minutes, or twenty in full.
-fn budget(case: &Case, full: bool) -> Duration {
-    let seconds = match case.elements {
-        0..1_000_000 => 3,
-        1_000_000..8_000_000 => 7,
-        _ => 15,
-    };
-    Duration::from_secs(if full { 6 * seconds } else { seconds })
+/// What the contenders of a case may take, checks not counted: in all cases together three minutes, or half an hour in full.
+fn budget(case: &Case, contenders: usize) -> Duration {
+    let each = Duration::from_millis(match case.elements {
+        0..1_000_000 => 200,
+        1_000_000..8_000_000 => 450,
+        _ => 900,
+    });
+    each * contenders as u32
 }

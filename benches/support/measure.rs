@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use lanenorm::kernels::table::Dtype;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -15,7 +16,9 @@ use rand::seq::SliceRandom;
 use super::case::{Case, Tensor};
 use super::check::Answers;
 use super::contender::Contender;
+use super::number::{Number, typed};
 use super::placement::Placement;
+use super::variant::Variant;
 
 /// The time that a block should take, so that reading the clock costs nothing.
 const BLOCK: Duration = Duration::from_millis(1);
@@ -46,11 +49,15 @@ pub(crate) struct Timing {
 
 /// Checks and times all contenders of a case in about `budget`. The first of them must be the copy.
 pub(crate) fn measure(case: &Case, contenders: &[Contender], budget: Duration) -> Vec<Timing> {
+    typed!(case.dtype, measure_as(case, contenders, budget))
+}
+
+fn measure_as<T: Number>(case: &Case, contenders: &[Contender], budget: Duration) -> Vec<Timing> {
     let rng = &mut SmallRng::seed_from_u64(0);
-    let tensors = case.tensors();
+    let tensors = case.tensors::<T>();
     check_all(case, &tensors, contenders, rng);
 
-    let (apart, together): (Vec<_>, Vec<_>) = contenders.iter().partition(|c| c.streams());
+    let (apart, together): (Vec<_>, Vec<_>) = contenders.iter().partition(|c| c.variant() == Variant::Streaming);
     let share = |group: &[Contender]| budget.mul_f64(group.len() as f64 / contenders.len() as f64);
     let mut timings = measure_group(case, &tensors, &together, share(&together), rng);
     if !apart.is_empty() {
@@ -61,9 +68,9 @@ pub(crate) fn measure(case: &Case, contenders: &[Contender], budget: Duration) -
 }
 
 /// Times contenders against one another.
-fn measure_group(
+fn measure_group<T: Number>(
     case: &Case,
-    tensors: &[Tensor],
+    tensors: &[Tensor<T>],
     contenders: &[Contender],
     budget: Duration,
     rng: &mut SmallRng,
@@ -71,7 +78,7 @@ fn measure_group(
     let mut paces = Vec::new();
     let mut places: Vec<Vec<Summary>> = contenders.iter().map(|_| Vec::new()).collect();
     for _ in 0..PLACES {
-        let mut placement = Placement::new(tensors, rng);
+        let mut placement = Placement::new(tensors, contenders, rng);
         if paces.is_empty() {
             paces = contenders.iter().map(|&c| Pace::new(c, case, &mut placement)).collect();
             let copy = paces[0].block;
@@ -97,9 +104,9 @@ fn measure_group(
     contenders.iter().zip(&places).map(timing).collect()
 }
 
-fn check_all(case: &Case, tensors: &[Tensor], contenders: &[Contender], rng: &mut SmallRng) {
+fn check_all<T: Number>(case: &Case, tensors: &[Tensor<T>], contenders: &[Contender], rng: &mut SmallRng) {
     let mut answers = Answers::new(case);
-    let mut placement = Placement::new(tensors, rng);
+    let mut placement = Placement::new(tensors, contenders, rng);
     for &contender in contenders {
         answers.check(contender, &mut placement);
     }
@@ -118,7 +125,7 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(contender: Contender, case: &Case, placement: &mut Placement) -> Self {
+    fn new<T: Number>(contender: Contender, case: &Case, placement: &mut Placement<T>) -> Self {
         let mut repeats = 1;
         loop {
             let time = contender.time(case, placement, 1, repeats);
@@ -140,11 +147,11 @@ impl Pace {
 }
 
 /// The times of a run in each block of each contender.
-fn run_rounds(
+fn run_rounds<T: Number>(
     case: &Case,
     paces: &[Pace],
     rounds: u32,
-    placement: &mut Placement,
+    placement: &mut Placement<T>,
     rng: &mut SmallRng,
 ) -> Vec<Vec<f64>> {
     let mut blocks: Vec<Vec<f64>> = paces.iter().map(|_| Vec::new()).collect();

@@ -2,101 +2,133 @@
 //! takes them for loads of what is being stored), by up to a factor of two. An allocator deals out one such offset
 //! and a benchmark measures it; here offsets are drawn at random, several times for each case.
 
+use lanenorm::Element;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use super::case::Tensor;
+use super::contender::Contender;
+use super::number::Number;
+use super::variant::{Variant, grouped};
 
 const PAGE: usize = 4096;
 const LINE: usize = 64;
 
-/// Some f32 that start at a random cache line of a page.
-struct Buffer {
-    memory: Vec<f32>,
+/// The tensors that lie side by side where queries are normalized: query, key and value.
+pub(crate) const PACKED: usize = 3;
+
+/// Some elements that start at a random cache line of a page.
+struct Buffer<T> {
+    memory: Vec<T>,
     start: usize,
     len: usize,
 }
 
-impl Buffer {
+impl<T: Copy + Default> Buffer<T> {
     /// A buffer that holds `values`. Its pages have been touched.
-    fn new(values: &[f32], rng: &mut SmallRng) -> Self {
-        let mut memory = vec![0.0; values.len() + 2 * PAGE / size_of::<f32>()];
+    fn new(values: &[T], rng: &mut SmallRng) -> Self {
+        let mut memory = vec![T::default(); values.len() + 2 * PAGE / size_of::<T>()];
         let line = rng.random_range(0..PAGE / LINE);
-        let start = memory.as_ptr().align_offset(PAGE) + line * LINE / size_of::<f32>();
+        let start = memory.as_ptr().align_offset(PAGE) + line * LINE / size_of::<T>();
         memory[start..start + values.len()].copy_from_slice(values);
         Self { memory, start, len: values.len() }
     }
 
-    fn get(&self) -> &[f32] {
+    fn get(&self) -> &[T] {
         &self.memory[self.start..self.start + self.len]
     }
 
-    fn get_mut(&mut self) -> &mut [f32] {
+    fn get_mut(&mut self) -> &mut [T] {
         &mut self.memory[self.start..self.start + self.len]
     }
 }
 
-/// The buffers of one tensor.
-struct Buffers {
-    x: Buffer,
-    gamma: Buffer,
-    beta: Buffer,
-    y: Buffer,
-    residual: Buffer,
-    s: Buffer,
-    mean: Vec<f32>,
-    rstd: Vec<f32>,
+/// The buffers of one tensor. Those of a variant that is not there are empty.
+struct Buffers<T: Number> {
+    x: Buffer<T>,
+    affine: [Buffer<T>; 2],
+    y: Buffer<T>,
+    mean: Vec<T::Float>,
+    rstd: Vec<T::Float>,
+    residual: Buffer<T>,
+    s: Buffer<T>,
+    mixed: [Buffer<T::Mixed>; 2],
+    packed: Buffer<T>,
+    grouped: [Buffer<T>; 2],
 }
 
 /// The buffers of all tensors of a case.
-pub(crate) struct Placement(Vec<Buffers>);
+pub(crate) struct Placement<T: Number>(Vec<Buffers<T>>);
 
 /// The arguments of one call.
-pub(crate) struct Call<'a> {
-    pub(crate) x: &'a [f32],
-    pub(crate) gamma: &'a [f32],
-    pub(crate) beta: &'a [f32],
+pub(crate) struct Call<'a, T: Number> {
+    pub(crate) x: &'a [T],
+    /// gamma and beta.
+    pub(crate) affine: [&'a [T]; 2],
     /// Holds x at first, then whatever the last contender left there.
-    pub(crate) y: &'a mut [f32],
+    pub(crate) y: &'a mut [T],
+    pub(crate) mean: &'a mut [T::Float],
+    pub(crate) rstd: &'a mut [T::Float],
     /// Negative zeros: x + residual is x, whose answers are known.
-    pub(crate) residual: &'a [f32],
+    pub(crate) residual: &'a [T],
     /// Where the sum goes.
-    pub(crate) s: &'a mut [f32],
-    pub(crate) mean: &'a mut [f32],
-    pub(crate) rstd: &'a mut [f32],
+    pub(crate) s: &'a mut [T],
+    /// gamma and beta in the type that they may have beside x.
+    pub(crate) mixed: [&'a [T::Mixed]; 2],
+    /// Query, key and value for each row of x, each of them that row at first.
+    pub(crate) packed: &'a mut [T],
+    /// gamma and beta of all groups.
+    pub(crate) grouped: [&'a [T]; 2],
 }
 
-impl Placement {
-    /// New buffers at new offsets.
-    pub(crate) fn new(tensors: &[Tensor], rng: &mut SmallRng) -> Self {
-        let mut place = |t: &Tensor| {
-            let rows = t.x.len() / t.gamma.len();
-            Buffers {
-                x: Buffer::new(&t.x, rng),
-                gamma: Buffer::new(&t.gamma, rng),
-                beta: Buffer::new(&t.beta, rng),
-                y: Buffer::new(&t.x, rng),
-                residual: Buffer::new(&vec![-0.0; t.x.len()], rng),
-                s: Buffer::new(&t.x, rng),
-                mean: vec![0.0; rows],
-                rstd: vec![0.0; rows],
-            }
-        };
-        Self(tensors.iter().map(&mut place).collect())
+impl<T: Number> Placement<T> {
+    /// New buffers at new offsets, for these contenders.
+    pub(crate) fn new(tensors: &[Tensor<T>], contenders: &[Contender], rng: &mut SmallRng) -> Self {
+        let has = |variant| contenders.iter().any(|c| c.variant() == variant);
+        let place = |t| Buffers::new(t, has, rng);
+        Self(tensors.iter().map(place).collect())
     }
 
     /// One call for each tensor.
-    pub(crate) fn calls<'a>(&'a mut self) -> Vec<Call<'a>> {
-        let call = |b: &'a mut Buffers| Call {
+    pub(crate) fn calls<'a>(&'a mut self) -> Vec<Call<'a, T>> {
+        let call = |b: &'a mut Buffers<T>| Call {
             x: b.x.get(),
-            gamma: b.gamma.get(),
-            beta: b.beta.get(),
+            affine: b.affine.each_ref().map(Buffer::get),
             y: b.y.get_mut(),
-            residual: b.residual.get(),
-            s: b.s.get_mut(),
             mean: &mut b.mean,
             rstd: &mut b.rstd,
+            residual: b.residual.get(),
+            s: b.s.get_mut(),
+            mixed: b.mixed.each_ref().map(Buffer::get),
+            packed: b.packed.get_mut(),
+            grouped: b.grouped.each_ref().map(Buffer::get),
         };
         self.0.iter_mut().map(call).collect()
+    }
+}
+
+impl<T: Number> Buffers<T> {
+    fn new(tensor: &Tensor<T>, has: impl Fn(Variant) -> bool, rng: &mut SmallRng) -> Self {
+        let Tensor { x, gamma, beta } = tensor;
+        let (cols, affine) = (gamma.len(), [gamma, beta]);
+        let zero = <T as Element>::Float::default();
+        let statistics = || vec![zero; x.len() / cols];
+        let given = |variant, v: &[T]| if has(variant) { v.to_vec() } else { Vec::new() };
+        let packed = |x: &[T]| x.chunks(cols).flat_map(|row| [row; PACKED]).flatten().copied().collect::<Vec<_>>();
+        Self {
+            x: Buffer::new(x, rng),
+            affine: affine.map(|v| Buffer::new(v, rng)),
+            y: Buffer::new(x, rng),
+            mean: statistics(),
+            rstd: statistics(),
+            residual: Buffer::new(&vec![T::from_f64(-0.0); given(Variant::Sum, x).len()], rng),
+            s: Buffer::new(&given(Variant::Sum, x), rng),
+            mixed: affine.map(|v| {
+                let wide: Vec<_> = given(Variant::Mixed, v).into_iter().map(T::Mixed::from).collect();
+                Buffer::new(&wide, rng)
+            }),
+            packed: Buffer::new(&packed(&given(Variant::Qk, x)), rng),
+            grouped: affine.map(|v| Buffer::new(&grouped(&given(Variant::Adaptive, v)), rng)),
+        }
     }
 }

@@ -63,11 +63,13 @@ struct Record<'a> {
 #[derive(Serialize)]
 struct Entry<'a> {
     op: &'static str,
+    dtype: &'static str,
     case: &'a str,
     cols: usize,
     elements: usize,
     contender: &'static str,
-    options: String,
+    form: &'static str,
+    threads: bool,
     lower_quartile_ns: f64,
     median_ns: f64,
     copies: f64,
@@ -79,11 +81,13 @@ pub(crate) fn write(path: &Path, machine: &Machine, measured: &[Measured]) -> st
     let entries = measured.iter().flat_map(|(case, timings)| {
         timings.iter().map(|t| Entry {
             op: case.op.name(),
+            dtype: case.dtype.name(),
             case: &case.name,
             cols: case.cols,
             elements: case.elements,
             contender: t.contender.name(),
-            options: t.contender.options(),
+            form: t.contender.variant().name(),
+            threads: t.contender.threads(),
             lower_quartile_ns: t.lower_quartile,
             median_ns: t.median,
             copies: t.copies,

@@ -5,90 +5,101 @@
 use lanenorm::Tier;
 use lanenorm::kernels::lanes::{Kernel, Lanes};
 
+use super::baselines::constants;
+use super::number::{Number, Real};
 use super::sums::{mul_add, sum, sum_of_squares};
 
 /// For the build's baseline.
-pub(crate) fn layer_norm(x: &[f32], cols: usize, gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32]) {
-    layer_norm_rows::<false>(x, cols, gamma, beta, eps, y);
+pub(crate) fn layer_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], beta: &[T], eps: T::Float, y: &mut [T]) {
+    layer_norm_rows::<T, false>(x, cols, gamma, beta, eps, y);
 }
 
 /// For the default tier.
-pub(crate) fn layer_norm_simd(x: &[f32], cols: usize, gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32]) {
+pub(crate) fn layer_norm_simd<T: Number>(x: &[T], cols: usize, gamma: &[T], beta: &[T], eps: T::Float, y: &mut [T]) {
     let isa = lanenorm::default_isa().expect("checked at the start");
     if isa.tier() == Tier::Scalar {
-        isa.run(LayerNorm::<false> { x, cols, gamma, beta, eps, y });
+        isa.run(LayerNorm::<T, false> { x, cols, gamma, beta, eps, y });
     } else {
-        isa.run(LayerNorm::<true> { x, cols, gamma, beta, eps, y });
+        isa.run(LayerNorm::<T, true> { x, cols, gamma, beta, eps, y });
     }
 }
 
-struct LayerNorm<'a, const FMA: bool> {
-    x: &'a [f32],
+struct LayerNorm<'a, T: Number, const FMA: bool> {
+    x: &'a [T],
     cols: usize,
-    gamma: &'a [f32],
-    beta: &'a [f32],
-    eps: f32,
-    y: &'a mut [f32],
+    gamma: &'a [T],
+    beta: &'a [T],
+    eps: T::Float,
+    y: &'a mut [T],
 }
 
-impl<const FMA: bool> Kernel for LayerNorm<'_, FMA> {
+impl<T: Number, const FMA: bool> Kernel for LayerNorm<'_, T, FMA> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, _: S) {
-        layer_norm_rows::<FMA>(self.x, self.cols, self.gamma, self.beta, self.eps, self.y);
+        layer_norm_rows::<T, FMA>(self.x, self.cols, self.gamma, self.beta, self.eps, self.y);
     }
 }
 
 #[inline(always)]
-fn layer_norm_rows<const FMA: bool>(x: &[f32], cols: usize, gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32]) {
+fn layer_norm_rows<T: Number, const FMA: bool>(
+    x: &[T],
+    cols: usize,
+    gamma: &[T],
+    beta: &[T],
+    eps: T::Float,
+    y: &mut [T],
+) {
+    let (_, one, n) = constants::<T>(cols);
     for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
-        let mean = sum(x) / cols as f32;
-        let rstd = 1.0 / (sum_of_squares::<FMA>(x, mean) / cols as f32 + eps).sqrt();
+        let mean = sum(x) / n;
+        let rstd = one / (sum_of_squares::<T, FMA>(x, mean) / n + eps).sqrt();
         for (((y, &x), &gamma), &beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-            *y = mul_add::<FMA>((x - mean) * rstd, gamma, beta);
+            *y = T::narrow(mul_add::<T::Float, FMA>((x.widen() - mean) * rstd, gamma.widen(), beta.widen()));
         }
     }
 }
 
 /// For the build's baseline.
-pub(crate) fn rms_norm(x: &[f32], cols: usize, gamma: &[f32], eps: f32, y: &mut [f32]) {
-    rms_norm_rows::<false>(x, cols, gamma, eps, y);
+pub(crate) fn rms_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], _: &[T], eps: T::Float, y: &mut [T]) {
+    rms_norm_rows::<T, false>(x, cols, gamma, eps, y);
 }
 
 /// For the default tier.
-pub(crate) fn rms_norm_simd(x: &[f32], cols: usize, gamma: &[f32], eps: f32, y: &mut [f32]) {
+pub(crate) fn rms_norm_simd<T: Number>(x: &[T], cols: usize, gamma: &[T], _: &[T], eps: T::Float, y: &mut [T]) {
     let isa = lanenorm::default_isa().expect("checked at the start");
     if isa.tier() == Tier::Scalar {
-        isa.run(RmsNorm::<false> { x, cols, gamma, eps, y });
+        isa.run(RmsNorm::<T, false> { x, cols, gamma, eps, y });
     } else {
-        isa.run(RmsNorm::<true> { x, cols, gamma, eps, y });
+        isa.run(RmsNorm::<T, true> { x, cols, gamma, eps, y });
     }
 }
 
-struct RmsNorm<'a, const FMA: bool> {
-    x: &'a [f32],
+struct RmsNorm<'a, T: Number, const FMA: bool> {
+    x: &'a [T],
     cols: usize,
-    gamma: &'a [f32],
-    eps: f32,
-    y: &'a mut [f32],
+    gamma: &'a [T],
+    eps: T::Float,
+    y: &'a mut [T],
 }
 
-impl<const FMA: bool> Kernel for RmsNorm<'_, FMA> {
+impl<T: Number, const FMA: bool> Kernel for RmsNorm<'_, T, FMA> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, _: S) {
-        rms_norm_rows::<FMA>(self.x, self.cols, self.gamma, self.eps, self.y);
+        rms_norm_rows::<T, FMA>(self.x, self.cols, self.gamma, self.eps, self.y);
     }
 }
 
 #[inline(always)]
-fn rms_norm_rows<const FMA: bool>(x: &[f32], cols: usize, gamma: &[f32], eps: f32, y: &mut [f32]) {
+fn rms_norm_rows<T: Number, const FMA: bool>(x: &[T], cols: usize, gamma: &[T], eps: T::Float, y: &mut [T]) {
+    let (zero, one, n) = constants::<T>(cols);
     for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
-        let rstd = 1.0 / (sum_of_squares::<FMA>(x, 0.0) / cols as f32 + eps).sqrt();
+        let rstd = one / (sum_of_squares::<T, FMA>(x, zero) / n + eps).sqrt();
         for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(gamma) {
-            *y = x * rstd * gamma;
+            *y = T::narrow(x.widen() * rstd * gamma.widen());
         }
     }
 }

@@ -10,7 +10,8 @@ use rand::rngs::SmallRng;
 
 use super::case::{self, Case};
 use super::check::Answers;
-use super::contender;
+use super::grid;
+use super::number::{Number, typed};
 use super::placement::Placement;
 
 /// Runs what the command line asks for.
@@ -18,35 +19,36 @@ pub(crate) fn run() {
     let criterion = Criterion::default().warm_up_time(Duration::from_millis(200)).sample_size(20);
     let mut criterion = criterion.measurement_time(Duration::from_secs(1)).configure_from_args();
     for case in case::all() {
-        bench(&mut criterion, &case);
+        typed!(case.dtype, bench(&mut criterion, &case));
     }
     criterion.final_summary();
 }
 
-fn bench(criterion: &mut Criterion, case: &Case) {
+fn bench<T: Number>(criterion: &mut Criterion, case: &Case) {
     let rng = &mut SmallRng::seed_from_u64(0);
     // Made by the first benchmark that passes the filter. One placement serves all first calls, for page faults would take
     // most of a test.
     let (mut tensors, mut answers, mut first_placement) = (None, None, None);
-    let mut group = criterion.benchmark_group(format!("{}/{}", case.op.name(), Dtype::F32.name()));
-    group.throughput(Throughput::Bytes(case.bytes() as u64)).sampling_mode(SamplingMode::Flat);
-    for contender in contender::many(case.op) {
+    let mut group = criterion.benchmark_group(format!("{}/{}", case.op.name(), case.dtype.name()));
+    group.throughput(Throughput::Bytes(2 * case.bytes() as u64)).sampling_mode(SamplingMode::Flat);
+    let contenders = grid::many(case);
+    for &contender in &contenders {
         let parameter = match contender.options() {
             options if options.is_empty() => case.name.clone(),
             options => format!("{}/{options}", case.name),
         };
         let mut first = true;
         group.bench_function(BenchmarkId::new(contender.name(), parameter), |bencher| {
-            let tensors = tensors.get_or_insert_with(|| case.tensors());
+            let tensors = tensors.get_or_insert_with(|| case.tensors::<T>());
             if first {
                 // To test or to warm up.
                 first = false;
-                let placement = first_placement.get_or_insert_with(|| Placement::new(tensors, rng));
+                let placement = first_placement.get_or_insert_with(|| Placement::new(tensors, &contenders, rng));
                 answers.get_or_insert_with(|| Answers::new(case)).check(contender, placement);
                 bencher.iter_custom(|repeats| contender.time(case, placement, 0, repeats));
             } else {
                 // Criterion comes here once for each sample, so that samples differ in the places of their buffers.
-                let mut placement = Placement::new(tensors, rng);
+                let mut placement = Placement::new(tensors, &[contender], rng);
                 bencher.iter_custom(|repeats| contender.time(case, &mut placement, 0, repeats));
             }
         });

@@ -1,0 +1,78 @@
+//! Who takes part: in the default run, and in the whole grid.
+
+use lanenorm::Isa;
+use lanenorm::kernels::table::{self, Dtype, Op};
+
+use super::baselines::baselines;
+use super::case::Case;
+use super::contender::Contender;
+use super::variant::Variant;
+
+/// The outputs from which on stores past the caches are worth a look.
+const LARGE_BYTES: usize = 8 << 20;
+
+/// The variants that the default run times, beside those of stores.
+const VARIANTS: [(Op, Dtype, &str, &[Variant]); 9] = {
+    use Variant::{Adaptive, InPlace, Mixed, NoAffine, Qk, Sum};
+    [
+        (Op::LayerNorm, Dtype::F32, "512x768", &[InPlace, NoAffine, Sum, Adaptive]),
+        (Op::LayerNorm, Dtype::Bf16, "512x768", &[Sum, Mixed]),
+        (Op::LayerNorm, Dtype::F32, "4096x4096", &[InPlace, Sum]),
+        (Op::LayerNorm, Dtype::Bf16, "4096x4096", &[Sum]),
+        (Op::RmsNorm, Dtype::F32, "512x768", &[InPlace, Sum]),
+        (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum]),
+        (Op::RmsNorm, Dtype::F32, "65536x128", &[InPlace, Qk]),
+        (Op::RmsNorm, Dtype::Bf16, "65536x128", &[InPlace, Qk]),
+        (Op::RmsNorm, Dtype::F32, "4096x4096", &[InPlace, Sum]),
+    ]
+};
+
+/// The tiers of the kernel table that this machine has, narrowest first.
+pub(crate) fn tiers(op: Op, dtype: Dtype) -> impl Iterator<Item = Isa> {
+    let ours = table::kernels().filter(move |k| (k.op, k.dtype) == (op, dtype));
+    ours.filter_map(|kernel| Isa::new(kernel.tier))
+}
+
+/// The contenders of the default run: `best` is the default tier.
+pub(crate) fn few(case: &Case, best: Isa) -> Vec<Contender> {
+    let mut all = common(case);
+    let mut add = |threads, variant| all.push(Contender::Plan { isa: best, threads, variant });
+    if case.dtype == Dtype::F32 {
+        add(true, Variant::Default);
+        if case.bytes() >= LARGE_BYTES {
+            add(false, Variant::Ordinary);
+            add(false, Variant::Streaming);
+        }
+    }
+    for (op, dtype, name, variants) in VARIANTS {
+        if (op, dtype, name) == (case.op, case.dtype, case.name.as_str()) {
+            variants.iter().for_each(|&variant| add(false, variant));
+        }
+    }
+    if case.dtype == Dtype::F32 {
+        all.push(Contender::Copy { threads: true });
+    }
+    all
+}
+
+/// The contenders of the whole grid.
+pub(crate) fn many(case: &Case) -> Vec<Contender> {
+    let mut all = common(case);
+    all.push(Contender::Copy { threads: true });
+    for isa in tiers(case.op, case.dtype) {
+        all.push(Contender::Plan { isa, threads: true, variant: Variant::Default });
+        for variant in Variant::ALL.into_iter().filter(|v| *v != Variant::Default && v.fits(case)) {
+            all.extend([false, true].map(|threads| Contender::Plan { isa, threads, variant }));
+        }
+    }
+    all
+}
+
+/// The copy comes first.
+fn common(case: &Case) -> Vec<Contender> {
+    let mut all = vec![Contender::Copy { threads: false }];
+    all.extend(baselines(case.op, case.dtype).iter().copied().map(Contender::Baseline));
+    let plan = |isa| Contender::Plan { isa, threads: false, variant: Variant::Default };
+    all.extend(tiers(case.op, case.dtype).map(plan));
+    all
+}

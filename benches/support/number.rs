@@ -1,0 +1,141 @@
+//! The types of elements, as inputs, baselines and checks need them beyond what the library says of them.
+
+use std::ops::{AddAssign, Div};
+
+use lanenorm::kernels::lanes::Float;
+use lanenorm::{Beside, Element, bf16, f16};
+
+use super::baselines::Run;
+use super::simd_welford::simd_welford;
+
+/// Calls a function for the type that a `Dtype` stands for.
+macro_rules! typed {
+    ($dtype:expr, $function:ident($($argument:expr),* $(,)?)) => {
+        match $dtype {
+            Dtype::F32 => $function::<f32>($($argument),*),
+            Dtype::F64 => $function::<f64>($($argument),*),
+            Dtype::F16 => $function::<lanenorm::f16>($($argument),*),
+            Dtype::Bf16 => $function::<lanenorm::bf16>($($argument),*),
+            dtype => panic!("the benchmark has no {}", dtype.name()),
+        }
+    };
+}
+pub(crate) use typed;
+
+/// Conversion to the type that is computed in.
+pub(crate) trait Widen<F>: Copy {
+    fn widen(self) -> F;
+}
+
+/// A type of elements.
+pub(crate) trait Number: Element<Float: Real> + Widen<<Self as Element>::Float> + Default {
+    /// What gamma and beta have in mixed calls: f32 beside 16 bits, or else the type itself.
+    type Mixed: Number + Beside<Self> + From<Self>;
+
+    /// What rounding to the type that is computed in costs at most, relatively.
+    const U: f64;
+
+    /// The baseline that is written for registers of f32.
+    const SIMD_WELFORD: Option<Run<Self>> = None;
+
+    /// Rounds to nearest.
+    fn narrow(v: Self::Float) -> Self;
+
+    /// What rounding to this type may have cost, beyond `U`: half the distance to the next element away from zero.
+    fn half_ulp(self) -> f64;
+
+    fn from_f64(v: f64) -> Self {
+        Self::narrow(Self::Float::from_f64(v))
+    }
+
+    fn to_f64(self) -> f64 {
+        self.widen().into()
+    }
+}
+
+/// A type that is computed in.
+pub(crate) trait Real: Float + Widen<Self> + Div<Output = Self> + AddAssign {
+    fn sqrt(self) -> Self;
+    fn mul_add(self, a: Self, b: Self) -> Self;
+}
+
+macro_rules! real {
+    ($($t:ident)*) => {$(
+        impl Widen<$t> for $t {
+            #[inline(always)]
+            fn widen(self) -> $t {
+                self
+            }
+        }
+
+        impl Real for $t {
+            #[inline(always)]
+            fn sqrt(self) -> $t {
+                self.sqrt()
+            }
+
+            #[inline(always)]
+            fn mul_add(self, a: $t, b: $t) -> $t {
+                self.mul_add(a, b)
+            }
+        }
+    )*};
+}
+
+/// With the conversions of `half`, which people use.
+macro_rules! sixteen_bits {
+    ($($t:ident)*) => {$(
+        impl Widen<f32> for $t {
+            #[inline(always)]
+            fn widen(self) -> f32 {
+                self.to_f32()
+            }
+        }
+
+        impl Number for $t {
+            type Mixed = f32;
+            const U: f64 = f32::U;
+
+            #[inline(always)]
+            fn narrow(v: f32) -> Self {
+                Self::from_f32(v)
+            }
+
+            fn half_ulp(self) -> f64 {
+                (Self::from_bits(self.to_bits() + 1).to_f64() - self.to_f64()).abs() / 2.0
+            }
+        }
+    )*};
+}
+
+real!(f32 f64);
+sixteen_bits!(f16 bf16);
+
+impl Number for f32 {
+    type Mixed = f32;
+    const U: f64 = 1.0 / (1u64 << 24) as f64;
+    const SIMD_WELFORD: Option<Run<f32>> = Some(simd_welford);
+
+    #[inline(always)]
+    fn narrow(v: f32) -> f32 {
+        v
+    }
+
+    fn half_ulp(self) -> f64 {
+        0.0
+    }
+}
+
+impl Number for f64 {
+    type Mixed = f64;
+    const U: f64 = 1.0 / (1u64 << 53) as f64;
+
+    #[inline(always)]
+    fn narrow(v: f64) -> f64 {
+        v
+    }
+
+    fn half_ulp(self) -> f64 {
+        0.0
+    }
+}

@@ -1,0 +1,89 @@
+//! How a plan may differ from the plain call.
+
+use lanenorm::kernels::table::{Dtype, Op};
+
+use super::case::Case;
+
+/// The number of groups of rows with a gamma and a beta each.
+pub(crate) const GROUPS: usize = 8;
+
+/// The number of columns up to which rows are taken for heads.
+const HEAD: usize = 256;
+
+/// How a plan differs from the default.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Variant {
+    Default,
+    Ordinary,
+    Streaming,
+    InPlace,
+    NoAffine,
+    Stats,
+    /// x is the sum of two tensors, which is written too.
+    Sum,
+    /// gamma and beta are f32, x and y of 16 bits.
+    Mixed,
+    /// In place on the queries of a tensor that has query, key and value of each head side by side.
+    Qk,
+    /// Each group of rows has its own 1 + gamma and beta.
+    Adaptive,
+}
+
+/// Which gamma and beta the rows have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Affine {
+    Shared,
+    Absent,
+    Grouped,
+}
+
+impl Variant {
+    pub(crate) const ALL: [Self; 10] = {
+        use Variant::{Adaptive, Default, InPlace, Mixed, NoAffine, Ordinary, Qk, Stats, Streaming, Sum};
+        [Default, Ordinary, Streaming, InPlace, NoAffine, Stats, Sum, Mixed, Qk, Adaptive]
+    };
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Ordinary => "ordinary",
+            Self::Streaming => "streaming",
+            Self::InPlace => "in_place",
+            Self::NoAffine => "no_affine",
+            Self::Stats => "stats",
+            Self::Sum => "sum",
+            Self::Mixed => "mixed",
+            Self::Qk => "qk",
+            Self::Adaptive => "adaptive",
+        }
+    }
+
+    /// Whether the case has such a variant.
+    pub(crate) fn fits(self, case: &Case) -> bool {
+        match self {
+            Self::Mixed => matches!(case.dtype, Dtype::F16 | Dtype::Bf16),
+            Self::Qk => case.op == Op::RmsNorm && case.cols <= HEAD,
+            Self::Adaptive => case.rows.is_multiple_of(GROUPS),
+            _ => true,
+        }
+    }
+
+    pub(crate) fn affine(self) -> Affine {
+        match self {
+            Self::NoAffine => Affine::Absent,
+            Self::Adaptive => Affine::Grouped,
+            _ => Affine::Shared,
+        }
+    }
+
+    /// The number of tensors that are read or written.
+    pub(crate) fn tensors(self) -> usize {
+        if self == Self::Sum { 4 } else { 2 }
+    }
+}
+
+/// The gamma or beta of all groups, made of one: each has it rotated by an element more.
+pub(crate) fn grouped<T: Copy>(v: &[T]) -> Vec<T> {
+    let rotated = |group: usize| v.split_at(group.min(v.len()));
+    (0..GROUPS).map(rotated).flat_map(|(a, b)| b.iter().chain(a)).copied().collect()
+}
