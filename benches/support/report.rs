@@ -43,7 +43,8 @@ fn legend(best: Isa, machine: &Machine) -> String {
 layer_norm with gamma and beta, rms_norm with gamma: f32 or the type that is named, out of place, by one thread unless it
   says otherwise.
 Default tier: {best}. Shapes: rows x columns.
-GB/s: x read and y written once, and of a sum its other addend and itself. copies: time divided by that of a plain copy of x to y, in the type of x.
+GB/s: x read and y written once, and of a sum its other addend and itself. copies: time divided by that of a plain copy
+  of x to y, in the type of x.
 of f32: time divided by that of {best} on as many elements of f32.
 Other tiers and baselines: their time divided by that of {best}. naive: scalar loops, one for each sum and one for y, with
   conversions of 16 bits as the half crate has them. welford: the textbook. two_pass: auto-vectorized for the build's
