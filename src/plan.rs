@@ -65,7 +65,7 @@ impl Plan {
         let mut params = Params { gamma: gamma.map(Vector::from), beta: beta.map(Vector::from), ..Params::default() };
         params.offset = T::Float::from_f64(self.offset.into());
         let mut len = cols;
-        if groups > 1 {
+        if groups * repeat > 1 {
             len = cols.checked_mul(groups).ok_or(Error::Overflow { what: "gamma", rows: groups, stride: cols })?;
             if !rows.is_multiple_of(groups * repeat) {
                 return Err(Error::GroupRows { rows, groups, repeat });

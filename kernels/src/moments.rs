@@ -30,7 +30,8 @@
 //! - Elements `i` and `i + 32` of each block of 64 are paired (`d + d'`, and `fma(d', d', d * d)`), and the pair is
 //!   added to lane `i mod 32`. The pairing halves the length of the chains of additions, and with it the rounding
 //!   error, at no cost in registers: 32 lanes of S and Q are eight AVX2 registers, which leaves eight for the rest.
-//!   (Of f64 there are 16 lanes, and of bf16 neighbours are paired: see [`Element`].)
+//!   (Of f64 there are 16 lanes, each with a sum for either half of a chunk, and of bf16 neighbours are paired: see
+//!   [`Element`] and [`Float::BANK_AT`].)
 //! - Missing elements of the last block count as `c`: they add zeros, which change no sum.
 //! - Lanes are folded by halves, the upper onto the lower.
 //!
@@ -68,7 +69,7 @@ pub struct Moments {
     pub offset: f64,
     /// The sum of squared deviations from the mean.
     pub m2: f64,
-    /// What the elements were multiplied by first, a power of two: 1, but for f64 of extreme range.
+    /// What the elements were multiplied by first: 1 in fast sums, and another power of two on the slow path.
     pub scale: f64,
 }
 
@@ -101,7 +102,8 @@ impl Moments {
     pub fn merge_all(parts: impl IntoIterator<Item = Self>) -> Self {
         let mut stack = NO_SUBTREES;
         let mut tree = Tree::new(&mut stack);
-        for part in parts {
+        // Those of no elements have no scale.
+        for part in parts.into_iter().filter(|part| part.count > 0.0) {
             tree.push(part);
         }
         if tree.chunks == 0 { Self::EMPTY } else { tree.total() }
@@ -138,13 +140,13 @@ impl From<[f64; 5]> for Moments {
 
 /// The scale at which the slow path takes the moments of a row whose v is not trusted.
 pub(crate) fn scale_for<F: Float>(v: f64, mean: f64) -> f64 {
-    let [down, up] = F::RESCALE;
+    let [down, up, constant] = F::RESCALE;
     let too_small = v < *F::TRUSTED.start();
     if !too_small {
         down
     } else if mean.abs() > 1.0 {
         // The squares would not be small if the elements differed, and zeros do not underflow.
-        1.0
+        constant
     } else {
         up
     }
@@ -244,6 +246,8 @@ pub(crate) struct Sums<S: Lanes, T: Element, const CENTERED: bool> {
     c: Reg<S, T>,
     s: [Reg<S, T>; MAX_REGS],
     q: [Reg<S, T>; MAX_REGS],
+    /// S and Q of the first part of a chunk, where [`Float::BANK_AT`] cuts it.
+    bank: [[Reg<S, T>; MAX_REGS]; 2],
 }
 
 impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
@@ -251,7 +255,17 @@ impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
     #[inline(always)]
     pub(crate) fn new(simd: S, c: T::Float) -> Self {
         let zero = T::Float::splat(simd, T::Float::default());
-        Self { c: T::Float::splat(simd, c), s: [zero; _], q: [zero; _] }
+        Self { c: T::Float::splat(simd, c), s: [zero; _], q: [zero; _], bank: [[zero; _]; 2] }
+    }
+
+    /// Begins the second sums where element `i` starts a step.
+    #[inline(always)]
+    fn bank_at(&mut self, simd: S, i: usize) {
+        if T::Float::BANK_AT < CHUNK && i == T::Float::BANK_AT {
+            self.bank = [self.s, self.q];
+            let zero = T::Float::splat(simd, T::Float::default());
+            (self.s, self.q) = ([zero; _], [zero; _]);
+        }
     }
 
     #[inline(always)]
@@ -264,12 +278,13 @@ impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
         self.q[j] = T::Float::plus(simd, self.q[j], T::Float::fma(simd, b, b, T::Float::times(simd, a, a)));
     }
 
-    /// Adds the step of elements from `i` on.
+    /// Adds the step of elements from `i` on, counted from the start of the chunk.
     ///
     /// # Safety
     /// - x has at least `i + T::STEP` elements.
     #[inline(always)]
     pub(crate) unsafe fn step<const ADD: bool>(&mut self, simd: S, x: Input<T, ADD>, i: usize) {
+        self.bank_at(simd, i);
         for j in 0..regs::<S>() {
             // SAFETY: the caller's duty.
             let pair = unsafe { x.take(simd, i, j) };
@@ -283,6 +298,7 @@ impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
     /// - x has at least `i + n` elements.
     #[inline(always)]
     pub(crate) unsafe fn step_tail<const ADD: bool>(&mut self, simd: S, x: Input<T, ADD>, i: usize, n: usize) {
+        self.bank_at(simd, i);
         for j in 0..regs::<S>() {
             if T::simd_pair_start::<S>(j) >= n {
                 break;
@@ -297,6 +313,12 @@ impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
     #[inline(always)]
     pub(crate) fn halve(mut self, simd: S) -> (Reg<S, T>, Reg<S, T>) {
         let mut r = regs::<S>();
+        if T::Float::BANK_AT < CHUNK {
+            for j in 0..r {
+                self.s[j] = T::Float::plus(simd, self.bank[0][j], self.s[j]);
+                self.q[j] = T::Float::plus(simd, self.bank[1][j], self.q[j]);
+            }
+        }
         while r > 1 {
             r /= 2;
             for j in 0..r {

@@ -9,7 +9,8 @@ const COLS: usize = 4;
 /// Three rows that must stay as they are.
 const UNTOUCHED: [f32; 12] = [7.0; 12];
 
-/// That the call fails with this error for every operation, with all these words in its message, and has written nothing.
+/// That the call fails with this error for every operation, with all these words in its message, and has written
+/// nothing.
 #[track_caller]
 fn refused(expected: Error, words: &[&str], call: impl Fn(&Plan, &mut [f32; 12]) -> Result<(), Error>) {
     for operation in OPERATIONS {
@@ -44,7 +45,7 @@ fn gamma_and_beta_of_another_length() {
     let error = |what, len| Error::Length { what, len, expected: 4 };
     refused(error("gamma", 3), &["gamma", "3", "4"], |p, y| p.forward(&x, Some(&short), None, y));
     refused(error("gamma", 5), &["gamma", "5", "4"], |p, y| p.forward_in_place(y, Some(&long), None));
-    let layer_norm = Operation::LayerNorm;
+    let layer_norm = Operation::LayerNorm { offset: 0.0 };
     refused_by(layer_norm, &error("beta", 0), &["beta", "0", "4"], |p, y| p.forward(&x, Some(&[1.0; 4]), Some(&[]), y));
     refused_by(layer_norm, &error("beta", 5), &["beta", "5", "4"], |p, y| p.forward_in_place(y, None, Some(&long)));
 }
@@ -53,14 +54,14 @@ fn gamma_and_beta_of_another_length() {
 fn statistics_of_another_length() {
     let x = [1.0; 12];
     let error = |what, len| Error::Length { what, len, expected: 3 };
-    refused_by(Operation::LayerNorm, &error("mean", 2), &["mean", "2", "3"], |p, y| {
+    refused_by(Operation::LayerNorm { offset: 0.0 }, &error("mean", 2), &["mean", "2", "3"], |p, y| {
         let (mut mean, mut rstd) = ([0.0; 2], [0.0; 3]);
         let stats = StatsMut { mean: Some(&mut mean), rstd: Some(&mut rstd), ..StatsMut::default() };
         let result = p.forward_with_stats(&x, None, None, y, stats);
         assert_eq!((mean, rstd), ([0.0; 2], [0.0; 3]), "statistics have been written");
         result
     });
-    refused_by(Operation::LayerNorm, &error("mean_lo", 4), &["mean_lo", "4", "3"], |p, y| {
+    refused_by(Operation::LayerNorm { offset: 0.0 }, &error("mean_lo", 4), &["mean_lo", "4", "3"], |p, y| {
         let stats = StatsMut { mean_lo: Some(&mut [0.0; 4]), ..StatsMut::default() };
         p.forward_in_place_with_stats(y, None, None, stats)
     });
@@ -193,7 +194,7 @@ fn valid_calls_at_the_edge() {
         assert_eq!(plan(4).forward(Rows::strided(&x, 0, 0), None, None, RowsMut::strided(&mut [], 0, 0)), Ok(()));
         assert_eq!(plan(4).forward_in_place(RowsMut::strided(&mut y, 1, usize::MAX), None, None), Ok(()));
         assert_eq!(plan(4).forward_in_place(RowsMut::strided(&mut y, 0, usize::MAX), None, None), Ok(()));
-        let endless = RowsMut::strided(&mut [], usize::MAX, usize::MAX);
+        let endless = RowsMut::<f32>::strided(&mut [], usize::MAX, usize::MAX);
         assert_eq!(plan(0).forward_in_place(endless, None, None), Ok(()));
     }
 }

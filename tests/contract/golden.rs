@@ -1,9 +1,13 @@
 //! Frozen bits: a change of any bit of these is a breaking change. The same constants hold on every tier, every
 //! processor and every compiler; the input comes from integers alone.
 
-use crate::support::{Call, KINDS, Operation, Output, Problem, Random, special_row, tiers};
+use lanenorm::{Isa, bf16, f16};
 
-/// LayerNorm: rows, columns, eps, and the hash of y, mean, `mean_lo` and rstd.
+use crate::support::{
+    Bf16, Call, F16, F32, F64, KINDS, Operation, Output, Problem, Random, Types, Value, special_row, tiers,
+};
+
+/// LayerNorm of f32: rows, columns, eps, and the hash of y, mean, `mean_lo` and rstd.
 const LAYER_NORM: [(usize, usize, f64, u64); 12] = [
     (14, 1, 1e-5, 0xf656_d981_c529_a6c8),
     (28, 7, 1e-5, 0x638b_7dd9_2381_3adb),
@@ -19,7 +23,7 @@ const LAYER_NORM: [(usize, usize, f64, u64); 12] = [
     (1, 100_003, 1e-5, 0xe6c4_a8a3_91d9_13ef),
 ];
 
-/// RMSNorm: rows, columns, eps, offset, and the hash of y and rstd.
+/// RMSNorm of f32: rows, columns, eps, offset, and the hash of y and rstd.
 const RMS_NORM: [(usize, usize, f64, f32, u64); 12] = [
     (14, 1, 1e-5, 0.0, 0xbb17_73fd_b1b7_d833),
     (28, 7, 1e-5, 1.0, 0x4420_7021_3b32_2f1a),
@@ -35,41 +39,98 @@ const RMS_NORM: [(usize, usize, f64, f32, u64); 12] = [
     (1, 100_003, 1e-5, 1.0, 0xf33c_df1b_7a8f_083e),
 ];
 
+/// Rows, columns, eps and offset of the problems of the other types.
+const OTHERS: [(usize, usize, f64, f32); 9] = [
+    (14, 1, 1e-5, 0.0),
+    (28, 7, 1e-5, 1.0),
+    (28, 64, 1e-5, 0.0),
+    (28, 100, 0.0, 1.0),
+    (14, 193, 1e-5, 0.0),
+    (14, 333, 0.0, 1.0),
+    (14, 1025, 1e-12, 0.0),
+    (14, 5000, 1e-5, 1.0),
+    (1, 100_003, 1e-5, 0.0),
+];
+
+type Hashes = fn(Isa) -> [u64; 2];
+
+/// One hash for all of those problems, of `LayerNorm` and of `RMSNorm`.
+const HASHES: [(Hashes, &str, [u64; 2]); 9] = [
+    (hashes::<F64>, F64::NAME, [0xb479_0892_3c0c_2b49, 0x0479_ca14_b6d8_6a31]),
+    (hashes::<F16>, F16::NAME, [0x5bac_8afa_e87f_1f87, 0x1c22_c411_3988_ceb8]),
+    (hashes::<Bf16>, Bf16::NAME, [0x3ee6_80d0_48ff_1c67, 0x4f7d_c70b_c411_3ca3]),
+    (hashes::<(f16, f32, f16)>, <(f16, f32, f16)>::NAME, [0x515b_d2df_b886_9427, 0xad85_ca3d_6752_4717]),
+    (hashes::<(bf16, f32, bf16)>, <(bf16, f32, bf16)>::NAME, [0xbdfe_7fad_77b1_b743, 0x93c4_c4cc_70cc_e1e9]),
+    (hashes::<(f16, f16, f32)>, <(f16, f16, f32)>::NAME, [0x943e_83a1_7bc3_f4d7, 0xda66_95f1_3690_8095]),
+    (hashes::<(bf16, bf16, f32)>, <(bf16, bf16, f32)>::NAME, [0x5f45_bef1_edfb_0c40, 0xb32a_4472_6bd0_ced1]),
+    (hashes::<(f16, f32, f32)>, <(f16, f32, f32)>::NAME, [0xbde1_b8c6_28f2_d4d7, 0x1f8d_06f2_21e9_54fb]),
+    (hashes::<(bf16, f32, f32)>, <(bf16, f32, f32)>::NAME, [0x2844_b7f8_bc2d_5ae3, 0x7f63_6315_2e33_37fd]),
+];
+
 /// FNV-1a, 64 bits.
-fn hash(problem: &Problem, output: &Output) -> u64 {
-    let Output { y, mean, mean_lo, rstd } = output;
-    let values = match problem.operation {
-        Operation::LayerNorm => [&y[..], mean, mean_lo, rstd],
-        Operation::RmsNorm { .. } => [&y[..], rstd, &[], &[]],
-    };
-    values
-        .into_iter()
-        .flatten()
-        .flat_map(|v| v.to_bits().to_le_bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+#[derive(Clone, Copy)]
+struct Hash(u64);
+
+impl Hash {
+    const EMPTY: Self = Self(0xcbf2_9ce4_8422_2325);
+
+    fn with<V: Value>(self, values: &[V]) -> Self {
+        let bytes = values.iter().flat_map(|v| v.bits().to_le_bytes().into_iter().take(size_of::<V>()));
+        Self(bytes.fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)))
+    }
+
+    fn with_output<K: Types>(self, problem: &Problem<K>, output: &Output<K>) -> Self {
+        let Output { y, mean, mean_lo, rstd } = output;
+        let hash = self.with(y);
+        if problem.operation.is_layer_norm() { hash.with(mean).with(mean_lo).with(rstd) } else { hash.with(rstd) }
+    }
 }
 
 /// LayerNorm. Row r is of kind r: ordinary rows, and one of each special kind.
-fn problem(rows: usize, cols: usize, eps: f64) -> Problem {
+fn problem<K: Types>(rows: usize, cols: usize, eps: f64) -> Problem<K> {
     let mut random = Random::new(0x1a9e_4042);
-    let mut vector = |n: usize| (0..n).map(|_| random.signed()).collect::<Vec<_>>();
-    let (gamma, beta, mut x) = (Some(vector(cols)), Some(vector(cols)), vector(rows * cols));
+    let mut vector = |n: usize| (0..n).map(|_| K::G::of(K::G::signed(&mut random))).collect::<Vec<_>>();
+    let (gamma, beta) = (Some(vector(cols)), Some(vector(cols)));
+    // As many draws as the table for f32 was made with.
+    let mut x: Vec<_> = vector(rows * cols).into_iter().map(|v| K::X::of(v.wide())).collect();
     for (r, row) in x.chunks_exact_mut(cols).enumerate() {
         special_row(r % KINDS, &mut random, row);
     }
-    Problem { operation: Operation::LayerNorm, rows, cols, x, gamma, beta, eps }
+    let operation = Operation::LayerNorm { offset: 0.0 };
+    Problem { operation, groups: (1, 1), rows, cols, x, gamma, beta, eps }
+}
+
+fn hashes<K: Types>(isa: Isa) -> [u64; 2] {
+    let mut hashes = [Hash::EMPTY; 2];
+    for (rows, cols, eps, offset) in OTHERS {
+        let layer_norm = problem::<K>(rows, cols, eps).with_offset(offset);
+        for (hash, problem) in hashes.iter_mut().zip([layer_norm.clone(), layer_norm.rms_norm(offset)]) {
+            *hash = hash.with_output(&problem, &problem.run(&Call::plain(isa)));
+        }
+    }
+    hashes.map(|hash| hash.0)
 }
 
 #[test]
 fn the_bits_have_not_changed() {
-    let layer_norm = LAYER_NORM.map(|(rows, cols, eps, hash)| (problem(rows, cols, eps), hash));
-    let rms_norm = RMS_NORM.map(|(rows, cols, eps, offset, hash)| (problem(rows, cols, eps).rms_norm(offset), hash));
+    let layer_norm = LAYER_NORM.map(|(rows, cols, eps, hash)| (problem::<F32>(rows, cols, eps), hash));
+    let rms_norm =
+        RMS_NORM.map(|(rows, cols, eps, offset, hash)| (problem::<F32>(rows, cols, eps).rms_norm(offset), hash));
     let mut changed = String::new();
     for (problem, expected) in layer_norm.into_iter().chain(rms_norm) {
         for &isa in tiers() {
-            let got = hash(&problem, &problem.run(&Call::plain(isa)));
+            let Hash(got) = Hash::EMPTY.with_output(&problem, &problem.run(&Call::plain(isa)));
             if got != expected {
                 changed += &format!("\n{isa}, {problem}: {got:#018x}, expected {expected:#018x}");
+            }
+        }
+    }
+    for (hashes, name, expected) in HASHES {
+        for &isa in tiers() {
+            let got = hashes(isa);
+            if got != expected {
+                let [got, expected] = [got, expected].map(|[a, b]| format!("[{a:#018x}, {b:#018x}]"));
+                changed += &format!("\n{isa}, {name}: {got}, expected {expected}");
             }
         }
     }

@@ -3,17 +3,22 @@
 //! - `LANENORM_TEST_MIN_ISA=avx512` fails where that tier is absent, instead of skipping it.
 //! - `LANENORM_TEST_QUICK=1` thins out the long loops, for emulators. Builds without optimization do so anyway.
 
+#[macro_use]
+mod support;
+
 mod accuracy;
 mod bits;
 mod errors;
 mod golden;
+mod groups;
 #[cfg(unix)]
 mod guard_pages;
+mod halves;
 mod kernels;
+mod moments;
 mod normalized_shape;
 mod placement;
 mod range;
 mod shapes;
 mod sum;
-mod support;
 mod threads;

@@ -1,12 +1,12 @@
-//! Any shape: whatever the operation, rows, columns, strides, offsets, stores and tasks, the result has the bits of the plain
-//! call, and nothing else is touched. Found by proptest, which shrinks what fails.
+//! Any shape: whatever the types, operation, groups, rows, columns, strides, offsets, stores and tasks, the result has
+//! the bits of the plain call, and nothing else is touched. Found by proptest, which shrinks what fails.
 
 use std::num::NonZeroUsize;
 
-use lanenorm::{Isa, Parallelism, Store};
+use lanenorm::{Isa, Parallelism, Store, bf16, f16};
 use proptest::prelude::*;
 
-use crate::support::{Call, Problem, quick, tiers};
+use crate::support::{Bf16, Call, F16, F32, F64, FORMS, Problem, Types, quick, tiers};
 
 fn isas() -> impl Strategy<Value = Isa> {
     (0..tiers().len()).prop_map(|i| tiers()[i])
@@ -44,7 +44,9 @@ fn cols() -> impl Strategy<Value = usize> {
 /// What a problem is made from, in a form short enough to be read in a report.
 #[derive(Clone, Copy, Debug)]
 struct Recipe {
-    rows: usize,
+    types: usize,
+    groups: (usize, usize),
+    periods: usize,
     cols: usize,
     seed: u64,
     mixed: bool,
@@ -52,23 +54,54 @@ struct Recipe {
     eps: f64,
 }
 
-impl Recipe {
-    fn problem(self) -> Problem {
-        let make = if self.mixed { Problem::mixed } else { Problem::ordinary };
-        let problems = make(self.rows, self.cols, self.seed).with_eps(self.eps).in_every_form();
-        problems.into_iter().nth(self.form).expect("seven of them")
-    }
+/// What each of the types is tested by. f32, which shares its loops with most of the others, is tried most often.
+const CHECKS: [fn(Recipe, &Call); 12] = [
+    check::<F32>,
+    check::<F32>,
+    check::<F32>,
+    check::<F64>,
+    check::<F16>,
+    check::<Bf16>,
+    check::<(f16, f32, f16)>,
+    check::<(bf16, f32, bf16)>,
+    check::<(f16, f16, f32)>,
+    check::<(bf16, bf16, f32)>,
+    check::<(f16, f32, f32)>,
+    check::<(bf16, f32, f32)>,
+];
+
+fn check<K: Types>(recipe: Recipe, call: &Call) {
+    let Recipe { groups: (groups, repeat), periods, cols, seed, mixed, form, eps, .. } = recipe;
+    let rows = groups * repeat * periods;
+    let make = if mixed { Problem::<K>::mixed } else { Problem::ordinary };
+    let problem = make(rows, cols, seed).with_groups(groups, repeat).with_eps(eps);
+    let problem = problem.in_every_form().into_iter().nth(form).expect("so many forms");
+    problem.assert_gives(&problem.expected(), call);
+}
+
+/// Mostly one group, of any number of rows.
+fn groups() -> impl Strategy<Value = ((usize, usize), usize)> {
+    prop_oneof![2 => (0usize..40).prop_map(|rows| ((1, 1), rows)), 1 => ((1usize..5, 1usize..5), 0usize..4)]
 }
 
 fn recipes() -> impl Strategy<Value = Recipe> {
     let eps = prop_oneof![Just(1e-5), Just(0.0), 1e-12f64..1.0];
-    (0usize..40, cols(), any::<u64>(), any::<bool>(), 0usize..7, eps)
-        .prop_map(|(rows, cols, seed, mixed, form, eps)| Recipe { rows, cols, seed, mixed, form, eps })
+    let kind = (0..CHECKS.len(), any::<u64>(), any::<bool>(), 0..FORMS, eps);
+    (groups(), cols(), kind).prop_map(|((groups, periods), cols, (types, seed, mixed, form, eps))| Recipe {
+        types,
+        groups,
+        periods,
+        cols,
+        seed,
+        mixed,
+        form,
+        eps,
+    })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if quick() { 300 } else { 6000 },
+        cases: if quick() { 400 } else { 8000 },
         failure_persistence: None,
         max_shrink_iters: 2000,
         ..ProptestConfig::default()
@@ -76,7 +109,6 @@ proptest! {
 
     #[test]
     fn any_call_gives_the_bits_of_the_plain_one(recipe in recipes(), call in calls()) {
-        let problem = recipe.problem();
-        problem.assert_gives(&problem.expected(), &call);
+        CHECKS[recipe.types](recipe, &call);
     }
 }

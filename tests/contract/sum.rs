@@ -1,108 +1,115 @@
-//! A fused sum gives the bits of adding first and normalizing then, on all tiers, wherever the sum goes.
+//! A fused sum gives the bits of adding first, rounded to the type of x, and normalizing then, on all tiers, wherever
+//! the sum goes.
 
 use std::num::NonZeroUsize;
 
-use lanenorm::{Error, Isa, LayerNorm, Parallelism, RmsNorm, Rows, RowsMut, StatsMut, Store, Sum};
+use lanenorm::{Error, Io, Isa, LayerNorm, Parallelism, RowsMut, StatsMut, Store, Sum};
 
-use crate::support::{Problem, SENTINEL, TURNING_POINTS, assert_same_bits, quick, tiers};
+use crate::support::{
+    Buffer, KINDS, Output, Plan, Problem, Random, TURNING_POINTS, Types, Value, assert_same_bits, quick, special_row,
+    tiers,
+};
 
-/// x, residual and bias, their sum, and what the two normalizations make of it.
-struct Case {
-    rows: usize,
-    cols: usize,
-    x: Vec<f32>,
-    residual: Vec<f32>,
-    bias: Option<Vec<f32>>,
-    gamma: Option<Vec<f32>>,
-    beta: Option<Vec<f32>>,
-    s: Vec<f32>,
-    layer_norm: Vec<f32>,
-    mean: Vec<f32>,
-    rms_norm: Vec<f32>,
-    rstd: Vec<f32>,
+/// x, residual and bias, and the problem of normalizing their sum.
+pub(crate) struct Case<K: Types> {
+    x: Vec<K::X>,
+    residual: Vec<K::X>,
+    bias: Option<Vec<K::X>>,
+    /// Its x is what the sum must be.
+    of_sum: Problem<K>,
 }
 
 const EPS: f64 = 1e-6;
 
-impl Case {
+/// Where the sum goes.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    OverResidual,
+    OverX,
+    Apart,
+}
+
+impl<K: Types> Case<K> {
     fn new(rows: usize, cols: usize, seed: u64) -> Self {
-        let Problem { x, gamma, beta, .. } = Problem::mixed(rows, cols, seed);
-        let Problem { x: residual, gamma: bias, .. } = Problem::mixed(rows, cols, seed + 1);
-        let bias = bias.filter(|_| seed.is_multiple_of(2));
-        let (gamma, beta) = (gamma.filter(|_| !seed.is_multiple_of(3)), beta.filter(|_| !seed.is_multiple_of(5)));
-        let mut s: Vec<f32> = x.iter().zip(&residual).map(|(x, residual)| x + residual).collect();
-        if let Some(bias) = &bias {
-            s.chunks_exact_mut(cols).flat_map(|row| row.iter_mut().zip(bias)).for_each(|(s, bias)| *s += bias);
+        let problem = Problem::<K>::mixed(rows, cols, seed).with_eps(EPS);
+        let residual = Problem::<K>::mixed(rows, cols, seed + 1).x;
+        let mut bias = vec![K::X::default(); cols];
+        special_row((seed % 2) as usize, &mut Random::new(seed), &mut bias);
+        Self::of(problem, residual, (!seed.is_multiple_of(3)).then_some(bias))
+    }
+
+    pub(crate) fn of(problem: Problem<K>, residual: Vec<K::X>, bias: Option<Vec<K::X>>) -> Self {
+        let x = problem.x.clone();
+        let float = |v: K::X| K::F::of(v.wide());
+        let sum = |i: usize| {
+            let sum: K::F = float(x[i]) + float(residual[i]);
+            let sum: K::F = bias.as_ref().map_or(sum, |bias| sum + float(bias[i % problem.cols]));
+            if sum.is_nan() { K::X::QUIET_NAN } else { K::X::of(sum.wide()) }
+        };
+        let s = (0..x.len()).map(sum).collect();
+        Self { residual, bias, of_sum: Problem { x: s, ..problem }, x }
+    }
+
+    /// The sum normalized by every operation: problems and their solutions.
+    fn solutions(&self) -> [(Problem<K>, Output<K>); 2] {
+        self.of_sum.clone().of_every_operation().map(|problem| {
+            let expected = problem.expected();
+            (problem, expected)
+        })
+    }
+
+    fn check(
+        &self,
+        (problem, expected): &(Problem<K>, Output<K>),
+        plan: Plan,
+        place: Place,
+        [x_gap, residual_gap, s_gap, y_gap]: [usize; 4],
+    ) {
+        let Problem { rows, cols, .. } = *problem;
+        let what = format!("{problem}, {plan:?}, {place:?}");
+        let misalignment = x_gap * 5 % 16;
+        let mut x = Buffer::holding(&self.x, cols, x_gap, misalignment);
+        let mut residual = Buffer::holding(&self.residual, cols, residual_gap, 0);
+        let mut s = Buffer::blank(rows, cols, s_gap, misalignment);
+        let mut y = Buffer::blank(rows, cols, y_gap, y_gap);
+        let per_row = || vec![K::F::default(); rows];
+        let [mut mean, mut mean_lo, mut rstd] = [per_row(), per_row(), per_row()];
+        let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
+        let mut sum = match place {
+            Place::OverResidual => Sum::in_place(x.rows(), residual.rows_mut()),
+            Place::OverX => Sum::in_place(residual.rows(), x.rows_mut()),
+            Place::Apart => Sum::new(x.rows(), residual.rows(), s.rows_mut()),
+        };
+        if let Some(bias) = &self.bias {
+            sum = sum.with_bias(bias);
         }
-        s.iter_mut().filter(|s| s.is_nan()).for_each(|s| *s = f32::NAN);
-        let (mut layer_norm, mut rms_norm) = (vec![0.0; s.len()], vec![0.0; s.len()]);
-        let (mut mean, mut rstd) = (vec![0.0; rows], vec![0.0; rows]);
-        let plan = LayerNorm::new(cols, EPS).unwrap().with_isa(Isa::SCALAR).with_parallelism(Parallelism::Serial);
-        let stats = StatsMut { mean: Some(&mut mean), ..StatsMut::default() };
-        plan.forward_with_stats(&s, gamma.as_deref(), beta.as_deref(), &mut layer_norm, stats).unwrap();
-        let plan = RmsNorm::new(cols, EPS).unwrap().with_isa(Isa::SCALAR).with_parallelism(Parallelism::Serial);
-        plan.forward_with_rstd(&s, gamma.as_deref(), &mut rms_norm, &mut rstd).unwrap();
-        Self { rows, cols, x, residual, bias, gamma, beta, s, layer_norm, mean, rms_norm, rstd }
-    }
-
-    /// Rows `gap` elements apart from each other, with sentinels between them.
-    fn spaced(&self, values: &[f32], gap: usize) -> Vec<f32> {
-        let rows = values.chunks_exact(self.cols);
-        rows.flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(SENTINEL, gap))).collect()
-    }
-
-    fn with_bias<'a>(&'a self, sum: Sum<'a>) -> Sum<'a> {
-        match &self.bias {
-            Some(bias) => sum.with_bias(bias),
-            None => sum,
+        let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
+        plan.forward_mixed(Io::sum(sum, y.rows_mut()), gamma, beta, stats).expect("a valid call");
+        let (x, residual, s) = (x.into_rows(), residual.into_rows(), s.into_rows());
+        let blank = vec![K::X::SENTINEL; rows * cols];
+        let want = match place {
+            Place::OverResidual => [&self.x, &problem.x, &blank],
+            Place::OverX => [&problem.x, &self.residual, &blank],
+            Place::Apart => [&self.x, &self.residual, &problem.x],
+        };
+        for (name, want, got) in [("x", want[0], &x), ("residual", want[1], &residual), ("s", want[2], &s)] {
+            assert_same_bits(format_args!("{what}: {name}"), cols, want, got);
         }
+        let output = Output { y: y.into_rows(), mean, mean_lo, rstd };
+        output.assert_same(expected, cols, format_args!("{what}"));
     }
 
-    fn check(&self, isa: Isa, parallelism: Parallelism, store: Store, [x_gap, residual_gap, s_gap, y_gap]: [usize; 4]) {
-        let (rows, cols) = (self.rows, self.cols);
-        let what = format!("{isa}, {rows} x {cols}, {parallelism:?}, {store:?}");
-        let x = self.spaced(&self.x, x_gap);
-        let residual = self.spaced(&self.residual, residual_gap);
-        let blank = vec![SENTINEL; rows * cols];
-        let (gamma, beta) = (self.gamma.as_deref(), self.beta.as_deref());
-        let layer_norm = LayerNorm::new(cols, EPS).unwrap().with_isa(isa);
-        let layer_norm = layer_norm.with_parallelism(parallelism).with_store(store);
-        let rms_norm = RmsNorm::new(cols, EPS).unwrap().with_isa(isa).with_parallelism(parallelism).with_store(store);
-        for in_place in [false, true] {
-            for rms in [false, true] {
-                let mut residual = residual.clone();
-                let mut s = self.spaced(&blank, s_gap);
-                let mut y = self.spaced(&blank, y_gap);
-                let mut statistic = vec![SENTINEL; rows];
-                let x = Rows::strided(&x, rows, cols + x_gap);
-                let residual_stride = cols + residual_gap;
-                let sum = self.with_bias(if in_place {
-                    Sum::in_place(x, RowsMut::strided(&mut residual, rows, residual_stride))
-                } else {
-                    let residual = Rows::strided(&residual, rows, residual_stride);
-                    Sum::new(x, residual, RowsMut::strided(&mut s, rows, cols + s_gap))
-                });
-                let y_rows = RowsMut::strided(&mut y, rows, cols + y_gap);
-                if rms {
-                    rms_norm.forward_sum_with_rstd(sum, gamma, y_rows, &mut statistic).unwrap();
-                } else {
-                    let stats = StatsMut { mean: Some(&mut statistic), ..StatsMut::default() };
-                    layer_norm.forward_sum_with_stats(sum, gamma, beta, y_rows, stats).unwrap();
-                }
-                let (expected_y, expected_statistic) =
-                    if rms { (&self.rms_norm, &self.rstd) } else { (&self.layer_norm, &self.mean) };
-                let what = format!("{what}, in place {in_place}, rms {rms}");
-                let (got, gap) = if in_place { (&residual, residual_gap) } else { (&s, s_gap) };
-                assert_same_bits(format_args!("{what}: s"), cols + gap, &self.spaced(&self.s, gap), got);
-                assert_same_bits(format_args!("{what}: y"), cols + y_gap, &self.spaced(expected_y, y_gap), &y);
-                assert_same_bits(format_args!("{what}: statistic"), 1, expected_statistic, &statistic);
+    pub(crate) fn check_all(&self, isa: Isa, parallelism: Parallelism, store: Store, gaps: [usize; 4]) {
+        for solution in &self.solutions() {
+            let plan = solution.0.plan(isa).with_parallelism(parallelism).with_store(store);
+            for place in [Place::OverResidual, Place::OverX, Place::Apart] {
+                self.check(solution, plan, place, gaps);
             }
         }
     }
 }
 
-#[test]
-fn fused_sums_have_the_bits_of_unfused_ones() {
+fn fused_sums_have_the_bits_of_unfused_ones<K: Types>() {
     let mut seed = 0;
     for cols in TURNING_POINTS.into_iter().chain([333, 5000, 17_000]) {
         for rows in [1, 2, 9, 17] {
@@ -110,32 +117,111 @@ fn fused_sums_have_the_bits_of_unfused_ones() {
                 continue;
             }
             seed += 1;
-            let case = Case::new(rows, cols, seed);
+            if !K::takes(seed as usize) {
+                continue;
+            }
+            let case = Case::<K>::new(rows, cols, seed);
             for &isa in tiers() {
-                case.check(isa, Parallelism::Serial, Store::Auto, [0; 4]);
-                case.check(isa, Parallelism::Serial, Store::Streaming, [3, 0, 1, 2]);
+                case.check_all(isa, Parallelism::Serial, Store::Auto, [0; 4]);
+                case.check_all(isa, Parallelism::Serial, Store::Streaming, [3, 0, 1, 2]);
             }
         }
     }
 }
 
-#[test]
-fn sums_do_not_depend_on_threads() {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
-    for (rows, cols) in [(301, 64), (37, 768), (2, 70_000)] {
-        let case = Case::new(rows, cols, 30);
+/// In one of 16 bits most sums are half-way cases or next to one, and the statistics are those of the rounded ones: a
+/// sum that stayed in f32 would show in the mean.
+fn sums_are_rounded_before_anything_is_made_of_them<K: Types>() {
+    for (_, cols) in TURNING_POINTS.into_iter().enumerate().filter(|(i, _)| K::takes(*i)) {
+        let mut problem = Problem::<K>::ordinary(9, cols, 40);
+        let epsilon = K::X::EPSILON.wide();
+        problem.x.iter_mut().enumerate().for_each(|(i, x)| *x = K::X::of(1.0 + (i % 5) as f64 * epsilon));
+        let residual = |i: usize| K::X::of([0.5, 0.25, 1.5, -0.5, 0.75][i % 5] * epsilon);
+        let residual = (0..problem.x.len()).map(residual).collect();
+        let case = Case::of(problem, residual, None);
         for &isa in tiers() {
-            let tasks = Parallelism::Tasks(NonZeroUsize::new(5).expect("not zero"));
-            pool.install(|| case.check(isa, tasks, Store::Auto, [0, 1, 0, 3]));
+            case.check_all(isa, Parallelism::Serial, Store::Ordinary, [0; 4]);
         }
     }
 }
+
+/// Sums that overflow make a row that is not finite, though its addends were.
+fn sums_that_overflow<K: Types>() {
+    for cols in [1, 7, 64, 100, 1030] {
+        let mut problem = Problem::<K>::ordinary(10, cols, 41);
+        let mut residual = vec![K::X::default(); problem.x.len()];
+        for r in (0..10).step_by(3) {
+            (problem.x[r * cols + r % cols], residual[r * cols + r % cols]) = (K::X::MAX, K::X::MAX);
+        }
+        for r in (1..10).step_by(3) {
+            // Opposite infinities: the NaN is the canonical one.
+            let at = r * cols + r % cols;
+            (problem.x[at], residual[at]) = (K::X::INFINITY, -K::X::INFINITY);
+        }
+        let case = Case::of(problem, residual, None);
+        assert!(case.of_sum.x.iter().any(|s| s.wide().is_infinite()) && case.of_sum.x.iter().any(|s| s.is_nan()));
+        for &isa in tiers() {
+            case.check_all(isa, Parallelism::Serial, Store::Ordinary, [0; 4]);
+        }
+    }
+}
+
+/// Every kind of row plus every other kind.
+fn sums_of_every_two_kinds<K: Types>() {
+    for cols in [100, 5, 300].into_iter().take(if quick() { 1 } else { 3 }) {
+        let mut random = Random::new(42);
+        let mut problem = Problem::<K>::ordinary(KINDS * KINDS, cols, 42);
+        let mut residual = problem.x.clone();
+        for (r, (x, residual)) in problem.x.chunks_exact_mut(cols).zip(residual.chunks_exact_mut(cols)).enumerate() {
+            special_row(r % KINDS, &mut random, x);
+            special_row(r / KINDS, &mut random, residual);
+        }
+        let bias = (cols == 100).then(|| problem.x[..cols].to_vec());
+        let case = Case::of(problem, residual, bias);
+        for &isa in tiers() {
+            case.check_all(isa, Parallelism::Serial, Store::Ordinary, [0; 4]);
+        }
+    }
+}
+
+fn sums_do_not_depend_on_threads<K: Types>() {
+    if K::is_left_out() {
+        return;
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    for (rows, cols) in [(301, 64), (37, 768), (2, 70_000)] {
+        let case = Case::<K>::new(rows, cols, 30);
+        for &isa in tiers() {
+            let tasks = Parallelism::Tasks(NonZeroUsize::new(5).expect("not zero"));
+            pool.install(|| case.check_all(isa, tasks, Store::Auto, [0, 1, 0, 3]));
+        }
+    }
+}
+
+fn sums_with_groups<K: Types>() {
+    for (cols, groups, repeat) in [(7, 3, 1), (64, 2, 5), (300, 1, 4), (1030, 4, 2)] {
+        let mut case = Case::<K>::new(2 * groups * repeat, cols, 50);
+        case.of_sum = case.of_sum.with_groups(groups, repeat);
+        for &isa in tiers() {
+            case.check_all(isa, Parallelism::Serial, Store::Ordinary, [0; 4]);
+        }
+    }
+}
+
+for_all_types!(
+    fused_sums_have_the_bits_of_unfused_ones,
+    sums_are_rounded_before_anything_is_made_of_them,
+    sums_that_overflow,
+    sums_of_every_two_kinds,
+    sums_do_not_depend_on_threads,
+    sums_with_groups,
+);
 
 #[test]
 fn sums_that_do_not_fit_are_refused() {
     let plan = LayerNorm::new(4, EPS).unwrap();
     let (x, short) = ([1.0; 8], [1.0; 4]);
-    let (mut s, mut y) = ([SENTINEL; 8], [SENTINEL; 8]);
+    let (mut s, mut y) = ([f32::SENTINEL; 8], [f32::SENTINEL; 8]);
     let refused = plan.forward_sum(Sum::new(&x, &short, &mut s), None, None, &mut y);
     assert_eq!(refused, Err(Error::SumRows { what: "residual", x: 2, rows: 1 }));
     assert_eq!(refused.unwrap_err().to_string(), "x has 2 rows, but residual has 1");
@@ -149,6 +235,6 @@ fn sums_that_do_not_fit_are_refused() {
     assert_eq!(refused, Err(Error::Overlap { what: "residual", cols: 4, stride: 3 }));
     let refused = plan.forward_sum(Sum::in_place(&x, &mut s), Some(&short[..3]), None, &mut y);
     assert_eq!(refused, Err(Error::Length { what: "gamma", len: 3, expected: 4 }));
-    assert_same_bits(format_args!("s"), 4, &[SENTINEL; 8], &s);
-    assert_same_bits(format_args!("y"), 4, &[SENTINEL; 8], &y);
+    assert_same_bits(format_args!("s"), 4, &[f32::SENTINEL; 8], &s);
+    assert_same_bits(format_args!("y"), 4, &[f32::SENTINEL; 8], &y);
 }

@@ -4,6 +4,8 @@ mod buffer;
 mod data;
 mod plan;
 mod problem;
+#[macro_use]
+mod types;
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -11,13 +13,14 @@ use std::sync::OnceLock;
 use lanenorm::kernels::table;
 use lanenorm::{Isa, Tier};
 
-pub(crate) use buffer::{Buffer, SENTINEL};
+pub(crate) use buffer::Buffer;
 pub(crate) use data::{KINDS, Random, special_row};
 pub(crate) use plan::{OPERATIONS, Operation, Plan};
-pub(crate) use problem::{Call, Output, Problem};
+pub(crate) use problem::{Call, FORMS, Output, Problem};
+pub(crate) use types::{Bf16, F16, F32, F64, Sizes, Types, Value};
 
-/// The number of columns around which the kernels change their ways: registers of 4, 8 and 16 lanes, the 32 virtual
-/// lanes, steps of 64, samples, blocks up to 192 columns, chunks of 1024, their tree.
+/// The number of columns around which the kernels change their ways: registers of 2 to 16 lanes, the 16 or 32
+/// virtual lanes, steps of twice as many, samples, blocks up to 192 columns, chunks of 1024, their tree.
 pub(crate) const TURNING_POINTS: [usize; 36] = [
     1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 71, 96, 127, 128, 129, 191, 192, 193, 256, 511, 767,
     768, 1023, 1024, 1025, 1088, 2047, 2048, 2049,
@@ -49,26 +52,30 @@ pub(crate) fn quick() -> bool {
 
 /// Panics at the first element whose bits differ, and names it. `cols` is the length of a row of the two.
 #[track_caller]
-pub(crate) fn assert_same_bits(what: fmt::Arguments<'_>, cols: usize, want: &[f32], got: &[f32]) {
+pub(crate) fn assert_same_bits<V: Value>(what: fmt::Arguments<'_>, cols: usize, want: &[V], got: &[V]) {
     assert_eq!(want.len(), got.len(), "{what}: lengths differ");
-    let differs = want.iter().zip(got).position(|(w, g)| w.to_bits() != g.to_bits());
+    let differs = want.iter().zip(got).position(|(w, g)| w.bits() != g.bits());
     if let Some(i) = differs {
         let (want, got) = (want[i], got[i]);
         panic!(
-            "{what}: row {} column {}: {got:e} ({:#010x}), expected {want:e} ({:#010x})",
+            "{what}: row {} column {}: {got:e} ({:#x}), expected {want:e} ({:#x})",
             i / cols.max(1),
             i % cols.max(1),
-            got.to_bits(),
-            want.to_bits()
+            got.bits(),
+            want.bits()
         );
     }
 }
 
-#[test]
-fn the_comparison_sees_signs_of_zero_and_payloads_of_nan() {
-    let fails = |a: f32, b: f32| {
-        std::panic::catch_unwind(|| assert_same_bits(format_args!("on purpose"), 1, &[a], &[b])).is_err()
+fn the_comparison_sees_signs_of_zero_and_payloads_of_nan<K: Types>() {
+    let fails = |a: K::X, b: K::X| {
+        let compare = || assert_same_bits(format_args!("on purpose"), 1, &[a], &[b]);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(compare)).is_err()
     };
-    assert!(!fails(1.5, 1.5) && !fails(f32::NAN, f32::NAN));
-    assert!(fails(0.0, -0.0) && fails(f32::NAN, -f32::NAN) && fails(1.0, 1.0 + f32::EPSILON));
+    let (one, nan) = (K::X::of(1.0), K::X::QUIET_NAN);
+    assert!(!fails(one, one) && !fails(nan, nan));
+    assert!(fails(K::X::of(0.0), K::X::of(-0.0)) && fails(nan, -nan) && fails(nan, K::X::SENTINEL));
+    assert!(fails(one, K::X::of(1.0 + K::X::EPSILON.wide())));
 }
+
+for_every_type!(the_comparison_sees_signs_of_zero_and_payloads_of_nan);

@@ -6,10 +6,12 @@ use std::num::NonZeroUsize;
 use lanenorm::{Isa, Parallelism, Store};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::support::{Call, KINDS, Problem, Random, assert_same_bits, quick, special_row, tiers};
+use crate::support::{Call, F32, KINDS, Problem, Random, Types, Value, assert_same_bits, quick, special_row, tiers};
 
-fn pools() -> Vec<ThreadPool> {
-    [1, 2, 3, 7].map(|n| ThreadPoolBuilder::new().num_threads(n).build().expect("a pool")).into()
+/// f32 is tried in all of them.
+fn pools<K: Types>() -> Vec<ThreadPool> {
+    let threads: &[usize] = if K::ONE_OF == 1 { &[1, 2, 3, 7] } else { &[3] };
+    threads.iter().map(|&n| ThreadPoolBuilder::new().num_threads(n).build().expect("a pool")).collect()
 }
 
 fn ways(tasks: &[usize]) -> Vec<Parallelism> {
@@ -18,7 +20,7 @@ fn ways(tasks: &[usize]) -> Vec<Parallelism> {
 }
 
 /// On all tiers, in all pools and outside of them.
-fn assert_threads_agree(problem: &Problem, pools: &[ThreadPool], tasks: &[usize]) {
+fn assert_threads_agree<K: Types>(problem: &Problem<K>, pools: &[ThreadPool], tasks: &[usize]) {
     let expected = problem.expected();
     for &isa in tiers() {
         for parallelism in ways(tasks) {
@@ -26,7 +28,9 @@ fn assert_threads_agree(problem: &Problem, pools: &[ThreadPool], tasks: &[usize]
             problem.assert_gives(&expected, &call);
             for pool in pools {
                 pool.install(|| problem.assert_gives(&expected, &call));
-                pool.install(|| problem.assert_gives(&expected, &Call { in_place: true, ..call }));
+                if K::IN_PLACE {
+                    pool.install(|| problem.assert_gives(&expected, &Call { in_place: true, ..call }));
+                }
             }
         }
         let call = Call { parallelism: Parallelism::Auto, store: Store::Streaming, y_gap: 5, ..Call::plain(isa) };
@@ -34,27 +38,38 @@ fn assert_threads_agree(problem: &Problem, pools: &[ThreadPool], tasks: &[usize]
     }
 }
 
-#[test]
-fn many_rows() {
-    let pools = pools();
-    for (rows, cols) in [(0, 5), (2, 1), (5, 3), (301, 64), (1001, 193), (97, 768), (50, 2049), (1700, 41)] {
-        for problem in [Problem::ordinary(rows, cols, 1), Problem::mixed(rows, cols, 2)] {
+fn many_rows<K: Types>() {
+    if K::is_left_out() {
+        return;
+    }
+    let pools = pools::<K>();
+    let shapes = [(0, 5), (2, 1), (5, 3), (301, 64), (1001, 193), (97, 768), (50, 2049), (1700, 41)];
+    for (i, (rows, cols)) in shapes.into_iter().enumerate() {
+        for (seed, problem) in
+            [Problem::<K>::ordinary(rows, cols, 1), Problem::mixed(rows, cols, 2)].into_iter().enumerate()
+        {
             for problem in problem.of_every_operation() {
-                assert_threads_agree(&problem, &pools, &[1, 2, 3, 7, 64]);
+                if K::takes(i + seed) {
+                    assert_threads_agree(&problem, &pools, &[1, 2, 3, 7, 64]);
+                }
             }
         }
     }
 }
 
 /// Rows of 65536 elements and more are cut if their number is less than that of the tasks or not a multiple of it.
-#[test]
-fn few_long_rows() {
-    let pools = pools();
+fn few_long_rows<K: Types>() {
+    let pools = pools::<K>();
     let shapes = [(1, 65_535), (1, 65_536), (3, 65_537), (2, 100_003), (8, 70_001)];
-    for (rows, cols) in shapes.into_iter().take(if quick() { 3 } else { 5 }) {
-        for problem in [Problem::ordinary(rows, cols, 3), Problem::mixed(rows, cols, 4)] {
+    let some = if quick() || K::ONE_OF > 1 { 3 } else { 5 };
+    for (i, (rows, cols)) in shapes.into_iter().take(some).enumerate() {
+        for (seed, problem) in
+            [Problem::<K>::ordinary(rows, cols, 3), Problem::mixed(rows, cols, 4)].into_iter().enumerate()
+        {
             for problem in problem.of_every_operation() {
-                assert_threads_agree(&problem, &pools, &[2, 3, 7]);
+                if !quick() || K::takes(i + seed) {
+                    assert_threads_agree(&problem, &pools, if K::ONE_OF == 1 { &[2, 3, 7] } else { &[3] });
+                }
             }
         }
     }
@@ -65,49 +80,56 @@ fn a_few_million_elements() {
     if quick() {
         return;
     }
-    let pools = pools();
+    let pools = pools::<F32>();
     for rows in [1, 4] {
-        let [plain, rms_plain, .., affine] = Problem::ordinary(rows, 1_000_003, 5).in_every_form();
+        let problem = Problem::<F32>::ordinary(rows, 1_000_003, 5);
+        let plain = Problem { gamma: None, beta: None, ..problem.clone() };
         assert_threads_agree(&plain, &pools[3..], &[]);
-        assert_threads_agree(&rms_plain, &pools[3..], &[]);
-        assert_threads_agree(&affine.clone().rms_norm(1.0), &pools[2..], &[5]);
-        assert_threads_agree(&affine, &pools, &[5]);
+        assert_threads_agree(&plain.rms_norm(0.0), &pools[3..], &[]);
+        assert_threads_agree(&problem.clone().rms_norm(1.0), &pools[2..], &[5]);
+        assert_threads_agree(&problem, &pools, &[5]);
     }
 }
 
 /// Every kind of row, cut: what makes it special may lie in one part only.
-#[test]
-fn long_rows_of_every_kind() {
-    let pools = pools();
+fn long_rows_of_every_kind<K: Types>() {
+    let pools = pools::<K>();
     let mut random = Random::new(6);
     for kind in 0..KINDS {
-        for eps in [1e-5, 0.0] {
-            let mut problem = Problem::ordinary(1, 66_000, 7).with_eps(eps);
+        for (i, eps) in [0.0, 1e-5].into_iter().enumerate() {
+            let mut problem = Problem::<K>::ordinary(1, 66_000, 7).with_eps(eps);
             special_row(kind, &mut random, &mut problem.x);
-            for problem in problem.of_every_operation() {
-                assert_threads_agree(&problem, &pools[1..2], &[3, 8]);
+            for (j, problem) in problem.of_every_operation().into_iter().enumerate() {
+                if K::takes(kind + i + 2 * j) {
+                    assert_threads_agree(&problem, &pools[pools.len() / 4..][..1], if i == j { &[3] } else { &[8] });
+                }
             }
         }
     }
 }
 
 /// Gamma and beta that are not finite, in one part of a row only.
-#[test]
-fn long_rows_with_an_infinite_gamma() {
-    let pools = pools();
+fn long_rows_with_an_infinite_gamma<K: Types>() {
+    if K::is_left_out() {
+        return;
+    }
+    let pools = pools::<K>();
     for at in [0, 12_345, 65_999] {
-        let mut problem = Problem::ordinary(1, 66_000, 8);
-        problem.gamma.as_mut().expect("gamma")[at] = f32::INFINITY;
-        problem.beta.as_mut().expect("beta")[at] = if problem.x[at] > 0.0 { f32::NEG_INFINITY } else { -f32::NAN };
+        let mut problem = Problem::<K>::ordinary(1, 66_000, 8);
+        let (infinity, nan) = (K::G::INFINITY, K::G::QUIET_NAN);
+        problem.gamma.as_mut().expect("gamma")[at] = infinity;
+        problem.beta.as_mut().expect("beta")[at] = if problem.x[at].wide() > 0.0 { -infinity } else { -nan };
         for problem in problem.of_every_operation() {
-            assert_threads_agree(&problem, &pools[1..2], &[3, 8]);
+            assert_threads_agree(&problem, &pools[pools.len() / 4..][..1], &[3, 8]);
         }
     }
 }
 
+for_all_types!(many_rows, few_long_rows, long_rows_of_every_kind, long_rows_with_an_infinite_gamma);
+
 #[test]
 fn a_plan_is_shared_between_threads() {
-    for problem in Problem::ordinary(40, 333, 9).of_every_operation() {
+    for problem in Problem::<F32>::ordinary(40, 333, 9).of_every_operation() {
         let (expected, plan) = (problem.expected(), problem.plan(Isa::best()));
         let solve = || {
             let mut y = vec![0.0; problem.x.len()];
@@ -119,22 +141,24 @@ fn a_plan_is_shared_between_threads() {
     }
 }
 
-/// Without optimization a function's frame has room for everything that is inlined into it, which for these kernels is
-/// much.
-#[test]
-fn calls_fit_on_the_stack_of_a_small_thread() {
-    let calls = || {
-        for &isa in tiers() {
-            for (rows, cols) in [(9, 5), (8, 64), (3, 768), (2, 2049), (1, 5000), (1, 100_003)] {
-                for problem in Problem::mixed(rows, cols, 5).of_every_operation() {
-                    let expected = problem.expected();
-                    for store in [Store::Ordinary, Store::Streaming] {
-                        problem.assert_gives(&expected, &Call { store, ..Call::plain(isa) });
-                    }
+fn calls_on_every_path<K: Types>() {
+    for &isa in tiers() {
+        for (rows, cols) in [(9, 5), (8, 64), (3, 768), (2, 2049), (1, 20_003)] {
+            for problem in Problem::<K>::mixed(rows, cols, 5).of_every_operation() {
+                let expected = problem.expected();
+                for store in [Store::Ordinary, Store::Streaming] {
+                    problem.assert_gives(&expected, &Call { store, ..Call::plain(isa) });
                 }
             }
         }
-    };
-    let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(calls).expect("a thread");
+    }
+}
+
+/// Without optimization a function's frame has room for everything that is inlined into it, which for these kernels is
+/// much.
+fn calls_fit_on_the_stack_of_a_small_thread<K: Types>() {
+    let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(calls_on_every_path::<K>).expect("a thread");
     thread.join().expect("no panic");
 }
+
+for_all_types!(calls_fit_on_the_stack_of_a_small_thread);

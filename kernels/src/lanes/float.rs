@@ -37,11 +37,16 @@ pub trait Float:
     /// The canonical NaN.
     const NAN: Self;
 
+    /// The element of a chunk where each lane begins a second sum, if it does: f64 has half as many lanes, and a chain of
+    /// additions loses as much as it is long.
+    const BANK_AT: usize;
+
     /// The range of var + eps in which sums of squares are trusted.
     const TRUSTED: RangeInclusive<f64>;
 
-    /// What rows beyond (or below) that range are multiplied by, so that f64 holds their squares.
-    const RESCALE: [f64; 2];
+    /// What rows beyond that range, below it, or constant are multiplied by on the slow path, so that f64 holds their
+    /// squares. None is 1, which is the scale of the fast sums.
+    const RESCALE: [f64; 3];
 
     /// The number of lanes of a register.
     fn lanes<S: Lanes>() -> usize;
@@ -88,9 +93,10 @@ impl Float for f32 {
 
     const LANES: usize = 32;
     const NAN: Self = Self::NAN;
+    const BANK_AT: usize = usize::MAX;
     /// From 2^-90 to 2^120: no square that matters has under- or overflowed, and rstd is normal.
     const TRUSTED: RangeInclusive<f64> = 8.077935669463161e-28..=1.329227995784916e36;
-    const RESCALE: [f64; 2] = [1.0; 2];
+    const RESCALE: [f64; 3] = [0.5; 3];
 
     #[inline(always)]
     fn lanes<S: Lanes>() -> usize {
@@ -163,11 +169,11 @@ impl Float for f64 {
 
     const LANES: usize = 16;
     const NAN: Self = Self::NAN;
+    const BANK_AT: usize = 512;
     /// From 2^-960 to 2^1000, for the same reasons as in f32.
     const TRUSTED: RangeInclusive<f64> = 1.0261342003245941e-289..=1.0715086071862673e301;
-    /// 2^-560 and 2^560: squares of the largest numbers come down to 2^928, those of the smallest up to 2^-1028, and those
-    /// that matter beside an untrusted sum stay far from either end.
-    const RESCALE: [f64; 2] = [2.6497349136889905e-169, 3.7739624248215414e168];
+    /// 2^-560 and 2^700: squares of the largest numbers come down to 2^928, and those of the smallest up to 2^-748.
+    const RESCALE: [f64; 3] = [2.6497349136889905e-169, 5.260135901548374e+210, 0.25];
 
     #[inline(always)]
     fn lanes<S: Lanes>() -> usize {

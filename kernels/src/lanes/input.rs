@@ -12,7 +12,7 @@ pub(crate) struct Input<T, const ADD: bool> {
     pub(super) bias: Source<T>,
     pub(super) bias_mask: usize,
     pub(super) sum: *mut T,
-    /// The bytes from an element of x, or of the residual, to the one below it.
+    /// The bytes from an element of x, or of the residual, to the one below it. (Of one row, a stride may be anything.)
     pub(super) strides: [usize; 2],
 }
 
@@ -53,9 +53,11 @@ impl<T: Element, const ADD: bool> Input<T, ADD> {
     pub(crate) fn prefetch_next_row<S: Lanes>(self, simd: S, i: usize) {
         let mut line = 0;
         while line < T::STEP * size_of::<T>() {
-            simd.prefetch(self.x.0.wrapping_add(i).cast::<u8>().wrapping_add(self.strides[0] + line));
+            simd.prefetch(self.x.0.wrapping_add(i).cast::<u8>().wrapping_add(self.strides[0]).wrapping_add(line));
             if ADD {
-                simd.prefetch(self.residual.0.wrapping_add(i).cast::<u8>().wrapping_add(self.strides[1] + line));
+                simd.prefetch(
+                    self.residual.0.wrapping_add(i).cast::<u8>().wrapping_add(self.strides[1]).wrapping_add(line),
+                );
             }
             line += 64;
         }

@@ -15,9 +15,7 @@ const N: usize = Scalar128b::F32_LANES;
 /// The product of two f32 is exact in f64, so that only the sum and the conversion to f32 round. Rounding twice
 /// differs from rounding once only if the sum lies half-way between two f32 (its last 29 bits are 100...0) or
 /// where f32 has fewer bits, below its normal range: seldom enough to look, and then do it the long way.
-///
-/// Out of line: inlined, its loops would be most of the code of this crate.
-#[inline(never)]
+#[inline(always)]
 fn fma(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
     const TAIL: u64 = (1 << 29) - 1;
     const HALF: u64 = 1 << 28;

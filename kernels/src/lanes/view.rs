@@ -255,10 +255,10 @@ impl<'a, T: Element> RowIo<'a, T> {
                     bias_mask: if bias.is_some() { usize::MAX } else { 0 },
                     // The constructors of sums were given it as a mutable slice.
                     sum: x.0.cast_mut(),
-                    strides: [a.x_stride, a.residual_stride].map(|stride| stride * size_of::<T>()),
+                    strides: [a.x_stride, a.residual_stride].map(|stride| stride.wrapping_mul(size_of::<T>())),
                 }
             }
-            _ => Input { strides: [self.x_stride * size_of::<T>(), 0], ..Input::from(x) },
+            _ => Input { strides: [self.x_stride.wrapping_mul(size_of::<T>()), 0], ..Input::from(x) },
         }
     }
 

@@ -2,32 +2,33 @@
 
 use lanenorm::{Rows, RowsMut};
 
-/// A NaN that no kernel writes.
-pub(crate) const SENTINEL: f32 = f32::from_bits(0x7fc5_5aa5);
+use super::Value;
 
 /// The elements ahead of the rows and behind them.
 const MARGIN: usize = 16;
 
+const CACHE_LINE: usize = 64;
+
 /// Rows that start a chosen number of elements after a cache line, a chosen number of elements apart.
-pub(crate) struct Buffer {
-    data: Vec<f32>,
+pub(crate) struct Buffer<V> {
+    data: Vec<V>,
     start: usize,
     rows: usize,
     cols: usize,
     stride: usize,
 }
 
-impl Buffer {
+impl<V: Value> Buffer<V> {
     /// `rows` rows of the sentinel.
     pub(crate) fn blank(rows: usize, cols: usize, gap: usize, misalignment: usize) -> Self {
         let stride = cols + gap;
-        let data = vec![SENTINEL; rows * stride + misalignment + 16 + 2 * MARGIN];
-        let start = MARGIN + data[MARGIN..].as_ptr().align_offset(64) + misalignment;
+        let data = vec![V::SENTINEL; rows * stride + misalignment + CACHE_LINE / size_of::<V>() + 2 * MARGIN];
+        let start = MARGIN + data[MARGIN..].as_ptr().align_offset(CACHE_LINE) + misalignment;
         Self { data, start, rows, cols, stride }
     }
 
     /// The rows of a contiguous slice.
-    pub(crate) fn holding(contiguous: &[f32], cols: usize, gap: usize, misalignment: usize) -> Self {
+    pub(crate) fn holding(contiguous: &[V], cols: usize, gap: usize, misalignment: usize) -> Self {
         let rows = contiguous.len().checked_div(cols).unwrap_or(0);
         let mut buffer = Self::blank(rows, cols, gap, misalignment);
         for r in 0..rows {
@@ -37,30 +38,31 @@ impl Buffer {
         buffer
     }
 
-    /// The first row.
-    pub(crate) fn row(&self) -> &[f32] {
-        &self.data[self.start..self.start + self.cols]
+    /// All rows, which have no gaps.
+    pub(crate) fn contiguous(&self) -> &[V] {
+        assert_eq!(self.stride, self.cols);
+        &self.data[self.start..][..self.rows * self.cols]
     }
 
-    pub(crate) fn rows(&self) -> Rows<'_> {
+    pub(crate) fn rows(&self) -> Rows<'_, V> {
         Rows::strided(&self.data[self.start..], self.rows, self.stride)
     }
 
-    pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
+    pub(crate) fn rows_mut(&mut self) -> RowsMut<'_, V> {
         RowsMut::strided(&mut self.data[self.start..], self.rows, self.stride)
     }
 
     /// The rows, one after the other. Panics if anything around them has changed.
     #[track_caller]
-    pub(crate) fn into_rows(mut self) -> Vec<f32> {
+    pub(crate) fn into_rows(mut self) -> Vec<V> {
         let mut rows = Vec::with_capacity(self.rows * self.cols);
         for r in 0..self.rows {
             let at = self.start + r * self.stride;
             let row = &mut self.data[at..at + self.cols];
             rows.extend_from_slice(row);
-            row.fill(SENTINEL);
+            row.fill(V::SENTINEL);
         }
-        let touched = self.data.iter().position(|v| v.to_bits() != SENTINEL.to_bits());
+        let touched = self.data.iter().position(|v| v.bits() != V::SENTINEL.bits());
         if let Some(i) = touched {
             let at = i as isize - self.start as isize;
             panic!(
@@ -75,10 +77,10 @@ impl Buffer {
 #[test]
 fn a_write_beside_the_rows_is_seen() {
     for outside in [-1, 3, 4, 8] {
-        let mut buffer = Buffer::holding(&[1.0; 6], 3, 2, 5);
+        let mut buffer = Buffer::holding(&[1.0f32; 6], 3, 2, 5);
         let at = buffer.start as isize + outside;
         buffer.data[at as usize] = 0.0;
         assert!(std::panic::catch_unwind(|| buffer.into_rows()).is_err());
     }
-    assert_eq!(Buffer::holding(&[1.0; 6], 3, 2, 5).into_rows(), [1.0; 6]);
+    assert_eq!(Buffer::holding(&[1.0f32; 6], 3, 2, 5).into_rows(), [1.0; 6]);
 }

@@ -1,5 +1,7 @@
 //! Numbers that are the same on every machine and in every year, and rows of every kind made of them.
 
+use super::{Sizes, Value};
+
 /// `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 pub(crate) struct Random(u64);
 
@@ -42,32 +44,35 @@ pub(crate) const KINDS: usize = 14;
 
 /// Fills a row, which must not be empty, with data of one kind. The first two are ordinary; of the others most take the
 /// slow path or lie next to it.
-pub(crate) fn special_row(kind: usize, random: &mut Random, row: &mut [f32]) {
+pub(crate) fn special_row<V: Value>(kind: usize, random: &mut Random, row: &mut [V]) {
     let at = random.below(row.len());
+    let Sizes { offset, step, outlier, noise: [huge, small, denormal, upper_end, lower_end] } = V::SIZES;
     let scale = match kind {
-        3 => 1e30,
-        4 => 1e-30,
-        8 => 1e-40,
-        12 => 1e18,
-        13 => 3e-14,
+        3 => huge,
+        4 => small,
+        8 => denormal,
+        12 => upper_end,
+        13 => lower_end,
         _ => 1.0,
     };
-    let constant = random.signed();
+    // Rounded as well, so that the products below are rounded once.
+    let scale = V::of(scale).wide();
+    let constant = V::of(V::signed(random));
     for (i, x) in row.iter_mut().enumerate() {
-        let noise = random.signed() * scale;
+        let noise = V::signed(random) * scale;
         *x = match kind {
-            1 => noise + 1e6,
+            1 => V::of(noise + offset),
             2 => constant,
-            7 if i > at => noise + 1000.0,
-            9 => f32::MAX.copysign(noise),
-            11 => -0.0,
-            _ => noise,
+            7 if i > at => V::of(noise + step),
+            9 => V::of(V::MAX.wide().copysign(noise)),
+            11 => V::of(-0.0),
+            _ => V::of(noise),
         };
     }
     match kind {
-        5 => row[at] = -f32::NAN,
-        6 => row[at] = f32::NEG_INFINITY,
-        10 => row[at] = 1e8,
+        5 => row[at] = -V::QUIET_NAN,
+        6 => row[at] = -V::INFINITY,
+        10 => row[at] = V::of(outlier),
         _ => {}
     }
 }

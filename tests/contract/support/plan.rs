@@ -1,12 +1,17 @@
 //! The operations, and one plan for all of them, so that what holds for each is tested in one place.
 
 use lanenorm::kernels::table::Op;
-use lanenorm::{Error, Isa, LayerNorm, Parallelism, RmsNorm, Rows, RowsMut, StatsMut, Store};
+use lanenorm::{
+    Beside, Element, Error, Io, Isa, LayerNorm, Moments, Parallelism, RmsNorm, Rows, RowsMut, StatsMut, Store, Sum,
+};
 
 /// An operation with what it has beside the vectors and eps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Operation {
-    LayerNorm,
+    LayerNorm {
+        /// What is added to gamma.
+        offset: f32,
+    },
     RmsNorm {
         /// What is added to gamma.
         offset: f32,
@@ -14,16 +19,30 @@ pub(crate) enum Operation {
 }
 
 /// Every operation at least once.
-pub(crate) const OPERATIONS: [Operation; 3] =
-    [Operation::LayerNorm, Operation::RmsNorm { offset: 0.0 }, Operation::RmsNorm { offset: 1.0 }];
+pub(crate) const OPERATIONS: [Operation; 4] = [
+    Operation::LayerNorm { offset: 0.0 },
+    Operation::LayerNorm { offset: 1.0 },
+    Operation::RmsNorm { offset: 0.0 },
+    Operation::RmsNorm { offset: 1.0 },
+];
 
 impl Operation {
     /// The operation in the table of kernels.
     pub(crate) fn op(self) -> Op {
         match self {
-            Self::LayerNorm => Op::LayerNorm,
+            Self::LayerNorm { .. } => Op::LayerNorm,
             Self::RmsNorm { .. } => Op::RmsNorm,
         }
+    }
+
+    /// Whether it has a mean and a beta.
+    pub(crate) fn is_layer_norm(self) -> bool {
+        matches!(self, Self::LayerNorm { .. })
+    }
+
+    pub(crate) fn offset(self) -> f32 {
+        let (Self::LayerNorm { offset } | Self::RmsNorm { offset }) = self;
+        offset
     }
 }
 
@@ -34,10 +53,32 @@ pub(crate) enum Plan {
     RmsNorm(RmsNorm),
 }
 
+/// The same for the plan of either operation.
+macro_rules! of_either {
+    ($self:ident, $plan:ident => $of_it:expr) => {
+        match $self {
+            Self::LayerNorm($plan) => $of_it,
+            Self::RmsNorm($plan) => $of_it,
+        }
+    };
+}
+
+/// A plan of the same operation.
+macro_rules! map_either {
+    ($self:ident, $plan:ident => $of_it:expr) => {
+        match $self {
+            Self::LayerNorm($plan) => Self::LayerNorm($of_it),
+            Self::RmsNorm($plan) => Self::RmsNorm($of_it),
+        }
+    };
+}
+
 impl Plan {
     pub(crate) fn new(operation: Operation, cols: usize, eps: f64) -> Result<Self, Error> {
         match operation {
-            Operation::LayerNorm => LayerNorm::new(cols, eps).map(Self::LayerNorm),
+            Operation::LayerNorm { offset } => {
+                LayerNorm::new(cols, eps).map(|plan| Self::LayerNorm(plan.with_offset(offset)))
+            }
             Operation::RmsNorm { offset } => {
                 RmsNorm::new(cols, eps).map(|plan| Self::RmsNorm(plan.with_offset(offset)))
             }
@@ -45,56 +86,51 @@ impl Plan {
     }
 
     pub(crate) fn with_isa(self, isa: Isa) -> Self {
-        match self {
-            Self::LayerNorm(plan) => Self::LayerNorm(plan.with_isa(isa)),
-            Self::RmsNorm(plan) => Self::RmsNorm(plan.with_isa(isa)),
-        }
+        map_either!(self, plan => plan.with_isa(isa))
     }
 
     pub(crate) fn with_parallelism(self, parallelism: Parallelism) -> Self {
-        match self {
-            Self::LayerNorm(plan) => Self::LayerNorm(plan.with_parallelism(parallelism)),
-            Self::RmsNorm(plan) => Self::RmsNorm(plan.with_parallelism(parallelism)),
-        }
+        map_either!(self, plan => plan.with_parallelism(parallelism))
     }
 
     pub(crate) fn with_store(self, store: Store) -> Self {
-        match self {
-            Self::LayerNorm(plan) => Self::LayerNorm(plan.with_store(store)),
-            Self::RmsNorm(plan) => Self::RmsNorm(plan.with_store(store)),
-        }
+        map_either!(self, plan => plan.with_store(store))
+    }
+
+    pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
+        Ok(map_either!(self, plan => plan.with_groups(groups, repeat)?))
     }
 
     /// beta must be absent where the operation has none.
-    pub(crate) fn forward<'a>(
+    pub(crate) fn forward<'a, T: Element>(
         &self,
-        x: impl Into<Rows<'a>>,
-        gamma: Option<&[f32]>,
-        beta: Option<&[f32]>,
-        y: impl Into<RowsMut<'a>>,
+        x: impl Into<Rows<'a, T>>,
+        gamma: Option<&[T]>,
+        beta: Option<&[T]>,
+        y: impl Into<RowsMut<'a, T>>,
     ) -> Result<(), Error> {
         match self {
             Self::LayerNorm(plan) => plan.forward(x, gamma, beta, y),
             Self::RmsNorm(plan) => {
-                assert_eq!(beta, None);
+                assert!(beta.is_none());
                 plan.forward(x, gamma, y)
             }
         }
     }
 
     /// With those of the statistics that the operation has; the others stay as they are.
-    pub(crate) fn forward_with_stats<'a>(
+    pub(crate) fn forward_with_stats<'a, T: Element>(
         &self,
-        x: impl Into<Rows<'a>>,
-        gamma: Option<&[f32]>,
-        beta: Option<&[f32]>,
-        y: impl Into<RowsMut<'a>>,
-        stats: StatsMut<'_>,
+        x: impl Into<Rows<'a, T>>,
+        gamma: Option<&[T]>,
+        beta: Option<&[T]>,
+        y: impl Into<RowsMut<'a, T>>,
+        stats: StatsMut<'_, T::Float>,
     ) -> Result<(), Error> {
         match self {
             Self::LayerNorm(plan) => plan.forward_with_stats(x, gamma, beta, y, stats),
             Self::RmsNorm(plan) => {
-                assert_eq!(beta, None);
+                assert!(beta.is_none());
                 match stats.rstd {
                     Some(rstd) => plan.forward_with_rstd(x, gamma, y, rstd),
                     None => plan.forward(x, gamma, y),
@@ -104,37 +140,114 @@ impl Plan {
     }
 
     /// beta must be absent where the operation has none.
-    pub(crate) fn forward_in_place<'a>(
+    pub(crate) fn forward_in_place<'a, T: Element>(
         &self,
-        x: impl Into<RowsMut<'a>>,
-        gamma: Option<&[f32]>,
-        beta: Option<&[f32]>,
+        x: impl Into<RowsMut<'a, T>>,
+        gamma: Option<&[T]>,
+        beta: Option<&[T]>,
     ) -> Result<(), Error> {
         match self {
             Self::LayerNorm(plan) => plan.forward_in_place(x, gamma, beta),
             Self::RmsNorm(plan) => {
-                assert_eq!(beta, None);
+                assert!(beta.is_none());
                 plan.forward_in_place(x, gamma)
             }
         }
     }
 
     /// With those of the statistics that the operation has; the others stay as they are.
-    pub(crate) fn forward_in_place_with_stats<'a>(
+    pub(crate) fn forward_in_place_with_stats<'a, T: Element>(
         &self,
-        x: impl Into<RowsMut<'a>>,
-        gamma: Option<&[f32]>,
-        beta: Option<&[f32]>,
-        stats: StatsMut<'_>,
+        x: impl Into<RowsMut<'a, T>>,
+        gamma: Option<&[T]>,
+        beta: Option<&[T]>,
+        stats: StatsMut<'_, T::Float>,
     ) -> Result<(), Error> {
         match self {
             Self::LayerNorm(plan) => plan.forward_in_place_with_stats(x, gamma, beta, stats),
             Self::RmsNorm(plan) => {
-                assert_eq!(beta, None);
+                assert!(beta.is_none());
                 match stats.rstd {
                     Some(rstd) => plan.forward_in_place_with_rstd(x, gamma, rstd),
                     None => plan.forward_in_place(x, gamma),
                 }
+            }
+        }
+    }
+
+    /// With those of the statistics that the operation has; the others stay as they are.
+    pub(crate) fn forward_sum_with_stats<'a, T: Element>(
+        &self,
+        sum: Sum<'a, T>,
+        gamma: Option<&'a [T]>,
+        beta: Option<&'a [T]>,
+        y: impl Into<RowsMut<'a, T>>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::LayerNorm(plan) => plan.forward_sum_with_stats(sum, gamma, beta, y, stats),
+            Self::RmsNorm(plan) => {
+                assert!(beta.is_none());
+                match stats.rstd {
+                    Some(rstd) => plan.forward_sum_with_rstd(sum, gamma, y, rstd),
+                    None => plan.forward_sum(sum, gamma, y),
+                }
+            }
+        }
+    }
+
+    /// With those of the statistics that the operation has; the others stay as they are.
+    pub(crate) fn forward_mixed<'a, T: Element, G: Beside<T>, Y: Beside<T>>(
+        &self,
+        io: Io<'a, T, Y>,
+        gamma: Option<&'a [G]>,
+        beta: Option<&'a [G]>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::LayerNorm(plan) => plan.forward_mixed(io, gamma, beta, stats),
+            Self::RmsNorm(plan) => {
+                assert!(beta.is_none());
+                plan.forward_mixed(io, gamma, stats.rstd)
+            }
+        }
+    }
+
+    pub(crate) fn moments<'a, T: Element>(
+        &self,
+        x: impl Into<Rows<'a, T>>,
+        moments: &mut [Moments],
+    ) -> Result<(), Error> {
+        of_either!(self, plan => plan.moments(x, moments))
+    }
+
+    pub(crate) fn rescale<T: Element>(&self, moments: &Moments) -> Option<f64> {
+        of_either!(self, plan => plan.rescale::<T>(moments))
+    }
+
+    pub(crate) fn moments_at_scale<'a, T: Element>(
+        &self,
+        x: impl Into<Rows<'a, T>>,
+        scale: f64,
+        moments: &mut [Moments],
+    ) -> Result<(), Error> {
+        of_either!(self, plan => plan.moments_at_scale(x, scale, moments))
+    }
+
+    /// beta must be absent where the operation has none.
+    pub(crate) fn normalize_with<'a, T: Element>(
+        &self,
+        x: impl Into<Rows<'a, T>>,
+        moments: &[Moments],
+        gamma: Option<&'a [T]>,
+        beta: Option<&'a [T]>,
+        y: impl Into<RowsMut<'a, T>>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::LayerNorm(plan) => plan.normalize_with(x, moments, gamma, beta, y),
+            Self::RmsNorm(plan) => {
+                assert!(beta.is_none());
+                plan.normalize_with(x, moments, gamma, y)
             }
         }
     }

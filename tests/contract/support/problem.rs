@@ -2,30 +2,33 @@
 
 use std::fmt;
 
-use lanenorm::{Isa, Parallelism, StatsMut, Store};
+use lanenorm::{Io, Isa, Parallelism, StatsMut, Store};
 
-use super::{Buffer, KINDS, Operation, Plan, Random, assert_same_bits, special_row};
+use super::{Buffer, KINDS, Operation, Plan, Random, Types, Value, assert_same_bits, special_row};
 
 /// The operation, and the values of the rows, gamma, beta and eps.
 #[derive(Clone)]
-pub(crate) struct Problem {
+pub(crate) struct Problem<K: Types> {
     pub(crate) operation: Operation,
+    /// The number of groups, and the rows in a row that each serves.
+    pub(crate) groups: (usize, usize),
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    pub(crate) x: Vec<f32>,
-    pub(crate) gamma: Option<Vec<f32>>,
+    pub(crate) x: Vec<K::X>,
+    /// Those of all groups.
+    pub(crate) gamma: Option<Vec<K::G>>,
     /// Absent where the operation has none.
-    pub(crate) beta: Option<Vec<f32>>,
+    pub(crate) beta: Option<Vec<K::G>>,
     pub(crate) eps: f64,
 }
 
 /// All that a call returns. Statistics that the operation lacks are zeros.
 #[derive(Clone)]
-pub(crate) struct Output {
-    pub(crate) y: Vec<f32>,
-    pub(crate) mean: Vec<f32>,
-    pub(crate) mean_lo: Vec<f32>,
-    pub(crate) rstd: Vec<f32>,
+pub(crate) struct Output<K: Types> {
+    pub(crate) y: Vec<K::Y>,
+    pub(crate) mean: Vec<K::F>,
+    pub(crate) mean_lo: Vec<K::F>,
+    pub(crate) rstd: Vec<K::F>,
 }
 
 /// The tier, and how the buffers lie.
@@ -34,6 +37,7 @@ pub(crate) struct Call {
     pub(crate) isa: Isa,
     pub(crate) parallelism: Parallelism,
     pub(crate) store: Store,
+    /// Of no effect where y has another type than x.
     pub(crate) in_place: bool,
     pub(crate) x_gap: usize,
     pub(crate) y_gap: usize,
@@ -56,7 +60,10 @@ impl Call {
     }
 }
 
-impl Problem {
+/// The number of problems that [`Problem::in_every_form`] gives.
+pub(crate) const FORMS: usize = 8;
+
+impl<K: Types> Problem<K> {
     /// LayerNorm of ordinary rows, each of its own offset, with gamma and beta.
     pub(crate) fn ordinary(rows: usize, cols: usize, seed: u64) -> Self {
         Self::new(rows, cols, seed, |r, _| r % 2)
@@ -73,13 +80,28 @@ impl Problem {
     fn new(rows: usize, cols: usize, seed: u64, kind: impl Fn(usize, &mut Random) -> usize) -> Self {
         let rows = if cols == 0 { 0 } else { rows };
         let mut random = Random::new(seed ^ (cols as u64) << 24 ^ (rows as u64) << 8);
-        let mut x = vec![0.0; rows * cols];
+        let mut x = vec![K::X::default(); rows * cols];
         for (r, row) in x.chunks_exact_mut(cols.max(1)).enumerate() {
             let kind = kind(r, &mut random);
             special_row(kind, &mut random, row);
         }
-        let mut vector = || Some((0..cols).map(|_| random.signed() * 2.0).collect());
-        Self { operation: Operation::LayerNorm, rows, cols, x, gamma: vector(), beta: vector(), eps: 1e-5 }
+        let operation = Operation::LayerNorm { offset: 0.0 };
+        let problem = Self { operation, groups: (1, 1), rows, cols, x, gamma: None, beta: None, eps: 1e-5 };
+        problem.with_vectors(&mut random)
+    }
+
+    /// With a gamma and a beta for each group.
+    fn with_vectors(self, random: &mut Random) -> Self {
+        let len = self.groups.0 * self.cols;
+        let mut vector = || Some((0..len).map(|_| K::G::of(K::G::signed(random) * 2.0)).collect());
+        Self { gamma: vector(), beta: vector(), ..self }
+    }
+
+    /// The same rows with a gamma and a beta for each group, of `repeat` rows.
+    pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Self {
+        let mut random = Random::new(groups as u64 ^ (self.cols as u64) << 24);
+        let grouped = Self { groups: (groups, repeat), ..self }.with_vectors(&mut random);
+        if grouped.operation.is_layer_norm() { grouped } else { Self { beta: None, ..grouped } }
     }
 
     /// The same values normalized by every operation, with all the vectors that it has.
@@ -88,7 +110,7 @@ impl Problem {
     }
 
     /// The same values normalized by every operation, with and without the vectors and numbers that it has.
-    pub(crate) fn in_every_form(self) -> [Self; 7] {
+    pub(crate) fn in_every_form(self) -> [Self; FORMS] {
         let (gamma, beta) = (self.gamma.clone(), self.beta.clone());
         [
             Self { gamma: None, beta: None, ..self.clone() },
@@ -97,6 +119,7 @@ impl Problem {
             Self { gamma, beta: None, ..self.clone() },
             self.clone().rms_norm(1.0),
             Self { gamma: None, beta, ..self.clone() },
+            self.clone().with_offset(1.0),
             self,
         ]
     }
@@ -106,46 +129,66 @@ impl Problem {
         Self { operation: Operation::RmsNorm { offset }, beta: None, ..self }
     }
 
+    pub(crate) fn with_offset(self, offset: f32) -> Self {
+        let operation = match self.operation {
+            Operation::LayerNorm { .. } => Operation::LayerNorm { offset },
+            Operation::RmsNorm { .. } => Operation::RmsNorm { offset },
+        };
+        Self { operation, ..self }
+    }
+
     pub(crate) fn with_eps(self, eps: f64) -> Self {
         Self { eps, ..self }
     }
 
-    /// The problem of the rows from..to alone.
+    /// The problem of the rows from..to alone. There is one group.
     pub(crate) fn only_rows(&self, from: usize, to: usize) -> Self {
+        assert_eq!(self.groups, (1, 1));
         Self { rows: to - from, x: self.x[from * self.cols..to * self.cols].to_vec(), ..self.clone() }
+    }
+
+    /// The problem of row `r` alone, with the gamma and the beta of its group.
+    pub(crate) fn only_row(&self, r: usize) -> Self {
+        let (groups, repeat) = self.groups;
+        let at = r / repeat % groups * self.cols;
+        let part = |v: &Option<Vec<K::G>>| v.as_ref().map(|v| v[at..][..self.cols].to_vec());
+        let x = self.x[r * self.cols..][..self.cols].to_vec();
+        Self { groups: (1, 1), rows: 1, x, gamma: part(&self.gamma), beta: part(&self.beta), ..self.clone() }
     }
 
     /// The plan on one thread.
     pub(crate) fn plan(&self, isa: Isa) -> Plan {
         let plan = Plan::new(self.operation, self.cols, self.eps).expect("a valid eps");
+        let plan = plan.with_groups(self.groups.0, self.groups.1).expect("groups");
         plan.with_isa(isa).with_parallelism(Parallelism::Serial)
     }
 
     /// The yardstick: the scalar tier in its plainest use.
-    pub(crate) fn expected(&self) -> Output {
+    pub(crate) fn expected(&self) -> Output<K> {
         self.run(&Call::plain(Isa::SCALAR))
     }
 
     /// Solves the problem. Panics if anything but y and the statistics has been written.
     #[track_caller]
-    pub(crate) fn run(&self, call: &Call) -> Output {
+    pub(crate) fn run(&self, call: &Call) -> Output<K> {
         let [x_at, y_at, gamma_at, beta_at] = call.misalignment;
         let plan = self.plan(call.isa).with_parallelism(call.parallelism).with_store(call.store);
-        let place = |v: &Option<Vec<f32>>, at| v.as_deref().map(|v| Buffer::holding(v, self.cols, 0, at));
+        let place = |v: &Option<Vec<K::G>>, at| v.as_deref().map(|v| Buffer::holding(v, self.cols, 0, at));
         let (gamma, beta) = (place(&self.gamma, gamma_at), place(&self.beta, beta_at));
-        let (gamma, beta) = (gamma.as_ref().map(Buffer::row), beta.as_ref().map(Buffer::row));
+        let (gamma, beta) = (gamma.as_ref().map(Buffer::contiguous), beta.as_ref().map(Buffer::contiguous));
         let mut x = Buffer::holding(&self.x, self.cols, call.x_gap, x_at);
         let [mut mean, mut mean_lo, mut rstd] = [const { Vec::new() }; 3];
         for v in [&mut mean, &mut mean_lo, &mut rstd] {
-            v.resize(self.rows, 0.0);
+            v.resize(self.rows, K::F::default());
         }
         let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
-        let y = if call.in_place {
-            plan.forward_in_place_with_stats(x.rows_mut(), gamma, beta, stats).expect("a valid call");
-            x.into_rows()
+        let y = if call.in_place && K::IN_PLACE {
+            let io = K::in_place(x.rows_mut()).expect("one type");
+            plan.forward_mixed(io, gamma, beta, stats).expect("a valid call");
+            x.into_rows().into_iter().map(|y| K::Y::of_bits(y.bits())).collect()
         } else {
             let mut y = Buffer::blank(self.rows, self.cols, call.y_gap, y_at);
-            plan.forward_with_stats(x.rows(), gamma, beta, y.rows_mut(), stats).expect("a valid call");
+            plan.forward_mixed(Io::new(x.rows(), y.rows_mut()), gamma, beta, stats).expect("a valid call");
             assert_same_bits(format_args!("{call:?}: x has changed"), self.cols, &self.x, &x.into_rows());
             y.into_rows()
         };
@@ -154,12 +197,12 @@ impl Problem {
 
     /// Panics unless the call gives the bits of `expected`.
     #[track_caller]
-    pub(crate) fn assert_gives(&self, expected: &Output, call: &Call) {
+    pub(crate) fn assert_gives(&self, expected: &Output<K>, call: &Call) {
         self.run(call).assert_same(expected, self.cols, format_args!("{self}, {call:?}"));
     }
 }
 
-impl Output {
+impl<K: Types> Output<K> {
     #[track_caller]
     pub(crate) fn assert_same(&self, expected: &Self, cols: usize, what: fmt::Arguments<'_>) {
         assert_same_bits(format_args!("{what}: mean"), 1, &expected.mean, &self.mean);
@@ -169,11 +212,12 @@ impl Output {
     }
 }
 
-impl fmt::Display for Problem {
+impl<K: Types> fmt::Display for Problem<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (gamma, beta) = (self.gamma.is_some(), self.beta.is_some());
-        let Self { operation, rows, cols, eps, .. } = self;
-        write!(f, "{operation:?}, {rows} x {cols}, gamma: {gamma}, beta: {beta}, eps: {eps:e}")
+        let Self { operation, groups, rows, cols, eps, .. } = self;
+        write!(f, "{}: {operation:?}, {rows} x {cols}, groups: {groups:?}, ", K::NAME)?;
+        write!(f, "gamma: {gamma}, beta: {beta}, eps: {eps:e}")
     }
 }
 
