@@ -157,7 +157,7 @@ fn calls_on_every_path<K: Types>() {
 /// Without optimization a function's frame has room for everything that is inlined into it, which for these kernels is
 /// much.
 fn calls_fit_on_the_stack_of_a_small_thread<K: Types>() {
-    let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(calls_on_every_path::<K>).expect("a thread");
+    let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(calls_on_every_path::<K>).expect("a thread");
     thread.join().expect("no panic");
 }
 

@@ -37,6 +37,9 @@ impl<T: Element, const CENTERED: bool, const ADD: bool> Kernel for Blocks<'_, '_
     }
 }
 
+/// How many rows ahead strided rows are asked for: hardware that looks ahead follows lines, not rows.
+const AHEAD: usize = 2 * FOLD_ROWS;
+
 /// The registers of f64 that a block takes on the narrowest tier.
 const MAX_F64_REGS: usize = FOLD_ROWS / 2;
 
@@ -83,6 +86,7 @@ fn block_moments<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
     }
     let (mut s, mut q) = ([zero; FOLD_ROWS], [zero; FOLD_ROWS]);
     for (k, (s, q)) in s.iter_mut().zip(&mut q).enumerate() {
+        job.rows.prefetch_strided(simd, r + k + AHEAD);
         // SAFETY: the caller's rows are there.
         let x = unsafe { job.input::<ADD>(r + k) };
         let mut sums = Sums::<S, T, CENTERED>::new(simd, c[k]);

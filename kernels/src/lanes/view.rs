@@ -262,6 +262,20 @@ impl<'a, T: Element> RowIo<'a, T> {
         }
     }
 
+    /// Asks for row `r` of x, which need not be there, if other elements lie between the rows.
+    #[inline(always)]
+    pub(crate) fn prefetch_strided<S: Lanes>(&self, simd: S, r: usize) {
+        if self.x_stride <= self.cols || self.is_sum() {
+            return;
+        }
+        let row = self.x.wrapping_add(r.wrapping_mul(self.x_stride)).cast::<u8>();
+        let mut line = 0;
+        while line < self.cols * size_of::<T>() {
+            simd.prefetch(row.wrapping_add(line));
+            line += 64;
+        }
+    }
+
     /// Where row `r` is read.
     ///
     /// # Safety
