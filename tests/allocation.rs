@@ -26,9 +26,9 @@ use lanenorm::{Io, Moments, Parallelism, Rows, RowsMut, StatsMut, Store, Sum, bf
 use plan::{OPERATIONS, Operation, Plan};
 use types::{Bf16, F16, F32, F64, Sizes, Types, Value};
 
-/// The loops here are short.
+/// Whether long rows are to be shorter, for emulators and builds without optimization.
 fn quick() -> bool {
-    false
+    cfg!(debug_assertions) || std::env::var_os("LANENORM_TEST_QUICK").is_some_and(|v| v == "1")
 }
 
 struct Counting;
@@ -167,8 +167,10 @@ fn the_counter_counts() {
     assert_eq!(allocations(0, || ()), 0);
 }
 
-/// Where streaming, threads and the cutting of rows differ; a test without optimization takes its time there.
-const LONG_ROWS: (usize, usize) = if cfg!(debug_assertions) { (2, 20_000) } else { (4, 70_000) };
+/// Where streaming, threads and the cutting of rows differ.
+fn long_rows() -> [(usize, usize); 2] {
+    if quick() { [(1, 66_000), (2, 3000)] } else { [(1, 66_000), (4, 70_000)] }
+}
 
 type Calls<'a> = &'a mut (dyn FnMut(Plan) + Send);
 
@@ -197,7 +199,7 @@ fn for_all_calls(rows: usize, cols: usize, make_calls: &mut dyn FnMut(&str, Oper
 #[test]
 fn serial_calls_allocate_nothing() {
     for isa in lanenorm::Isa::available() {
-        for (rows, cols) in [(1, 8), (20, 64), (5, 768), (4, 5000), LONG_ROWS] {
+        for (rows, cols) in [(1, 8), (20, 64), (5, 768), (4, 5000), long_rows()[1]] {
             for_all_calls(rows, cols, &mut |types, operation, calls| {
                 let made = allocations(1, || {
                     let plan = Plan::new(operation, cols, 0.0).expect("a valid eps").with_isa(isa);
@@ -235,7 +237,11 @@ fn refused_calls_allocate_nothing() {
 #[test]
 fn calls_on_a_warm_pool_allocate_nothing() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
-    for (rows, cols) in [(50, 64), (20, 768), (1, 66_000), LONG_ROWS] {
+    let [long, longer] = long_rows();
+    let shapes = [(50, 64), (20, 768), longer, long];
+    // An emulator takes a minute for each of the long ones.
+    let shapes = if quick() { &shapes[..3] } else { &shapes[..] };
+    for &(rows, cols) in shapes {
         for_all_calls(rows, cols, &mut |types, operation, calls| {
             let plan = Plan::new(operation, cols, 1e-5).expect("a valid eps");
             let plan = plan.with_parallelism(Parallelism::Tasks(NonZeroUsize::new(7).expect("not zero")));
