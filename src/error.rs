@@ -78,6 +78,47 @@ pub enum Error {
         /// The rows of the other buffer.
         rows: usize,
     },
+    /// dy and another buffer of a backward call differ in their number of rows.
+    #[error("dy has {dy} rows, but {what} has {rows}")]
+    GradRows {
+        /// The other buffer.
+        what: &'static str,
+        /// The rows of dy.
+        dy: usize,
+        /// The rows of the other buffer.
+        rows: usize,
+    },
+    /// A backward call has nothing to do.
+    #[error("no gradient is wanted: none of dx, dgamma and dbeta is given")]
+    NoGradient,
+    /// ds is given, but not the dx that it would be added to.
+    #[error("ds has {rows} rows, but there is no dx to add them to")]
+    DsWithoutDx {
+        /// The rows of ds.
+        rows: usize,
+    },
+    /// The scratch memory of a backward call is too short.
+    #[error("scratch has {len} elements, but {rows} rows of {cols} take at least {needed}")]
+    Scratch {
+        /// Its length.
+        len: usize,
+        /// The length it must have at least.
+        needed: usize,
+        /// The number of rows.
+        rows: usize,
+        /// The number of columns.
+        cols: usize,
+    },
+    /// The statistics given to a backward call are not all of those that belong together.
+    #[error("of the statistics of {rows} rows {given} is given without {missing}: expected both or neither")]
+    Statistics {
+        /// The number of rows.
+        rows: usize,
+        /// The statistic that is given.
+        given: &'static str,
+        /// The statistic that is missing.
+        missing: &'static str,
+    },
     /// The groups of gamma and beta are none, or too many.
     #[error(
         "{groups} groups of {repeat} rows: expected at least one of each, and a product that does not overflow usize"

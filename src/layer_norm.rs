@@ -1,8 +1,10 @@
 use lanenorm_kernels::Isa;
+use lanenorm_kernels::backward::Stats;
 use lanenorm_kernels::lanes::{Beside, Element, RowIo};
 use lanenorm_kernels::layer_norm::{LayerNorm as Job, StatsMut};
 use lanenorm_kernels::moments::Moments;
 
+use crate::gradients::{GradIo, ParamGrads};
 use crate::io::{Form, Io};
 use crate::plan::{Plan, Store};
 use crate::rows::{Rows, RowsMut};
@@ -242,6 +244,88 @@ impl LayerNorm {
         Plan::check_stats(io.rows(), &stats)?;
         self.0.run(io, bias, |io, streaming| Job::new(io, params, self.0.eps, streaming, stats));
         Ok(())
+    }
+
+    /// The gradients dx, dgamma and dbeta, each if wanted: of a sum of y * dy, by x, gamma and beta. gamma is that of the
+    /// forward call, and so are eps, [offset](Self::with_offset) and [groups](Self::with_groups); absent, it counts as 1.
+    ///
+    /// Statistics that forward has kept ([`StatsMut`]) spare taking them again; dx, dgamma and dbeta have the same bits
+    /// without them. dgamma and dbeta depend on the order of the rows and on nothing else: they have the same bits for any number of
+    /// threads. They are summed up in f32 (f64 for f64) whatever the type of x.
+    ///
+    /// A row with a NaN or an infinity in x, dy or gamma has a dx of NaN; its neighbours are untouched. Of a row whose
+    /// elements are all equal, with eps 0, dx is defined to be 0. Memory is allocated for the call: see
+    /// [`backward_with_scratch`](Self::backward_with_scratch).
+    ///
+    /// ```
+    /// use lanenorm::{GradIo, LayerNorm, ParamGrads, StatsMut};
+    ///
+    /// let plan = LayerNorm::new(3, 1e-5)?;
+    /// let (x, gamma, dy) = ([1.0, 2.0, 4.0], [1.0, 0.5, 2.0], [0.1, -0.2, 0.3]);
+    /// let (mut y, mut mean, mut mean_lo, mut rstd) = ([0.0; 3], [0.0], [0.0], [0.0]);
+    /// let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
+    /// plan.forward_with_stats(&x, Some(&gamma), None, &mut y, stats)?;
+    ///
+    /// let (mut dx, mut dgamma, mut dbeta) = ([0.0; 3], [0.0; 3], [0.0; 3]);
+    /// let stats = lanenorm::Stats { mean: Some(&mean), mean_lo: Some(&mean_lo), rstd: Some(&rstd) };
+    /// let grads = ParamGrads { dgamma: Some(&mut dgamma), dbeta: Some(&mut dbeta) };
+    /// plan.backward(GradIo::new(&dy, &x, &mut dx), Some(&gamma), stats, grads)?;
+    /// assert_eq!(dbeta, dy);
+    /// assert!(dx.iter().sum::<f32>().abs() < 1e-6); // y does not change with an offset of x
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the lengths do not fit together, if mean comes without rstd or rstd without mean, or if no gradient is wanted;
+    /// nothing has been written then.
+    pub fn backward<T: Element>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[T]>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+    ) -> Result<(), Error> {
+        self.backward_mixed(io, gamma, stats, grads)
+    }
+
+    /// The same, with a gamma that may have f32 beside an x of 16 bits.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward).
+    pub fn backward_mixed<T: Element, G: Beside<T>>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[G]>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+    ) -> Result<(), Error> {
+        self.0.backward::<T, G, true>(io, gamma, stats, grads, None)
+    }
+
+    /// The same, without allocating: with scratch memory of [`backward_scratch_len`](Self::backward_scratch_len) elements, or
+    /// fewer for fewer tasks. What is in it before does not matter.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward), and if the scratch memory is too short even for one task.
+    pub fn backward_with_scratch<T: Element, G: Beside<T>>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[G]>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+        scratch: &mut [T::Float],
+    ) -> Result<(), Error> {
+        self.0.backward::<T, G, true>(io, gamma, stats, grads, Some(scratch))
+    }
+
+    /// The elements of scratch memory that a backward call for so many rows takes, if it is cut into as many tasks as it would be
+    /// now: 128 * `cols`, columns rounded up to whole steps of 64 (32 for f64), for the sums of 64 parts or fewer, and 3 * `cols`
+    /// for each task.
+    ///
+    /// # Errors
+    /// If their number overflows.
+    pub fn backward_scratch_len<T: Element>(&self, rows: usize) -> Result<usize, Error> {
+        self.0.backward_scratch_len::<T>(rows, true)
     }
 
     /// The moments of each row of x, which may be some columns of longer rows: one part of a row that several processes

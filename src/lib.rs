@@ -44,7 +44,9 @@
 //! (`scalar`, `neon`, `avx2`, `avx512`) forces one, and fails loudly when it is absent.
 #![forbid(unsafe_code)]
 
+mod backward;
 mod error;
+mod gradients;
 mod io;
 mod isa;
 mod layer_norm;
@@ -56,9 +58,11 @@ mod shape;
 mod sum;
 
 pub use error::Error;
+pub use gradients::{GradIo, ParamGrads};
 pub use io::Io;
 pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
+pub use lanenorm_kernels::backward::Stats;
 pub use lanenorm_kernels::half::{bf16, f16};
 pub use lanenorm_kernels::lanes::{Beside, Element};
 pub use lanenorm_kernels::layer_norm::StatsMut;

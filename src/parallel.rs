@@ -7,9 +7,12 @@
 use std::num::NonZeroUsize;
 
 use lanenorm_kernels::Isa;
+use lanenorm_kernels::backward::Backward;
 use lanenorm_kernels::forward::{Forward, Normalize};
 use lanenorm_kernels::lanes::{Compiled, Element};
 use lanenorm_kernels::moments::{Moments, RowMoments, split_point};
+
+use crate::backward::Scratch;
 
 /// How many tasks a call is cut into. Whatever is chosen, the bits of the result are the same.
 ///
@@ -154,4 +157,30 @@ pub(crate) fn run_with<T, const CENTERED: bool>(
     let at = (rows * left).div_ceil(tasks);
     let ((a, b), (moments_a, moments_b)) = (job.split_at(at), moments.split_at(at));
     rayon::join(|| run_with(isa, a, moments_a, left), || run_with(isa, b, moments_b, tasks - left));
+}
+
+/// Takes the gradients of the job's parts in about `tasks` tasks; there is work memory for so many.
+pub(crate) fn backward<T, const CENTERED: bool>(
+    isa: Isa,
+    mut job: Backward<'_, T, CENTERED>,
+    partials: &mut [T::Float],
+    work: &mut [T::Float],
+    scratch: &Scratch,
+    tasks: usize,
+) where
+    T: Element + Compiled<CENTERED>,
+{
+    let parts = job.parts();
+    if tasks <= 1 || parts <= 1 {
+        return job.run_on(isa, partials, work);
+    }
+    let left = tasks / 2;
+    let at = (parts * left).div_ceil(tasks);
+    let (a, b) = job.split_at_part(at);
+    let (partials_a, partials_b) = partials.split_at_mut(at * scratch.partial);
+    let (work_a, work_b) = work.split_at_mut(left * scratch.work);
+    rayon::join(
+        || backward(isa, a, partials_a, work_a, scratch, left),
+        || backward(isa, b, partials_b, work_b, scratch, tasks - left),
+    );
 }

@@ -209,9 +209,15 @@ impl Plan {
 
     #[inline]
     fn streams<T: Element>(&self, io: &RowIo<'_, T>) -> bool {
-        !io.is_in_place()
+        self.streams_bytes(io.y_bytes(), io.is_in_place())
+    }
+
+    /// Whether so many bytes are written past the caches.
+    #[inline]
+    pub(crate) fn streams_bytes(&self, bytes: usize, in_place: bool) -> bool {
+        !in_place
             && match self.store {
-                Store::Auto => self.cols >= STREAM_COLS && io.y_bytes() > STREAM_BYTES,
+                Store::Auto => self.cols >= STREAM_COLS && bytes > STREAM_BYTES,
                 Store::Ordinary => false,
                 Store::Streaming => true,
             }

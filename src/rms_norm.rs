@@ -1,8 +1,10 @@
 use lanenorm_kernels::Isa;
+use lanenorm_kernels::backward::Stats;
 use lanenorm_kernels::lanes::{Beside, Element, RowIo};
 use lanenorm_kernels::moments::Moments;
 use lanenorm_kernels::rms_norm::RmsNorm as Job;
 
+use crate::gradients::{GradIo, ParamGrads};
 use crate::io::{Form, Io};
 use crate::plan::{Plan, Store};
 use crate::rows::{Rows, RowsMut};
@@ -223,6 +225,82 @@ impl RmsNorm {
         shape::length("rstd", rstd.as_deref(), io.rows())?;
         self.0.run(io, bias, |io, streaming| Job::new(io, params, self.0.eps, streaming, rstd));
         Ok(())
+    }
+
+    /// The gradients dx and dgamma, each if wanted: of a sum of y * dy, by x and gamma. gamma is that of the forward call, and
+    /// so are eps, [offset](Self::with_offset) and [groups](Self::with_groups); absent, it counts as 1.
+    ///
+    /// The rstd that forward has kept spares taking it again; dx and dgamma have the same bits without it. dgamma depends on
+    /// the order of the rows and on nothing else: it has the same bits for any number of threads. It is summed up in f32 (f64
+    /// for f64) whatever the type of x.
+    ///
+    /// A row with a NaN or an infinity in x, dy or gamma has a dx of NaN; its neighbours are untouched. Of a row of
+    /// zeros, with eps 0, dx is defined to be 0. Memory is allocated for the call: see
+    /// [`backward_with_scratch`](Self::backward_with_scratch).
+    ///
+    /// ```
+    /// use lanenorm::{GradIo, RmsNorm};
+    ///
+    /// let plan = RmsNorm::new(2, 0.0)?;
+    /// let (x, gamma, dy) = ([3.0, 4.0], [1.0, 1.0], [3.0, 4.0]);
+    /// let (mut dx, mut dgamma) = ([0.0; 2], [0.0; 2]);
+    /// plan.backward(GradIo::new(&dy, &x, &mut dx), Some(&gamma), None, Some(&mut dgamma))?;
+    /// assert!(dx.iter().all(|v: &f32| v.abs() < 1e-6)); // y does not change with the scale of x
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the lengths do not fit together, or if no gradient is wanted; nothing has been written then.
+    pub fn backward<T: Element>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[T]>,
+        rstd: Option<&[T::Float]>,
+        dgamma: Option<&mut [T::Float]>,
+    ) -> Result<(), Error> {
+        self.backward_mixed(io, gamma, rstd, dgamma)
+    }
+
+    /// The same, with a gamma that may have f32 beside an x of 16 bits.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward).
+    pub fn backward_mixed<T: Element, G: Beside<T>>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[G]>,
+        rstd: Option<&[T::Float]>,
+        dgamma: Option<&mut [T::Float]>,
+    ) -> Result<(), Error> {
+        let (stats, grads) = (Stats { rstd, ..Stats::default() }, ParamGrads { dgamma, dbeta: None });
+        self.0.backward::<T, G, false>(io, gamma, stats, grads, None)
+    }
+
+    /// The same, without allocating: with scratch memory of [`backward_scratch_len`](Self::backward_scratch_len) elements, or
+    /// fewer for fewer tasks. What is in it before does not matter.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward), and if the scratch memory is too short even for one task.
+    pub fn backward_with_scratch<T: Element, G: Beside<T>>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[G]>,
+        rstd: Option<&[T::Float]>,
+        dgamma: Option<&mut [T::Float]>,
+        scratch: &mut [T::Float],
+    ) -> Result<(), Error> {
+        let (stats, grads) = (Stats { rstd, ..Stats::default() }, ParamGrads { dgamma, dbeta: None });
+        self.0.backward::<T, G, false>(io, gamma, stats, grads, Some(scratch))
+    }
+
+    /// The elements of scratch memory that a backward call for so many rows takes, if it is cut into as many tasks as it would be
+    /// now: 64 * `cols`, columns rounded up to whole steps of 64 (32 for f64), for the sums of 64 parts or fewer, and 2 * `cols`
+    /// for each task.
+    ///
+    /// # Errors
+    /// If their number overflows.
+    pub fn backward_scratch_len<T: Element>(&self, rows: usize) -> Result<usize, Error> {
+        self.0.backward_scratch_len::<T>(rows, false)
     }
 
     /// The moments (about zero) of each row of x, which may be some columns of longer rows: one part of a row that several

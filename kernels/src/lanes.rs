@@ -8,6 +8,7 @@
 
 mod element;
 mod float;
+mod grad_rows;
 mod input;
 mod scalar;
 mod vector;
@@ -28,6 +29,7 @@ pub use element::Compiled;
 pub(crate) use element::Pair;
 pub use element::{Beside, Element};
 pub use float::Float;
+pub use grad_rows::GradRows;
 pub(crate) use input::Input;
 pub use vector::Vector;
 pub(crate) use vector::{Affine, PACKED_COLS, Packed, way};

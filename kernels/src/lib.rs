@@ -15,6 +15,7 @@
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
+pub mod backward;
 pub mod forward;
 pub mod isa;
 pub mod lanes;

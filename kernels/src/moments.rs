@@ -100,7 +100,7 @@ impl Moments {
     /// They are those of the whole row, bit by bit, where all parts but the last have the same length, [`CHUNK`] times a power
     /// of two, and the last is not longer.
     pub fn merge_all(parts: impl IntoIterator<Item = Self>) -> Self {
-        let mut stack = NO_SUBTREES;
+        let mut stack = no_subtrees();
         let mut tree = Tree::new(&mut stack);
         // Those of no elements have no scale.
         for part in parts.into_iter().filter(|part| part.count > 0.0) {
@@ -155,29 +155,52 @@ pub(crate) fn scale_for<F: Float>(v: f64, mean: f64) -> f64 {
 /// The deepest tree: 2^47 bytes of f32, as many as today's processors can address.
 const DEPTH: usize = 36;
 
+/// What is merged along a [`Tree`]. The order matters in the last bits.
+pub(crate) trait Merge: Copy {
+    fn merge(self, other: Self) -> Self;
+}
+
+impl Merge for Moments {
+    #[inline(always)]
+    fn merge(self, other: Self) -> Self {
+        self.merge(other)
+    }
+}
+
+/// Two sums.
+impl Merge for (f64, f64) {
+    #[inline(always)]
+    fn merge(self, other: Self) -> Self {
+        (self.0 + other.0, self.1 + other.1)
+    }
+}
+
 /// Room for one subtree of each depth. Apart from the [`Tree`], so that it is never filled with anything.
-pub(crate) type Subtrees = [MaybeUninit<Moments>; DEPTH];
+pub(crate) type Subtrees<M = Moments> = [MaybeUninit<M>; DEPTH];
 
-pub(crate) const NO_SUBTREES: Subtrees = [MaybeUninit::uninit(); _];
+#[inline(always)]
+pub(crate) fn no_subtrees<M: Copy>() -> Subtrees<M> {
+    [MaybeUninit::uninit(); _]
+}
 
-/// Merges the moments of successive chunks along the tree, in one pass and without recursion: the stack holds one
+/// Merges the moments (or other sums) of successive chunks along the tree, in one pass and without recursion: the stack holds one
 /// finished subtree for each bit set in the number of chunks so far, as in a binary counter.
 #[derive(Debug)]
-pub(crate) struct Tree<'s> {
+pub(crate) struct Tree<'s, M = Moments> {
     /// Those below `depth` have been written.
-    stack: &'s mut Subtrees,
+    stack: &'s mut Subtrees<M>,
     depth: usize,
     chunks: usize,
 }
 
-impl<'s> Tree<'s> {
+impl<'s, M: Merge> Tree<'s, M> {
     #[inline(always)]
-    pub(crate) fn new(stack: &'s mut Subtrees) -> Self {
+    pub(crate) fn new(stack: &'s mut Subtrees<M>) -> Self {
         Self { stack, depth: 0, chunks: 0 }
     }
 
     #[inline(always)]
-    pub(crate) fn push(&mut self, mut chunk: Moments) {
+    pub(crate) fn push(&mut self, mut chunk: M) {
         let mut full = self.chunks;
         while full & 1 == 1 {
             chunk = self.pop().merge(chunk);
@@ -190,7 +213,7 @@ impl<'s> Tree<'s> {
 
     /// The moments of all chunks, of which there is at least one.
     #[inline(always)]
-    pub(crate) fn total(mut self) -> Moments {
+    pub(crate) fn total(mut self) -> M {
         let mut total = self.pop();
         while self.depth > 0 {
             total = self.pop().merge(total);
@@ -199,7 +222,7 @@ impl<'s> Tree<'s> {
     }
 
     #[inline(always)]
-    fn pop(&mut self) -> Moments {
+    fn pop(&mut self) -> M {
         self.depth -= 1;
         // SAFETY: it was below the depth.
         unsafe { self.stack[self.depth].assume_init() }
@@ -445,7 +468,7 @@ pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool, const ADD: 
 ) -> Moments {
     let (inner, last) = ChunkLen::of_row(cols);
     let len_at = |at: usize| if cols - at > CHUNK { inner } else { last };
-    let mut stack = NO_SUBTREES;
+    let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let (mut at, mut len) = (0, len_at(0));
     // SAFETY: x has cols elements.

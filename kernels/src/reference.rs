@@ -90,3 +90,67 @@ pub fn rms_norm(x: &[f32], gamma: Option<&[f32]>, offset: f32, eps: f64, y: &mut
         *y = xhat * factor;
     }
 }
+
+/// The gradients of one row: of sum(y * dy) by x, and what the row adds to those by gamma and beta.
+///
+/// ```text
+/// g      = dy * gamma
+/// dx     = rstd * (g - mean(g) - xhat * mean(g * xhat))
+/// dgamma = dy * xhat,    dbeta = dy
+/// ```
+///
+/// A row whose elements are all equal has dx = 0 if eps is 0.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn layer_norm_backward(
+    dy: &[f32],
+    x: &[f32],
+    gamma: Option<&[f32]>,
+    eps: f64,
+    dx: &mut [f64],
+    dgamma: &mut [f64],
+    dbeta: &mut [f64],
+) {
+    if x.is_empty() {
+        return;
+    }
+    let stats = stats(x, eps);
+    backward(dy, gamma, true, stats.rstd, |i| xhat(x[i], &stats), dx, dgamma);
+    dbeta.iter_mut().zip(dy).for_each(|(dbeta, &dy)| *dbeta += f64::from(dy));
+}
+
+/// The gradients of one row of RMS normalization: as those of layer normalization, but without mean(g). gamma is the sum of
+/// gamma and offset, rounded to f32.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn rms_norm_backward(dy: &[f32], x: &[f32], gamma: Option<&[f32]>, eps: f64, dx: &mut [f64], dgamma: &mut [f64]) {
+    if x.is_empty() {
+        return;
+    }
+    let rstd = rms_rstd(x, eps);
+    let xhat = |i: usize| if x[i] == 0.0 && !rstd.is_nan() { 0.0 } else { f64::from(x[i]) * rstd };
+    backward(dy, gamma, false, rstd, xhat, dx, dgamma);
+}
+
+fn backward(
+    dy: &[f32],
+    gamma: Option<&[f32]>,
+    centered: bool,
+    rstd: f64,
+    xhat: impl Fn(usize) -> f64,
+    dx: &mut [f64],
+    dgamma: &mut [f64],
+) {
+    let n = dy.len() as f64;
+    let g = |i: usize| f64::from(dy[i]) * gamma.map_or(1.0, |gamma| f64::from(gamma[i]));
+    let c1 = if centered { (0..dy.len()).map(g).sum::<f64>() / n } else { 0.0 };
+    let c2 = (0..dy.len()).map(|i| g(i) * xhat(i)).sum::<f64>() / n;
+    // NaN or infinite if any of its inputs is.
+    let rstd = if rstd == f64::INFINITY { 0.0 * c2 } else { rstd };
+    for i in 0..dy.len() {
+        dx[i] = rstd * (g(i) - c1 - xhat(i) * c2);
+        dgamma[i] += dy[i] as f64 * xhat(i);
+    }
+}

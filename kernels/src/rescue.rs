@@ -11,7 +11,7 @@
 
 use crate::forward::Params;
 use crate::lanes::{Element, Float, Source, Target};
-use crate::moments::{CHUNK, Moments, NO_SUBTREES, Tree};
+use crate::moments::{CHUNK, Moments, Tree, no_subtrees};
 
 /// The moments of a row of elements times `scale`, about zero unless `centered`. All NaN if an element is not finite.
 ///
@@ -20,7 +20,7 @@ use crate::moments::{CHUNK, Moments, NO_SUBTREES, Tree};
 #[cold]
 #[inline(never)]
 pub(crate) unsafe fn moments<T: Element>(x: Source<T>, cols: usize, scale: f64, centered: bool) -> Moments {
-    let mut stack = NO_SUBTREES;
+    let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     for start in (0..cols).step_by(CHUNK) {
         // SAFETY: the caller's duty.
@@ -54,7 +54,7 @@ unsafe fn chunk<T: Element>(x: Source<T>, range: core::ops::Range<usize>, scale:
 }
 
 /// The sum, with the errors of its additions (Knuth's `TwoSum`) added at the end.
-fn sum(terms: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn sum(terms: impl Iterator<Item = f64>) -> f64 {
     let (mut sum, mut errors) = (0.0, 0.0);
     for term in terms {
         let next: f64 = sum + term;

@@ -1,5 +1,7 @@
 //! The second touch: normalizing elements whose row's statistics are known.
 
+use pulp::Simd;
+
 use crate::lanes::{Affine, Element, Float, Lanes, Pair, Source, Target, regs, sqrt_f64, way};
 use crate::moments::{CHUNK, Moments};
 
@@ -29,10 +31,10 @@ impl<F: Float> RowNorm<F> {
     /// From the moments of a row. `None` if they leave the range in which they can be trusted, or were taken at
     /// another scale.
     #[inline(always)]
-    pub(super) fn from_moments(moments: &Moments, eps: f64) -> Option<Self> {
+    pub(crate) fn trusted<S: Simd>(simd: S, moments: &Moments, eps: f64) -> Option<Self> {
         let v = moments.v(eps);
         let trusted = F::TRUSTED.contains(&v) && moments.scale == 1.0;
-        trusted.then(|| Self::new(moments.origin, moments.offset, 1.0 / sqrt_f64(pulp::Scalar, v)))
+        trusted.then(|| Self::new(moments.origin, moments.offset, 1.0 / sqrt_f64(simd, v)))
     }
 }
 

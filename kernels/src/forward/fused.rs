@@ -4,7 +4,7 @@ use super::affines::Affines;
 use super::elements::{Norm, normalize, normalize_head};
 use super::{Forward, settle};
 use crate::lanes::{Affine, Element, Float, Input, Kernel, Lanes, Packed, Source, Target, regs, way};
-use crate::moments::{self, CHUNK, ChunkLen, Moments, NO_SUBTREES, Sums, Tree};
+use crate::moments::{self, CHUNK, ChunkLen, Moments, Sums, Tree, no_subtrees};
 
 /// A row on its way: its moments are settled, `at` elements of it are normalized.
 struct Pending<S: Lanes, T: Element> {
@@ -61,7 +61,7 @@ impl<T: Element, const CENTERED: bool, const ADD: bool, const ONE_CHUNK: bool> K
                     // SAFETY: the row is one chunk; the pending row has cols elements.
                     unsafe { fused_chunk::<S, T, CENTERED, ADD>(simd, x, last, &mut pending, cols) }
                 } else {
-                    let mut stack = NO_SUBTREES;
+                    let mut stack = no_subtrees();
                     let mut tree = Tree::new(&mut stack);
                     let mut at = 0;
                     while at < cols {

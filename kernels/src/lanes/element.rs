@@ -21,6 +21,7 @@ use half::{bf16, f16};
 
 use super::{Float, Lanes};
 use crate::Isa;
+use crate::backward::{Backward, Merge, RunParts};
 use crate::forward::{Forward, Normalize};
 use crate::moments::{Moments, RowMoments};
 use crate::table::Dtype;
@@ -53,6 +54,16 @@ pub trait Compiled<const CENTERED: bool>: Sized {
     where
         Self: Element;
     fn moments(row: RowMoments<'_, Self>, isa: Isa) -> Moments
+    where
+        Self: Element;
+    fn backward(
+        job: &mut Backward<'_, Self, CENTERED>,
+        partials: &mut [Self::Float],
+        work: &mut [Self::Float],
+        isa: Isa,
+    ) where
+        Self: Element;
+    fn merge(merge: Merge<'_, Self>, isa: Isa)
     where
         Self: Element;
 }
@@ -173,6 +184,44 @@ pub trait Element: Pod + Compiled<true> + Compiled<false> + Beside<Self> + Debug
     #[doc(hidden)]
     unsafe fn simd_store_beside_tail<S: Lanes>(simd: S, p: *mut Self, wide: bool, i: usize, n: usize, v: Pair<S, Self>);
 
+    /// A pair as [`simd_load`](Self::simd_load) gives it, of a vector of the type computed in that is kept in that order.
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn simd_load_computed<S: Lanes>(simd: S, p: *const Self::Float) -> Pair<S, Self> {
+        // SAFETY: the caller's duty.
+        unsafe { [Self::Float::load(simd, p), Self::Float::load(simd, p.add(Self::Float::lanes::<S>()))] }
+    }
+
+    /// The inverse of [`simd_load_computed`](Self::simd_load_computed).
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn simd_store_computed<S: Lanes>(simd: S, p: *mut Self::Float, [a, b]: Pair<S, Self>) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            Self::Float::store(simd, p, a);
+            Self::Float::store(simd, p.add(Self::Float::lanes::<S>()), b);
+        }
+    }
+
+    /// Pair `j` of the step at `p` as [`simd_load_lanes`](Self::simd_load_lanes) gives it, of such a vector.
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn simd_load_lanes_computed<S: Lanes>(simd: S, p: *const Self::Float, j: usize) -> Pair<S, Self> {
+        let apart = if Self::SPLITS { Self::Float::lanes::<S>() } else { Self::Float::LANES };
+        // SAFETY: the caller's duty.
+        unsafe {
+            let p = p.add(Self::simd_pair_start::<S>(j));
+            [Self::Float::load(simd, p), Self::Float::load(simd, p.add(apart))]
+        }
+    }
+
+    /// A pair in the order of the elements.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn simd_in_order<S: Lanes>(_: S, v: Pair<S, Self>) -> Pair<S, Self> {
+        v
+    }
+
     /// A pair to a packed vector, if the type rounds.
     #[doc(hidden)]
     unsafe fn simd_store_packed<S: Lanes>(simd: S, p: *mut f32, v: Pair<S, Self>);
@@ -226,6 +275,19 @@ macro_rules! compiled {
 
             fn moments(row: RowMoments<'_, Self>, isa: Isa) -> Moments {
                 row.run_here::<$centered>(isa)
+            }
+
+            fn backward(
+                job: &mut Backward<'_, Self, $centered>,
+                partials: &mut [<Self as Element>::Float],
+                work: &mut [<Self as Element>::Float],
+                isa: Isa,
+            ) {
+                isa.run(RunParts { job, partials, work });
+            }
+
+            fn merge(merge: Merge<'_, Self>, isa: Isa) {
+                isa.run(merge);
             }
         }
     )*};

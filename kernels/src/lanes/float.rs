@@ -57,6 +57,14 @@ pub trait Float:
     /// v in every lane.
     fn splat<S: Lanes>(simd: S, v: Self) -> Self::Reg<S>;
 
+    /// See [`Lanes::load`].
+    #[doc(hidden)]
+    unsafe fn load<S: Lanes>(simd: S, p: *const Self) -> Self::Reg<S>;
+
+    /// See [`Lanes::store`].
+    #[doc(hidden)]
+    unsafe fn store<S: Lanes>(simd: S, p: *mut Self, v: Self::Reg<S>);
+
     /// a + b.
     fn plus<S: Lanes>(simd: S, a: Self::Reg<S>, b: Self::Reg<S>) -> Self::Reg<S>;
 
@@ -111,6 +119,18 @@ impl Float for f32 {
     #[inline(always)]
     fn splat<S: Lanes>(simd: S, v: Self) -> S::f32s {
         simd.splat_f32s(v)
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Lanes>(simd: S, p: *const Self) -> S::f32s {
+        // SAFETY: the caller's duty.
+        unsafe { simd.load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Lanes>(simd: S, p: *mut Self, v: S::f32s) {
+        // SAFETY: the caller's duty.
+        unsafe { simd.store(p, v) };
     }
 
     #[inline(always)]
@@ -188,6 +208,18 @@ impl Float for f64 {
     #[inline(always)]
     fn splat<S: Lanes>(simd: S, v: Self) -> S::f64s {
         simd.splat_f64s(v)
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Lanes>(simd: S, p: *const Self) -> S::f64s {
+        // SAFETY: the caller's duty.
+        unsafe { simd.load_f64(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Lanes>(simd: S, p: *mut Self, v: S::f64s) {
+        // SAFETY: the caller's duty.
+        unsafe { simd.store_f64(p, v) };
     }
 
     #[inline(always)]

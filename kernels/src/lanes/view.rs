@@ -54,7 +54,7 @@ unsafe impl<T: Element> Sync for RowIo<'_, T> {}
 
 /// Whether `rows` rows of `cols` elements, `stride` apart, lie within `len` elements and apart from each other.
 #[inline]
-fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
+pub(super) fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
     if rows == 0 || cols == 0 {
         return true;
     }
@@ -317,15 +317,7 @@ impl<'a, T: Element> RowIo<'a, T> {
     pub(crate) unsafe fn canonicalize(&mut self, r: usize, is_nan: impl Fn(usize) -> bool) {
         let cols = self.cols;
         // SAFETY: the caller's duty.
-        let y = unsafe { self.target(r, false) };
-        for i in 0..cols {
-            // SAFETY: i < cols.
-            unsafe {
-                if is_nan(i) || y.get(i).is_nan() {
-                    y.set_nan(i);
-                }
-            }
-        }
+        unsafe { self.target(r, false).canonicalize(cols, is_nan) };
     }
 }
 
@@ -349,6 +341,33 @@ impl<T: Element> Source<T> {
     pub(crate) unsafe fn get(self, i: usize) -> T {
         // SAFETY: the caller's duty.
         unsafe { *self.0.add(i) }
+    }
+
+    /// Pair `j` of the step that starts at `i`.
+    ///
+    /// # Safety
+    /// - There is such a step.
+    #[inline(always)]
+    pub(crate) unsafe fn load_lanes<S: Lanes>(self, simd: S, i: usize, j: usize) -> Pair<S, T> {
+        // SAFETY: the caller's duty.
+        unsafe { T::simd_load_lanes(simd, self.0.add(i), j) }
+    }
+
+    /// The same where `n` elements are left, from `i` on; `fill` in the lanes above.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn load_lanes_tail<S: Lanes>(
+        self,
+        simd: S,
+        i: usize,
+        j: usize,
+        n: usize,
+        fill: <T::Float as Float>::Reg<S>,
+    ) -> Pair<S, T> {
+        // SAFETY: the caller's duty.
+        unsafe { T::simd_load_lanes_tail(simd, self.0.add(i), j, n, fill) }
     }
 
     /// A pair of registers of consecutive elements from `i` on.
@@ -387,6 +406,12 @@ pub(crate) struct Target<T> {
 }
 
 impl<T: Element> Target<T> {
+    /// Elements of type `T`, to be written past the caches if `streaming`.
+    #[inline(always)]
+    pub(super) fn new(p: *mut T, streaming: bool) -> Self {
+        Self { p, wide: false, streaming }
+    }
+
     /// The number of elements before the first that a register can be streamed to; none if nothing is streamed.
     #[inline(always)]
     pub(crate) fn misalignment<S: Lanes>(self) -> usize {
@@ -437,6 +462,21 @@ impl<T: Element> Target<T> {
     pub(crate) unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>) {
         // SAFETY: the caller's duty.
         unsafe { T::simd_store_beside_tail(simd, self.p, self.wide, i, n, v) };
+    }
+
+    /// Makes all NaNs canonical, and makes canonical NaNs of the elements that `is_nan` names.
+    ///
+    /// # Safety
+    /// - There are at least `cols` elements.
+    pub(crate) unsafe fn canonicalize(self, cols: usize, is_nan: impl Fn(usize) -> bool) {
+        for i in 0..cols {
+            // SAFETY: i < cols.
+            unsafe {
+                if is_nan(i) || self.get(i).is_nan() {
+                    self.set_nan(i);
+                }
+            }
+        }
     }
 
     /// Element `i`.

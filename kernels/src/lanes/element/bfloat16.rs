@@ -60,6 +60,11 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
+    fn simd_in_order<S: Lanes>(simd: S, v: Pair<S, Self>) -> Pair<S, Self> {
+        simd.join(v)
+    }
+
+    #[inline(always)]
     fn simd_round<S: Lanes>(simd: S, [even, odd]: Pair<S, Self>) -> Pair<S, Self> {
         [simd.round_bf16(even), simd.round_bf16(odd)]
     }

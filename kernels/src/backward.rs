@@ -1,0 +1,370 @@
+//! The gradients of both normalizations.
+//!
+//! With dy the gradient of y, g = dy * gamma and xhat = (x - mean) * rstd (x * rstd without a mean),
+//!
+//! ```text
+//! c1     = sum(g) / n                                        0 without a mean
+//! c2     = sum(g * xhat) / n
+//! dx     = rstd * (g - c1 - xhat * c2) + ds
+//! dgamma = sum over the rows of dy * xhat
+//! dbeta  = sum over the rows of dy
+//! ```
+//!
+//! which is the chain rule applied to the formulas of [`layer_norm`](crate::layer_norm) and [`rms_norm`](crate::rms_norm), as
+//! in Ba, Kiros and Hinton, arXiv:1607.06450 (2016), and Zhang and Sennrich, arXiv:1910.07467 (2019). ds is a gradient that
+//! reaches x by another way: that of a residual connection, where x is a sum.
+//!
+//! # Two touches
+//!
+//! A few rows are taken at a time. The first touch, the only one that reads memory, takes the two sums of each row; the second,
+//! out of the cache, goes over the columns of all of them at once, writes dx, and adds to dgamma and dbeta. Several rows have one
+//! gamma, and one load and store of the running sums.
+//!
+//! ```text
+//! S1, S2 = sum g, sum g * (x - hi)           in f32, per virtual lane, folded by halves; chunks are added in f64
+//! c1, c2 = S1 / n, (S2 - lo * S1) * rstd / n         in f64
+//! xhat   = fma(x - hi, rstd, -lo * rstd)             as in forward
+//! dx     = fma(g, rstd, fma(xhat, -rstd * c2, -rstd * c1)) + ds
+//! ```
+//!
+//! # What fixes the bits of dgamma and dbeta
+//!
+//! The rows are cut into [`Parts`], a function of their number alone, which several threads can share. Of a part, [`LEAF_ROWS`]
+//! rows at a time are added one after the other, and these sums too. The parts are added along a binary tree. So no chain
+//! of additions is long: the error grows like the root of the number of rows.
+//!
+//! # Range
+//!
+//! The loops are trusted with a row if rstd, S1 and S2 are of a moderate size. If not, and also where a number is not finite, the
+//! row takes the slow path in f64. What decides are the rounded statistics, so that it makes no difference whether forward has
+//! kept them or they are taken again.
+
+mod merge;
+mod slow;
+mod touches;
+
+use core::ops::{Range, RangeInclusive};
+
+use crate::Isa;
+use crate::forward::{Params, RowNorm};
+use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector};
+use crate::moments::Moments;
+pub(crate) use merge::Merge;
+pub use merge::merge;
+use touches::{Row, project, second_touch};
+
+/// The rows whose gradients of gamma and beta are added one after the other.
+pub const LEAF_ROWS: usize = 32;
+
+/// The rows of a part, at least.
+const PART_ROWS: usize = 32;
+
+/// The parts, at most.
+const MAX_PARTS: usize = 64;
+
+/// The rows that the second touch takes at once.
+const BLOCK_ROWS: usize = 4;
+
+/// The statistics of each row, as forward has kept them: each has one element for each row of the buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Stats<'a, F = f32> {
+    /// The mean, rounded.
+    pub mean: Option<&'a [F]>,
+    /// What rounding took from the mean. Absent ones count as 0, which costs digits where the mean is large beside the
+    /// standard deviation.
+    pub mean_lo: Option<&'a [F]>,
+    /// 1 / sqrt(var + eps). Absent ones are taken again, and so are the means.
+    pub rstd: Option<&'a [F]>,
+}
+
+impl<F> Default for Stats<'_, F> {
+    /// Nothing was kept: the statistics are taken again.
+    fn default() -> Self {
+        Self { mean: None, mean_lo: None, rstd: None }
+    }
+}
+
+impl<'a, F: Float> Stats<'a, F> {
+    fn fit<const CENTERED: bool>(&self, rows: usize) -> bool {
+        let lengths = [self.mean, self.mean_lo, self.rstd].into_iter().all(|s| s.is_none_or(|s| s.len() == rows));
+        lengths && (!CENTERED || self.mean.is_some() == self.rstd.is_some())
+    }
+
+    fn row(&self, r: usize) -> Option<RowNorm<F>> {
+        let zero = F::default();
+        let of = |s: Option<&[F]>| s.map_or(zero, |s| s[r]);
+        self.rstd.map(|rstd| RowNorm { mean: of(self.mean), mean_lo: of(self.mean_lo), rstd: rstd[r] })
+    }
+}
+
+/// How rows are cut so that dgamma and dbeta have the same bits for any number of threads, and the memory that takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    rows: usize,
+    cols: usize,
+    part_rows: usize,
+}
+
+impl Parts {
+    /// The parts of so many rows.
+    pub fn new(rows: usize, cols: usize) -> Self {
+        let part_rows = rows.div_ceil(MAX_PARTS).next_multiple_of(BLOCK_ROWS).max(PART_ROWS);
+        Self { rows, cols, part_rows }
+    }
+
+    /// The number of parts: 64 at most.
+    pub fn count(&self) -> usize {
+        self.rows.div_ceil(self.part_rows)
+    }
+
+    /// The first row of a part, or the number of rows if there is no such part.
+    pub fn first_row(&self, part: usize) -> usize {
+        self.rows.min(part.saturating_mul(self.part_rows))
+    }
+
+    /// The elements of memory that the sums of one part take: columns in whole steps, for gamma and, if `centered`, for beta.
+    /// `None` on overflow.
+    pub fn partial_len<T: Element>(&self, centered: bool) -> Option<usize> {
+        let sums = if centered { 2 } else { 1 };
+        padded::<T>(self.cols)?.checked_mul(sums)
+    }
+
+    /// The elements of memory that a thread takes to work on its parts: gamma, and the sums of a leaf. `None` on overflow.
+    pub fn work_len<T: Element>(&self, centered: bool) -> Option<usize> {
+        self.partial_len::<T>(centered)?.checked_add(padded::<T>(self.cols)?)
+    }
+}
+
+/// A number of columns in whole steps.
+fn padded<T: Element>(cols: usize) -> Option<usize> {
+    cols.checked_next_multiple_of(T::STEP)
+}
+
+/// The job of taking the gradients of some rows, which are some parts of all rows: see [`Parts`].
+#[derive(Debug)]
+pub struct Backward<'a, T: Element, const CENTERED: bool> {
+    rows: GradRows<'a, T>,
+    stats: Stats<'a, T::Float>,
+    gamma: Option<Vector<'a, T>>,
+    offset: T::Float,
+    eps: f64,
+    /// Whether dgamma or dbeta is wanted.
+    sums: bool,
+    streaming: bool,
+    part_rows: usize,
+}
+
+impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
+    /// The job for all rows. The gradients of gamma and beta are taken if `sums`, and dx is written with `streaming` stores if so asked.
+    /// `None` if gamma or the statistics have another length than the rows ask for, or if mean comes without rstd or rstd
+    /// without mean.
+    pub fn new(
+        rows: GradRows<'a, T>,
+        stats: Stats<'a, T::Float>,
+        gamma: Option<Vector<'a, T>>,
+        offset: T::Float,
+        eps: f64,
+        sums: bool,
+        streaming: bool,
+    ) -> Option<Self> {
+        let fits = stats.fit::<CENTERED>(rows.rows() * rows.groups()) && gamma.is_none_or(|g| g.len() == rows.cols());
+        let part_rows = Parts::new(rows.rows(), rows.cols()).part_rows;
+        // Adding -0 changes no bits; adding +0 changes those of -0.
+        let harmless = gamma.is_none() || offset == T::Float::default();
+        let offset = if harmless { -T::Float::default() } else { offset };
+        fits.then_some(Self { rows, stats, gamma, offset, eps, sums, streaming, part_rows })
+    }
+
+    /// The number of parts.
+    pub fn parts(&self) -> usize {
+        self.rows.rows().div_ceil(self.part_rows)
+    }
+
+    /// The job for the first `parts` parts, and that for the others.
+    pub fn split_at_part(self, parts: usize) -> (Self, Self) {
+        let row = parts.saturating_mul(self.part_rows).min(self.rows.rows());
+        let (a, b) = self.rows.split_at(row);
+        (Self { rows: a, ..self }, Self { rows: b, ..self })
+    }
+
+    /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`, to be merged by
+    /// [`merge`] when those of all parts are there.
+    ///
+    /// # Panics
+    /// If `partials` does not have [`Parts::partial_len`] elements for each part (it is not used, and may be empty, if no sums are
+    /// wanted), or if `work` has fewer than [`Parts::work_len`].
+    pub fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float])
+    where
+        T: Compiled<CENTERED>,
+    {
+        let parts = Parts { rows: self.rows.rows(), cols: self.rows.cols(), part_rows: self.part_rows };
+        if parts.rows == 0 || parts.cols == 0 {
+            return;
+        }
+        let partial_len = parts.partial_len::<T>(CENTERED);
+        let work_len = parts.work_len::<T>(CENTERED);
+        let expected = partial_len.and_then(|len| len.checked_mul(parts.count()));
+        assert!(!self.sums || Some(partials.len()) == expected, "{} elements, expected {expected:?}", partials.len());
+        assert!(work_len.is_some_and(|len| len <= work.len()), "{} elements, expected {work_len:?}", work.len());
+        T::backward(self, partials, work, isa);
+    }
+
+    /// The gamma to multiply by.
+    fn gamma(&self, i: usize) -> T::Float {
+        let params = Params { gamma: self.gamma, offset: self.offset, ..Params::default() };
+        params.gamma(i)
+    }
+}
+
+/// The range of rstd, of the sums of a row, and of their products, within which the loops are trusted with it.
+struct Trusted {
+    rstd: RangeInclusive<f64>,
+    sums: RangeInclusive<f64>,
+    products: RangeInclusive<f64>,
+}
+
+const fn power_of_two(exponent: i64) -> f64 {
+    f64::from_bits(((1023 + exponent) as u64) << 52)
+}
+
+const fn range(from: i64, to: i64) -> RangeInclusive<f64> {
+    power_of_two(from)..=power_of_two(to)
+}
+
+/// Statistics of f32 that come from trusted moments have an rstd from 2^-60 to 2^45, those of f64 one from 2^-500 to 2^480; a power of two
+/// less, lest rounding move one across the border. Beyond these ranges a product can lose digits that matter, or overflow.
+const fn trusted<T: Element>() -> Trusted {
+    if size_of::<T::Float>() == size_of::<f64>() {
+        Trusted { rstd: range(-499, 479), sums: range(-500, 900), products: range(-900, 900) }
+    } else {
+        Trusted { rstd: range(-59, 44), sums: range(-60, 100), products: range(-100, 100) }
+    }
+}
+
+/// The parts of a job.
+#[derive(Debug)]
+pub struct RunParts<'j, 'a, T: Element, const CENTERED: bool> {
+    pub(crate) job: &'j mut Backward<'a, T, CENTERED>,
+    pub(crate) partials: &'j mut [T::Float],
+    pub(crate) work: &'j mut [T::Float],
+}
+
+impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Kernel for RunParts<'_, '_, T, CENTERED> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { job, partials, work } = self;
+        let (rows, cols) = (job.rows.rows(), job.rows.cols());
+        let padded = cols.next_multiple_of(T::STEP);
+        let (gamma, leaf) = work.split_at_mut(padded);
+        let leaf = &mut leaf[..if CENTERED { 2 * padded } else { padded }];
+        pack_gamma(simd, job, gamma);
+        for first in (0..rows).step_by(job.part_rows) {
+            let part = first..rows.min(first + job.part_rows);
+            for leaf_first in part.clone().step_by(LEAF_ROWS) {
+                leaf.fill(T::Float::default());
+                run_leaf(simd, job, leaf_first..part.end.min(leaf_first + LEAF_ROWS), gamma, leaf);
+                if job.sums {
+                    let sums = &mut partials[first / job.part_rows * leaf.len()..][..leaf.len()];
+                    if leaf_first == first {
+                        sums.copy_from_slice(leaf);
+                    } else {
+                        sums.iter_mut().zip(&*leaf).for_each(|(sum, &v)| *sum = *sum + v);
+                    }
+                }
+            }
+        }
+        if job.streaming {
+            simd.fence();
+        }
+    }
+}
+
+/// gamma plus offset, in the order of the pairs of registers.
+#[inline(always)]
+fn pack_gamma<S: Lanes, T: Element, const CENTERED: bool>(
+    simd: S,
+    job: &Backward<'_, T, CENTERED>,
+    packed: &mut [T::Float],
+) {
+    let affine = Affine::new(job.gamma, None, job.offset);
+    let (cols, pair) = (job.rows.cols(), 2 * T::Float::lanes::<S>());
+    for i in (0..packed.len()).step_by(pair) {
+        // SAFETY: gamma has cols elements, checked by the constructor; the room has whole pairs.
+        unsafe {
+            let [gamma, _] = affine.load_tail::<S, false>(simd, i.min(cols), pair.min(cols - i.min(cols)));
+            T::simd_store_computed(simd, packed[i..i + pair].as_mut_ptr(), gamma);
+        }
+    }
+}
+
+/// Rows whose sums are added one after the other.
+#[inline(always)]
+fn run_leaf<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+    simd: S,
+    job: &mut Backward<'_, T, CENTERED>,
+    rows: Range<usize>,
+    gamma: &[T::Float],
+    leaf: &mut [T::Float],
+) {
+    let mut r = rows.start;
+    while r < rows.end {
+        let n = BLOCK_ROWS.min(rows.end - r);
+        let mut block = [None; BLOCK_ROWS];
+        for k in 0..n {
+            block[k] = row(simd, job, r + k, gamma);
+        }
+        if let [Some(a), Some(b), Some(c), Some(d)] = block {
+            second_touch::<S, T, CENTERED, BLOCK_ROWS>(simd, job, r, &[a, b, c, d], gamma, leaf);
+        } else {
+            for k in 0..n {
+                match block[k] {
+                    Some(row) => second_touch::<S, T, CENTERED, 1>(simd, job, r + k, &[row], gamma, leaf),
+                    None => slow::row(job, r + k, leaf, T::Float::lanes::<S>()),
+                }
+            }
+        }
+        r += n;
+    }
+}
+
+/// What the second touch of a row takes. `None` if the row must take the slow path.
+#[inline(always)]
+fn row<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+    simd: S,
+    job: &Backward<'_, T, CENTERED>,
+    r: usize,
+    gamma: &[T::Float],
+) -> Option<Row<T::Float>> {
+    let Trusted { rstd, sums, products } = const { trusted::<T>() };
+    let norm = match job.stats.row(job.rows.index(r)) {
+        Some(norm) => norm,
+        None => RowNorm::trusted(simd, &moments::<S, T, CENTERED>(simd, job, r), job.eps)?,
+    };
+    let rstd_f64: f64 = norm.rstd.into();
+    if !rstd.contains(&rstd_f64) {
+        return None;
+    }
+    let (mut c1, mut c2) = (0.0, 0.0);
+    if job.rows.has_dx() {
+        // SAFETY: r < rows; gamma has whole steps.
+        let (s1, s2) = unsafe { project::<S, T, CENTERED>(simd, job, r, norm.mean, gamma) };
+        let s2 = (s2 - Into::<f64>::into(norm.mean_lo) * s1) * rstd_f64;
+        let size = s1.abs() + s2.abs();
+        let is_moderate = sums.contains(&size) && products.contains(&(size * rstd_f64));
+        if !(is_moderate || size == 0.0 && slow::is_zero(job, r)) {
+            return None;
+        }
+        let inv_cols = 1.0 / job.rows.cols() as f64;
+        (c1, c2) = (s1 * inv_cols, s2 * inv_cols);
+    }
+    Some(Row::new(&norm, c1, c2))
+}
+
+/// The moments of row `r`.
+#[inline(always)]
+fn moments<S: Lanes, T: Element, const CENTERED: bool>(simd: S, job: &Backward<'_, T, CENTERED>, r: usize) -> Moments {
+    // SAFETY: r < rows, and rows have cols > 0 elements.
+    unsafe { crate::moments::row::<S, T, CENTERED, false>(simd, job.rows.x(r).into(), job.rows.cols()) }
+}

@@ -1,0 +1,211 @@
+//! Where gradients are read from and written to.
+
+use core::marker::PhantomData;
+
+use super::view::fits;
+use super::{Element, Source, Target};
+
+/// Rows of `cols` contiguous elements: the gradient dy, x, and, each of them if wanted, where dx goes and a gradient ds
+/// that is added to it. dx may be dy itself.
+///
+/// Row `r` of each starts at element `r` times its stride. Rows never overlap one another.
+#[derive(Debug)]
+pub struct GradRows<'a, T> {
+    dy: Strided<T>,
+    x: Strided<T>,
+    ds: Option<Strided<T>>,
+    dx: Option<Strided<T>>,
+    in_place: bool,
+    /// The rows of the buffers that these are.
+    rows: usize,
+    first: usize,
+    group: Group,
+    cols: usize,
+    marker: PhantomData<(&'a [T], &'a mut [T])>,
+}
+
+// SAFETY: GradRows stands for slices and mutable slices of elements, which are Send.
+unsafe impl<T: Element> Send for GradRows<'_, T> {}
+// SAFETY: through a shared GradRows memory is only read.
+unsafe impl<T: Element> Sync for GradRows<'_, T> {}
+
+/// Every so many rows a run of rows.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    index: usize,
+    groups: usize,
+    repeat: usize,
+}
+
+/// Where rows start. dx is written to, and was given as a mutable slice.
+#[derive(Clone, Copy, Debug)]
+struct Strided<T> {
+    p: *const T,
+    stride: usize,
+}
+
+impl<T> Strided<T> {
+    /// # Safety
+    /// - Row `r` is one of those that the elements were checked to hold.
+    #[inline(always)]
+    unsafe fn row(self, r: usize) -> *const T {
+        // SAFETY: the caller's duty.
+        unsafe { self.p.add(r * self.stride) }
+    }
+}
+
+impl<'a, T: Element> GradRows<'a, T> {
+    /// Rows of dy and x. Each buffer comes with its stride. `None` if the rows do not fit into the slices or overlap one
+    /// another.
+    pub fn new((dy, dy_stride): (&'a [T], usize), x: (&'a [T], usize), rows: usize, cols: usize) -> Option<Self> {
+        let dy_rows = Strided { p: dy.as_ptr(), stride: dy_stride };
+        if fits(dy.len(), rows, cols, dy_stride) { Self::of_dy(dy_rows, x, rows, cols) } else { None }
+    }
+
+    /// Rows of dy and x, dx to be written over dy. Else as [`new`](Self::new).
+    pub fn in_place(
+        (dy, dy_stride): (&'a mut [T], usize),
+        x: (&'a [T], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let dy_rows = Strided { p: dy.as_mut_ptr().cast_const(), stride: dy_stride };
+        let this = if fits(dy.len(), rows, cols, dy_stride) { Self::of_dy(dy_rows, x, rows, cols) } else { None };
+        this.map(|this| Self { dx: Some(dy_rows), in_place: true, ..this })
+    }
+
+    fn of_dy(dy: Strided<T>, (x, stride): (&'a [T], usize), rows: usize, cols: usize) -> Option<Self> {
+        let (x_rows, group) = (Strided { p: x.as_ptr(), stride }, Group { index: 0, groups: 1, repeat: 1 });
+        let this = Self {
+            dy,
+            x: x_rows,
+            ds: None,
+            dx: None,
+            in_place: false,
+            rows,
+            first: 0,
+            group,
+            cols,
+            marker: PhantomData,
+        };
+        fits(x.len(), rows, cols, stride).then_some(this)
+    }
+
+    /// The same rows with dx written to a buffer. `None` if it does not fit, or is written over dy.
+    pub fn with_dx(self, (dx, stride): (&'a mut [T], usize)) -> Option<Self> {
+        let fits = !self.in_place && self.are_all() && fits(dx.len(), self.rows, self.cols, stride);
+        fits.then_some(Self { dx: Some(Strided { p: dx.as_mut_ptr().cast_const(), stride }), ..self })
+    }
+
+    /// The same rows with ds added to dx. `None` if it does not fit.
+    pub fn with_ds(self, (ds, stride): (&'a [T], usize)) -> Option<Self> {
+        let fits = self.are_all() && fits(ds.len(), self.rows, self.cols, stride);
+        fits.then_some(Self { ds: Some(Strided { p: ds.as_ptr(), stride }), ..self })
+    }
+
+    /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow `index * repeat` others.
+    /// `None` if there is no such group, or if the groups do not divide the rows.
+    pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Option<Self> {
+        let period = groups.checked_mul(repeat).filter(|&period| period > 0)?;
+        let fits = self.are_all() && index < groups && self.rows.is_multiple_of(period);
+        fits.then_some(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
+    }
+
+    /// Whether these are all rows of the buffers.
+    fn are_all(&self) -> bool {
+        self.first == 0 && self.group.groups == 1
+    }
+
+    /// Which row of the buffers row `r` of these is.
+    #[inline(always)]
+    pub(crate) fn index(&self, r: usize) -> usize {
+        let (r, Group { index, groups, repeat }) = (self.first + r, self.group);
+        if groups == 1 { r } else { (r / repeat * groups + index) * repeat + r % repeat }
+    }
+
+    /// The number of rows.
+    #[inline]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of groups that the rows of the buffers have.
+    #[inline]
+    pub fn groups(&self) -> usize {
+        self.group.groups
+    }
+
+    /// The number of elements in a row.
+    #[inline]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether dx is wanted.
+    #[inline]
+    pub fn has_dx(&self) -> bool {
+        self.dx.is_some()
+    }
+
+    /// Whether dx is written over dy.
+    #[inline]
+    pub fn is_in_place(&self) -> bool {
+        self.in_place
+    }
+
+    /// The first `row` rows, and the others. All rows come first if there are fewer.
+    pub fn split_at(self, row: usize) -> (Self, Self) {
+        let row = row.min(self.rows);
+        (Self { rows: row, ..self }, Self { rows: self.rows - row, first: self.first + row, ..self })
+    }
+
+    /// Row `r` of x.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn x_row(&self, r: usize) -> &[T] {
+        assert!(r < self.rows, "row {r} of {}", self.rows);
+        // SAFETY: the row lies within x, checked by the constructor.
+        unsafe { core::slice::from_raw_parts(self.x.row(self.index(r)), self.cols) }
+    }
+
+    /// Where row `r` of dy is read.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn dy(&self, r: usize) -> Source<T> {
+        // SAFETY: the caller's duty, and the constructor's check.
+        Source(unsafe { self.dy.row(self.index(r)) })
+    }
+
+    /// Where row `r` of x is read.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn x(&self, r: usize) -> Source<T> {
+        // SAFETY: the caller's duty, and the constructor's check.
+        Source(unsafe { self.x.row(self.index(r)) })
+    }
+
+    /// Where row `r` of ds is read, if there is one.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn ds(&self, r: usize) -> Option<Source<T>> {
+        // SAFETY: the caller's duty, and the constructor's check.
+        self.ds.map(|ds| Source(unsafe { ds.row(self.index(r)) }))
+    }
+
+    /// Where row `r` of dx is written, past the caches if `streaming`, if it is wanted.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn dx(&mut self, r: usize, streaming: bool) -> Option<Target<T>> {
+        // SAFETY: the caller's duty, and the constructor's check; it was given as a mutable slice.
+        self.dx.map(|dx| Target::new(unsafe { dx.row(self.index(r)) }.cast_mut(), streaming))
+    }
+}

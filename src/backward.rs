@@ -1,0 +1,167 @@
+//! The gradients, for the plans of both normalizations.
+
+use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
+use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, GradRows, Vector};
+
+use crate::gradients::{GradForm, GradIo, ParamGrads};
+use crate::plan::Plan;
+use crate::{Error, parallel, shape};
+
+/// The rows of the buffers of a call, and their strides.
+struct Layouts {
+    rows: usize,
+    dy: usize,
+    x: usize,
+    ds: usize,
+    dx: usize,
+}
+
+/// How many elements of scratch memory go where.
+pub(crate) struct Scratch {
+    /// The sums of one part, and those of all.
+    pub(crate) partial: usize,
+    pub(crate) partials: usize,
+    /// What a task needs beside them.
+    pub(crate) work: usize,
+}
+
+impl Scratch {
+    fn new<T: Element>(parts: &Parts, centered: bool) -> Option<Self> {
+        let partial = parts.partial_len::<T>(centered)?;
+        let partials = partial.checked_mul(parts.count())?;
+        Some(Self { partial, partials, work: parts.work_len::<T>(centered)? })
+    }
+
+    fn total(&self, tasks: usize) -> Option<usize> {
+        self.work.checked_mul(tasks)?.checked_add(self.partials)
+    }
+}
+
+impl Plan {
+    /// The elements of scratch memory with which a backward call can use all tasks that it would be cut into now.
+    pub(crate) fn backward_scratch_len<T: Element>(&self, rows: usize, centered: bool) -> Result<usize, Error> {
+        let overflow = Error::Overflow { what: "scratch", rows, stride: self.cols };
+        let parts = Parts::new(rows / self.groups, self.cols);
+        let tasks = self.backward_tasks(rows, &parts);
+        Scratch::new::<T>(&parts, centered).and_then(|scratch| scratch.total(tasks)).ok_or(overflow)
+    }
+
+    fn backward_tasks(&self, rows: usize, parts: &Parts) -> usize {
+        self.parallelism.tasks(rows.saturating_mul(self.cols)).clamp(1, parts.count().max(1))
+    }
+
+    /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call.
+    pub(crate) fn backward<T, G: Beside<T>, const CENTERED: bool>(
+        &self,
+        mut io: GradIo<'_, T>,
+        gamma: Option<&[G]>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+        scratch: Option<&mut [T::Float]>,
+    ) -> Result<(), Error>
+    where
+        T: Element + Compiled<CENTERED>,
+    {
+        let &Self { cols, groups, repeat, .. } = self;
+        let ParamGrads { mut dgamma, mut dbeta } = grads;
+        let layouts = self.grad_layouts(&io)?;
+        let rows = layouts.rows;
+        self.params::<T, G>(rows, gamma, None)?;
+        check_stats::<_, CENTERED>(rows, &stats)?;
+        shape::length("dgamma", dgamma.as_deref(), cols * groups)?;
+        shape::length("dbeta", dbeta.as_deref(), cols * groups)?;
+        let in_place = matches!(io.form, GradForm::InPlace { .. });
+        let has_dx = in_place || matches!(io.form, GradForm::Apart { .. });
+        let sums = dgamma.is_some() || dbeta.is_some();
+        match &io.ds {
+            _ if !has_dx && !sums => return Err(Error::NoGradient),
+            Some(_) if !has_dx => return Err(Error::DsWithoutDx { rows }),
+            _ => {}
+        }
+
+        let parts = Parts::new(rows / groups, cols);
+        let tasks = self.backward_tasks(rows, &parts);
+        let overflow = || Error::Overflow { what: "scratch", rows, stride: cols };
+        let lens = Scratch::new::<T>(&parts, CENTERED).ok_or_else(overflow)?;
+        let needed = lens.total(1).ok_or_else(overflow)?;
+        let mut own = Vec::new();
+        let scratch = match scratch {
+            Some(scratch) if scratch.len() < needed => {
+                return Err(Error::Scratch { len: scratch.len(), needed, rows, cols });
+            }
+            Some(scratch) => scratch,
+            None => {
+                own.resize(lens.total(tasks).ok_or_else(overflow)?, T::Float::default());
+                &mut own[..]
+            }
+        };
+        let (partials, work) = scratch.split_at_mut(lens.partials);
+        let tasks = tasks.min(work.len() / lens.work.max(1)).max(1);
+        let streaming = has_dx && self.streams_bytes(rows * cols * size_of::<T>(), in_place);
+        let offset = T::Float::from_f64(self.offset.into());
+        for group in 0..groups {
+            let of_group = group * cols..(group + 1) * cols;
+            let gamma = gamma.map(|gamma| Vector::from(&gamma[of_group.clone()]));
+            let rows = grad_rows(&mut io, &layouts, cols).and_then(|rows| rows.with_group(group, groups, repeat));
+            let job = rows
+                .and_then(|rows| Backward::<T, CENTERED>::new(rows, stats, gamma, offset, self.eps, sums, streaming));
+            let Some(job) = job else { unreachable!("all lengths have been checked") };
+            parallel::backward(self.isa, job, partials, work, &lens, tasks);
+            if sums {
+                let dgamma = dgamma.as_deref_mut().map(|dgamma| &mut dgamma[of_group.clone()]);
+                let dbeta = dbeta.as_deref_mut().map(|dbeta| &mut dbeta[of_group]);
+                merge::<T, CENTERED>(self.isa, &parts, partials, dgamma, dbeta);
+            }
+        }
+        Ok(())
+    }
+
+    fn grad_layouts<T>(&self, io: &GradIo<'_, T>) -> Result<Layouts, Error> {
+        let (dy_len, dy_layout) = match &io.form {
+            GradForm::Apart { dy, .. } | GradForm::WithoutDx { dy } => (dy.data.len(), dy.layout),
+            GradForm::InPlace { dy } => (dy.data.len(), dy.layout),
+        };
+        let (rows, dy) = shape::rows("dy", dy_len, dy_layout, self.cols)?;
+        let same = |what, len, layout| match shape::rows(what, len, layout, self.cols)? {
+            (n, stride) if n == rows => Ok(stride),
+            (n, _) => Err(Error::GradRows { what, dy: rows, rows: n }),
+        };
+        let x = same("x", io.x.data.len(), io.x.layout)?;
+        let ds = io.ds.as_ref().map_or(Ok(0), |ds| same("ds", ds.data.len(), ds.layout))?;
+        let dx = match &io.form {
+            GradForm::Apart { dx, .. } => same("dx", dx.data.len(), dx.layout)?,
+            _ => dy,
+        };
+        Ok(Layouts { rows, dy, x, ds, dx })
+    }
+}
+
+/// `None` if the rows have not been checked.
+fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, layouts: &Layouts, cols: usize) -> Option<GradRows<'b, T>> {
+    let &Layouts { rows, .. } = layouts;
+    let x = (io.x.data, layouts.x);
+    let grads = match &mut io.form {
+        GradForm::Apart { dy, dx } => {
+            GradRows::new((dy.data, layouts.dy), x, rows, cols)?.with_dx((&mut *dx.data, layouts.dx))?
+        }
+        GradForm::InPlace { dy } => GradRows::in_place((&mut *dy.data, layouts.dy), x, rows, cols)?,
+        GradForm::WithoutDx { dy } => GradRows::new((dy.data, layouts.dy), x, rows, cols)?,
+    };
+    match &io.ds {
+        Some(ds) => grads.with_ds((ds.data, layouts.ds)),
+        None => Some(grads),
+    }
+}
+
+fn check_stats<F, const CENTERED: bool>(rows: usize, stats: &Stats<'_, F>) -> Result<(), Error> {
+    shape::length("mean", stats.mean, rows)?;
+    shape::length("mean_lo", stats.mean_lo, rows)?;
+    shape::length("rstd", stats.rstd, rows)?;
+    let (given, missing) = match stats {
+        Stats { mean: Some(_), rstd: None, .. } => ("mean", "rstd"),
+        Stats { mean: None, rstd: Some(_), .. } if CENTERED => ("rstd", "mean"),
+        Stats { mean: None, mean_lo: Some(_), .. } => ("mean_lo", "mean"),
+        _ => return Ok(()),
+    };
+    Err(Error::Statistics { rows, given, missing })
+}
