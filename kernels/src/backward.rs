@@ -311,10 +311,7 @@ fn run_leaf<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     let mut r = rows.start;
     while r < rows.end {
         let n = BLOCK_ROWS.min(rows.end - r);
-        let mut block = [None; BLOCK_ROWS];
-        for k in 0..n {
-            block[k] = row(simd, job, r + k, gamma);
-        }
+        let block = first_touch(simd, job, r, n, gamma);
         if let [Some(a), Some(b), Some(c), Some(d)] = block {
             second_touch::<S, T, CENTERED, BLOCK_ROWS>(simd, job, r, &[a, b, c, d], gamma, leaf);
         } else {
@@ -329,37 +326,44 @@ fn run_leaf<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     }
 }
 
-/// What the second touch of a row takes. `None` if the row must take the slow path.
+/// What the second touch of `n` rows from `r` on takes. `None` of a row that must take the slow path.
 #[inline(always)]
-fn row<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+fn first_touch<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     simd: S,
     job: &Backward<'_, T, CENTERED>,
     r: usize,
+    n: usize,
     gamma: &[T::Float],
-) -> Option<Row<T::Float>> {
-    let Trusted { rstd, sums, products } = const { trusted::<T>() };
-    let norm = match job.stats.row(job.rows.index(r)) {
-        Some(norm) => norm,
-        None => RowNorm::trusted(simd, &moments::<S, T, CENTERED>(simd, job, r), job.eps)?,
-    };
-    let rstd_f64: f64 = norm.rstd.into();
-    if !rstd.contains(&rstd_f64) {
-        return None;
+) -> [Option<Row<T::Float>>; BLOCK_ROWS] {
+    let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
+    let mut norms = [None; BLOCK_ROWS];
+    let mut hi = [T::Float::default(); BLOCK_ROWS];
+    for k in 0..n {
+        let norm = match job.stats.row(job.rows.index(r + k)) {
+            Some(norm) => Some(norm),
+            None => RowNorm::trusted(simd, &moments::<S, T, CENTERED>(simd, job, r + k), job.eps),
+        };
+        norms[k] = norm.filter(|norm| trusted_rstd.contains(&norm.rstd.into()));
+        hi[k] = norms[k].map_or(T::Float::default(), |norm| norm.mean);
     }
-    let (mut c1, mut c2) = (0.0, 0.0);
-    if job.rows.has_dx() {
-        // SAFETY: r < rows; gamma has whole steps.
-        let (s1, s2) = unsafe { project::<S, T, CENTERED>(simd, job, r, norm.mean, gamma) };
-        let s2 = (s2 - Into::<f64>::into(norm.mean_lo) * s1) * rstd_f64;
+    if !job.rows.has_dx() {
+        return norms.map(|norm| norm.map(|norm| Row::new(&norm, 0.0, 0.0)));
+    }
+    // SAFETY: there are n rows; gamma has whole steps.
+    let sums = unsafe { project::<S, T, CENTERED>(simd, job, r, n, &hi, gamma) };
+    let inv_cols = 1.0 / job.rows.cols() as f64;
+    let mut block = [None; BLOCK_ROWS];
+    for k in 0..n {
+        let (Some(norm), (s1, s2)) = (norms[k], sums[k]) else { continue };
+        let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
+        let s2 = (s2 - mean_lo * s1) * rstd;
         let size = s1.abs() + s2.abs();
-        let is_moderate = sums.contains(&size) && products.contains(&(size * rstd_f64));
-        if !(is_moderate || size == 0.0 && slow::is_zero(job, r)) {
-            return None;
+        let is_moderate = trusted_sums.contains(&size) && products.contains(&(size * rstd));
+        if is_moderate || size == 0.0 && slow::is_zero(job, r + k) {
+            block[k] = Some(Row::new(&norm, s1 * inv_cols, s2 * inv_cols));
         }
-        let inv_cols = 1.0 / job.rows.cols() as f64;
-        (c1, c2) = (s1 * inv_cols, s2 * inv_cols);
     }
-    Some(Row::new(&norm, c1, c2))
+    block
 }
 
 /// The moments of row `r`.

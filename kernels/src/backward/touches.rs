@@ -1,8 +1,8 @@
 //! The two touches of the rows that take the fast path.
 
-use super::Backward;
+use super::{BLOCK_ROWS, Backward};
 use crate::forward::RowNorm;
-use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Source, Target, regs, way};
+use crate::lanes::{Element, FOLD_ROWS, Float, Lanes, MAX_REGS, Pair, Source, Target, regs, way};
 use crate::moments::{CHUNK, Tree, no_subtrees};
 
 /// What the second touch of one row takes.
@@ -22,28 +22,38 @@ impl<F: Float> Row<F> {
     }
 }
 
-/// S1 and S2 of row `r`: the sums of g and of g * (x - hi). Without a mean, S1 is zero and hi is 0.
+/// S1 and S2 of the rows from `r` on, of which the means are known, as many as there are: the sums of g and of g * (x - hi). Without a mean,
+/// S1 is zero and hi is 0.
 ///
 /// # Safety
-/// - There is such a row.
+/// - There are `n` such rows.
 /// - gamma has as many columns, in whole steps.
 #[inline(always)]
 pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
     job: &Backward<'_, T, CENTERED>,
     r: usize,
-    hi: T::Float,
+    n: usize,
+    hi: &[T::Float; BLOCK_ROWS],
     gamma: &[T::Float],
-) -> (f64, f64) {
+) -> [(f64, f64); BLOCK_ROWS] {
     let cols = job.rows.cols();
-    // SAFETY: the caller's duty.
-    let (dy, x) = unsafe { (job.rows.dy(r), job.rows.x(r)) };
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let mut at = 0;
     loop {
-        // SAFETY: at < cols.
-        let sums = unsafe { project_chunk::<S, T, CENTERED>(simd, dy, x, hi, gamma, at, CHUNK.min(cols - at)) };
+        let mut sums = [T::Float::splat(simd, T::Float::default()); FOLD_ROWS];
+        for k in 0..n {
+            // SAFETY: the caller's duty; at < cols.
+            let [s1, s2] = unsafe {
+                let (dy, x) = (job.rows.dy(r + k), job.rows.x(r + k));
+                project_chunk::<S, T, CENTERED>(simd, dy, x, hi[k], gamma, at, CHUNK.min(cols - at))
+            };
+            (sums[k], sums[k + BLOCK_ROWS]) = (s1, s2);
+        }
+        let [s1_a, s1_b, s1_c, s1_d, s2_a, s2_b, s2_c, s2_d] =
+            T::Float::widen(simd, &T::Float::fold_rows(simd, &sums));
+        let sums = [(s1_a, s2_a), (s1_b, s2_b), (s1_c, s2_c), (s1_d, s2_d)];
         if cols <= CHUNK {
             return sums;
         }
@@ -55,7 +65,9 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     }
 }
 
-/// The sums over `len` columns from `from` on, at most a chunk.
+const _: () = assert!(2 * BLOCK_ROWS == FOLD_ROWS);
+
+/// The sums over `len` columns from `from` on, at most a chunk, still to be folded.
 ///
 /// # Safety
 /// - dy and x have so many elements; gamma has them in whole steps.
@@ -68,7 +80,7 @@ unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
     gamma: &[T::Float],
     from: usize,
     len: usize,
-) -> (f64, f64) {
+) -> [<T::Float as Float>::Reg<S>; 2] {
     let zero = T::Float::splat(simd, T::Float::default());
     let hi = T::Float::splat(simd, hi);
     let (mut s1, mut s2) = ([zero; MAX_REGS], [zero; MAX_REGS]);
@@ -104,12 +116,15 @@ unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
             }
         }
     }
-    (halve_and_fold::<S, T>(simd, s1), halve_and_fold::<S, T>(simd, s2))
+    [halve::<S, T>(simd, s1), halve::<S, T>(simd, s2)]
 }
 
-/// The sum over all lanes, halving the registers before the lanes within one.
+/// Halves the registers to one, whose lanes are still to be folded.
 #[inline(always)]
-fn halve_and_fold<S: Lanes, T: Element>(simd: S, mut v: [<T::Float as Float>::Reg<S>; MAX_REGS]) -> f64 {
+fn halve<S: Lanes, T: Element>(
+    simd: S,
+    mut v: [<T::Float as Float>::Reg<S>; MAX_REGS],
+) -> <T::Float as Float>::Reg<S> {
     let mut r = regs::<S>();
     while r > 1 {
         r /= 2;
@@ -117,7 +132,7 @@ fn halve_and_fold<S: Lanes, T: Element>(simd: S, mut v: [<T::Float as Float>::Re
             v[j] = T::Float::plus(simd, v[j], v[j + r]);
         }
     }
-    T::Float::fold(simd, v[0]).into()
+    v[0]
 }
 
 /// A [`Row`] in registers, and where its elements are.
@@ -147,38 +162,53 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
         let &Row { norm: RowNorm { mean, mean_lo, rstd }, a, b } = row;
         let splat = |v| T::Float::splat(simd, v);
         // SAFETY: the caller's duty.
-        let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, job.streaming)) };
+        let (dy, x, ds, dx) =
+            unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, job.streaming)) };
         let offset = splat(-mean_lo * rstd);
         Self { hi: splat(mean), rstd: splat(rstd), offset, a: splat(a), b: splat(b), dy, x, ds, dx }
     }
 
-    /// xhat, and dx but for ds.
     #[inline(always)]
-    fn apply<const CENTERED: bool>(
+    fn xhat<const CENTERED: bool>(&self, simd: S, x: <T::Float as Float>::Reg<S>) -> <T::Float as Float>::Reg<S> {
+        if CENTERED {
+            T::Float::fma(simd, T::Float::minus(simd, x, self.hi), self.rstd, self.offset)
+        } else {
+            T::Float::times(simd, x, self.rstd)
+        }
+    }
+
+    /// dx but for ds.
+    #[inline(always)]
+    fn dx<const CENTERED: bool>(
         &self,
         simd: S,
         dy: <T::Float as Float>::Reg<S>,
-        x: <T::Float as Float>::Reg<S>,
+        xhat: <T::Float as Float>::Reg<S>,
         gamma: <T::Float as Float>::Reg<S>,
-    ) -> [<T::Float as Float>::Reg<S>; 2] {
-        let (xhat, projected);
-        if CENTERED {
-            xhat = T::Float::fma(simd, T::Float::minus(simd, x, self.hi), self.rstd, self.offset);
-            projected = T::Float::fma(simd, xhat, self.b, self.a);
+    ) -> <T::Float as Float>::Reg<S> {
+        let projected = if CENTERED {
+            T::Float::fma(simd, xhat, self.b, self.a)
         } else {
-            xhat = T::Float::times(simd, x, self.rstd);
-            projected = T::Float::times(simd, xhat, self.b);
-        }
-        [xhat, T::Float::fma(simd, T::Float::times(simd, dy, gamma), self.rstd, projected)]
+            T::Float::times(simd, xhat, self.b)
+        };
+        T::Float::fma(simd, T::Float::times(simd, dy, gamma), self.rstd, projected)
     }
 }
 
-/// The ways of the second touch, each of which has a loop of its own.
+/// What the rows of a block have in common: gamma and the running sums, in pairs of registers and whole steps of columns.
+#[derive(Clone, Copy)]
+struct Beside<T: Element> {
+    gamma: *const T::Float,
+    dgamma: *mut T::Float,
+    dbeta: *mut T::Float,
+}
+
+/// Which gradients a loop takes.
 mod ways {
-    /// All gradients, no ds, ordinary stores.
-    pub(super) const COMMON: u8 = 0;
-    /// All that is left.
-    pub(super) const REST: u8 = 1;
+    pub(super) const DX: u8 = 1;
+    pub(super) const SUMS: u8 = 2;
+    pub(super) const DS: u8 = 4;
+    pub(super) const STREAM: u8 = 8;
 }
 
 /// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta.
@@ -192,8 +222,10 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     leaf: &mut [T::Float],
 ) {
     let cols = job.rows.cols();
-    assert!(r + R <= job.rows.rows() && gamma.len() >= cols && leaf.len() >= cols);
+    let (dgamma, dbeta) = if CENTERED { leaf.split_at_mut(gamma.len()) } else { (leaf, &mut [] as &mut [_]) };
+    assert!(r + R <= job.rows.rows() && gamma.len() >= cols && dgamma.len() >= cols);
     let sums = job.sums;
+    let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma: dgamma.as_mut_ptr(), dbeta: dbeta.as_mut_ptr() };
     let mut at = r;
     let loaded = rows.map(|row| {
         at += 1;
@@ -203,97 +235,119 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     let [first, ..] = &loaded[..] else { return };
     // Only from whole registers on can they be streamed; rows that are not aligned are stored as others.
     let streams = loaded.iter().all(|row| row.dx.is_some_and(|dx| dx.streams() && dx.misalignment::<S>() == 0));
+    let pair = 2 * T::Float::lanes::<S>();
+    let whole = cols - cols % pair;
     // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps.
     unsafe {
-        if R > 1 && sums && first.dx.is_some() && first.ds.is_none() && !streams {
-            touch::<S, T, CENTERED, { ways::COMMON }, R>(simd, &loaded, sums, streams, gamma, leaf, cols);
-        } else {
-            touch::<S, T, CENTERED, { ways::REST }, R>(simd, &loaded, sums, streams, gamma, leaf, cols);
+        touch::<S, T, CENTERED, { ways::DX | ways::SUMS }, R>(simd, &loaded, beside, 0, whole);
+        if whole < cols {
+            touch_tail::<S, T, CENTERED, R>(simd, &loaded, beside, sums, whole, cols - whole);
         }
     }
+    let _ = (first, streams, ways::DS, ways::STREAM);
 }
 
+/// The elements from..to of all rows, whole pairs of registers.
+///
 /// # Safety
-/// - All rows have cols elements; gamma and the sums of dgamma, and of dbeta if there is a mean, have them in whole steps.
-/// - If `streams`, rows of dx are aligned to registers.
+/// - All rows have `to` elements; gamma and the sums have them.
+/// - If `STREAM`, rows of dx are aligned to registers.
 #[inline(always)]
 unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const R: usize>(
     simd: S,
     rows: &[Loaded<S, T>; R],
-    sums: bool,
-    streams: bool,
-    gamma: &[T::Float],
-    leaf: &mut [T::Float],
-    cols: usize,
+    beside: Beside<T>,
+    from: usize,
+    to: usize,
 ) {
     let pair = 2 * T::Float::lanes::<S>();
-    let (dgammas, dbetas) = if CENTERED { leaf.split_at_mut(gamma.len()) } else { (leaf, &mut [] as &mut [_]) };
-    let (gammas, dgammas, dbetas) = (gamma.as_ptr(), dgammas.as_mut_ptr(), dbetas.as_mut_ptr());
+    let mut i = from;
     let zero = T::Float::splat(simd, T::Float::default());
-    let mut seen = [zero; R];
-    let mut i = 0;
-    while i < cols {
-        let n = pair.min(cols - i);
-        // SAFETY: the caller's duty; n elements are left.
+    while i < to {
+        // SAFETY: the caller's duty; a pair is left.
         unsafe {
-            let gamma = T::simd_load_computed(simd, gammas.add(i));
             let (mut dgamma, mut dbeta) = ([zero; 2], [zero; 2]);
-            if WAY == ways::COMMON || sums {
-                dgamma = T::simd_load_computed(simd, dgammas.add(i));
+            let mut gamma = dgamma;
+            if WAY & ways::DX != 0 {
+                gamma = T::simd_load_computed(simd, beside.gamma.add(i));
+            }
+            if WAY & ways::SUMS != 0 {
+                dgamma = T::simd_load_computed(simd, beside.dgamma.add(i));
                 if CENTERED {
-                    dbeta = T::simd_load_computed(simd, dbetas.add(i));
+                    dbeta = T::simd_load_computed(simd, beside.dbeta.add(i));
                 }
             }
-            for r in 0..R {
-                let row = &rows[r];
-                let (dy, x) = if n == pair {
-                    (row.dy.load(simd, i), row.x.load(simd, i))
-                } else {
-                    (row.dy.load_tail(simd, i, n, zero), row.x.load_tail(simd, i, n, row.hi))
-                };
-                let [xhat_a, mut dx_a] = row.apply::<CENTERED>(simd, dy[0], x[0], gamma[0]);
-                let [xhat_b, mut dx_b] = row.apply::<CENTERED>(simd, dy[1], x[1], gamma[1]);
-                if WAY == ways::COMMON || sums {
-                    dgamma =
-                        [T::Float::fma(simd, dy[0], xhat_a, dgamma[0]), T::Float::fma(simd, dy[1], xhat_b, dgamma[1])];
-                    if CENTERED {
-                        dbeta = [T::Float::plus(simd, dbeta[0], dy[0]), T::Float::plus(simd, dbeta[1], dy[1])];
+            for row in rows {
+                let (dy, x) = (row.dy.load(simd, i), row.x.load(simd, i));
+                let mut dx = [zero; 2];
+                for k in 0..2 {
+                    let xhat = row.xhat::<CENTERED>(simd, x[k]);
+                    if WAY & ways::SUMS != 0 {
+                        dgamma[k] = T::Float::fma(simd, dy[k], xhat, dgamma[k]);
+                        if CENTERED {
+                            dbeta[k] = T::Float::plus(simd, dbeta[k], dy[k]);
+                        }
+                    }
+                    if WAY & ways::DX != 0 {
+                        dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat, gamma[k]);
                     }
                 }
-                let Some(dx) = row.dx else { continue };
-                if WAY == ways::REST
-                    && let Some(ds) = row.ds
-                {
-                    let ds = if n == pair { ds.load(simd, i) } else { ds.load_tail(simd, i, n, zero) };
-                    dx_a = T::Float::plus(simd, dx_a, ds[0]);
-                    dx_b = T::Float::plus(simd, dx_b, ds[1]);
-                    seen[r] = T::Float::fma(simd, dx_a, zero, T::Float::fma(simd, dx_b, zero, seen[r]));
-                }
-                if n < pair {
-                    dx.store_tail(simd, i, n, [dx_a, dx_b]);
-                } else if WAY == ways::REST && streams {
-                    dx.store::<S, { way::REST }>(simd, i, [dx_a, dx_b]);
-                } else {
-                    dx.store::<S, { way::PLAIN }>(simd, i, [dx_a, dx_b]);
+                if WAY & ways::DX != 0 {
+                    let target = row.dx.unwrap_unchecked();
+                    target.store::<S, { way::PLAIN }>(simd, i, dx);
                 }
             }
-            if WAY == ways::COMMON || sums {
-                T::simd_store_computed(simd, dgammas.add(i), dgamma);
+            if WAY & ways::SUMS != 0 {
+                T::simd_store_computed(simd, beside.dgamma.add(i), dgamma);
                 if CENTERED {
-                    T::simd_store_computed(simd, dbetas.add(i), dbeta);
+                    T::simd_store_computed(simd, beside.dbeta.add(i), dbeta);
                 }
             }
         }
         i += pair;
     }
-    if WAY == ways::REST {
-        for r in 0..R {
-            if let Some(dx) = rows[r].dx
-                && T::Float::any_nan(simd, seen[r])
-            {
-                // SAFETY: rows of dx have cols elements.
-                unsafe { dx.canonicalize(cols, |_| false) };
+}
+
+/// The last `n` elements of all rows, from `i` on: less than a pair of registers.
+///
+/// # Safety
+/// - All rows have `i + n` elements; gamma and the sums have them in whole steps.
+#[inline(always)]
+unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
+    simd: S,
+    rows: &[Loaded<S, T>; R],
+    beside: Beside<T>,
+    sums: bool,
+    i: usize,
+    n: usize,
+) {
+    let zero = T::Float::splat(simd, T::Float::default());
+    // SAFETY: the caller's duty.
+    unsafe {
+        let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
+        for row in rows {
+            let (dy, x) = (row.dy.load_tail(simd, i, n, zero), row.x.load_tail(simd, i, n, row.hi));
+            let xhat = [row.xhat::<CENTERED>(simd, x[0]), row.xhat::<CENTERED>(simd, x[1])];
+            if sums {
+                let [a, b] = T::simd_load_computed(simd, beside.dgamma.add(i));
+                let added = [T::Float::fma(simd, dy[0], xhat[0], a), T::Float::fma(simd, dy[1], xhat[1], b)];
+                T::simd_store_computed(simd, beside.dgamma.add(i), added);
+                if CENTERED {
+                    let [a, b] = T::simd_load_computed(simd, beside.dbeta.add(i));
+                    let added = [T::Float::plus(simd, a, dy[0]), T::Float::plus(simd, b, dy[1])];
+                    T::simd_store_computed(simd, beside.dbeta.add(i), added);
+                }
             }
+            let Some(target) = row.dx else { continue };
+            let mut dx = [
+                row.dx::<CENTERED>(simd, dy[0], xhat[0], gamma[0]),
+                row.dx::<CENTERED>(simd, dy[1], xhat[1], gamma[1]),
+            ];
+            if let Some(ds) = row.ds {
+                let ds = ds.load_tail(simd, i, n, zero);
+                dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
+            }
+            target.store_tail(simd, i, n, dx);
         }
     }
 }
