@@ -63,7 +63,7 @@ const PART_ROWS: usize = 32;
 const MAX_PARTS: usize = 64;
 
 /// The rows that the second touch takes at once.
-const BLOCK_ROWS: usize = 4;
+const BLOCK_ROWS: usize = 2;
 
 /// The statistics of each row, as forward has kept them: each has one element for each row of the buffers.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +108,7 @@ pub struct Parts {
 impl Parts {
     /// The parts of so many rows.
     pub fn new(rows: usize, cols: usize) -> Self {
-        let part_rows = rows.div_ceil(MAX_PARTS).next_multiple_of(BLOCK_ROWS).max(PART_ROWS);
+        let part_rows = rows.div_ceil(MAX_PARTS).next_multiple_of(4).max(PART_ROWS);
         Self { rows, cols, part_rows }
     }
 
@@ -312,8 +312,8 @@ fn run_leaf<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     while r < rows.end {
         let n = BLOCK_ROWS.min(rows.end - r);
         let block = first_touch(simd, job, r, n, gamma);
-        if let [Some(a), Some(b), Some(c), Some(d)] = block {
-            second_touch::<S, T, CENTERED, BLOCK_ROWS>(simd, job, r, &[a, b, c, d], gamma, leaf);
+        if let [Some(a), Some(b)] = block {
+            second_touch::<S, T, CENTERED, BLOCK_ROWS>(simd, job, r, &[a, b], gamma, leaf);
         } else {
             for k in 0..n {
                 match block[k] {

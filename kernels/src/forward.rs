@@ -44,6 +44,7 @@ use crate::rescue;
 use blocks::Blocks;
 pub use elements::RowNorm;
 use elements::normalize_row;
+pub(crate) use elements::probe;
 use fused::Fused;
 pub use groups::Groups;
 

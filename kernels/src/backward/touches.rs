@@ -1,7 +1,7 @@
 //! The two touches of the rows that take the fast path.
 
 use super::{BLOCK_ROWS, Backward};
-use crate::forward::RowNorm;
+use crate::forward::{RowNorm, probe};
 use crate::lanes::{Element, FOLD_ROWS, Float, Lanes, MAX_REGS, Pair, Source, Target, regs, way};
 use crate::moments::{CHUNK, Tree, no_subtrees};
 
@@ -51,9 +51,11 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
             };
             (sums[k], sums[k + BLOCK_ROWS]) = (s1, s2);
         }
-        let [s1_a, s1_b, s1_c, s1_d, s2_a, s2_b, s2_c, s2_d] =
-            T::Float::widen(simd, &T::Float::fold_rows(simd, &sums));
-        let sums = [(s1_a, s2_a), (s1_b, s2_b), (s1_c, s2_c), (s1_d, s2_d)];
+        let folded = T::Float::widen(simd, &T::Float::fold_rows(simd, &sums));
+        let mut sums = [(0.0, 0.0); BLOCK_ROWS];
+        for k in 0..n {
+            sums[k] = (folded[k], folded[k + BLOCK_ROWS]);
+        }
         if cols <= CHUNK {
             return sums;
         }
@@ -65,7 +67,7 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     }
 }
 
-const _: () = assert!(2 * BLOCK_ROWS == FOLD_ROWS);
+const _: () = assert!(2 * BLOCK_ROWS <= FOLD_ROWS);
 
 /// The sums over `len` columns from `from` on, at most a chunk, still to be folded.
 ///
@@ -121,10 +123,7 @@ unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
 
 /// Halves the registers to one, whose lanes are still to be folded.
 #[inline(always)]
-fn halve<S: Lanes, T: Element>(
-    simd: S,
-    mut v: [<T::Float as Float>::Reg<S>; MAX_REGS],
-) -> <T::Float as Float>::Reg<S> {
+fn halve<S: Lanes, T: Element>(simd: S, mut v: [<T::Float as Float>::Reg<S>; MAX_REGS]) -> <T::Float as Float>::Reg<S> {
     let mut r = regs::<S>();
     while r > 1 {
         r /= 2;
@@ -162,8 +161,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
         let &Row { norm: RowNorm { mean, mean_lo, rstd }, a, b } = row;
         let splat = |v| T::Float::splat(simd, v);
         // SAFETY: the caller's duty.
-        let (dy, x, ds, dx) =
-            unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, job.streaming)) };
+        let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, job.streaming)) };
         let offset = splat(-mean_lo * rstd);
         Self { hi: splat(mean), rstd: splat(rstd), offset, a: splat(a), b: splat(b), dy, x, ds, dx }
     }
@@ -186,11 +184,8 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
         xhat: <T::Float as Float>::Reg<S>,
         gamma: <T::Float as Float>::Reg<S>,
     ) -> <T::Float as Float>::Reg<S> {
-        let projected = if CENTERED {
-            T::Float::fma(simd, xhat, self.b, self.a)
-        } else {
-            T::Float::times(simd, xhat, self.b)
-        };
+        let projected =
+            if CENTERED { T::Float::fma(simd, xhat, self.b, self.a) } else { T::Float::times(simd, xhat, self.b) };
         T::Float::fma(simd, T::Float::times(simd, dy, gamma), self.rstd, projected)
     }
 }
@@ -203,12 +198,17 @@ struct Beside<T: Element> {
     dbeta: *mut T::Float,
 }
 
-/// Which gradients a loop takes.
+/// What a loop does. Most calls want all gradients, and have a loop of their own.
 mod ways {
     pub(super) const DX: u8 = 1;
     pub(super) const SUMS: u8 = 2;
     pub(super) const DS: u8 = 4;
     pub(super) const STREAM: u8 = 8;
+    /// What is done is decided while running.
+    pub(super) const ANY: u8 = 16;
+
+    pub(super) const ALL: u8 = DX | SUMS;
+    pub(super) const ALL_STREAMED: u8 = ALL | STREAM;
 }
 
 /// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta.
@@ -224,7 +224,6 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     let cols = job.rows.cols();
     let (dgamma, dbeta) = if CENTERED { leaf.split_at_mut(gamma.len()) } else { (leaf, &mut [] as &mut [_]) };
     assert!(r + R <= job.rows.rows() && gamma.len() >= cols && dgamma.len() >= cols);
-    let sums = job.sums;
     let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma: dgamma.as_mut_ptr(), dbeta: dbeta.as_mut_ptr() };
     let mut at = r;
     let loaded = rows.map(|row| {
@@ -232,46 +231,58 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
         // SAFETY: there are R rows from r on, checked above.
         unsafe { Loaded::<S, T>::new(simd, job, at - 1, &row) }
     });
-    let [first, ..] = &loaded[..] else { return };
     // Only from whole registers on can they be streamed; rows that are not aligned are stored as others.
     let streams = loaded.iter().all(|row| row.dx.is_some_and(|dx| dx.streams() && dx.misalignment::<S>() == 0));
+    let has_ds = loaded.iter().any(|row| row.ds.is_some());
+    let flags = [(job.rows.has_dx(), ways::DX), (job.sums, ways::SUMS), (has_ds, ways::DS), (streams, ways::STREAM)];
+    let way = flags.into_iter().fold(0, |way, (is_so, bit)| if is_so { way | bit } else { way });
     let pair = 2 * T::Float::lanes::<S>();
     let whole = cols - cols % pair;
-    // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps.
+    // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps. The flags are those of the rows.
     unsafe {
-        touch::<S, T, CENTERED, { ways::DX | ways::SUMS }, R>(simd, &loaded, beside, 0, whole);
+        let mut seen = match way {
+            ways::ALL if R > 1 => touch::<S, T, CENTERED, { ways::ALL }, R>(simd, &loaded, beside, way, whole),
+            ways::ALL_STREAMED if R > 1 => {
+                touch::<S, T, CENTERED, { ways::ALL_STREAMED }, R>(simd, &loaded, beside, way, whole)
+            }
+            _ => touch::<S, T, CENTERED, { ways::ANY }, R>(simd, &loaded, beside, way, whole),
+        };
         if whole < cols {
-            touch_tail::<S, T, CENTERED, R>(simd, &loaded, beside, sums, whole, cols - whole);
+            let tail = touch_tail::<S, T, CENTERED, R>(simd, &loaded, beside, job.sums, whole, cols - whole);
+            seen = T::Float::plus(simd, seen, tail);
+        }
+        if has_ds && T::Float::any_nan(simd, seen) {
+            loaded.iter().filter_map(|row| row.dx).for_each(|dx| dx.canonicalize(cols, |_| false));
         }
     }
-    let _ = (first, streams, ways::DS, ways::STREAM);
 }
 
-/// The elements from..to of all rows, whole pairs of registers.
+/// The first `to` elements of all rows, whole pairs of registers. Returns zeros, or a NaN in some lane if an element of dx with its ds
+/// is not finite.
 ///
 /// # Safety
 /// - All rows have `to` elements; gamma and the sums have them.
-/// - If `STREAM`, rows of dx are aligned to registers.
+/// - What `way` names is there, and it is `WAY` unless that is ANY.
+/// - If it names streaming, rows of dx are aligned to registers.
 #[inline(always)]
 unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const R: usize>(
     simd: S,
     rows: &[Loaded<S, T>; R],
     beside: Beside<T>,
-    from: usize,
+    way: u8,
     to: usize,
-) {
-    let pair = 2 * T::Float::lanes::<S>();
-    let mut i = from;
+) -> <T::Float as Float>::Reg<S> {
+    let has = |bit| if WAY == ways::ANY { way & bit != 0 } else { WAY & bit != 0 };
+    let (has_dx, has_sums, has_ds, streams) = (has(ways::DX), has(ways::SUMS), has(ways::DS), has(ways::STREAM));
     let zero = T::Float::splat(simd, T::Float::default());
+    let mut seen = zero;
+    let mut i = 0;
     while i < to {
         // SAFETY: the caller's duty; a pair is left.
         unsafe {
+            let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
             let (mut dgamma, mut dbeta) = ([zero; 2], [zero; 2]);
-            let mut gamma = dgamma;
-            if WAY & ways::DX != 0 {
-                gamma = T::simd_load_computed(simd, beside.gamma.add(i));
-            }
-            if WAY & ways::SUMS != 0 {
+            if has_sums {
                 dgamma = T::simd_load_computed(simd, beside.dgamma.add(i));
                 if CENTERED {
                     dbeta = T::simd_load_computed(simd, beside.dbeta.add(i));
@@ -282,33 +293,39 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
                 let mut dx = [zero; 2];
                 for k in 0..2 {
                     let xhat = row.xhat::<CENTERED>(simd, x[k]);
-                    if WAY & ways::SUMS != 0 {
-                        dgamma[k] = T::Float::fma(simd, dy[k], xhat, dgamma[k]);
-                        if CENTERED {
-                            dbeta[k] = T::Float::plus(simd, dbeta[k], dy[k]);
-                        }
+                    dgamma[k] = T::Float::fma(simd, dy[k], xhat, dgamma[k]);
+                    if CENTERED {
+                        dbeta[k] = T::Float::plus(simd, dbeta[k], dy[k]);
                     }
-                    if WAY & ways::DX != 0 {
-                        dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat, gamma[k]);
-                    }
+                    dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat, gamma[k]);
                 }
-                if WAY & ways::DX != 0 {
+                if has_dx {
+                    if has_ds {
+                        let ds = row.ds.unwrap_unchecked().load(simd, i);
+                        dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
+                        seen = probe::<S, T::Float>(simd, seen, dx);
+                    }
                     let target = row.dx.unwrap_unchecked();
-                    target.store::<S, { way::PLAIN }>(simd, i, dx);
+                    if streams {
+                        target.store::<S, { way::REST }>(simd, i, dx);
+                    } else {
+                        target.store::<S, { way::PLAIN }>(simd, i, dx);
+                    }
                 }
             }
-            if WAY & ways::SUMS != 0 {
+            if has_sums {
                 T::simd_store_computed(simd, beside.dgamma.add(i), dgamma);
                 if CENTERED {
                     T::simd_store_computed(simd, beside.dbeta.add(i), dbeta);
                 }
             }
         }
-        i += pair;
+        i += 2 * T::Float::lanes::<S>();
     }
+    seen
 }
 
-/// The last `n` elements of all rows, from `i` on: less than a pair of registers.
+/// The last `n` elements of all rows, from `i` on: less than a pair of registers. Returns what `touch` does.
 ///
 /// # Safety
 /// - All rows have `i + n` elements; gamma and the sums have them in whole steps.
@@ -320,8 +337,9 @@ unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>
     sums: bool,
     i: usize,
     n: usize,
-) {
+) -> <T::Float as Float>::Reg<S> {
     let zero = T::Float::splat(simd, T::Float::default());
+    let mut seen = zero;
     // SAFETY: the caller's duty.
     unsafe {
         let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
@@ -346,8 +364,10 @@ unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>
             if let Some(ds) = row.ds {
                 let ds = ds.load_tail(simd, i, n, zero);
                 dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
+                seen = probe::<S, T::Float>(simd, seen, dx);
             }
             target.store_tail(simd, i, n, dx);
         }
     }
+    seen
 }

@@ -93,7 +93,7 @@ impl<S: Lanes, F: Float> Norm<S, F> {
 
 /// A sum that stays zero as long as no value is infinite or NaN, and becomes NaN then.
 #[inline(always)]
-fn probe<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, [a, b]: [F::Reg<S>; 2]) -> F::Reg<S> {
+pub(crate) fn probe<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, [a, b]: [F::Reg<S>; 2]) -> F::Reg<S> {
     let zero = F::splat(simd, F::default());
     F::fma(simd, b, zero, F::fma(simd, a, zero, sum))
 }
