@@ -16,9 +16,9 @@
 //!
 //! # Two touches
 //!
-//! A few rows are taken at a time. The first touch, the only one that reads memory, takes the two sums of each row; the second,
-//! out of the cache, goes over the columns of all of them at once, writes dx, and adds to dgamma and dbeta. Several rows have one
-//! gamma, and one load and store of the running sums.
+//! Two rows are taken at a time. The first touch, the only one that reads memory, takes the two sums of each; the second, out of
+//! the cache, goes over the columns of both at once, writes dx, and adds to the running sums of dgamma and dbeta, which are loaded
+//! and stored once for two rows: stores are what the loop waits for.
 //!
 //! ```text
 //! S1, S2 = sum g, sum g * (x - hi)           in f32, per virtual lane, folded by halves; chunks are added in f64
@@ -29,9 +29,9 @@
 //!
 //! # What fixes the bits of dgamma and dbeta
 //!
-//! The rows are cut into [`Parts`], a function of their number alone, which several threads can share. Of a part, [`LEAF_ROWS`]
-//! rows at a time are added one after the other, and these sums too. The parts are added along a binary tree. So no chain
-//! of additions is long: the error grows like the root of the number of rows.
+//! Pairs of rows are added one after the other, but only up to [`LEAF_ROWS`] rows: the rounding errors of that are all that there are, since
+//! such sums are added to one another with their errors kept (Knuth's `TwoSum`). These longer sums are those of [`Parts`], into
+//! which the rows are cut by their number alone, and which several threads can share. The parts are added along a binary tree.
 //!
 //! # Range
 //!
@@ -43,7 +43,7 @@ mod merge;
 mod slow;
 mod touches;
 
-use core::ops::{Range, RangeInclusive};
+use core::ops::RangeInclusive;
 
 use crate::Isa;
 use crate::forward::{Params, RowNorm};
@@ -51,18 +51,18 @@ use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Ve
 use crate::moments::Moments;
 pub(crate) use merge::Merge;
 pub use merge::merge;
-use touches::{Row, project, second_touch};
+use touches::{Row, Trust, project, second_touch, ways};
 
 /// The rows whose gradients of gamma and beta are added one after the other.
-pub const LEAF_ROWS: usize = 32;
+pub const LEAF_ROWS: usize = 16;
 
 /// The rows of a part, at least.
-const PART_ROWS: usize = 32;
+const PART_ROWS: usize = 64;
 
 /// The parts, at most.
-const MAX_PARTS: usize = 64;
+const MAX_PARTS: usize = 32;
 
-/// The rows that the second touch takes at once.
+/// The rows that are touched together.
 const BLOCK_ROWS: usize = 2;
 
 /// The statistics of each row, as forward has kept them: each has one element for each row of the buffers.
@@ -108,11 +108,11 @@ pub struct Parts {
 impl Parts {
     /// The parts of so many rows.
     pub fn new(rows: usize, cols: usize) -> Self {
-        let part_rows = rows.div_ceil(MAX_PARTS).next_multiple_of(4).max(PART_ROWS);
+        let part_rows = rows.div_ceil(MAX_PARTS).next_multiple_of(LEAF_ROWS).max(PART_ROWS);
         Self { rows, cols, part_rows }
     }
 
-    /// The number of parts: 64 at most.
+    /// The number of parts: 32 at most.
     pub fn count(&self) -> usize {
         self.rows.div_ceil(self.part_rows)
     }
@@ -122,17 +122,21 @@ impl Parts {
         self.rows.min(part.saturating_mul(self.part_rows))
     }
 
-    /// The elements of memory that the sums of one part take: columns in whole steps, for gamma and, if `centered`, for beta.
-    /// `None` on overflow.
+    /// The elements of memory that the sums of one part take, each with its errors: columns in whole steps, for gamma and, if
+    /// `centered`, for beta. `None` on overflow.
     pub fn partial_len<T: Element>(&self, centered: bool) -> Option<usize> {
-        let sums = if centered { 2 } else { 1 };
-        padded::<T>(self.cols)?.checked_mul(sums)
+        padded::<T>(self.cols)?.checked_mul(2 * sums(centered))
     }
 
     /// The elements of memory that a thread takes to work on its parts: gamma, and the sums of a leaf. `None` on overflow.
     pub fn work_len<T: Element>(&self, centered: bool) -> Option<usize> {
-        self.partial_len::<T>(centered)?.checked_add(padded::<T>(self.cols)?)
+        padded::<T>(self.cols)?.checked_mul(1 + sums(centered))
     }
+}
+
+/// The number of parameters whose gradients are sums over the rows.
+const fn sums(centered: bool) -> usize {
+    if centered { 2 } else { 1 }
 }
 
 /// A number of columns in whole steps.
@@ -258,21 +262,23 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Kernel for RunParts<
         let (rows, cols) = (job.rows.rows(), job.rows.cols());
         let padded = cols.next_multiple_of(T::STEP);
         let (gamma, leaf) = work.split_at_mut(padded);
-        let leaf = &mut leaf[..if CENTERED { 2 * padded } else { padded }];
+        let leaf = &mut leaf[..sums(CENTERED) * padded];
         pack_gamma(simd, job, gamma);
-        for first in (0..rows).step_by(job.part_rows) {
-            let part = first..rows.min(first + job.part_rows);
-            for leaf_first in part.clone().step_by(LEAF_ROWS) {
-                leaf.fill(T::Float::default());
-                run_leaf(simd, job, leaf_first..part.end.min(leaf_first + LEAF_ROWS), gamma, leaf);
-                if job.sums {
-                    let sums = &mut partials[first / job.part_rows * leaf.len()..][..leaf.len()];
-                    if leaf_first == first {
-                        sums.copy_from_slice(leaf);
-                    } else {
-                        sums.iter_mut().zip(&*leaf).for_each(|(sum, &v)| *sum = *sum + v);
-                    }
-                }
+        leaf.fill(T::Float::default());
+        if job.sums {
+            partials.fill(T::Float::default());
+        }
+        for r in (0..rows).step_by(BLOCK_ROWS) {
+            let n = BLOCK_ROWS.min(rows - r);
+            if n == BLOCK_ROWS {
+                touch_rows::<S, T, CENTERED, BLOCK_ROWS>(simd, job, r, gamma, leaf);
+            } else {
+                touch_rows::<S, T, CENTERED, 1>(simd, job, r, gamma, leaf);
+            }
+            if job.sums && ((r + n).is_multiple_of(LEAF_ROWS) || r + n == rows) {
+                let len = 2 * leaf.len();
+                let part = &mut partials[r / job.part_rows * len..][..len];
+                merge::add_leaf::<S, T>(simd, leaf, part, padded);
             }
         }
         if job.streaming {
@@ -299,71 +305,88 @@ fn pack_gamma<S: Lanes, T: Element, const CENTERED: bool>(
     }
 }
 
-/// Rows whose sums are added one after the other.
+/// Both touches of the `R` rows from `r` on.
 #[inline(always)]
-fn run_leaf<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+fn touch_rows<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool, const R: usize>(
     simd: S,
     job: &mut Backward<'_, T, CENTERED>,
-    rows: Range<usize>,
+    r: usize,
     gamma: &[T::Float],
     leaf: &mut [T::Float],
 ) {
-    let mut r = rows.start;
-    while r < rows.end {
-        let n = BLOCK_ROWS.min(rows.end - r);
-        let block = first_touch(simd, job, r, n, gamma);
-        if let [Some(a), Some(b)] = block {
-            second_touch::<S, T, CENTERED, BLOCK_ROWS>(simd, job, r, &[a, b], gamma, leaf);
-        } else {
-            for k in 0..n {
-                match block[k] {
-                    Some(row) => second_touch::<S, T, CENTERED, 1>(simd, job, r + k, &[row], gamma, leaf),
-                    None => slow::row(job, r + k, leaf, T::Float::lanes::<S>()),
-                }
-            }
-        }
-        r += n;
+    let mut rows = [Row::NAN; R];
+    for k in 0..R {
+        rows[k] = first_touch(simd, job, r + k, gamma);
+    }
+    if rows.iter().all(|row| row.trust == Trust::All) {
+        second_touch::<S, T, CENTERED, R>(simd, job, r, &rows, !0, gamma, leaf);
+    } else {
+        touch_doubtful(simd, job, r, &rows, gamma, leaf);
     }
 }
 
-/// What the second touch of `n` rows from `r` on takes. `None` of a row that must take the slow path.
+/// The second touch of rows of which one must take the slow path.
 #[inline(always)]
-fn first_touch<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+fn touch_doubtful<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool, const R: usize>(
+    simd: S,
+    job: &mut Backward<'_, T, CENTERED>,
+    r: usize,
+    rows: &[Row<T::Float>; R],
+    gamma: &[T::Float],
+    leaf: &mut [T::Float],
+) {
+    // What a row adds to the sums does not depend on whether dx is wanted, and takes the slow path.
+    if rows.iter().all(|row| row.trust >= Trust::Statistics) {
+        second_touch::<S, T, CENTERED, R>(simd, job, r, rows, ways::SUMS, gamma, leaf);
+    } else {
+        for k in 0..R {
+            if rows[k].trust >= Trust::Statistics {
+                second_touch::<S, T, CENTERED, 1>(simd, job, r + k, &[rows[k]], ways::SUMS, gamma, leaf);
+            } else {
+                slow::add_row(job, r + k, leaf, T::Float::lanes::<S>());
+            }
+        }
+    }
+    for k in 0..R {
+        if rows[k].trust == Trust::All {
+            second_touch::<S, T, CENTERED, 1>(simd, job, r + k, &[rows[k]], !ways::SUMS, gamma, leaf);
+        } else {
+            slow::write_dx(job, r + k);
+        }
+    }
+}
+
+/// What the second touch of row `r` takes.
+#[inline(always)]
+fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
     job: &Backward<'_, T, CENTERED>,
     r: usize,
-    n: usize,
     gamma: &[T::Float],
-) -> [Option<Row<T::Float>>; BLOCK_ROWS] {
+) -> Row<T::Float> {
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
-    let mut norms = [None; BLOCK_ROWS];
-    let mut hi = [T::Float::default(); BLOCK_ROWS];
-    for k in 0..n {
-        let norm = match job.stats.row(job.rows.index(r + k)) {
-            Some(norm) => Some(norm),
-            None => RowNorm::trusted(simd, &moments::<S, T, CENTERED>(simd, job, r + k), job.eps),
-        };
-        norms[k] = norm.filter(|norm| trusted_rstd.contains(&norm.rstd.into()));
-        hi[k] = norms[k].map_or(T::Float::default(), |norm| norm.mean);
+    let norm = match job.stats.row(job.rows.index(r)) {
+        Some(norm) => norm,
+        None => match RowNorm::trusted(simd, &moments::<S, T, CENTERED>(simd, job, r), job.eps) {
+            Some(norm) => norm,
+            None => return Row::NAN,
+        },
+    };
+    let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
+    if !trusted_rstd.contains(&rstd) {
+        return Row::NAN;
     }
     if !job.rows.has_dx() {
-        return norms.map(|norm| norm.map(|norm| Row::new(&norm, 0.0, 0.0)));
+        return Row::new(&norm, 0.0, 0.0, Trust::All);
     }
-    // SAFETY: there are n rows; gamma has whole steps.
-    let sums = unsafe { project::<S, T, CENTERED>(simd, job, r, n, &hi, gamma) };
+    // SAFETY: there is a row r; gamma has whole steps.
+    let (s1, s2) = unsafe { project::<S, T, CENTERED>(simd, job, r, norm.mean, gamma) };
+    let s2 = (s2 - mean_lo * s1) * rstd;
+    let size = s1.abs() + s2.abs();
+    let is_moderate = trusted_sums.contains(&size) && products.contains(&(size * rstd));
+    let trust = if is_moderate || size == 0.0 && slow::is_zero(job, r) { Trust::All } else { Trust::Statistics };
     let inv_cols = 1.0 / job.rows.cols() as f64;
-    let mut block = [None; BLOCK_ROWS];
-    for k in 0..n {
-        let (Some(norm), (s1, s2)) = (norms[k], sums[k]) else { continue };
-        let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
-        let s2 = (s2 - mean_lo * s1) * rstd;
-        let size = s1.abs() + s2.abs();
-        let is_moderate = trusted_sums.contains(&size) && products.contains(&(size * rstd));
-        if is_moderate || size == 0.0 && slow::is_zero(job, r + k) {
-            block[k] = Some(Row::new(&norm, s1 * inv_cols, s2 * inv_cols));
-        }
-    }
-    block
+    Row::new(&norm, s1 * inv_cols, s2 * inv_cols, trust)
 }
 
 /// The moments of row `r`.

@@ -4,7 +4,7 @@ use super::Parts;
 use crate::Isa;
 use crate::lanes::{Compiled, Element, Float, Kernel, Lanes, Pair};
 
-/// The subtrees that are pending at most: 64 parts have a tree of depth 6.
+/// The subtrees that are pending at most: 32 parts have a tree of depth 5.
 const DEPTH: usize = 8;
 
 /// Merges the sums of all parts into dgamma and dbeta, each if wanted.
@@ -22,24 +22,25 @@ pub fn merge<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     let len = parts.partial_len::<T>(CENTERED).unwrap_or(usize::MAX);
     let expected = len.checked_mul(parts.count());
     assert!(Some(partials.len()) == expected, "{} elements, expected {expected:?}", partials.len());
-    let padded = len / if CENTERED { 2 } else { 1 };
-    for (out, at) in [(dgamma, 0), (dbeta, padded)] {
+    let each = len / super::sums(CENTERED);
+    for (out, at) in [(dgamma, 0), (dbeta, each)] {
         let Some(out) = out else { continue };
         assert!(out.len() == parts.cols, "{} elements, expected {}", out.len(), parts.cols);
         if parts.rows == 0 || parts.cols == 0 || at == len {
             out.fill(T::Float::default());
         } else {
-            <T as Compiled<CENTERED>>::merge(Merge { partials, len, at, out }, isa);
+            <T as Compiled<CENTERED>>::merge(Merge { partials, len, at, errors: each / 2, out }, isa);
         }
     }
 }
 
-/// The elements from `at` on of each part, each of which has `len`.
+/// The sums from `at` on of each part, which has `len` elements, and their errors, which follow as many elements later.
 #[derive(Debug)]
 pub struct Merge<'a, T: Element> {
     partials: &'a [T::Float],
     len: usize,
     at: usize,
+    errors: usize,
     out: &'a mut [T::Float],
 }
 
@@ -48,15 +49,21 @@ impl<T: Element> Kernel for Merge<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { partials, len, at, out } = self;
+        let Self { partials, len, at, errors, out } = self;
         let pair = 2 * T::Float::lanes::<S>();
         let zero = T::Float::splat(simd, T::Float::default());
         for (k, out) in out.chunks_mut(pair).enumerate() {
-            let mut stack = [[zero; 2]; DEPTH];
+            let mut stack = [[[zero; 2]; 2]; DEPTH];
             let mut depth = 0;
             for (p, part) in partials.chunks_exact(len).enumerate() {
-                // SAFETY: a part has whole pairs of all columns from at on.
-                let mut sum = unsafe { T::simd_load_computed(simd, part[at + k * pair..][..pair].as_ptr()) };
+                let at = at + k * pair;
+                // SAFETY: a part has whole pairs of all columns from at on, of sums and errors.
+                let mut sum = unsafe {
+                    [
+                        T::simd_load_computed(simd, part[at..][..pair].as_ptr()),
+                        T::simd_load_computed(simd, part[at + errors..][..pair].as_ptr()),
+                    ]
+                };
                 for _ in 0..p.trailing_ones() {
                     depth -= 1;
                     sum = add::<S, T>(simd, stack[depth], sum);
@@ -68,17 +75,61 @@ impl<T: Element> Kernel for Merge<'_, T> {
             for d in (0..depth - 1).rev() {
                 sum = add::<S, T>(simd, stack[d], sum);
             }
+            let mut merged = [zero; 2];
+            for h in 0..2 {
+                // The error of a sum that is not finite is NaN.
+                let (v, error) = (sum[0][h], sum[1][h]);
+                let no_error = T::Float::minus(simd, error, error);
+                merged[h] = T::Float::select_nonzero(simd, no_error, v, T::Float::plus(simd, v, error));
+            }
+            let merged = T::simd_in_order(simd, merged);
             let mut lanes = [T::Float::default(); 2 * <f32 as Float>::LANES];
             // SAFETY: a pair has no more elements.
-            unsafe { T::simd_store_computed(simd, lanes.as_mut_ptr(), T::simd_in_order(simd, sum)) };
-            for (out, &v) in out.iter_mut().zip(&lanes) {
-                *out = if v.into().is_nan() { T::Float::NAN } else { v };
+            unsafe { T::simd_store_computed(simd, lanes.as_mut_ptr(), merged) };
+            if T::Float::any_nan(simd, T::Float::plus(simd, merged[0], merged[1])) {
+                lanes.iter_mut().filter(|v| (**v).into().is_nan()).for_each(|v| *v = T::Float::NAN);
+            }
+            out.copy_from_slice(&lanes[..out.len()]);
+        }
+    }
+}
+
+/// Adds the sums of a leaf to those of its part, of `padded` columns, and begins new ones.
+#[inline(always)]
+pub(super) fn add_leaf<S: Lanes, T: Element>(simd: S, leaf: &mut [T::Float], part: &mut [T::Float], padded: usize) {
+    let zero = [T::Float::splat(simd, T::Float::default()); 2];
+    let pair = 2 * T::Float::lanes::<S>();
+    for (leaf, part) in leaf.chunks_exact_mut(padded).zip(part.chunks_exact_mut(2 * padded)) {
+        let (sums, errors) = part.split_at_mut(padded);
+        let pairs = sums.chunks_exact_mut(pair).zip(errors.chunks_exact_mut(pair));
+        for (leaf, (sum, error)) in leaf.chunks_exact_mut(pair).zip(pairs) {
+            // SAFETY: all have a pair.
+            unsafe {
+                let old = [T::simd_load_computed(simd, sum.as_ptr()), T::simd_load_computed(simd, error.as_ptr())];
+                let [new_sum, new_error] = add::<S, T>(simd, old, [T::simd_load_computed(simd, leaf.as_ptr()), zero]);
+                T::simd_store_computed(simd, sum.as_mut_ptr(), new_sum);
+                T::simd_store_computed(simd, error.as_mut_ptr(), new_error);
+                T::simd_store_computed(simd, leaf.as_mut_ptr(), zero);
             }
         }
     }
 }
 
+/// Adds two sums with their errors, and keeps the error of this addition.
 #[inline(always)]
-fn add<S: Lanes, T: Element>(simd: S, a: Pair<S, T>, b: Pair<S, T>) -> Pair<S, T> {
-    [T::Float::plus(simd, a[0], b[0]), T::Float::plus(simd, a[1], b[1])]
+fn add<S: Lanes, T: Element>(simd: S, a: [Pair<S, T>; 2], b: [Pair<S, T>; 2]) -> [Pair<S, T>; 2] {
+    let ([a, errors_a], [b, errors_b]) = (a, b);
+    let mut sum = a;
+    let mut errors = errors_a;
+    for k in 0..2 {
+        sum[k] = T::Float::plus(simd, a[k], b[k]);
+        let part = T::Float::minus(simd, sum[k], a[k]);
+        let error = T::Float::plus(
+            simd,
+            T::Float::minus(simd, a[k], T::Float::minus(simd, sum[k], part)),
+            T::Float::minus(simd, b[k], part),
+        );
+        errors[k] = T::Float::plus(simd, errors_a[k], T::Float::plus(simd, errors_b[k], error));
+    }
+    [sum, errors]
 }

@@ -47,33 +47,49 @@ impl Norm {
     }
 }
 
-/// Writes dx of row `r`, and adds to the sums of dgamma and dbeta, which are kept in pairs of registers of `lanes` elements.
+/// Adds row `r` to the sums of dgamma and dbeta, if they are wanted, which are kept in pairs of registers of `lanes` elements.
 #[cold]
 #[inline(never)]
-pub(super) fn row<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
-    job: &mut Backward<'_, T, CENTERED>,
+pub(super) fn add_row<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+    job: &Backward<'_, T, CENTERED>,
     r: usize,
     leaf: &mut [T::Float],
     lanes: usize,
 ) {
+    if !job.sums {
+        return;
+    }
     let cols = job.rows.cols();
     let norm = Norm::new::<T, CENTERED>(job.rows.x_row(r), job.eps);
-    // SAFETY: r < rows, and rows have cols elements.
+    // SAFETY: r < rows.
+    let (dy, x) = unsafe { (job.rows.dy(r), job.rows.x(r)) };
+    let (dgamma, dbeta) = leaf.split_at_mut(cols.next_multiple_of(T::STEP));
+    for i in 0..cols {
+        // SAFETY: i < cols.
+        let (dy, x): (f64, f64) = unsafe { (dy.get(i).to_computed().into(), x.get(i).to_computed().into()) };
+        let at = place::<T>(i, lanes);
+        dgamma[at] = dgamma[at] + T::Float::from_f64(dy * norm.xhat(x));
+        if CENTERED {
+            dbeta[at] = dbeta[at] + T::Float::from_f64(dy);
+        }
+    }
+}
+
+/// Writes dx of row `r`, if it is wanted.
+#[cold]
+#[inline(never)]
+pub(super) fn write_dx<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+    job: &mut Backward<'_, T, CENTERED>,
+    r: usize,
+) {
+    // SAFETY: r < rows.
     let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, false)) };
+    let Some(dx) = dx else { return };
+    let cols = job.rows.cols();
+    let norm = Norm::new::<T, CENTERED>(job.rows.x_row(r), job.eps);
     // SAFETY: callers ask for i < cols.
     let get = |p: Source<T>, i| -> f64 { unsafe { p.get(i) }.to_computed().into() };
     let xhat = |i| norm.xhat(get(x, i));
-    if job.sums {
-        let (dgamma, dbeta) = leaf.split_at_mut(cols.next_multiple_of(T::STEP));
-        for i in 0..cols {
-            let at = place::<T>(i, lanes);
-            dgamma[at] = dgamma[at] + T::Float::from_f64(get(dy, i) * xhat(i));
-            if CENTERED {
-                dbeta[at] = dbeta[at] + T::Float::from_f64(get(dy, i));
-            }
-        }
-    }
-    let Some(dx) = dx else { return };
     let gamma = |i| -> f64 { job.gamma(i).into() };
     let largest = |of: &dyn Fn(usize) -> f64| {
         // Unlike with `f64::max`, NaN stays.

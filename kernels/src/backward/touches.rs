@@ -1,61 +1,66 @@
 //! The two touches of the rows that take the fast path.
 
-use super::{BLOCK_ROWS, Backward};
+use super::Backward;
 use crate::forward::{RowNorm, probe};
-use crate::lanes::{Element, FOLD_ROWS, Float, Lanes, MAX_REGS, Pair, Source, Target, regs, way};
+use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Source, Target, regs, way};
 use crate::moments::{CHUNK, Tree, no_subtrees};
+
+/// What of a row can be trusted: the slow path does the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trust {
+    Nothing,
+    /// mean and rstd, but not the sums that dx takes.
+    Statistics,
+    All,
+}
 
 /// What the second touch of one row takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row<F> {
-    norm: RowNorm<F>,
+    mean: F,
+    mean_lo: F,
+    rstd: F,
     /// -rstd * c1 and -rstd * c2.
     a: F,
     b: F,
+    pub(super) trust: Trust,
 }
 
 impl<F: Float> Row<F> {
+    pub(super) const NAN: Self =
+        Self { mean: F::NAN, mean_lo: F::NAN, rstd: F::NAN, a: F::NAN, b: F::NAN, trust: Trust::Nothing };
+
     #[inline(always)]
-    pub(super) fn new(norm: &RowNorm<F>, c1: f64, c2: f64) -> Self {
-        let rstd: f64 = norm.rstd.into();
-        Self { norm: *norm, a: F::from_f64(-rstd * c1), b: F::from_f64(-rstd * c2) }
+    pub(super) fn new(norm: &RowNorm<F>, c1: f64, c2: f64, trust: Trust) -> Self {
+        let &RowNorm { mean, mean_lo, rstd } = norm;
+        let rstd_f64: f64 = rstd.into();
+        Self { mean, mean_lo, rstd, a: F::from_f64(-rstd_f64 * c1), b: F::from_f64(-rstd_f64 * c2), trust }
     }
 }
 
-/// S1 and S2 of the rows from `r` on, of which the means are known, as many as there are: the sums of g and of g * (x - hi). Without a mean,
-/// S1 is zero and hi is 0.
+/// S1 and S2 of row `r`: the sums of g and of g * (x - hi). Without a mean, S1 is zero and hi is 0.
 ///
 /// # Safety
-/// - There are `n` such rows.
+/// - There is such a row.
 /// - gamma has as many columns, in whole steps.
 #[inline(always)]
 pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
     job: &Backward<'_, T, CENTERED>,
     r: usize,
-    n: usize,
-    hi: &[T::Float; BLOCK_ROWS],
+    hi: T::Float,
     gamma: &[T::Float],
-) -> [(f64, f64); BLOCK_ROWS] {
+) -> (f64, f64) {
     let cols = job.rows.cols();
+    // SAFETY: the caller's duty.
+    let (dy, x) = unsafe { (job.rows.dy(r), job.rows.x(r)) };
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let mut at = 0;
     loop {
-        let mut sums = [T::Float::splat(simd, T::Float::default()); FOLD_ROWS];
-        for k in 0..n {
-            // SAFETY: the caller's duty; at < cols.
-            let [s1, s2] = unsafe {
-                let (dy, x) = (job.rows.dy(r + k), job.rows.x(r + k));
-                project_chunk::<S, T, CENTERED>(simd, dy, x, hi[k], gamma, at, CHUNK.min(cols - at))
-            };
-            (sums[k], sums[k + BLOCK_ROWS]) = (s1, s2);
-        }
-        let folded = T::Float::widen(simd, &T::Float::fold_rows(simd, &sums));
-        let mut sums = [(0.0, 0.0); BLOCK_ROWS];
-        for k in 0..n {
-            sums[k] = (folded[k], folded[k + BLOCK_ROWS]);
-        }
+        // SAFETY: at < cols.
+        let [s1, s2] = unsafe { project_chunk::<S, T, CENTERED>(simd, dy, x, hi, gamma, at, CHUNK.min(cols - at)) };
+        let sums = (T::Float::fold(simd, s1).into(), T::Float::fold(simd, s2).into());
         if cols <= CHUNK {
             return sums;
         }
@@ -66,8 +71,6 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
         }
     }
 }
-
-const _: () = assert!(2 * BLOCK_ROWS <= FOLD_ROWS);
 
 /// The sums over `len` columns from `from` on, at most a chunk, still to be folded.
 ///
@@ -82,7 +85,7 @@ unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
     gamma: &[T::Float],
     from: usize,
     len: usize,
-) -> [<T::Float as Float>::Reg<S>; 2] {
+) -> [Reg<S, T>; 2] {
     let zero = T::Float::splat(simd, T::Float::default());
     let hi = T::Float::splat(simd, hi);
     let (mut s1, mut s2) = ([zero; MAX_REGS], [zero; MAX_REGS]);
@@ -123,7 +126,7 @@ unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
 
 /// Halves the registers to one, whose lanes are still to be folded.
 #[inline(always)]
-fn halve<S: Lanes, T: Element>(simd: S, mut v: [<T::Float as Float>::Reg<S>; MAX_REGS]) -> <T::Float as Float>::Reg<S> {
+fn halve<S: Lanes, T: Element>(simd: S, mut v: [Reg<S, T>; MAX_REGS]) -> Reg<S, T> {
     let mut r = regs::<S>();
     while r > 1 {
         r /= 2;
@@ -134,14 +137,16 @@ fn halve<S: Lanes, T: Element>(simd: S, mut v: [<T::Float as Float>::Reg<S>; MAX
     v[0]
 }
 
+type Reg<S, T> = <<T as Element>::Float as Float>::Reg<S>;
+
 /// A [`Row`] in registers, and where its elements are.
 #[derive(Clone, Copy)]
 struct Loaded<S: Lanes, T: Element> {
-    hi: <T::Float as Float>::Reg<S>,
-    rstd: <T::Float as Float>::Reg<S>,
-    offset: <T::Float as Float>::Reg<S>,
-    a: <T::Float as Float>::Reg<S>,
-    b: <T::Float as Float>::Reg<S>,
+    hi: Reg<S, T>,
+    rstd: Reg<S, T>,
+    offset: Reg<S, T>,
+    a: Reg<S, T>,
+    b: Reg<S, T>,
     dy: Source<T>,
     x: Source<T>,
     ds: Option<Source<T>>,
@@ -158,7 +163,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
         r: usize,
         row: &Row<T::Float>,
     ) -> Self {
-        let &Row { norm: RowNorm { mean, mean_lo, rstd }, a, b } = row;
+        let &Row { mean, mean_lo, rstd, a, b, .. } = row;
         let splat = |v| T::Float::splat(simd, v);
         // SAFETY: the caller's duty.
         let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, job.streaming)) };
@@ -167,7 +172,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
     }
 
     #[inline(always)]
-    fn xhat<const CENTERED: bool>(&self, simd: S, x: <T::Float as Float>::Reg<S>) -> <T::Float as Float>::Reg<S> {
+    fn xhat<const CENTERED: bool>(&self, simd: S, x: Reg<S, T>) -> Reg<S, T> {
         if CENTERED {
             T::Float::fma(simd, T::Float::minus(simd, x, self.hi), self.rstd, self.offset)
         } else {
@@ -177,13 +182,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
 
     /// dx but for ds.
     #[inline(always)]
-    fn dx<const CENTERED: bool>(
-        &self,
-        simd: S,
-        dy: <T::Float as Float>::Reg<S>,
-        xhat: <T::Float as Float>::Reg<S>,
-        gamma: <T::Float as Float>::Reg<S>,
-    ) -> <T::Float as Float>::Reg<S> {
+    fn dx<const CENTERED: bool>(&self, simd: S, dy: Reg<S, T>, xhat: Reg<S, T>, gamma: Reg<S, T>) -> Reg<S, T> {
         let projected =
             if CENTERED { T::Float::fma(simd, xhat, self.b, self.a) } else { T::Float::times(simd, xhat, self.b) };
         T::Float::fma(simd, T::Float::times(simd, dy, gamma), self.rstd, projected)
@@ -198,26 +197,27 @@ struct Beside<T: Element> {
     dbeta: *mut T::Float,
 }
 
-/// What a loop does. Most calls want all gradients, and have a loop of their own.
-mod ways {
-    pub(super) const DX: u8 = 1;
-    pub(super) const SUMS: u8 = 2;
-    pub(super) const DS: u8 = 4;
-    pub(super) const STREAM: u8 = 8;
+/// What a loop does. Most calls want all gradients, and have loops of their own.
+pub(super) mod ways {
+    pub(in crate::backward) const DX: u8 = 1;
+    pub(in crate::backward) const SUMS: u8 = 2;
+    pub(in crate::backward) const DS: u8 = 4;
+    pub(in crate::backward) const STREAM: u8 = 8;
     /// What is done is decided while running.
-    pub(super) const ANY: u8 = 16;
+    pub(in crate::backward) const ANY: u8 = 16;
 
-    pub(super) const ALL: u8 = DX | SUMS;
-    pub(super) const ALL_STREAMED: u8 = ALL | STREAM;
+    pub(in crate::backward) const ALL: u8 = DX | SUMS;
+    pub(in crate::backward) const ALL_STREAMED: u8 = ALL | STREAM;
 }
 
-/// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta.
+/// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta: of that, what `wanted` names and the job wants too.
 #[inline(always)]
 pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
     simd: S,
     job: &mut Backward<'_, T, CENTERED>,
     r: usize,
     rows: &[Row<T::Float>; R],
+    wanted: u8,
     gamma: &[T::Float],
     leaf: &mut [T::Float],
 ) {
@@ -225,19 +225,24 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     let (dgamma, dbeta) = if CENTERED { leaf.split_at_mut(gamma.len()) } else { (leaf, &mut [] as &mut [_]) };
     assert!(r + R <= job.rows.rows() && gamma.len() >= cols && dgamma.len() >= cols);
     let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma: dgamma.as_mut_ptr(), dbeta: dbeta.as_mut_ptr() };
-    let mut at = r;
-    let loaded = rows.map(|row| {
-        at += 1;
-        // SAFETY: there are R rows from r on, checked above.
-        unsafe { Loaded::<S, T>::new(simd, job, at - 1, &row) }
-    });
+    // SAFETY: there are R rows from r on, checked above. (No closure: those of arrays' methods are not always inlined.)
+    let mut loaded = [unsafe { Loaded::<S, T>::new(simd, job, r, &rows[0]) }; R];
+    for k in 1..R {
+        // SAFETY: as above.
+        loaded[k] = unsafe { Loaded::new(simd, job, r + k, &rows[k]) };
+    }
     // Only from whole registers on can they be streamed; rows that are not aligned are stored as others.
-    let streams = loaded.iter().all(|row| row.dx.is_some_and(|dx| dx.streams() && dx.misalignment::<S>() == 0));
-    let has_ds = loaded.iter().any(|row| row.ds.is_some());
-    let flags = [(job.rows.has_dx(), ways::DX), (job.sums, ways::SUMS), (has_ds, ways::DS), (streams, ways::STREAM)];
-    let way = flags.into_iter().fold(0, |way, (is_so, bit)| if is_so { way | bit } else { way });
-    let pair = 2 * T::Float::lanes::<S>();
-    let whole = cols - cols % pair;
+    let mut streams = job.streaming;
+    for row in &loaded {
+        streams &= row.dx.is_some_and(|dx| dx.misalignment::<S>() == 0);
+    }
+    let has_ds = loaded[0].ds.is_some();
+    let mut way = if job.sums { ways::SUMS } else { 0 };
+    way |= if job.rows.has_dx() { ways::DX } else { 0 };
+    way |= if has_ds { ways::DS } else { 0 };
+    way |= if streams { ways::STREAM } else { 0 };
+    way &= wanted;
+    let whole = cols - cols % (2 * T::Float::lanes::<S>());
     // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps. The flags are those of the rows.
     unsafe {
         let mut seen = match way {
@@ -248,13 +253,34 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
             _ => touch::<S, T, CENTERED, { ways::ANY }, R>(simd, &loaded, beside, way, whole),
         };
         if whole < cols {
-            let tail = touch_tail::<S, T, CENTERED, R>(simd, &loaded, beside, job.sums, whole, cols - whole);
+            let tail = touch_tail::<S, T, CENTERED, R>(simd, &loaded, beside, way, whole, cols - whole);
             seen = T::Float::plus(simd, seen, tail);
         }
-        if has_ds && T::Float::any_nan(simd, seen) {
+        if way & ways::DX != 0 && has_ds && T::Float::any_nan(simd, seen) {
             loaded.iter().filter_map(|row| row.dx).for_each(|dx| dx.canonicalize(cols, |_| false));
         }
     }
+}
+
+/// Adds what `R` rows add to the sums of dgamma and dbeta: two rows to each other first, which makes chains half as long.
+#[inline(always)]
+fn add_rows<S: Lanes, F: Float, const CENTERED: bool, const R: usize>(
+    simd: S,
+    dy: &[F::Reg<S>; R],
+    xhat: &[F::Reg<S>; R],
+    dgamma: F::Reg<S>,
+    dbeta: F::Reg<S>,
+) -> [F::Reg<S>; 2] {
+    let (mut first, mut second) = (F::times(simd, dy[0], xhat[0]), dy[0]);
+    if R == 1 {
+        first = F::fma(simd, dy[0], xhat[0], dgamma);
+        return [first, if CENTERED { F::plus(simd, dbeta, second) } else { dbeta }];
+    }
+    for r in 1..R {
+        first = F::fma(simd, dy[r], xhat[r], first);
+        second = F::plus(simd, second, dy[r]);
+    }
+    [F::plus(simd, dgamma, first), if CENTERED { F::plus(simd, dbeta, second) } else { dbeta }]
 }
 
 /// The first `to` elements of all rows, whole pairs of registers. Returns zeros, or a NaN in some lane if an element of dx with its ds
@@ -271,7 +297,7 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
     beside: Beside<T>,
     way: u8,
     to: usize,
-) -> <T::Float as Float>::Reg<S> {
+) -> Reg<S, T> {
     let has = |bit| if WAY == ways::ANY { way & bit != 0 } else { WAY & bit != 0 };
     let (has_dx, has_sums, has_ds, streams) = (has(ways::DX), has(ways::SUMS), has(ways::DS), has(ways::STREAM));
     let zero = T::Float::splat(simd, T::Float::default());
@@ -281,23 +307,15 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
         // SAFETY: the caller's duty; a pair is left.
         unsafe {
             let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
-            let (mut dgamma, mut dbeta) = ([zero; 2], [zero; 2]);
-            if has_sums {
-                dgamma = T::simd_load_computed(simd, beside.dgamma.add(i));
-                if CENTERED {
-                    dbeta = T::simd_load_computed(simd, beside.dbeta.add(i));
-                }
-            }
-            for row in rows {
+            let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
+            for r in 0..R {
+                let row = &rows[r];
                 let (dy, x) = (row.dy.load(simd, i), row.x.load(simd, i));
-                let mut dx = [zero; 2];
+                let mut dx = dy;
                 for k in 0..2 {
                     let xhat = row.xhat::<CENTERED>(simd, x[k]);
-                    dgamma[k] = T::Float::fma(simd, dy[k], xhat, dgamma[k]);
-                    if CENTERED {
-                        dbeta[k] = T::Float::plus(simd, dbeta[k], dy[k]);
-                    }
                     dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat, gamma[k]);
+                    (dys[k][r], xhats[k][r]) = (dy[k], xhat);
                 }
                 if has_dx {
                     if has_ds {
@@ -314,10 +332,7 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
                 }
             }
             if has_sums {
-                T::simd_store_computed(simd, beside.dgamma.add(i), dgamma);
-                if CENTERED {
-                    T::simd_store_computed(simd, beside.dbeta.add(i), dbeta);
-                }
+                add_to_sums::<S, T, CENTERED, R>(simd, beside, i, &dys, &xhats);
             }
         }
         i += 2 * T::Float::lanes::<S>();
@@ -329,45 +344,72 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
 ///
 /// # Safety
 /// - All rows have `i + n` elements; gamma and the sums have them in whole steps.
+/// - What `way` names is there.
 #[inline(always)]
 unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
     simd: S,
     rows: &[Loaded<S, T>; R],
     beside: Beside<T>,
-    sums: bool,
+    way: u8,
     i: usize,
     n: usize,
-) -> <T::Float as Float>::Reg<S> {
+) -> Reg<S, T> {
     let zero = T::Float::splat(simd, T::Float::default());
     let mut seen = zero;
     // SAFETY: the caller's duty.
     unsafe {
         let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
-        for row in rows {
+        let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
+        for r in 0..R {
+            let row = &rows[r];
             let (dy, x) = (row.dy.load_tail(simd, i, n, zero), row.x.load_tail(simd, i, n, row.hi));
-            let xhat = [row.xhat::<CENTERED>(simd, x[0]), row.xhat::<CENTERED>(simd, x[1])];
-            if sums {
-                let [a, b] = T::simd_load_computed(simd, beside.dgamma.add(i));
-                let added = [T::Float::fma(simd, dy[0], xhat[0], a), T::Float::fma(simd, dy[1], xhat[1], b)];
-                T::simd_store_computed(simd, beside.dgamma.add(i), added);
-                if CENTERED {
-                    let [a, b] = T::simd_load_computed(simd, beside.dbeta.add(i));
-                    let added = [T::Float::plus(simd, a, dy[0]), T::Float::plus(simd, b, dy[1])];
-                    T::simd_store_computed(simd, beside.dbeta.add(i), added);
+            let mut dx = dy;
+            for k in 0..2 {
+                let xhat = row.xhat::<CENTERED>(simd, x[k]);
+                dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat, gamma[k]);
+                (dys[k][r], xhats[k][r]) = (dy[k], xhat);
+            }
+            if way & ways::DX != 0
+                && let Some(target) = row.dx
+            {
+                if let Some(ds) = row.ds {
+                    let ds = ds.load_tail(simd, i, n, zero);
+                    dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
+                    seen = probe::<S, T::Float>(simd, seen, dx);
                 }
+                target.store_tail(simd, i, n, dx);
             }
-            let Some(target) = row.dx else { continue };
-            let mut dx = [
-                row.dx::<CENTERED>(simd, dy[0], xhat[0], gamma[0]),
-                row.dx::<CENTERED>(simd, dy[1], xhat[1], gamma[1]),
-            ];
-            if let Some(ds) = row.ds {
-                let ds = ds.load_tail(simd, i, n, zero);
-                dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
-                seen = probe::<S, T::Float>(simd, seen, dx);
-            }
-            target.store_tail(simd, i, n, dx);
+        }
+        if way & ways::SUMS != 0 {
+            add_to_sums::<S, T, CENTERED, R>(simd, beside, i, &dys, &xhats);
         }
     }
     seen
+}
+
+/// Adds a pair of registers of dy and xhat of each row to the sums from `i` on.
+///
+/// # Safety
+/// - The sums have that pair.
+#[inline(always)]
+unsafe fn add_to_sums<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
+    simd: S,
+    beside: Beside<T>,
+    i: usize,
+    dys: &[[Reg<S, T>; R]; 2],
+    xhats: &[[Reg<S, T>; R]; 2],
+) {
+    let zero = T::Float::splat(simd, T::Float::default());
+    // SAFETY: the caller's duty.
+    unsafe {
+        let mut dgamma = T::simd_load_computed(simd, beside.dgamma.add(i));
+        let mut dbeta = if CENTERED { T::simd_load_computed(simd, beside.dbeta.add(i)) } else { [zero; 2] };
+        for k in 0..2 {
+            [dgamma[k], dbeta[k]] = add_rows::<S, T::Float, CENTERED, R>(simd, &dys[k], &xhats[k], dgamma[k], dbeta[k]);
+        }
+        T::simd_store_computed(simd, beside.dgamma.add(i), dgamma);
+        if CENTERED {
+            T::simd_store_computed(simd, beside.dbeta.add(i), dbeta);
+        }
+    }
 }
