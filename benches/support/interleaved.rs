@@ -24,7 +24,7 @@ pub(crate) fn run(best: Isa) {
             let since = Instant::now();
             let timings = measure(&case, &contenders, budget(&case, contenders.len()));
             eprintln!(
-                "{:<11} {:<5} {:<15} {:5.1} s   {}",
+                "{:<19} {:<5} {:<15} {:5.1} s   {}",
                 case.op.name(),
                 case.dtype.name(),
                 case.name,
