@@ -106,8 +106,8 @@ impl<T: Number> Answer<T> {
         }
     }
 
-    /// The scale of dx: what its terms would be if those of c1 and c2 did not cancel. That of dgamma and dbeta: the root of the sum of
-    /// squares of what the rows add, with 1 + |xhat| for xhat; for random rows, their number times the size of one.
+    /// The scale of dx: what its terms would be if those of c1 and c2 did not cancel. That of dgamma and dbeta: the root of the sum
+    /// of squares of what the rows add, with 1 + |xhat| for xhat: the root of their number times the size of one.
     fn add_backward(&mut self, case: &Case, Tensor { x, gamma, dy, .. }: &Tensor<T>, affine: Affine) {
         let &Case { cols, eps, .. } = case;
         let centered = case.is_centered();

@@ -72,7 +72,8 @@ enum Data {
     Real(Vec<Tensor<f32>>),
 }
 
-/// The elements from which on types that are not f32 are left to the default run: what is new there is the traffic.
+/// The elements from which on types that are not f32, and the backward pass, are left to the default run: what is new there is
+/// the traffic.
 const LARGE: usize = 1 << 20;
 
 /// All operations on all inputs. The types of an input follow each other, so that their times can be compared.
@@ -87,7 +88,8 @@ pub(crate) fn all() -> Vec<Case> {
         }
         cases.extend(dtypes().map(|dtype| activations::case(op, dtype)));
     }
-    cases.retain(|case| case.dtype == Dtype::F32 || case.elements < LARGE || case.in_default_run);
+    let is_in_full_run = |case: &Case| case.dtype == Dtype::F32 && !case.op.is_backward() || case.elements < LARGE;
+    cases.retain(|case| case.in_default_run || is_in_full_run(case));
     // Nobody trains on one row.
     cases.retain(|case| !case.op.is_backward() || case.rows > 1);
     cases
