@@ -27,7 +27,7 @@ const SHAPES: [Shape; 18] = [
     (7, 333, "a multiple of nothing", [F32, NONE], [NONE, NONE]),
     (8, 768, "a few tokens of BERT-base", [EVERY, F32], [F32, F32]),
     (32, 1024, "a few tokens of BERT-large", [F32, NONE], [NONE, NONE]),
-    (128, 768, "a sentence of BERT-base", [F32, F32], [F32, F32]),
+    (128, 768, "a sentence of BERT-base", [F32, F32], [F32, NONE]),
     (197, 1000, "the tokens of a vision transformer, of an odd width", [F32, NONE], [F32, NONE]),
     (512, 384, "a paragraph of MiniLM", [F32, NONE], [NONE, NONE]),
     (512, 768, "a paragraph of BERT-base", [EVERY, UP_TO_F32], [EVERY, F32]),

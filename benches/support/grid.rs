@@ -28,7 +28,7 @@ const VARIANTS: [(Op, Dtype, &str, &[Variant]); 14] = {
         (Op::LayerNormBackward, Dtype::F32, "512x768", OF_BACKWARD),
         (Op::LayerNormBackward, Dtype::Bf16, "512x768", &[Mixed, Recomputed, Ds]),
         (Op::LayerNormBackward, Dtype::F32, "65536x64", &[Recomputed]),
-        (Op::LayerNormBackward, Dtype::F32, "4096x4096", &[InPlace, Recomputed, DxOnly, ParamsOnly, Ds]),
+        (Op::LayerNormBackward, Dtype::F32, "4096x4096", &[InPlace, Recomputed, Ds]),
         (Op::RmsNormBackward, Dtype::F32, "512x768", &[InPlace, Recomputed, Ds]),
     ]
 };

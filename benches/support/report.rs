@@ -47,8 +47,9 @@ GB/s: x read and y written once, and of a sum its other addend and itself; backw
   ds read. copies: time divided by that of a plain copy of x to y, in the type of x; backward takes 1.5 at least.
 of f32: time divided by that of {best} on as many elements of f32.
 Other tiers and baselines: their time divided by that of {best}. naive: scalar loops, one for each sum and one for y
-  (backward: for the sums, for dx, for dgamma and dbeta), with conversions of 16 bits as the half crate has them. welford: the textbook. two_pass: auto-vectorized for the build's
-  baseline. two_pass_simd: the same for {best}. simd_welford: one Welford per lane, for {best}.
+  (backward: for the sums, for dx, for dgamma and dbeta), with conversions of 16 bits as the half crate has them. welford:
+  the textbook. two_pass: auto-vectorized for the build's baseline. two_pass_simd: the same for {best}. simd_welford: one
+  Welford per lane, for {best}.
 {threads} thr: all threads of the pool, called from inside it; below its threshold a plan uses one. gain: over one thread.
   copy gain: of a copy by {threads} threads.
 form: sum: x is the sum of two tensors and is written too, twice the bytes of the copy. mixed: gamma and beta in f32. qk: in
