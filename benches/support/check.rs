@@ -16,7 +16,7 @@ use super::variant::Variant;
 const OURS_Y: f64 = 4.0;
 const OURS_DX: f64 = 8.0;
 
-/// The same for dgamma and dbeta, where errors add up at random: 4 is for all but the worst of a thousand columns.
+/// The same for dgamma and dbeta, where errors add up at random: about one column in a thousand is beyond 8.
 const OURS_PARAMS: f64 = 12.0;
 
 /// The answers that are known for one case.
