@@ -1,4 +1,4 @@
-//! The benchmark of every operation: LayerNorm and RMSNorm, in f32, f64, f16 and bf16.
+//! The benchmark of every operation: LayerNorm and RMSNorm, forward and backward, in f32, f64, f16 and bf16.
 //!
 //! ```sh
 //! cargo bench                                   # the default tier against a copy and the baselines, as tables

@@ -11,8 +11,8 @@ mod minilm;
 pub(crate) fn case(op: Op, dtype: Dtype) -> Case {
     let model = minilm::load();
     let cols = model.layers[0].cols();
-    let tensors = model.layers.into_iter().map(|layer| Tensor { x: layer.x, gamma: layer.gamma, beta: layer.beta });
-    let tensors: Vec<_> = tensors.collect();
+    let tensor = |layer: minilm::Layer| Tensor { x: layer.x, gamma: layer.gamma, beta: layer.beta, dy: Vec::new() };
+    let tensors: Vec<_> = model.layers.into_iter().map(tensor).collect();
     let rows: usize = tensors.iter().map(|t| t.x.len() / cols).sum();
     Case::real(op, dtype, format!("minilm_{rows}x{cols}"), "real activations, layer by layer", model.eps, tensors)
 }

@@ -5,10 +5,11 @@ use lanenorm::Element;
 use lanenorm::kernels::lanes::Float;
 use lanenorm::kernels::table::{Dtype, Op};
 
+use super::backward::{self, Gradients};
 use super::number::{Number, Real};
 use super::{simd_welford, sums, two_pass};
 
-/// A baseline that normalizes.
+/// A baseline of one operation or several.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Baseline {
     Naive,
@@ -20,6 +21,9 @@ pub(crate) enum Baseline {
 
 /// The arguments are x, cols, gamma, beta, eps and y. RMSNorm has no use for beta.
 pub(crate) type Run<T> = fn(&[T], usize, &[T], &[T], <T as Element>::Float, &mut [T]);
+
+/// The same of the backward pass.
+pub(crate) type RunBackward<T> = fn(Gradients<'_, T>);
 
 /// The baselines of an operation, the simplest first. Of f16, whose conversions compilers do not vectorize, there is no other;
 /// Welford's algorithm is for f32.
@@ -64,6 +68,20 @@ impl Baseline {
             (Op::RmsNorm, Self::Naive) => naive_rms_norm,
             (Op::RmsNorm, Self::TwoPass) => two_pass::rms_norm,
             (Op::RmsNorm, Self::TwoPassSimd) => two_pass::rms_norm_simd,
+            (op, baseline) => panic!("there is no {} of {}", baseline.name(), op.name()),
+        }
+    }
+
+    /// # Panics
+    /// If it is none of the [`baselines`] of the operation and the type.
+    pub(crate) fn run_backward<T: Number>(self, op: Op) -> RunBackward<T> {
+        match (op, self) {
+            (Op::LayerNormBackward, Self::Naive) => backward::naive::layer_norm,
+            (Op::LayerNormBackward, Self::TwoPass) => backward::two_pass::layer_norm,
+            (Op::LayerNormBackward, Self::TwoPassSimd) => backward::two_pass::layer_norm_simd,
+            (Op::RmsNormBackward, Self::Naive) => backward::naive::rms_norm,
+            (Op::RmsNormBackward, Self::TwoPass) => backward::two_pass::rms_norm,
+            (Op::RmsNormBackward, Self::TwoPassSimd) => backward::two_pass::rms_norm_simd,
             (op, baseline) => panic!("there is no {} of {}", baseline.name(), op.name()),
         }
     }

@@ -15,28 +15,29 @@ const F32_AND_BF16: &[Dtype] = &[Dtype::F32, Dtype::Bf16];
 const UP_TO_F32: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16];
 const EVERY: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64];
 
-/// Rows, columns, which call it is like, and the types that the default run times LayerNorm and RMSNorm with.
-type Shape = (usize, usize, &'static str, &'static [Dtype], &'static [Dtype]);
+/// Rows, columns, which call it is like, and the types that the default run times LayerNorm and RMSNorm with, forward and
+/// backward.
+type Shape = (usize, usize, &'static str, [&'static [Dtype]; 2], [&'static [Dtype]; 2]);
 
 const SHAPES: [Shape; 18] = [
-    (1, 8, "what a call costs", F32, NONE),
-    (1, 768, "one token of BERT-base", F32, NONE),
-    (1, 4096, "one token of a 7B model", F32, UP_TO_F32),
-    (1, 16384, "one token of a very large model", F32, F32),
-    (7, 333, "a multiple of nothing", F32, NONE),
-    (8, 768, "a few tokens of BERT-base", EVERY, F32),
-    (32, 1024, "a few tokens of BERT-large", F32, NONE),
-    (128, 768, "a sentence of BERT-base", F32, F32),
-    (197, 1000, "the tokens of a vision transformer, of an odd width", F32, NONE),
-    (512, 384, "a paragraph of MiniLM", F32, NONE),
-    (512, 768, "a paragraph of BERT-base", EVERY, UP_TO_F32),
-    (2048, 1024, "beyond the L2 cache", F32, F32),
-    (16384, 128, "heads", F32, NONE),
-    (65536, 64, "short heads", F32, NONE),
-    (65536, 128, "heads of a long prompt", NONE, F32_AND_BF16),
-    (4096, 4096, "a long prompt of a 7B model", EVERY, UP_TO_F32),
-    (4, 1_000_003, "few rows, and long", F32, NONE),
-    (1, 16_777_216, "one row to be split over threads", F32, NONE),
+    (1, 8, "what a call costs", [F32, NONE], [NONE, NONE]),
+    (1, 768, "one token of BERT-base", [F32, NONE], [NONE, NONE]),
+    (1, 4096, "one token of a 7B model", [F32, UP_TO_F32], [NONE, NONE]),
+    (1, 16384, "one token of a very large model", [F32, F32], [NONE, NONE]),
+    (7, 333, "a multiple of nothing", [F32, NONE], [NONE, NONE]),
+    (8, 768, "a few tokens of BERT-base", [EVERY, F32], [F32, F32]),
+    (32, 1024, "a few tokens of BERT-large", [F32, NONE], [NONE, NONE]),
+    (128, 768, "a sentence of BERT-base", [F32, F32], [F32, NONE]),
+    (197, 1000, "the tokens of a vision transformer, of an odd width", [F32, NONE], [F32, NONE]),
+    (512, 384, "a paragraph of MiniLM", [F32, NONE], [NONE, NONE]),
+    (512, 768, "a paragraph of BERT-base", [EVERY, UP_TO_F32], [EVERY, F32]),
+    (2048, 1024, "beyond the L2 cache", [F32, F32], [F32, F32]),
+    (16384, 128, "heads", [F32, NONE], [F32, NONE]),
+    (65536, 64, "short heads", [F32, NONE], [F32, NONE]),
+    (65536, 128, "heads of a long prompt", [NONE, F32_AND_BF16], [NONE, NONE]),
+    (4096, 4096, "a long prompt of a 7B model", [EVERY, UP_TO_F32], [F32_AND_BF16, F32]),
+    (4, 1_000_003, "few rows, and long", [F32, NONE], [NONE, NONE]),
+    (1, 16_777_216, "one row to be split over threads", [F32, NONE], [NONE, NONE]),
 ];
 
 /// A tensor and what normalizes it.
@@ -45,6 +46,8 @@ pub(crate) struct Tensor<T> {
     pub(crate) x: Vec<T>,
     pub(crate) gamma: Vec<T>,
     pub(crate) beta: Vec<T>,
+    /// The gradient of y. Empty where the operation takes none.
+    pub(crate) dy: Vec<T>,
 }
 
 /// An operation on one or more tensors of one shape that are normalized one after the other, and timed together.
@@ -69,7 +72,8 @@ enum Data {
     Real(Vec<Tensor<f32>>),
 }
 
-/// The elements from which on types that are not f32 are left to the default run: what is new there is the traffic.
+/// The elements from which on types that are not f32, and the backward pass, are left to the default run: what is new there is
+/// the traffic.
 const LARGE: usize = 1 << 20;
 
 /// All operations on all inputs. The types of an input follow each other, so that their times can be compared.
@@ -84,7 +88,10 @@ pub(crate) fn all() -> Vec<Case> {
         }
         cases.extend(dtypes().map(|dtype| activations::case(op, dtype)));
     }
-    cases.retain(|case| case.dtype == Dtype::F32 || case.elements < LARGE || case.in_default_run);
+    let is_in_full_run = |case: &Case| case.dtype == Dtype::F32 && !case.op.is_backward() || case.elements < LARGE;
+    cases.retain(|case| case.in_default_run || is_in_full_run(case));
+    // Nobody trains on one row.
+    cases.retain(|case| !case.op.is_backward() || case.rows > 1);
     cases
 }
 
@@ -94,8 +101,9 @@ pub(crate) fn few() -> Vec<Case> {
 }
 
 impl Case {
-    fn random(op: Op, dtype: Dtype, (rows, cols, about, layer_norm, rms_norm): Shape) -> Self {
-        let default = if op == Op::LayerNorm { layer_norm } else { rms_norm };
+    fn random(op: Op, dtype: Dtype, (rows, cols, about, forward, backward): Shape) -> Self {
+        let [layer_norm, rms_norm] = if op.is_backward() { backward } else { forward };
+        let default = if is_centered(op) { layer_norm } else { rms_norm };
         let (in_default_run, name) = (default.contains(&dtype), format!("{rows}x{cols}"));
         let (eps, elements, data) = (1e-5, rows * cols, Data::Random);
         Self { op, dtype, name, about, rows, cols, eps, elements, in_default_run, data }
@@ -118,18 +126,38 @@ impl Case {
         Self { op, dtype, name, about, rows, cols, eps, elements, in_default_run, data: Data::Real(tensors) }
     }
 
+    /// Whether it has a mean and a beta.
+    pub(crate) fn is_centered(&self) -> bool {
+        is_centered(self.op)
+    }
+
     /// The tensors in the type of the case, the same ones in every run.
     pub(crate) fn tensors<T: Number>(&self) -> Vec<Tensor<T>> {
+        let mut tensors = self.inputs();
+        if self.op.is_backward() {
+            let rng = &mut SmallRng::seed_from_u64(1);
+            tensors.iter_mut().for_each(|tensor| tensor.dy = bells(rng, tensor.x.len(), 0.0, 1.0));
+        }
+        tensors
+    }
+
+    fn inputs<T: Number>(&self) -> Vec<Tensor<T>> {
         match &self.data {
             Data::Real(tensors) => {
                 let round = |v: &Vec<f32>| v.iter().map(|&v| T::from_f64(v.into())).collect();
-                let tensor = |t: &Tensor<f32>| Tensor { x: round(&t.x), gamma: round(&t.gamma), beta: round(&t.beta) };
+                let tensor = |t: &Tensor<f32>| Tensor {
+                    x: round(&t.x),
+                    gamma: round(&t.gamma),
+                    beta: round(&t.beta),
+                    dy: Vec::new(),
+                };
                 tensors.iter().map(tensor).collect()
             }
             Data::Random => {
                 let rng = &mut SmallRng::seed_from_u64(self.elements as u64);
                 let x = bells(rng, self.elements, 0.25, 1.5);
-                vec![Tensor { x, gamma: bells(rng, self.cols, 1.0, 0.25), beta: bells(rng, self.cols, 0.0, 0.25) }]
+                let (gamma, beta) = (bells(rng, self.cols, 1.0, 0.25), bells(rng, self.cols, 0.0, 0.25));
+                vec![Tensor { x, gamma, beta, dy: Vec::new() }]
             }
         }
     }
@@ -143,6 +171,10 @@ impl Case {
         };
         self.elements * element
     }
+}
+
+fn is_centered(op: Op) -> bool {
+    matches!(op, Op::LayerNorm | Op::LayerNormBackward)
 }
 
 /// Numbers of about a normal distribution: the sum of four uniform ones.

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use lanenorm::kernels::lanes::Float;
 use lanenorm::kernels::table::Op;
-use lanenorm::{Io, Isa, LayerNorm, Parallelism, RmsNorm, RowsMut, Store, Sum};
+use lanenorm::{Io, Isa, LayerNorm, RmsNorm, RowsMut, StatsMut, Sum};
 
+use super::backward;
 use super::baselines::{Baseline, copy_threads};
 use super::case::Case;
 use super::number::Number;
@@ -77,6 +78,9 @@ impl Contender {
             Self::Copy { threads: true } => {
                 repeat(calls, repeats, |c| copy_threads(c.x, c.y, rayon::current_num_threads()))
             }
+            Self::Baseline(baseline) if case.op.is_backward() => {
+                backward::time_baseline(baseline, case, calls, repeats)
+            }
             Self::Baseline(baseline) => {
                 let (run, cols, eps) = (baseline.run::<T>(case.op), case.cols, T::Float::from_f64(case.eps));
                 repeat(calls, repeats, |c| run(c.x, cols, c.affine[0], c.affine[1], eps, c.y))
@@ -85,6 +89,8 @@ impl Contender {
                 let time = match case.op {
                     Op::LayerNorm => time_plan::<LayerNorm, T>,
                     Op::RmsNorm => time_plan::<RmsNorm, T>,
+                    Op::LayerNormBackward => backward::time_plan::<LayerNorm, T>,
+                    Op::RmsNormBackward => backward::time_plan::<RmsNorm, T>,
                     op => panic!("the benchmark has no plan for {}", op.name()),
                 };
                 time(case, isa, threads, variant, calls, repeats)
@@ -101,43 +107,47 @@ fn time_plan<P: Plan, T: Number>(
     calls: Vec<Call<'_, T>>,
     repeats: u64,
 ) -> Duration {
-    let &Case { rows, cols, .. } = case;
-    let parallelism = if threads { Parallelism::Auto } else { Parallelism::Serial };
-    let store = match variant {
-        Variant::Ordinary => Store::Ordinary,
-        Variant::Streaming => Store::Streaming,
-        _ => Store::Auto,
-    };
-    let plan = P::new(case, isa, parallelism, store);
+    let (&Case { rows, cols, .. }, no_stats) = (case, StatsMut::default);
+    let plan = P::new(case, isa, threads, variant);
     match variant {
         Variant::Default | Variant::Ordinary | Variant::Streaming => repeat(calls, repeats, |c| plan.forward(c)),
         Variant::InPlace => {
-            repeat(calls, repeats, |c| plan.forward_mixed(Io::in_place(&mut *c.y), Some(c.affine), None))
+            repeat(calls, repeats, |c| plan.forward_mixed(Io::in_place(&mut *c.y), Some(c.affine), no_stats()))
         }
         Variant::NoAffine => {
-            repeat(calls, repeats, |c| plan.forward_mixed::<T, T>(Io::new(c.x, &mut *c.y), None, None))
+            repeat(calls, repeats, |c| plan.forward_mixed::<T, T>(Io::new(c.x, &mut *c.y), None, no_stats()))
         }
         Variant::Stats => repeat(calls, repeats, |c| {
-            plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.affine), Some([&mut *c.mean, &mut *c.rstd]));
+            let stats = StatsMut { mean: Some(&mut *c.mean), rstd: Some(&mut *c.rstd), ..no_stats() };
+            plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.affine), stats);
         }),
         Variant::Sum => repeat(calls, repeats, |c| {
             let sum = Sum::new(c.x, c.residual, &mut *c.s);
-            plan.forward_mixed(Io::sum(sum, &mut *c.y), Some(c.affine), None);
+            plan.forward_mixed(Io::sum(sum, &mut *c.y), Some(c.affine), no_stats());
         }),
-        Variant::Mixed => repeat(calls, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.mixed), None)),
+        Variant::Mixed => {
+            repeat(calls, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.mixed), no_stats()))
+        }
         Variant::Qk => repeat(calls, repeats, |c| {
             let queries = RowsMut::strided(&mut *c.packed, rows, PACKED * cols);
-            plan.forward_mixed(Io::in_place(queries), Some(c.affine), None);
+            plan.forward_mixed(Io::in_place(queries), Some(c.affine), no_stats());
         }),
         Variant::Adaptive => {
             let plan = plan.with_groups(GROUPS, rows / GROUPS);
-            repeat(calls, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.grouped), None))
+            repeat(calls, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.grouped), no_stats()))
+        }
+        Variant::Recomputed | Variant::DxOnly | Variant::ParamsOnly | Variant::Ds | Variant::Allocating => {
+            panic!("{} is of the backward pass", variant.name())
         }
     }
 }
 
 /// The choice of what to run is made outside of this loop: a call of eight elements takes a few nanoseconds.
-fn repeat<'a, T: Number>(mut calls: Vec<Call<'a, T>>, repeats: u64, mut run: impl FnMut(&mut Call<'a, T>)) -> Duration {
+pub(crate) fn repeat<'a, T: Number>(
+    mut calls: Vec<Call<'a, T>>,
+    repeats: u64,
+    mut run: impl FnMut(&mut Call<'a, T>),
+) -> Duration {
     let start = Instant::now();
     for _ in 0..repeats {
         for call in &mut calls {

@@ -12,8 +12,9 @@ use super::variant::Variant;
 const LARGE_BYTES: usize = 8 << 20;
 
 /// The variants that the default run times, beside those of stores.
-const VARIANTS: [(Op, Dtype, &str, &[Variant]); 9] = {
-    use Variant::{Adaptive, InPlace, Mixed, NoAffine, Qk, Sum};
+const VARIANTS: [(Op, Dtype, &str, &[Variant]); 14] = {
+    use Variant::{Adaptive, Allocating, Ds, DxOnly, InPlace, Mixed, NoAffine, ParamsOnly, Qk, Recomputed, Sum};
+    const OF_BACKWARD: &[Variant] = &[InPlace, NoAffine, Recomputed, DxOnly, ParamsOnly, Ds, Allocating];
     [
         (Op::LayerNorm, Dtype::F32, "512x768", &[InPlace, NoAffine, Sum, Adaptive]),
         (Op::LayerNorm, Dtype::Bf16, "512x768", &[Sum, Mixed]),
@@ -24,6 +25,11 @@ const VARIANTS: [(Op, Dtype, &str, &[Variant]); 9] = {
         (Op::RmsNorm, Dtype::F32, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::Bf16, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::F32, "4096x4096", &[InPlace, Sum]),
+        (Op::LayerNormBackward, Dtype::F32, "512x768", OF_BACKWARD),
+        (Op::LayerNormBackward, Dtype::Bf16, "512x768", &[Mixed, Recomputed, Ds]),
+        (Op::LayerNormBackward, Dtype::F32, "65536x64", &[Recomputed]),
+        (Op::LayerNormBackward, Dtype::F32, "4096x4096", &[InPlace, Recomputed, Ds]),
+        (Op::RmsNormBackward, Dtype::F32, "512x768", &[InPlace, Recomputed, Ds]),
     ]
 };
 

@@ -24,7 +24,7 @@ pub(crate) fn run(best: Isa) {
             let since = Instant::now();
             let timings = measure(&case, &contenders, budget(&case, contenders.len()));
             eprintln!(
-                "{:<11} {:<5} {:<15} {:5.1} s   {}",
+                "{:<19} {:<5} {:<15} {:5.1} s   {}",
                 case.op.name(),
                 case.dtype.name(),
                 case.name,
@@ -46,7 +46,7 @@ pub(crate) fn run(best: Isa) {
     }
 }
 
-/// What the contenders of a case may take, checks not counted: in all cases together three minutes, or half an hour in full.
+/// What the contenders of a case may take, checks not counted: in all cases together four minutes, or half an hour in full.
 fn budget(case: &Case, contenders: usize) -> Duration {
     let each = Duration::from_millis(match case.elements {
         0..1_000_000 => 200,

@@ -78,7 +78,7 @@ fn measure_group<T: Number>(
     let mut paces = Vec::new();
     let mut places: Vec<Vec<Summary>> = contenders.iter().map(|_| Vec::new()).collect();
     for _ in 0..PLACES {
-        let mut placement = Placement::new(tensors, contenders, rng);
+        let mut placement = Placement::new(case, tensors, contenders, rng);
         if paces.is_empty() {
             paces = contenders.iter().map(|&c| Pace::new(c, case, &mut placement)).collect();
             let copy = paces[0].block;
@@ -106,7 +106,7 @@ fn measure_group<T: Number>(
 
 fn check_all<T: Number>(case: &Case, tensors: &[Tensor<T>], contenders: &[Contender], rng: &mut SmallRng) {
     let mut answers = Answers::new(case);
-    let mut placement = Placement::new(tensors, contenders, rng);
+    let mut placement = Placement::new(case, tensors, contenders, rng);
     for &contender in contenders {
         answers.check(contender, &mut placement);
     }

@@ -2,6 +2,8 @@
 //! [`placement`] lays the input out in memory, [`check`] compares answers, [`measure`] takes times, [`report`] prints them.
 
 pub(crate) mod activations;
+pub(crate) mod answer;
+pub(crate) mod backward;
 pub(crate) mod baselines;
 pub(crate) mod case;
 pub(crate) mod check;

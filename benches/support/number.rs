@@ -27,8 +27,19 @@ pub(crate) trait Widen<F>: Copy {
     fn widen(self) -> F;
 }
 
+/// What is compared with exact answers.
+pub(crate) trait Value: Copy + PartialEq {
+    fn to_f64(self) -> f64;
+
+    /// What rounding to this type may have cost, beyond rounding to the type that is computed in: half the distance to the next
+    /// element away from zero.
+    fn half_ulp(self) -> f64 {
+        0.0
+    }
+}
+
 /// A type of elements.
-pub(crate) trait Number: Element<Float: Real> + Widen<<Self as Element>::Float> + Default {
+pub(crate) trait Number: Element<Float: Real> + Widen<<Self as Element>::Float> + Value + Default {
     /// What gamma and beta have in mixed calls: f32 beside 16 bits, or else the type itself.
     type Mixed: Number + Beside<Self> + From<Self>;
 
@@ -41,20 +52,13 @@ pub(crate) trait Number: Element<Float: Real> + Widen<<Self as Element>::Float> 
     /// Rounds to nearest.
     fn narrow(v: Self::Float) -> Self;
 
-    /// What rounding to this type may have cost, beyond `U`: half the distance to the next element away from zero.
-    fn half_ulp(self) -> f64;
-
     fn from_f64(v: f64) -> Self {
         Self::narrow(Self::Float::from_f64(v))
-    }
-
-    fn to_f64(self) -> f64 {
-        self.widen().into()
     }
 }
 
 /// A type that is computed in.
-pub(crate) trait Real: Float + Widen<Self> + Div<Output = Self> + AddAssign {
+pub(crate) trait Real: Float + Value + Widen<Self> + Div<Output = Self> + AddAssign {
     fn sqrt(self) -> Self;
     fn mul_add(self, a: Self, b: Self) -> Self;
 }
@@ -65,6 +69,12 @@ macro_rules! real {
             #[inline(always)]
             fn widen(self) -> $t {
                 self
+            }
+        }
+
+        impl Value for $t {
+            fn to_f64(self) -> f64 {
+                self.into()
             }
         }
 
@@ -92,6 +102,16 @@ macro_rules! sixteen_bits {
             }
         }
 
+        impl Value for $t {
+            fn to_f64(self) -> f64 {
+                self.widen().into()
+            }
+
+            fn half_ulp(self) -> f64 {
+                (Self::from_bits(self.to_bits() + 1).to_f64() - self.to_f64()).abs() / 2.0
+            }
+        }
+
         impl Number for $t {
             type Mixed = f32;
             const U: f64 = f32::U;
@@ -99,10 +119,6 @@ macro_rules! sixteen_bits {
             #[inline(always)]
             fn narrow(v: f32) -> Self {
                 Self::from_f32(v)
-            }
-
-            fn half_ulp(self) -> f64 {
-                (Self::from_bits(self.to_bits() + 1).to_f64() - self.to_f64()).abs() / 2.0
             }
         }
     )*};
@@ -120,10 +136,6 @@ impl Number for f32 {
     fn narrow(v: f32) -> f32 {
         v
     }
-
-    fn half_ulp(self) -> f64 {
-        0.0
-    }
 }
 
 impl Number for f64 {
@@ -133,9 +145,5 @@ impl Number for f64 {
     #[inline(always)]
     fn narrow(v: f64) -> f64 {
         v
-    }
-
-    fn half_ulp(self) -> f64 {
-        0.0
     }
 }

@@ -2,13 +2,15 @@
 //! takes them for loads of what is being stored), by up to a factor of two. An allocator deals out one such offset
 //! and a benchmark measures it; here offsets are drawn at random, several times for each case.
 
-use lanenorm::Element;
+use lanenorm::kernels::table::Op;
+use lanenorm::{Element, Io, LayerNorm, RmsNorm, StatsMut};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use super::case::Tensor;
+use super::case::{Case, Tensor};
 use super::contender::Contender;
 use super::number::Number;
+use super::plan::Plan;
 use super::variant::{Variant, grouped};
 
 const PAGE: usize = 4096;
@@ -43,18 +45,22 @@ impl<T: Copy + Default> Buffer<T> {
     }
 }
 
-/// The buffers of one tensor. Those of a variant that is not there are empty.
+/// The buffers of one tensor. Those of a variant or an operation that is not there are empty.
 struct Buffers<T: Number> {
     x: Buffer<T>,
     affine: [Buffer<T>; 2],
     y: Buffer<T>,
     mean: Vec<T::Float>,
+    mean_lo: Vec<T::Float>,
     rstd: Vec<T::Float>,
     residual: Buffer<T>,
     s: Buffer<T>,
     mixed: [Buffer<T::Mixed>; 2],
     packed: Buffer<T>,
     grouped: [Buffer<T>; 2],
+    dy: Buffer<T>,
+    params: [Buffer<T::Float>; 2],
+    scratch: Buffer<T::Float>,
 }
 
 /// The buffers of all tensors of a case.
@@ -65,11 +71,13 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) x: &'a [T],
     /// gamma and beta.
     pub(crate) affine: [&'a [T]; 2],
-    /// Holds x at first, then whatever the last contender left there.
+    /// Where y or dx goes. Holds x or y at first, then whatever the last contender left there.
     pub(crate) y: &'a mut [T],
+    /// The statistics, of the backward pass those that forward has kept.
     pub(crate) mean: &'a mut [T::Float],
+    pub(crate) mean_lo: &'a mut [T::Float],
     pub(crate) rstd: &'a mut [T::Float],
-    /// Negative zeros: x + residual is x, whose answers are known.
+    /// Negative zeros: x + residual is x, and dx + residual is dx, whose answers are known.
     pub(crate) residual: &'a [T],
     /// Where the sum goes.
     pub(crate) s: &'a mut [T],
@@ -79,49 +87,82 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) packed: &'a mut [T],
     /// gamma and beta of all groups.
     pub(crate) grouped: [&'a [T]; 2],
+    /// What the backward pass has beside these.
+    pub(crate) dy: &'a [T],
+    pub(crate) dgamma: &'a mut [T::Float],
+    pub(crate) dbeta: &'a mut [T::Float],
+    pub(crate) scratch: &'a mut [T::Float],
+}
+
+impl<T: Number> Call<'_, T> {
+    /// Puts into y what a call in place finds there.
+    pub(crate) fn restore(&mut self, op: Op) {
+        self.y.copy_from_slice(if op.is_backward() { self.dy } else { self.x });
+    }
 }
 
 impl<T: Number> Placement<T> {
     /// New buffers at new offsets, for these contenders.
-    pub(crate) fn new(tensors: &[Tensor<T>], contenders: &[Contender], rng: &mut SmallRng) -> Self {
+    pub(crate) fn new(case: &Case, tensors: &[Tensor<T>], contenders: &[Contender], rng: &mut SmallRng) -> Self {
         let has = |variant| contenders.iter().any(|c| c.variant() == variant);
-        let place = |t| Buffers::new(t, has, rng);
+        let place = |tensor| {
+            let mut buffers = Buffers::new(tensor, has, rng);
+            match case.op {
+                Op::LayerNormBackward => buffers.prepare_backward::<LayerNorm>(case, rng),
+                Op::RmsNormBackward => buffers.prepare_backward::<RmsNorm>(case, rng),
+                _ => {}
+            }
+            buffers
+        };
         Self(tensors.iter().map(place).collect())
     }
 
     /// One call for each tensor.
     pub(crate) fn calls<'a>(&'a mut self) -> Vec<Call<'a, T>> {
-        let call = |b: &'a mut Buffers<T>| Call {
+        self.0.iter_mut().map(Buffers::call).collect()
+    }
+}
+
+impl<T: Number> Buffers<T> {
+    fn call(&mut self) -> Call<'_, T> {
+        let b = self;
+        let [dgamma, dbeta] = &mut b.params;
+        Call {
             x: b.x.get(),
             affine: b.affine.each_ref().map(Buffer::get),
             y: b.y.get_mut(),
             mean: &mut b.mean,
+            mean_lo: &mut b.mean_lo,
             rstd: &mut b.rstd,
             residual: b.residual.get(),
             s: b.s.get_mut(),
             mixed: b.mixed.each_ref().map(Buffer::get),
             packed: b.packed.get_mut(),
             grouped: b.grouped.each_ref().map(Buffer::get),
-        };
-        self.0.iter_mut().map(call).collect()
+            dy: b.dy.get(),
+            dgamma: dgamma.get_mut(),
+            dbeta: dbeta.get_mut(),
+            scratch: b.scratch.get_mut(),
+        }
     }
-}
 
-impl<T: Number> Buffers<T> {
     fn new(tensor: &Tensor<T>, has: impl Fn(Variant) -> bool, rng: &mut SmallRng) -> Self {
-        let Tensor { x, gamma, beta } = tensor;
+        let Tensor { x, gamma, beta, dy } = tensor;
         let (cols, affine) = (gamma.len(), [gamma, beta]);
         let zero = <T as Element>::Float::default();
         let statistics = || vec![zero; x.len() / cols];
         let given = |variant, v: &[T]| if has(variant) { v.to_vec() } else { Vec::new() };
+        let has_residual = has(Variant::Sum) || has(Variant::Ds);
+        let negative_zeros = vec![T::from_f64(-0.0); if has_residual { x.len() } else { 0 }];
         let packed = |x: &[T]| x.chunks(cols).flat_map(|row| [row; PACKED]).flatten().copied().collect::<Vec<_>>();
         Self {
             x: Buffer::new(x, rng),
             affine: affine.map(|v| Buffer::new(v, rng)),
             y: Buffer::new(x, rng),
             mean: statistics(),
+            mean_lo: statistics(),
             rstd: statistics(),
-            residual: Buffer::new(&vec![T::from_f64(-0.0); given(Variant::Sum, x).len()], rng),
+            residual: Buffer::new(&negative_zeros, rng),
             s: Buffer::new(&given(Variant::Sum, x), rng),
             mixed: affine.map(|v| {
                 let wide: Vec<_> = given(Variant::Mixed, v).into_iter().map(T::Mixed::from).collect();
@@ -129,6 +170,19 @@ impl<T: Number> Buffers<T> {
             }),
             packed: Buffer::new(&packed(&given(Variant::Qk, x)), rng),
             grouped: affine.map(|v| Buffer::new(&grouped(&given(Variant::Adaptive, v)), rng)),
+            dy: Buffer::new(dy, rng),
+            params: [(); 2].map(|()| Buffer::new(&vec![zero; if dy.is_empty() { 0 } else { cols }], rng)),
+            scratch: Buffer::new(&[], rng),
         }
+    }
+
+    /// Runs forward, which keeps its statistics, and makes room for as many tasks as there are threads.
+    fn prepare_backward<P: Plan>(&mut self, case: &Case, rng: &mut SmallRng) {
+        let isa = lanenorm::default_isa().expect("checked at the start");
+        let plan = P::new(case, isa, true, Variant::Default);
+        self.scratch = Buffer::new(&vec![Default::default(); plan.scratch_len::<T>(case.rows)], rng);
+        let Call { x, y, affine, mean, mean_lo, rstd, .. } = self.call();
+        let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
+        plan.forward_mixed(Io::new(x, y), Some(affine), stats);
     }
 }

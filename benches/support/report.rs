@@ -41,18 +41,21 @@ fn legend(best: Isa, machine: &Machine) -> String {
     format!(
         "{machine}
 layer_norm with gamma and beta, rms_norm with gamma: f32 or the type that is named, out of place, by one thread unless it
-  says otherwise.
+  says otherwise. backward: all gradients, with the statistics that forward has kept and scratch memory of the caller.
 Default tier: {best}. Shapes: rows x columns.
-GB/s: x read and y written once, and of a sum its other addend and itself. copies: time divided by that of a plain copy
-  of x to y, in the type of x.
+GB/s: x read and y written once, and of a sum its other addend and itself; backward, dy and x read and dx written once, and
+  ds read. copies: time divided by that of a plain copy of x to y, in the type of x; backward takes 1.5 at least.
 of f32: time divided by that of {best} on as many elements of f32.
-Other tiers and baselines: their time divided by that of {best}. naive: scalar loops, one for each sum and one for y, with
-  conversions of 16 bits as the half crate has them. welford: the textbook. two_pass: auto-vectorized for the build's
-  baseline. two_pass_simd: the same for {best}. simd_welford: one Welford per lane, for {best}.
+Other tiers and baselines: their time divided by that of {best}. naive: scalar loops, one for each sum and one for y
+  (backward: for the sums, for dx, for dgamma and dbeta), with conversions of 16 bits as the half crate has them. welford:
+  the textbook. two_pass: auto-vectorized for the build's baseline. two_pass_simd: the same for {best}. simd_welford: one
+  Welford per lane, for {best}.
 {threads} thr: all threads of the pool, called from inside it; below its threshold a plan uses one. gain: over one thread.
   copy gain: of a copy by {threads} threads.
 form: sum: x is the sum of two tensors and is written too, twice the bytes of the copy. mixed: gamma and beta in f32. qk: in
   place on every third row of a packed tensor. adaptive: 1 + gamma and beta of their own for each of eight groups of rows.
+  in_place backward: dx over dy. recomputed: statistics taken again. dx_only, params_only: one part of the gradients. ds: the
+  gradient of a sum, added to dx. allocating: scratch memory allocated by the call.
 of default: time divided by that of the default plan with as many threads.
 Times are lower quartiles of blocks of a millisecond or one call, interleaved with those of the copy, and medians over
   {PLACES} placements of the buffers.

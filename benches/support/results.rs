@@ -125,7 +125,7 @@ fn micros(timing: &Timing) -> String {
 }
 
 fn gigabytes(case: &Case, timing: &Timing) -> String {
-    three_digits((timing.contender.variant().tensors() * case.bytes()) as f64 / timing.lower_quartile)
+    three_digits((timing.contender.variant().tensors(case.op) * case.bytes()) as f64 / timing.lower_quartile)
 }
 
 /// Of a positive number, unless it is below 0.1.

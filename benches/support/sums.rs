@@ -56,8 +56,8 @@ fn add_squares<F: Real, const FMA: bool>(sums: &mut [F; SUMS], x: &[impl Widen<F
 
 /// A last block. Were its elements added to `sums` at indices known at run time alone, the sums would live in memory.
 #[inline(always)]
-fn padded<F: Real>(tail: &[impl Widen<F>], fill: F) -> [F; BLOCK] {
-    let mut block = [fill; BLOCK];
+pub(crate) fn padded<F: Real, const N: usize>(tail: &[impl Widen<F>], fill: F) -> [F; N] {
+    let mut block = [fill; N];
     for (element, tail) in block.iter_mut().zip(tail) {
         *element = tail.widen();
     }
@@ -66,7 +66,7 @@ fn padded<F: Real>(tail: &[impl Widen<F>], fill: F) -> [F; BLOCK] {
 
 /// By halves, unrolled for the same reason.
 #[inline(always)]
-fn fold<F: Real>(sums: [F; SUMS]) -> F {
+pub(crate) fn fold<F: Real>(sums: [F; SUMS]) -> F {
     let eight: [F; 8] = halve(sums);
     let [a, b, c, d] = halve(eight);
     (a + c) + (b + d)

@@ -27,6 +27,16 @@ pub(crate) enum Variant {
     Qk,
     /// Each group of rows has its own 1 + gamma and beta.
     Adaptive,
+    /// Backward without the statistics that forward has kept.
+    Recomputed,
+    /// Backward for dx alone.
+    DxOnly,
+    /// Backward for all but dx.
+    ParamsOnly,
+    /// Backward of a sum: its own gradient is added to dx.
+    Ds,
+    /// Backward with scratch memory of its own.
+    Allocating,
 }
 
 /// Which gamma and beta the rows have.
@@ -38,10 +48,23 @@ pub(crate) enum Affine {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 10] = {
-        use Variant::{Adaptive, Default, InPlace, Mixed, NoAffine, Ordinary, Qk, Stats, Streaming, Sum};
-        [Default, Ordinary, Streaming, InPlace, NoAffine, Stats, Sum, Mixed, Qk, Adaptive]
-    };
+    pub(crate) const ALL: [Self; 15] = [
+        Self::Default,
+        Self::Ordinary,
+        Self::Streaming,
+        Self::InPlace,
+        Self::NoAffine,
+        Self::Stats,
+        Self::Sum,
+        Self::Mixed,
+        Self::Qk,
+        Self::Adaptive,
+        Self::Recomputed,
+        Self::DxOnly,
+        Self::ParamsOnly,
+        Self::Ds,
+        Self::Allocating,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -55,16 +78,24 @@ impl Variant {
             Self::Mixed => "mixed",
             Self::Qk => "qk",
             Self::Adaptive => "adaptive",
+            Self::Recomputed => "recomputed",
+            Self::DxOnly => "dx_only",
+            Self::ParamsOnly => "params_only",
+            Self::Ds => "ds",
+            Self::Allocating => "allocating",
         }
     }
 
     /// Whether the case has such a variant.
     pub(crate) fn fits(self, case: &Case) -> bool {
+        let is_backward = case.op.is_backward();
         match self {
+            Self::Default | Self::Ordinary | Self::Streaming | Self::InPlace | Self::NoAffine => true,
+            Self::Stats | Self::Sum => !is_backward,
             Self::Mixed => matches!(case.dtype, Dtype::F16 | Dtype::Bf16),
             Self::Qk => case.op == Op::RmsNorm && case.cols <= HEAD,
-            Self::Adaptive => case.rows.is_multiple_of(GROUPS),
-            _ => true,
+            Self::Adaptive => !is_backward && case.rows.is_multiple_of(GROUPS),
+            Self::Recomputed | Self::DxOnly | Self::ParamsOnly | Self::Ds | Self::Allocating => is_backward,
         }
     }
 
@@ -77,8 +108,13 @@ impl Variant {
     }
 
     /// The number of tensors that are read or written.
-    pub(crate) fn tensors(self) -> usize {
-        if self == Self::Sum { 4 } else { 2 }
+    pub(crate) fn tensors(self, op: Op) -> usize {
+        match self {
+            Self::Sum | Self::Ds => 4,
+            Self::ParamsOnly => 2,
+            _ if op.is_backward() => 3,
+            _ => 2,
+        }
     }
 }
 

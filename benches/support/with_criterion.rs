@@ -13,6 +13,7 @@ use super::check::Answers;
 use super::grid;
 use super::number::{Number, typed};
 use super::placement::Placement;
+use super::variant::Variant;
 
 /// Runs what the command line asks for.
 pub(crate) fn run() {
@@ -30,7 +31,8 @@ fn bench<T: Number>(criterion: &mut Criterion, case: &Case) {
     // most of a test.
     let (mut tensors, mut answers, mut first_placement) = (None, None, None);
     let mut group = criterion.benchmark_group(format!("{}/{}", case.op.name(), case.dtype.name()));
-    group.throughput(Throughput::Bytes(2 * case.bytes() as u64)).sampling_mode(SamplingMode::Flat);
+    let bytes = Variant::Default.tensors(case.op) * case.bytes();
+    group.throughput(Throughput::Bytes(bytes as u64)).sampling_mode(SamplingMode::Flat);
     let contenders = grid::many(case);
     for &contender in &contenders {
         let parameter = match contender.options() {
@@ -43,12 +45,12 @@ fn bench<T: Number>(criterion: &mut Criterion, case: &Case) {
             if first {
                 // To test or to warm up.
                 first = false;
-                let placement = first_placement.get_or_insert_with(|| Placement::new(tensors, &contenders, rng));
+                let placement = first_placement.get_or_insert_with(|| Placement::new(case, tensors, &contenders, rng));
                 answers.get_or_insert_with(|| Answers::new(case)).check(contender, placement);
                 bencher.iter_custom(|repeats| contender.time(case, placement, 0, repeats));
             } else {
                 // Criterion comes here once for each sample, so that samples differ in the places of their buffers.
-                let mut placement = Placement::new(tensors, &[contender], rng);
+                let mut placement = Placement::new(case, tensors, &[contender], rng);
                 bencher.iter_custom(|repeats| contender.time(case, &mut placement, 0, repeats));
             }
         });

@@ -13,18 +13,29 @@ pub enum Op {
     LayerNorm,
     /// RMS normalization, forward.
     RmsNorm,
+    /// The gradients of layer normalization.
+    LayerNormBackward,
+    /// The gradients of RMS normalization.
+    RmsNormBackward,
 }
 
 impl Op {
     /// All operations.
-    pub const ALL: [Self; 2] = [Self::LayerNorm, Self::RmsNorm];
+    pub const ALL: [Self; 4] = [Self::LayerNorm, Self::RmsNorm, Self::LayerNormBackward, Self::RmsNormBackward];
 
     /// The name used in bench ids.
     pub const fn name(self) -> &'static str {
         match self {
             Self::LayerNorm => "layer_norm",
             Self::RmsNorm => "rms_norm",
+            Self::LayerNormBackward => "layer_norm_backward",
+            Self::RmsNormBackward => "rms_norm_backward",
         }
+    }
+
+    /// Whether it takes gradients.
+    pub const fn is_backward(self) -> bool {
+        matches!(self, Self::LayerNormBackward | Self::RmsNormBackward)
     }
 }
 
@@ -62,7 +73,7 @@ impl Dtype {
 pub struct Entry {
     /// The operation.
     pub op: Op,
-    /// The element type of x and y.
+    /// The element type of x and y, or of dy, x and dx.
     pub dtype: Dtype,
     /// The tier.
     pub tier: Tier,

