@@ -8,8 +8,11 @@ mod golden;
 mod groups;
 #[cfg(unix)]
 mod guard_pages;
+mod halves;
 mod kernels;
+mod not_finite;
 mod oracle;
 mod placement;
+mod range;
 mod sums;
 mod threads;

@@ -22,7 +22,7 @@ pub(super) struct Exact {
     scale: Vec<f64>,
 }
 
-/// Of row `r`, all rows being of one group.
+/// Of row `r`, with the gamma of its group.
 pub(super) fn exact<K: Types>(problem: &GradProblem<K>, r: usize) -> Exact {
     let row = problem.only(&[r]);
     if size_of::<K::F>() == size_of::<f64>() { by_double_double(&row) } else { by_reference(&row) }
