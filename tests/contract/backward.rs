@@ -14,5 +14,6 @@ mod not_finite;
 mod oracle;
 mod placement;
 mod range;
+mod shapes;
 mod sums;
 mod threads;
