@@ -84,7 +84,7 @@ fn wide<V: Value>(v: &[V]) -> Vec<f64> {
     v.iter().map(|v| v.wide()).collect()
 }
 
-/// PyTorch itself loses digits where x has an offset: x of deviation 1 and mean m has been rounded to m 2^-53.
+/// `PyTorch` itself loses digits where x has an offset: x of deviation 1 and mean m has been rounded to m 2^-53.
 #[test]
 fn gradients_of_f64_are_those_of_pytorch() {
     for Case { problem, expected: [dx, dgamma, dbeta] } in cases::<F64>() {
@@ -101,7 +101,7 @@ fn gradients_of_f64_are_those_of_pytorch() {
     }
 }
 
-/// Those of f32 are as accurate as promised, held against PyTorch's own.
+/// Those of f32 are as accurate as promised, held against those of `PyTorch`.
 #[test]
 fn gradients_of_f32_are_those_of_pytorch() {
     for Case { problem, expected: [dx, dgamma, dbeta] } in cases::<F32>() {

@@ -133,7 +133,7 @@ fn rows_of_ones_are_counted_exactly<K: Types>() {
         }
         // Without eps, xhat is 1 and -1 by turns.
         let mut problem = GradProblem::<K>::ordinary(rows, cols, 1).with_eps(0.0);
-        let by_turns = |i: usize| K::X::of(if i % cols % 2 == 0 { 3.0 } else { -3.0 });
+        let by_turns = |i: usize| K::X::of(if (i % cols).is_multiple_of(2) { 3.0 } else { -3.0 });
         problem.forward.x.iter_mut().enumerate().for_each(|(i, x)| *x = by_turns(i));
         problem.dy.fill(K::X::of(1.0));
         let even = cols % 2 == 0;
@@ -161,7 +161,7 @@ fn masked_rows_add_nothing<K: Types>() {
         let ordinary = GradProblem::<K>::ordinary(rows, cols, 2);
         for problem in ordinary.of_every_operation() {
             let mut masked = problem.clone();
-            let is_masked = |r: usize| [r % 3 == 0, r >= rows / 2, r != rows - 1, (4..8).contains(&r)][i % 4];
+            let is_masked = |r: usize| [r.is_multiple_of(3), r >= rows / 2, r != rows - 1, (4..8).contains(&r)][i % 4];
             for (r, dy) in masked.dy.chunks_exact_mut(cols).enumerate().filter(|(r, _)| is_masked(*r)) {
                 dy.iter_mut().enumerate().for_each(|(i, dy)| *dy = K::X::of(if (i + r) % 2 == 0 { 0.0 } else { -0.0 }));
             }
