@@ -22,7 +22,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use data::Random;
-use lanenorm::{Io, Moments, Parallelism, Rows, RowsMut, StatsMut, Store, Sum, bf16, f16};
+use lanenorm::{GradIo, Io, Moments, Parallelism, ParamGrads, Rows, RowsMut, Stats, StatsMut, Store, Sum, bf16, f16};
 use plan::{OPERATIONS, Operation, Plan};
 use types::{Bf16, F16, F32, F64, Sizes, Types, Value};
 
@@ -91,6 +91,9 @@ struct Buffers<K: Types> {
     gamma: Vec<K::G>,
     beta: Vec<K::G>,
     stats: [Vec<K::F>; 3],
+    /// dgamma and dbeta, of two groups, and what a backward call works in.
+    sums: [Vec<K::F>; 2],
+    scratch: Vec<K::F>,
     moments: Vec<Moments>,
     rows: usize,
     cols: usize,
@@ -108,7 +111,10 @@ impl<K: Types> Buffers<K> {
         let (gamma, beta) = (vec![K::G::of(1.5); 2 * cols], vec![K::G::of(0.5); 2 * cols]);
         let (y, moments) = (vec![K::Y::default(); rows * cols], vec![Moments::EMPTY; rows]);
         let stats = [(); 3].map(|()| vec![K::F::default(); rows]);
-        Self { x, residual, s, y, gamma, beta, stats, moments, rows, cols }
+        let sums = [(); 2].map(|()| vec![K::F::default(); 2 * cols]);
+        // For eight tasks, whose columns are padded.
+        let scratch = vec![K::F::default(); (2 * rows.div_ceil(32) + 3 * 8) * (cols + 64)];
+        Self { x, residual, s, y, gamma, beta, stats, sums, scratch, moments, rows, cols }
     }
 
     /// Every way to call a plan.
@@ -136,6 +142,40 @@ impl<K: Types> Buffers<K> {
         let stats = StatsMut { rstd: Some(rstd), ..StatsMut::default() };
         if let Some(io) = K::in_place((&mut s[..]).into()) {
             assert_eq!(plan.forward_mixed(io, gamma, beta, stats), Ok(()));
+        }
+    }
+}
+
+impl<K: Types> Buffers<K> {
+    /// Every way to take gradients with memory that is handed in. dy is the residual, dx goes to s.
+    fn backward_in_every_way(&mut self, operation: Operation, plan: Plan) {
+        let Self { x, residual: dy, s: dx, gamma, stats, sums: [dgamma, dbeta], scratch, rows, cols, .. } = self;
+        let centered = operation.is_layer_norm();
+        let (mean, mean_lo) = (centered.then_some(&stats[0][..]), centered.then_some(&stats[1][..]));
+        let kept = Stats { mean, mean_lo, rstd: Some(&stats[2]) };
+        for store in [Store::Ordinary, Store::Streaming] {
+            // Long rows are not cut, and go the ways of shorter ones.
+            if *cols > 10_000 && store == Store::Streaming {
+                break;
+            }
+            let plan = plan.with_store(store);
+            let mut call = |plan: Plan, io: GradIo<'_, K::X>, groups: usize, stats| {
+                let dgamma = Some(&mut dgamma[..groups * *cols]);
+                let dbeta = centered.then_some(&mut dbeta[..groups * *cols]);
+                let (gamma, grads) = (Some(&gamma[..groups * *cols]), ParamGrads { dgamma, dbeta });
+                assert_eq!(plan.backward_with_scratch(io, gamma, stats, grads, scratch), Ok(()));
+            };
+            call(plan, GradIo::new(&*dy, &*x, &mut *dx), 1, Stats::default());
+            call(plan, GradIo::new(&*dy, &*x, &mut *dx).with_ds(&*x), 1, kept);
+            call(plan, GradIo::without_dx(&*dy, &*x), 1, kept);
+            let strided = RowsMut::strided(dx, *rows, *cols);
+            call(plan, GradIo::new(Rows::strided(dy, *rows, *cols), &*x, strided), 1, kept);
+            if rows.is_multiple_of(2) {
+                let plan = plan.with_groups(2, *rows / 2).expect("two groups");
+                call(plan, GradIo::new(&*dy, &*x, &mut *dx), 2, Stats::default());
+            }
+            dx.copy_from_slice(dy);
+            call(plan, GradIo::in_place(&mut *dx, &*x), 1, Stats::default());
         }
     }
 }
@@ -185,12 +225,12 @@ fn for_all_calls(rows: usize, cols: usize, make_calls: &mut dyn FnMut(&str, Oper
         )+};
     }
     calls! {
-        F32: [forward_in_every_way, forward_in_every_way_of_one_type];
-        F64: [forward_in_every_way, forward_in_every_way_of_one_type];
-        F16: [forward_in_every_way, forward_in_every_way_of_one_type];
-        Bf16: [forward_in_every_way, forward_in_every_way_of_one_type];
-        (f16, f32, f16): [forward_in_every_way];
-        (bf16, f32, bf16): [forward_in_every_way];
+        F32: [forward_in_every_way, forward_in_every_way_of_one_type, backward_in_every_way];
+        F64: [forward_in_every_way, forward_in_every_way_of_one_type, backward_in_every_way];
+        F16: [forward_in_every_way, forward_in_every_way_of_one_type, backward_in_every_way];
+        Bf16: [forward_in_every_way, forward_in_every_way_of_one_type, backward_in_every_way];
+        (f16, f32, f16): [forward_in_every_way, backward_in_every_way];
+        (bf16, f32, bf16): [forward_in_every_way, backward_in_every_way];
         (f16, f16, f32): [forward_in_every_way];
         (bf16, f32, f32): [forward_in_every_way];
     }
@@ -207,6 +247,24 @@ fn serial_calls_allocate_nothing() {
                 });
                 assert_eq!(made, 0, "{types}, {operation:?}, {isa}, {rows} x {cols}");
             });
+        }
+    }
+}
+
+/// Once, whatever the tasks and groups, where no memory is handed in.
+#[test]
+fn backward_calls_without_scratch_allocate_once() {
+    let (dy, x) = ([1.0f32; 24 * 70], [0.5f32; 24 * 70]);
+    let (mut dx, mut dgamma) = ([0.0; 24 * 70], [0.0; 3 * 70]);
+    for operation in OPERATIONS {
+        for groups in [1, 3] {
+            let plan = Plan::new(operation, 70, 1e-5).and_then(|plan| plan.with_groups(groups, 2)).expect("a plan");
+            let made = allocations(4, || {
+                let plan = plan.with_parallelism(Parallelism::Serial);
+                let grads = ParamGrads { dgamma: Some(&mut dgamma[..groups * 70]), dbeta: None };
+                assert_eq!(plan.backward(GradIo::new(&dy, &x, &mut dx), None, Stats::default(), grads), Ok(()));
+            });
+            assert_eq!(made, 1, "{operation:?}, {groups} groups");
         }
     }
 }
@@ -229,6 +287,13 @@ fn refused_calls_allocate_nothing() {
             assert!(groups.forward(&[0.0; 8], None, None, &mut y).is_err());
             assert!(plan.moments(&[0.0; 8], &mut [Moments::EMPTY]).is_err());
             assert!(plan.normalize_with(&[0.0; 8], &[Moments::EMPTY; 2], None, None, &mut y).is_err());
+            let (nothing, mut dgamma) = (Stats::default, [0.0; 4]);
+            let grads = ParamGrads { dgamma: Some(&mut dgamma), dbeta: None };
+            assert!(plan.backward(GradIo::new(&[0.0; 8], &[0.0; 4], &mut y), None, nothing(), grads).is_err());
+            let io = GradIo::<f64>::without_dx(&[0.0; 8], &[0.0; 8]);
+            assert!(plan.backward(io, None, Stats::default(), ParamGrads::default()).is_err());
+            let (io, grads) = (GradIo::in_place(&mut y, &[0.0; 8]), ParamGrads::default());
+            assert!(plan.backward_with_scratch(io, None::<&[f64]>, nothing(), grads, &mut []).is_err());
         }
     });
     assert_eq!(made, 0);

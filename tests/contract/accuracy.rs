@@ -6,7 +6,7 @@
 //!
 //! f64 is exact enough to judge what is computed in f32: see [`oracle`], which also says what judges f64.
 
-mod oracle;
+pub(crate) mod oracle;
 mod table;
 
 use lanenorm::Isa;
@@ -19,7 +19,7 @@ use table::{Distribution, distributions};
 const COLS: [usize; 18] = [1, 2, 3, 7, 31, 64, 65, 192, 193, 333, 768, 1000, 1024, 1025, 2100, 4096, 16_384, 100_003];
 
 /// The unit of the bounds: half an epsilon of what rows are computed in.
-fn u<K: Types>() -> f64 {
+pub(crate) fn u<K: Types>() -> f64 {
     K::F::EPSILON.wide() / 2.0
 }
 
@@ -37,13 +37,13 @@ fn seeds<K: Types>(cols: usize) -> u64 {
 
 /// The worst that was seen, and where.
 #[derive(Default)]
-struct Worst {
-    factor: f64,
-    at: String,
+pub(crate) struct Worst {
+    pub(crate) factor: f64,
+    pub(crate) at: String,
 }
 
 impl Worst {
-    fn see(&mut self, factor: f64, at: impl FnOnce() -> String) {
+    pub(crate) fn see(&mut self, factor: f64, at: impl FnOnce() -> String) {
         // A NaN is the worst of all.
         if self.factor >= factor || self.factor.is_nan() {
             return;
@@ -99,7 +99,7 @@ fn measure<K: Types>(report: &mut Report, problem: &Problem<K>, seed: u64) {
 }
 
 /// What rounding an exact value to a y of 16 bits may take: half the distance to its neighbour.
-fn rounding<K: Types>(exact: f64) -> f64 {
+pub(crate) fn rounding<K: Types>(exact: f64) -> f64 {
     if size_of::<K::Y>() >= size_of::<K::F>() {
         return 0.0;
     }

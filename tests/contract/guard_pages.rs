@@ -9,7 +9,7 @@ use lanenorm::{Io, Isa, StatsMut, Store, Sum};
 use crate::support::{Output, Problem, Types, Value, assert_same_bits, quick, tiers};
 
 /// Memory between two pages that cannot be touched.
-struct Guarded<V> {
+pub(crate) struct Guarded<V> {
     base: *mut libc::c_void,
     page: usize,
     pages: usize,
@@ -18,7 +18,7 @@ struct Guarded<V> {
 
 impl<V: Value> Guarded<V> {
     /// Room for at least `len` elements.
-    fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize) -> Self {
         // SAFETY: sysconf has no duties.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page size");
         let pages = (len * size_of::<V>()).div_ceil(page);
@@ -35,7 +35,7 @@ impl<V: Value> Guarded<V> {
     }
 
     /// `len` zeros that touch the page behind them, or else the page ahead.
-    fn zeros(&mut self, len: usize, at_end: bool) -> &mut [V] {
+    pub(crate) fn zeros(&mut self, len: usize, at_end: bool) -> &mut [V] {
         let bytes = len * size_of::<V>();
         assert!(bytes <= self.pages * self.page);
         let start = self.page + if at_end { self.pages * self.page - bytes } else { 0 };
@@ -46,7 +46,7 @@ impl<V: Value> Guarded<V> {
     }
 
     /// The same, holding a copy.
-    fn holding(&mut self, values: &[V], at_end: bool) -> &mut [V] {
+    pub(crate) fn holding(&mut self, values: &[V], at_end: bool) -> &mut [V] {
         let slice = self.zeros(values.len(), at_end);
         slice.copy_from_slice(values);
         slice

@@ -6,7 +6,7 @@ use crate::sum::Case;
 use crate::support::{Call, Output, Problem, Types, Value, assert_same_bits, quick, tiers};
 
 /// Elements of 16 bits, alone and with f32 for what lies beside them.
-trait Half: Value {
+pub(crate) trait Half: Value {
     type Own: Types<X = Self, G = Self, Y = Self, F = f32>;
     type WideGamma: Types<X = Self, G = f32, Y = Self, F = f32>;
     type WideY: Types<X = Self, G = Self, Y = f32, F = f32>;
@@ -27,16 +27,16 @@ impl Half for bf16 {
     type AllWide = (bf16, f32, f32);
 }
 
-fn all<V: Value>() -> impl Iterator<Item = V> {
+pub(crate) fn all<V: Value>() -> impl Iterator<Item = V> {
     (0..1 << 16).map(V::of_bits)
 }
 
-fn all_finite<V: Value>() -> Vec<V> {
+pub(crate) fn all_finite<V: Value>() -> Vec<V> {
     all::<V>().filter(|v| v.wide().is_finite()).collect()
 }
 
 /// Rows of the values, one after the other, the last filled up with the first of them.
-fn rows_of<V: Copy>(values: &[V], cols: usize) -> (usize, Vec<V>) {
+pub(crate) fn rows_of<V: Copy>(values: &[V], cols: usize) -> (usize, Vec<V>) {
     let rows = values.len().div_ceil(cols);
     (rows, values.iter().copied().cycle().take(rows * cols).collect())
 }
@@ -44,7 +44,7 @@ fn rows_of<V: Copy>(values: &[V], cols: usize) -> (usize, Vec<V>) {
 /// Short rows in blocks, rows with steps, pairs and single elements at their end.
 const COLS: [usize; 4] = [1, 64, 100, 203];
 
-fn columns() -> impl Iterator<Item = usize> {
+pub(crate) fn columns() -> impl Iterator<Item = usize> {
     COLS.into_iter().filter(|&cols| !quick() || cols == 100)
 }
 
@@ -72,7 +72,7 @@ fn every_value_is_loaded_exactly<V: Half>() {
 }
 
 /// Every f32 that is a value, half-way between two, or next to half-way, and what it is rounded to.
-fn rounding_cases<V: Value>() -> Vec<(f32, V)> {
+pub(crate) fn rounding_cases<V: Value>() -> Vec<(f32, V)> {
     let mut cases = Vec::new();
     for negative in [false, true] {
         let signed = |v: f32| if negative { -v } else { v };

@@ -7,6 +7,7 @@
 mod support;
 
 mod accuracy;
+mod backward;
 mod bits;
 mod errors;
 mod golden;

@@ -2,6 +2,7 @@
 
 mod buffer;
 mod data;
+mod gradients;
 mod plan;
 mod problem;
 #[macro_use]
@@ -15,6 +16,7 @@ use lanenorm::{Isa, Tier};
 
 pub(crate) use buffer::Buffer;
 pub(crate) use data::{KINDS, Random, special_row};
+pub(crate) use gradients::{GradCall, GradProblem, Grads, Scratch, Statistics};
 pub(crate) use plan::{OPERATIONS, Operation, Plan};
 pub(crate) use problem::{Call, FORMS, Output, Problem};
 pub(crate) use types::{Bf16, F16, F32, F64, Sizes, Types, Value};

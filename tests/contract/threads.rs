@@ -6,7 +6,9 @@ use std::num::NonZeroUsize;
 use lanenorm::{Isa, Parallelism, Store};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::support::{Call, F32, KINDS, Problem, Random, Types, Value, assert_same_bits, quick, special_row, tiers};
+use crate::support::{
+    Call, F32, GradCall, GradProblem, KINDS, Problem, Random, Types, Value, assert_same_bits, quick, special_row, tiers,
+};
 
 /// f32 is tried in all of them.
 fn pools<K: Types>() -> Vec<ThreadPool> {
@@ -148,6 +150,16 @@ fn calls_on_every_path<K: Types>() {
                 let expected = problem.expected();
                 for store in [Store::Ordinary, Store::Streaming] {
                     problem.assert_gives(&expected, &Call { store, ..Call::plain(isa) });
+                }
+            }
+            // y has no part in these.
+            let gradients = GradProblem::<K>::mixed(rows, cols, 5).of_every_operation();
+            for problem in gradients.into_iter().filter(|_| K::IN_PLACE) {
+                for problem in [problem.clone(), problem.with_ds()] {
+                    let expected = problem.expected();
+                    for store in [Store::Ordinary, Store::Streaming] {
+                        problem.assert_gives(&expected, &GradCall { store, ..GradCall::plain(isa) });
+                    }
                 }
             }
         }

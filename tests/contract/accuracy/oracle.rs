@@ -32,7 +32,7 @@ pub(super) struct Verdict {
 }
 
 /// What xhat is multiplied by.
-pub(super) fn factor<K: Types>(problem: &Problem<K>, i: usize) -> K::F {
+pub(crate) fn factor<K: Types>(problem: &Problem<K>, i: usize) -> K::F {
     let offset = K::F::of(problem.operation.offset().into());
     problem.gamma.as_ref().map_or(K::F::of(1.0), |g| K::F::of(g[i].wide()) + offset)
 }
@@ -74,7 +74,7 @@ fn by_reference<K: Types>(problem: &Problem<K>, output: &Output<K>) -> Verdict {
 
 /// The row less its first element, and that element, if all differences are exact in f32: so they are wherever the
 /// row is small beside its offset. Else the row as it is.
-fn count_from_first(x: &[f32]) -> (f64, Vec<f32>) {
+pub(crate) fn count_from_first(x: &[f32]) -> (f64, Vec<f32>) {
     let shifted: Vec<f32> = x.iter().map(|v| v - x[0]).collect();
     let exact = x.iter().zip(&shifted).all(|(&v, &s)| f64::from(v) - f64::from(x[0]) == f64::from(s));
     if exact { (f64::from(x[0]), shifted) } else { (0.0, x.to_vec()) }
@@ -115,7 +115,7 @@ fn by_double_double<K: Types>(problem: &Problem<K>, output: &Output<K>) -> Verdi
 }
 
 /// In two steps, since the power may leave the range of f64 where the product does not.
-fn times_power_of_two(v: f64, exponent: i32) -> f64 {
+pub(crate) fn times_power_of_two(v: f64, exponent: i32) -> f64 {
     let half = exponent / 2;
     if v == 0.0 { v } else { v * f64::from(half).exp2() * f64::from(exponent - half).exp2() }
 }

@@ -44,6 +44,12 @@ impl<V: Value> Buffer<V> {
         &self.data[self.start..][..self.rows * self.cols]
     }
 
+    /// The same, to be written.
+    pub(crate) fn contiguous_mut(&mut self) -> &mut [V] {
+        assert_eq!(self.stride, self.cols);
+        &mut self.data[self.start..][..self.rows * self.cols]
+    }
+
     pub(crate) fn rows(&self) -> Rows<'_, V> {
         Rows::strided(&self.data[self.start..], self.rows, self.stride)
     }

@@ -2,7 +2,8 @@
 
 use lanenorm::kernels::table::Op;
 use lanenorm::{
-    Beside, Element, Error, Io, Isa, LayerNorm, Moments, Parallelism, RmsNorm, Rows, RowsMut, StatsMut, Store, Sum,
+    Beside, Element, Error, GradIo, Io, Isa, LayerNorm, Moments, Parallelism, ParamGrads, RmsNorm, Rows, RowsMut,
+    Stats, StatsMut, Store, Sum,
 };
 
 /// An operation with what it has beside the vectors and eps.
@@ -251,4 +252,66 @@ impl Plan {
             }
         }
     }
+
+    /// mean, `mean_lo` and dbeta must be absent where the operation has none.
+    pub(crate) fn backward<T: Element>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[T]>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::LayerNorm(plan) => plan.backward(io, gamma, stats, grads),
+            Self::RmsNorm(plan) => {
+                let (rstd, dgamma) = without_mean(stats, grads);
+                plan.backward(io, gamma, rstd, dgamma)
+            }
+        }
+    }
+
+    /// The same.
+    pub(crate) fn backward_mixed<T: Element, G: Beside<T>>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[G]>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::LayerNorm(plan) => plan.backward_mixed(io, gamma, stats, grads),
+            Self::RmsNorm(plan) => {
+                let (rstd, dgamma) = without_mean(stats, grads);
+                plan.backward_mixed(io, gamma, rstd, dgamma)
+            }
+        }
+    }
+
+    /// The same.
+    pub(crate) fn backward_with_scratch<T: Element, G: Beside<T>>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[G]>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+        scratch: &mut [T::Float],
+    ) -> Result<(), Error> {
+        match self {
+            Self::LayerNorm(plan) => plan.backward_with_scratch(io, gamma, stats, grads, scratch),
+            Self::RmsNorm(plan) => {
+                let (rstd, dgamma) = without_mean(stats, grads);
+                plan.backward_with_scratch(io, gamma, rstd, dgamma, scratch)
+            }
+        }
+    }
+
+    pub(crate) fn backward_scratch_len<T: Element>(&self, rows: usize) -> Result<usize, Error> {
+        of_either!(self, plan => plan.backward_scratch_len::<T>(rows))
+    }
+}
+
+/// What of them RMSNorm knows.
+fn without_mean<'a, 'b, F>(stats: Stats<'a, F>, grads: ParamGrads<'b, F>) -> (Option<&'a [F]>, Option<&'b mut [F]>) {
+    assert!(stats.mean.is_none() && stats.mean_lo.is_none() && grads.dbeta.is_none());
+    (stats.rstd, grads.dgamma)
 }

@@ -232,3 +232,18 @@ macro_rules! for_all_types {
         }
     )+};
 }
+
+/// The same for gradients, in which y has no part: for every type of rows, and for a gamma of f32 beside 16 bits.
+macro_rules! for_all_gradients {
+    ($($test:ident),+ $(,)?) => {$(
+        stamp! {
+            $test:
+            f32 = (f32, f32, f32),
+            f64 = (f64, f64, f64),
+            f16 = (f16, f16, f16),
+            bf16 = (bf16, bf16, bf16),
+            f16_with_f32_gamma = (f16, f32, f16),
+            bf16_with_f32_gamma = (bf16, f32, bf16),
+        }
+    )+};
+}

@@ -1,0 +1,148 @@
+//! The tiers agree: dx, dgamma and dbeta have the same bits on all of them, for any number of rows and columns. So they
+//! do with statistics that forward has kept or taken again, and with memory handed in or allocated.
+
+use lanenorm::Isa;
+
+use crate::support::{GradCall, GradProblem, Problem, Scratch, Statistics, TURNING_POINTS, Types, Value, quick, tiers};
+
+/// Blocks of four rows, leaves of 32, parts of 32 rows, then of 36, and of 132.
+const ROWS: [usize; 14] = [1, 2, 3, 4, 5, 7, 8, 31, 32, 33, 65, 100, 2049, 8193];
+
+/// The elements of the largest problems.
+fn most() -> usize {
+    if quick() { 5_000 } else { 40_000 }
+}
+
+fn shapes<K: Types>() -> impl Iterator<Item = (usize, usize)> {
+    let all = TURNING_POINTS.into_iter().flat_map(|cols| ROWS.map(|rows| (rows, cols)));
+    all.filter(|(rows, cols)| *rows <= 5 || rows * cols <= most())
+        .filter(|(rows, cols)| !quick() || (rows + cols) % 3 == 0)
+        .filter(|_| !K::is_left_out() || K::ONE_OF <= 4)
+}
+
+fn assert_tiers_agree<K: Types>(problem: &GradProblem<K>, call: impl Fn(Isa) -> GradCall) {
+    let expected = problem.expected();
+    for &isa in tiers() {
+        problem.assert_gives(&expected, &call(isa));
+    }
+}
+
+fn ordinary_rows<K: Types>() {
+    for (i, (rows, cols)) in shapes::<K>().enumerate() {
+        for (form, problem) in GradProblem::<K>::ordinary(rows, cols, 1).in_every_form().into_iter().enumerate() {
+            if K::takes(i + form) && (rows * cols < 2_000 || (i + form) % 8 < 2) {
+                assert_tiers_agree(&problem, GradCall::plain);
+            }
+        }
+    }
+}
+
+fn all_kinds_of_rows<K: Types>() {
+    for (i, (rows, cols)) in shapes::<K>().enumerate() {
+        let eps = [1e-5, 0.0, 1e-12, 1e40][i % 4];
+        let problems = GradProblem::<K>::mixed(rows, cols, 2).with_eps(eps).in_every_form();
+        for (form, problem) in problems.into_iter().enumerate() {
+            if K::takes(i + form) && (rows * cols < 500 || (i / 4 + form) % 4 == 0) {
+                assert_tiers_agree(&problem, GradCall::plain);
+            }
+        }
+    }
+}
+
+/// Rows of models, and many chunks with a tail.
+fn widths_of_models<K: Types>() {
+    for (i, cols) in [2560, 4096, 11_008, 100_003].into_iter().enumerate() {
+        let rows = if cols > 20_000 { 2 } else { 5 };
+        for (j, problem) in [GradProblem::<K>::ordinary(rows, cols, 3), GradProblem::mixed(rows, cols, 4)]
+            .into_iter()
+            .flat_map(GradProblem::of_every_operation)
+            .enumerate()
+        {
+            if K::takes(i + j) && (!quick() || cols < 4000) {
+                assert_tiers_agree(&problem, GradCall::plain);
+            }
+        }
+    }
+}
+
+/// The sign and payload of a NaN that arithmetic makes differ between processors.
+fn gamma_that_is_not_finite_or_extreme<K: Types>() {
+    let special = [K::G::QUIET_NAN, -K::G::INFINITY, K::G::SIGNALING_NAN, K::G::MAX, K::G::SMALLEST, K::G::of(-0.0)];
+    for (i, cols) in TURNING_POINTS.into_iter().enumerate() {
+        for (j, value) in special.into_iter().enumerate() {
+            if K::takes(i + j) {
+                let mut problem = GradProblem::<K>::mixed(9, cols, 5).with_ds();
+                problem.forward.gamma.as_mut().expect("gamma")[(i * 37 + j) % cols] = value;
+                for offset in [0.0, 1.0, f32::INFINITY] {
+                    let layer_norm = Problem { beta: None, ..problem.forward.clone() }.with_offset(offset);
+                    assert_tiers_agree(&GradProblem { forward: layer_norm, ..problem.clone() }, GradCall::plain);
+                    assert_tiers_agree(&problem.clone().rms_norm(offset), GradCall::plain);
+                }
+            }
+        }
+    }
+}
+
+/// Problems on all paths, for what must change nothing.
+fn some_problems<K: Types>() -> impl Iterator<Item = GradProblem<K>> {
+    let shapes = [(1, 1), (3, 5), (9, 64), (70, 33), (6, 193), (5, 1030), (2100, 3)];
+    shapes.into_iter().enumerate().flat_map(|(i, (rows, cols))| {
+        let eps = [1e-5, 0.0][i % 2];
+        let problems = [GradProblem::<K>::ordinary(rows, cols, 6), GradProblem::mixed(rows, cols, 7).with_eps(eps)];
+        let forms = problems.into_iter().flat_map(GradProblem::in_every_form).enumerate();
+        forms.filter(move |(form, _)| K::takes(i + form)).map(|(_, problem)| problem)
+    })
+}
+
+fn statistics_that_were_kept_change_nothing<K: Types>() {
+    for problem in some_problems::<K>() {
+        assert_tiers_agree(&problem, |isa| GradCall { statistics: Statistics::Kept, ..GradCall::plain(isa) });
+    }
+    // Where the slow path begins: rows and gradients of every size.
+    for (i, exponent) in (-160..130).step_by(if quick() { 7 } else { 1 }).enumerate() {
+        let mut problem = GradProblem::<K>::ordinary(5, 9, 8).with_eps(0.0);
+        let scale = f64::from(exponent).exp2();
+        problem.forward.x.iter_mut().for_each(|x| *x = K::X::of(x.wide() * scale));
+        for problem in problem.of_every_operation() {
+            let expected = problem.expected();
+            let isa = tiers()[i % tiers().len()];
+            problem.assert_gives(&expected, &GradCall { statistics: Statistics::Kept, ..GradCall::plain(isa) });
+        }
+    }
+}
+
+fn memory_that_is_handed_in_changes_nothing<K: Types>() {
+    for problem in some_problems::<K>() {
+        for scratch in [Scratch::Least, Scratch::Planned, Scratch::Long] {
+            assert_tiers_agree(&problem, |isa| GradCall { scratch, ..GradCall::plain(isa) });
+        }
+    }
+}
+
+fn the_offset_has_no_effect_without_gamma<K: Types>() {
+    for cols in TURNING_POINTS {
+        for problem in GradProblem::<K>::mixed(9, cols, 9).of_every_operation() {
+            let without = |offset| {
+                let forward = Problem { gamma: None, ..problem.forward.clone() }.with_offset(offset);
+                GradProblem { forward, ..problem.clone() }
+            };
+            let expected = without(0.0).expected();
+            for offset in [1.0, f32::INFINITY, f32::NAN] {
+                for &isa in tiers() {
+                    without(offset).assert_gives(&expected, &GradCall::plain(isa));
+                }
+            }
+        }
+    }
+}
+
+for_all_gradients!(
+    ordinary_rows,
+    all_kinds_of_rows,
+    widths_of_models,
+    gamma_that_is_not_finite_or_extreme,
+    statistics_that_were_kept_change_nothing,
+    memory_that_is_handed_in_changes_nothing,
+);
+
+for_every_type!(the_offset_has_no_effect_without_gamma);

@@ -1,0 +1,194 @@
+//! The floor below the plan, for engines with their own threads: however a job is split at its parts, and whatever
+//! thread takes them, the merged sums and dx have the bits of the plan. Bad lengths give `None`.
+
+use std::sync::Mutex;
+
+use lanenorm::kernels::backward::{Backward, LEAF_ROWS, Parts, Stats, merge};
+use lanenorm::kernels::lanes::{Compiled, GradRows, Vector};
+use lanenorm::{Element, Isa};
+
+use crate::support::{Call, F32, GradProblem, Grads, Types, Value, quick, tiers};
+
+/// The job of the problem, dx to be written to a buffer.
+fn job<'a, K: Types, const CENTERED: bool>(
+    problem: &'a GradProblem<K>,
+    dx: &'a mut [K::X],
+    stats: Stats<'a, K::F>,
+    streaming: bool,
+) -> Backward<'a, K::X, CENTERED> {
+    let GradProblem { forward, dy, ds } = problem;
+    let cols = forward.cols;
+    let rows = GradRows::new((dy, cols), (&forward.x, cols), forward.rows, cols).and_then(|r| r.with_dx((dx, cols)));
+    let rows = match ds {
+        Some(ds) => rows.and_then(|rows| rows.with_ds((ds, cols))),
+        None => rows,
+    };
+    let gamma = forward.gamma.as_deref().map(Vector::from);
+    let (rows, offset) = (rows.expect("the rows fit"), K::F::of(forward.operation.offset().into()));
+    Backward::new(rows, stats, gamma, offset, forward.eps, true, streaming).expect("the lengths fit")
+}
+
+/// Runs the parts of a job in pieces of so many.
+fn pieces<T: Element, const CENTERED: bool>(
+    mut job: Backward<'_, T, CENTERED>,
+    parts: usize,
+) -> Vec<Backward<'_, T, CENTERED>> {
+    let mut pieces = Vec::new();
+    while job.parts() > parts {
+        let (piece, rest) = job.split_at_part(parts);
+        assert_eq!(piece.parts(), parts);
+        pieces.push(piece);
+        job = rest;
+    }
+    pieces.push(job);
+    pieces
+}
+
+/// Takes pieces of a few parts from a queue, last ones first, on threads of its own.
+fn assert_parts_can_be_split<K: Types, const CENTERED: bool>(problem: &GradProblem<K>)
+where
+    K::X: Compiled<CENTERED>,
+{
+    let forward = &problem.forward;
+    let (rows, cols) = (forward.rows, forward.cols);
+    let (expected, kept) = (problem.expected(), forward.run(&Call::plain(Isa::SCALAR)));
+    let parts = Parts::new(rows, cols);
+    let partial = parts.partial_len::<K::X>(CENTERED).expect("a length");
+    let work = parts.work_len::<K::X>(CENTERED).expect("a length");
+    for &isa in tiers() {
+        for (i, per_piece) in [1, 2, 3, 64].into_iter().enumerate() {
+            let mut partials = vec![K::F::QUIET_NAN; partial * parts.count()];
+            let mut dx = vec![K::X::SENTINEL; rows * cols];
+            let mean = CENTERED.then_some(&kept.mean[..]);
+            let stats = Stats { mean, mean_lo: CENTERED.then_some(&kept.mean_lo), rstd: Some(&kept.rstd) };
+            let stats = if i % 2 == 0 { Stats::default() } else { stats };
+            let job = job::<K, CENTERED>(problem, &mut dx, stats, i % 2 == 0);
+            assert_eq!(job.parts(), parts.count());
+            let pieces = pieces(job, per_piece);
+            let queue: Vec<_> = pieces.into_iter().zip(partials.chunks_mut(partial * per_piece)).collect();
+            let queue = Mutex::new(queue);
+            let take_all = || {
+                let mut work = vec![K::F::QUIET_NAN; work + i];
+                loop {
+                    let next = queue.lock().expect("no panic").pop();
+                    let Some((mut piece, partials)) = next else { break };
+                    piece.run_on(isa, partials, &mut work);
+                }
+            };
+            std::thread::scope(|scope| (0..[1, 3][i % 2]).for_each(|_| drop(scope.spawn(take_all))));
+            drop(queue);
+
+            let sums = || vec![K::F::SENTINEL; cols];
+            let (mut dgamma, mut dbeta) = (sums(), CENTERED.then(sums));
+            merge::<K::X, CENTERED>(isa, &parts, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
+            let got = Grads::<K> { dx: Some(dx), dgamma: Some(dgamma), dbeta };
+            got.assert_same(&expected, cols, format_args!("{isa}, {problem}, {per_piece} parts at once"));
+        }
+    }
+}
+
+fn jobs_split_at_parts_give_the_bits_of_the_plan<K: Types>() {
+    let shapes = [(1, 1), (32, 70), (33, 64), (100, 193), (300, 33), (2049, 9), (2500, 5), (4500, 1)];
+    for (i, (rows, cols)) in shapes.into_iter().enumerate().filter(|(i, _)| !quick() || *i < 5) {
+        for (j, problem) in [GradProblem::<K>::ordinary(rows, cols, 1), GradProblem::mixed(rows, cols, 2).with_ds()]
+            .into_iter()
+            .enumerate()
+        {
+            if K::takes(i + j) {
+                assert_parts_can_be_split::<K, true>(&problem);
+                assert_parts_can_be_split::<K, false>(&problem.rms_norm(1.0));
+            }
+        }
+    }
+}
+
+for_all_gradients!(jobs_split_at_parts_give_the_bits_of_the_plan);
+
+/// A function of the rows alone, in which no leaf crosses the border of a part before its end.
+#[test]
+fn parts_cover_all_rows() {
+    for rows in (0..5000).chain([8192, 100_000, 1 << 24, (1 << 40) + 1]) {
+        let parts = Parts::new(rows, 3);
+        let count = parts.count();
+        assert!(count <= 64 && (count > 0) == (rows > 0), "{rows} rows: {count} parts");
+        assert_eq!((parts.first_row(0), parts.first_row(count)), (0, rows));
+        for part in 0..count {
+            let (from, to) = (parts.first_row(part), parts.first_row(part + 1));
+            assert!(from < to && to <= rows, "{rows} rows: part {part} has {from}..{to}");
+            assert!(to == rows || to - from >= LEAF_ROWS, "{rows} rows: part {part} has {from}..{to}");
+        }
+        assert_eq!(parts, Parts::new(rows, 3));
+        assert_eq!(count, Parts::new(rows, 1000).count());
+    }
+    assert_eq!(Parts::new(5, usize::MAX).partial_len::<f32>(true), None);
+    assert_eq!(Parts::new(5, usize::MAX / 2).work_len::<f32>(true), None);
+}
+
+#[test]
+fn bad_lengths_give_none() {
+    let (x, dy, mut dx) = ([1.0f32; 12], [1.0f32; 12], [0.0f32; 12]);
+    let rows = || GradRows::new((&dy, 4), (&x, 4), 3, 4);
+    assert!(rows().is_some() && GradRows::new((&dy, 4), (&x, 4), 4, 4).is_none());
+    assert!(GradRows::new((&dy, 3), (&x, 4), 3, 4).is_none() && GradRows::new((&dy, 4), (&x, 5), 3, 4).is_none());
+    assert!(GradRows::in_place((&mut dx, 4), (&x, 4), 3, 4).is_some_and(|rows| rows.is_in_place()));
+    assert!(GradRows::in_place((&mut dx[..11], 4), (&x, 4), 3, 4).is_none());
+    assert!(rows().and_then(|rows| rows.with_dx((&mut dx, 4))).is_some_and(|rows| rows.has_dx()));
+    assert!(rows().and_then(|rows| rows.with_dx((&mut dx, 3))).is_none());
+    assert!(rows().and_then(|rows| rows.with_dx((&mut dx[..8], 4))).is_none());
+    let mut over = dy;
+    let in_place = GradRows::in_place((&mut over, 4), (&x, 4), 3, 4);
+    assert!(in_place.and_then(|rows| rows.with_dx((&mut dx, 4))).is_none(), "dx in two places");
+    assert!(rows().and_then(|rows| rows.with_ds((&x, 4))).is_some());
+    assert!(rows().and_then(|rows| rows.with_ds((&x, 5))).is_none());
+    let group = |index, groups, repeat| rows().and_then(|rows| rows.with_group(index, groups, repeat)).is_some();
+    assert!(group(0, 1, 1) && group(2, 3, 1) && group(0, 1, 3));
+    assert!(!group(3, 3, 1) && !group(0, 2, 1) && !group(0, 3, 2) && !group(0, 0, 1) && !group(0, 1, 0));
+    assert!(!group(0, usize::MAX, 2));
+
+    let (three, four) = ([1.0f32; 3], [1.0f32; 4]);
+    let centered = |stats, gamma: Option<&[f32]>| {
+        let (rows, gamma) = (rows().expect("rows"), gamma.map(Vector::from));
+        Backward::<f32, true>::new(rows, stats, gamma, 0.0, 1e-5, true, false).is_some()
+    };
+    let stats = |mean, mean_lo, rstd| Stats { mean, mean_lo, rstd };
+    assert!(centered(Stats::default(), None) && centered(Stats::default(), Some(&four)));
+    assert!(!centered(Stats::default(), Some(&three)) && !centered(Stats::default(), Some(&x)));
+    assert!(centered(stats(Some(&three), Some(&three), Some(&three)), None));
+    assert!(centered(stats(Some(&three), None, Some(&three)), None));
+    assert!(!centered(stats(Some(&three), None, None), None) && !centered(stats(None, None, Some(&three)), None));
+    assert!(!centered(stats(Some(&four), None, Some(&three)), None));
+    assert!(!centered(stats(Some(&three), Some(&four), Some(&three)), None));
+    assert!(!centered(stats(Some(&three), None, Some(&four)), None));
+    let rms = |rstd| {
+        let stats = Stats { rstd, ..Stats::default() };
+        Backward::<f32, false>::new(rows().expect("rows"), stats, None, 0.0, 1e-5, true, false).is_some()
+    };
+    assert!(rms(None) && rms(Some(&three)) && !rms(Some(&four)));
+}
+
+fn panics(f: impl FnOnce()) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err()
+}
+
+/// And memory of a wrong length panics, before anything is written.
+#[test]
+fn memory_of_a_wrong_length_panics() {
+    let problem = GradProblem::<F32>::ordinary(40, 5, 3);
+    let parts = Parts::new(40, 5);
+    let partials = parts.partial_len::<f32>(true).expect("a length") * parts.count();
+    let work = parts.work_len::<f32>(true).expect("a length");
+    for (partials, work, fits) in
+        [(partials, work, true), (partials, work + 9, true), (partials - 1, work, false), (partials, work - 1, false)]
+    {
+        let mut dx = [7.0; 200];
+        let mut job = job::<_, true>(&problem, &mut dx, Stats::default(), false);
+        let run = || job.run_on(Isa::best(), &mut vec![0.0; partials], &mut vec![0.0; work]);
+        assert_eq!(panics(run), !fits);
+        assert!(fits || dx == [7.0; 200], "dx was written");
+    }
+    let merged = |partials, dgamma| {
+        let partials = vec![0.0; partials];
+        panics(|| merge::<f32, true>(Isa::best(), &parts, &partials, Some(&mut vec![0.0; dgamma]), None))
+    };
+    assert!(!merged(partials, 5) && merged(partials - 1, 5) && merged(partials, 4) && merged(partials, 6));
+}
