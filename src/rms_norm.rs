@@ -294,7 +294,7 @@ impl RmsNorm {
     }
 
     /// The elements of scratch memory that a backward call for so many rows takes, if it is cut into as many tasks as it would be
-    /// now: 64 * `cols`, columns rounded up to whole steps of 64 (32 for f64), for the sums of 64 parts or fewer, and 2 * `cols`
+    /// now: 64 * `cols`, columns rounded up to whole steps of 64 (32 for f64), for the sums of 32 parts or fewer, and 2 * `cols`
     /// for each task.
     ///
     /// # Errors

@@ -339,13 +339,7 @@ fn touch_doubtful<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: boo
     if rows.iter().all(|row| row.trust >= Trust::Statistics) {
         second_touch::<S, T, CENTERED, R>(simd, job, r, rows, ways::SUMS, gamma, leaf);
     } else {
-        for k in 0..R {
-            if rows[k].trust >= Trust::Statistics {
-                second_touch::<S, T, CENTERED, 1>(simd, job, r + k, &[rows[k]], ways::SUMS, gamma, leaf);
-            } else {
-                slow::add_row(job, r + k, leaf, T::Float::lanes::<S>());
-            }
-        }
+        slow::add_rows::<T, CENTERED, R>(job, r, leaf, T::Float::lanes::<S>());
     }
     for k in 0..R {
         if rows[k].trust == Trust::All {

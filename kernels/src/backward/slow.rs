@@ -47,10 +47,11 @@ impl Norm {
     }
 }
 
-/// Adds row `r` to the sums of dgamma and dbeta, if they are wanted, which are kept in pairs of registers of `lanes` elements.
+/// Adds the `R` rows from `r` on, as a block is added, to the sums of dgamma and dbeta, if they are wanted. These are kept in pairs of registers
+/// of `lanes` elements.
 #[cold]
 #[inline(never)]
-pub(super) fn add_row<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+pub(super) fn add_rows<T: Element + Compiled<CENTERED>, const CENTERED: bool, const R: usize>(
     job: &Backward<'_, T, CENTERED>,
     r: usize,
     leaf: &mut [T::Float],
@@ -60,17 +61,20 @@ pub(super) fn add_row<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
         return;
     }
     let cols = job.rows.cols();
-    let norm = Norm::new::<T, CENTERED>(job.rows.x_row(r), job.eps);
-    // SAFETY: r < rows.
-    let (dy, x) = unsafe { (job.rows.dy(r), job.rows.x(r)) };
+    let norm: [Norm; R] = core::array::from_fn(|k| Norm::new::<T, CENTERED>(job.rows.x_row(r + k), job.eps));
     let (dgamma, dbeta) = leaf.split_at_mut(cols.next_multiple_of(T::STEP));
     for i in 0..cols {
-        // SAFETY: i < cols.
-        let (dy, x): (f64, f64) = unsafe { (dy.get(i).to_computed().into(), x.get(i).to_computed().into()) };
+        let (mut to_dgamma, mut to_dbeta) = (-0.0, -T::Float::default());
+        for k in 0..R {
+            // SAFETY: i < cols, and r + k < rows.
+            let (dy, x) = unsafe { (job.rows.dy(r + k).get(i).to_computed(), job.rows.x(r + k).get(i).to_computed()) };
+            to_dgamma += Into::<f64>::into(dy) * norm[k].xhat(x.into());
+            to_dbeta = to_dbeta + dy;
+        }
         let at = place::<T>(i, lanes);
-        dgamma[at] = dgamma[at] + T::Float::from_f64(dy * norm.xhat(x));
+        dgamma[at] = dgamma[at] + T::Float::from_f64(to_dgamma);
         if CENTERED {
-            dbeta[at] = dbeta[at] + T::Float::from_f64(dy);
+            dbeta[at] = dbeta[at] + to_dbeta;
         }
     }
 }

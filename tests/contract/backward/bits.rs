@@ -5,8 +5,8 @@ use lanenorm::Isa;
 
 use crate::support::{GradCall, GradProblem, Problem, Scratch, Statistics, TURNING_POINTS, Types, Value, quick, tiers};
 
-/// Blocks of four rows, leaves of 32, parts of 32 rows, then of 36, and of 132.
-const ROWS: [usize; 14] = [1, 2, 3, 4, 5, 7, 8, 31, 32, 33, 65, 100, 2049, 8193];
+/// Blocks of two rows, leaves of 16, parts of 64 rows, then of 80, and of 272.
+const ROWS: [usize; 14] = [1, 2, 3, 4, 5, 15, 16, 17, 33, 64, 65, 130, 2049, 8193];
 
 /// The elements of the largest problems.
 fn most() -> usize {

@@ -264,9 +264,9 @@ fn the_length_of_scratch() {
         let len = |cols, rows| plan(cols).backward_scratch_len::<f32>(rows).expect("a length");
         assert_eq!(
             (len(64, 1), len(64, 65), len(64, 1 << 20)),
-            (64 * (2 * sums + 1), 64 * (4 * sums + 1), 64 * (65 * sums + 1))
+            (64 * (3 * sums + 1), 64 * (5 * sums + 1), 64 * (65 * sums + 1))
         );
-        assert_eq!((len(1, 1), len(65, 1), len(0, 5)), (64 * (2 * sums + 1), 128 * (2 * sums + 1), 0));
+        assert_eq!((len(1, 1), len(65, 1), len(0, 5)), (64 * (3 * sums + 1), 128 * (3 * sums + 1), 0));
         let cols = usize::MAX / 3;
         let error = plan(cols).backward_scratch_len::<f32>(5).expect_err("a length that overflows");
         assert_eq!(error, Error::Overflow { what: "scratch", rows: 5, stride: cols });

@@ -110,7 +110,7 @@ fn parts_cover_all_rows() {
     for rows in (0..5000).chain([8192, 100_000, 1 << 24, (1 << 40) + 1]) {
         let parts = Parts::new(rows, 3);
         let count = parts.count();
-        assert!(count <= 64 && (count > 0) == (rows > 0), "{rows} rows: {count} parts");
+        assert!(count <= 32 && (count > 0) == (rows > 0), "{rows} rows: {count} parts");
         assert_eq!((parts.first_row(0), parts.first_row(count)), (0, rows));
         for part in 0..count {
             let (from, to) = (parts.first_row(part), parts.first_row(part + 1));

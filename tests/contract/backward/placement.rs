@@ -13,7 +13,7 @@ fn columns() -> impl Iterator<Item = usize> {
     COLS.into_iter().filter(|&cols| !quick() || cols < 1000)
 }
 
-/// Within blocks of four rows and at their ends, and beside rows of all kinds.
+/// Within blocks of two rows and at their ends, and beside rows of all kinds.
 fn dx_of_a_row_does_not_depend_on_the_other_rows<K: Types>() {
     let rows = 11;
     for cols in columns() {

@@ -16,8 +16,8 @@ const BOUND: f64 = 4.0;
 const SHAPES: [(usize, usize); 11] = [
     (1, 300),
     (4, 100),
-    (32, 65),
-    (33, 65),
+    (16, 65),
+    (65, 65),
     (100, 64),
     (1000, 7),
     (2048, 9),
@@ -155,7 +155,17 @@ fn rows_of_ones_are_counted_exactly<K: Types>() {
     }
 }
 
-/// Rows whose dy is zero (padding, say) add nothing: within a leaf not a bit changes, wherever they are, and dx is 0.
+/// Both are sums of so many terms of the size 1, but for rounding.
+fn assert_close<K: Types>(what: std::fmt::Arguments<'_>, rows: usize, want: &[K::F], got: &[K::F]) {
+    let tolerance = 8.0 * K::F::EPSILON.wide() * (rows as f64).sqrt();
+    for (i, (want, got)) in want.iter().zip(got).enumerate() {
+        let (want, got) = (want.wide(), got.wide());
+        assert!((want - got).abs() <= tolerance, "{what}: column {i}: {got:e}, expected {want:e}");
+    }
+}
+
+/// Rows whose dy is zero (padding, say) add nothing, wherever they are, and their dx is 0. They change which rows are added
+/// to each other, and so the last bits of the sums.
 fn masked_rows_add_nothing<K: Types>() {
     for (i, (rows, cols)) in [(8, 1), (9, 7), (30, 64), (32, 193), (17, 1030)].into_iter().enumerate() {
         let ordinary = GradProblem::<K>::ordinary(rows, cols, 2);
@@ -170,9 +180,9 @@ fn masked_rows_add_nothing<K: Types>() {
             for &isa in tiers() {
                 let got = masked.run(&GradCall::plain(isa));
                 let what = format_args!("{isa}, {masked}");
-                assert_same_bits(what, cols, expected.dgamma(), got.dgamma());
+                assert_close::<K>(what, rows, expected.dgamma(), got.dgamma());
                 if let Some(dbeta) = &got.dbeta {
-                    assert_same_bits(what, cols, expected.dbeta(), dbeta);
+                    assert_close::<K>(what, rows, expected.dbeta(), dbeta);
                 }
                 let mut of_others = expected.dx().chunks_exact(cols);
                 for (r, dx) in got.dx().chunks_exact(cols).enumerate() {
