@@ -1,7 +1,8 @@
 //! The tiers agree: dx, dgamma and dbeta have the same bits on all of them, for any number of rows and columns. So they
-//! do with statistics that forward has kept or taken again, and with memory handed in or allocated.
+//! do with statistics that forward has kept or taken again, with memory handed in or allocated, and whatever else is
+//! wanted beside them.
 
-use lanenorm::Isa;
+use lanenorm::{Isa, Store};
 
 use crate::support::{GradCall, GradProblem, Problem, Scratch, Statistics, TURNING_POINTS, Types, Value, quick, tiers};
 
@@ -119,6 +120,19 @@ fn memory_that_is_handed_in_changes_nothing<K: Types>() {
     }
 }
 
+fn gradients_do_not_depend_on_which_are_wanted<K: Types>() {
+    for problem in some_problems::<K>() {
+        for wanted in 1..8 {
+            let wanted = [1, 2, 4].map(|bit| wanted & bit != 0);
+            if problem.forward.operation.is_layer_norm() || wanted[..2] != [false; 2] {
+                for store in [Store::Ordinary, Store::Streaming] {
+                    assert_tiers_agree(&problem, |isa| GradCall { wanted, store, ..GradCall::plain(isa) });
+                }
+            }
+        }
+    }
+}
+
 fn the_offset_has_no_effect_without_gamma<K: Types>() {
     for cols in TURNING_POINTS {
         for problem in GradProblem::<K>::mixed(9, cols, 9).of_every_operation() {
@@ -143,6 +157,7 @@ for_all_gradients!(
     gamma_that_is_not_finite_or_extreme,
     statistics_that_were_kept_change_nothing,
     memory_that_is_handed_in_changes_nothing,
+    gradients_do_not_depend_on_which_are_wanted,
 );
 
 for_every_type!(the_offset_has_no_effect_without_gamma);
