@@ -1,9 +1,13 @@
 //! The tiers agree: dx, dgamma and dbeta have the same bits on all of them, for any number of rows and columns. So they
-//! do with statistics that forward has kept or taken again, and with memory handed in or allocated.
+//! do with statistics that forward has kept or taken again, with memory handed in or allocated, and whatever else is
+//! wanted beside them.
 
-use lanenorm::Isa;
+use lanenorm::{Isa, Store};
 
-use crate::support::{GradCall, GradProblem, Problem, Scratch, Statistics, TURNING_POINTS, Types, Value, quick, tiers};
+use crate::support::{
+    GradCall, GradProblem, KINDS, Problem, Random, Scratch, Statistics, TURNING_POINTS, Types, Value, quick,
+    special_row, tiers,
+};
 
 /// Blocks of two rows, leaves of 16, parts of 64 rows, then of 80, and of 272.
 const ROWS: [usize; 14] = [1, 2, 3, 4, 5, 15, 16, 17, 33, 64, 65, 130, 2049, 8193];
@@ -119,6 +123,38 @@ fn memory_that_is_handed_in_changes_nothing<K: Types>() {
     }
 }
 
+/// The slow path begins where the statistics say, which are the same either way: here for rows and gradients of every size,
+/// with sums of squares next to the ends of the range.
+fn statistics_that_were_kept_change_nothing_at_any_size<K: Types>() {
+    for (i, cols) in [9, 64, 193, 1023, 2048].into_iter().enumerate() {
+        for kind in 0..KINDS {
+            if !K::takes(i + kind) {
+                continue;
+            }
+            let eps = [0.0, 1e-5][(i + kind) % 2];
+            let mut problem = GradProblem::<K>::ordinary(8, cols, 10).with_eps(eps);
+            let mut random = Random::new(kind as u64);
+            problem.forward.x.chunks_exact_mut(cols).for_each(|row| special_row(kind, &mut random, row));
+            for problem in problem.of_every_operation() {
+                assert_tiers_agree(&problem, |isa| GradCall { statistics: Statistics::Kept, ..GradCall::plain(isa) });
+            }
+        }
+    }
+}
+
+fn gradients_do_not_depend_on_which_are_wanted<K: Types>() {
+    for problem in some_problems::<K>() {
+        for wanted in 1..8 {
+            let wanted = [1, 2, 4].map(|bit| wanted & bit != 0);
+            if problem.forward.operation.is_layer_norm() || wanted[..2] != [false; 2] {
+                for store in [Store::Ordinary, Store::Streaming] {
+                    assert_tiers_agree(&problem, |isa| GradCall { wanted, store, ..GradCall::plain(isa) });
+                }
+            }
+        }
+    }
+}
+
 fn the_offset_has_no_effect_without_gamma<K: Types>() {
     for cols in TURNING_POINTS {
         for problem in GradProblem::<K>::mixed(9, cols, 9).of_every_operation() {
@@ -143,6 +179,8 @@ for_all_gradients!(
     gamma_that_is_not_finite_or_extreme,
     statistics_that_were_kept_change_nothing,
     memory_that_is_handed_in_changes_nothing,
+    statistics_that_were_kept_change_nothing_at_any_size,
+    gradients_do_not_depend_on_which_are_wanted,
 );
 
 for_every_type!(the_offset_has_no_effect_without_gamma);

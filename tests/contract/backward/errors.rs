@@ -255,18 +255,23 @@ fn scratch_that_is_too_short() {
     }
 }
 
-/// Its length, and that of plans for too many columns.
+/// What the documentation says of its length, and an error where it overflows.
 #[test]
 fn the_length_of_scratch() {
     for operation in OPERATIONS {
+        let centered = operation.is_layer_norm();
         let plan = |cols| Plan::new(operation, cols, 1e-5).expect("a valid eps").with_parallelism(Parallelism::Serial);
-        let sums = if operation.is_layer_norm() { 2 } else { 1 };
-        let len = |cols, rows| plan(cols).backward_scratch_len::<f32>(rows).expect("a length");
-        assert_eq!(
-            (len(64, 1), len(64, 65), len(64, 1 << 20)),
-            (64 * (3 * sums + 1), 64 * (5 * sums + 1), 64 * (65 * sums + 1))
-        );
-        assert_eq!((len(1, 1), len(65, 1), len(0, 5)), (64 * (3 * sums + 1), 128 * (3 * sums + 1), 0));
+        for cols in [0, 1, 64, 65, 768] {
+            for rows in [0, 1, 65, 2049, 1 << 30] {
+                let parts = Parts::new(rows, cols);
+                let sums = parts.partial_len::<f32>(centered).expect("a length") * parts.count();
+                let work = parts.work_len::<f32>(centered).expect("a length");
+                assert_eq!(plan(cols).backward_scratch_len::<f32>(rows), Ok(sums + work));
+                let padded = cols.next_multiple_of(64);
+                let (most, task) = if centered { (128 * padded, 3 * padded) } else { (64 * padded, 2 * padded) };
+                assert!(sums <= most && work == task, "{operation:?}, {rows} x {cols}: {sums} and {work}");
+            }
+        }
         let cols = usize::MAX / 3;
         let error = plan(cols).backward_scratch_len::<f32>(5).expect_err("a length that overflows");
         assert_eq!(error, Error::Overflow { what: "scratch", rows: 5, stride: cols });

@@ -30,7 +30,7 @@ fn every_value_of_dy_is_loaded_exactly<V: Half>() {
 /// dy less its mean, which is 0 here; what is not makes its row NaN.
 fn every_value_of_x_is_loaded_exactly<V: Half>() {
     let values: Vec<V> = all().collect();
-    for cols in columns().chain([2]).filter(|cols| cols % 2 == 0) {
+    for cols in [2, 64].into_iter().take(if quick() { 1 } else { 2 }) {
         let x: Vec<V> = values.iter().flat_map(|&v| std::iter::repeat_n(v, cols)).collect();
         let dy: Vec<V> = (0..x.len()).map(|i| V::of(if i % 2 == 0 { 1.5 } else { -1.5 })).collect();
         let ordinary = Problem::<V::Own>::ordinary(1, cols, 2).with_eps(1.0);

@@ -1,6 +1,8 @@
-//! How far dgamma and dbeta are from the exact sums over the rows, on random data and whatever the offset of x: typically (the
-//! root of the mean square over the columns) within 4 u sqrt(rows) of the typical size of a term (the same over the rows), and
-//! never beyond 4 u sqrt(rows) of the largest. Where the terms are whole numbers the sums are exact.
+//! How far dgamma and dbeta are from the exact sums over the rows, on random data and whatever the offset of x: within
+//! 4 u sqrt(rows) of the size of a term. Where the terms are whole numbers the sums are exact.
+//!
+//! Errors add up at random, so that no bound holds for all columns. What is asserted: three standard deviations of the errors
+//! are within it, by the typical size of a term (the root of the mean square), and all columns are by the largest one.
 
 use lanenorm::Isa;
 use twofloat::TwoFloat;
@@ -9,10 +11,10 @@ use super::oracle::exact;
 use crate::accuracy::{Worst, u};
 use crate::support::{GradCall, GradProblem, Problem, Random, Types, Value, assert_same_bits, quick, tiers};
 
-/// In units of u sqrt(rows) of the size of a term: few additions follow one another, and their errors are of either sign.
+/// In units of u sqrt(rows) of the size of a term: few roundings follow one another, and they are of either sign.
 const BOUND: f64 = 4.0;
 
-/// A leaf, a part, several, the largest number of the smallest parts, many more.
+/// From one row to many times what the smallest parts hold.
 const SHAPES: [(usize, usize); 11] = [
     (1, 300),
     (4, 100),
@@ -73,7 +75,8 @@ struct Report {
     /// The squares of all, with the root of the mean square of the terms as their size.
     squares: f64,
     number: f64,
-    /// With the largest term as their size.
+    /// The worst of all with that size, and with the largest term.
+    worst_typical: f64,
     worst: Worst,
 }
 
@@ -87,6 +90,7 @@ impl Report {
             }
             self.squares += error * error / exact.squares;
             self.number += 1.0;
+            self.worst_typical = self.worst_typical.max(error / exact.squares.sqrt());
             self.worst.see(error / (rows.sqrt() * exact.largest), || {
                 format!("{problem}, column {col}: {got:e}, exact {:e}", f64::from(exact.sum))
             });
@@ -96,10 +100,17 @@ impl Report {
 
 fn sums_are_accurate<K: Types>() {
     let offsets = if size_of::<K::X>() == size_of::<f64>() { [0.0, 1e4, 1e12] } else { [0.0, 1e2, 1e6] };
+    let most = if quick() {
+        1000
+    } else if K::ONE_OF == 1 {
+        100_000
+    } else {
+        10_000
+    };
     let mut failures = String::new();
     for offset in offsets {
         let [mut dgamma, mut dbeta] = [Report::default(), Report::default()];
-        for (rows, cols) in SHAPES.into_iter().filter(|(rows, _)| *rows <= if quick() { 1000 } else { 100_000 }) {
+        for (rows, cols) in SHAPES.into_iter().filter(|(rows, _)| *rows <= most) {
             for seed in 0..if rows < 2000 && !quick() { 4 } else { 1 } {
                 let [layer_norm, rms_norm] = random_problem::<K>(rows, cols, offset, seed).of_every_operation();
                 // f16 holds no offset so large. Without a mean, x of an offset is x of another size.
@@ -114,11 +125,16 @@ fn sums_are_accurate<K: Types>() {
                 }
             }
         }
-        for (name, Report { squares, number, worst: Worst { factor, at } }) in [("dgamma", dgamma), ("dbeta", dbeta)] {
-            let typical = if number == 0.0 { 0.0 } else { (squares / number).sqrt() };
-            println!("{:<12} offset {offset:<6e} {name:<6} {BOUND:>5} {typical:>7.2} {factor:>7.2}  {at}", K::NAME);
-            if ![typical, factor].iter().all(|factor| *factor <= BOUND) {
-                failures += &format!("\n{name}, offset {offset:e}: {typical:.2}, {factor:.2}, bound {BOUND}: {at}");
+        for (name, Report { squares, number, worst_typical, worst: Worst { factor, at } }) in
+            [("dgamma", dgamma), ("dbeta", dbeta)]
+        {
+            let deviation = if number == 0.0 { 0.0 } else { (squares / number).sqrt() };
+            println!(
+                "{:<14} offset {offset:<6e} {name:<6} {deviation:>5.2} worst {worst_typical:>5.2} {factor:>5.2}  {at}",
+                K::NAME
+            );
+            if ![3.0 * deviation, factor].iter().all(|factor| *factor <= BOUND) {
+                failures += &format!("\n{name}, offset {offset:e}: deviation {deviation:.2}, worst {factor:.2}: {at}");
             }
         }
     }

@@ -12,7 +12,7 @@ fn tasks(n: usize) -> Parallelism {
     Parallelism::Tasks(NonZeroUsize::new(n).expect("not zero"))
 }
 
-/// One part and a row more, all parts of one size or not, parts of 36 rows and of many.
+/// One part, all parts of one size or not, as many as there can be, and larger ones.
 const SHAPES: [(usize, usize); 10] =
     [(0, 5), (1, 3000), (2, 1), (33, 40), (64, 65), (301, 64), (1001, 193), (97, 768), (2049, 41), (8200, 9)];
 
