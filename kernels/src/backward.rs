@@ -352,7 +352,7 @@ fn touch_doubtful<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: boo
 
 /// What the second touch of row `r` takes.
 #[inline(always)]
-fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
+fn first_touch<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     simd: S,
     job: &Backward<'_, T, CENTERED>,
     r: usize,
@@ -361,10 +361,9 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
     let norm = match job.stats.row(job.rows.index(r)) {
         Some(norm) => norm,
-        None => match RowNorm::trusted(simd, &moments::<S, T, CENTERED>(simd, job, r), job.eps) {
-            Some(norm) => norm,
-            None => return Row::NAN,
-        },
+        // What forward keeps of a row on its slow path may be in range.
+        None => RowNorm::trusted(simd, &moments::<S, T, CENTERED>(simd, job, r), job.eps)
+            .unwrap_or_else(|| slow::statistics(job, r)),
     };
     let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
     if !trusted_rstd.contains(&rstd) {

@@ -483,10 +483,9 @@ fn finish_row<T: Element, const CENTERED: bool>(job: &mut Forward<'_, T, CENTERE
     }
     let scale = moments.scale;
     let v = moments.m2 / moments.count + job.eps * scale * scale;
-    let rstd = 1.0 / sqrt_f64(pulp::Scalar, v);
-    job.stats.set(r, &RowNorm::new(moments.origin / scale, moments.offset / scale, rstd * scale));
+    job.stats.set(r, &RowNorm::rescued(moments, v));
     // Equal elements and eps = 0: xhat is 0, not 0 * infinity.
-    let rstd = if v == 0.0 { 0.0 } else { rstd };
+    let rstd = if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) };
     // SAFETY: rows have cols elements; x and y are the same or apart, as RowIo promises.
     unsafe {
         let (x, y) = (job.rows.source(r), job.target(r));

@@ -7,8 +7,9 @@
 
 use super::{Backward, power_of_two};
 use crate::Isa;
+use crate::forward::RowNorm;
 use crate::lanes::{Compiled, Element, Float, Source, sqrt_f64};
-use crate::moments::RowMoments;
+use crate::moments::{Moments, RowMoments};
 use crate::rescue::sum;
 
 /// Whether all of row `r` of dy is zero.
@@ -18,6 +19,27 @@ pub(super) fn is_zero<T: Element, const CENTERED: bool>(job: &Backward<'_, T, CE
     // SAFETY: callers count the rows; rows have cols elements.
     let dy = |i| unsafe { job.rows.dy(r).get(i) }.to_computed();
     (0..job.rows.cols()).all(|i| dy(i) == T::Float::default())
+}
+
+/// The moments of a row, of the slow path if need be, and what the root is taken of at their scale.
+fn moments<T: Element + Compiled<CENTERED>, const CENTERED: bool>(x: &[T], eps: f64) -> (Moments, f64) {
+    let taken = |scale| RowMoments { x, centered: CENTERED, scale }.run_on(Isa::SCALAR);
+    let mut m = taken(None);
+    if let Some(scale) = m.rescale::<T>(eps) {
+        m = taken(Some(scale));
+    }
+    (m, m.m2 / m.count + eps * m.scale * m.scale)
+}
+
+/// The statistics that forward keeps of row `r`, whose fast moments are not trusted.
+#[cold]
+#[inline(never)]
+pub(super) fn statistics<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+    job: &Backward<'_, T, CENTERED>,
+    r: usize,
+) -> RowNorm<T::Float> {
+    let (moments, v) = moments::<T, CENTERED>(job.rows.x_row(r), job.eps);
+    RowNorm::rescued(&moments, v)
 }
 
 /// The mean of a row times a power of two, as a sum of two, and the reciprocal standard deviation of the row times it.
@@ -31,12 +53,7 @@ struct Norm {
 impl Norm {
     /// All zero if all elements are equal and eps is 0: xhat is 0 then, and dx is defined to be.
     fn new<T: Element + Compiled<CENTERED>, const CENTERED: bool>(x: &[T], eps: f64) -> Self {
-        let taken = |scale| RowMoments { x, centered: CENTERED, scale }.run_on(Isa::SCALAR);
-        let mut m = taken(None);
-        if let Some(scale) = m.rescale::<T>(eps) {
-            m = taken(Some(scale));
-        }
-        let v = m.m2 / m.count + eps * m.scale * m.scale;
+        let (m, v) = moments::<T, CENTERED>(x, eps);
         let mean = m.origin + m.offset;
         let rstd = if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) };
         Self { scale: m.scale, mean, mean_lo: (m.origin - mean) + m.offset, rstd }

@@ -28,6 +28,12 @@ impl<F: Float> RowNorm<F> {
         Self { mean, mean_lo: F::from_f64((origin - mean.into()) + offset), rstd: F::from_f64(rstd) }
     }
 
+    /// From moments of the slow path, and from what the root is taken of at their scale.
+    pub(crate) fn rescued(moments: &Moments, v: f64) -> Self {
+        let &Moments { origin, offset, scale, .. } = moments;
+        Self::new(origin / scale, offset / scale, 1.0 / sqrt_f64(pulp::Scalar, v) * scale)
+    }
+
     /// From the moments of a row. `None` if they leave the range in which they can be trusted, or were taken at
     /// another scale.
     #[inline(always)]
