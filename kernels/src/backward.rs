@@ -47,9 +47,8 @@ use core::array::from_ref;
 use core::ops::RangeInclusive;
 
 use crate::Isa;
-use crate::forward::{Params, RowNorm};
+use crate::forward::{Params, RowNorm, WholeRow};
 use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector};
-use crate::moments;
 pub(crate) use merge::Merge;
 pub use merge::merge;
 use touches::{Row, Trust, project, second_touch, ways};
@@ -402,8 +401,9 @@ fn first_touch<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
         // What forward keeps of a row on its slow path may be in range.
         None => {
             // SAFETY: r < rows, and rows have cols > 0 elements.
-            let row = moments::Fast::<T, CENTERED> { row: unsafe { job.rows.x(r) }.into(), cols: job.rows.cols() };
-            RowNorm::trusted(simd, &simd.outline(row), job.eps).unwrap_or_else(|| slow::statistics(job, r))
+            let (moments, _) =
+                unsafe { simd.outline(WholeRow::<T, CENTERED>::moments(&job.rows.x(r).into(), job.rows.cols())) };
+            RowNorm::trusted(simd, &moments, job.eps).unwrap_or_else(|| slow::statistics(job, r))
         }
     };
     let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());

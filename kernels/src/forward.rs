@@ -306,7 +306,13 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
                 return finite;
             }
         }
-        isa.run(WholeRows { job: self, first })
+        let mut finite = false;
+        for r in first..rows {
+            // SAFETY: r < rows.
+            let row = unsafe { self.input(r) };
+            (_, finite) = isa.run(WholeRow { row: &row, cols, job: Some((&mut *self, r)) });
+        }
+        finite
     }
 
     /// What the moments of row `r` are taken of.
@@ -500,35 +506,48 @@ fn finish_row<T: Element, const CENTERED: bool>(job: &mut Forward<'_, T, CENTERE
     }
 }
 
-/// Rows one by one, from `first` on. There is one at least. Returns whether a row of y is known to be finite.
-struct WholeRows<'j, 'a, T: Element, const CENTERED: bool> {
-    job: &'j mut Forward<'a, T, CENTERED>,
-    first: usize,
+/// Takes the moments of a row of `cols > 0` elements, which whoever makes this knows to be there, and normalizes it if it is a row
+/// of a job.
+pub(crate) struct WholeRow<'j, 'a, T: Element, const CENTERED: bool> {
+    /// Borrowed for the same reason as jobs are.
+    row: &'j Input<T>,
+    cols: usize,
+    job: Option<(&'j mut Forward<'a, T, CENTERED>, usize)>,
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for WholeRows<'_, '_, T, CENTERED> {
-    type Output = bool;
+impl<'j, T: Element, const CENTERED: bool> WholeRow<'j, '_, T, CENTERED> {
+    /// The moments alone.
+    ///
+    /// # Safety
+    /// - The row has `cols > 0` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn moments(row: &'j Input<T>, cols: usize) -> Self {
+        Self { row, cols, job: None }
+    }
+}
+
+impl<T: Element, const CENTERED: bool> Kernel for WholeRow<'_, '_, T, CENTERED> {
+    /// The moments, and whether the row of y is known to be finite.
+    type Output = (Moments, bool);
 
     #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { job, first } = self;
-        let cols = job.rows.cols();
-        let inv_cols = 1.0 / cols as f64;
+    fn run<S: Lanes>(self, simd: S) -> (Moments, bool) {
+        let Self { row, cols, job } = self;
+        // SAFETY: the row has cols elements.
+        let moments = unsafe { moments::row::<S, T, CENTERED>(simd, *row, cols) };
+        let Some((job, r)) = job else { return (moments, false) };
         let mut finite = false;
-        for r in first..job.rows.rows() {
-            // SAFETY: r < rows.
-            let (x, y, affine) = unsafe { (job.rows.source(r), job.target(r), job.affine(r)) };
-            // SAFETY: x has cols elements.
-            let moments = unsafe { moments::row::<S, T, CENTERED>(simd, job.input(r), cols) };
-            if let Some(norm) = settle(simd, job, r, &moments, inv_cols) {
-                // SAFETY: the row has cols elements; so have gamma and beta, checked by the constructor.
-                finite = unsafe { Row::<T, CENTERED> { x, y, norm, affine }.normalize(simd, cols) };
-            }
+        if let Some(norm) = settle(simd, job, r, &moments, 1.0 / cols as f64) {
+            // SAFETY: the job has row r, of cols elements; so have gamma and beta, checked by the constructor.
+            finite = unsafe {
+                let (x, y, affine) = (job.rows.source(r), job.target(r), job.affine(r));
+                Row::<T, CENTERED> { x, y, norm, affine }.normalize(simd, cols)
+            };
         }
         if job.streaming {
             simd.fence();
         }
-        finite
+        (moments, finite)
     }
 }
 

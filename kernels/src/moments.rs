@@ -45,7 +45,8 @@
 use core::mem::MaybeUninit;
 
 use crate::Isa;
-use crate::lanes::{Compiled, Element, Float, Input, Kernel, Lanes, MAX_REGS, Pair, Source, regs};
+use crate::forward::WholeRow;
+use crate::lanes::{Compiled, Element, Float, Input, Lanes, MAX_REGS, Pair, Source, regs};
 use crate::rescue;
 
 /// The number of elements whose sums are taken in the type that they are computed in.
@@ -530,22 +531,7 @@ impl<T: Element> RowMoments<'_, T> {
 
     #[inline(always)]
     pub(crate) fn run_here<const CENTERED: bool>(self, isa: Isa) -> Moments {
-        isa.run(Fast::<T, CENTERED> { row: Source::from(self.x).into(), cols: self.x.len() })
-    }
-}
-
-/// The moments of the first `cols > 0` elements of a row, which whoever makes one knows to be there.
-pub(crate) struct Fast<T, const CENTERED: bool> {
-    pub(crate) row: Input<T>,
-    pub(crate) cols: usize,
-}
-
-impl<T: Element, const CENTERED: bool> Kernel for Fast<T, CENTERED> {
-    type Output = Moments;
-
-    #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) -> Moments {
-        // SAFETY: whoever made this knew that.
-        unsafe { row::<S, T, CENTERED>(simd, self.row, self.cols) }
+        // SAFETY: the slice has as many elements, and is not empty.
+        unsafe { isa.run(WholeRow::<T, CENTERED>::moments(&Source::from(self.x).into(), self.x.len())).0 }
     }
 }

@@ -216,7 +216,7 @@ impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
     /// # Safety
     /// - There are so many.
     #[inline(always)]
-    pub(super) unsafe fn normalize<S: Lanes>(self, simd: S, cols: usize) -> bool {
+    pub(super) unsafe fn normalize<S: Lanes>(&self, simd: S, cols: usize) -> bool {
         // SAFETY: the caller's duty.
         let (head, mut finite) = unsafe { self.normalize_head(simd, cols) };
         let mut to = cols;
@@ -237,7 +237,7 @@ impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
     /// # Safety
     /// - There are so many.
     #[inline(always)]
-    pub(super) unsafe fn normalize_head<S: Lanes>(self, simd: S, cols: usize) -> (usize, bool) {
+    pub(super) unsafe fn normalize_head<S: Lanes>(&self, simd: S, cols: usize) -> (usize, bool) {
         let head = self.y.misalignment::<S>().min(cols);
         // SAFETY: they are fewer than a pair of registers, and so are not streamed.
         (head, head == 0 || unsafe { self.normalize_part(simd, 0, head) })
@@ -248,27 +248,27 @@ impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
     /// # Safety
     /// - As for [`normalize`].
     #[inline(always)]
-    pub(super) unsafe fn normalize_part<S: Lanes>(self, simd: S, from: usize, to: usize) -> bool {
+    pub(super) unsafe fn normalize_part<S: Lanes>(&self, simd: S, from: usize, to: usize) -> bool {
         simd.outline(Part { row: self, from, to })
     }
 }
 
 /// The elements from..to of a row: what [`normalize`] asks of them holds.
-struct Part<T: Element, const CENTERED: bool> {
-    row: Row<T, CENTERED>,
+struct Part<'r, T: Element, const CENTERED: bool> {
+    row: &'r Row<T, CENTERED>,
     from: usize,
     to: usize,
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for Part<T, CENTERED> {
+impl<T: Element, const CENTERED: bool> Kernel for Part<'_, T, CENTERED> {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { row: Row { x, y, norm, affine }, from, to } = self;
-        let norm = [Norm::new(simd, &norm)];
+        let Self { row: &Row { x, y, ref norm, ref affine }, from, to } = self;
+        let norm = [Norm::new(simd, norm)];
         // SAFETY: whoever made this knew that.
-        let seen = unsafe { normalize::<S, T, CENTERED, 1>(simd, [x], [y], &norm, &affine, from, to) };
+        let seen = unsafe { normalize::<S, T, CENTERED, 1>(simd, [x], [y], &norm, affine, from, to) };
         !T::Float::any_nan(simd, seen)
     }
 }
