@@ -1,4 +1,4 @@
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::{LayerNormConfig, VarBuilder};
 
 use crate::norm::Norm;
@@ -70,6 +70,29 @@ impl LayerNorm {
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor)> {
         let (s, y) = ops::apply_sum(self.norm(x)?, x, residual, Some(&self.weight), self.fused_bias())?;
         Ok((s, self.add_bias(y)?))
+    }
+
+    /// The normalization of x, written over x: see [`ops::layer_norm_in_place`].
+    ///
+    /// # Errors
+    /// As [`forward_add`](Self::forward_add), if a tensor is tracked, or if x cannot be overwritten where it lies.
+    pub fn forward_in_place(&self, x: &Tensor) -> Result<()> {
+        self.overwrite(x, None)
+    }
+
+    /// The normalization of x + residual, written over x: see [`ops::add_layer_norm_in_place`].
+    ///
+    /// # Errors
+    /// As [`forward_in_place`](Self::forward_in_place), and if x and residual share memory.
+    pub fn forward_add_in_place(&self, x: &Tensor, residual: &Tensor) -> Result<()> {
+        self.overwrite(x, Some(residual))
+    }
+
+    fn overwrite(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<()> {
+        if let (false, Some(bias)) = (self.remove_mean, &self.bias) {
+            bail!("RMS normalization with a bias, of shape {:?}, is not done in place", bias.dims());
+        }
+        ops::overwrite(self.norm(x)?, x, residual, Some(&self.weight), self.bias.as_ref())
     }
 
     fn norm(&self, x: &Tensor) -> Result<Norm> {

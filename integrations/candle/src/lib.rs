@@ -6,6 +6,7 @@
 //! gradients.
 #![forbid(unsafe_code)]
 
+mod in_place;
 mod layer_norm;
 mod node;
 mod norm;

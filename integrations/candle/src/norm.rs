@@ -1,8 +1,10 @@
 //! What runs lanenorm on the elements of tensors, by type.
 
 use candle_core::{CpuStorage, DType, Device, Error, Result, Tensor, WithDType, bail};
-use lanenorm::{Beside, GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
+use lanenorm::{Beside, GradIo, Io, Parallelism, ParamGrads, Stats, StatsMut, Sum};
+use rayon::prelude::*;
 
+use crate::in_place::overwrite;
 use crate::view::{Real, View, rowwise};
 
 /// One of the two normalizations, for rows of some length.
@@ -76,12 +78,32 @@ impl Norm {
         by_type!(x, affine, forward_sum(self, x, residual, affine))
     }
 
+    /// Writes y over x, or over x after residual has been added to it.
+    pub(crate) fn overwrite(&self, x: &Tensor, residual: Option<&Tensor>, affine: Affine<'_>) -> Result<()> {
+        by_type!(x, affine, overwrite(self, x, residual, affine))
+    }
+
     /// The gradients of those of x, gamma and beta that are tracked.
     pub(crate) fn backward(&self, x: &Tensor, affine: Affine<'_>, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         by_type!(x, affine, backward(self, x, affine, &rowwise(dy)?))
     }
 
-    fn run<'a, T: Real, G: Beside<T>>(
+    /// The same on the calling thread.
+    pub(crate) fn serial(self) -> Self {
+        match self {
+            Self::Layer(plan) => Self::Layer(plan.with_parallelism(Parallelism::Serial)),
+            Self::Rms(plan) => Self::Rms(plan.with_parallelism(Parallelism::Serial)),
+        }
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        match self {
+            Self::Layer(plan) => plan.cols(),
+            Self::Rms(plan) => plan.cols(),
+        }
+    }
+
+    pub(crate) fn run<'a, T: Real, G: Beside<T>>(
         &self,
         io: Io<'a, T>,
         gamma: Option<&'a [G]>,
@@ -122,13 +144,45 @@ fn forward_sum<T: Real, G: Real + Beside<T>>(
     residual: &Tensor,
     affine: Affine<'_>,
 ) -> Result<(CpuStorage, CpuStorage)> {
-    let (mut s, mut y) = (vec![T::zero(); x.elem_count()], vec![T::zero(); x.elem_count()]);
+    let mut y = vec![T::zero(); x.elem_count()];
+    let contiguous = x.is_contiguous() && residual.is_contiguous();
     let (x, residual) = (View::new(x), View::new(residual));
     let (gamma, beta) = (affine.gamma.map(View::new), affine.beta.map(View::new));
     let (gamma, beta) = (row::<G>(&gamma)?, row::<G>(&beta)?);
-    let sum = Sum::new(x.rows()?, residual.rows()?, &mut s);
-    norm.run(Io::sum(sum, &mut y), gamma, beta)?;
+    let s = if contiguous && !is_narrow::<T>() {
+        // Writing s only once saves more than not reading it again: the kernel for sums needs memory that was zeroed before.
+        let s = sum(x.row()?, residual.row()?);
+        norm.run(Io::new(&s, &mut y), gamma, beta)?;
+        s
+    } else {
+        let mut s = vec![T::zero(); y.len()];
+        norm.run(Io::sum(Sum::new(x.rows()?, residual.rows()?, &mut s), &mut y), gamma, beta)?;
+        s
+    };
     Ok((T::to_cpu_storage_owned(s), T::to_cpu_storage_owned(y)))
+}
+
+/// Whether a loop over elements cannot add them in vectors, so that the kernel must.
+pub(crate) fn is_narrow<T>() -> bool {
+    size_of::<T>() == 2
+}
+
+/// The least number of elements that are worth waking other threads for, as lanenorm has it.
+const PARALLEL: usize = 256 * 1024;
+
+/// The least number of elements per task.
+pub(crate) const TASK: usize = 32 * 1024;
+
+pub(crate) fn is_parallel(elements: usize) -> bool {
+    elements >= PARALLEL && rayon::current_num_threads() > 1
+}
+
+fn sum<T: Real>(x: &[T], residual: &[T]) -> Vec<T> {
+    if is_parallel(x.len()) {
+        x.par_iter().zip(residual).with_min_len(TASK).map(|(&x, &residual)| x + residual).collect()
+    } else {
+        x.iter().zip(residual).map(|(&x, &residual)| x + residual).collect()
+    }
 }
 
 fn backward<T: Real, G: Real + Beside<T>>(

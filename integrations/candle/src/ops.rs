@@ -78,6 +78,57 @@ pub fn add_rms_norm<'a>(
     apply_sum(norm, x, residual, gamma.into(), None)
 }
 
+/// [`layer_norm`] of x, written over x: nothing is allocated. Every tensor that shares the memory of x sees it.
+///
+/// Gradients cannot pass, so no tensor may be tracked. x is made of evenly spaced rows.
+///
+/// # Errors
+/// As [`layer_norm`], if a tensor is tracked, or if x cannot be overwritten where it lies.
+pub fn layer_norm_in_place<'a>(
+    x: &Tensor,
+    gamma: impl Into<Option<&'a Tensor>>,
+    beta: impl Into<Option<&'a Tensor>>,
+    eps: impl Into<f64>,
+) -> Result<()> {
+    overwrite(Norm::layer(cols(x)?, eps.into())?, x, None, gamma.into(), beta.into())
+}
+
+/// [`rms_norm`] of x, written over x, as [`layer_norm_in_place`].
+///
+/// # Errors
+/// As [`layer_norm_in_place`].
+pub fn rms_norm_in_place<'a>(x: &Tensor, gamma: impl Into<Option<&'a Tensor>>, eps: impl Into<f64>) -> Result<()> {
+    overwrite(Norm::rms(cols(x)?, eps.into(), 0.0)?, x, None, gamma.into(), None)
+}
+
+/// [`layer_norm`] of x + residual, written over x, as [`layer_norm_in_place`]: where the sum itself is not needed. x is
+/// contiguous.
+///
+/// # Errors
+/// As [`layer_norm_in_place`], if x and residual differ in shape or type, or if they share memory.
+pub fn add_layer_norm_in_place<'a>(
+    x: &Tensor,
+    residual: &Tensor,
+    gamma: impl Into<Option<&'a Tensor>>,
+    beta: impl Into<Option<&'a Tensor>>,
+    eps: impl Into<f64>,
+) -> Result<()> {
+    overwrite(Norm::layer(cols(x)?, eps.into())?, x, Some(residual), gamma.into(), beta.into())
+}
+
+/// [`rms_norm`] of x + residual, written over x, as [`add_layer_norm_in_place`].
+///
+/// # Errors
+/// As [`add_layer_norm_in_place`].
+pub fn add_rms_norm_in_place<'a>(
+    x: &Tensor,
+    residual: &Tensor,
+    gamma: impl Into<Option<&'a Tensor>>,
+    eps: impl Into<f64>,
+) -> Result<()> {
+    overwrite(Norm::rms(cols(x)?, eps.into(), 0.0)?, x, Some(residual), gamma.into(), None)
+}
+
 /// The length of the rows of x.
 pub(crate) fn cols(x: &Tensor) -> Result<usize> {
     match x.rank() {
@@ -100,18 +151,40 @@ pub(crate) fn apply_sum(
     gamma: Option<&Tensor>,
     beta: Option<&Tensor>,
 ) -> Result<(Tensor, Tensor)> {
-    if x.shape() != residual.shape() {
-        bail!("residual has shape {:?}, expected that of x: {:?}", residual.dims(), x.dims());
-    }
-    if x.dtype() != residual.dtype() {
-        bail!("residual is {:?}, expected {:?} as x", residual.dtype(), x.dtype());
-    }
+    check_addends(x, residual)?;
     let params = Params::new(x, gamma, beta)?;
     let (x, residual) = (rowwise(x)?, rowwise(residual)?);
     let (s, y) = norm.forward_sum(&x, &residual, params.affine())?;
     let s = Op::Sum.tensor(&[&x, &residual], s, x.shape())?;
     let y = Op::Norm(norm).tensor(&params.args(&s), y, x.shape())?;
     Ok((s, y))
+}
+
+pub(crate) fn overwrite(
+    norm: Norm,
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    gamma: Option<&Tensor>,
+    beta: Option<&Tensor>,
+) -> Result<()> {
+    for (what, tensor) in [("x", Some(x)), ("residual", residual), ("gamma", gamma), ("beta", beta)] {
+        if tensor.is_some_and(Tensor::track_op) {
+            bail!("{what} is tracked for gradients, which cannot pass an operation in place");
+        }
+    }
+    residual.map_or(Ok(()), |residual| check_addends(x, residual))?;
+    let params = Params::new(x, gamma, beta)?;
+    if x.elem_count() == 0 { Ok(()) } else { norm.overwrite(x, residual, params.affine()) }
+}
+
+fn check_addends(x: &Tensor, residual: &Tensor) -> Result<()> {
+    if x.shape() != residual.shape() {
+        bail!("residual has shape {:?}, expected that of x: {:?}", residual.dims(), x.dims());
+    }
+    if x.dtype() != residual.dtype() {
+        bail!("residual is {:?}, expected {:?} as x", residual.dtype(), x.dtype());
+    }
+    Ok(())
 }
 
 /// gamma and beta that fit x: contiguous and of one type, and a gamma wherever there is a beta.

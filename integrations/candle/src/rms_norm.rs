@@ -56,6 +56,22 @@ impl RmsNorm {
         ops::apply_sum(self.norm(x)?, x, residual, Some(&self.weight), None)
     }
 
+    /// The normalization of x, written over x: see [`ops::rms_norm_in_place`].
+    ///
+    /// # Errors
+    /// As [`forward_add`](Self::forward_add), if a tensor is tracked, or if x cannot be overwritten where it lies.
+    pub fn forward_in_place(&self, x: &Tensor) -> Result<()> {
+        ops::overwrite(self.norm(x)?, x, None, Some(&self.weight), None)
+    }
+
+    /// The normalization of x + residual, written over x: see [`ops::add_rms_norm_in_place`].
+    ///
+    /// # Errors
+    /// As [`forward_in_place`](Self::forward_in_place), and if x and residual share memory.
+    pub fn forward_add_in_place(&self, x: &Tensor, residual: &Tensor) -> Result<()> {
+        ops::overwrite(self.norm(x)?, x, Some(residual), Some(&self.weight), None)
+    }
+
     fn norm(&self, x: &Tensor) -> Result<Norm> {
         Norm::rms(ops::cols(x)?, self.eps, self.offset)
     }

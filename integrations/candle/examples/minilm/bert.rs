@@ -33,20 +33,26 @@ fn timed<T>(time: &mut Duration, run: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-/// A layer normalization.
-pub trait Norm: Module + Sized {
+/// A layer normalization that may overwrite what it is given.
+pub trait Norm: Sized {
     fn load(size: usize, eps: f64, vb: VarBuilder<'_>) -> Result<Self>;
 
+    fn norm(&self, x: Tensor, times: &mut Times) -> Result<Tensor>;
+
     /// The normalization of x + residual.
-    fn forward_add(&self, x: &Tensor, residual: &Tensor, times: &mut Times) -> Result<Tensor> {
-        let s = timed(&mut times.add, || x + residual)?;
-        timed(&mut times.norm, || self.forward(&s))
+    fn norm_sum(&self, x: Tensor, residual: &Tensor, times: &mut Times) -> Result<Tensor> {
+        let s = timed(&mut times.add, || &x + residual)?;
+        self.norm(s, times)
     }
 }
 
 impl Norm for candle_nn::LayerNorm {
     fn load(size: usize, eps: f64, vb: VarBuilder<'_>) -> Result<Self> {
         candle_nn::layer_norm(size, eps, vb)
+    }
+
+    fn norm(&self, x: Tensor, times: &mut Times) -> Result<Tensor> {
+        timed(&mut times.norm, || self.forward(&x))
     }
 }
 
@@ -55,25 +61,28 @@ impl Norm for lanenorm_candle::LayerNorm {
     fn load(size: usize, eps: f64, vb: VarBuilder<'_>) -> Result<Self> {
         lanenorm_candle::layer_norm(size, eps, vb)
     }
-}
 
-/// lanenorm's module, which adds too.
-pub struct Fused(lanenorm_candle::LayerNorm);
-
-impl Module for Fused {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.0.forward(x)
+    fn norm(&self, x: Tensor, times: &mut Times) -> Result<Tensor> {
+        timed(&mut times.norm, || self.forward(&x))
     }
 }
 
-impl Norm for Fused {
+/// lanenorm's module, which adds too, and writes its result over x.
+pub struct InPlace(lanenorm_candle::LayerNorm);
+
+impl Norm for InPlace {
     fn load(size: usize, eps: f64, vb: VarBuilder<'_>) -> Result<Self> {
         lanenorm_candle::layer_norm(size, eps, vb).map(Self)
     }
 
-    fn forward_add(&self, x: &Tensor, residual: &Tensor, times: &mut Times) -> Result<Tensor> {
-        let (_, y) = timed(&mut times.norm, || self.0.forward_add(x, residual))?;
-        Ok(y)
+    fn norm(&self, x: Tensor, times: &mut Times) -> Result<Tensor> {
+        timed(&mut times.norm, || self.0.forward_in_place(&x))?;
+        Ok(x)
+    }
+
+    fn norm_sum(&self, x: Tensor, residual: &Tensor, times: &mut Times) -> Result<Tensor> {
+        timed(&mut times.norm, || self.0.forward_add_in_place(&x, residual))?;
+        Ok(x)
     }
 }
 
@@ -107,9 +116,9 @@ impl<N: Norm> Layer<N> {
 
     fn forward(&self, x: &Tensor, mask: &Tensor, times: &mut Times) -> Result<Tensor> {
         let attention = self.attention.forward(&self.attend(x, mask)?)?;
-        let x = self.attention_norm.forward_add(&attention, x, times)?;
+        let x = self.attention_norm.norm_sum(attention, x, times)?;
         let output = self.output.forward(&self.intermediate.forward(&x)?.gelu_erf()?)?;
-        self.output_norm.forward_add(&output, &x, times)
+        self.output_norm.norm_sum(output, &x, times)
     }
 
     fn attend(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
@@ -153,7 +162,7 @@ impl<N: Norm> Bert<N> {
         let positions = Tensor::arange(0, tokens.dim(1)? as u32, tokens.device())?;
         let words = (self.words.forward(tokens)? + self.types.forward(&tokens.zeros_like()?)?)?;
         let x = words.broadcast_add(&self.positions.forward(&positions)?)?;
-        let mut x = timed(&mut times.norm, || self.norm.forward(&x))?;
+        let mut x = self.norm.norm(x, times)?;
         for layer in &self.layers {
             x = layer.forward(&x, &padding, times)?;
         }

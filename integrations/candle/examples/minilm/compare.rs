@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use candle_nn::VarBuilder;
 use tokenizers::{PaddingParams, Tokenizer, TruncationParams};
 
-use crate::bert::{Bert, Config, Fused, Times};
+use crate::bert::{Bert, Config, InPlace, Times};
 
 /// Sentences of similar length, as tokens and which of them count.
 type Batch = (Tensor, Tensor);
@@ -27,7 +27,8 @@ pub struct Outcome {
     pub cosine: f32,
 }
 
-/// What was compared, and the outcomes: of candle, of lanenorm in its place, and of lanenorm with the residual addition fused.
+/// What was compared, and the outcomes: of candle, of lanenorm in its place, and of lanenorm in place with the
+/// residual addition fused.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     pub config: Config,
@@ -51,12 +52,12 @@ pub fn compare(
 
     let candle = Bert::<candle_nn::LayerNorm>::load(&config, &vb)?;
     let plain = Bert::<lanenorm_candle::LayerNorm>::load(&config, &vb)?;
-    let fused = Bert::<Fused>::load(&config, &vb)?;
+    let in_place = Bert::<InPlace>::load(&config, &vb)?;
     type Encode<'a> = &'a dyn Fn(&Batch, &mut Times) -> CandleResult<Tensor>;
     let encoders: [(&str, Encode<'_>); 3] = [
         ("candle", &|(tokens, counts), times| candle.embed(tokens, counts, times)),
         ("lanenorm", &|(tokens, counts), times| plain.embed(tokens, counts, times)),
-        ("lanenorm, fused add", &|(tokens, counts), times| fused.embed(tokens, counts, times)),
+        ("lanenorm, add fused, in place", &|(tokens, counts), times| in_place.embed(tokens, counts, times)),
     ];
 
     let mut runs: [Vec<(Times, Duration)>; 3] = Default::default();
@@ -132,10 +133,10 @@ impl Display for Comparison {
             let (norm, both, encoder) = (ms(*norm), ms(*norm_and_add), ms(*encoder));
             writeln!(f, "| {name} | {norm:.3} | {both:.3} | {encoder:.1} | {cosine:.7} |")?;
         }
-        let [candle, plain, fused] = &self.outcomes;
+        let [candle, plain, in_place] = &self.outcomes;
         let times_less = |of: fn(&Outcome) -> Duration, new| of(candle).as_secs_f64() / of(new).as_secs_f64();
         writeln!(f, "\nnorm alone: {:.1} times faster", times_less(|o| o.norm, plain))?;
-        writeln!(f, "add + norm: {:.1} times faster, fused", times_less(|o| o.norm_and_add, fused))?;
-        write!(f, "the encoder: {:.2} times as fast, fused", times_less(|o| o.encoder, fused))
+        writeln!(f, "add + norm: {:.1} times faster, in place", times_less(|o| o.norm_and_add, in_place))?;
+        write!(f, "the encoder: {:.2} times as fast, in place", times_less(|o| o.encoder, in_place))
     }
 }

@@ -76,8 +76,8 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         None => SENTENCES.iter().cycle().take(4 * SENTENCES.len()).map(|&s| s.to_owned()).collect(),
     };
     let comparison = compare::compare(&model, &sentences, batch, rounds)?;
-    let (threads, isa) = (candle_core::utils::get_num_threads(), lanenorm::default_isa()?);
-    println!("{threads} threads, tier {isa:?}, {rounds} rounds in turns, medians");
+    let (threads, tier) = (candle_core::utils::get_num_threads(), lanenorm::default_isa()?.tier());
+    println!("{threads} threads, tier {tier}, {rounds} rounds in turns, medians");
     println!("{comparison}");
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 
-use crate::bert::{Bert, Config, Fused, Times};
+use crate::bert::{Bert, Config, InPlace, Times};
 use crate::compare::compare;
 use crate::support::{distance, normal};
 
@@ -91,7 +91,7 @@ fn of_the_example_agrees_with_all_normalizations() {
 #[test]
 fn does_not_see_the_padding() -> Result<()> {
     let vb = VarBuilder::from_tensors(weights()?, DType::F32, &Device::Cpu);
-    let bert = Bert::<Fused>::load(&config(), &vb)?;
+    let bert = Bert::<InPlace>::load(&config(), &vb)?;
     let embed = |tokens: &[u32], counts: &[u32]| {
         let row = |of: &[u32]| Tensor::new(of, &Device::Cpu)?.unsqueeze(0);
         bert.embed(&row(tokens)?, &row(counts)?, &mut Times::default())

@@ -182,6 +182,60 @@ fn a_sum_has_the_bits_of_adding_first() -> Result<()> {
 }
 
 #[test]
+fn in_place_has_the_bits_of_out_of_place() -> Result<()> {
+    for (dtype, params) in TYPES {
+        for shape in SHAPES {
+            let Case { x, gamma, beta } = case(shape, 0.5, dtype, params)?;
+            let residual = normal(4, shape, 0.0)?.to_dtype(dtype)?;
+            let sum = (&x + &residual)?;
+            let over_x = |run: &dyn Fn(&Tensor) -> Result<()>| {
+                let x = x.copy()?;
+                run(&x)?;
+                Ok::<_, candle_core::Error>(x)
+            };
+            assert_same(
+                &over_x(&|x| ops::layer_norm_in_place(x, &gamma, &beta, EPS))?,
+                &ops::layer_norm(&x, &gamma, &beta, EPS)?,
+            );
+            assert_same(&over_x(&|x| ops::rms_norm_in_place(x, &gamma, EPS))?, &ops::rms_norm(&x, &gamma, EPS)?);
+            assert_same(
+                &over_x(&|x| ops::add_layer_norm_in_place(x, &residual, &gamma, &beta, EPS))?,
+                &ops::layer_norm(&sum, &gamma, &beta, EPS)?,
+            );
+            assert_same(
+                &over_x(&|x| ops::add_rms_norm_in_place(x, &residual, &gamma, EPS))?,
+                &ops::rms_norm(&sum, &gamma, EPS)?,
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn in_place_leaves_the_rest_of_a_buffer_alone() -> Result<()> {
+    let buffer = normal(1, &[6, 96], 3.0)?.to_dtype(DType::F32)?;
+    let before = buffer.copy()?;
+    ops::layer_norm_in_place(&buffer.narrow(1, 32, 32)?, None, None, EPS)?;
+    let residual = before.narrow(0, 5, 1)?;
+    ops::add_rms_norm_in_place(&buffer.narrow(0, 4, 1)?, &residual, None, EPS)?;
+    let columns = |x: &Tensor, from| x.narrow(0, 0, 4)?.narrow(1, from, 32);
+    assert_same(
+        &columns(&buffer, 32)?,
+        &columns(&ops::layer_norm(&before.narrow(1, 32, 32)?, None, None, EPS)?.pad_with_zeros(1, 32, 0)?, 32)?,
+    );
+    for from in [0, 64] {
+        assert_same(&columns(&buffer, from)?, &columns(&before, from)?);
+    }
+    assert_same(&buffer.narrow(0, 5, 1)?.narrow(1, 0, 32)?, &before.narrow(0, 5, 1)?.narrow(1, 0, 32)?);
+    assert!(distance(&buffer.get(4)?, &before.get(4)?)? > 0.1);
+    // A gamma that lies in the same buffer.
+    let x = before.copy()?;
+    ops::rms_norm_in_place(&x.narrow(0, 0, 2)?, &x.get(3)?, EPS)?;
+    assert_same(&x.narrow(0, 0, 2)?, &ops::rms_norm(&before.narrow(0, 0, 2)?, &before.get(3)?, EPS)?);
+    Ok(())
+}
+
+#[test]
 fn nothing_comes_of_nothing() -> Result<()> {
     for shape in [[0, 8], [3, 0], [0, 0]] {
         let x = Tensor::zeros(&shape, DType::F32, &Device::Cpu)?;
@@ -189,6 +243,8 @@ fn nothing_comes_of_nothing() -> Result<()> {
         assert_eq!(ops::layer_norm(&x, &gamma, &gamma, EPS)?.dims(), shape);
         assert_eq!(ops::rms_norm(&x, &gamma, EPS)?.dims(), shape);
         assert_eq!(ops::add_rms_norm(&x, &x, &gamma, EPS)?.1.dims(), shape);
+        ops::layer_norm_in_place(&x, &gamma, &gamma, EPS)?;
+        ops::add_rms_norm_in_place(&x, &x.copy()?, &gamma, EPS)?;
     }
     Ok(())
 }
@@ -220,6 +276,15 @@ fn modules_are_the_operations() -> Result<()> {
     assert_same(&norm.forward(&x)?, &rms);
     assert_same(&norm.forward_diff(&x)?, &rms);
     assert_same(&norm.forward_add(&x, &residual)?.1, &ops::add_rms_norm(&x, &residual, &gamma, EPS)?.1);
+    let in_place = [x.copy()?, x.copy()?, x.copy()?, x.copy()?];
+    with_bias.forward_in_place(&in_place[0])?;
+    with_bias.forward_add_in_place(&in_place[1], &residual)?;
+    norm.forward_in_place(&in_place[2])?;
+    norm.forward_add_in_place(&in_place[3], &residual)?;
+    assert_same(&in_place[0], &with_bias.forward(&x)?);
+    assert_same(&in_place[1], &with_bias.forward_add(&x, &residual)?.1);
+    assert_same(&in_place[2], &rms);
+    assert_same(&in_place[3], &norm.forward_add(&x, &residual)?.1);
     let gemma = RmsNorm::new(gamma.clone(), EPS).with_offset(1.0);
     assert!(distance(&gemma.forward(&x)?, &rms_norm_f64(&x, &(exact(&gamma)? + 1.0)?, EPS)?)? < 1e-5);
     Ok(())
