@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use crate::norm::{Affine, Norm, TASK, is_narrow, is_parallel};
 use crate::view::{Real, rows};
 
-/// Sums are taken and normalized in blocks of about so many elements, which stay in the first cache in between.
-const BLOCK: usize = 4096;
+/// Sums are taken and normalized row by row, or if rows are short in blocks of about so many elements.
+const BLOCK: usize = 512;
 
 pub(crate) fn overwrite<T: Real, G: Real + Beside<T>>(
     norm: &Norm,

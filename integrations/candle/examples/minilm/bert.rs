@@ -67,10 +67,10 @@ impl Norm for lanenorm_candle::LayerNorm {
     }
 }
 
-/// lanenorm's module, which adds too, and writes its result over x.
-pub struct InPlace(lanenorm_candle::LayerNorm);
+/// lanenorm's module, which writes its result over what it is given, and may add too.
+pub struct InPlace<const ADDS: bool>(lanenorm_candle::LayerNorm);
 
-impl Norm for InPlace {
+impl<const ADDS: bool> Norm for InPlace<ADDS> {
     fn load(size: usize, eps: f64, vb: VarBuilder<'_>) -> Result<Self> {
         lanenorm_candle::layer_norm(size, eps, vb).map(Self)
     }
@@ -81,6 +81,10 @@ impl Norm for InPlace {
     }
 
     fn norm_sum(&self, x: Tensor, residual: &Tensor, times: &mut Times) -> Result<Tensor> {
+        if !ADDS {
+            let s = timed(&mut times.add, || x + residual)?;
+            return self.norm(s, times);
+        }
         timed(&mut times.norm, || self.0.forward_add_in_place(&x, residual))?;
         Ok(x)
     }

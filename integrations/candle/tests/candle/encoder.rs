@@ -91,7 +91,7 @@ fn of_the_example_agrees_with_all_normalizations() {
 #[test]
 fn does_not_see_the_padding() -> Result<()> {
     let vb = VarBuilder::from_tensors(weights()?, DType::F32, &Device::Cpu);
-    let bert = Bert::<InPlace>::load(&config(), &vb)?;
+    let bert = Bert::<InPlace<true>>::load(&config(), &vb)?;
     let embed = |tokens: &[u32], counts: &[u32]| {
         let row = |of: &[u32]| Tensor::new(of, &Device::Cpu)?.unsqueeze(0);
         bert.embed(&row(tokens)?, &row(counts)?, &mut Times::default())
