@@ -127,7 +127,7 @@ impl From<candle_nn::LayerNorm> for LayerNorm {
     }
 }
 
-/// Loads a layer as [`candle_nn::layer_norm`] does, or makes it if the variables are new.
+/// Loads a layer as [`candle_nn::layer_norm()`] does, or makes it if the variables are new.
 ///
 /// # Errors
 /// If there is no weight or bias, or if it has another shape.
