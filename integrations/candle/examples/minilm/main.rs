@@ -15,6 +15,7 @@ mod compare;
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -59,7 +60,17 @@ const SENTENCES: [&str; 16] = [
      asked for our passports and the soup was excellent.",
 ];
 
-fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
     let Args { model, file, batch, rounds } = Args::parse();
     let missing = ["config.json", "tokenizer.json", "model.safetensors"].into_iter().find(|f| !model.join(f).is_file());
     if let Some(missing) = missing {
