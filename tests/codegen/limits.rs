@@ -1,0 +1,65 @@
+//! What is allowed, and why.
+
+use crate::names::Tier;
+
+/// Whether functions compiled for a SIMD tier may call this one, which is compiled for no tier.
+pub(crate) fn may_be_called(callee: &str) -> bool {
+    const ALLOWED: [(&str, &str); 11] = [
+        ("memcpy", "parts of registers, in tails alone: no main loop calls anything"),
+        ("memset", "as above"),
+        ("core::panicking::", "never returns"),
+        ("core::slice::index::", "never returns"),
+        ("<usize as core::fmt::Display>::fmt", "an argument of a panic"),
+        ("forward::rescue_row", "the slow path of a row, in f64"),
+        ("forward::canonicalize_row", "a row with a NaN"),
+        ("<forward::Forward>::canonicalize_nans", "rows with a NaN"),
+        ("backward::slow::", "the slow path of a row, in f64"),
+        ("rescue::", "the slow path of a row, in f64"),
+        ("isa::scalar", "dispatch, where that of NEON has been inlined into it"),
+    ];
+    ALLOWED.iter().any(|(allowed, _)| callee.starts_with(allowed))
+}
+
+/// Main loops that touch the stack: the kernel, the types ("16" are both of 16 bits), how often on AVX2, AVX-512 and NEON, and
+/// what is there. What is not here may not touch it at all.
+///
+/// The numbers are those that were found, and a few more, since compilers differ in what they keep in registers: lower them
+/// where a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and all of backward in `backward`:
+/// see `names`.)
+#[rustfmt::skip]
+const STACK: [(&str, &str, [usize; 3], &str); 20] = [
+    ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
+    ("Addition", "f32", [2, 0, 0], "a pointer or a mask"),
+    ("Addition", "f64", [2, 0, 0], "a pointer or a mask"),
+    ("Blocks", "16", [40, 12, 0], "widening takes registers of its own, beside the sums and the statistics of two rows"),
+    ("Blocks", "f32", [8, 0, 0], "the statistics of two rows"),
+    ("Blocks", "f64", [6, 0, 0], "the statistics of two rows"),
+    ("Fused", "16", [90, 32, 0], "eight sums, shift, statistics and what is being widened are more than 16 registers"),
+    ("Fused", "f32", [14, 4, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
+    ("Fused", "f64", [20, 5, 0], "as of f32, and the sums of the first half of a chunk"),
+    ("RunParts", "16", [32, 12, 0], "the statistics of two rows, and five pointers for each"),
+    ("RunParts", "f32", [24, 8, 0], "the statistics of two rows, and five pointers for each"),
+    ("RunParts", "f64", [24, 8, 0], "the statistics of two rows, and five pointers for each"),
+    ("SecondTouch", "16", [4, 4, 0], "pointers"),
+    ("SecondTouch", "f32", [5, 3, 0], "pointers"),
+    ("SecondTouch", "f64", [5, 3, 0], "pointers"),
+    ("WholeRow", "16", [2, 2, 24], "the shift of the next chunk, and what is being widened"),
+    ("WholeRow", "f32", [0, 0, 6], "the shift of the next chunk"),
+    ("WholeRow", "f64", [0, 0, 14], "the sums of the first half of a chunk"),
+    ("forward", "", [0, 0, 60], "16 sums, shift, statistics, gamma, beta and two rows are more than 32 registers"),
+    ("backward", "", [0, 0, 36], "the statistics of two rows, and five pointers for each"),
+];
+
+/// How often a main loop of a kernel may touch the stack, and why.
+pub(crate) fn stack(tier: Tier, kernel: &str) -> (usize, &'static str) {
+    const NOTHING: (usize, &str) = (0, "nothing should be there");
+    let Some((name, arguments)) = kernel.split_once('<') else { return NOTHING };
+    let matches = |of: &str| if of == "16" { arguments.contains("f16") } else { arguments.starts_with(of) };
+    let row = STACK.iter().find(|(kernel, types, ..)| *kernel == name && matches(types));
+    row.map_or(NOTHING, |(_, _, [avx2, avx512, neon], why)| match tier {
+        Tier::Avx2 => (*avx2, *why),
+        Tier::Avx512 => (*avx512, *why),
+        Tier::Neon => (*neon, *why),
+        Tier::Scalar => NOTHING,
+    })
+}
