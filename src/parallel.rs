@@ -27,6 +27,8 @@ pub enum Parallelism {
     Auto,
     /// This many tasks, as far as there are rows (or long rows to cut).
     Tasks(NonZeroUsize),
+    /// As [`Auto`](Self::Auto), but no more than this many tasks.
+    AtMost(NonZeroUsize),
 }
 
 /// Waking a pool from a thread outside it costs tens of microseconds: the least number of elements worth that.
@@ -45,6 +47,8 @@ impl Parallelism {
         match self {
             Self::Serial => 1,
             Self::Tasks(n) => n.get(),
+            Self::AtMost(n) if n.get() == 1 => 1,
+            Self::AtMost(n) => Self::Auto.tasks(elements).min(n.get()),
             Self::Auto => {
                 if elements < 2 * ELEMENTS_PER_TASK
                     || (elements < ELEMENTS_FROM_OUTSIDE && rayon::current_thread_index().is_none())
