@@ -16,8 +16,8 @@ use crate::backward::check_stats;
 use crate::gradients::ParamGrads;
 use crate::plan::Plan;
 
-/// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else zero and
-/// absent. At least one of dx, dgamma and dbeta must be wanted.
+/// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else zero
+/// and absent. At least one of dx, dgamma and dbeta must be wanted.
 ///
 /// dx may be dy itself, with the same strides. Else outputs overlap nothing, as in forward calls.
 #[repr(C)]
@@ -41,8 +41,8 @@ pub struct lanenorm_backward_buffers {
     pub gamma: *const c_void,
     /// Optional, with rstd, not for RMS normalization: as kept by the forward call. Without them they are taken again.
     pub mean: *const c_void,
-    /// Optional, with mean: the same. Without it the mean is taken for exact, which costs digits where it is large beside the
-    /// standard deviation.
+    /// Optional, with mean: the same. Without it the mean is taken for exact, which costs digits where it is large beside
+    /// the standard deviation.
     pub mean_lo: *const c_void,
     /// Optional, with mean unless for RMS normalization: the same.
     pub rstd: *const c_void,
@@ -52,8 +52,8 @@ pub struct lanenorm_backward_buffers {
     pub dbeta: *mut c_void,
 }
 
-/// How a backward call is cut into blocks of rows, each of which sums up gradients of gamma and beta of its own. This depends on
-/// the number of rows alone, which is why the bits do not depend on threads.
+/// How a backward call is cut into blocks of rows, each of which sums up gradients of gamma and beta of its own. This
+/// depends on the number of rows alone, which is why the bits do not depend on threads.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct lanenorm_backward_sizes {
@@ -101,9 +101,10 @@ pub unsafe extern "C" fn lanenorm_plan_backward_sizes(
     })
 }
 
-/// Takes the gradients of `block_count` blocks from `first_block` on, on the calling thread, without allocating: writes dx, and their part of
-/// partials. An engine's threads call this at once, each for blocks of its own, in any order. The buffers and partials are those of all rows; dgamma
-/// and dbeta are not touched yet. partials may be NULL if neither is wanted.
+/// Takes the gradients of `block_count` blocks from `first_block` on, on the calling thread, without allocating: writes
+/// dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order. The
+/// buffers and partials are those of all rows; dgamma and dbeta are not touched yet. partials may be NULL if neither is
+/// wanted.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward_blocks(
     plan: *const lanenorm_plan,

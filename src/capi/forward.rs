@@ -39,10 +39,11 @@ pub struct lanenorm_rows_mut {
     pub outer_stride: usize,
 }
 
-/// The buffers of a forward call. Start from `LANENORM_FORWARD_INIT`, which sets `struct_size` and leaves all else zero and absent.
+/// The buffers of a forward call. Start from `LANENORM_FORWARD_INIT`, which sets `struct_size` and leaves all else zero
+/// and absent.
 ///
-/// y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap with an output is
-/// allowed, but rows may lie between those of another buffer: columns of the same rows, say.
+/// y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap with
+/// an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_forward_buffers {
@@ -81,7 +82,7 @@ pub(super) enum Part {
     Rows { first: usize, count: usize },
 }
 
-/// Normalizes all rows, on as many threads as asked for: see the head of this file.
+/// Normalizes all rows, on as many threads as asked for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_forward(
     plan: *const lanenorm_plan,
@@ -97,8 +98,9 @@ pub unsafe extern "C" fn lanenorm_plan_forward(
     })
 }
 
-/// Normalizes `row_count` rows from `first_row` on, on the calling thread, without allocating. An engine's threads call this at once, each for rows of
-/// its own, in any order; each row gets the bits that it gets from one call for all. The buffers are those of all rows.
+/// Normalizes `row_count` rows from `first_row` on, on the calling thread, without allocating. An engine's threads call
+/// this at once, each for rows of its own, in any order; each row gets the bits that it gets from one call for all. The
+/// buffers are those of all rows.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_forward_rows(
     plan: *const lanenorm_plan,

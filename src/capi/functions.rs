@@ -16,8 +16,9 @@ use super::{
 };
 use crate::plan::Plan;
 
-/// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements. gamma and beta have
-/// `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd may be NULL. y may be x.
+/// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
+/// gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd
+/// may be NULL. y may be x.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_f32(
     x: *const f32,
@@ -137,8 +138,8 @@ pub unsafe extern "C" fn lanenorm_layer_norm_bf16(
     })
 }
 
-/// RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements. gamma and rstd
-/// (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect. y may be x.
+/// RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements.
+/// gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect. y may be x.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_f32(
     x: *const f32,
@@ -219,8 +220,9 @@ pub unsafe extern "C" fn lanenorm_rms_norm_bf16(
     })
 }
 
-/// x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer. The bits are those of
-/// doing one after the other. gamma, beta and sum may be NULL. sum may be residual or x, and y may be x or residual; but sum is not y.
+/// x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer.
+/// The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or x, and y may
+/// be x or residual; but sum is not y.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_layer_norm_f32(
     x: *const f32,
@@ -313,7 +315,8 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_bf16(
     })
 }
 
-/// x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum may be NULL.
+/// x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum
+/// may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_rms_norm_f32(
     x: *const f32,
@@ -403,11 +406,13 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_bf16(
     })
 }
 
-/// The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma and eps are those of the forward
-/// call; gamma may be NULL, and so may mean and rstd, both together: then they are taken again, with the same bits for rows whose mean is
-/// small beside their standard deviation, and more digits for others (a plan can be given mean_lo). dx may be dy.
+/// The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
+/// and eps are those of the forward call; gamma may be NULL, and so may mean and rstd, both together: then they are taken
+/// again, with the same bits for rows whose mean is small beside their standard deviation, and more digits for others (a
+/// plan can be given mean_lo). dx may be dy.
 ///
-/// dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the time of the call.
+/// dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the time
+/// of the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_backward_f32(
     dy: *const f32,
@@ -441,7 +446,8 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_f32(
     })
 }
 
-/// `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma and dbeta are summed up, and written, in float.
+/// `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma and dbeta are summed up, and written, in
+/// float.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_backward_bf16(
     dy: *const u16,
@@ -475,7 +481,8 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_bf16(
     })
 }
 
-/// The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma and rstd may be NULL.
+/// The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma
+/// and rstd may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_backward_f32(
     dy: *const f32,

@@ -68,8 +68,8 @@ fn span(runs: usize, stride: usize, len: usize) -> Option<usize> {
     (runs - 1).checked_mul(stride)?.checked_add(len)
 }
 
-/// Rows of elements, of which there are some: that there is a buffer, and that it can hold them apart from one another. A stride of
-/// zero stands for rows or runs that follow one another.
+/// Rows of elements, of which there are some: that there is a buffer, and that it can hold them apart from one another. A
+/// stride of zero stands for rows or runs that follow one another.
 #[inline(always)]
 pub(super) fn rows(
     what: &'static str,
@@ -195,8 +195,8 @@ impl Place {
         self.start < other.end && other.start < self.end && !self.is_interleaved_with(other)
     }
 
-    /// Whether no element belongs to both, though some of one lie between those of the other: columns of the same rows, say. If both repeat
-    /// with some period, and the rows (or runs) have different phases, this is so.
+    /// Whether no element belongs to both, though some of one lie between those of the other: columns of the same rows,
+    /// say. If both repeat with some period, and the rows (or runs) have different phases, this is so.
     #[cold]
     fn is_interleaved_with(&self, other: &Self) -> bool {
         let outer = gcd(self.outer_stride, other.outer_stride);

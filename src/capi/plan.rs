@@ -63,8 +63,8 @@ pub enum lanenorm_tier {
     Avx512 = 4,
 }
 
-/// What is to be computed. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else zero, and set op, dtype,
-/// cols, eps and whatever else differs from zero.
+/// What is to be computed. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else zero, and set
+/// op, dtype, cols, eps and whatever else differs from zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_desc {
@@ -95,8 +95,8 @@ pub struct lanenorm_desc {
     pub gamma_offset: f32,
 }
 
-/// A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of threads. It can be
-/// copied, and there is nothing to free.
+/// A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of
+/// threads. It can be copied, and there is nothing to free.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_plan {

@@ -42,8 +42,8 @@ impl Group {
     const ONE: Self = Self { index: 0, groups: 1, repeat: 1 };
 }
 
-/// Where rows start: row `r` at element `(r / inner_rows) * outer_stride + (r % inner_rows) * stride`. dx is written to, and was given
-/// as a mutable slice or pointer.
+/// Where rows start: row `r` at element `(r / inner_rows) * outer_stride + (r % inner_rows) * stride`. dx is written to,
+/// and was given as a mutable slice or pointer.
 #[derive(Clone, Copy, Debug)]
 struct Strided<T> {
     p: *const T,
@@ -132,22 +132,21 @@ impl<'a, T: Element> GradRows<'a, T> {
         fits.then_some(Self { ds: Some(Strided::new(ds.as_ptr(), stride)), ..self })
     }
 
-    /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow `index * repeat` others.
-    /// `None` if there is no such group, or if the groups do not divide the rows.
+    /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow `index * repeat`
+    /// others. `None` if there is no such group, or if the groups do not divide the rows.
     pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Option<Self> {
         let period = groups.checked_mul(repeat).filter(|&period| period > 0)?;
         let fits = self.are_all() && index < groups && self.rows.is_multiple_of(period);
         fits.then_some(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
     }
 
-    /// Rows given by pointers, for callers that have no slices of their own, in runs of `inner_rows`. ds and dx are those that
-    /// are wanted.
+    /// Rows given by pointers, for callers that have no slices of their own, in runs of `inner_rows`. ds and dx are those
+    /// that are wanted.
     ///
     /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
     /// the same pointers and split, can be run at once.
     ///
-    /// # Safety
-    /// Unless there are no rows or no columns, for as long as the rows of a job that is run:
+    /// # Safety Unless there are no rows or no columns, for as long as the rows of a job that is run:
     /// - `inner_rows` is not zero.
     /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of dx for writes too.
     /// - What is written is read and written by nothing else.
