@@ -353,14 +353,14 @@ where
 {
     // SAFETY: the caller's duty.
     let mut checked = unsafe { Checked::<T>::new::<CENTERED>(plan, wide_gamma, buffers) }?;
+    if checked.shape.is_empty() {
+        return Ok(());
+    }
     let sizes = block_sizes::<T, CENTERED>(plan, checked.shape.rows)?;
     let blocks = sizes.in_bytes.blocks;
     if first > blocks || count > blocks - first {
         let message = format_args!("{count} blocks from block {first} on, of {blocks} blocks");
         return Err(refuse(lanenorm_status::Size, message));
-    }
-    if checked.shape.is_empty() {
-        return Ok(());
     }
     let float = Layout::new::<T::Float>();
     let mut scratch = |what, p: *mut c_void, len, needed: bool| {
@@ -415,25 +415,24 @@ where
 {
     // SAFETY: the caller's duty.
     let mut checked = unsafe { Checked::<T>::new::<CENTERED>(plan, wide_gamma, buffers) }?;
-    let sizes = block_sizes::<T, CENTERED>(plan, checked.shape.rows)?;
-    if checked.sums && !checked.shape.is_empty() {
-        let len = sizes.partial * sizes.in_bytes.blocks;
-        if partials.is_null() {
-            let message = format_args!("partials is NULL, expected {len} elements");
-            return Err(refuse(lanenorm_status::NullPointer, message));
-        }
-        // That they are apart from dgamma and dbeta is asked the other way round.
-        checked.places.write(vector("partials", partials, len, Layout::new::<T::Float>())?)?;
-    }
-    // SAFETY: the caller's duty.
-    let mut grads = unsafe { checked.grads(buffers) };
     if checked.shape.is_empty() {
-        fill_with_zeros::<T>(&mut grads);
+        // SAFETY: the caller's duty.
+        fill_with_zeros::<T>(&mut unsafe { checked.grads(buffers) });
         return Ok(());
     }
     if !checked.sums {
         return Ok(());
     }
+    let sizes = block_sizes::<T, CENTERED>(plan, checked.shape.rows)?;
+    let all = sizes.partial * sizes.in_bytes.blocks;
+    if partials.is_null() {
+        let message = format_args!("partials is NULL, expected {all} elements");
+        return Err(refuse(lanenorm_status::NullPointer, message));
+    }
+    // That they are apart from dgamma and dbeta is asked the other way round.
+    checked.places.write(vector("partials", partials, all, Layout::new::<T::Float>())?)?;
+    // SAFETY: the caller's duty.
+    let mut grads = unsafe { checked.grads(buffers) };
     let len = sizes.parts.count() * sizes.partial;
     for group in 0..plan.groups {
         // SAFETY: the caller's duty; the length has been checked.

@@ -252,7 +252,7 @@ impl Places {
                 return Err(refuse(lanenorm_status::Overlap, message));
             }
         }
-        self.push(place);
+        self.push(Place { replaceable: false, ..place });
         Ok(())
     }
 }
