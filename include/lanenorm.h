@@ -749,13 +749,13 @@ lanenorm_status lanenorm_plan_backward_finish(const lanenorm_plan *plan,
 #define LANENORM_DESC_INIT {sizeof(lanenorm_desc), 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0.0f}
 
 /** Buffers to start from, all of them absent. */
-#define LANENORM_FORWARD_INIT \\
-  {sizeof(lanenorm_forward_buffers), 0, 0, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, \\
+#define LANENORM_FORWARD_INIT \
+  {sizeof(lanenorm_forward_buffers), 0, 0, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, \
    NULL, NULL, NULL, NULL, NULL, NULL}
 
 /** Buffers to start from, all of them absent. */
-#define LANENORM_BACKWARD_INIT \\
-  {sizeof(lanenorm_backward_buffers), 0, 0, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, \\
+#define LANENORM_BACKWARD_INIT \
+  {sizeof(lanenorm_backward_buffers), 0, 0, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, \
    NULL, NULL, NULL, NULL, NULL, NULL}
 
 #endif /* LANENORM_H */
