@@ -7,8 +7,8 @@ use std::slice;
 use lanenorm_kernels::backward::{Parts, Stats, merge};
 use lanenorm_kernels::lanes::{Compiled, Element, GradRows, RawGradRows, Vector};
 
-use super::forward::params;
-use super::places::{PlacedRows, Places, Shape, rows, vector};
+use super::forward::{params, params_len};
+use super::places::{Place, Places, Rows, Shape, vector};
 use super::plan::{for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, parallelism, refuse};
 use crate::Error;
@@ -171,10 +171,10 @@ fn check_groups(plan: &Plan, rows: usize) -> Result<(), lanenorm_status> {
 /// A call that has been checked.
 struct Checked<'a, T: Element> {
     shape: Shape,
-    dy: Option<PlacedRows>,
-    x: Option<PlacedRows>,
-    ds: Option<PlacedRows>,
-    dx: Option<PlacedRows>,
+    dy: Option<Rows>,
+    x: Option<Rows>,
+    ds: Option<Rows>,
+    dx: Option<Rows>,
     in_place: bool,
     gamma: Option<Vector<'a, T>>,
     stats: Stats<'a, T::Float>,
@@ -207,26 +207,26 @@ impl<'a, T: Element> Checked<'a, T> {
             return Err(Error::DsWithoutDx { rows: shape.rows }.into());
         }
         check_groups(plan, shape.rows)?;
-        let overflow = || Error::Overflow { what: "gamma", rows: plan.groups, stride: plan.cols };
-        let params_len = plan.cols.checked_mul(plan.groups).ok_or_else(overflow)?;
+        let params_len = params_len(plan)?;
 
         let (own, float) = (Layout::new::<T>(), Layout::new::<T::Float>());
         let of = |what, optional: bool, data: *const c_void, strides| {
             if shape.is_empty() || (optional && data.is_null()) {
                 return Ok(None);
             }
-            rows(what, data, strides, &shape, own).map(Some)
+            Rows::new(what, data, strides, &shape, own).map(Some)
         };
         let strides = |rows: &lanenorm_rows| (rows.row_stride, rows.outer_stride);
         let dy = of("dy", false, buffers.dy.data, strides(&buffers.dy))?;
         let x = of("x", false, buffers.x.data, strides(&buffers.x))?;
         let ds = of("ds", true, buffers.ds.data, strides(&buffers.ds))?;
         let dx = of("dx", true, buffers.dx.data, (buffers.dx.row_stride, buffers.dx.outer_stride))?;
-        let place = |rows: Option<PlacedRows>| rows.map(|rows| rows.place);
+        let place = |what, rows: Option<Rows>| rows.map(|rows| rows.place(what, &shape, own));
+        let vector = |what, p, len, element| vector(what, p, len, element).map(|span| Place::vector(what, span));
         let mut places = Places::default();
-        places.read(place(dy).map(|place| place.replaceable()));
-        places.read(place(x));
-        places.read(place(ds));
+        places.read(place("dy", dy).map(|place| place.replaceable()));
+        places.read(place("x", x));
+        places.read(place("ds", ds));
         if !shape.is_empty() {
             let gamma_layout = if wide_gamma { Layout::new::<f32>() } else { own };
             places.read(vector("gamma", gamma, params_len, gamma_layout)?);
@@ -234,10 +234,10 @@ impl<'a, T: Element> Checked<'a, T> {
             places.read(vector("mean_lo", mean_lo, shape.rows, float)?);
             places.read(vector("rstd", rstd, shape.rows, float)?);
         }
-        places.write(place(dx).map(|place| place.replaceable()))?;
+        places.write(place("dx", dx).map(|place| place.replaceable()))?;
         places.write(vector("dgamma", dgamma, params_len, float)?)?;
         places.write(vector("dbeta", dbeta, params_len, float)?)?;
-        let in_place = dx.zip(dy).is_some_and(|(dx, dy)| dx.place.is(&dy.place));
+        let in_place = dx.zip(dy).is_some_and(|(dx, dy)| dx.are(&dy));
 
         let stats_len = if shape.is_empty() { 0 } else { shape.rows };
         // SAFETY: the caller's duty; lengths and alignment have been checked.
@@ -258,11 +258,8 @@ impl<'a, T: Element> Checked<'a, T> {
     /// # Safety
     /// - Of the rows that a job of these is run on, nothing else touches dx meanwhile.
     unsafe fn grad_rows(&self) -> Option<GradRows<'_, T>> {
-        let raw = |rows: PlacedRows| RawGradRows {
-            p: rows.data.cast::<T>(),
-            stride: rows.stride,
-            outer_stride: rows.outer_stride,
-        };
+        let raw =
+            |rows: Rows| RawGradRows { p: rows.data.cast::<T>(), stride: rows.stride, outer_stride: rows.outer_stride };
         let &Shape { rows, inner_rows, cols, .. } = &self.shape;
         let (dy, x, ds, dx) = (self.dy?, self.x?, self.ds.map(raw), self.dx.map(raw));
         // SAFETY: places have been checked: dx is apart from all else, or is dy. The rest is the caller's duty.
@@ -368,7 +365,7 @@ where
             let message = format_args!("{what} is NULL, expected {len} elements of {} bytes", float.size());
             return Err(refuse(lanenorm_status::NullPointer, message));
         }
-        checked.places.write(vector(what, p, len, float)?)
+        checked.places.write(Place::vector(what, vector(what, p, len, float)?))
     };
     scratch("partials", partials, sizes.partial * blocks, checked.sums)?;
     scratch("work", work, sizes.work, true)?;
@@ -430,7 +427,8 @@ where
         return Err(refuse(lanenorm_status::NullPointer, message));
     }
     // That they are apart from dgamma and dbeta is asked the other way round.
-    checked.places.write(vector("partials", partials, all, Layout::new::<T::Float>())?)?;
+    let span = vector("partials", partials, all, Layout::new::<T::Float>())?;
+    checked.places.write(Place::vector("partials", span))?;
     // SAFETY: the caller's duty.
     let mut grads = unsafe { checked.grads(buffers) };
     let len = sizes.parts.count() * sizes.partial;

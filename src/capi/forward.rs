@@ -2,6 +2,7 @@
 
 use std::alloc::Layout;
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::slice;
 
 use lanenorm_kernels::forward::{Forward, Groups, Params};
@@ -9,7 +10,7 @@ use lanenorm_kernels::lanes::{Compiled, Element, Float, RawRows, RowIo, Vector};
 use lanenorm_kernels::layer_norm::{LayerNorm, StatsMut};
 use lanenorm_kernels::rms_norm::RmsNorm;
 
-use super::places::{PlacedRows, Places, Shape, rows, vector};
+use super::places::{Place, Places, Rows, Shape, Span, vector};
 use super::plan::{Wide, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_status, parallelism, refuse};
 use crate::plan::Plan;
@@ -157,31 +158,140 @@ impl<T: Element> Normalization<T, false> for Normalizations {
     }
 }
 
-/// A call that has been checked, from which parts are taken.
-struct Checked<'a, T: Element> {
-    plan: &'a Plan,
-    shape: Shape,
-    x: PlacedRows,
-    /// The residual, and where the sum goes.
-    sum: Option<(PlacedRows, PlacedRows)>,
-    y: PlacedRows,
-    wide_y: bool,
-    params: Params<'a, T>,
-    bias: Option<&'a [T]>,
-    mean: *mut T::Float,
-    mean_lo: *mut T::Float,
-    rstd: *mut T::Float,
+/// The sizes of elements.
+#[derive(Clone, Copy, Debug)]
+struct Elements {
+    /// Of x, residual, bias and sum.
+    own: Layout,
+    /// Of gamma and beta.
+    params: Layout,
+    y: Layout,
+    stats: Layout,
+}
+
+impl Elements {
+    #[inline(always)]
+    fn new<T: Element>(wide: Wide) -> Self {
+        let own = Layout::new::<T>();
+        let beside = |wide: bool| if wide { Layout::new::<f32>() } else { own };
+        Self { own, params: beside(wide.gamma), y: beside(wide.y), stats: Layout::new::<T::Float>() }
+    }
+}
+
+/// What is found out about a call by checking it.
+#[derive(Clone, Copy, Debug)]
+struct Checked {
+    x: Rows,
+    residual: Option<Rows>,
+    /// Where the sum goes.
+    s: Option<Rows>,
+    y: Rows,
+    inner_rows: usize,
     streaming: bool,
 }
 
-// SAFETY: threads share it to make jobs for rows of their own, which are Send.
-unsafe impl<T: Element> Sync for Checked<'_, T> {}
+/// Checks all but the range of rows. `None` if there is nothing to do.
+///
+/// This is compiled once for all types.
+#[inline(never)]
+fn check(
+    plan: &Plan,
+    wide: Wide,
+    centered: bool,
+    elements: Elements,
+    buffers: &lanenorm_forward_buffers,
+) -> Result<Option<Checked>, lanenorm_status> {
+    let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
+    let absent = |p: *const c_void| p.is_null();
+    if !centered && !(absent(buffers.beta) && absent(buffers.mean) && absent(buffers.mean_lo)) {
+        return Err(unsupported("beta, mean or mean_lo is given, which RMS normalization does not have"));
+    }
+    let has_residual = !absent(buffers.residual.data);
+    if !has_residual && !(absent(buffers.sum.data) && absent(buffers.bias)) {
+        return Err(unsupported("sum or bias is given without residual"));
+    }
+    if has_residual && absent(buffers.sum.data) && wide.y {
+        return Err(unsupported("sum is NULL, but y, in f32 beside 16 bits, has no room for it"));
+    }
+    if plan.groups > 1 && !shape.rows.is_multiple_of(plan.groups * plan.repeat) {
+        return Err(Error::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());
+    }
+    if shape.is_empty() {
+        return Ok(None);
+    }
+    let rows = |what, rows: &lanenorm_rows, element| {
+        Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), &shape, element)
+    };
+    let rows_mut = |what, rows: &lanenorm_rows_mut, element| {
+        Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), &shape, element)
+    };
+    let x = rows("x", &buffers.x, elements.own)?;
+    let residual = if has_residual { Some(rows("residual", &buffers.residual, elements.own)?) } else { None };
+    let sum = if absent(buffers.sum.data) { None } else { Some(rows_mut("sum", &buffers.sum, elements.own)?) };
+    let y = rows_mut("y", &buffers.y, elements.y)?;
+    let params_len = params_len(plan)?;
+    let bias = vector("bias", buffers.bias, shape.cols, elements.own)?;
+    let gamma = vector("gamma", buffers.gamma, params_len, elements.params)?;
+    let beta = vector("beta", buffers.beta, params_len, elements.params)?;
+    let mean = vector("mean", buffers.mean, shape.rows, elements.stats)?;
+    let mean_lo = vector("mean_lo", buffers.mean_lo, shape.rows, elements.stats)?;
+    let rstd = vector("rstd", buffers.rstd, shape.rows, elements.stats)?;
+
+    let span = |rows: &Option<Rows>| rows.as_ref().map_or(Span::default(), |rows| rows.span);
+    let replaces = |output: &Rows, input: &Rows| !wide.y && output.are(input);
+    let y_is_x = replaces(&y, &x);
+    let reads = [if y_is_x { Span::default() } else { x.span }, span(&residual), bias, gamma, beta];
+    let outputs = [span(&sum), mean, mean_lo, rstd];
+    let meets = |output: Span| reads.iter().any(|read| read.meets(output));
+    let mut doubtful = meets(y.span);
+    for (i, &output) in outputs.iter().enumerate() {
+        if output != Span::default() {
+            let other_outputs = outputs[..i].iter().any(|other| other.meets(output));
+            doubtful |= other_outputs | output.meets(x.span) | output.meets(y.span) | meets(output);
+        }
+    }
+    if doubtful {
+        let row_place = |what, rows: &Rows, element| rows.place(what, &shape, element);
+        let mut places = Places::default();
+        places.read(row_place("x", &x, elements.own).replaceable());
+        places.read(residual.map(|residual| row_place("residual", &residual, elements.own).replaceable()));
+        places.read(Place::vector("bias", bias));
+        places.read(Place::vector("gamma", gamma));
+        places.read(Place::vector("beta", beta));
+        places.write(sum.map(|sum| row_place("sum", &sum, elements.own).replaceable()))?;
+        let y_place = row_place("y", &y, elements.y);
+        places.write(if wide.y { y_place } else { y_place.replaceable() })?;
+        places.write(Place::vector("mean", mean))?;
+        places.write(Place::vector("mean_lo", mean_lo))?;
+        places.write(Place::vector("rstd", rstd))?;
+    }
+
+    let s = if has_residual { Some(sum.unwrap_or(y)) } else { None };
+    let is_even = |rows: &Option<Rows>| rows.as_ref().is_none_or(|rows| rows.are_even(&shape));
+    let even = x.are_even(&shape) && y.are_even(&shape) && is_even(&residual) && is_even(&s);
+    let in_place = y_is_x || residual.is_some_and(|residual| sum.is_none() || replaces(&y, &residual));
+    let streaming = plan.streams_bytes(shape.rows * shape.cols * elements.y.size(), in_place);
+    let inner_rows = if even { shape.rows } else { shape.inner_rows };
+    Ok(Some(Checked { x, residual, s, y, inner_rows, streaming }))
+}
+
+#[cold]
+fn unsupported(message: &str) -> lanenorm_status {
+    refuse(lanenorm_status::Unsupported, format_args!("{message}"))
+}
+
+/// The elements of gamma, and of beta.
+#[inline(always)]
+pub(super) fn params_len(plan: &Plan) -> Result<usize, lanenorm_status> {
+    let overflow = || Error::Overflow { what: "gamma", rows: plan.groups, stride: plan.cols };
+    Ok(plan.cols.checked_mul(plan.groups).ok_or_else(overflow)?)
+}
 
 /// Checks all, then runs.
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says.
-#[inline(always)]
+#[inline(never)]
 pub(super) unsafe fn forward<T, const CENTERED: bool>(
     plan: &Plan,
     wide: Wide,
@@ -192,130 +302,40 @@ where
     T: Element + Compiled<CENTERED>,
     Normalizations: Normalization<T, CENTERED>,
 {
-    let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
+    let rows = buffers.rows;
     let (first, count, tasks) = match part {
-        Part::All { threads } => (0, shape.rows, parallelism(threads).tasks(shape.rows.saturating_mul(shape.cols))),
+        Part::All { threads } => (0, rows, parallelism(threads).tasks(rows.saturating_mul(plan.cols))),
         Part::Rows { first, count } => {
-            if first > shape.rows || count > shape.rows - first {
-                let message = format_args!("{count} rows from row {first} on, of {} rows", shape.rows);
+            if first > rows || count > rows - first {
+                let message = format_args!("{count} rows from row {first} on, of {rows} rows");
                 return Err(refuse(lanenorm_status::Size, message));
             }
             (first, count, 1)
         }
     };
-    check_combination::<CENTERED>(wide, buffers)?;
-    let period = plan.groups * plan.repeat;
-    if period > 1 && !shape.rows.is_multiple_of(period) {
-        return Err(Error::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());
-    }
-    if shape.is_empty() {
-        return Ok(());
-    }
-    // SAFETY: the caller's duty.
-    let checked = unsafe { Checked::<T>::new(plan, wide, buffers, shape) }?;
-    if count > 0 {
+    if let Some(checked) = &check(plan, wide, CENTERED, Elements::new::<T>(wide), buffers)?
+        && count > 0
+    {
+        let call = Call::<T> { plan, wide, buffers, checked, marker: PhantomData };
         // SAFETY: the caller's duty.
-        unsafe { checked.run(first, count, tasks) };
+        unsafe { call.run::<CENTERED>(first, count, tasks) };
     }
     Ok(())
 }
 
-/// That the buffers which are there can be used together.
-#[inline(always)]
-fn check_combination<const CENTERED: bool>(
+/// A call that has been checked, from which parts are taken.
+struct Call<'a, T> {
+    plan: &'a Plan,
     wide: Wide,
-    buffers: &lanenorm_forward_buffers,
-) -> Result<(), lanenorm_status> {
-    let unsupported = |message: &str| Err(refuse(lanenorm_status::Unsupported, format_args!("{message}")));
-    let has_residual = !buffers.residual.data.is_null();
-    if !CENTERED && !(buffers.beta.is_null() && buffers.mean.is_null() && buffers.mean_lo.is_null()) {
-        return unsupported("beta, mean or mean_lo is given, which RMS normalization does not have");
-    }
-    if !has_residual && !(buffers.sum.data.is_null() && buffers.bias.is_null()) {
-        return unsupported("sum or bias is given without residual");
-    }
-    if has_residual && buffers.sum.data.is_null() && wide.y {
-        return unsupported("sum is NULL, but y, in f32 beside 16 bits, has no room for it");
-    }
-    Ok(())
+    buffers: &'a lanenorm_forward_buffers,
+    checked: &'a Checked,
+    marker: PhantomData<T>,
 }
 
-impl<'a, T: Element> Checked<'a, T> {
-    /// # Safety
-    /// - As [`forward`].
-    #[inline(always)]
-    unsafe fn new(
-        plan: &'a Plan,
-        wide: Wide,
-        buffers: &lanenorm_forward_buffers,
-        mut shape: Shape,
-    ) -> Result<Self, lanenorm_status> {
-        let (own, float) = (Layout::new::<T>(), Layout::new::<T::Float>());
-        let beside = |wide: bool| if wide { Layout::new::<f32>() } else { own };
-        let of = |what, buffer: &lanenorm_rows| {
-            rows(what, buffer.data, (buffer.row_stride, buffer.outer_stride), &shape, own)
-        };
-        let of_mut = |what, buffer: &lanenorm_rows_mut, element| {
-            rows(what, buffer.data, (buffer.row_stride, buffer.outer_stride), &shape, element)
-        };
-        let x = of("x", &buffers.x)?;
-        let residual = if buffers.residual.data.is_null() { None } else { Some(of("residual", &buffers.residual)?) };
-        let y = of_mut("y", &buffers.y, beside(wide.y))?;
-        let sum = if buffers.sum.data.is_null() { None } else { Some(of_mut("sum", &buffers.sum, own)?) };
-        let params_len = plan.cols.checked_mul(plan.groups).ok_or_else(|| {
-            lanenorm_status::from(Error::Overflow { what: "gamma", rows: plan.groups, stride: plan.cols })
-        })?;
+// SAFETY: threads share it to make jobs for rows of their own, which are Send.
+unsafe impl<T> Sync for Call<'_, T> {}
 
-        let mut places = Places::default();
-        places.read(x.place.replaceable());
-        places.read(residual.map(|residual| residual.place.replaceable()));
-        places.read(vector("bias", buffers.bias, shape.cols, own)?);
-        places.read(vector("gamma", buffers.gamma, params_len, beside(wide.gamma))?);
-        places.read(vector("beta", buffers.beta, params_len, beside(wide.gamma))?);
-        places.write(sum.map(|sum| sum.place.replaceable()))?;
-        places.write(if wide.y { y.place } else { y.place.replaceable() })?;
-        places.write(vector("mean", buffers.mean, shape.rows, float)?)?;
-        places.write(vector("mean_lo", buffers.mean_lo, shape.rows, float)?)?;
-        places.write(vector("rstd", buffers.rstd, shape.rows, float)?)?;
-
-        let in_place =
-            !wide.y && (y.place.is(&x.place) || residual.is_some_and(|residual| y.place.is(&residual.place)));
-        let sum = residual.map(|residual| (residual, sum.unwrap_or(y)));
-        let y_bytes = shape.rows * shape.cols * beside(wide.y).size();
-        let streaming = plan.streams_bytes(y_bytes, in_place || sum.is_some_and(|(_, s)| s.data == y.data));
-        // SAFETY: the caller's duty; lengths and alignment have been checked.
-        let (gamma, beta, bias) = unsafe {
-            (
-                params(buffers.gamma, params_len, wide.gamma),
-                params(buffers.beta, params_len, wide.gamma),
-                (!buffers.bias.is_null()).then(|| slice::from_raw_parts(buffers.bias.cast::<T>(), shape.cols)),
-            )
-        };
-        let uniform = x.uniform && y.uniform && sum.is_none_or(|(residual, s)| residual.uniform && s.uniform);
-        if uniform {
-            shape.inner_rows = shape.rows;
-        }
-        let offset = T::Float::from_f64(plan.offset.into());
-        let mut groups = Groups::ONE;
-        if plan.groups > 1 {
-            groups = Groups::new(plan.groups, plan.repeat).unwrap_or(groups);
-        }
-        Ok(Self {
-            plan,
-            shape,
-            x,
-            sum,
-            y,
-            wide_y: wide.y,
-            params: Params { gamma, beta, groups, offset },
-            bias,
-            mean: buffers.mean.cast(),
-            mean_lo: buffers.mean_lo.cast(),
-            rstd: buffers.rstd.cast(),
-            streaming,
-        })
-    }
-
+impl<T: Element> Call<'_, T> {
     /// The job of rows that are evenly apart.
     ///
     /// # Safety
@@ -326,9 +346,10 @@ impl<'a, T: Element> Checked<'a, T> {
     where
         Normalizations: Normalization<T, CENTERED>,
     {
-        let inner_rows = self.shape.inner_rows;
+        let &Self { plan, wide, buffers, checked, .. } = self;
+        let &Checked { inner_rows, streaming, .. } = checked;
         let (run, row) = if first < inner_rows { (0, first) } else { (first / inner_rows, first % inner_rows) };
-        let raw = |rows: &PlacedRows, wide: bool| {
+        let raw = |rows: &Rows, wide: bool| {
             let start = run * rows.outer_stride + row * rows.stride;
             // SAFETY: there is such a row, and all rows lie in one allocation.
             let p = unsafe {
@@ -336,28 +357,38 @@ impl<'a, T: Element> Checked<'a, T> {
             };
             RawRows { p, stride: rows.stride }
         };
-        let sum = self.sum.as_ref().map(|(residual, s)| (raw(residual, false), raw(s, false)));
-        let (x, y) = (raw(&self.x, false), raw(&self.y, self.wide_y));
+        let addends = checked.residual.as_ref().zip(checked.s.as_ref());
+        let addends = addends.map(|(residual, s)| (raw(residual, false), raw(s, false)));
+        let (x, y) = (raw(&checked.x, false), raw(&checked.y, wide.y));
         // SAFETY: places have been checked: the outputs are apart from all else, or are what they replace. The rest is the
         // caller's duty.
-        let rows = unsafe { RowIo::from_raw(x, sum, y, self.wide_y, count, self.shape.cols) };
+        let rows = unsafe { RowIo::from_raw(x, addends, y, wide.y, count, plan.cols) };
         // SAFETY: statistics, where they are wanted, have an element for each row; those of these rows are this job's.
         let stats = unsafe {
             StatsMut {
-                mean: part_of(self.mean, first, count),
-                mean_lo: part_of(self.mean_lo, first, count),
-                rstd: part_of(self.rstd, first, count),
+                mean: part_of(buffers.mean.cast(), first, count),
+                mean_lo: part_of(buffers.mean_lo.cast(), first, count),
+                rstd: part_of(buffers.rstd.cast(), first, count),
             }
         };
-        let mut params = self.params;
-        if params.groups != Groups::ONE {
-            params.groups = params.groups.after(first);
+        let mut groups = Groups::ONE;
+        if plan.groups > 1 {
+            groups = Groups::new(plan.groups, plan.repeat)?.after(first);
         }
-        let job = Normalizations::job(rows, params, self.plan.eps, self.streaming, stats);
-        match self.bias {
-            Some(bias) => job.and_then(|job| job.with_bias(bias)),
-            None => job,
+        // SAFETY: lengths and alignment have been checked.
+        let (gamma, beta, offset) = unsafe {
+            let len = plan.cols * plan.groups;
+            let offset = T::Float::from_f64(plan.offset.into());
+            (params(buffers.gamma, len, wide.gamma), params(buffers.beta, len, wide.gamma), offset)
+        };
+        let params = Params { gamma, beta, groups, offset };
+        let job = Normalizations::job(rows, params, plan.eps, streaming, stats);
+        if buffers.bias.is_null() {
+            return job;
         }
+        // SAFETY: as above.
+        let bias = unsafe { slice::from_raw_parts(buffers.bias.cast::<T>(), plan.cols) };
+        job.and_then(|job| job.with_bias(bias))
     }
 
     /// # Safety
@@ -369,8 +400,7 @@ impl<'a, T: Element> Checked<'a, T> {
         T: Compiled<CENTERED>,
         Normalizations: Normalization<T, CENTERED>,
     {
-        let one_run = self.shape.inner_rows == self.shape.rows;
-        if !one_run {
+        if self.checked.inner_rows != self.buffers.rows {
             // SAFETY: the caller's duty.
             return unsafe { self.run_runs(first, count, tasks) };
         }
@@ -401,9 +431,9 @@ impl<'a, T: Element> Checked<'a, T> {
             rayon::join(|| part(first, at, left), || part(first + at, count - at, tasks - left));
             return;
         }
-        let (mut row, end) = (first, first + count);
+        let (mut row, end, inner_rows) = (first, first + count, self.checked.inner_rows);
         while row < end {
-            let n = (self.shape.inner_rows - row % self.shape.inner_rows).min(end - row);
+            let n = (inner_rows - row % inner_rows).min(end - row);
             // SAFETY: these rows are in one run, and among the caller's.
             if let Some(job) = &mut unsafe { self.part::<CENTERED>(row, n) } {
                 job.run_on(self.plan.isa);

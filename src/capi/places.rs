@@ -35,130 +35,179 @@ impl Shape {
     }
 }
 
+/// The rows of a buffer that has been checked. Strides are in elements, and zero where there is but one row, or run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows {
+    pub(super) data: *mut c_void,
+    pub(super) stride: usize,
+    pub(super) outer_stride: usize,
+    pub(super) span: Span,
+}
+
+/// The bytes from the first of a buffer to the last. Of a buffer that is not there they are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    start: usize,
+    end: usize,
+}
+
+impl Span {
+    #[inline(always)]
+    pub(super) fn meets(self, other: Self) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+}
+
+/// The elements from the first of the first run to the last of the last one.
+#[inline(always)]
+fn extent(runs: usize, stride: usize, len: usize) -> Option<usize> {
+    (runs - 1).checked_mul(stride)?.checked_add(len)
+}
+
+impl Rows {
+    /// Rows of elements, of which there are some: that there is a buffer, and that it can hold them apart from one another. A
+    /// stride of zero stands for rows or runs that follow one another.
+    #[inline(always)]
+    pub(super) fn new(
+        what: &'static str,
+        data: *const c_void,
+        (stride, outer_stride): (usize, usize),
+        shape: &Shape,
+        element: Layout,
+    ) -> Result<Self, lanenorm_status> {
+        let &Shape { rows, inner_rows, cols, transposed } = shape;
+        if inner_rows != rows || transposed {
+            return Self::of_runs(what, data, (stride, outer_stride), shape, element);
+        }
+        let overflow = || overflows(what, rows, cols, stride, 0);
+        let stride = if stride == 0 { cols } else { stride };
+        if stride < cols && rows > 1 {
+            return Err(overlap_one_another(what, cols, stride, 0));
+        }
+        let all = extent(rows, stride, cols).ok_or_else(overflow)?;
+        let span = span(what, data, all, element, (rows, cols))?;
+        Ok(Self { data: data.cast_mut(), stride: if rows == 1 { 0 } else { stride }, outer_stride: 0, span })
+    }
+
+    /// The same for rows in several runs, or in runs of one row.
+    #[cold]
+    fn of_runs(
+        what: &'static str,
+        data: *const c_void,
+        (stride, outer_stride): (usize, usize),
+        shape: &Shape,
+        element: Layout,
+    ) -> Result<Self, lanenorm_status> {
+        let &Shape { rows, inner_rows, cols, transposed } = shape;
+        let stride = if stride == 0 { cols } else { stride };
+        if transposed {
+            let strides = (if outer_stride == 0 { stride } else { outer_stride }, 0);
+            return Self::new(what, data, strides, &Shape { transposed: false, ..*shape }, element);
+        }
+        let runs = rows / inner_rows;
+        let overflow = || overflows(what, rows, cols, stride, outer_stride);
+        let outer_stride =
+            if outer_stride == 0 { inner_rows.checked_mul(stride).ok_or_else(overflow)? } else { outer_stride };
+        let run = extent(inner_rows, stride, cols).ok_or_else(overflow)?;
+        if stride < cols || outer_stride < run {
+            // Runs may be woven into one another instead: those of a tensor whose dimensions have been exchanged.
+            let woven = extent(runs, outer_stride, cols).ok_or_else(overflow)?;
+            if outer_stride < cols || stride < woven {
+                return Err(overlap_one_another(what, cols, stride, outer_stride));
+            }
+        }
+        let all = extent(runs, outer_stride, run).ok_or_else(overflow)?;
+        let span = span(what, data, all, element, (rows, cols))?;
+        Ok(Self { data: data.cast_mut(), stride, outer_stride, span })
+    }
+
+    /// Whether all rows are evenly apart.
+    #[inline(always)]
+    pub(super) fn are_even(&self, shape: &Shape) -> bool {
+        shape.inner_rows == shape.rows || Some(self.outer_stride) == shape.inner_rows.checked_mul(self.stride)
+    }
+
+    /// Whether the elements of both, if they have one size, are the same ones.
+    #[inline(always)]
+    pub(super) fn are(&self, other: &Self) -> bool {
+        self.span == other.span && self.stride == other.stride && self.outer_stride == other.outer_stride
+    }
+
+    /// Where they lie. The shape is that with which they were checked.
+    pub(super) fn place(&self, what: &'static str, shape: &Shape, element: Layout) -> Place {
+        let bytes = |elements: usize| elements * element.size();
+        let run_len = (shape.inner_rows - 1) * self.stride + shape.cols;
+        Place {
+            what,
+            span: self.span,
+            row_len: bytes(shape.cols),
+            run_len: bytes(run_len),
+            stride: bytes(self.stride),
+            outer_stride: bytes(self.outer_stride),
+            replaceable: false,
+        }
+    }
+}
+
 /// Where a buffer lies, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     what: &'static str,
-    start: usize,
-    end: usize,
+    span: Span,
     row_len: usize,
     run_len: usize,
-    /// The distances between the starts of rows and of runs; zero where there is but one.
     stride: usize,
     outer_stride: usize,
     /// May be written over, or writes over others.
     replaceable: bool,
 }
 
-/// The rows of a buffer that has been checked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PlacedRows {
-    pub(super) place: Place,
-    pub(super) data: *mut c_void,
-    /// In elements, as in [`Place`].
-    pub(super) stride: usize,
-    pub(super) outer_stride: usize,
-    /// Whether all rows are one run.
-    pub(super) uniform: bool,
-}
-
-/// The elements from the first of the first run to the last of the last one.
-#[inline(always)]
-fn span(runs: usize, stride: usize, len: usize) -> Option<usize> {
-    (runs - 1).checked_mul(stride)?.checked_add(len)
-}
-
-/// Rows of elements, of which there are some: that there is a buffer, and that it can hold them apart from one another. A
-/// stride of zero stands for rows or runs that follow one another.
-#[inline(always)]
-pub(super) fn rows(
-    what: &'static str,
-    data: *const c_void,
-    (stride, outer_stride): (usize, usize),
-    shape: &Shape,
-    element: Layout,
-) -> Result<PlacedRows, lanenorm_status> {
-    let &Shape { rows, inner_rows, cols, transposed } = shape;
-    let runs = if inner_rows == rows { 1 } else { rows / inner_rows };
-    let overflow = || overflows(what, rows, cols, stride, outer_stride);
-    let stride = if stride == 0 { cols } else { stride };
-    let (stride, outer_stride) = match (transposed, outer_stride) {
-        (true, 0) => (stride, 0),
-        (true, outer_stride) => (outer_stride, 0),
-        (false, 0) if runs > 1 => (stride, inner_rows.checked_mul(stride).ok_or_else(overflow)?),
-        (false, outer_stride) => (stride, outer_stride),
-    };
-    let (stride, outer_stride) = (if inner_rows == 1 { 0 } else { stride }, if runs == 1 { 0 } else { outer_stride });
-    let run_len = span(inner_rows, stride, cols).ok_or_else(overflow)?;
-    let all = span(runs, outer_stride, run_len).ok_or_else(overflow)?;
-    let apart = (inner_rows == 1 || stride >= cols) && (runs == 1 || outer_stride >= run_len);
-    if !apart {
-        // Runs may be woven into one another instead: those of a tensor whose dimensions have been exchanged.
-        let woven = span(runs, outer_stride, cols).ok_or_else(overflow)?;
-        if runs == 1 || outer_stride < cols || stride < woven {
-            let message = format_args!(
-                "the rows of {what} overlap: they have {cols} columns and start {stride} elements apart, runs {outer_stride}"
-            );
-            return Err(refuse(lanenorm_status::Stride, message));
-        }
-    }
-    let bytes = |elements: usize| elements * element.size();
-    all.checked_mul(element.size()).filter(|&n| n <= isize::MAX as usize).ok_or_else(overflow)?;
-    let (start, end) = extent(what, data, bytes(all), element, (rows, cols))?;
-    let place = Place {
-        what,
-        start,
-        end,
-        row_len: bytes(cols),
-        run_len: bytes(run_len),
-        stride: bytes(stride),
-        outer_stride: bytes(outer_stride),
-        replaceable: false,
-    };
-    let uniform = runs == 1 || Some(outer_stride) == inner_rows.checked_mul(stride);
-    Ok(PlacedRows { place, data: data.cast_mut(), stride, outer_stride, uniform })
-}
-
-/// A vector of elements, if there is one.
+/// The elements of a vector, if there is one.
 #[inline(always)]
 pub(super) fn vector(
     what: &'static str,
     data: *const c_void,
     len: usize,
     element: Layout,
-) -> Result<Option<Place>, lanenorm_status> {
-    if data.is_null() || len == 0 {
-        return Ok(None);
-    }
-    let bytes = len.checked_mul(element.size()).filter(|&n| n <= isize::MAX as usize);
-    let bytes = bytes.ok_or_else(|| overflows(what, 1, len, len, 0))?;
-    let (start, end) = extent(what, data, bytes, element, (1, len))?;
-    let (row_len, run_len, stride, outer_stride) = (bytes, bytes, 0, 0);
-    Ok(Some(Place { what, start, end, row_len, run_len, stride, outer_stride, replaceable: false }))
+) -> Result<Span, lanenorm_status> {
+    if data.is_null() || len == 0 { Ok(Span::default()) } else { span(what, data, len, element, (1, len)) }
 }
 
-/// Where so many bytes begin and end.
+/// Where so many elements begin and end.
 #[inline(always)]
-fn extent(
+fn span(
     what: &'static str,
     data: *const c_void,
-    bytes: usize,
+    elements: usize,
     element: Layout,
     (rows, cols): (usize, usize),
-) -> Result<(usize, usize), lanenorm_status> {
+) -> Result<Span, lanenorm_status> {
     let start = data.addr();
-    if data.is_null() {
-        let message = format_args!("{what} is NULL, expected {rows} rows of {cols}");
-        return Err(refuse(lanenorm_status::NullPointer, message));
+    if start == 0 || start & (element.align() - 1) != 0 {
+        return Err(no_pointer(what, start, element, (rows, cols)));
     }
-    if !start.is_multiple_of(element.align()) {
-        let message = format_args!("{what} is at {start:#x}, expected a multiple of {}", element.align());
-        return Err(refuse(lanenorm_status::Misaligned, message));
+    let bytes = elements.checked_mul(element.size()).filter(|&bytes| bytes <= isize::MAX as usize);
+    match bytes.and_then(|bytes| start.checked_add(bytes)) {
+        Some(end) => Ok(Span { start, end }),
+        None => Err(overflows(what, rows, cols, elements, 0)),
     }
-    match start.checked_add(bytes) {
-        Some(end) => Ok((start, end)),
-        None => Err(overflows(what, rows, cols, 0, 0)),
+}
+
+#[cold]
+fn no_pointer(what: &str, start: usize, element: Layout, (rows, cols): (usize, usize)) -> lanenorm_status {
+    if start == 0 {
+        return refuse(lanenorm_status::NullPointer, format_args!("{what} is NULL, expected {rows} rows of {cols}"));
     }
+    let message = format_args!("{what} is at {start:#x}, expected a multiple of {}", element.align());
+    refuse(lanenorm_status::Misaligned, message)
+}
+
+#[cold]
+fn overlap_one_another(what: &str, cols: usize, stride: usize, outer_stride: usize) -> lanenorm_status {
+    let message = format_args!(
+        "the rows of {what} overlap: they have {cols} columns and start {stride} elements apart, runs {outer_stride}"
+    );
+    refuse(lanenorm_status::Stride, message)
 }
 
 #[cold]
@@ -177,33 +226,39 @@ fn gcd(mut a: usize, mut b: usize) -> usize {
 }
 
 impl Place {
+    /// A vector, if there is one.
+    pub(super) fn vector(what: &'static str, span: Span) -> Option<Self> {
+        let len = span.end - span.start;
+        (len > 0).then_some(Self {
+            what,
+            span,
+            row_len: len,
+            run_len: len,
+            stride: 0,
+            outer_stride: 0,
+            replaceable: false,
+        })
+    }
+
     /// The same place, which may be written over by an output that lies exactly there; or such an output.
-    #[inline(always)]
     pub(super) fn replaceable(self) -> Self {
         Self { replaceable: true, ..self }
     }
 
     /// Whether the elements of both are the same ones.
-    #[inline(always)]
-    pub(super) fn is(&self, other: &Self) -> bool {
-        let at = |p: &Self| (p.start, p.end, p.row_len, p.stride, p.outer_stride);
+    fn is(&self, other: &Self) -> bool {
+        let at = |p: &Self| (p.span, p.row_len, p.stride, p.outer_stride);
         at(self) == at(other)
     }
 
-    #[inline(always)]
-    fn overlaps(&self, other: &Self) -> bool {
-        self.start < other.end && other.start < self.end && !self.is_interleaved_with(other)
-    }
-
-    /// Whether no element belongs to both, though some of one lie between those of the other: columns of the same rows,
-    /// say. If both repeat with some period, and the rows (or runs) have different phases, this is so.
-    #[cold]
+    /// Whether no element belongs to both, though some of one lie between those of the other: columns of the same rows, say. If
+    /// both repeat with some period, and the rows (or runs) have different phases, this is so.
     fn is_interleaved_with(&self, other: &Self) -> bool {
         let outer = gcd(self.outer_stride, other.outer_stride);
         let all = gcd(outer, gcd(self.stride, other.stride));
         let apart = |period: usize, len: usize, other_len: usize| {
-            let phase = |start: usize| start.checked_rem(period);
-            match (phase(self.start), phase(other.start)) {
+            let phase = |place: &Self| place.span.start.checked_rem(period);
+            match (phase(self), phase(other)) {
                 (Some(a), Some(b)) => {
                     let ahead = if b >= a { b - a } else { period - (a - b) };
                     ahead >= len && other_len <= period - ahead
@@ -223,14 +278,12 @@ pub(super) struct Places {
 }
 
 impl Places {
-    #[inline(always)]
     fn push(&mut self, place: Place) {
         self.places[self.len] = Some(place);
         self.len += 1;
     }
 
     /// A buffer that is read.
-    #[inline(always)]
     pub(super) fn read(&mut self, place: impl Into<Option<Place>>) {
         if let Some(place) = place.into() {
             self.push(place);
@@ -238,16 +291,15 @@ impl Places {
     }
 
     /// A buffer that is written: that it overlaps no other, but for one that it replaces.
-    #[inline(always)]
     pub(super) fn write(&mut self, place: impl Into<Option<Place>>) -> Result<(), lanenorm_status> {
         let Some(place) = place.into() else { return Ok(()) };
         for other in self.places[..self.len].iter().flatten() {
             let replaces = place.replaceable && other.replaceable && place.is(other);
-            if place.overlaps(other) && !replaces {
+            if place.span.meets(other.span) && !replaces && !place.is_interleaved_with(other) {
                 let (a, b) = (&place, other);
                 let message = format_args!(
                     "{} (bytes {:#x} to {:#x}) overlaps {} ({:#x} to {:#x})",
-                    a.what, a.start, a.end, b.what, b.start, b.end
+                    a.what, a.span.start, a.span.end, b.what, b.span.start, b.span.end
                 );
                 return Err(refuse(lanenorm_status::Overlap, message));
             }
