@@ -1,6 +1,5 @@
 //! Gradients: of whole tensors, and of ranges of blocks.
 
-use std::alloc::Layout;
 use std::ffi::c_void;
 use std::slice;
 
@@ -209,7 +208,7 @@ impl<'a, T: Element> Checked<'a, T> {
         check_groups(plan, shape.rows)?;
         let params_len = params_len(plan)?;
 
-        let (own, float) = (Layout::new::<T>(), Layout::new::<T::Float>());
+        let (own, float) = (size_of::<T>(), size_of::<T::Float>());
         let of = |what, optional: bool, data: *const c_void, strides| {
             if shape.is_empty() || (optional && data.is_null()) {
                 return Ok(None);
@@ -228,8 +227,8 @@ impl<'a, T: Element> Checked<'a, T> {
         places.read(place("x", x));
         places.read(place("ds", ds));
         if !shape.is_empty() {
-            let gamma_layout = if wide_gamma { Layout::new::<f32>() } else { own };
-            places.read(vector("gamma", gamma, params_len, gamma_layout)?);
+            let gamma_size = if wide_gamma { size_of::<f32>() } else { own };
+            places.read(vector("gamma", gamma, params_len, gamma_size)?);
             places.read(vector("mean", mean, shape.rows, float)?);
             places.read(vector("mean_lo", mean_lo, shape.rows, float)?);
             places.read(vector("rstd", rstd, shape.rows, float)?);
@@ -359,10 +358,10 @@ where
         let message = format_args!("{count} blocks from block {first} on, of {blocks} blocks");
         return Err(refuse(lanenorm_status::Size, message));
     }
-    let float = Layout::new::<T::Float>();
+    let float = size_of::<T::Float>();
     let mut scratch = |what, p: *mut c_void, len, needed: bool| {
         if p.is_null() && needed {
-            let message = format_args!("{what} is NULL, expected {len} elements of {} bytes", float.size());
+            let message = format_args!("{what} is NULL, expected {len} elements of {} bytes", float);
             return Err(refuse(lanenorm_status::NullPointer, message));
         }
         checked.places.write(Place::vector(what, vector(what, p, len, float)?))
@@ -427,7 +426,7 @@ where
         return Err(refuse(lanenorm_status::NullPointer, message));
     }
     // That they are apart from dgamma and dbeta is asked the other way round.
-    let span = vector("partials", partials, all, Layout::new::<T::Float>())?;
+    let span = vector("partials", partials, all, size_of::<T::Float>())?;
     checked.places.write(Place::vector("partials", span))?;
     // SAFETY: the caller's duty.
     let mut grads = unsafe { checked.grads(buffers) };

@@ -1,6 +1,5 @@
 //! Normalizing: of whole tensors, and of ranges of rows.
 
-use std::alloc::Layout;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::slice;
@@ -158,59 +157,37 @@ impl<T: Element> Normalization<T, false> for Normalizations {
     }
 }
 
-/// The sizes of elements.
-#[derive(Clone, Copy, Debug)]
-struct Elements {
-    /// Of x, residual, bias and sum.
-    own: Layout,
-    /// Of gamma and beta.
-    params: Layout,
-    y: Layout,
-    stats: Layout,
-}
-
-impl Elements {
-    #[inline(always)]
-    fn new<T: Element>(wide: Wide) -> Self {
-        let own = Layout::new::<T>();
-        let beside = |wide: bool| if wide { Layout::new::<f32>() } else { own };
-        Self { own, params: beside(wide.gamma), y: beside(wide.y), stats: Layout::new::<T::Float>() }
-    }
-}
-
 /// What is found out about a call by checking it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Checked {
     x: Rows,
-    residual: Option<Rows>,
-    /// Where the sum goes.
-    s: Option<Rows>,
+    /// The residual, and where the sum goes.
+    residual: Option<(Rows, Rows)>,
     y: Rows,
     inner_rows: usize,
     streaming: bool,
 }
 
-/// Checks all but the range of rows. `None` if there is nothing to do.
-///
-/// This is compiled once for all types.
-#[inline(never)]
+/// Checks all but the range of rows. Elements of x have `own` bytes, those of statistics `float`. `None` if there is nothing
+/// to do.
+#[inline(always)]
 fn check(
     plan: &Plan,
     wide: Wide,
     centered: bool,
-    elements: Elements,
+    (own, float): (usize, usize),
     buffers: &lanenorm_forward_buffers,
 ) -> Result<Option<Checked>, lanenorm_status> {
     let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
-    let absent = |p: *const c_void| p.is_null();
-    if !centered && !(absent(buffers.beta) && absent(buffers.mean) && absent(buffers.mean_lo)) {
+    let has_residual = !buffers.residual.data.is_null();
+    let has_sum = !buffers.sum.data.is_null();
+    if !centered && !(buffers.beta.is_null() && buffers.mean.is_null() && buffers.mean_lo.is_null()) {
         return Err(unsupported("beta, mean or mean_lo is given, which RMS normalization does not have"));
     }
-    let has_residual = !absent(buffers.residual.data);
-    if !has_residual && !(absent(buffers.sum.data) && absent(buffers.bias)) {
+    if !has_residual && (has_sum || !buffers.bias.is_null()) {
         return Err(unsupported("sum or bias is given without residual"));
     }
-    if has_residual && absent(buffers.sum.data) && wide.y {
+    if has_residual && !has_sum && wide.y {
         return Err(unsupported("sum is NULL, but y, in f32 beside 16 bits, has no room for it"));
     }
     if plan.groups > 1 && !shape.rows.is_multiple_of(plan.groups * plan.repeat) {
@@ -219,60 +196,105 @@ fn check(
     if shape.is_empty() {
         return Ok(None);
     }
-    let rows = |what, rows: &lanenorm_rows, element| {
-        Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), &shape, element)
-    };
-    let rows_mut = |what, rows: &lanenorm_rows_mut, element| {
-        Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), &shape, element)
-    };
-    let x = rows("x", &buffers.x, elements.own)?;
-    let residual = if has_residual { Some(rows("residual", &buffers.residual, elements.own)?) } else { None };
-    let sum = if absent(buffers.sum.data) { None } else { Some(rows_mut("sum", &buffers.sum, elements.own)?) };
-    let y = rows_mut("y", &buffers.y, elements.y)?;
-    let params_len = params_len(plan)?;
-    let bias = vector("bias", buffers.bias, shape.cols, elements.own)?;
-    let gamma = vector("gamma", buffers.gamma, params_len, elements.params)?;
-    let beta = vector("beta", buffers.beta, params_len, elements.params)?;
-    let mean = vector("mean", buffers.mean, shape.rows, elements.stats)?;
-    let mean_lo = vector("mean_lo", buffers.mean_lo, shape.rows, elements.stats)?;
-    let rstd = vector("rstd", buffers.rstd, shape.rows, elements.stats)?;
-
+    let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, wide, (own, float), buffers, &shape)?;
     let span = |rows: &Option<Rows>| rows.as_ref().map_or(Span::default(), |rows| rows.span);
-    let replaces = |output: &Rows, input: &Rows| !wide.y && output.are(input);
-    let y_is_x = replaces(&y, &x);
-    let reads = [if y_is_x { Span::default() } else { x.span }, span(&residual), bias, gamma, beta];
-    let outputs = [span(&sum), mean, mean_lo, rstd];
-    let meets = |output: Span| reads.iter().any(|read| read.meets(output));
-    let mut doubtful = meets(y.span);
+    let y_is_x = !wide.y && y.are(&x);
+    let reads = [span(&residual), vectors[0], vectors[1], vectors[2]];
+    let mut doubtful = (!y_is_x && y.span.meets(x.span)) | reads.iter().any(|read| read.meets(y.span));
+    let outputs = [span(&sum), stats[0], stats[1], stats[2]];
     for (i, &output) in outputs.iter().enumerate() {
         if output != Span::default() {
-            let other_outputs = outputs[..i].iter().any(|other| other.meets(output));
-            doubtful |= other_outputs | output.meets(x.span) | output.meets(y.span) | meets(output);
+            doubtful |= output.meets(x.span) | output.meets(y.span);
+            doubtful |= reads.iter().chain(&outputs[..i]).any(|other| other.meets(output));
         }
     }
     if doubtful {
-        let row_place = |what, rows: &Rows, element| rows.place(what, &shape, element);
-        let mut places = Places::default();
-        places.read(row_place("x", &x, elements.own).replaceable());
-        places.read(residual.map(|residual| row_place("residual", &residual, elements.own).replaceable()));
-        places.read(Place::vector("bias", bias));
-        places.read(Place::vector("gamma", gamma));
-        places.read(Place::vector("beta", beta));
-        places.write(sum.map(|sum| row_place("sum", &sum, elements.own).replaceable()))?;
-        let y_place = row_place("y", &y, elements.y);
-        places.write(if wide.y { y_place } else { y_place.replaceable() })?;
-        places.write(Place::vector("mean", mean))?;
-        places.write(Place::vector("mean_lo", mean_lo))?;
-        places.write(Place::vector("rstd", rstd))?;
+        check_places(plan, wide, (own, float), buffers, &shape)?;
     }
 
     let s = if has_residual { Some(sum.unwrap_or(y)) } else { None };
     let is_even = |rows: &Option<Rows>| rows.as_ref().is_none_or(|rows| rows.are_even(&shape));
     let even = x.are_even(&shape) && y.are_even(&shape) && is_even(&residual) && is_even(&s);
-    let in_place = y_is_x || residual.is_some_and(|residual| sum.is_none() || replaces(&y, &residual));
-    let streaming = plan.streams_bytes(shape.rows * shape.cols * elements.y.size(), in_place);
+    let y_is_residual = residual.is_some_and(|residual| !has_sum || (!wide.y && y.are(&residual)));
+    let y_size = if wide.y { size_of::<f32>() } else { own };
+    let streaming = plan.streams_bytes(shape.rows * shape.cols * y_size, y_is_x || y_is_residual);
     let inner_rows = if even { shape.rows } else { shape.inner_rows };
-    Ok(Some(Checked { x, residual, s, y, inner_rows, streaming }))
+    Ok(Some(Checked { x, residual: residual.zip(s), y, inner_rows, streaming }))
+}
+
+/// The buffers of a call, each checked by itself.
+struct Buffers {
+    x: Rows,
+    residual: Option<Rows>,
+    sum: Option<Rows>,
+    y: Rows,
+    /// bias, gamma, beta
+    vectors: [Span; 3],
+    /// mean, `mean_lo`, rstd
+    stats: [Span; 3],
+}
+
+impl Buffers {
+    #[inline(always)]
+    fn new(
+        plan: &Plan,
+        wide: Wide,
+        (own, float): (usize, usize),
+        buffers: &lanenorm_forward_buffers,
+        shape: &Shape,
+    ) -> Result<Self, lanenorm_status> {
+        let beside = |wide: bool| if wide { size_of::<f32>() } else { own };
+        let read =
+            |what, rows: &lanenorm_rows| Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), shape, own);
+        let write = |what, rows: &lanenorm_rows_mut, size| {
+            Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), shape, size)
+        };
+        let (len, gamma_size) = (params_len(plan)?, beside(wide.gamma));
+        let has = |data: *const c_void| !data.is_null();
+        Ok(Self {
+            x: read("x", &buffers.x)?,
+            residual: if has(buffers.residual.data) { Some(read("residual", &buffers.residual)?) } else { None },
+            sum: if has(buffers.sum.data) { Some(write("sum", &buffers.sum, own)?) } else { None },
+            y: write("y", &buffers.y, beside(wide.y))?,
+            vectors: [
+                vector("bias", buffers.bias, shape.cols, own)?,
+                vector("gamma", buffers.gamma, len, gamma_size)?,
+                vector("beta", buffers.beta, len, gamma_size)?,
+            ],
+            stats: [
+                vector("mean", buffers.mean, shape.rows, float)?,
+                vector("mean_lo", buffers.mean_lo, shape.rows, float)?,
+                vector("rstd", buffers.rstd, shape.rows, float)?,
+            ],
+        })
+    }
+}
+
+/// That no output overlaps another buffer, to the element.
+#[cold]
+#[inline(never)]
+fn check_places(
+    plan: &Plan,
+    wide: Wide,
+    (own, float): (usize, usize),
+    buffers: &lanenorm_forward_buffers,
+    shape: &Shape,
+) -> Result<(), lanenorm_status> {
+    let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, wide, (own, float), buffers, shape)?;
+    let mut places = Places::default();
+    places.read(x.place("x", shape, own).replaceable());
+    places.read(residual.map(|residual| residual.place("residual", shape, own).replaceable()));
+    for (what, vector) in ["bias", "gamma", "beta"].into_iter().zip(vectors) {
+        places.read(Place::vector(what, vector));
+    }
+    places.write(sum.map(|sum| sum.place("sum", shape, own).replaceable()))?;
+    let y_size = if wide.y { size_of::<f32>() } else { own };
+    let y = y.place("y", shape, y_size);
+    places.write(if wide.y { y } else { y.replaceable() })?;
+    for (what, stat) in ["mean", "mean_lo", "rstd"].into_iter().zip(stats) {
+        places.write(Place::vector(what, stat))?;
+    }
+    Ok(())
 }
 
 #[cold]
@@ -313,7 +335,8 @@ where
             (first, count, 1)
         }
     };
-    if let Some(checked) = &check(plan, wide, CENTERED, Elements::new::<T>(wide), buffers)?
+    let sizes = (size_of::<T>(), size_of::<T::Float>());
+    if let Some(checked) = check(plan, wide, CENTERED, sizes, buffers)?
         && count > 0
     {
         let call = Call::<T> { plan, wide, buffers, checked, marker: PhantomData };
@@ -328,7 +351,7 @@ struct Call<'a, T> {
     plan: &'a Plan,
     wide: Wide,
     buffers: &'a lanenorm_forward_buffers,
-    checked: &'a Checked,
+    checked: Checked,
     marker: PhantomData<T>,
 }
 
@@ -346,7 +369,7 @@ impl<T: Element> Call<'_, T> {
     where
         Normalizations: Normalization<T, CENTERED>,
     {
-        let &Self { plan, wide, buffers, checked, .. } = self;
+        let &Self { plan, wide, buffers, ref checked, .. } = self;
         let &Checked { inner_rows, streaming, .. } = checked;
         let (run, row) = if first < inner_rows { (0, first) } else { (first / inner_rows, first % inner_rows) };
         let raw = |rows: &Rows, wide: bool| {
@@ -357,8 +380,7 @@ impl<T: Element> Call<'_, T> {
             };
             RawRows { p, stride: rows.stride }
         };
-        let addends = checked.residual.as_ref().zip(checked.s.as_ref());
-        let addends = addends.map(|(residual, s)| (raw(residual, false), raw(s, false)));
+        let addends = checked.residual.as_ref().map(|(residual, s)| (raw(residual, false), raw(s, false)));
         let (x, y) = (raw(&checked.x, false), raw(&checked.y, wide.y));
         // SAFETY: places have been checked: the outputs are apart from all else, or are what they replace. The rest is the
         // caller's duty.

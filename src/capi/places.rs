@@ -1,6 +1,5 @@
 //! Where buffers lie: the checks of pointers, strides and overlaps.
 
-use std::alloc::Layout;
 use std::ffi::c_void;
 
 use super::{lanenorm_status, refuse};
@@ -58,6 +57,12 @@ impl Span {
     }
 }
 
+/// The alignment of elements of so many bytes. That of f64 is not its size everywhere.
+#[inline(always)]
+const fn align(size: usize) -> usize {
+    if size == size_of::<f64>() { align_of::<f64>() } else { size }
+}
+
 /// The elements from the first of the first run to the last of the last one.
 #[inline(always)]
 fn extent(runs: usize, stride: usize, len: usize) -> Option<usize> {
@@ -65,7 +70,7 @@ fn extent(runs: usize, stride: usize, len: usize) -> Option<usize> {
 }
 
 impl Rows {
-    /// Rows of elements, of which there are some: that there is a buffer, and that it can hold them apart from one another. A
+    /// Rows of elements of `size` bytes, of which there are some: that there is a buffer, and that it can hold them apart from one another. A
     /// stride of zero stands for rows or runs that follow one another.
     #[inline(always)]
     pub(super) fn new(
@@ -73,11 +78,11 @@ impl Rows {
         data: *const c_void,
         (stride, outer_stride): (usize, usize),
         shape: &Shape,
-        element: Layout,
+        size: usize,
     ) -> Result<Self, lanenorm_status> {
         let &Shape { rows, inner_rows, cols, transposed } = shape;
         if inner_rows != rows || transposed {
-            return Self::of_runs(what, data, (stride, outer_stride), shape, element);
+            return Self::of_runs(what, data, (stride, outer_stride), shape, size);
         }
         let overflow = || overflows(what, rows, cols, stride, 0);
         let stride = if stride == 0 { cols } else { stride };
@@ -85,7 +90,7 @@ impl Rows {
             return Err(overlap_one_another(what, cols, stride, 0));
         }
         let all = extent(rows, stride, cols).ok_or_else(overflow)?;
-        let span = span(what, data, all, element, (rows, cols))?;
+        let span = span(what, data, all, size, (rows, cols))?;
         Ok(Self { data: data.cast_mut(), stride: if rows == 1 { 0 } else { stride }, outer_stride: 0, span })
     }
 
@@ -96,13 +101,13 @@ impl Rows {
         data: *const c_void,
         (stride, outer_stride): (usize, usize),
         shape: &Shape,
-        element: Layout,
+        size: usize,
     ) -> Result<Self, lanenorm_status> {
         let &Shape { rows, inner_rows, cols, transposed } = shape;
         let stride = if stride == 0 { cols } else { stride };
         if transposed {
             let strides = (if outer_stride == 0 { stride } else { outer_stride }, 0);
-            return Self::new(what, data, strides, &Shape { transposed: false, ..*shape }, element);
+            return Self::new(what, data, strides, &Shape { transposed: false, ..*shape }, size);
         }
         let runs = rows / inner_rows;
         let overflow = || overflows(what, rows, cols, stride, outer_stride);
@@ -117,7 +122,7 @@ impl Rows {
             }
         }
         let all = extent(runs, outer_stride, run).ok_or_else(overflow)?;
-        let span = span(what, data, all, element, (rows, cols))?;
+        let span = span(what, data, all, size, (rows, cols))?;
         Ok(Self { data: data.cast_mut(), stride, outer_stride, span })
     }
 
@@ -134,8 +139,8 @@ impl Rows {
     }
 
     /// Where they lie. The shape is that with which they were checked.
-    pub(super) fn place(&self, what: &'static str, shape: &Shape, element: Layout) -> Place {
-        let bytes = |elements: usize| elements * element.size();
+    pub(super) fn place(&self, what: &'static str, shape: &Shape, size: usize) -> Place {
+        let bytes = |elements: usize| elements * size;
         let run_len = (shape.inner_rows - 1) * self.stride + shape.cols;
         Place {
             what,
@@ -162,15 +167,15 @@ pub(super) struct Place {
     replaceable: bool,
 }
 
-/// The elements of a vector, if there is one.
+/// A vector of elements of `size` bytes, if there is one.
 #[inline(always)]
 pub(super) fn vector(
     what: &'static str,
     data: *const c_void,
     len: usize,
-    element: Layout,
+    size: usize,
 ) -> Result<Span, lanenorm_status> {
-    if data.is_null() || len == 0 { Ok(Span::default()) } else { span(what, data, len, element, (1, len)) }
+    if data.is_null() || len == 0 { Ok(Span::default()) } else { span(what, data, len, size, (1, len)) }
 }
 
 /// Where so many elements begin and end.
@@ -179,14 +184,14 @@ fn span(
     what: &'static str,
     data: *const c_void,
     elements: usize,
-    element: Layout,
+    size: usize,
     (rows, cols): (usize, usize),
 ) -> Result<Span, lanenorm_status> {
     let start = data.addr();
-    if start == 0 || start & (element.align() - 1) != 0 {
-        return Err(no_pointer(what, start, element, (rows, cols)));
+    if start == 0 || start & (align(size) - 1) != 0 {
+        return Err(no_pointer(what, start, size, (rows, cols)));
     }
-    let bytes = elements.checked_mul(element.size()).filter(|&bytes| bytes <= isize::MAX as usize);
+    let bytes = elements.checked_mul(size).filter(|&bytes| bytes <= isize::MAX as usize);
     match bytes.and_then(|bytes| start.checked_add(bytes)) {
         Some(end) => Ok(Span { start, end }),
         None => Err(overflows(what, rows, cols, elements, 0)),
@@ -194,11 +199,11 @@ fn span(
 }
 
 #[cold]
-fn no_pointer(what: &str, start: usize, element: Layout, (rows, cols): (usize, usize)) -> lanenorm_status {
+fn no_pointer(what: &str, start: usize, size: usize, (rows, cols): (usize, usize)) -> lanenorm_status {
     if start == 0 {
         return refuse(lanenorm_status::NullPointer, format_args!("{what} is NULL, expected {rows} rows of {cols}"));
     }
-    let message = format_args!("{what} is at {start:#x}, expected a multiple of {}", element.align());
+    let message = format_args!("{what} is at {start:#x}, expected a multiple of {}", align(size));
     refuse(lanenorm_status::Misaligned, message)
 }
 
