@@ -7,7 +7,7 @@ use lanenorm_kernels::backward::{Parts, Stats, merge};
 use lanenorm_kernels::lanes::{Compiled, Element, GradRows, RawGradRows, Vector};
 
 use super::forward::{params, params_len};
-use super::places::{Place, Places, Rows, Shape, vector};
+use super::places::{Place, Places, Rows, Shape, Strided, vector};
 use super::plan::{for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, parallelism, refuse};
 use crate::Error;
@@ -257,8 +257,11 @@ impl<'a, T: Element> Checked<'a, T> {
     /// # Safety
     /// - Of the rows that a job of these is run on, nothing else touches dx meanwhile.
     unsafe fn grad_rows(&self) -> Option<GradRows<'_, T>> {
-        let raw =
-            |rows: Rows| RawGradRows { p: rows.data.cast::<T>(), stride: rows.stride, outer_stride: rows.outer_stride };
+        let raw = |Rows { rows: Strided { data, stride, outer_stride }, .. }| RawGradRows {
+            p: data.cast::<T>(),
+            stride,
+            outer_stride,
+        };
         let &Shape { rows, inner_rows, cols, .. } = &self.shape;
         let (dy, x, ds, dx) = (self.dy?, self.x?, self.ds.map(raw), self.dx.map(raw));
         // SAFETY: places have been checked: dx is apart from all else, or is dy. The rest is the caller's duty.

@@ -34,12 +34,18 @@ impl Shape {
     }
 }
 
-/// The rows of a buffer that has been checked. Strides are in elements, and zero where there is but one row, or run.
+/// Where rows start. Strides are in elements.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows {
+pub(super) struct Strided {
     pub(super) data: *mut c_void,
     pub(super) stride: usize,
     pub(super) outer_stride: usize,
+}
+
+/// The rows of a buffer that has been checked. Strides are zero where there is but one row, or run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows {
+    pub(super) rows: Strided,
     pub(super) span: Span,
 }
 
@@ -91,7 +97,8 @@ impl Rows {
         }
         let all = extent(rows, stride, cols).ok_or_else(overflow)?;
         let span = span(what, data, all, size, (rows, cols))?;
-        Ok(Self { data: data.cast_mut(), stride: if rows == 1 { 0 } else { stride }, outer_stride: 0, span })
+        let rows = Strided { data: data.cast_mut(), stride: if rows == 1 { 0 } else { stride }, outer_stride: 0 };
+        Ok(Self { rows, span })
     }
 
     /// The same for rows in several runs, or in runs of one row.
@@ -123,32 +130,35 @@ impl Rows {
         }
         let all = extent(runs, outer_stride, run).ok_or_else(overflow)?;
         let span = span(what, data, all, size, (rows, cols))?;
-        Ok(Self { data: data.cast_mut(), stride, outer_stride, span })
+        Ok(Self { rows: Strided { data: data.cast_mut(), stride, outer_stride }, span })
     }
 
     /// Whether all rows are evenly apart.
     #[inline(always)]
     pub(super) fn are_even(&self, shape: &Shape) -> bool {
-        shape.inner_rows == shape.rows || Some(self.outer_stride) == shape.inner_rows.checked_mul(self.stride)
+        shape.inner_rows == shape.rows || Some(self.rows.outer_stride) == shape.inner_rows.checked_mul(self.rows.stride)
     }
 
     /// Whether the elements of both, if they have one size, are the same ones.
     #[inline(always)]
     pub(super) fn are(&self, other: &Self) -> bool {
-        self.span == other.span && self.stride == other.stride && self.outer_stride == other.outer_stride
+        self.span == other.span
+            && self.rows.stride == other.rows.stride
+            && self.rows.outer_stride == other.rows.outer_stride
     }
 
     /// Where they lie. The shape is that with which they were checked.
     pub(super) fn place(&self, what: &'static str, shape: &Shape, size: usize) -> Place {
         let bytes = |elements: usize| elements * size;
-        let run_len = (shape.inner_rows - 1) * self.stride + shape.cols;
+        let Strided { stride, outer_stride, .. } = self.rows;
+        let run_len = (shape.inner_rows - 1) * stride + shape.cols;
         Place {
             what,
             span: self.span,
             row_len: bytes(shape.cols),
             run_len: bytes(run_len),
-            stride: bytes(self.stride),
-            outer_stride: bytes(self.outer_stride),
+            stride: bytes(stride),
+            outer_stride: bytes(outer_stride),
             replaceable: false,
         }
     }

@@ -58,6 +58,6 @@ impl Groups {
     /// Whether so many rows can have them.
     #[inline(always)]
     pub(super) fn divide(self, rows: usize) -> bool {
-        !self.all || rows.is_multiple_of(self.period())
+        !self.all || self.period() == 1 || rows.is_multiple_of(self.period())
     }
 }
