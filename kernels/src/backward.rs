@@ -43,12 +43,12 @@ mod merge;
 mod slow;
 mod touches;
 
+use core::array::from_ref;
 use core::ops::RangeInclusive;
 
 use crate::Isa;
-use crate::forward::{Params, RowNorm};
+use crate::forward::{Params, RowNorm, WholeRow};
 use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector};
-use crate::moments::Moments;
 pub(crate) use merge::Merge;
 pub use merge::merge;
 use touches::{Row, Trust, project, second_touch, ways};
@@ -270,11 +270,7 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Kernel for RunParts<
         }
         for r in (0..rows).step_by(BLOCK_ROWS) {
             let n = BLOCK_ROWS.min(rows - r);
-            if n == BLOCK_ROWS {
-                touch_rows::<S, T, CENTERED, BLOCK_ROWS>(simd, job, r, gamma, leaf);
-            } else {
-                touch_rows::<S, T, CENTERED, 1>(simd, job, r, gamma, leaf);
-            }
+            touch_rows(simd, job, r, n, gamma, leaf);
             if job.sums && ((r + n).is_multiple_of(LEAF_ROWS) || r + n == rows) {
                 let len = 2 * leaf.len();
                 let part = &mut partials[r / job.part_rows * len..][..len];
@@ -305,48 +301,89 @@ fn pack_gamma<S: Lanes, T: Element, const CENTERED: bool>(
     }
 }
 
-/// Both touches of the `R` rows from `r` on.
+/// Both touches of the `n` rows from `r` on, one or two.
 #[inline(always)]
-fn touch_rows<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool, const R: usize>(
+fn touch_rows<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     simd: S,
     job: &mut Backward<'_, T, CENTERED>,
     r: usize,
+    n: usize,
     gamma: &[T::Float],
     leaf: &mut [T::Float],
 ) {
-    let mut rows = [Row::NAN; R];
-    for k in 0..R {
-        rows[k] = first_touch(simd, job, r + k, gamma);
+    let mut rows = [Row::NAN; BLOCK_ROWS];
+    let mut trust = Trust::All;
+    for (k, row) in rows.iter_mut().enumerate().take(n) {
+        simd.outline(FirstTouch { job: &*job, r: r + k, gamma, row });
+        trust = trust.min(row.trust);
     }
-    if rows.iter().all(|row| row.trust == Trust::All) {
-        second_touch::<S, T, CENTERED, R>(simd, job, r, &rows, !0, gamma, leaf);
-    } else {
-        touch_doubtful(simd, job, r, &rows, gamma, leaf);
+    let wanted = match trust {
+        Trust::All => !0,
+        // What a row adds to the sums does not depend on whether dx is wanted, and takes the slow path.
+        _ => ways::SUMS,
+    };
+    match (trust, n) {
+        (Trust::Nothing, BLOCK_ROWS) => slow::add_rows::<T, CENTERED, BLOCK_ROWS>(job, r, leaf, T::Float::lanes::<S>()),
+        (Trust::Nothing, _) => slow::add_rows::<T, CENTERED, 1>(job, r, leaf, T::Float::lanes::<S>()),
+        (_, BLOCK_ROWS) => {
+            simd.outline(SecondTouch { job: &mut *job, r, rows: &rows, wanted, gamma, leaf: &mut *leaf })
+        }
+        _ => simd.outline(SecondTouch { job: &mut *job, r, rows: from_ref(&rows[0]), wanted, gamma, leaf: &mut *leaf }),
     }
-}
-
-/// The second touch of rows of which one must take the slow path.
-#[inline(always)]
-fn touch_doubtful<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool, const R: usize>(
-    simd: S,
-    job: &mut Backward<'_, T, CENTERED>,
-    r: usize,
-    rows: &[Row<T::Float>; R],
-    gamma: &[T::Float],
-    leaf: &mut [T::Float],
-) {
-    // What a row adds to the sums does not depend on whether dx is wanted, and takes the slow path.
-    if rows.iter().all(|row| row.trust >= Trust::Statistics) {
-        second_touch::<S, T, CENTERED, R>(simd, job, r, rows, ways::SUMS, gamma, leaf);
-    } else {
-        slow::add_rows::<T, CENTERED, R>(job, r, leaf, T::Float::lanes::<S>());
+    if trust == Trust::All {
+        return;
     }
-    for k in 0..R {
-        if rows[k].trust == Trust::All {
-            second_touch::<S, T, CENTERED, 1>(simd, job, r + k, &[rows[k]], !ways::SUMS, gamma, leaf);
+    for (k, row) in rows.iter().enumerate().take(n) {
+        if row.trust == Trust::All {
+            let wanted = !ways::SUMS;
+            simd.outline(SecondTouch {
+                job: &mut *job,
+                r: r + k,
+                rows: from_ref(row),
+                wanted,
+                gamma,
+                leaf: &mut *leaf,
+            });
         } else {
             slow::write_dx(job, r + k);
         }
+    }
+}
+
+/// What the second touch of row `r` takes.
+struct FirstTouch<'j, 'a, T: Element, const CENTERED: bool> {
+    job: &'j Backward<'a, T, CENTERED>,
+    r: usize,
+    gamma: &'j [T::Float],
+    row: &'j mut Row<T::Float>,
+}
+
+impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Kernel for FirstTouch<'_, '_, T, CENTERED> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        *self.row = first_touch(simd, self.job, self.r, self.gamma);
+    }
+}
+
+/// The second touch of the `R` rows from `r` on.
+struct SecondTouch<'j, 'a, T: Element, const CENTERED: bool, const R: usize> {
+    job: &'j mut Backward<'a, T, CENTERED>,
+    r: usize,
+    rows: &'j [Row<T::Float>; R],
+    wanted: u8,
+    gamma: &'j [T::Float],
+    leaf: &'j mut [T::Float],
+}
+
+impl<T: Element, const CENTERED: bool, const R: usize> Kernel for SecondTouch<'_, '_, T, CENTERED, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { job, r, rows, wanted, gamma, leaf } = self;
+        second_touch::<S, T, CENTERED, R>(simd, job, r, rows, wanted, gamma, leaf);
     }
 }
 
@@ -362,8 +399,12 @@ fn first_touch<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     let norm = match job.stats.row(job.rows.index(r)) {
         Some(norm) => norm,
         // What forward keeps of a row on its slow path may be in range.
-        None => RowNorm::trusted(simd, &moments::<S, T, CENTERED>(simd, job, r), job.eps)
-            .unwrap_or_else(|| slow::statistics(job, r)),
+        None => {
+            // SAFETY: r < rows, and rows have cols > 0 elements.
+            let (moments, _) =
+                unsafe { simd.outline(WholeRow::<T, CENTERED>::moments(&job.rows.x(r).into(), job.rows.cols())) };
+            RowNorm::trusted(simd, &moments, job.eps).unwrap_or_else(|| slow::statistics(job, r))
+        }
     };
     let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
     if !trusted_rstd.contains(&rstd) {
@@ -380,11 +421,4 @@ fn first_touch<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     let trust = if is_moderate || size == 0.0 && slow::is_zero(job, r) { Trust::All } else { Trust::Statistics };
     let inv_cols = 1.0 / job.rows.cols() as f64;
     Row::new(&norm, s1 * inv_cols, s2 * inv_cols, trust)
-}
-
-/// The moments of row `r`.
-#[inline(always)]
-fn moments<S: Lanes, T: Element, const CENTERED: bool>(simd: S, job: &Backward<'_, T, CENTERED>, r: usize) -> Moments {
-    // SAFETY: r < rows, and rows have cols > 0 elements.
-    unsafe { crate::moments::row::<S, T, CENTERED, false>(simd, job.rows.x(r).into(), job.rows.cols()) }
 }

@@ -16,8 +16,10 @@
 //! - *Whole rows*, when there is only one or when two no longer share a cache: moments, then normalize. Very long
 //!   rows are normalized from the back, whose elements the cache still holds.
 //!
-//! If `ADD`, x is the sum of two tensors. The loops that take moments then read the addends and write x, and the second
-//! touch reads x as ever: nothing else knows of sums.
+//! The portable tier has the last of them alone: it has no units that could overlap.
+//!
+//! Where x is the sum of two tensors, each chunk of it is taken just before its moments, which then read it from the cache:
+//! nothing else knows of sums.
 //!
 //! # Range
 //!
@@ -42,8 +44,8 @@ use crate::lanes::{
 use crate::moments::{self, CHUNK, Moments};
 use crate::rescue;
 use blocks::Blocks;
+use elements::Row;
 pub use elements::RowNorm;
-use elements::normalize_row;
 pub(crate) use elements::probe;
 use fused::Fused;
 pub use groups::Groups;
@@ -271,8 +273,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     /// The job, which has rows and columns.
     #[inline(always)]
     pub(crate) fn run_here(&mut self, isa: Isa) {
-        let finite = if self.rows.is_sum() { self.forward::<true>(isa) } else { self.forward::<false>(isa) };
-        if !finite || self.is_grouped() {
+        if !self.forward(isa) || self.is_grouped() {
             self.canonicalize_nans();
         }
     }
@@ -282,23 +283,35 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     ///
     /// Returns whether a row of y is known to be finite.
     #[inline(always)]
-    fn forward<const ADD: bool>(&mut self, isa: Isa) -> bool {
+    fn forward(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
-        let mut finite = true;
         // Streaming, short rows have cache lines in common.
         if !self.streaming && cols <= BLOCK_COLS && rows >= FOLD_ROWS {
-            first = rows - rows % FOLD_ROWS;
-            finite = isa.run(Blocks::<T, CENTERED, ADD> { job: self, rows: first });
-        }
-        match rows - first {
-            0 => finite,
-            2.. if cols <= CHUNK => isa.run(Fused::<T, CENTERED, ADD, true> { job: self, first }),
-            2.. if cols * size_of::<T>() <= FUSED_BYTES => {
-                isa.run(Fused::<T, CENTERED, ADD, false> { job: self, first })
+            let whole = rows - rows % FOLD_ROWS;
+            match isa.run_simd(Blocks { job: self, rows: whole }) {
+                Some(finite) if whole == rows => return finite,
+                Some(_) => first = whole,
+                None => {}
             }
-            _ => isa.run(WholeRows::<T, CENTERED, ADD> { job: self, first }),
         }
+        if rows - first >= 2 && cols * size_of::<T>() <= FUSED_BYTES {
+            let finite = if cols <= CHUNK {
+                isa.run_simd(Fused::<T, CENTERED, true> { job: self, first })
+            } else {
+                isa.run_simd(Fused::<T, CENTERED, false> { job: self, first })
+            };
+            if let Some(finite) = finite {
+                return finite;
+            }
+        }
+        let mut finite = false;
+        for r in first..rows {
+            // SAFETY: r < rows.
+            let row = unsafe { self.input(r) };
+            (_, finite) = isa.run(WholeRow { row: &row, cols, job: Some((&mut *self, r)) });
+        }
+        finite
     }
 
     /// What the moments of row `r` are taken of.
@@ -306,9 +319,9 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
-    unsafe fn input<const ADD: bool>(&self, r: usize) -> Input<T, ADD> {
+    unsafe fn input(&self, r: usize) -> Input<T> {
         // SAFETY: the caller's duty.
-        unsafe { self.rows.input(r, self.bias) }
+        unsafe { self.rows.input(r, self.bias, self.streaming) }
     }
 
     /// Where row `r` of y goes.
@@ -413,11 +426,11 @@ impl<T: Element, const CENTERED: bool> Kernel for Normalize<'_, T, CENTERED> {
         // SAFETY: there is a row 0.
         let (x, y) = unsafe { (self.row.source(0), self.row.target(0, self.streaming)) };
         // SAFETY: all lengths are cols, checked by the constructor.
-        let seen = unsafe { normalize_row::<S, T, CENTERED>(simd, x, y, &self.norm, &affine, cols) };
+        let finite = unsafe { Row::<T, CENTERED> { x, y, norm: self.norm, affine }.normalize(simd, cols) };
         if self.streaming {
             simd.fence();
         }
-        if T::Float::any_nan(simd, seen) {
+        if !finite {
             // SAFETY: there is a row 0.
             unsafe { canonicalize_row(&mut self.row, 0, &self.params) };
         }
@@ -492,35 +505,48 @@ fn finish_row<T: Element, const CENTERED: bool>(job: &mut Forward<'_, T, CENTERE
     }
 }
 
-/// Rows one by one, from `first` on. There is one at least. Returns whether a row of y is known to be finite.
-struct WholeRows<'j, 'a, T: Element, const CENTERED: bool, const ADD: bool> {
-    job: &'j mut Forward<'a, T, CENTERED>,
-    first: usize,
+/// Takes the moments of a row of `cols > 0` elements, which whoever makes this knows to be there, and normalizes it if it is a row
+/// of a job.
+pub(crate) struct WholeRow<'j, 'a, T: Element, const CENTERED: bool> {
+    /// Borrowed for the same reason as jobs are.
+    row: &'j Input<T>,
+    cols: usize,
+    job: Option<(&'j mut Forward<'a, T, CENTERED>, usize)>,
 }
 
-impl<T: Element, const CENTERED: bool, const ADD: bool> Kernel for WholeRows<'_, '_, T, CENTERED, ADD> {
-    type Output = bool;
+impl<'j, T: Element, const CENTERED: bool> WholeRow<'j, '_, T, CENTERED> {
+    /// The moments alone.
+    ///
+    /// # Safety
+    /// - The row has `cols > 0` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn moments(row: &'j Input<T>, cols: usize) -> Self {
+        Self { row, cols, job: None }
+    }
+}
+
+impl<T: Element, const CENTERED: bool> Kernel for WholeRow<'_, '_, T, CENTERED> {
+    /// The moments, and whether the row of y is known to be finite.
+    type Output = (Moments, bool);
 
     #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { job, first } = self;
-        let cols = job.rows.cols();
-        let inv_cols = 1.0 / cols as f64;
-        let mut seen = T::Float::splat(simd, T::Float::NAN);
-        for r in first..job.rows.rows() {
-            // SAFETY: r < rows.
-            let (x, y, affine) = unsafe { (job.rows.source(r), job.target(r), job.affine(r)) };
-            // SAFETY: x has cols elements.
-            let moments = unsafe { moments::row::<S, T, CENTERED, ADD>(simd, job.input(r), cols) };
-            if let Some(norm) = settle(simd, job, r, &moments, inv_cols) {
-                // SAFETY: the row has cols elements; so have gamma and beta, checked by the constructor.
-                seen = unsafe { normalize_row::<S, T, CENTERED>(simd, x, y, &norm, &affine, cols) };
-            }
+    fn run<S: Lanes>(self, simd: S) -> (Moments, bool) {
+        let Self { row, cols, job } = self;
+        // SAFETY: the row has cols elements.
+        let moments = unsafe { moments::row::<S, T, CENTERED>(simd, *row, cols) };
+        let Some((job, r)) = job else { return (moments, false) };
+        let mut finite = false;
+        if let Some(norm) = settle(simd, job, r, &moments, 1.0 / cols as f64) {
+            // SAFETY: the job has row r, of cols elements; so have gamma and beta, checked by the constructor.
+            finite = unsafe {
+                let (x, y, affine) = (job.rows.source(r), job.target(r), job.affine(r));
+                Row::<T, CENTERED> { x, y, norm, affine }.normalize(simd, cols)
+            };
         }
         if job.streaming {
             simd.fence();
         }
-        !T::Float::any_nan(simd, seen)
+        (moments, finite)
     }
 }
 

@@ -171,27 +171,39 @@ impl Isa {
     /// Runs a kernel in a function compiled for this tier.
     #[inline(always)]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        if self.tier() == Tier::Scalar {
+            return scalar(kernel);
+        }
+        match self.run_simd(kernel) {
+            Some(output) => output,
+            None => unreachable!("all other tiers have units for it"),
+        }
+    }
+
+    /// The same, but for the portable tier, for which the kernel is not even compiled: `None` there.
+    #[inline(always)]
+    pub fn run_simd<K: Kernel>(self, kernel: K) -> Option<K::Output> {
         #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         use crate::lanes::Entry;
         match self.0 {
-            Token::Scalar => scalar(kernel),
+            Token::Scalar => None,
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(t) => {
                 // SAFETY: the features of `tokens::Avx2` include all those of V3.
                 let simd = unsafe { pulp::x86::V3::new_unchecked() };
-                t.vectorize(Entry { simd, kernel })
+                Some(t.vectorize(Entry { simd, kernel }))
             }
             #[cfg(target_arch = "x86_64")]
-            Token::Avx512(simd) => simd.vectorize(Entry { simd, kernel }),
+            Token::Avx512(simd) => Some(simd.vectorize(Entry { simd, kernel })),
             #[cfg(target_arch = "aarch64")]
-            Token::Neon(simd) => simd.vectorize(Entry { simd, kernel }),
+            Token::Neon(simd) => Some(simd.vectorize(Entry { simd, kernel })),
         }
     }
 }
 
 /// Keeps the portable code out of line, as `vectorize` does that of the other tiers.
 #[inline(never)]
-fn scalar<K: Kernel>(kernel: K) -> K::Output {
+pub(crate) fn scalar<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(pulp::Scalar128b)
 }
 

@@ -79,6 +79,12 @@ impl<S: Lanes, K: Kernel> pulp::NullaryFnOnce for Entry<S, K> {
 /// `N` below is `Self::F32_LANES`. All arithmetic is IEEE 754 with rounding to nearest even, so an implementation has no
 /// freedom in its results (NaN payloads aside).
 pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
+    /// Whether common cases are worth loops of their own. On a tier that few processors use, little code is worth more.
+    const SPECIALIZES: bool = true;
+
+    /// Runs a kernel in a function of its own that is compiled for this tier: for code that several kernels have in common.
+    fn outline<K: Kernel>(self, kernel: K) -> K::Output;
+
     /// `N` elements from `p`, which need not be aligned.
     ///
     /// # Safety
@@ -208,6 +214,12 @@ pub trait Bf16Lanes: Simd {
     fn split(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
     /// The inverse of [`split`](Self::split).
     fn join(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
+}
+
+/// `n`, of which the compiler knows nothing: a loop over so many rows is not unrolled, which would make much code and save little.
+#[inline(always)]
+pub(crate) fn rolled(n: usize) -> usize {
+    core::hint::black_box(n)
 }
 
 /// The square root of one f64, by the tier's instruction.

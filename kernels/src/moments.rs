@@ -45,7 +45,8 @@
 use core::mem::MaybeUninit;
 
 use crate::Isa;
-use crate::lanes::{Compiled, Element, Float, Input, Kernel, Lanes, MAX_REGS, Pair, Source, regs};
+use crate::forward::WholeRow;
+use crate::lanes::{Compiled, Element, Float, Input, Lanes, MAX_REGS, Pair, Source, regs};
 use crate::rescue;
 
 /// The number of elements whose sums are taken in the type that they are computed in.
@@ -306,11 +307,11 @@ impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
     /// # Safety
     /// - x has at least `i + T::STEP` elements.
     #[inline(always)]
-    pub(crate) unsafe fn step<const ADD: bool>(&mut self, simd: S, x: Input<T, ADD>, i: usize) {
+    pub(crate) unsafe fn step(&mut self, simd: S, x: Source<T>, i: usize) {
         self.bank_at(simd, i);
         for j in 0..regs::<S>() {
             // SAFETY: the caller's duty.
-            let pair = unsafe { x.take(simd, i, j) };
+            let pair = unsafe { x.load_lanes(simd, i, j) };
             self.add(simd, j, pair);
         }
     }
@@ -320,14 +321,14 @@ impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
     /// # Safety
     /// - x has at least `i + n` elements.
     #[inline(always)]
-    pub(crate) unsafe fn step_tail<const ADD: bool>(&mut self, simd: S, x: Input<T, ADD>, i: usize, n: usize) {
+    pub(crate) unsafe fn step_tail(&mut self, simd: S, x: Source<T>, i: usize, n: usize) {
         self.bank_at(simd, i);
         for j in 0..regs::<S>() {
             if T::simd_pair_start::<S>(j) >= n {
                 break;
             }
             // SAFETY: the caller's duty: n counts from i.
-            let pair = unsafe { x.take_tail(simd, i, j, n, self.c) };
+            let pair = unsafe { x.load_lanes_tail(simd, i, j, n, self.c) };
             self.add(simd, j, pair);
         }
     }
@@ -375,21 +376,21 @@ pub(crate) fn finish<T: Element>(c: T::Float, s: T::Float, q: T::Float, len: Chu
 /// # Safety
 /// - x has at least `len` elements, `len > 0`.
 #[inline(always)]
-pub(crate) unsafe fn sample<S: Lanes, T: Element, const ADD: bool>(simd: S, x: Input<T, ADD>, len: usize) -> Reg<S, T> {
+pub(crate) unsafe fn sample<S: Lanes, T: Element>(simd: S, x: Source<T>, len: usize) -> Reg<S, T> {
     // SAFETY: len > 0.
-    let x0 = T::Float::splat(simd, unsafe { x.peek_first() });
+    let x0 = T::Float::splat(simd, unsafe { x.get(0) }.to_computed());
     let mut r = regs::<S>();
     let mut sums = [x0; MAX_REGS];
     if len >= T::STEP {
         let stride = (len / RUNS) & !(T::RUN - 1);
         for j in 0..r {
             // SAFETY: run k ends at k * stride + RUN <= (k + 1) * (len / RUNS) <= len, as RUN <= len / RUNS.
-            sums[j] = less::<S, T>(simd, unsafe { x.peek_runs(simd, stride, j) }, x0);
+            sums[j] = less::<S, T>(simd, unsafe { x.load_runs(simd, stride, j) }, x0);
         }
     } else {
         for (j, sum) in sums[..r].iter_mut().enumerate() {
             // SAFETY: the caller's duty.
-            *sum = less::<S, T>(simd, unsafe { x.peek_tail(simd, 0, j, len, x0) }, x0);
+            *sum = less::<S, T>(simd, unsafe { x.load_lanes_tail(simd, 0, j, len, x0) }, x0);
         }
     }
     while r > 1 {
@@ -418,16 +419,16 @@ pub(crate) fn shift<T: Element>(x0: T::Float, samples: T::Float, len: ChunkLen<T
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk_shift<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
+pub(crate) unsafe fn chunk_shift<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    x: Input<T, ADD>,
+    x: Source<T>,
     len: ChunkLen<T>,
 ) -> T::Float {
     if !CENTERED {
         return T::Float::default();
     }
     // SAFETY: the caller's duty.
-    let (x0, samples) = unsafe { (x.peek_first(), sample(simd, x, len.len)) };
+    let (x0, samples) = unsafe { (x.get(0).to_computed(), sample(simd, x, len.len)) };
     shift(x0, T::Float::fold(simd, samples), len)
 }
 
@@ -436,9 +437,9 @@ pub(crate) unsafe fn chunk_shift<S: Lanes, T: Element, const CENTERED: bool, con
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
+unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    x: Input<T, ADD>,
+    x: Source<T>,
     c: T::Float,
     len: ChunkLen<T>,
 ) -> Moments {
@@ -456,33 +457,36 @@ pub(crate) unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool, const ADD
     sums.finish(simd, c, len)
 }
 
-/// The moments of a row or of a subtree of it, `cols > 0` elements.
+/// The moments of a row or of a subtree of it, `cols > 0` elements. Sums are taken chunk by chunk, while they are in the cache.
 ///
 /// # Safety
 /// - x has at least `cols` elements.
 #[inline(always)]
-pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
-    simd: S,
-    x: Input<T, ADD>,
-    cols: usize,
-) -> Moments {
+pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(simd: S, input: Input<T>, cols: usize) -> Moments {
+    let x = input.row();
     let (inner, last) = ChunkLen::of_row(cols);
     let len_at = |at: usize| if cols - at > CHUNK { inner } else { last };
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let (mut at, mut len) = (0, len_at(0));
     // SAFETY: x has cols elements.
-    let mut c = unsafe { chunk_shift::<S, T, CENTERED, ADD>(simd, x, len) };
+    let mut c = unsafe {
+        input.take_sums(simd, 1, 0, len.len);
+        chunk_shift::<S, T, CENTERED>(simd, x, len)
+    };
     loop {
         let next = at + len.len;
         let (next_len, mut next_c) = (len_at(next.min(cols - 1)), c);
         if next < cols {
             // The shift of the next chunk is on its way while this one is summed.
             // SAFETY: next_len elements are left at next.
-            next_c = unsafe { chunk_shift::<S, T, CENTERED, ADD>(simd, x.after(next), next_len) };
+            next_c = unsafe {
+                input.take_sums(simd, 1, next, next_len.len);
+                chunk_shift::<S, T, CENTERED>(simd, x.after(next), next_len)
+            };
         }
         // SAFETY: len elements are left at at.
-        let chunk = unsafe { chunk::<S, T, CENTERED, ADD>(simd, x.after(at), c, len) };
+        let chunk = unsafe { chunk::<S, T, CENTERED>(simd, x.after(at), c, len) };
         if cols <= CHUNK {
             return chunk;
         }
@@ -527,19 +531,7 @@ impl<T: Element> RowMoments<'_, T> {
 
     #[inline(always)]
     pub(crate) fn run_here<const CENTERED: bool>(self, isa: Isa) -> Moments {
-        isa.run(Fast::<T, CENTERED>(self.x))
-    }
-}
-
-/// The fast sums of a slice that is not empty.
-struct Fast<'a, T, const CENTERED: bool>(&'a [T]);
-
-impl<T: Element, const CENTERED: bool> Kernel for Fast<'_, T, CENTERED> {
-    type Output = Moments;
-
-    #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) -> Moments {
-        // SAFETY: the source has as many elements as the slice, which is not empty.
-        unsafe { row::<S, T, CENTERED, false>(simd, Input::from(Source::from(self.0)), self.0.len()) }
+        // SAFETY: the slice has as many elements, and is not empty.
+        unsafe { isa.run(WholeRow::<T, CENTERED>::moments(&Source::from(self.x).into(), self.x.len())).0 }
     }
 }

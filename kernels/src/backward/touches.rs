@@ -246,8 +246,10 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps. The flags are those of the rows.
     unsafe {
         let mut seen = match way {
-            ways::ALL if R > 1 => touch::<S, T, CENTERED, { ways::ALL }, R>(simd, &loaded, beside, way, whole),
-            ways::ALL_STREAMED if R > 1 => {
+            ways::ALL if R > 1 && S::SPECIALIZES => {
+                touch::<S, T, CENTERED, { ways::ALL }, R>(simd, &loaded, beside, way, whole)
+            }
+            ways::ALL_STREAMED if R > 1 && S::SPECIALIZES => {
                 touch::<S, T, CENTERED, { ways::ALL_STREAMED }, R>(simd, &loaded, beside, way, whole)
             }
             _ => touch::<S, T, CENTERED, { ways::ANY }, R>(simd, &loaded, beside, way, whole),
@@ -321,7 +323,9 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
                     if has_ds {
                         let ds = row.ds.unwrap_unchecked().load(simd, i);
                         dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
-                        seen = probe::<S, T::Float>(simd, seen, dx);
+                        for v in dx {
+                            seen = probe::<S, T::Float>(simd, seen, v);
+                        }
                     }
                     let target = row.dx.unwrap_unchecked();
                     if streams {
@@ -375,7 +379,9 @@ unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>
                 if let Some(ds) = row.ds {
                     let ds = ds.load_tail(simd, i, n, zero);
                     dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
-                    seen = probe::<S, T::Float>(simd, seen, dx);
+                    for v in dx {
+                        seen = probe::<S, T::Float>(simd, seen, v);
+                    }
                 }
                 target.store_tail(simd, i, n, dx);
             }

@@ -1,20 +1,20 @@
 //! Short rows, eight at a time.
 
 use super::affines::Affines;
-use super::elements::{Norm, RowNorm, normalize, normalize_row};
+use super::elements::{Norm, Row, RowNorm, normalize};
 use super::{Forward, rescue_row};
-use crate::lanes::{Element, FOLD_ROWS, Float, Kernel, Lanes, Packed};
+use crate::lanes::{Element, FOLD_ROWS, Float, Kernel, Lanes, Packed, rolled};
 use crate::moments::{self, ChunkLen, Sums};
 
 /// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
 /// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether a
 /// row of y is known to be finite.
-pub(super) struct Blocks<'j, 'a, T: Element, const CENTERED: bool, const ADD: bool> {
+pub(super) struct Blocks<'j, 'a, T: Element, const CENTERED: bool> {
     pub(super) job: &'j mut Forward<'a, T, CENTERED>,
     pub(super) rows: usize,
 }
 
-impl<T: Element, const CENTERED: bool, const ADD: bool> Kernel for Blocks<'_, '_, T, CENTERED, ADD> {
+impl<T: Element, const CENTERED: bool> Kernel for Blocks<'_, '_, T, CENTERED> {
     type Output = bool;
 
     #[inline(always)]
@@ -23,15 +23,15 @@ impl<T: Element, const CENTERED: bool, const ADD: bool> Kernel for Blocks<'_, '_
         let mut packed = Packed::NOTHING;
         let mut affines = Affines::new(job, rows);
         let mut seen = T::Float::splat(simd, T::Float::NAN);
-        let mut norm = block_moments::<S, T, CENTERED, ADD>(simd, job, 0);
-        for r in (0..rows).step_by(FOLD_ROWS) {
-            let next = if r + FOLD_ROWS < rows {
-                block_moments::<S, T, CENTERED, ADD>(simd, job, r + FOLD_ROWS)
-            } else {
-                norm
-            };
-            seen = block_normalize::<S, T, CENTERED>(simd, job, r, &norm, &mut affines, &mut packed);
+        let mut norm = BlockNorm::NOTHING;
+        let mut r = 0;
+        while r < rows + FOLD_ROWS {
+            let next = if r < rows { block_moments::<S, T, CENTERED>(simd, job, r) } else { norm };
+            if r >= FOLD_ROWS {
+                seen = block_normalize::<S, T, CENTERED>(simd, job, r - FOLD_ROWS, &norm, &mut affines, &mut packed);
+            }
             norm = next;
+            r += FOLD_ROWS;
         }
         !T::Float::any_nan(simd, seen)
     }
@@ -55,6 +55,14 @@ struct BlockNorm<F> {
 }
 
 impl<F: Float> BlockNorm<F> {
+    const NOTHING: Self = Self {
+        mean: [F::NAN; FOLD_ROWS],
+        mean_lo: [F::NAN; FOLD_ROWS],
+        rstd: [F::NAN; FOLD_ROWS],
+        rescued: [true; FOLD_ROWS],
+        any_rescued: true,
+    };
+
     #[inline(always)]
     fn row(&self, k: usize) -> RowNorm<F> {
         RowNorm { mean: self.mean[k], mean_lo: self.mean_lo[k], rstd: self.rstd[k] }
@@ -63,7 +71,7 @@ impl<F: Float> BlockNorm<F> {
 
 /// Takes the moments of the rows `r..r + FOLD_ROWS`.
 #[inline(always)]
-fn block_moments<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
+fn block_moments<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
     job: &mut Forward<'_, T, CENTERED>,
     r: usize,
@@ -71,24 +79,27 @@ fn block_moments<S: Lanes, T: Element, const CENTERED: bool, const ADD: bool>(
     let cols = job.rows.cols();
     let len = ChunkLen::<T>::new(cols);
     let zero = T::Float::splat(simd, T::Float::default());
+    // SAFETY: the caller's rows are there.
+    unsafe { job.input(r).take_sums(simd, FOLD_ROWS, 0, cols) };
     let mut c = [T::Float::default(); FOLD_ROWS];
     if CENTERED {
         let mut samples = [zero; FOLD_ROWS];
-        for (k, samples) in samples.iter_mut().enumerate() {
+        for (k, samples) in samples.iter_mut().enumerate().take(rolled(FOLD_ROWS)) {
             // SAFETY: the caller's rows are there, and have cols > 0 elements.
-            *samples = unsafe { moments::sample(simd, job.input::<ADD>(r + k), cols) };
+            *samples = unsafe { moments::sample(simd, job.rows.source(r + k), cols) };
         }
         let samples = T::Float::fold_rows(simd, &samples);
         for k in 0..FOLD_ROWS {
             // SAFETY: rows have cols > 0 elements.
-            c[k] = moments::shift(unsafe { job.input::<ADD>(r + k).peek_first() }, samples[k], len);
+            let first = unsafe { job.rows.source(r + k).get(0) };
+            c[k] = moments::shift(first.to_computed(), samples[k], len);
         }
     }
     let (mut s, mut q) = ([zero; FOLD_ROWS], [zero; FOLD_ROWS]);
-    for (k, (s, q)) in s.iter_mut().zip(&mut q).enumerate() {
+    for (k, (s, q)) in s.iter_mut().zip(&mut q).enumerate().take(rolled(FOLD_ROWS)) {
         job.rows.prefetch_strided(simd, r + k + AHEAD);
         // SAFETY: the caller's rows are there.
-        let x = unsafe { job.input::<ADD>(r + k) };
+        let x = unsafe { job.rows.source(r + k) };
         let mut sums = Sums::<S, T, CENTERED>::new(simd, c[k]);
         let mut i = 0;
         while i + T::STEP <= cols {
@@ -174,35 +185,28 @@ fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
 ) -> <T::Float as Float>::Reg<S> {
     let cols = job.rows.cols();
     let mut seen = T::Float::splat(simd, T::Float::NAN);
-    if norm.any_rescued {
-        for k in 0..FOLD_ROWS {
+    if norm.any_rescued || job.is_grouped() {
+        for k in 0..rolled(FOLD_ROWS) {
             if !norm.rescued[k] {
                 // SAFETY: the caller's rows are there and have cols elements; so have gamma and beta, checked by the
                 // constructor.
                 unsafe {
                     let (x, y) = (job.rows.source(r + k), job.target(r + k));
                     let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
-                    normalize_row::<S, T, CENTERED>(simd, x, y, &norm.row(k), &affine, cols);
+                    Row::<T, CENTERED> { x, y, norm: norm.row(k), affine }.normalize_part(simd, 0, cols);
                 }
             }
         }
         return seen;
     }
-    for k in (0..FOLD_ROWS).step_by(2) {
+    for k in (0..rolled(FOLD_ROWS)).step_by(2) {
         // SAFETY: as above.
         unsafe {
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
             let y = [job.target(r + k), job.target(r + k + 1)];
             let norm = [Norm::new(simd, &norm.row(k)), Norm::new(simd, &norm.row(k + 1))];
-            if job.is_grouped() {
-                let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
-                normalize::<S, T, CENTERED, 1>(simd, [x[0]], [y[0]], &[norm[0]], &affine, 0, cols);
-                let affine = affines.of_row::<S, CENTERED>(simd, job, r + k + 1, packed);
-                normalize::<S, T, CENTERED, 1>(simd, [x[1]], [y[1]], &[norm[1]], &affine, 0, cols);
-            } else {
-                let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
-                seen = normalize::<S, T, CENTERED, 2>(simd, x, y, &norm, &affine, 0, cols);
-            }
+            let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
+            seen = normalize::<S, T, CENTERED, 2>(simd, x, y, &norm, &affine, 0, cols);
         }
     }
     seen

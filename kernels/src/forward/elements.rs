@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use crate::lanes::{Affine, Element, Float, Lanes, Pair, Source, Target, regs, sqrt_f64, way};
+use crate::lanes::{Affine, Element, Float, Kernel, Lanes, Pair, Source, Target, sqrt_f64, way};
 use crate::moments::{CHUNK, Moments};
 
 /// Longer rows are normalized from the back, in pieces of this many columns.
@@ -99,9 +99,10 @@ impl<S: Lanes, F: Float> Norm<S, F> {
 
 /// A sum that stays zero as long as no value is infinite or NaN, and becomes NaN then.
 #[inline(always)]
-pub(crate) fn probe<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, [a, b]: [F::Reg<S>; 2]) -> F::Reg<S> {
+pub(crate) fn probe<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, v: F::Reg<S>) -> F::Reg<S> {
     let zero = F::splat(simd, F::default());
-    F::fma(simd, b, zero, F::fma(simd, a, zero, sum))
+    // Both are exact, and the portable tier has no instruction for the first.
+    if S::SPECIALIZES { F::fma(simd, v, zero, sum) } else { F::plus(simd, F::times(simd, v, zero), sum) }
 }
 
 /// Normalizes the elements from..to of `R` rows. Returns zeros, or a NaN in some lane if an element of y is not finite.
@@ -120,32 +121,32 @@ pub(super) unsafe fn normalize<S: Lanes, T: Element, const CENTERED: bool, const
     to: usize,
 ) -> <T::Float as Float>::Reg<S> {
     // SAFETY: the caller's duty.
-    let (mut i, mut seen) = unsafe {
-        match affine.way::<CENTERED>(y[0]) {
-            way::PLAIN if !T::ROUNDS => steps::<S, T, CENTERED, { way::PLAIN }, R>(simd, x, y, norm, affine, from, to),
-            way::AFFINE => steps::<S, T, CENTERED, { way::AFFINE }, R>(simd, x, y, norm, affine, from, to),
-            way::OFFSET => steps::<S, T, CENTERED, { way::OFFSET }, R>(simd, x, y, norm, affine, from, to),
-            _ => steps::<S, T, CENTERED, { way::REST }, R>(simd, x, y, norm, affine, from, to),
+    let (i, mut seen) = unsafe {
+        match affine.way::<S, CENTERED>(y[0]) {
+            way::PLAIN if !T::ROUNDS => pairs::<S, T, CENTERED, { way::PLAIN }, R>(simd, x, y, norm, affine, from, to),
+            way::AFFINE => pairs::<S, T, CENTERED, { way::AFFINE }, R>(simd, x, y, norm, affine, from, to),
+            way::OFFSET => pairs::<S, T, CENTERED, { way::OFFSET }, R>(simd, x, y, norm, affine, from, to),
+            _ => pairs::<S, T, CENTERED, { way::REST }, R>(simd, x, y, norm, affine, from, to),
         }
     };
-    while i < to {
-        let n = (to - i).min(2 * T::Float::lanes::<S>());
+    if i < to {
         for r in 0..R {
-            // SAFETY: n elements are left.
-            let v = unsafe { normalize_tail::<S, T, CENTERED>(simd, x[r], y[r], &norm[r], affine, i, n) };
-            seen = probe::<S, T::Float>(simd, seen, v);
+            // SAFETY: to - i elements are left, fewer than a pair.
+            let v = unsafe { normalize_tail::<S, T, CENTERED>(simd, x[r], y[r], &norm[r], affine, i, to - i) };
+            for v in v {
+                seen = probe::<S, T::Float>(simd, seen, v);
+            }
         }
-        i += n;
     }
     seen
 }
 
-/// The whole steps among the elements from..to. Returns where they end, and what `normalize` does.
+/// The whole pairs of registers among the elements from..to. Returns where they end, and what `normalize` does.
 ///
 /// # Safety
 /// - As there.
 #[inline(always)]
-unsafe fn steps<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const R: usize>(
+unsafe fn pairs<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const R: usize>(
     simd: S,
     x: [Source<T>; R],
     y: [Target<T>; R],
@@ -154,23 +155,23 @@ unsafe fn steps<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
     from: usize,
     to: usize,
 ) -> (usize, <T::Float as Float>::Reg<S>) {
-    // More than one, lest they become the longest chain of the loop.
-    let mut probes = [T::Float::splat(simd, T::Float::default()); 2];
+    let zero = T::Float::splat(simd, T::Float::default());
+    // Two, lest they become the longest chain of the loop.
+    let mut probes = [zero; 2];
     let mut i = from;
-    while i + T::STEP <= to {
-        for k in 0..regs::<S>() {
-            let j = k * 2 * T::Float::lanes::<S>();
-            // SAFETY: the loop's condition and the caller's duty.
-            unsafe {
-                let affine_ij = affine.load::<S, CENTERED, WAY>(simd, i, j);
-                for r in 0..R {
-                    let v = norm[r].apply_pair::<CENTERED, WAY>(simd, x[r].load(simd, i + j), affine_ij);
-                    y[r].store::<S, WAY>(simd, i + j, v);
-                    probes[k % 2] = probe::<S, T::Float>(simd, probes[k % 2], v);
+    while i + 2 * T::Float::lanes::<S>() <= to {
+        // SAFETY: the loop's condition and the caller's duty.
+        unsafe {
+            let affine_i = affine.load::<S, CENTERED, WAY>(simd, i, 0);
+            for r in 0..R {
+                let v = norm[r].apply_pair::<CENTERED, WAY>(simd, x[r].load(simd, i), affine_i);
+                y[r].store::<S, WAY>(simd, i, v);
+                for k in 0..2 {
+                    probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
                 }
             }
         }
-        i += T::STEP;
+        i += 2 * T::Float::lanes::<S>();
     }
     (i, T::Float::plus(simd, probes[0], probes[1]))
 }
@@ -199,57 +200,77 @@ unsafe fn normalize_tail<S: Lanes, T: Element, const CENTERED: bool>(
     }
 }
 
-/// Normalizes a row whose statistics are known. Returns zeros, or a NaN in some lane if an element of y is not finite.
-///
-/// # Safety
-/// - x and y have at least `cols` elements, as have gamma and beta if present.
-#[inline(always)]
-pub(super) unsafe fn normalize_row<S: Lanes, T: Element, const CENTERED: bool>(
-    simd: S,
-    x: Source<T>,
-    y: Target<T>,
-    norm: &RowNorm<T::Float>,
-    affine: &Affine<T>,
-    cols: usize,
-) -> <T::Float as Float>::Reg<S> {
-    let norm = [Norm::new(simd, norm)];
-    // SAFETY: the caller's duty.
-    let (head, mut probe) = unsafe { normalize_head::<S, T, CENTERED>(simd, x, y, &norm[0], affine, cols) };
-    let mut to = cols;
-    loop {
-        let from = head + (to - head).saturating_sub(1) / PIECE_COLS * PIECE_COLS;
-        // SAFETY: head <= from <= to <= cols, and PIECE_COLS is a multiple of every pair of registers.
-        let piece = unsafe { normalize::<S, T, CENTERED, 1>(simd, [x], [y], &norm, affine, from, to) };
-        probe = T::Float::plus(simd, probe, piece);
-        if from == head {
-            return probe;
+/// A row whose statistics are known. Whoever makes one knows that x and y have as many elements as are to be normalized, as
+/// have gamma and beta if present.
+#[derive(Clone, Copy)]
+pub(super) struct Row<T: Element, const CENTERED: bool> {
+    pub(super) x: Source<T>,
+    pub(super) y: Target<T>,
+    pub(super) norm: RowNorm<T::Float>,
+    pub(super) affine: Affine<T>,
+}
+
+impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
+    /// Normalizes the first `cols` elements. Returns whether those of y are finite.
+    ///
+    /// # Safety
+    /// - There are so many.
+    #[inline(always)]
+    pub(super) unsafe fn normalize<S: Lanes>(&self, simd: S, cols: usize) -> bool {
+        // SAFETY: the caller's duty.
+        let (head, mut finite) = unsafe { self.normalize_head(simd, cols) };
+        let mut to = cols;
+        loop {
+            let from = head + (to - head).saturating_sub(1) / PIECE_COLS * PIECE_COLS;
+            // SAFETY: head <= from <= to <= cols, and PIECE_COLS is a multiple of every pair of registers.
+            finite &= unsafe { self.normalize_part(simd, from, to) };
+            if from == head {
+                return finite;
+            }
+            to = from;
         }
-        to = from;
+    }
+
+    /// When streaming, normalizes those of the first `cols` elements that precede the first aligned one. Returns how many those
+    /// were, and whether they are finite.
+    ///
+    /// # Safety
+    /// - There are so many.
+    #[inline(always)]
+    pub(super) unsafe fn normalize_head<S: Lanes>(&self, simd: S, cols: usize) -> (usize, bool) {
+        let head = self.y.misalignment::<S>().min(cols);
+        // SAFETY: they are fewer than a pair of registers, and so are not streamed.
+        (head, head == 0 || unsafe { self.normalize_part(simd, 0, head) })
+    }
+
+    /// Normalizes the elements from..to. Returns whether those of y are finite.
+    ///
+    /// # Safety
+    /// - As for [`normalize`].
+    #[inline(always)]
+    pub(super) unsafe fn normalize_part<S: Lanes>(&self, simd: S, from: usize, to: usize) -> bool {
+        simd.outline(Part { row: self, from, to })
     }
 }
 
-/// When streaming, normalizes the elements that precede the first aligned one. Returns how many those were, and
-/// zeros, or a NaN if one of them is not finite.
-///
-/// # Safety
-/// - x and y have at least `cols` elements, as have gamma and beta if present.
-#[inline(always)]
-pub(super) unsafe fn normalize_head<S: Lanes, T: Element, const CENTERED: bool>(
-    simd: S,
-    x: Source<T>,
-    y: Target<T>,
-    norm: &Norm<S, T::Float>,
-    affine: &Affine<T>,
-    cols: usize,
-) -> (usize, <T::Float as Float>::Reg<S>) {
-    let zero = T::Float::splat(simd, T::Float::default());
-    let head = y.misalignment::<S>().min(cols);
-    if head == 0 {
-        return (0, zero);
+/// The elements from..to of a row: what [`normalize`] asks of them holds.
+struct Part<'r, T: Element, const CENTERED: bool> {
+    row: &'r Row<T, CENTERED>,
+    from: usize,
+    to: usize,
+}
+
+impl<T: Element, const CENTERED: bool> Kernel for Part<'_, T, CENTERED> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> bool {
+        let Self { row: &Row { x, y, ref norm, ref affine }, from, to } = self;
+        let norm = [Norm::new(simd, norm)];
+        // SAFETY: whoever made this knew that.
+        let seen = unsafe { normalize::<S, T, CENTERED, 1>(simd, [x], [y], &norm, affine, from, to) };
+        !T::Float::any_nan(simd, seen)
     }
-    // SAFETY: head <= cols, and less than a pair.
-    let v = unsafe { normalize_tail::<S, T, CENTERED>(simd, x, y, norm, affine, 0, head) };
-    (head, probe::<S, T::Float>(simd, zero, v))
 }
 
 const _: () = assert!(PIECE_COLS.is_multiple_of(<f32 as Element>::STEP));

@@ -8,7 +8,8 @@ use core::arch::x86_64::*;
 
 use pulp::{Simd, f32x4, f32x8, f64x4, x86::V3};
 
-use super::{FOLD_ROWS, Lanes};
+use super::{Entry, FOLD_ROWS, Kernel, Lanes};
+use crate::isa::tokens;
 
 const N: usize = V3::F32_LANES;
 
@@ -45,6 +46,12 @@ unsafe fn keep_first(v: f32x8, n: usize, fill: f32x8) -> f32x8 {
 }
 
 impl Lanes for V3 {
+    #[inline(always)]
+    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: V3 tokens are made for kernels from `tokens::Avx2` alone.
+        unsafe { tokens::Avx2::new_unchecked() }.vectorize(Entry { simd: self, kernel })
+    }
+
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x8 {
         // SAFETY: the caller's duty; a V3 token exists, so AVX is there.

@@ -8,7 +8,7 @@ use core::arch::x86_64::*;
 
 use pulp::{Simd, f32x8, f32x16, f64x8, x86::V4};
 
-use super::{FOLD_ROWS, Lanes, avx2};
+use super::{Entry, FOLD_ROWS, Kernel, Lanes, avx2};
 
 const N: usize = V4::F32_LANES;
 
@@ -20,6 +20,11 @@ fn mask(n: usize) -> __mmask16 {
 }
 
 impl Lanes for V4 {
+    #[inline(always)]
+    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        self.vectorize(Entry { simd: self, kernel })
+    }
+
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x16 {
         // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.

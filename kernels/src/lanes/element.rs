@@ -135,13 +135,6 @@ pub trait Element: Pod + Compiled<true> + Compiled<false> + Beside<Self> + Debug
     #[doc(hidden)]
     unsafe fn simd_load_runs<S: Lanes>(simd: S, p: *const Self, stride: usize, j: usize) -> Pair<S, Self>;
 
-    /// The inverse of [`simd_load_lanes`](Self::simd_load_lanes).
-    #[doc(hidden)]
-    unsafe fn simd_store_lanes<S: Lanes>(simd: S, p: *mut Self, j: usize, v: Pair<S, Self>);
-
-    #[doc(hidden)]
-    unsafe fn simd_store_lanes_tail<S: Lanes>(simd: S, p: *mut Self, j: usize, n: usize, v: Pair<S, Self>);
-
     /// Elements rounded to this type.
     #[doc(hidden)]
     fn simd_round<S: Lanes>(simd: S, v: Pair<S, Self>) -> Pair<S, Self>;

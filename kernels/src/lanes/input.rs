@@ -1,179 +1,143 @@
 //! What moments are taken of.
 
-use super::{Element, Float, Lanes, Pair, Source};
+use super::{Element, Float, Kernel, Lanes, Pair, Source};
 
-/// The elements of a row, or, if `ADD`, the sums (x + residual) + bias, which are written as they are taken: rounded to the
-/// type of the elements.
+/// A row, which may be a sum that is yet to be taken, and those below it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Input<T, const ADD: bool> {
-    pub(super) x: Source<T>,
-    pub(super) residual: Source<T>,
-    /// Negative zeros, read again and again by way of a mask of 0, where there is no bias: adding them changes no bits.
-    pub(super) bias: Source<T>,
-    pub(super) bias_mask: usize,
-    pub(super) sum: *mut T,
-    /// The bytes from an element of x, or of the residual, to the one below it. (Of one row, a stride may be anything.)
-    pub(super) strides: [usize; 2],
+pub(crate) struct Input<T> {
+    x: Source<T>,
+    /// The bytes from an element to the one below it. (Of one row, a stride may be anything.)
+    stride: usize,
+    addition: Option<Addition<T>>,
 }
 
-impl<T, const ADD: bool> From<Source<T>> for Input<T, ADD> {
+impl<T> From<Source<T>> for Input<T> {
     #[inline(always)]
     fn from(x: Source<T>) -> Self {
-        debug_assert!(!ADD);
-        let (residual, bias) = (Source(x.0), Source(x.0));
-        Self { x, residual, bias, bias_mask: 0, sum: core::ptr::null_mut(), strides: [0; 2] }
+        Self { x, stride: 0, addition: None }
     }
 }
 
-impl<T: Element, const ADD: bool> Input<T, ADD> {
-    /// The input from element `i` on.
+impl<T: Element> Input<T> {
+    #[inline(always)]
+    pub(super) fn new(x: Source<T>, stride: usize, addition: Option<Addition<T>>) -> Self {
+        Self { x, stride: stride.wrapping_mul(size_of::<T>()), addition }
+    }
+
+    /// The row, whose elements are there once their sums have been taken.
+    #[inline(always)]
+    pub(crate) fn row(self) -> Source<T> {
+        self.x
+    }
+
+    /// Takes the sums of `cols` columns from `from` on of `rows` rows from this on, if they are sums.
     ///
     /// # Safety
-    /// - There are at least `i` elements.
+    /// - There are so many rows and columns.
     #[inline(always)]
-    pub(crate) unsafe fn after(self, i: usize) -> Self {
-        // SAFETY: the caller's duty.
-        unsafe {
-            let x = Source(self.x.0.add(i));
-            if !ADD {
-                return Self { x, ..self };
-            }
-            Self {
-                x,
-                residual: Source(self.residual.0.add(i)),
-                bias: Source(self.bias.0.add(i & self.bias_mask)),
-                sum: self.sum.add(i),
-                ..self
-            }
+    pub(crate) unsafe fn take_sums<S: Lanes>(self, simd: S, rows: usize, from: usize, cols: usize) {
+        if let Some(addition) = self.addition {
+            // SAFETY: the caller's duty.
+            simd.outline(unsafe { addition.part(rows, from, cols) });
         }
     }
 
     /// Asks for the step that starts at `i` of the next row.
     #[inline(always)]
     pub(crate) fn prefetch_next_row<S: Lanes>(self, simd: S, i: usize) {
-        let mut line = 0;
-        while line < T::STEP * size_of::<T>() {
-            simd.prefetch(self.x.0.wrapping_add(i).cast::<u8>().wrapping_add(self.strides[0]).wrapping_add(line));
-            if ADD {
-                simd.prefetch(
-                    self.residual.0.wrapping_add(i).cast::<u8>().wrapping_add(self.strides[1]).wrapping_add(line),
-                );
-            }
-            line += 64;
-        }
+        prefetch_step(simd, self.x.0.wrapping_add(i).wrapping_byte_add(self.stride));
     }
+}
 
-    /// Takes pair `j` of the step that starts at `i`.
-    ///
+/// Asks for the step that starts at `p`, which need not be there.
+#[inline(always)]
+fn prefetch_step<S: Lanes, T: Element>(simd: S, p: *const T) {
+    let mut line = 0;
+    while line < T::STEP * size_of::<T>() {
+        simd.prefetch(p.cast::<u8>().wrapping_add(line));
+        line += 64;
+    }
+}
+
+/// Rows of sums (x + residual) + bias, rounded to the type of the elements. All the elements that it names are there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addition<T> {
+    pub(super) x: *const T,
+    pub(super) x_stride: usize,
+    pub(super) residual: *const T,
+    pub(super) residual_stride: usize,
+    /// Negative zeros, read again and again by way of a mask of 0, where there is no bias: adding them changes no bits.
+    pub(super) bias: *const T,
+    pub(super) bias_mask: usize,
+    /// May be the same as an addend.
+    pub(super) sum: *mut T,
+    pub(super) sum_stride: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    /// Whether to ask for the addends of the next row.
+    pub(super) ahead: bool,
+}
+
+impl<T: Element> Addition<T> {
     /// # Safety
-    /// - There are at least `i + T::STEP` elements.
+    /// - There are so many rows and columns.
     #[inline(always)]
-    pub(crate) unsafe fn take<S: Lanes>(self, simd: S, i: usize, j: usize) -> Pair<S, T> {
+    unsafe fn part(self, rows: usize, from: usize, cols: usize) -> Self {
         // SAFETY: the caller's duty.
         unsafe {
-            let x = T::simd_load_lanes(simd, self.x.0.add(i), j);
-            if !ADD {
-                return x;
+            Self {
+                x: self.x.add(from),
+                residual: self.residual.add(from),
+                bias: self.bias.add(from & self.bias_mask),
+                sum: self.sum.add(from),
+                rows,
+                cols,
+                ..self
             }
-            let residual = T::simd_load_lanes(simd, self.residual.0.add(i), j);
-            let bias = T::simd_load_lanes(simd, self.bias.0.add(i & self.bias_mask), j);
-            let sum = add::<S, T>(simd, x, residual, bias);
-            T::simd_store_lanes(simd, self.sum.add(i), j, sum);
-            sum
         }
     }
+}
 
-    /// Takes pair `j` of a step of which `n` elements are left, from `i` on; `fill` in the lanes above.
-    ///
-    /// # Safety
-    /// - There are at least `i + n` elements.
-    #[inline(always)]
-    pub(crate) unsafe fn take_tail<S: Lanes>(
-        self,
-        simd: S,
-        i: usize,
-        j: usize,
-        n: usize,
-        fill: <T::Float as Float>::Reg<S>,
-    ) -> Pair<S, T> {
-        // SAFETY: the caller's duty.
-        unsafe {
-            let sum = self.peek_tail(simd, i, j, n, fill);
-            if ADD {
-                T::simd_store_lanes_tail(simd, self.sum.add(i), j, n, sum);
-            }
-            sum
-        }
-    }
+impl<T: Element> Kernel for Addition<T> {
+    type Output = ();
 
-    /// What [`take_tail`](Self::take_tail) would take, without writing it.
-    ///
-    /// # Safety
-    /// - As there.
     #[inline(always)]
-    pub(crate) unsafe fn peek_tail<S: Lanes>(
-        self,
-        simd: S,
-        i: usize,
-        j: usize,
-        n: usize,
-        fill: <T::Float as Float>::Reg<S>,
-    ) -> Pair<S, T> {
-        // SAFETY: the caller's duty.
-        unsafe {
-            let x = T::simd_load_lanes_tail(simd, self.x.0.add(i), j, n, fill);
-            if !ADD {
-                return x;
+    fn run<S: Lanes>(self, simd: S) {
+        let pair = 2 * T::Float::lanes::<S>();
+        let fill = T::Float::splat(simd, T::Float::default());
+        for r in 0..self.rows {
+            // SAFETY: so many rows and columns are there.
+            unsafe {
+                let x = self.x.add(r * self.x_stride);
+                let residual = self.residual.add(r * self.residual_stride);
+                let sum = self.sum.add(r * self.sum_stride);
+                let mut i = 0;
+                while i + T::STEP <= self.cols {
+                    if self.ahead {
+                        prefetch_step(simd, x.wrapping_add(i).wrapping_add(self.x_stride));
+                        prefetch_step(simd, residual.wrapping_add(i).wrapping_add(self.residual_stride));
+                    }
+                    let mut j = 0;
+                    while j < T::STEP {
+                        let bias = T::simd_load(simd, self.bias.add((i & self.bias_mask) + j));
+                        let (x, residual) = (T::simd_load(simd, x.add(i + j)), T::simd_load(simd, residual.add(i + j)));
+                        let v = add::<S, T>(simd, x, residual, bias);
+                        T::simd_store_beside::<S, false>(simd, sum, false, i + j, v);
+                        j += pair;
+                    }
+                    i += T::STEP;
+                }
+                while i < self.cols {
+                    let n = pair.min(self.cols - i);
+                    let bias = T::simd_load_tail(simd, self.bias.add(i & self.bias_mask), n, fill);
+                    let (x, residual) = (x.add(i), residual.add(i));
+                    let (x, residual) =
+                        (T::simd_load_tail(simd, x, n, fill), T::simd_load_tail(simd, residual, n, fill));
+                    let v = add::<S, T>(simd, x, residual, bias);
+                    T::simd_store_beside_tail(simd, sum, false, i, n, v);
+                    i += n;
+                }
             }
-            let zero = T::Float::splat(simd, -T::Float::default());
-            let residual = T::simd_load_lanes_tail(simd, self.residual.0.add(i), j, n, zero);
-            let bias = T::simd_load_lanes_tail(simd, self.bias.0.add(i & self.bias_mask), j, n, zero);
-            let sum = add::<S, T>(simd, x, residual, bias);
-            if !T::ROUNDS {
-                return sum;
-            }
-            // Rounding has changed what fills the lanes above.
-            let one = T::Float::splat(simd, T::Float::from_f64(1.0));
-            let above = T::simd_load_lanes_tail(simd, T::step_of_negative_zeros().as_ptr(), j, n, one);
-            [
-                T::Float::select_nonzero(simd, above[0], fill, sum[0]),
-                T::Float::select_nonzero(simd, above[1], fill, sum[1]),
-            ]
-        }
-    }
-
-    /// Pair `j` of a step that is made of runs of elements, `stride` apart, without writing any.
-    ///
-    /// # Safety
-    /// - There are all the elements of the runs.
-    #[inline(always)]
-    pub(crate) unsafe fn peek_runs<S: Lanes>(self, simd: S, stride: usize, j: usize) -> Pair<S, T> {
-        // SAFETY: the caller's duty.
-        unsafe {
-            let x = T::simd_load_runs(simd, self.x.0, stride, j);
-            if !ADD {
-                return x;
-            }
-            let residual = T::simd_load_runs(simd, self.residual.0, stride, j);
-            let bias = T::simd_load_runs(simd, self.bias.0, stride & self.bias_mask, j);
-            add::<S, T>(simd, x, residual, bias)
-        }
-    }
-
-    /// The first element, without writing it.
-    ///
-    /// # Safety
-    /// - There is one.
-    #[inline(always)]
-    pub(crate) unsafe fn peek_first(self) -> T::Float {
-        // SAFETY: the caller's duty.
-        unsafe {
-            let x = (*self.x.0).to_computed();
-            if !ADD {
-                return x;
-            }
-            let sum = (x + (*self.residual.0).to_computed()) + (*self.bias.0).to_computed();
-            T::from_computed(sum).to_computed()
         }
     }
 }

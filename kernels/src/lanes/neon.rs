@@ -9,7 +9,7 @@ use core::arch::asm;
 
 use pulp::{Simd, aarch64::Neon, f32x4, f64x2};
 
-use super::{FOLD_ROWS, Lanes};
+use super::{Entry, FOLD_ROWS, Kernel, Lanes};
 
 const N: usize = Neon::F32_LANES;
 
@@ -28,6 +28,11 @@ unsafe fn keep_first(v: f32x4, n: usize, fill: f32x4) -> f32x4 {
 }
 
 impl Lanes for Neon {
+    #[inline(always)]
+    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        self.vectorize(Entry { simd: self, kernel })
+    }
+
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x4 {
         // SAFETY: the caller's duty; a Neon token exists.

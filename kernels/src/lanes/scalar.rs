@@ -6,7 +6,8 @@ mod binary64;
 
 use pulp::{Scalar128b, Simd, f32x4};
 
-use super::{FOLD_ROWS, Lanes};
+use super::{FOLD_ROWS, Kernel, Lanes};
+use crate::isa;
 
 const N: usize = Scalar128b::F32_LANES;
 
@@ -53,6 +54,13 @@ fn fma_to_odd(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
 }
 
 impl Lanes for Scalar128b {
+    const SPECIALIZES: bool = false;
+
+    #[inline(always)]
+    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        isa::scalar(kernel)
+    }
+
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x4 {
         // SAFETY: the caller's duty; [f32; 4] has the alignment of f32.

@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use super::element::Format;
-use super::{Beside, Element, Float, Lanes, Pair, Target};
+use super::{Beside, Element, Float, Kernel, Lanes, Pair, Target};
 
 /// A vector beside rows of type `T`, of any type that it may have there.
 #[derive(Clone, Copy, Debug)]
@@ -168,9 +168,9 @@ impl<T: Element> Affine<T> {
 
     /// The way of the loops for rows that have these.
     #[inline(always)]
-    pub(crate) fn way<const CENTERED: bool>(&self, y: Target<T>) -> u8 {
+    pub(crate) fn way<S: Lanes, const CENTERED: bool>(&self, y: Target<T>) -> u8 {
         let no_offset = self.offset == T::Float::default();
-        if y.streams() || y.is_wide() {
+        if !S::SPECIALIZES || y.streams() || y.is_wide() {
             way::REST
         } else if T::ROUNDS {
             match self.format {
@@ -188,7 +188,7 @@ impl<T: Element> Affine<T> {
         }
     }
 
-    /// The pairs of registers for the elements from `i + j` on, where `i` starts a step and `j` lies within it. There is no
+    /// The pairs of registers for the elements from `i + j` on, of which `j` lie within a step of stand-ins. There is no
     /// beta unless `CENTERED`.
     ///
     /// # Safety
@@ -276,18 +276,12 @@ impl Packed {
         affine: &Affine<T>,
         cols: usize,
     ) -> Affine<T> {
-        let pair = 2 * S::F32_LANES;
         let [gammas, betas] = &mut self.0;
-        let mut i = 0;
-        while i < cols {
-            // SAFETY: the caller's duty. Pairs begin within the columns, and so end within the room.
-            unsafe {
-                let [gamma, beta] = affine.load_tail::<S, CENTERED>(simd, i, pair.min(cols - i));
-                T::simd_store_packed(simd, gammas.as_mut_ptr().cast::<f32>().add(i), gamma);
-                T::simd_store_packed(simd, betas.as_mut_ptr().cast::<f32>().add(i), beta);
-            }
-            i += pair;
-        }
+        simd.outline(Pack::<T, CENTERED> {
+            affine: *affine,
+            cols,
+            to: [gammas.as_mut_ptr().cast(), betas.as_mut_ptr().cast()],
+        });
         Affine {
             gamma: gammas.as_ptr().cast(),
             beta: betas.as_ptr().cast(),
@@ -295,6 +289,33 @@ impl Packed {
             beta_mask: usize::MAX,
             format: Format::Packed,
             offset: -T::Float::default(),
+        }
+    }
+}
+
+/// Packs `cols` columns of gamma and beta into room for as many and the rest of a pair.
+struct Pack<T: Element, const CENTERED: bool> {
+    affine: Affine<T>,
+    cols: usize,
+    to: [*mut f32; 2],
+}
+
+impl<T: Element, const CENTERED: bool> Kernel for Pack<T, CENTERED> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { affine, cols, to: [gammas, betas] } = self;
+        let pair = 2 * S::F32_LANES;
+        let mut i = 0;
+        while i < cols {
+            // SAFETY: the duty of the caller of `pack`. Pairs begin within the columns, and so end within the room.
+            unsafe {
+                let [gamma, beta] = affine.load_tail::<S, CENTERED>(simd, i, pair.min(cols - i));
+                T::simd_store_packed(simd, gammas.add(i), gamma);
+                T::simd_store_packed(simd, betas.add(i), beta);
+            }
+            i += pair;
         }
     }
 }

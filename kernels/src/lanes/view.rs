@@ -2,6 +2,7 @@
 
 use core::marker::PhantomData;
 
+use super::input::Addition;
 use super::{Beside, Element, Float, Input, Lanes, Pair, way};
 
 /// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x may
@@ -274,32 +275,35 @@ impl<'a, T: Element> RowIo<'a, T> {
         unsafe { if self.wide { self.y.cast::<f32>().add(i).cast() } else { self.y.add(i) } }
     }
 
-    /// What the moments of row `r` are taken of: of the sums with bias if `ADD`, which asks for addends. The bias has
-    /// `self.cols()` elements, if there is one.
+    /// What the moments of row `r`, and of those below it, are taken of. The bias, which sums may have, has `self.cols()`
+    /// elements. With `ahead`, the loops ask for what they read of the next row.
     ///
     /// # Safety
     /// - `r < self.rows()`.
     #[inline(always)]
-    pub(crate) unsafe fn input<const ADD: bool>(&self, r: usize, bias: Option<&[T]>) -> Input<T, ADD> {
-        debug_assert!(ADD == self.is_sum());
+    pub(crate) unsafe fn input(&self, r: usize, bias: Option<&[T]>, ahead: bool) -> Input<T> {
         // SAFETY: the caller's duty.
         let x = unsafe { self.source(r) };
-        match self.addends {
-            Some(a) if ADD => {
-                // SAFETY: the caller's duty, and the constructor's check.
-                let (addend, residual) = unsafe { (a.x.add(r * a.x_stride), a.residual.add(r * a.residual_stride)) };
-                Input {
-                    x: Source(addend),
-                    residual: Source(residual),
-                    bias: Source::from(bias.unwrap_or(T::step_of_negative_zeros())),
+        let addends = match self.addends {
+            // SAFETY: the caller's duty, and the constructor's check. Those of sums were given x as a mutable slice.
+            Some(a) => Some(unsafe {
+                Addition {
+                    x: a.x.add(r * a.x_stride),
+                    x_stride: a.x_stride,
+                    residual: a.residual.add(r * a.residual_stride),
+                    residual_stride: a.residual_stride,
+                    bias: bias.unwrap_or(T::step_of_negative_zeros()).as_ptr(),
                     bias_mask: if bias.is_some() { usize::MAX } else { 0 },
-                    // The constructors of sums were given it as a mutable slice.
                     sum: x.0.cast_mut(),
-                    strides: [a.x_stride, a.residual_stride].map(|stride| stride.wrapping_mul(size_of::<T>())),
+                    sum_stride: self.x_stride,
+                    rows: 1,
+                    cols: self.cols,
+                    ahead,
                 }
-            }
-            _ => Input { strides: [self.x_stride.wrapping_mul(size_of::<T>()), 0], ..Input::from(x) },
-        }
+            }),
+            None => None,
+        };
+        Input::new(x, self.x_stride, addends)
     }
 
     /// Asks for row `r` of x, which need not be there, if other elements lie between the rows.
@@ -408,6 +412,26 @@ impl<T: Element> Source<T> {
     ) -> Pair<S, T> {
         // SAFETY: the caller's duty.
         unsafe { T::simd_load_lanes_tail(simd, self.0.add(i), j, n, fill) }
+    }
+
+    /// Pair `j` of a step that is made of runs of elements, `stride` apart.
+    ///
+    /// # Safety
+    /// - There are all the elements of the runs.
+    #[inline(always)]
+    pub(crate) unsafe fn load_runs<S: Lanes>(self, simd: S, stride: usize, j: usize) -> Pair<S, T> {
+        // SAFETY: the caller's duty.
+        unsafe { T::simd_load_runs(simd, self.0, stride, j) }
+    }
+
+    /// The elements from `i` on.
+    ///
+    /// # Safety
+    /// - There are at least `i` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn after(self, i: usize) -> Self {
+        // SAFETY: the caller's duty.
+        Self(unsafe { self.0.add(i) })
     }
 
     /// A pair of registers of consecutive elements from `i` on.

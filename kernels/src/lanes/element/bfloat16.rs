@@ -47,19 +47,6 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
-    unsafe fn simd_store_lanes<S: Lanes>(simd: S, p: *mut Self, j: usize, v: Pair<S, Self>) {
-        // SAFETY: the caller's duty.
-        unsafe { simd.store_bf16(p.add(Self::simd_pair_start::<S>(j)), v) };
-    }
-
-    #[inline(always)]
-    unsafe fn simd_store_lanes_tail<S: Lanes>(simd: S, p: *mut Self, j: usize, n: usize, v: Pair<S, Self>) {
-        let at = Self::simd_pair_start::<S>(j);
-        // SAFETY: the caller's duty; nothing is written where nothing is left.
-        unsafe { simd.store_bf16_tail(p.wrapping_add(at), n.saturating_sub(at).min(2 * S::F32_LANES), v) };
-    }
-
-    #[inline(always)]
     fn simd_in_order<S: Lanes>(simd: S, v: Pair<S, Self>) -> Pair<S, Self> {
         simd.join(v)
     }

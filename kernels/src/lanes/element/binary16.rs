@@ -15,7 +15,7 @@ impl Element for f16 {
         self.is_finite()
     }
 
-    consecutive!(f32, load_f16, load_f16_tail, load_f16_runs, store_f16, store_f16_tail);
+    consecutive!(f32, load_f16, load_f16_tail, load_f16_runs);
 
     #[inline(always)]
     fn simd_round<S: Lanes>(simd: S, [first, second]: Pair<S, Self>) -> Pair<S, Self> {

@@ -2,7 +2,7 @@
 
 /// What the types whose pairs are consecutive registers have in common.
 macro_rules! consecutive {
-    ($float:ty, $load:ident, $load_tail:ident, $load_runs:ident, $store:ident, $store_tail:ident) => {
+    ($float:ty, $load:ident, $load_tail:ident, $load_runs:ident) => {
         #[inline(always)]
         fn simd_pair_start<S: Lanes>(j: usize) -> usize {
             j * <$float>::lanes::<S>()
@@ -40,28 +40,6 @@ macro_rules! consecutive {
             let regs = <$float>::LANES / <$float>::lanes::<S>();
             // SAFETY: the caller's duty.
             unsafe { [simd.$load_runs(p, stride, j), simd.$load_runs(p, stride, j + regs)] }
-        }
-
-        #[inline(always)]
-        unsafe fn simd_store_lanes<S: Lanes>(simd: S, p: *mut Self, j: usize, v: Pair<S, Self>) {
-            let at = Self::simd_pair_start::<S>(j);
-            // SAFETY: the caller's duty.
-            unsafe {
-                simd.$store(p.add(at), v[0]);
-                simd.$store(p.add(at + <$float>::LANES), v[1]);
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn simd_store_lanes_tail<S: Lanes>(simd: S, p: *mut Self, j: usize, n: usize, v: Pair<S, Self>) {
-            let at = Self::simd_pair_start::<S>(j);
-            let (first, second) = (n.saturating_sub(at), n.saturating_sub(at + <$float>::LANES));
-            let lanes = <$float>::lanes::<S>();
-            // SAFETY: the caller's duty; nothing is written where nothing is left.
-            unsafe {
-                simd.$store_tail(p.wrapping_add(at), first.min(lanes), v[0]);
-                simd.$store_tail(p.wrapping_add(at + <$float>::LANES), second.min(lanes), v[1]);
-            }
         }
 
         #[inline(always)]

@@ -39,7 +39,7 @@ macro_rules! float_element {
                 (self + offset).is_finite()
             }
 
-            consecutive!($t, $load, $load_tail, $load_runs, $store, $store_tail);
+            consecutive!($t, $load, $load_tail, $load_runs);
 
             #[inline(always)]
             fn simd_round<S: Lanes>(_: S, v: Pair<S, Self>) -> Pair<S, Self> {
