@@ -21,8 +21,10 @@
 #![allow(non_camel_case_types, reason = "these names are those of the header")]
 #![allow(clippy::missing_safety_doc, reason = "the duties are the same for all functions: see above")]
 #![allow(clippy::too_many_arguments, reason = "the functions are fixed")]
+#![allow(clippy::doc_markdown, reason = "the docs are those of the header")]
 
 mod backward;
+mod check;
 mod forward;
 mod functions;
 mod places;

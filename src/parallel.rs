@@ -188,3 +188,23 @@ pub(crate) fn backward<T, const CENTERED: bool>(
         || backward(isa, b, partials_b, work_b, scratch, tasks - left),
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_most_n_tasks_are_those_of_auto_or_n() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().expect("a pool");
+        let tasks = |n, elements| Parallelism::AtMost(NonZeroUsize::new(n).expect("not zero")).tasks(elements);
+        pool.install(|| {
+            for elements in [0, ELEMENTS_PER_TASK, 2 * ELEMENTS_PER_TASK, 3 * ELEMENTS_PER_TASK, usize::MAX] {
+                for n in 1..6 {
+                    assert_eq!(tasks(n, elements), Parallelism::Auto.tasks(elements).min(n), "{n}, {elements}");
+                }
+            }
+            assert_eq!([1, 3, 9].map(|n| tasks(n, usize::MAX)), [1, 3, 4]);
+        });
+        assert_eq!(tasks(9, ELEMENTS_FROM_OUTSIDE - 1), 1, "not worth waking the pool");
+    }
+}

@@ -6,7 +6,8 @@ use std::slice;
 use lanenorm_kernels::backward::{Parts, Stats, merge};
 use lanenorm_kernels::lanes::{Compiled, Element, GradRows, RawGradRows, Vector};
 
-use super::forward::{params, params_len};
+use super::check::params_len;
+use super::forward::params;
 use super::places::{Place, Places, Rows, Shape, Strided, vector};
 use super::plan::{for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, parallelism, refuse};
@@ -195,7 +196,7 @@ impl<'a, T: Element> Checked<'a, T> {
         let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
         let sums = !(dgamma.is_null() && dbeta.is_null());
         let has_dx = !buffers.dx.data.is_null();
-        if !CENTERED && !(dbeta.is_null() && mean.is_null() && mean_lo.is_null()) {
+        if !(CENTERED || dbeta.is_null() && mean.is_null() && mean_lo.is_null()) {
             let message = format_args!("dbeta, mean or mean_lo is given, which RMS normalization does not have");
             return Err(refuse(lanenorm_status::Unsupported, message));
         }

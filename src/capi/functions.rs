@@ -74,7 +74,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f64(
             ..FORWARD
         };
         // SAFETY: the caller's duty.
-        unsafe { run_forward::<f64, true>((cols, eps.into(), 0.0), &buffers, threads) }
+        unsafe { run_forward::<f64, true>((cols, eps, 0.0), &buffers, threads) }
     })
 }
 

@@ -146,7 +146,8 @@ impl<'a, T: Element> GradRows<'a, T> {
     /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
     /// the same pointers and split, can be run at once.
     ///
-    /// # Safety Unless there are no rows or no columns, for as long as the rows of a job that is run:
+    /// # Safety
+    /// Unless there are no rows or no columns, for as long as the rows of a job that is run:
     /// - `inner_rows` is not zero.
     /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of dx for writes too.
     /// - What is written is read and written by nothing else.
