@@ -239,8 +239,13 @@ impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
     #[inline(always)]
     pub(super) unsafe fn normalize_head<S: Lanes>(&self, simd: S, cols: usize) -> (usize, bool) {
         let head = self.y.misalignment::<S>().min(cols);
+        if head == 0 {
+            return (0, true);
+        }
+        // A copy, that the row itself can stay in registers.
+        let row = *self;
         // SAFETY: they are fewer than a pair of registers, and so are not streamed.
-        (head, head == 0 || unsafe { self.normalize_part(simd, 0, head) })
+        (head, unsafe { row.normalize_part(simd, 0, head) })
     }
 
     /// Normalizes the elements from..to. Returns whether those of y are finite.

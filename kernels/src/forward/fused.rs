@@ -73,8 +73,9 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
             }
             // Of the last row, which is fused with no other, every element is looked at.
             finite &= match pending {
+                Some(Pending { at, .. }) if at == cols => true,
                 // SAFETY: the pending row has cols elements, of which p.at are done.
-                Some(p) => p.at == cols || unsafe { p.row.normalize_part(simd, p.at, cols) },
+                Some(p) => unsafe { p.row.normalize_part(simd, p.at, cols) },
                 None => false,
             };
             // Only now, since a call to the slow path would have everything that is pending put aside.
