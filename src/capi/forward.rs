@@ -196,6 +196,7 @@ where
 }
 
 /// A call that has been checked, from which parts are taken.
+#[derive(Clone, Copy)]
 struct Call<'a, T> {
     plan: &'a Plan,
     wide: Wide,
@@ -272,8 +273,10 @@ impl<T: Element> Call<'_, T> {
         Normalizations: Normalization<T, CENTERED>,
     {
         if self.checked.inner_rows != self.buffers.rows {
+            // Not by reference, for which all callers would put it into memory.
+            let this = *self;
             // SAFETY: the caller's duty.
-            return unsafe { self.run_runs(first, count, tasks) };
+            return unsafe { this.run_runs(first, count, tasks) };
         }
         // SAFETY: the caller's duty.
         let mut job = unsafe { self.part::<CENTERED>(first, count) };
@@ -289,7 +292,8 @@ impl<T: Element> Call<'_, T> {
     ///
     /// # Safety
     /// - As [`run`](Self::run).
-    unsafe fn run_runs<const CENTERED: bool>(&self, first: usize, count: usize, tasks: usize)
+    #[inline(never)]
+    unsafe fn run_runs<const CENTERED: bool>(self, first: usize, count: usize, tasks: usize)
     where
         T: Compiled<CENTERED>,
         Normalizations: Normalization<T, CENTERED>,
