@@ -4,7 +4,8 @@
 use lanenorm::{Isa, bf16, f16};
 
 use crate::support::{
-    Bf16, Call, F16, F32, F64, KINDS, Operation, Output, Problem, Random, Types, Value, special_row, tiers,
+    Bf16, Call, F16, F32, F64, GradCall, GradProblem, KINDS, Operation, Output, Problem, Random, Types, Value,
+    special_row, tiers,
 };
 
 /// LayerNorm of f32: rows, columns, eps, and the hash of y, mean, `mean_lo` and rstd.
@@ -67,6 +68,28 @@ const HASHES: [(Hashes, &str, [u64; 2]); 9] = [
     (hashes::<(bf16, f32, f32)>, <(bf16, f32, f32)>::NAME, [0x2844_b7f8_bc2d_5ae3, 0x7f63_6315_2e33_37fd]),
 ];
 
+/// Rows, columns, eps and offset of the gradients: one part of rows, several, and ragged ones.
+const GRADIENTS: [(usize, usize, f64, f32); 8] = [
+    (1, 7, 1e-5, 0.0),
+    (17, 64, 1e-5, 1.0),
+    (130, 100, 0.0, 0.0),
+    (65, 333, 1e-12, 1.0),
+    (2049, 12, 1e-5, 0.0),
+    (9, 1025, 1e-5, 0.0),
+    (28, 5000, 1e-5, 1.0),
+    (2, 30_011, 0.0, 0.0),
+];
+
+/// One hash for the gradients of all of those problems, of `LayerNorm` and of `RMSNorm`.
+const GRADIENT_HASHES: [(Hashes, &str, [u64; 2]); 6] = [
+    (gradient_hashes::<F32>, F32::NAME, [0x0291_d3bb_fc63_7535, 0xbc2d_c725_7cd1_c66f]),
+    (gradient_hashes::<F64>, F64::NAME, [0x6e86_8a6b_f77f_e028, 0x6d3a_35a9_8eee_faa7]),
+    (gradient_hashes::<F16>, F16::NAME, [0x7b45_7f01_2aec_79a7, 0x1baa_b626_189c_60e6]),
+    (gradient_hashes::<Bf16>, Bf16::NAME, [0x768e_4c5e_cd65_19e0, 0x058d_2736_b810_5fe7]),
+    (gradient_hashes::<(f16, f32, f16)>, <(f16, f32, f16)>::NAME, [0x6de7_eb11_6df3_3540, 0x31c1_1f57_2d23_74bf]),
+    (gradient_hashes::<(bf16, f32, bf16)>, <(bf16, f32, bf16)>::NAME, [0x3fb9_0467_3499_4866, 0x0c3a_9557_a1d1_a127]),
+];
+
 /// FNV-1a, 64 bits.
 #[derive(Clone, Copy)]
 struct Hash(u64);
@@ -111,6 +134,23 @@ fn hashes<K: Types>(isa: Isa) -> [u64; 2] {
     hashes.map(|hash| hash.0)
 }
 
+/// x as above, and dy of the same kinds, its rows in another order.
+fn gradient_hashes<K: Types>(isa: Isa) -> [u64; 2] {
+    let mut hashes = [Hash::EMPTY; 2];
+    for (rows, cols, eps, offset) in GRADIENTS {
+        let dy: Vec<_> = problem::<K>(rows, cols, eps).x.rchunks_exact(cols).flatten().copied().collect();
+        let layer_norm = problem::<K>(rows, cols, eps).with_offset(offset);
+        for (hash, forward) in hashes.iter_mut().zip([layer_norm.clone(), layer_norm.rms_norm(offset)]) {
+            let grads = GradProblem { forward, dy: dy.clone(), ds: None }.run(&GradCall::plain(isa));
+            for grad in [grads.dgamma, grads.dbeta].iter().flatten() {
+                *hash = hash.with(grad);
+            }
+            *hash = hash.with(&grads.dx.expect("dx, which was wanted"));
+        }
+    }
+    hashes.map(|hash| hash.0)
+}
+
 #[test]
 fn the_bits_have_not_changed() {
     let layer_norm = LAYER_NORM.map(|(rows, cols, eps, hash)| (problem::<F32>(rows, cols, eps), hash));
@@ -125,12 +165,15 @@ fn the_bits_have_not_changed() {
             }
         }
     }
-    for (hashes, name, expected) in HASHES {
+    let tables = [("y", &HASHES[..]), ("gradients", &GRADIENT_HASHES[..])];
+    for (what, &(hashes, name, expected)) in
+        tables.iter().flat_map(|(what, table)| table.iter().map(move |row| (what, row)))
+    {
         for &isa in tiers() {
             let got = hashes(isa);
             if got != expected {
                 let [got, expected] = [got, expected].map(|[a, b]| format!("[{a:#018x}, {b:#018x}]"));
-                changed += &format!("\n{isa}, {name}: {got}, expected {expected}");
+                changed += &format!("\n{isa}, {what} of {name}: {got}, expected {expected}");
             }
         }
     }

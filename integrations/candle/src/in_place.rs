@@ -1,0 +1,112 @@
+//! Tensors that are overwritten by their normalization, so that no memory is allocated.
+
+use std::marker::PhantomData;
+use std::mem;
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
+use lanenorm::{Beside, Io, RowsMut, Sum};
+use rayon::prelude::*;
+
+use crate::norm::{Affine, Norm, TASK, is_narrow, is_parallel};
+use crate::view::{Real, rows};
+
+/// Sums are taken and normalized row by row, or if rows are short in blocks of about so many elements.
+const BLOCK: usize = 512;
+
+pub(crate) fn overwrite<T: Real, G: Real + Beside<T>>(
+    norm: &Norm,
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    affine: Affine<'_>,
+) -> Result<()> {
+    // Copied, since they cannot be read while x is locked, if they are parts of one buffer.
+    let copy = |param: Option<&Tensor>| param.map(Tensor::to_vec1).transpose();
+    let op = Overwrite::<T, G> { norm: *norm, gamma: copy(affine.gamma)?, beta: copy(affine.beta)?, x: PhantomData };
+    match residual {
+        Some(residual) => x.inplace_op2(&residual.contiguous()?, &op),
+        None => x.inplace_op1(&op),
+    }
+}
+
+struct Overwrite<T, G> {
+    norm: Norm,
+    gamma: Option<Vec<G>>,
+    beta: Option<Vec<G>>,
+    x: PhantomData<T>,
+}
+
+impl<T: Real, G: Real + Beside<T>> Overwrite<T, G> {
+    fn run(&self, norm: &Norm, io: Io<'_, T>) -> Result<()> {
+        norm.run(io, self.gamma.as_deref(), self.beta.as_deref())
+    }
+
+    /// y of x + residual, over x, in blocks of whole rows.
+    fn run_sum(&self, x: &mut [T], residual: &[T]) -> Result<()> {
+        let (norm, cols) = (self.norm.serial(), self.norm.cols().max(1));
+        let block = (BLOCK / cols).max(1) * cols;
+        let scratch = || if is_narrow::<T>() { vec![T::zero(); block] } else { Vec::new() };
+        let run = |scratch: &mut Vec<T>, (x, residual): (&mut [T], &[T])| {
+            if is_narrow::<T>() {
+                let y = &mut scratch[..x.len()];
+                self.run(&norm, Io::sum(Sum::in_place(residual, &mut *x), &mut *y))?;
+                x.copy_from_slice(y);
+                return Ok(());
+            }
+            x.iter_mut().zip(residual).for_each(|(x, &residual)| *x += residual);
+            self.run(&norm, Io::in_place(x))
+        };
+        if is_parallel(x.len()) {
+            let blocks = x.par_chunks_mut(block).zip(residual.par_chunks(block));
+            blocks.with_min_len(TASK / block).try_for_each_init(scratch, run)
+        } else {
+            let mut scratch = scratch();
+            x.chunks_mut(block).zip(residual.chunks(block)).try_for_each(|rows| run(&mut scratch, rows))
+        }
+    }
+}
+
+impl<T: Real, G: Real + Beside<T>> InplaceOp1 for Overwrite<T, G> {
+    fn name(&self) -> &'static str {
+        self.norm.name()
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let Some((rows, stride)) = rows(layout) else {
+            bail!(
+                "x cannot be overwritten: it is not made of evenly spaced rows, but has strides {:?}",
+                layout.stride()
+            );
+        };
+        with_elements(x, |x| {
+            let x = x.get_mut(layout.start_offset()..).unwrap_or_default();
+            self.run(&self.norm, Io::in_place(RowsMut::strided(x, rows, stride)))
+        })
+    }
+}
+
+impl<T: Real, G: Real + Beside<T>> InplaceOp2 for Overwrite<T, G> {
+    fn name(&self) -> &'static str {
+        self.norm.name()
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, x_layout: &Layout, r: &CpuStorage, r_layout: &Layout) -> Result<()> {
+        let (Some((x_from, x_to)), Some((from, to))) = (x_layout.contiguous_offsets(), r_layout.contiguous_offsets())
+        else {
+            bail!("x cannot be overwritten by a sum: it is not contiguous, but has strides {:?}", x_layout.stride());
+        };
+        let residual = T::cpu_storage_as_slice(r)?;
+        with_elements(x, |x| match (x.get_mut(x_from..x_to), residual.get(from..to)) {
+            (Some(x), Some(residual)) => self.run_sum(x, residual),
+            _ => bail!("{x_layout:?} or {r_layout:?} is not within its memory"),
+        })
+    }
+}
+
+/// Lends the elements of a storage, which has no way to borrow those of a generic type.
+fn with_elements<T: Real>(storage: &mut CpuStorage, run: impl FnOnce(&mut [T]) -> Result<()>) -> Result<()> {
+    T::cpu_storage_as_slice(storage)?;
+    let mut elements = T::cpu_storage_data(mem::replace(storage, CpuStorage::U8(Vec::new())))?;
+    let result = run(&mut elements);
+    *storage = T::to_cpu_storage_owned(elements);
+    result
+}

@@ -1,0 +1,14 @@
+//! The modules and operations against candle's own, and against f64.
+#![allow(unreachable_pub, reason = "nothing in a program is reachable from outside")]
+
+mod encoder;
+mod errors;
+mod forward;
+mod gradients;
+mod modules;
+mod support;
+
+#[path = "../../examples/minilm/bert.rs"]
+mod bert;
+#[path = "../../examples/minilm/compare.rs"]
+mod compare;
