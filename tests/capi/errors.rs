@@ -509,6 +509,15 @@ fn functions_of_the_common_cases_refuse_too() {
         refused(lanenorm_layer_norm_f32(n0, 6, 4, gamma, n0, 0.0, y, m0, m0, 1), NullPointer, &["x", "6", "4"]);
         refused(lanenorm_layer_norm_f32(x, 6, 4, gamma, n0, 0.0, m0, m0, m0, 0), NullPointer, &["y"]);
         refused(lanenorm_layer_norm_f32(x, 6, 4, gamma, n0, 0.0, y, rstd, rstd, 1), Overlap, &["rstd", "mean"]);
+        for (at, words) in [(1, ["y", "x"]), (-1, ["y", "x"]), (23, ["y", "x"])] {
+            let y = x.wrapping_offset(at);
+            refused(lanenorm_layer_norm_f32(x, 6, 4, gamma, n0, 0.0, y, m0, m0, 1), Overlap, &words);
+        }
+        for at in [-3, 0, 23] {
+            let over = y.wrapping_offset(at);
+            refused(lanenorm_layer_norm_f32(x, 6, 4, over, n0, 0.0, y, m0, m0, 1), Overlap, &["y", "gamma"]);
+            refused(lanenorm_layer_norm_f32(x, 6, 4, n0, over, 0.0, y, m0, m0, 1), Overlap, &["y", "beta"]);
+        }
         refused(lanenorm_layer_norm_f32(x, usize::MAX, 4, n0, n0, 0.0, y, m0, m0, 0), Overflow, &["x"]);
         let status = lanenorm_layer_norm_f64(
             d(x).wrapping_byte_add(4),
