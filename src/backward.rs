@@ -62,8 +62,8 @@ impl Plan {
     where
         T: Element + Compiled<CENTERED>,
     {
-        let &Self { cols, groups, repeat, .. } = self;
-        let ParamGrads { mut dgamma, mut dbeta } = grads;
+        let &Self { cols, groups, .. } = self;
+        let ParamGrads { dgamma, dbeta } = grads;
         let layouts = self.grad_layouts(&io)?;
         let rows = layouts.rows;
         self.params::<T, G>(rows, gamma, None)?;
@@ -79,6 +79,27 @@ impl Plan {
             _ => {}
         }
 
+        let Some(grad_rows) = grad_rows(&mut io, &layouts, cols) else { unreachable!("all lengths have been checked") };
+        let gamma = gamma.map(Vector::from);
+        self.backward_rows::<T, CENTERED>(grad_rows, gamma, stats, ParamGrads { dgamma, dbeta }, scratch)
+    }
+
+    /// The same for rows, gamma, statistics and gradients of checked lengths.
+    pub(crate) fn backward_rows<T, const CENTERED: bool>(
+        &self,
+        mut grad_rows: GradRows<'_, T>,
+        gamma: Option<Vector<'_, T>>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+        scratch: Option<&mut [T::Float]>,
+    ) -> Result<(), Error>
+    where
+        T: Element + Compiled<CENTERED>,
+    {
+        let &Self { cols, groups, .. } = self;
+        let ParamGrads { mut dgamma, mut dbeta } = grads;
+        let (rows, has_dx, in_place) = (grad_rows.rows(), grad_rows.has_dx(), grad_rows.is_in_place());
+        let sums = dgamma.is_some() || dbeta.is_some();
         let parts = Parts::new(rows / groups, cols);
         let tasks = self.backward_tasks(rows, &parts);
         let overflow = || Error::Overflow { what: "scratch", rows, stride: cols };
@@ -98,14 +119,12 @@ impl Plan {
         let (partials, work) = scratch.split_at_mut(lens.partials);
         let tasks = tasks.min(work.len() / lens.work.max(1)).max(1);
         let streaming = has_dx && self.streams_bytes(rows * cols * size_of::<T>(), in_place);
-        let offset = T::Float::from_f64(self.offset.into());
         for group in 0..groups {
             let of_group = group * cols..(group + 1) * cols;
-            let gamma = gamma.map(|gamma| Vector::from(&gamma[of_group.clone()]));
-            let rows = grad_rows(&mut io, &layouts, cols).and_then(|rows| rows.with_group(group, groups, repeat));
-            let job = rows
-                .and_then(|rows| Backward::<T, CENTERED>::new(rows, stats, gamma, offset, self.eps, sums, streaming));
-            let Some(job) = job else { unreachable!("all lengths have been checked") };
+            let grad_rows = grad_rows.reborrow();
+            let Some(job) = self.grad_job::<T, CENTERED>(grad_rows, group, gamma, stats, sums, streaming) else {
+                unreachable!("all lengths have been checked")
+            };
             parallel::backward(self.isa, job, partials, work, &lens, tasks);
             if sums {
                 let dgamma = dgamma.as_deref_mut().map(|dgamma| &mut dgamma[of_group.clone()]);
@@ -114,6 +133,23 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// The job of the rows of one group; gamma is that of all groups. `None` if the lengths do not fit together.
+    pub(crate) fn grad_job<'a, T: Element, const CENTERED: bool>(
+        &self,
+        rows: GradRows<'a, T>,
+        group: usize,
+        gamma: Option<Vector<'a, T>>,
+        stats: Stats<'a, T::Float>,
+        sums: bool,
+        streaming: bool,
+    ) -> Option<Backward<'a, T, CENTERED>> {
+        let &Self { cols, groups, repeat, .. } = self;
+        let rows = rows.with_group(group, groups, repeat)?;
+        let gamma = gamma.map(|gamma| gamma.part(group * cols, cols));
+        let offset = T::Float::from_f64(self.offset.into());
+        Backward::new(rows, stats, gamma, offset, self.eps, sums, streaming)
     }
 
     fn grad_layouts<T>(&self, io: &GradIo<'_, T>) -> Result<Layouts, Error> {
@@ -153,7 +189,7 @@ fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, layouts: &Layouts, cols:
     }
 }
 
-fn check_stats<F, const CENTERED: bool>(rows: usize, stats: &Stats<'_, F>) -> Result<(), Error> {
+pub(crate) fn check_stats<F, const CENTERED: bool>(rows: usize, stats: &Stats<'_, F>) -> Result<(), Error> {
     shape::length("mean", stats.mean, rows)?;
     shape::length("mean_lo", stats.mean_lo, rows)?;
     shape::length("rstd", stats.rstd, rows)?;

@@ -27,6 +27,8 @@ pub enum Parallelism {
     Auto,
     /// This many tasks, as far as there are rows (or long rows to cut).
     Tasks(NonZeroUsize),
+    /// As [`Auto`](Self::Auto), but no more than this many tasks.
+    AtMost(NonZeroUsize),
 }
 
 /// Waking a pool from a thread outside it costs tens of microseconds: the least number of elements worth that.
@@ -45,6 +47,8 @@ impl Parallelism {
         match self {
             Self::Serial => 1,
             Self::Tasks(n) => n.get(),
+            Self::AtMost(n) if n.get() == 1 => 1,
+            Self::AtMost(n) => Self::Auto.tasks(elements).min(n.get()),
             Self::Auto => {
                 if elements < 2 * ELEMENTS_PER_TASK
                     || (elements < ELEMENTS_FROM_OUTSIDE && rayon::current_thread_index().is_none())
@@ -183,4 +187,24 @@ pub(crate) fn backward<T, const CENTERED: bool>(
         || backward(isa, a, partials_a, work_a, scratch, left),
         || backward(isa, b, partials_b, work_b, scratch, tasks - left),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_most_n_tasks_are_those_of_auto_or_n() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().expect("a pool");
+        let tasks = |n, elements| Parallelism::AtMost(NonZeroUsize::new(n).expect("not zero")).tasks(elements);
+        pool.install(|| {
+            for elements in [0, ELEMENTS_PER_TASK, 2 * ELEMENTS_PER_TASK, 3 * ELEMENTS_PER_TASK, usize::MAX] {
+                for n in 1..6 {
+                    assert_eq!(tasks(n, elements), Parallelism::Auto.tasks(elements).min(n), "{n}, {elements}");
+                }
+            }
+            assert_eq!([1, 3, 9].map(|n| tasks(n, usize::MAX)), [1, 3, 4]);
+        });
+        assert_eq!(tasks(9, ELEMENTS_FROM_OUTSIDE - 1), 1, "not worth waking the pool");
+    }
 }

@@ -324,3 +324,93 @@ fn calls_on_a_warm_pool_allocate_nothing() {
         });
     }
 }
+
+/// Calls of C for ranges of rows and blocks, and those for all rows on the calling thread. Only whole backward calls take
+/// scratch memory.
+#[cfg(feature = "capi")]
+#[test]
+fn calls_of_c_allocate_nothing() {
+    use std::ffi::c_void;
+    use std::ptr::{null, null_mut};
+
+    use lanenorm::capi::*;
+
+    const ROWS: usize = 130;
+    const COLS: usize = 70;
+    let read = |data: &[f32]| lanenorm_rows { data: data.as_ptr().cast(), row_stride: 0, outer_stride: 0 };
+    let write = |data: &mut [f32]| lanenorm_rows_mut { data: data.as_mut_ptr().cast(), row_stride: 0, outer_stride: 0 };
+    let (x, dy, gamma) = (vec![1.0f32; ROWS * COLS], vec![0.5f32; ROWS * COLS], [2.0f32; COLS]);
+    let (mut y, mut dx, mut dgamma) = (vec![0.0f32; ROWS * COLS], vec![0.0f32; ROWS * COLS], [0.0f32; COLS]);
+    let (no_rows, no_rows_mut) = (
+        lanenorm_rows { data: null(), row_stride: 0, outer_stride: 0 },
+        lanenorm_rows_mut { data: null_mut(), row_stride: 0, outer_stride: 0 },
+    );
+    let forward = lanenorm_forward_buffers {
+        struct_size: size_of::<lanenorm_forward_buffers>(),
+        rows: ROWS,
+        inner_rows: 13,
+        x: read(&x),
+        residual: read(&dy),
+        sum: no_rows_mut,
+        y: write(&mut y),
+        bias: null(),
+        gamma: gamma.as_ptr().cast(),
+        beta: null(),
+        mean: null_mut(),
+        mean_lo: null_mut(),
+        rstd: null_mut(),
+    };
+    let backward = lanenorm_backward_buffers {
+        struct_size: size_of::<lanenorm_backward_buffers>(),
+        rows: ROWS,
+        inner_rows: 0,
+        dy: read(&dy),
+        x: read(&x),
+        ds: no_rows,
+        dx: write(&mut dx),
+        gamma: gamma.as_ptr().cast(),
+        mean: null(),
+        mean_lo: null(),
+        rstd: null(),
+        dgamma: dgamma.as_mut_ptr().cast(),
+        dbeta: null_mut(),
+    };
+    let desc = lanenorm_desc {
+        struct_size: size_of::<lanenorm_desc>(),
+        op: lanenorm_op::LayerNorm as i32,
+        dtype: 0,
+        gamma_dtype: 0,
+        y_dtype: 0,
+        store: 0,
+        tier: 0,
+        cols: COLS,
+        eps: 1e-5,
+        groups: 0,
+        group_repeat: 0,
+        gamma_offset: 0.0,
+    };
+    let mut plan = lanenorm_plan { opaque: [0; 16] };
+    let mut sizes = lanenorm_backward_sizes { blocks: 0, partials_bytes: 0, work_bytes: 0 };
+    let ok = |status| assert_eq!(status, lanenorm_status::Ok);
+    // SAFETY: both are there.
+    unsafe {
+        ok(lanenorm_plan_init(&mut plan, &desc));
+        ok(lanenorm_plan_backward_sizes(&plan, ROWS, &mut sizes));
+    }
+    let (mut partials, mut work) = (vec![0u64; sizes.partials_bytes / 8 + 1], vec![0u64; sizes.work_bytes / 8 + 1]);
+    let (partials, work) = (partials.as_mut_ptr().cast::<c_void>(), work.as_mut_ptr().cast::<c_void>());
+    // SAFETY: all buffers are there.
+    let made = allocations(5, || unsafe {
+        ok(lanenorm_plan_init(&mut plan, &desc));
+        ok(lanenorm_plan_forward(&plan, &forward, 1));
+        ok(lanenorm_plan_forward_rows(&plan, &forward, 5, 100));
+        ok(lanenorm_plan_backward_blocks(&plan, &backward, partials, work, 0, sizes.blocks));
+        ok(lanenorm_plan_backward_finish(&plan, &backward, partials));
+        // A refused call writes its message.
+        assert_eq!(lanenorm_plan_forward_rows(&plan, &forward, ROWS, 1), lanenorm_status::Size);
+    });
+    assert_eq!(made, 0);
+    // SAFETY: all buffers are there.
+    let made = allocations(5, || ok(unsafe { lanenorm_plan_backward(&plan, &backward, 1) }));
+    assert_eq!(made, 1);
+}

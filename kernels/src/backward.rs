@@ -326,7 +326,7 @@ fn touch_rows<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
         (Trust::Nothing, BLOCK_ROWS) => slow::add_rows::<T, CENTERED, BLOCK_ROWS>(job, r, leaf, T::Float::lanes::<S>()),
         (Trust::Nothing, _) => slow::add_rows::<T, CENTERED, 1>(job, r, leaf, T::Float::lanes::<S>()),
         (_, BLOCK_ROWS) => {
-            simd.outline(SecondTouch { job: &mut *job, r, rows: &rows, wanted, gamma, leaf: &mut *leaf })
+            simd.outline(SecondTouch { job: &mut *job, r, rows: &rows, wanted, gamma, leaf: &mut *leaf });
         }
         _ => simd.outline(SecondTouch { job: &mut *job, r, rows: from_ref(&rows[0]), wanted, gamma, leaf: &mut *leaf }),
     }

@@ -135,9 +135,8 @@ impl<'a, T: Element> Params<'a, T> {
     fn fit(&self, rows: usize, cols: usize) -> bool {
         let len = cols.checked_mul(self.groups.groups());
         let fits = |v: Option<Vector<'_, T>>| v.is_none_or(|v| Some(v.len()) == len);
-        let divides = rows.is_multiple_of(self.groups.period());
         let same_type = self.gamma.zip(self.beta).is_none_or(|(gamma, beta)| gamma.is_wide() == beta.is_wide());
-        divides && same_type && fits(self.gamma) && fits(self.beta)
+        self.groups.divide(rows) && same_type && fits(self.gamma) && fits(self.beta)
     }
 
     /// Adding -0 changes no bits; adding +0 changes those of -0.

@@ -29,11 +29,11 @@ pub use element::Compiled;
 pub(crate) use element::Pair;
 pub use element::{Beside, Element};
 pub use float::Float;
-pub use grad_rows::GradRows;
+pub use grad_rows::{GradRows, RawGradRows};
 pub(crate) use input::Input;
 pub use vector::Vector;
 pub(crate) use vector::{Affine, PACKED_COLS, Packed, way};
-pub use view::RowIo;
+pub use view::{RawRows, RowIo};
 pub(crate) use view::{Source, Target};
 
 /// The rows that [`Lanes::fold_rows`] folds at once.

@@ -227,12 +227,12 @@ kernel:
         snapshot.functions.insert("helper".into());
         snapshot.loops.insert("avx2 K<f32>".into(), 2);
         let found = snapshot.differs_from(&text, "1.2.4");
-        assert_eq!(found[..2], ["new: function helper", "avx2 K<f32> has 2 main loops, expected 3"]);
+        assert_eq!(found[..2], ["new: function helper", "avx2 K<f32> has 2 main loops, expected at least 3"]);
         // More loops, and fewer functions, are for another compiler to make.
         snapshot.functions.clear();
         snapshot.loops.insert("avx2 K<f32>".into(), 4);
         assert_eq!(snapshot.differs_from(&text, "1.2.4"), [""; 0]);
-        assert_eq!(snapshot.differs_from(&text, "1.2.3").len(), 3);
+        assert_eq!(snapshot.differs_from(&text, "1.2.3")[0], "gone: function f");
     }
 
     #[test]

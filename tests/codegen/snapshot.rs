@@ -55,8 +55,8 @@ impl Snapshot {
         }
         for (kernel, &before) in &loops {
             let now = self.loops.get(kernel).copied().unwrap_or(0);
-            if now < before || same_compiler && now != before {
-                failures.push(format!("{kernel} has {now} main loops, expected {before}"));
+            if now < before {
+                failures.push(format!("{kernel} has {now} main loops, expected at least {before}"));
             }
         }
         failures.extend(

@@ -2,7 +2,7 @@
 //! gives the bits of the plan, and bad lengths give `None`.
 
 use lanenorm::kernels::forward::{Forward, Groups, Params};
-use lanenorm::kernels::lanes::{Compiled, Float, RowIo, Vector};
+use lanenorm::kernels::lanes::{Compiled, Float, RawRows, RowIo, Vector};
 use lanenorm::kernels::layer_norm::{LayerNorm, Normalize, RowNorm};
 use lanenorm::kernels::moments::{CHUNK, Moments, RowMoments, split_point};
 use lanenorm::kernels::rms_norm::{self, RmsNorm};
@@ -87,6 +87,42 @@ fn jobs_split_by_rows_give_the_same_bits<K: Types>() {
         let problem = Problem::<K>::mixed(18, cols, 1).with_groups(3, 2);
         assert_rows_can_be_split::<K, true>(&problem);
         assert_rows_can_be_split::<K, false>(&problem.rms_norm(1.0));
+    }
+}
+
+/// Jobs of some rows each, made anew from the same pointers, whose groups begin in the middle.
+fn jobs_of_pointers_give_the_same_bits<K: Types>() {
+    for cols in TURNING_POINTS {
+        let problem = Problem::<K>::mixed(18, cols, 1).with_groups(3, 2);
+        let (expected, groups) = (problem.expected(), Groups::new(3, 2).expect("groups"));
+        for &isa in tiers() {
+            let mut output = Output::blank(&problem);
+            let (x, y) = (problem.x.as_ptr(), output.y.as_mut_ptr());
+            for (first, count) in [(7, 4), (0, 7), (17, 1), (11, 6)] {
+                // SAFETY: these rows are within x and y, and no other job has them.
+                let rows = unsafe {
+                    let x = RawRows { p: x.add(first * cols).cast_mut(), stride: cols };
+                    let y = RawRows { p: y.add(first * cols).cast::<K::X>(), stride: cols };
+                    RowIo::from_raw(x, None, y, size_of::<K::Y>() != size_of::<K::X>(), count, cols)
+                };
+                let vector = |v: &Option<Vec<K::G>>| {
+                    let wide = size_of::<K::G>() != size_of::<K::X>();
+                    // SAFETY: it has so many elements, of f32 if wide.
+                    v.as_ref().map(|v| unsafe { Vector::from_raw(v.as_ptr().cast(), v.len(), wide) })
+                };
+                let (gamma, beta) = (vector(&problem.gamma), vector(&problem.beta));
+                let params = Params { gamma, beta, groups: groups.after(first), ..params(&problem) };
+                let part = first..first + count;
+                let stats = StatsMut {
+                    mean: Some(&mut output.mean[part.clone()]),
+                    mean_lo: Some(&mut output.mean_lo[part.clone()]),
+                    rstd: Some(&mut output.rstd[part]),
+                };
+                let job = LayerNorm::new(rows, params, problem.eps, first == 0, stats);
+                job.expect("groups need not divide a part of the rows").run_on(isa);
+            }
+            output.assert_same(&expected, cols, format_args!("{isa}, {problem}, by pointers"));
+        }
     }
 }
 
@@ -216,6 +252,7 @@ fn one_row_can_be_normalized_by_an_rstd_known_before<K: Types>() {
 
 for_all_types!(
     jobs_split_by_rows_give_the_same_bits,
+    jobs_of_pointers_give_the_same_bits,
     rows_split_by_columns_give_the_same_bits,
     a_row_whose_moments_cannot_be_trusted_is_given_back,
     one_row_can_be_normalized_by_an_rstd_known_before,

@@ -17,6 +17,7 @@ fn parallelisms() -> impl Strategy<Value = Parallelism> {
         Just(Parallelism::Serial),
         Just(Parallelism::Auto),
         (1usize..20).prop_map(|n| Parallelism::Tasks(NonZeroUsize::new(n).expect("not zero"))),
+        (1usize..4).prop_map(|n| Parallelism::AtMost(NonZeroUsize::new(n).expect("not zero"))),
     ]
 }
 

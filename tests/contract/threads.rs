@@ -17,8 +17,9 @@ fn pools<K: Types>() -> Vec<ThreadPool> {
 }
 
 fn ways(tasks: &[usize]) -> Vec<Parallelism> {
-    let tasks = tasks.iter().map(|&n| Parallelism::Tasks(NonZeroUsize::new(n).expect("not zero")));
-    [Parallelism::Serial, Parallelism::Auto].into_iter().chain(tasks).collect()
+    let n = |n: usize| NonZeroUsize::new(n).expect("not zero");
+    let tasks = tasks.iter().map(|&tasks| Parallelism::Tasks(n(tasks)));
+    [Parallelism::Serial, Parallelism::Auto, Parallelism::AtMost(n(2))].into_iter().chain(tasks).collect()
 }
 
 /// On all tiers, in all pools and outside of them.

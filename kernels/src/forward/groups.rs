@@ -10,15 +10,17 @@ pub struct Groups {
     repeat: usize,
     /// The rows of the job that came before these.
     before: usize,
+    /// Whether these are all rows, which the groups must divide.
+    all: bool,
 }
 
 impl Groups {
     /// One gamma and one beta for all rows.
-    pub const ONE: Self = Self { groups: 1, repeat: 1, before: 0 };
+    pub const ONE: Self = Self { groups: 1, repeat: 1, before: 0, all: true };
 
     /// `groups` groups of which each serves `repeat` rows in a row. `None` if either is zero or their product overflows.
     pub fn new(groups: usize, repeat: usize) -> Option<Self> {
-        (groups.checked_mul(repeat)? > 0).then_some(Self { groups, repeat, before: 0 })
+        (groups.checked_mul(repeat)? > 0).then_some(Self { groups, repeat, before: 0, all: true })
     }
 
     /// The number of groups.
@@ -47,7 +49,15 @@ impl Groups {
         (self.before + r) / self.repeat % self.groups
     }
 
-    pub(super) fn after(self, rows: usize) -> Self {
-        Self { before: (self.before + rows) % self.period(), ..self }
+    /// The same groups for a part of the rows that begins after so many: any number of them.
+    pub fn after(self, rows: usize) -> Self {
+        let period = self.period();
+        Self { before: (self.before + rows % period) % period, all: false, ..self }
+    }
+
+    /// Whether so many rows can have them.
+    #[inline(always)]
+    pub(super) fn divide(self, rows: usize) -> bool {
+        !self.all || self.period() == 1 || rows.is_multiple_of(self.period())
     }
 }

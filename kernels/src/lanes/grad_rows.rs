@@ -37,11 +37,30 @@ struct Group {
     repeat: usize,
 }
 
-/// Where rows start. dx is written to, and was given as a mutable slice.
+impl Group {
+    /// All rows.
+    const ONE: Self = Self { index: 0, groups: 1, repeat: 1 };
+}
+
+/// Where rows start: row `r` at element `(r / inner_rows) * outer_stride + (r % inner_rows) * stride`. dx is written to,
+/// and was given as a mutable slice or pointer.
 #[derive(Clone, Copy, Debug)]
 struct Strided<T> {
     p: *const T,
     stride: usize,
+    inner_rows: usize,
+    outer_stride: usize,
+}
+
+/// Rows given by a pointer, for [`GradRows::from_raw`]: strided, and in runs that are strided themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct RawGradRows<T> {
+    /// The first element of the first row. It is written through only if the rows are those of an output.
+    pub p: *mut T,
+    /// The distance between the starts of two rows of a run, in elements.
+    pub stride: usize,
+    /// The distance between the starts of two runs, in elements.
+    pub outer_stride: usize,
 }
 
 impl<T> Strided<T> {
@@ -49,8 +68,18 @@ impl<T> Strided<T> {
     /// - Row `r` is one of those that the elements were checked to hold.
     #[inline(always)]
     unsafe fn row(self, r: usize) -> *const T {
+        let start = if r < self.inner_rows {
+            r * self.stride
+        } else {
+            r / self.inner_rows * self.outer_stride + r % self.inner_rows * self.stride
+        };
         // SAFETY: the caller's duty.
-        unsafe { self.p.add(r * self.stride) }
+        unsafe { self.p.add(start) }
+    }
+
+    /// One run of rows.
+    fn new(p: *const T, stride: usize) -> Self {
+        Self { p, stride, inner_rows: usize::MAX, outer_stride: 0 }
     }
 }
 
@@ -58,7 +87,7 @@ impl<'a, T: Element> GradRows<'a, T> {
     /// Rows of dy and x. Each buffer comes with its stride. `None` if the rows do not fit into the slices or overlap one
     /// another.
     pub fn new((dy, dy_stride): (&'a [T], usize), x: (&'a [T], usize), rows: usize, cols: usize) -> Option<Self> {
-        let dy_rows = Strided { p: dy.as_ptr(), stride: dy_stride };
+        let dy_rows = Strided::new(dy.as_ptr(), dy_stride);
         if fits(dy.len(), rows, cols, dy_stride) { Self::of_dy(dy_rows, x, rows, cols) } else { None }
     }
 
@@ -69,13 +98,13 @@ impl<'a, T: Element> GradRows<'a, T> {
         rows: usize,
         cols: usize,
     ) -> Option<Self> {
-        let dy_rows = Strided { p: dy.as_mut_ptr().cast_const(), stride: dy_stride };
+        let dy_rows = Strided::new(dy.as_mut_ptr().cast_const(), dy_stride);
         let this = if fits(dy.len(), rows, cols, dy_stride) { Self::of_dy(dy_rows, x, rows, cols) } else { None };
         this.map(|this| Self { dx: Some(dy_rows), in_place: true, ..this })
     }
 
     fn of_dy(dy: Strided<T>, (x, stride): (&'a [T], usize), rows: usize, cols: usize) -> Option<Self> {
-        let (x_rows, group) = (Strided { p: x.as_ptr(), stride }, Group { index: 0, groups: 1, repeat: 1 });
+        let (x_rows, group) = (Strided::new(x.as_ptr(), stride), Group::ONE);
         let this = Self {
             dy,
             x: x_rows,
@@ -94,21 +123,62 @@ impl<'a, T: Element> GradRows<'a, T> {
     /// The same rows with dx written to a buffer. `None` if it does not fit, or is written over dy.
     pub fn with_dx(self, (dx, stride): (&'a mut [T], usize)) -> Option<Self> {
         let fits = !self.in_place && self.are_all() && fits(dx.len(), self.rows, self.cols, stride);
-        fits.then_some(Self { dx: Some(Strided { p: dx.as_mut_ptr().cast_const(), stride }), ..self })
+        fits.then_some(Self { dx: Some(Strided::new(dx.as_mut_ptr().cast_const(), stride)), ..self })
     }
 
     /// The same rows with ds added to dx. `None` if it does not fit.
     pub fn with_ds(self, (ds, stride): (&'a [T], usize)) -> Option<Self> {
         let fits = self.are_all() && fits(ds.len(), self.rows, self.cols, stride);
-        fits.then_some(Self { ds: Some(Strided { p: ds.as_ptr(), stride }), ..self })
+        fits.then_some(Self { ds: Some(Strided::new(ds.as_ptr(), stride)), ..self })
     }
 
-    /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow `index * repeat` others.
-    /// `None` if there is no such group, or if the groups do not divide the rows.
+    /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow `index * repeat`
+    /// others. `None` if there is no such group, or if the groups do not divide the rows.
     pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Option<Self> {
         let period = groups.checked_mul(repeat).filter(|&period| period > 0)?;
         let fits = self.are_all() && index < groups && self.rows.is_multiple_of(period);
         fits.then_some(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
+    }
+
+    /// Rows given by pointers, for callers that have no slices of their own, in runs of `inner_rows`. ds and dx are those
+    /// that are wanted.
+    ///
+    /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
+    /// the same pointers and split, can be run at once.
+    ///
+    /// # Safety
+    /// Unless there are no rows or no columns, for as long as the rows of a job that is run:
+    /// - `inner_rows` is not zero.
+    /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of dx for writes too.
+    /// - What is written is read and written by nothing else.
+    /// - No row of dx overlaps another row of any buffer. dx may be dy, with the same pointer and strides.
+    pub unsafe fn from_raw(
+        dy: RawGradRows<T>,
+        x: RawGradRows<T>,
+        ds: Option<RawGradRows<T>>,
+        dx: Option<RawGradRows<T>>,
+        inner_rows: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Self {
+        let strided = |RawGradRows { p, stride, outer_stride }| Strided { p, stride, inner_rows, outer_stride };
+        Self {
+            dy: strided(dy),
+            x: strided(x),
+            ds: ds.map(strided),
+            dx: dx.map(strided),
+            in_place: dx.is_some_and(|dx| dx.p == dy.p),
+            rows,
+            first: 0,
+            group: Group::ONE,
+            cols,
+            marker: PhantomData,
+        }
+    }
+
+    /// The same rows for a job that ends before these are used again.
+    pub fn reborrow(&mut self) -> GradRows<'_, T> {
+        GradRows { marker: PhantomData, ..*self }
     }
 
     /// Whether these are all rows of the buffers.

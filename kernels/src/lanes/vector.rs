@@ -28,6 +28,16 @@ impl<'a, T: Element, G: Beside<T>> From<&'a [G]> for Vector<'a, T> {
 }
 
 impl<T: Element> Vector<'_, T> {
+    /// Elements given by a pointer, for callers that have no slice of their own: f32 beside elements of 16 bits if `wide`.
+    ///
+    /// # Safety
+    /// - There are that many elements, aligned and valid for reads, and nothing writes them while this lives.
+    /// - `T` has 16 bits if `wide`.
+    #[inline(always)]
+    pub unsafe fn from_raw(p: *const T, len: usize, wide: bool) -> Self {
+        Self { p, len, wide, marker: PhantomData }
+    }
+
     /// The number of elements.
     #[inline(always)]
     pub fn len(&self) -> usize {
@@ -50,7 +60,7 @@ impl<T: Element> Vector<'_, T> {
     /// # Panics
     /// If there are fewer.
     #[inline(always)]
-    pub(crate) fn part(self, start: usize, len: usize) -> Self {
+    pub fn part(self, start: usize, len: usize) -> Self {
         assert!(start <= self.len && len <= self.len - start, "{start} + {len} of {} elements", self.len);
         // SAFETY: checked above; the elements are f32 if wide.
         let p = unsafe { if self.wide { self.p.cast::<f32>().add(start).cast() } else { self.p.add(start) } };

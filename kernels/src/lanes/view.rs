@@ -24,6 +24,15 @@ pub struct RowIo<'a, T> {
     marker: PhantomData<(&'a [T], &'a mut [T])>,
 }
 
+/// Rows given by a pointer, for [`RowIo::from_raw`].
+#[derive(Clone, Copy, Debug)]
+pub struct RawRows<T> {
+    /// The first element of the first row. It is written through only if the rows are those of an output.
+    pub p: *mut T,
+    /// The distance between the starts of two rows, in elements.
+    pub stride: usize,
+}
+
 /// Where the rows of two addends start.
 #[derive(Clone, Copy, Debug)]
 struct Addends<T> {
@@ -124,8 +133,8 @@ impl<'a, T: Element> RowIo<'a, T> {
         fits.then(|| Self::of_addends(addends, s.as_mut_ptr(), s_stride, (y, y_stride), rows, cols))
     }
 
-    /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride. `None` if the rows do not
-    /// fit into the slices or overlap one another.
+    /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride. `None` if the rows
+    /// do not fit into the slices or overlap one another.
     #[inline(always)]
     pub fn sum_in_place<Y: Beside<T>>(
         (x, x_stride): (&'a [T], usize),
@@ -140,6 +149,38 @@ impl<'a, T: Element> RowIo<'a, T> {
             && fits(s.len(), rows, cols, s_stride)
             && fits(y.len(), rows, cols, y_stride);
         fits.then(|| Self::of_addends(addends, s_ptr, s_stride, (y, y_stride), rows, cols))
+    }
+
+    /// Rows given by pointers, for callers that have no slices of their own: of x, or of the sum of x and a residual that
+    /// is to be written to s (`sum` has these two), to be normalized into y, which has f32 beside an x of 16 bits if
+    /// `wide`.
+    ///
+    /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
+    /// the same pointers and split, can be run at once.
+    ///
+    /// # Safety
+    /// Unless there are no rows or no columns, for as long as the rows of a job that is run:
+    /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of s and y for writes too.
+    /// - What is written is read and written by nothing else.
+    /// - No row of s or y overlaps another row of any buffer. y may be x or the residual, and s may be x, the residual or
+    ///   y: with the same pointer and stride, and not `wide`.
+    #[inline(always)]
+    pub unsafe fn from_raw(
+        x: RawRows<T>,
+        sum: Option<(RawRows<T>, RawRows<T>)>,
+        y: RawRows<T>,
+        wide: bool,
+        rows: usize,
+        cols: usize,
+    ) -> Self {
+        let addends = sum.map(|(residual, _)| Addends {
+            x: x.p,
+            x_stride: x.stride,
+            residual: residual.p,
+            residual_stride: residual.stride,
+        });
+        let x = sum.map_or(x, |(_, s)| s);
+        Self { x: x.p, x_stride: x.stride, y: y.p, y_stride: y.stride, wide, rows, cols, addends, marker: PhantomData }
     }
 
     #[inline(always)]

@@ -1,0 +1,761 @@
+/*
+ * lanenorm: layer normalization and RMS normalization on CPUs, with the same bits on every instruction set.
+ *
+ * Rows. A row has `cols` elements that follow one another. Strides are counted in elements. f16 and bf16 are given by their
+ * bits, as uint16_t.
+ *
+ * Errors. Every function looks at all that it is given first: NULL, sizes, strides, alignment, overlaps. What it returns is
+ * LANENORM_STATUS_OK (0), or else nothing has been written. lanenorm_last_error_message tells more. If there are no rows or no
+ * columns, there is nothing to do, and pointers may be NULL. (Then dgamma and dbeta are zero.)
+ *
+ * Outputs overlap no other buffer, but for those that a function names: y may be x itself, say.
+ *
+ * Threads. `threads` is 0 for all threads of the pool, as far as that pays, 1 for the calling thread alone, and n for at most n
+ * tasks. The pool is started by the first call that uses it, with a thread for each processor (or RAYON_NUM_THREADS). Engines that
+ * have threads of their own call lanenorm_plan_forward_rows and lanenorm_plan_backward_blocks on them. Results have the
+ * same bits in all cases.
+ *
+ * This file is generated: see tests/header.rs.
+ */
+
+#ifndef LANENORM_H
+#define LANENORM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+
+/**
+ * What a call returns. Unless it is `LANENORM_STATUS_OK`, nothing has been written.
+ */
+typedef enum {
+  /**
+   * Done.
+   */
+  LANENORM_STATUS_OK = 0,
+  /**
+   * A pointer is NULL that must not be.
+   */
+  LANENORM_STATUS_NULL_POINTER = 1,
+  /**
+   * A pointer is not aligned to the size of its elements.
+   */
+  LANENORM_STATUS_MISALIGNED = 2,
+  /**
+   * A size overflows `size_t`, or goes beyond the end of the address space.
+   */
+  LANENORM_STATUS_OVERFLOW = 3,
+  /**
+   * A size does not fit: a `struct_size`, a range of rows or blocks, `inner_rows`, groups that do not divide the rows.
+   */
+  LANENORM_STATUS_SIZE = 4,
+  /**
+   * The rows of a buffer overlap one another.
+   */
+  LANENORM_STATUS_STRIDE = 5,
+  /**
+   * An output overlaps another buffer in a way that is not provided for.
+   */
+  LANENORM_STATUS_OVERLAP = 6,
+  /**
+   * eps is negative, infinite or NaN.
+   */
+  LANENORM_STATUS_EPS = 7,
+  /**
+   * The instruction set that is asked for, by a descriptor or by `LANENORM_ISA`, is not there, or is none.
+   */
+  LANENORM_STATUS_ISA = 8,
+  /**
+   * A combination that does not exist: of types, of buffers, of statistics, or an unknown number of an enumeration.
+   */
+  LANENORM_STATUS_UNSUPPORTED = 9,
+  /**
+   * A plan has not been initialized.
+   */
+  LANENORM_STATUS_UNINITIALIZED = 10,
+  /**
+   * There is no memory for the scratch space of a backward call.
+   */
+  LANENORM_STATUS_OUT_OF_MEMORY = 11,
+  /**
+   * A bug of the library. This is the only error after which outputs may have been written.
+   */
+  LANENORM_STATUS_INTERNAL = 12,
+} lanenorm_status;
+
+/**
+ * The operations.
+ */
+typedef enum {
+  /**
+   * y = (x - mean) / sqrt(var + eps) * (gamma + gamma_offset) + beta
+   */
+  LANENORM_OP_LAYER_NORM = 0,
+  /**
+   * y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset)
+   */
+  LANENORM_OP_RMS_NORM = 1,
+} lanenorm_op;
+
+/**
+ * The types of elements.
+ */
+typedef enum {
+  /**
+   * That of x; for x itself, f32.
+   */
+  LANENORM_DTYPE_DEFAULT = 0,
+  /**
+   * float
+   */
+  LANENORM_DTYPE_F32 = 1,
+  /**
+   * double
+   */
+  LANENORM_DTYPE_F64 = 2,
+  /**
+   * IEEE 754 binary16, as `uint16_t`
+   */
+  LANENORM_DTYPE_F16 = 3,
+  /**
+   * bfloat16, as `uint16_t`
+   */
+  LANENORM_DTYPE_BF16 = 4,
+} lanenorm_dtype;
+
+/**
+ * How y (or dx) is stored. The bits are the same.
+ */
+typedef enum {
+  /**
+   * Past the caches if it is large and not in place, else ordinarily.
+   */
+  LANENORM_STORE_AUTO = 0,
+  /**
+   * Ordinarily.
+   */
+  LANENORM_STORE_ORDINARY = 1,
+  /**
+   * Past the caches, unless it is in place.
+   */
+  LANENORM_STORE_STREAMING = 2,
+} lanenorm_store;
+
+/**
+ * The instruction sets.
+ */
+typedef enum {
+  /**
+   * That of `lanenorm_isa_name`.
+   */
+  LANENORM_TIER_DEFAULT = 0,
+  /**
+   * Portable code.
+   */
+  LANENORM_TIER_SCALAR = 1,
+  /**
+   * aarch64
+   */
+  LANENORM_TIER_NEON = 2,
+  /**
+   * x86-64 with AVX2, FMA, BMI, F16C
+   */
+  LANENORM_TIER_AVX2 = 3,
+  /**
+   * x86-64 with AVX-512 F, BW, CD, DQ, VL
+   */
+  LANENORM_TIER_AVX512 = 4,
+} lanenorm_tier;
+
+/**
+ * A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of
+ * threads. It can be copied, and there is nothing to free.
+ */
+typedef struct {
+  /**
+   * Private.
+   */
+  uint64_t opaque[16];
+} lanenorm_plan;
+
+/**
+ * What is to be computed. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else zero, and set
+ * op, dtype, cols, eps and whatever else differs from zero.
+ */
+typedef struct {
+  /**
+   * `sizeof(lanenorm_desc)`
+   */
+  size_t struct_size;
+  /**
+   * A `lanenorm_op`.
+   */
+  int32_t op;
+  /**
+   * The `lanenorm_dtype` of x, residual, bias and sum, and of dy, ds and dx.
+   */
+  int32_t dtype;
+  /**
+   * The `lanenorm_dtype` of gamma and beta: that of x, or f32 beside 16 bits.
+   */
+  int32_t gamma_dtype;
+  /**
+   * The `lanenorm_dtype` of y: that of x, or f32 beside 16 bits. Backward calls do not look at it.
+   */
+  int32_t y_dtype;
+  /**
+   * A `lanenorm_store`.
+   */
+  int32_t store;
+  /**
+   * A `lanenorm_tier`.
+   */
+  int32_t tier;
+  /**
+   * The elements of a row.
+   */
+  size_t cols;
+  /**
+   * Added to the variance (or the mean of squares) before the root is taken.
+   */
+  double eps;
+  /**
+   * The groups of gamma and beta, which then have `groups * cols` elements, group after group; row r has those of group
+   * (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts as one.
+   */
+  size_t groups;
+  /**
+   * The rows in a row that have the same group. Zero counts as one.
+   */
+  size_t group_repeat;
+  /**
+   * Added to gamma, if there is one: 1 where gamma - 1 is kept (Gemma).
+   */
+  float gamma_offset;
+} lanenorm_desc;
+
+/**
+ * Rows to be read: row r starts at element (r / inner_rows) * outer_stride + (r % inner_rows) * row_stride of data.
+ */
+typedef struct {
+  /**
+   * The first element of the first row; NULL where the buffer is optional and absent.
+   */
+  const void *data;
+  /**
+   * The distance between the starts of two rows, in elements. 0 stands for cols: rows that follow one another.
+   */
+  size_t row_stride;
+  /**
+   * The distance between the starts of two runs of inner_rows rows, in elements. 0 stands for inner_rows * row_stride.
+   */
+  size_t outer_stride;
+} lanenorm_rows;
+
+/**
+ * Rows to be written. What lies between them is not touched.
+ */
+typedef struct {
+  /**
+   * As in `lanenorm_rows`.
+   */
+  void *data;
+  /**
+   * As in `lanenorm_rows`.
+   */
+  size_t row_stride;
+  /**
+   * As in `lanenorm_rows`.
+   */
+  size_t outer_stride;
+} lanenorm_rows_mut;
+
+/**
+ * The buffers of a forward call. Start from `LANENORM_FORWARD_INIT`, which sets `struct_size` and leaves all else zero
+ * and absent.
+ *
+ * y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap with
+ * an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
+ */
+typedef struct {
+  /**
+   * `sizeof(lanenorm_forward_buffers)`
+   */
+  size_t struct_size;
+  /**
+   * The number of rows, in all.
+   */
+  size_t rows;
+  /**
+   * The rows of a run, which must divide the rows; 0 stands for all. See `lanenorm_rows`.
+   */
+  size_t inner_rows;
+  /**
+   * What is normalized; or what is added to the residual first.
+   */
+  lanenorm_rows x;
+  /**
+   * Optional: then x + residual, rounded to the type of x, is normalized.
+   */
+  lanenorm_rows residual;
+  /**
+   * Optional, with a residual: where the sum goes. (Without it, y must have the type of x.)
+   */
+  lanenorm_rows_mut sum;
+  /**
+   * The result.
+   */
+  lanenorm_rows_mut y;
+  /**
+   * Optional, with a residual: cols elements that are added to each x + residual.
+   */
+  const void *bias;
+  /**
+   * Optional: cols elements of each group.
+   */
+  const void *gamma;
+  /**
+   * Optional, not for RMS normalization: cols elements of each group.
+   */
+  const void *beta;
+  /**
+   * Optional, not for RMS normalization: an element for each row; double for rows of double, else float.
+   */
+  void *mean;
+  /**
+   * Optional, not for RMS normalization: what rounding took from the mean, likewise.
+   */
+  void *mean_lo;
+  /**
+   * Optional: 1 / sqrt(var + eps), or 1 / sqrt(mean(x^2) + eps), likewise.
+   */
+  void *rstd;
+} lanenorm_forward_buffers;
+
+/**
+ * The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else zero
+ * and absent. At least one of dx, dgamma and dbeta must be wanted.
+ *
+ * dx may be dy itself, with the same strides. Else outputs overlap nothing, as in forward calls.
+ */
+typedef struct {
+  /**
+   * `sizeof(lanenorm_backward_buffers)`
+   */
+  size_t struct_size;
+  /**
+   * The number of rows, in all.
+   */
+  size_t rows;
+  /**
+   * The rows of a run, which must divide the rows; 0 stands for all. See `lanenorm_rows`.
+   */
+  size_t inner_rows;
+  /**
+   * The gradient of y.
+   */
+  lanenorm_rows dy;
+  /**
+   * What was normalized (the sum, if it was one).
+   */
+  lanenorm_rows x;
+  /**
+   * Optional, with dx: a gradient that reaches x by another way (a residual connection), to be added to dx.
+   */
+  lanenorm_rows ds;
+  /**
+   * Optional: the gradient of x.
+   */
+  lanenorm_rows_mut dx;
+  /**
+   * Optional: that of the forward call.
+   */
+  const void *gamma;
+  /**
+   * Optional, with rstd, not for RMS normalization: as kept by the forward call. Without them they are taken again.
+   */
+  const void *mean;
+  /**
+   * Optional, with mean: the same. Without it the mean is taken for exact, which costs digits where it is large beside
+   * the standard deviation.
+   */
+  const void *mean_lo;
+  /**
+   * Optional, with mean unless for RMS normalization: the same.
+   */
+  const void *rstd;
+  /**
+   * Optional: the gradient of gamma, cols elements of each group; double for rows of double, else float.
+   */
+  void *dgamma;
+  /**
+   * Optional, not for RMS normalization: the gradient of beta, likewise.
+   */
+  void *dbeta;
+} lanenorm_backward_buffers;
+
+/**
+ * How a backward call is cut into blocks of rows, each of which sums up gradients of gamma and beta of its own. This
+ * depends on the number of rows alone, which is why the bits do not depend on threads.
+ */
+typedef struct {
+  /**
+   * The number of blocks: 32 at most for each group.
+   */
+  size_t blocks;
+  /**
+   * The bytes of `partials`: the sums of all blocks.
+   */
+  size_t partials_bytes;
+  /**
+   * The bytes of `work`, of which each thread has its own.
+   */
+  size_t work_bytes;
+} lanenorm_backward_sizes;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * What a status means, in a few words: a constant string, also for numbers that are no status.
+ */
+const char *lanenorm_status_message(int32_t status);
+
+/**
+ * What was wrong with the last call of this thread that returned an error, with names and numbers. Empty if there was none.
+ * The string is valid until the thread's next error, or its end.
+ */
+const char *lanenorm_last_error_message(void);
+
+/**
+ * The version of the library: "0.1.0", say.
+ */
+const char *lanenorm_version(void);
+
+/**
+ * The instruction set that calls use: "scalar", "neon", "avx2" or "avx512". It is the widest that the processor has, or
+ * the one that the environment variable `LANENORM_ISA` names, which is read once per process. If that asks for what is
+ * not there, this is "unavailable", and calls return `LANENORM_STATUS_ISA`.
+ */
+const char *lanenorm_isa_name(void);
+
+/**
+ * Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
+ * gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd
+ * may be NULL. y may be x.
+ */
+lanenorm_status lanenorm_layer_norm_f32(const float *x,
+                                        size_t rows,
+                                        size_t cols,
+                                        const float *gamma,
+                                        const float *beta,
+                                        float eps,
+                                        float *y,
+                                        float *mean,
+                                        float *rstd,
+                                        size_t threads);
+
+/**
+ * `lanenorm_layer_norm_f32` in double.
+ */
+lanenorm_status lanenorm_layer_norm_f64(const double *x,
+                                        size_t rows,
+                                        size_t cols,
+                                        const double *gamma,
+                                        const double *beta,
+                                        double eps,
+                                        double *y,
+                                        double *mean,
+                                        double *rstd,
+                                        size_t threads);
+
+/**
+ * `lanenorm_layer_norm_f32` for x, gamma, beta and y in f16 (IEEE 754 binary16), computed in float and rounded once.
+ */
+lanenorm_status lanenorm_layer_norm_f16(const uint16_t *x,
+                                        size_t rows,
+                                        size_t cols,
+                                        const uint16_t *gamma,
+                                        const uint16_t *beta,
+                                        float eps,
+                                        uint16_t *y,
+                                        float *mean,
+                                        float *rstd,
+                                        size_t threads);
+
+/**
+ * `lanenorm_layer_norm_f32` for x, gamma, beta and y in bf16, computed in float and rounded once.
+ */
+lanenorm_status lanenorm_layer_norm_bf16(const uint16_t *x,
+                                         size_t rows,
+                                         size_t cols,
+                                         const uint16_t *gamma,
+                                         const uint16_t *beta,
+                                         float eps,
+                                         uint16_t *y,
+                                         float *mean,
+                                         float *rstd,
+                                         size_t threads);
+
+/**
+ * RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements.
+ * gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect. y may be x.
+ */
+lanenorm_status lanenorm_rms_norm_f32(const float *x,
+                                      size_t rows,
+                                      size_t cols,
+                                      const float *gamma,
+                                      float gamma_offset,
+                                      float eps,
+                                      float *y,
+                                      float *rstd,
+                                      size_t threads);
+
+/**
+ * `lanenorm_rms_norm_f32` for x, gamma and y in f16 (IEEE 754 binary16), computed in float and rounded once.
+ */
+lanenorm_status lanenorm_rms_norm_f16(const uint16_t *x,
+                                      size_t rows,
+                                      size_t cols,
+                                      const uint16_t *gamma,
+                                      float gamma_offset,
+                                      float eps,
+                                      uint16_t *y,
+                                      float *rstd,
+                                      size_t threads);
+
+/**
+ * `lanenorm_rms_norm_f32` for x, gamma and y in bf16, computed in float and rounded once.
+ */
+lanenorm_status lanenorm_rms_norm_bf16(const uint16_t *x,
+                                       size_t rows,
+                                       size_t cols,
+                                       const uint16_t *gamma,
+                                       float gamma_offset,
+                                       float eps,
+                                       uint16_t *y,
+                                       float *rstd,
+                                       size_t threads);
+
+/**
+ * x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer.
+ * The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or x, and y may
+ * be x or residual; but sum is not y.
+ */
+lanenorm_status lanenorm_add_layer_norm_f32(const float *x,
+                                            const float *residual,
+                                            size_t rows,
+                                            size_t cols,
+                                            const float *gamma,
+                                            const float *beta,
+                                            float eps,
+                                            float *sum,
+                                            float *y,
+                                            size_t threads);
+
+/**
+ * `lanenorm_add_layer_norm_f32` in f16: the sum is rounded before it is normalized.
+ */
+lanenorm_status lanenorm_add_layer_norm_f16(const uint16_t *x,
+                                            const uint16_t *residual,
+                                            size_t rows,
+                                            size_t cols,
+                                            const uint16_t *gamma,
+                                            const uint16_t *beta,
+                                            float eps,
+                                            uint16_t *sum,
+                                            uint16_t *y,
+                                            size_t threads);
+
+/**
+ * `lanenorm_add_layer_norm_f32` in bf16: the sum is rounded before it is normalized.
+ */
+lanenorm_status lanenorm_add_layer_norm_bf16(const uint16_t *x,
+                                             const uint16_t *residual,
+                                             size_t rows,
+                                             size_t cols,
+                                             const uint16_t *gamma,
+                                             const uint16_t *beta,
+                                             float eps,
+                                             uint16_t *sum,
+                                             uint16_t *y,
+                                             size_t threads);
+
+/**
+ * x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum
+ * may be NULL.
+ */
+lanenorm_status lanenorm_add_rms_norm_f32(const float *x,
+                                          const float *residual,
+                                          size_t rows,
+                                          size_t cols,
+                                          const float *gamma,
+                                          float gamma_offset,
+                                          float eps,
+                                          float *sum,
+                                          float *y,
+                                          size_t threads);
+
+/**
+ * `lanenorm_add_rms_norm_f32` in f16: the sum is rounded before it is normalized.
+ */
+lanenorm_status lanenorm_add_rms_norm_f16(const uint16_t *x,
+                                          const uint16_t *residual,
+                                          size_t rows,
+                                          size_t cols,
+                                          const uint16_t *gamma,
+                                          float gamma_offset,
+                                          float eps,
+                                          uint16_t *sum,
+                                          uint16_t *y,
+                                          size_t threads);
+
+/**
+ * `lanenorm_add_rms_norm_f32` in bf16: the sum is rounded before it is normalized.
+ */
+lanenorm_status lanenorm_add_rms_norm_bf16(const uint16_t *x,
+                                           const uint16_t *residual,
+                                           size_t rows,
+                                           size_t cols,
+                                           const uint16_t *gamma,
+                                           float gamma_offset,
+                                           float eps,
+                                           uint16_t *sum,
+                                           uint16_t *y,
+                                           size_t threads);
+
+/**
+ * The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
+ * and eps are those of the forward call; gamma may be NULL, and so may mean and rstd, both together: then they are taken
+ * again, with the same bits for rows whose mean is small beside their standard deviation, and more digits for others (a
+ * plan can be given mean_lo). dx may be dy.
+ *
+ * dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the time
+ * of the call.
+ */
+lanenorm_status lanenorm_layer_norm_backward_f32(const float *dy,
+                                                 const float *x,
+                                                 const float *mean,
+                                                 const float *rstd,
+                                                 size_t rows,
+                                                 size_t cols,
+                                                 const float *gamma,
+                                                 float eps,
+                                                 float *dx,
+                                                 float *dgamma,
+                                                 float *dbeta,
+                                                 size_t threads);
+
+/**
+ * `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma and dbeta are summed up, and written, in
+ * float.
+ */
+lanenorm_status lanenorm_layer_norm_backward_bf16(const uint16_t *dy,
+                                                  const uint16_t *x,
+                                                  const float *mean,
+                                                  const float *rstd,
+                                                  size_t rows,
+                                                  size_t cols,
+                                                  const uint16_t *gamma,
+                                                  float eps,
+                                                  uint16_t *dx,
+                                                  float *dgamma,
+                                                  float *dbeta,
+                                                  size_t threads);
+
+/**
+ * The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma
+ * and rstd may be NULL.
+ */
+lanenorm_status lanenorm_rms_norm_backward_f32(const float *dy,
+                                               const float *x,
+                                               const float *rstd,
+                                               size_t rows,
+                                               size_t cols,
+                                               const float *gamma,
+                                               float gamma_offset,
+                                               float eps,
+                                               float *dx,
+                                               float *dgamma,
+                                               size_t threads);
+
+/**
+ * Makes a plan of a descriptor.
+ */
+lanenorm_status lanenorm_plan_init(lanenorm_plan *plan, const lanenorm_desc *desc);
+
+/**
+ * The instruction set of a plan, as `lanenorm_isa_name`; "unavailable" if it is not initialized.
+ */
+const char *lanenorm_plan_isa_name(const lanenorm_plan *plan);
+
+/**
+ * Normalizes all rows, on as many threads as asked for.
+ */
+lanenorm_status lanenorm_plan_forward(const lanenorm_plan *plan,
+                                      const lanenorm_forward_buffers *buffers,
+                                      size_t threads);
+
+/**
+ * Normalizes `row_count` rows from `first_row` on, on the calling thread, without allocating. An engine's threads call
+ * this at once, each for rows of its own, in any order; each row gets the bits that it gets from one call for all. The
+ * buffers are those of all rows.
+ */
+lanenorm_status lanenorm_plan_forward_rows(const lanenorm_plan *plan,
+                                           const lanenorm_forward_buffers *buffers,
+                                           size_t first_row,
+                                           size_t row_count);
+
+/**
+ * Takes the gradients of all rows, on as many threads as asked for. Memory is allocated for the time of the call.
+ */
+lanenorm_status lanenorm_plan_backward(const lanenorm_plan *plan,
+                                       const lanenorm_backward_buffers *buffers,
+                                       size_t threads);
+
+/**
+ * How many blocks so many rows have, and the memory that takes.
+ */
+lanenorm_status lanenorm_plan_backward_sizes(const lanenorm_plan *plan,
+                                             size_t rows,
+                                             lanenorm_backward_sizes *sizes);
+
+/**
+ * Takes the gradients of `block_count` blocks from `first_block` on, on the calling thread, without allocating: writes
+ * dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order. The
+ * buffers and partials are those of all rows; dgamma and dbeta are not touched yet. partials may be NULL if neither is
+ * wanted.
+ */
+lanenorm_status lanenorm_plan_backward_blocks(const lanenorm_plan *plan,
+                                              const lanenorm_backward_buffers *buffers,
+                                              void *partials,
+                                              void *work,
+                                              size_t first_block,
+                                              size_t block_count);
+
+/**
+ * Merges the partials of all blocks into dgamma and dbeta, as far as they are wanted, on the calling thread.
+ */
+lanenorm_status lanenorm_plan_backward_finish(const lanenorm_plan *plan,
+                                              const lanenorm_backward_buffers *buffers,
+                                              const void *partials);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+/** A descriptor to start from: layer normalization in f32, with all options at their defaults. */
+#define LANENORM_DESC_INIT {sizeof(lanenorm_desc), 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0.0f}
+
+/** Buffers to start from, all of them absent. */
+#define LANENORM_FORWARD_INIT \
+  {sizeof(lanenorm_forward_buffers), 0, 0, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, \
+   NULL, NULL, NULL, NULL, NULL, NULL}
+
+/** Buffers to start from, all of them absent. */
+#define LANENORM_BACKWARD_INIT \
+  {sizeof(lanenorm_backward_buffers), 0, 0, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, \
+   NULL, NULL, NULL, NULL, NULL, NULL}
+
+#endif /* LANENORM_H */

@@ -1,0 +1,205 @@
+//! The checks of a forward call: of each buffer by itself, then of all against one another.
+//!
+//! A short row takes some tens of nanoseconds, so the checks are made in three steps: the plainest calls in a few
+//! instructions; all others by the spans of bytes in which buffers lie; and only if these overlap, by their elements.
+
+use std::ffi::c_void;
+
+use super::places::{Place, Places, Rows, Shape, Span, Strided, vector};
+use super::plan::Wide;
+use super::{lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, refuse};
+use crate::Error;
+use crate::plan::Plan;
+
+/// What is found out about a call by checking it.
+#[derive(Clone, Copy)]
+pub(super) struct Checked {
+    pub(super) x: Strided,
+    /// The residual, and where the sum goes.
+    pub(super) residual: Option<(Strided, Strided)>,
+    pub(super) y: Strided,
+    pub(super) inner_rows: usize,
+    pub(super) streaming: bool,
+}
+
+/// Checks all but the range of rows. Elements of x have `own` bytes, those of statistics `float`. `None` if there is nothing
+/// to do.
+#[inline(always)]
+pub(super) fn check(
+    plan: &Plan,
+    wide: Wide,
+    centered: bool,
+    (own, float): (usize, usize),
+    buffers: &lanenorm_forward_buffers,
+) -> Result<Option<Checked>, lanenorm_status> {
+    if (centered || buffers.beta.is_null())
+        && let Some(checked) = check_plain(plan, wide, own, buffers)
+    {
+        return Ok(Some(checked));
+    }
+    let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
+    let has_residual = !buffers.residual.data.is_null();
+    let has_sum = !buffers.sum.data.is_null();
+    if !(centered || buffers.beta.is_null() && buffers.mean.is_null() && buffers.mean_lo.is_null()) {
+        return Err(unsupported("beta, mean or mean_lo is given, which RMS normalization does not have"));
+    }
+    if !has_residual && (has_sum || !buffers.bias.is_null()) {
+        return Err(unsupported("sum or bias is given without residual"));
+    }
+    if has_residual && !has_sum && wide.y {
+        return Err(unsupported("sum is NULL, but y, in f32 beside 16 bits, has no room for it"));
+    }
+    if plan.groups > 1 && !shape.rows.is_multiple_of(plan.groups * plan.repeat) {
+        return Err(Error::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());
+    }
+    if shape.is_empty() {
+        return Ok(None);
+    }
+    let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, wide, (own, float), buffers, &shape)?;
+    let span = |rows: &Option<Rows>| rows.as_ref().map_or(Span::default(), |rows| rows.span);
+    let y_is_x = !wide.y && y.are(&x);
+    let reads = [span(&residual), vectors[0], vectors[1], vectors[2]];
+    let mut doubtful = (!y_is_x && y.span.meets(x.span)) | reads.iter().any(|read| read.meets(y.span));
+    let outputs = [span(&sum), stats[0], stats[1], stats[2]];
+    for (i, &output) in outputs.iter().enumerate() {
+        if output != Span::default() {
+            doubtful |= output.meets(x.span) | output.meets(y.span);
+            doubtful |= reads.iter().chain(&outputs[..i]).any(|other| other.meets(output));
+        }
+    }
+    if doubtful {
+        check_places(plan, wide, (own, float), buffers, &shape)?;
+    }
+
+    let s = if has_residual { Some(sum.unwrap_or(y)) } else { None };
+    let is_even = |rows: &Option<Rows>| rows.as_ref().is_none_or(|rows| rows.are_even(&shape));
+    let even = x.are_even(&shape) && y.are_even(&shape) && is_even(&residual) && is_even(&s);
+    let y_is_residual = residual.is_some_and(|residual| !has_sum || (!wide.y && y.are(&residual)));
+    let y_size = if wide.y { size_of::<f32>() } else { own };
+    let streaming = plan.streams_bytes(shape.rows * shape.cols * y_size, y_is_x || y_is_residual);
+    let inner_rows = if even { shape.rows } else { shape.inner_rows };
+    let residual = residual.zip(s).map(|(residual, s)| (residual.rows, s.rows));
+    Ok(Some(Checked { x: x.rows, residual, y: y.rows, inner_rows, streaming }))
+}
+
+/// The bits of pointers and sizes so small that no sum of them overflows.
+const SMALL_BITS: u32 = usize::BITS - 4;
+
+/// The outcome for what is called most, in the few instructions that a short row allows: x, y, gamma and beta of rows that follow
+/// one another. `None` if the call is another one, or if anything about it is in doubt.
+#[inline(always)]
+fn check_plain(plan: &Plan, wide: Wide, own: usize, buffers: &lanenorm_forward_buffers) -> Option<Checked> {
+    let &lanenorm_forward_buffers {
+        rows, inner_rows, x, residual, sum, y, bias, gamma, beta, mean, mean_lo, rstd, ..
+    } = buffers;
+    let [x_at, y_at, gamma_at, beta_at] = [x.data.addr(), y.data.addr(), gamma.addr(), beta.addr()];
+    let strides = inner_rows | x.row_stride | x.outer_stride | y.row_stride | y.outer_stride;
+    let others = residual.data.addr() | sum.data.addr() | bias.addr() | mean.addr() | mean_lo.addr() | rstd.addr();
+    let elements = rows.checked_mul(plan.cols)?;
+    let is_plain = (strides | others) == 0 && plan.groups == 1 && !wide.gamma && !wide.y && elements != 0;
+    let pointers = x_at | y_at | gamma_at | beta_at;
+    let is_small = (pointers | elements) >> (SMALL_BITS - 3) == 0;
+    if !is_plain || !is_small || x_at == 0 || y_at == 0 || pointers & (own - 1) != 0 {
+        return None;
+    }
+    let (len, y_end) = (elements * own, y_at + elements * own);
+    let apart = |at: usize, len: usize| at >= y_end || at + len <= y_at;
+    let row_len = plan.cols * own;
+    let is_apart = (x_at == y_at || apart(x_at, len)) && apart(gamma_at, row_len) && apart(beta_at, row_len);
+    if !is_apart {
+        return None;
+    }
+    let streaming = plan.streams_bytes(len, x_at == y_at);
+    let (x, y) = (
+        Strided { data: x.data.cast_mut(), stride: plan.cols, outer_stride: 0 },
+        Strided { data: y.data, stride: plan.cols, outer_stride: 0 },
+    );
+    Some(Checked { x, residual: None, y, inner_rows: rows, streaming })
+}
+
+/// The buffers of a call, each checked by itself.
+struct Buffers {
+    x: Rows,
+    residual: Option<Rows>,
+    sum: Option<Rows>,
+    y: Rows,
+    /// bias, gamma, beta
+    vectors: [Span; 3],
+    /// mean, `mean_lo`, rstd
+    stats: [Span; 3],
+}
+
+impl Buffers {
+    #[inline(always)]
+    fn new(
+        plan: &Plan,
+        wide: Wide,
+        (own, float): (usize, usize),
+        buffers: &lanenorm_forward_buffers,
+        shape: &Shape,
+    ) -> Result<Self, lanenorm_status> {
+        let beside = |wide: bool| if wide { size_of::<f32>() } else { own };
+        let read =
+            |what, rows: &lanenorm_rows| Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), shape, own);
+        let write = |what, rows: &lanenorm_rows_mut, size| {
+            Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), shape, size)
+        };
+        let (len, gamma_size) = (params_len(plan)?, beside(wide.gamma));
+        let has = |data: *const c_void| !data.is_null();
+        Ok(Self {
+            x: read("x", &buffers.x)?,
+            residual: if has(buffers.residual.data) { Some(read("residual", &buffers.residual)?) } else { None },
+            sum: if has(buffers.sum.data) { Some(write("sum", &buffers.sum, own)?) } else { None },
+            y: write("y", &buffers.y, beside(wide.y))?,
+            vectors: [
+                vector("bias", buffers.bias, shape.cols, own)?,
+                vector("gamma", buffers.gamma, len, gamma_size)?,
+                vector("beta", buffers.beta, len, gamma_size)?,
+            ],
+            stats: [
+                vector("mean", buffers.mean, shape.rows, float)?,
+                vector("mean_lo", buffers.mean_lo, shape.rows, float)?,
+                vector("rstd", buffers.rstd, shape.rows, float)?,
+            ],
+        })
+    }
+}
+
+/// That no output overlaps another buffer, to the element.
+#[cold]
+#[inline(never)]
+fn check_places(
+    plan: &Plan,
+    wide: Wide,
+    (own, float): (usize, usize),
+    buffers: &lanenorm_forward_buffers,
+    shape: &Shape,
+) -> Result<(), lanenorm_status> {
+    let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, wide, (own, float), buffers, shape)?;
+    let mut places = Places::default();
+    places.read(x.place("x", shape, own).replaceable());
+    places.read(residual.map(|residual| residual.place("residual", shape, own).replaceable()));
+    for (what, vector) in ["bias", "gamma", "beta"].into_iter().zip(vectors) {
+        places.read(Place::vector(what, vector));
+    }
+    places.write(sum.map(|sum| sum.place("sum", shape, own).replaceable()))?;
+    let y_size = if wide.y { size_of::<f32>() } else { own };
+    let y = y.place("y", shape, y_size);
+    places.write(if wide.y { y } else { y.replaceable() })?;
+    for (what, stat) in ["mean", "mean_lo", "rstd"].into_iter().zip(stats) {
+        places.write(Place::vector(what, stat))?;
+    }
+    Ok(())
+}
+
+#[cold]
+fn unsupported(message: &str) -> lanenorm_status {
+    refuse(lanenorm_status::Unsupported, format_args!("{message}"))
+}
+
+/// The elements of gamma, and of beta.
+#[inline(always)]
+pub(super) fn params_len(plan: &Plan) -> Result<usize, lanenorm_status> {
+    let overflow = || Error::Overflow { what: "gamma", rows: plan.groups, stride: plan.cols };
+    Ok(plan.cols.checked_mul(plan.groups).ok_or_else(overflow)?)
+}

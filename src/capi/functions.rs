@@ -1,0 +1,602 @@
+//! The functions of the common cases: rows that follow one another, one type, one gamma.
+//!
+//! They are written out, since what generates the header does not expand macros.
+
+use std::ptr::{null, null_mut};
+
+use lanenorm_kernels::half::{bf16, f16};
+use lanenorm_kernels::lanes::{Compiled, Element};
+
+use super::backward::backward;
+use super::forward::{Normalization, Normalizations, Part, forward};
+use super::plan::Wide;
+use super::{
+    guard, lanenorm_backward_buffers, lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm_status,
+    refuse,
+};
+use crate::plan::Plan;
+
+/// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
+/// gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd
+/// may be NULL. y may be x.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_layer_norm_f32(
+    x: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const f32,
+    beta: *const f32,
+    eps: f32,
+    y: *mut f32,
+    mean: *mut f32,
+    rstd: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            y: output(y),
+            gamma: gamma.cast(),
+            beta: beta.cast(),
+            mean: mean.cast(),
+            rstd: rstd.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<f32, true>((cols, eps.into(), 0.0), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_layer_norm_f32` in double.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_layer_norm_f64(
+    x: *const f64,
+    rows: usize,
+    cols: usize,
+    gamma: *const f64,
+    beta: *const f64,
+    eps: f64,
+    y: *mut f64,
+    mean: *mut f64,
+    rstd: *mut f64,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            y: output(y),
+            gamma: gamma.cast(),
+            beta: beta.cast(),
+            mean: mean.cast(),
+            rstd: rstd.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<f64, true>((cols, eps, 0.0), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_layer_norm_f32` for x, gamma, beta and y in f16 (IEEE 754 binary16), computed in float and rounded once.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_layer_norm_f16(
+    x: *const u16,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    beta: *const u16,
+    eps: f32,
+    y: *mut u16,
+    mean: *mut f32,
+    rstd: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            y: output(y),
+            gamma: gamma.cast(),
+            beta: beta.cast(),
+            mean: mean.cast(),
+            rstd: rstd.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<f16, true>((cols, eps.into(), 0.0), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_layer_norm_f32` for x, gamma, beta and y in bf16, computed in float and rounded once.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_layer_norm_bf16(
+    x: *const u16,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    beta: *const u16,
+    eps: f32,
+    y: *mut u16,
+    mean: *mut f32,
+    rstd: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            y: output(y),
+            gamma: gamma.cast(),
+            beta: beta.cast(),
+            mean: mean.cast(),
+            rstd: rstd.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<bf16, true>((cols, eps.into(), 0.0), &buffers, threads) }
+    })
+}
+
+/// RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements.
+/// gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect. y may be x.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_rms_norm_f32(
+    x: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const f32,
+    gamma_offset: f32,
+    eps: f32,
+    y: *mut f32,
+    rstd: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            y: output(y),
+            gamma: gamma.cast(),
+            rstd: rstd.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<f32, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_rms_norm_f32` for x, gamma and y in f16 (IEEE 754 binary16), computed in float and rounded once.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_rms_norm_f16(
+    x: *const u16,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    gamma_offset: f32,
+    eps: f32,
+    y: *mut u16,
+    rstd: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            y: output(y),
+            gamma: gamma.cast(),
+            rstd: rstd.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<f16, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_rms_norm_f32` for x, gamma and y in bf16, computed in float and rounded once.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_rms_norm_bf16(
+    x: *const u16,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    gamma_offset: f32,
+    eps: f32,
+    y: *mut u16,
+    rstd: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            y: output(y),
+            gamma: gamma.cast(),
+            rstd: rstd.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<bf16, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
+    })
+}
+
+/// x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer.
+/// The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or x, and y may
+/// be x or residual; but sum is not y.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_add_layer_norm_f32(
+    x: *const f32,
+    residual: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const f32,
+    beta: *const f32,
+    eps: f32,
+    sum: *mut f32,
+    y: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        needs("residual", residual, rows, cols)?;
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            residual: input(residual),
+            sum: output(sum),
+            y: output(y),
+            gamma: gamma.cast(),
+            beta: beta.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<f32, true>((cols, eps.into(), 0.0), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_add_layer_norm_f32` in f16: the sum is rounded before it is normalized.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_add_layer_norm_f16(
+    x: *const u16,
+    residual: *const u16,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    beta: *const u16,
+    eps: f32,
+    sum: *mut u16,
+    y: *mut u16,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        needs("residual", residual, rows, cols)?;
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            residual: input(residual),
+            sum: output(sum),
+            y: output(y),
+            gamma: gamma.cast(),
+            beta: beta.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<f16, true>((cols, eps.into(), 0.0), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_add_layer_norm_f32` in bf16: the sum is rounded before it is normalized.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_add_layer_norm_bf16(
+    x: *const u16,
+    residual: *const u16,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    beta: *const u16,
+    eps: f32,
+    sum: *mut u16,
+    y: *mut u16,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        needs("residual", residual, rows, cols)?;
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            residual: input(residual),
+            sum: output(sum),
+            y: output(y),
+            gamma: gamma.cast(),
+            beta: beta.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<bf16, true>((cols, eps.into(), 0.0), &buffers, threads) }
+    })
+}
+
+/// x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum
+/// may be NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_add_rms_norm_f32(
+    x: *const f32,
+    residual: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const f32,
+    gamma_offset: f32,
+    eps: f32,
+    sum: *mut f32,
+    y: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        needs("residual", residual, rows, cols)?;
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            residual: input(residual),
+            sum: output(sum),
+            y: output(y),
+            gamma: gamma.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<f32, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_add_rms_norm_f32` in f16: the sum is rounded before it is normalized.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_add_rms_norm_f16(
+    x: *const u16,
+    residual: *const u16,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    gamma_offset: f32,
+    eps: f32,
+    sum: *mut u16,
+    y: *mut u16,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        needs("residual", residual, rows, cols)?;
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            residual: input(residual),
+            sum: output(sum),
+            y: output(y),
+            gamma: gamma.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<f16, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_add_rms_norm_f32` in bf16: the sum is rounded before it is normalized.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_add_rms_norm_bf16(
+    x: *const u16,
+    residual: *const u16,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    gamma_offset: f32,
+    eps: f32,
+    sum: *mut u16,
+    y: *mut u16,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        needs("residual", residual, rows, cols)?;
+        let buffers = lanenorm_forward_buffers {
+            rows,
+            x: input(x),
+            residual: input(residual),
+            sum: output(sum),
+            y: output(y),
+            gamma: gamma.cast(),
+            ..FORWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_forward::<bf16, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
+    })
+}
+
+/// The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
+/// and eps are those of the forward call; gamma may be NULL, and so may mean and rstd, both together: then they are taken
+/// again, with the same bits for rows whose mean is small beside their standard deviation, and more digits for others (a
+/// plan can be given mean_lo). dx may be dy.
+///
+/// dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the time
+/// of the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_layer_norm_backward_f32(
+    dy: *const f32,
+    x: *const f32,
+    mean: *const f32,
+    rstd: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const f32,
+    eps: f32,
+    dx: *mut f32,
+    dgamma: *mut f32,
+    dbeta: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_backward_buffers {
+            rows,
+            dy: input(dy),
+            x: input(x),
+            dx: output(dx),
+            gamma: gamma.cast(),
+            mean: mean.cast(),
+            rstd: rstd.cast(),
+            dgamma: dgamma.cast(),
+            dbeta: dbeta.cast(),
+            ..BACKWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_backward::<f32, true>((cols, eps.into(), 0.0), &buffers, threads) }
+    })
+}
+
+/// `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma and dbeta are summed up, and written, in
+/// float.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_layer_norm_backward_bf16(
+    dy: *const u16,
+    x: *const u16,
+    mean: *const f32,
+    rstd: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    eps: f32,
+    dx: *mut u16,
+    dgamma: *mut f32,
+    dbeta: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_backward_buffers {
+            rows,
+            dy: input(dy),
+            x: input(x),
+            dx: output(dx),
+            gamma: gamma.cast(),
+            mean: mean.cast(),
+            rstd: rstd.cast(),
+            dgamma: dgamma.cast(),
+            dbeta: dbeta.cast(),
+            ..BACKWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_backward::<bf16, true>((cols, eps.into(), 0.0), &buffers, threads) }
+    })
+}
+
+/// The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma
+/// and rstd may be NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_rms_norm_backward_f32(
+    dy: *const f32,
+    x: *const f32,
+    rstd: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const f32,
+    gamma_offset: f32,
+    eps: f32,
+    dx: *mut f32,
+    dgamma: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    guard(|| {
+        let buffers = lanenorm_backward_buffers {
+            rows,
+            dy: input(dy),
+            x: input(x),
+            dx: output(dx),
+            gamma: gamma.cast(),
+            rstd: rstd.cast(),
+            dgamma: dgamma.cast(),
+            ..BACKWARD
+        };
+        // SAFETY: the caller's duty.
+        unsafe { run_backward::<f32, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
+    })
+}
+
+const NO_ROWS: lanenorm_rows = lanenorm_rows { data: null(), row_stride: 0, outer_stride: 0 };
+
+const NO_ROWS_MUT: lanenorm_rows_mut = lanenorm_rows_mut { data: null_mut(), row_stride: 0, outer_stride: 0 };
+
+const FORWARD: lanenorm_forward_buffers = lanenorm_forward_buffers {
+    struct_size: size_of::<lanenorm_forward_buffers>(),
+    rows: 0,
+    inner_rows: 0,
+    x: NO_ROWS,
+    residual: NO_ROWS,
+    sum: NO_ROWS_MUT,
+    y: NO_ROWS_MUT,
+    bias: null(),
+    gamma: null(),
+    beta: null(),
+    mean: null_mut(),
+    mean_lo: null_mut(),
+    rstd: null_mut(),
+};
+
+const BACKWARD: lanenorm_backward_buffers = lanenorm_backward_buffers {
+    struct_size: size_of::<lanenorm_backward_buffers>(),
+    rows: 0,
+    inner_rows: 0,
+    dy: NO_ROWS,
+    x: NO_ROWS,
+    ds: NO_ROWS,
+    dx: NO_ROWS_MUT,
+    gamma: null(),
+    mean: null(),
+    mean_lo: null(),
+    rstd: null(),
+    dgamma: null_mut(),
+    dbeta: null_mut(),
+};
+
+fn input<T>(data: *const T) -> lanenorm_rows {
+    lanenorm_rows { data: data.cast(), ..NO_ROWS }
+}
+
+fn output<T>(data: *mut T) -> lanenorm_rows_mut {
+    lanenorm_rows_mut { data: data.cast(), ..NO_ROWS_MUT }
+}
+
+/// That there is a residual, which the plans do without.
+fn needs<T>(what: &str, p: *const T, rows: usize, cols: usize) -> Result<(), lanenorm_status> {
+    if p.is_null() && rows > 0 && cols > 0 {
+        let message = format_args!("{what} is NULL, expected {rows} rows of {cols}");
+        return Err(refuse(lanenorm_status::NullPointer, message));
+    }
+    Ok(())
+}
+
+fn plan((cols, eps, offset): (usize, f64, f32)) -> Result<Plan, lanenorm_status> {
+    let plan = Plan::new(cols, eps)?;
+    Ok(Plan { offset, ..plan })
+}
+
+/// # Safety
+/// - The buffers are what the head of `capi` says.
+#[inline(always)]
+unsafe fn run_forward<T, const CENTERED: bool>(
+    numbers: (usize, f64, f32),
+    buffers: &lanenorm_forward_buffers,
+    threads: usize,
+) -> Result<(), lanenorm_status>
+where
+    T: Element + Compiled<CENTERED>,
+    Normalizations: Normalization<T, CENTERED>,
+{
+    // SAFETY: the caller's duty.
+    unsafe { forward(&plan(numbers)?, Wide::default(), buffers, Part::All { threads }) }
+}
+
+/// # Safety
+/// - The buffers are what the head of `capi` says.
+unsafe fn run_backward<T, const CENTERED: bool>(
+    numbers: (usize, f64, f32),
+    buffers: &lanenorm_backward_buffers,
+    threads: usize,
+) -> Result<(), lanenorm_status>
+where
+    T: Element + Compiled<CENTERED>,
+{
+    // SAFETY: the caller's duty.
+    unsafe { backward::<T, CENTERED>(&plan(numbers)?, false, buffers, threads) }
+}

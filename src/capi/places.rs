@@ -1,0 +1,325 @@
+//! Where buffers lie: the checks of pointers, strides and overlaps.
+
+use std::ffi::c_void;
+
+use super::{lanenorm_status, refuse};
+
+/// The rows of a call: all its buffers have them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) rows: usize,
+    /// The rows of a run. It divides the rows, and is not zero unless they are none.
+    pub(super) inner_rows: usize,
+    pub(super) cols: usize,
+    /// Whether the runs are of one row each: then they are taken for the rows of one run.
+    transposed: bool,
+}
+
+impl Shape {
+    #[inline(always)]
+    pub(super) fn new(rows: usize, inner_rows: usize, cols: usize) -> Result<Self, lanenorm_status> {
+        let transposed = inner_rows == 1;
+        let inner_rows = if transposed || inner_rows == 0 { rows } else { inner_rows };
+        if inner_rows != rows && !rows.is_multiple_of(inner_rows) {
+            let message = format_args!("{rows} rows are not a multiple of {inner_rows} inner_rows");
+            return Err(refuse(lanenorm_status::Size, message));
+        }
+        Ok(Self { rows, inner_rows, cols, transposed })
+    }
+
+    /// Whether there is nothing to read or write.
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows == 0 || self.cols == 0
+    }
+}
+
+/// Where rows start. Strides are in elements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strided {
+    pub(super) data: *mut c_void,
+    pub(super) stride: usize,
+    pub(super) outer_stride: usize,
+}
+
+/// The rows of a buffer that has been checked. Strides are zero where there is but one row, or run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows {
+    pub(super) rows: Strided,
+    pub(super) span: Span,
+}
+
+/// The bytes from the first of a buffer to the last. Of a buffer that is not there they are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    start: usize,
+    end: usize,
+}
+
+impl Span {
+    #[inline(always)]
+    pub(super) fn meets(self, other: Self) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+}
+
+/// The alignment of elements of so many bytes. That of f64 is not its size everywhere.
+#[inline(always)]
+const fn align(size: usize) -> usize {
+    if size == size_of::<f64>() { align_of::<f64>() } else { size }
+}
+
+/// The elements from the first of the first run to the last of the last one.
+#[inline(always)]
+fn extent(runs: usize, stride: usize, len: usize) -> Option<usize> {
+    (runs - 1).checked_mul(stride)?.checked_add(len)
+}
+
+impl Rows {
+    /// Rows of elements of `size` bytes, of which there are some: that there is a buffer, and that it can hold them apart from one another. A
+    /// stride of zero stands for rows or runs that follow one another.
+    #[inline(always)]
+    pub(super) fn new(
+        what: &'static str,
+        data: *const c_void,
+        (stride, outer_stride): (usize, usize),
+        shape: &Shape,
+        size: usize,
+    ) -> Result<Self, lanenorm_status> {
+        let &Shape { rows, inner_rows, cols, transposed } = shape;
+        if inner_rows != rows || transposed {
+            return Self::of_runs(what, data, (stride, outer_stride), shape, size);
+        }
+        let overflow = || overflows(what, rows, cols, stride, 0);
+        let stride = if stride == 0 { cols } else { stride };
+        if stride < cols && rows > 1 {
+            return Err(overlap_one_another(what, cols, stride, 0));
+        }
+        let all = extent(rows, stride, cols).ok_or_else(overflow)?;
+        let span = span(what, data, all, size, (rows, cols))?;
+        let rows = Strided { data: data.cast_mut(), stride: if rows == 1 { 0 } else { stride }, outer_stride: 0 };
+        Ok(Self { rows, span })
+    }
+
+    /// The same for rows in several runs, or in runs of one row.
+    #[cold]
+    fn of_runs(
+        what: &'static str,
+        data: *const c_void,
+        (stride, outer_stride): (usize, usize),
+        shape: &Shape,
+        size: usize,
+    ) -> Result<Self, lanenorm_status> {
+        let &Shape { rows, inner_rows, cols, transposed } = shape;
+        let stride = if stride == 0 { cols } else { stride };
+        if transposed {
+            let strides = (if outer_stride == 0 { stride } else { outer_stride }, 0);
+            return Self::new(what, data, strides, &Shape { transposed: false, ..*shape }, size);
+        }
+        let runs = rows / inner_rows;
+        let overflow = || overflows(what, rows, cols, stride, outer_stride);
+        let outer_stride =
+            if outer_stride == 0 { inner_rows.checked_mul(stride).ok_or_else(overflow)? } else { outer_stride };
+        let run = extent(inner_rows, stride, cols).ok_or_else(overflow)?;
+        if stride < cols || outer_stride < run {
+            // Runs may be woven into one another instead: those of a tensor whose dimensions have been exchanged.
+            let woven = extent(runs, outer_stride, cols).ok_or_else(overflow)?;
+            if outer_stride < cols || stride < woven {
+                return Err(overlap_one_another(what, cols, stride, outer_stride));
+            }
+        }
+        let all = extent(runs, outer_stride, run).ok_or_else(overflow)?;
+        let span = span(what, data, all, size, (rows, cols))?;
+        Ok(Self { rows: Strided { data: data.cast_mut(), stride, outer_stride }, span })
+    }
+
+    /// Whether all rows are evenly apart.
+    #[inline(always)]
+    pub(super) fn are_even(&self, shape: &Shape) -> bool {
+        shape.inner_rows == shape.rows || Some(self.rows.outer_stride) == shape.inner_rows.checked_mul(self.rows.stride)
+    }
+
+    /// Whether the elements of both, if they have one size, are the same ones.
+    #[inline(always)]
+    pub(super) fn are(&self, other: &Self) -> bool {
+        self.span == other.span
+            && self.rows.stride == other.rows.stride
+            && self.rows.outer_stride == other.rows.outer_stride
+    }
+
+    /// Where they lie. The shape is that with which they were checked.
+    pub(super) fn place(&self, what: &'static str, shape: &Shape, size: usize) -> Place {
+        let bytes = |elements: usize| elements * size;
+        let Strided { stride, outer_stride, .. } = self.rows;
+        let run_len = (shape.inner_rows - 1) * stride + shape.cols;
+        Place {
+            what,
+            span: self.span,
+            row_len: bytes(shape.cols),
+            run_len: bytes(run_len),
+            stride: bytes(stride),
+            outer_stride: bytes(outer_stride),
+            replaceable: false,
+        }
+    }
+}
+
+/// Where a buffer lies, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    what: &'static str,
+    span: Span,
+    row_len: usize,
+    run_len: usize,
+    stride: usize,
+    outer_stride: usize,
+    /// May be written over, or writes over others.
+    replaceable: bool,
+}
+
+/// A vector of elements of `size` bytes, if there is one.
+#[inline(always)]
+pub(super) fn vector(
+    what: &'static str,
+    data: *const c_void,
+    len: usize,
+    size: usize,
+) -> Result<Span, lanenorm_status> {
+    if data.is_null() || len == 0 { Ok(Span::default()) } else { span(what, data, len, size, (1, len)) }
+}
+
+/// Where so many elements begin and end.
+#[inline(always)]
+fn span(
+    what: &'static str,
+    data: *const c_void,
+    elements: usize,
+    size: usize,
+    (rows, cols): (usize, usize),
+) -> Result<Span, lanenorm_status> {
+    let start = data.addr();
+    if start == 0 || start & (align(size) - 1) != 0 {
+        return Err(no_pointer(what, start, size, (rows, cols)));
+    }
+    let bytes = elements.checked_mul(size).filter(|&bytes| bytes <= isize::MAX as usize);
+    match bytes.and_then(|bytes| start.checked_add(bytes)) {
+        Some(end) => Ok(Span { start, end }),
+        None => Err(overflows(what, rows, cols, elements, 0)),
+    }
+}
+
+#[cold]
+fn no_pointer(what: &str, start: usize, size: usize, (rows, cols): (usize, usize)) -> lanenorm_status {
+    if start == 0 {
+        return refuse(lanenorm_status::NullPointer, format_args!("{what} is NULL, expected {rows} rows of {cols}"));
+    }
+    let message = format_args!("{what} is at {start:#x}, expected a multiple of {}", align(size));
+    refuse(lanenorm_status::Misaligned, message)
+}
+
+#[cold]
+fn overlap_one_another(what: &str, cols: usize, stride: usize, outer_stride: usize) -> lanenorm_status {
+    let message = format_args!(
+        "the rows of {what} overlap: they have {cols} columns and start {stride} elements apart, runs {outer_stride}"
+    );
+    refuse(lanenorm_status::Stride, message)
+}
+
+#[cold]
+fn overflows(what: &str, rows: usize, cols: usize, stride: usize, outer_stride: usize) -> lanenorm_status {
+    let message = format_args!(
+        "{what} is too large: {rows} rows of {cols}, with strides of {stride} and {outer_stride}, overflow the address space"
+    );
+    refuse(lanenorm_status::Overflow, message)
+}
+
+fn gcd(mut a: usize, mut b: usize) -> usize {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+impl Place {
+    /// A vector, if there is one.
+    pub(super) fn vector(what: &'static str, span: Span) -> Option<Self> {
+        let len = span.end - span.start;
+        (len > 0).then_some(Self {
+            what,
+            span,
+            row_len: len,
+            run_len: len,
+            stride: 0,
+            outer_stride: 0,
+            replaceable: false,
+        })
+    }
+
+    /// The same place, which may be written over by an output that lies exactly there; or such an output.
+    pub(super) fn replaceable(self) -> Self {
+        Self { replaceable: true, ..self }
+    }
+
+    /// Whether the elements of both are the same ones.
+    fn is(&self, other: &Self) -> bool {
+        let at = |p: &Self| (p.span, p.row_len, p.stride, p.outer_stride);
+        at(self) == at(other)
+    }
+
+    /// Whether no element belongs to both, though some of one lie between those of the other: columns of the same rows, say. If
+    /// both repeat with some period, and the rows (or runs) have different phases, this is so.
+    fn is_interleaved_with(&self, other: &Self) -> bool {
+        let outer = gcd(self.outer_stride, other.outer_stride);
+        let all = gcd(outer, gcd(self.stride, other.stride));
+        let apart = |period: usize, len: usize, other_len: usize| {
+            let phase = |place: &Self| place.span.start.checked_rem(period);
+            match (phase(self), phase(other)) {
+                (Some(a), Some(b)) => {
+                    let ahead = if b >= a { b - a } else { period - (a - b) };
+                    ahead >= len && other_len <= period - ahead
+                }
+                _ => false,
+            }
+        };
+        apart(outer, self.run_len, other.run_len) || apart(all, self.row_len, other.row_len)
+    }
+}
+
+/// The places of a call's buffers: first those that are read, then those that are written.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    places: [Option<Place>; 12],
+    len: usize,
+}
+
+impl Places {
+    fn push(&mut self, place: Place) {
+        self.places[self.len] = Some(place);
+        self.len += 1;
+    }
+
+    /// A buffer that is read.
+    pub(super) fn read(&mut self, place: impl Into<Option<Place>>) {
+        if let Some(place) = place.into() {
+            self.push(place);
+        }
+    }
+
+    /// A buffer that is written: that it overlaps no other, but for one that it replaces.
+    pub(super) fn write(&mut self, place: impl Into<Option<Place>>) -> Result<(), lanenorm_status> {
+        let Some(place) = place.into() else { return Ok(()) };
+        for other in self.places[..self.len].iter().flatten() {
+            let replaces = place.replaceable && other.replaceable && place.is(other);
+            if place.span.meets(other.span) && !replaces && !place.is_interleaved_with(other) {
+                let (a, b) = (&place, other);
+                let message = format_args!(
+                    "{} (bytes {:#x} to {:#x}) overlaps {} ({:#x} to {:#x})",
+                    a.what, a.span.start, a.span.end, b.what, b.span.start, b.span.end
+                );
+                return Err(refuse(lanenorm_status::Overlap, message));
+            }
+        }
+        self.push(Place { replaceable: false, ..place });
+        Ok(())
+    }
+}

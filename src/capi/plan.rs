@@ -1,0 +1,290 @@
+//! Descriptors, and the plans that are made of them.
+
+use std::ffi::c_char;
+use std::mem::size_of;
+
+use lanenorm_kernels::Tier;
+
+use super::{guard, lanenorm_status, refuse, tier_name};
+use crate::plan::Plan;
+use crate::{Parallelism, Store, default_isa, isa, shape};
+
+/// The operations.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum lanenorm_op {
+    /// y = (x - mean) / sqrt(var + eps) * (gamma + gamma_offset) + beta
+    LayerNorm = 0,
+    /// y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset)
+    RmsNorm = 1,
+}
+
+/// The types of elements.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum lanenorm_dtype {
+    /// That of x; for x itself, f32.
+    Default = 0,
+    /// float
+    F32 = 1,
+    /// double
+    F64 = 2,
+    /// IEEE 754 binary16, as `uint16_t`
+    F16 = 3,
+    /// bfloat16, as `uint16_t`
+    Bf16 = 4,
+}
+
+/// How y (or dx) is stored. The bits are the same.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum lanenorm_store {
+    /// Past the caches if it is large and not in place, else ordinarily.
+    Auto = 0,
+    /// Ordinarily.
+    Ordinary = 1,
+    /// Past the caches, unless it is in place.
+    Streaming = 2,
+}
+
+/// The instruction sets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum lanenorm_tier {
+    /// That of `lanenorm_isa_name`.
+    Default = 0,
+    /// Portable code.
+    Scalar = 1,
+    /// aarch64
+    Neon = 2,
+    /// x86-64 with AVX2, FMA, BMI, F16C
+    Avx2 = 3,
+    /// x86-64 with AVX-512 F, BW, CD, DQ, VL
+    Avx512 = 4,
+}
+
+/// What is to be computed. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else zero, and set
+/// op, dtype, cols, eps and whatever else differs from zero.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct lanenorm_desc {
+    /// `sizeof(lanenorm_desc)`
+    pub struct_size: usize,
+    /// A `lanenorm_op`.
+    pub op: i32,
+    /// The `lanenorm_dtype` of x, residual, bias and sum, and of dy, ds and dx.
+    pub dtype: i32,
+    /// The `lanenorm_dtype` of gamma and beta: that of x, or f32 beside 16 bits.
+    pub gamma_dtype: i32,
+    /// The `lanenorm_dtype` of y: that of x, or f32 beside 16 bits. Backward calls do not look at it.
+    pub y_dtype: i32,
+    /// A `lanenorm_store`.
+    pub store: i32,
+    /// A `lanenorm_tier`.
+    pub tier: i32,
+    /// The elements of a row.
+    pub cols: usize,
+    /// Added to the variance (or the mean of squares) before the root is taken.
+    pub eps: f64,
+    /// The groups of gamma and beta, which then have `groups * cols` elements, group after group; row r has those of group
+    /// (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts as one.
+    pub groups: usize,
+    /// The rows in a row that have the same group. Zero counts as one.
+    pub group_repeat: usize,
+    /// Added to gamma, if there is one: 1 where gamma - 1 is kept (Gemma).
+    pub gamma_offset: f32,
+}
+
+/// A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of
+/// threads. It can be copied, and there is nothing to free.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct lanenorm_plan {
+    /// Private.
+    pub opaque: [u64; 16],
+}
+
+/// The types of a call, with bits of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dtype {
+    F32,
+    F64,
+    F16,
+    Bf16,
+}
+
+impl Dtype {
+    fn rounds(self) -> bool {
+        matches!(self, Self::F16 | Self::Bf16)
+    }
+}
+
+/// What is beside x: whether gamma and beta, and whether y, are f32 beside 16 bits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wide {
+    pub(super) gamma: bool,
+    pub(super) y: bool,
+}
+
+/// What a `lanenorm_plan` holds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inner {
+    /// The first field, as the order is that of C.
+    magic: u64,
+    pub(super) plan: Plan,
+    pub(super) centered: bool,
+    pub(super) dtype: Dtype,
+    pub(super) wide: Wide,
+}
+
+/// Tells an initialized plan from other memory.
+const MAGIC: u64 = u64::from_le_bytes(*b"lanenorm");
+
+const _: () = assert!(size_of::<Inner>() <= size_of::<lanenorm_plan>());
+const _: () = assert!(align_of::<Inner>() <= align_of::<lanenorm_plan>());
+
+/// Calls `$f::<T, CENTERED>` for the types of a plan.
+macro_rules! for_types {
+    ($inner:expr, $f:ident($($argument:expr),* $(,)?)) => {{
+        use lanenorm_kernels::half::{bf16, f16};
+        use $crate::capi::plan::Dtype;
+        match ($inner.dtype, $inner.centered) {
+            (Dtype::F32, true) => $f::<f32, true>($($argument),*),
+            (Dtype::F32, false) => $f::<f32, false>($($argument),*),
+            (Dtype::F64, true) => $f::<f64, true>($($argument),*),
+            (Dtype::F64, false) => $f::<f64, false>($($argument),*),
+            (Dtype::F16, true) => $f::<f16, true>($($argument),*),
+            (Dtype::F16, false) => $f::<f16, false>($($argument),*),
+            (Dtype::Bf16, true) => $f::<bf16, true>($($argument),*),
+            (Dtype::Bf16, false) => $f::<bf16, false>($($argument),*),
+        }
+    }};
+}
+pub(super) use for_types;
+
+impl Inner {
+    fn new(desc: &lanenorm_desc) -> Result<Self, lanenorm_status> {
+        let unknown = |what, number| {
+            refuse(lanenorm_status::Unsupported, format_args!("{what} is {number}, which is none of its enumeration"))
+        };
+        let centered = match desc.op {
+            op if op == lanenorm_op::LayerNorm as i32 => true,
+            op if op == lanenorm_op::RmsNorm as i32 => false,
+            op => return Err(unknown("op", op)),
+        };
+        let dtype = dtype(desc.dtype, Dtype::F32).ok_or_else(|| unknown("dtype", desc.dtype))?;
+        let wide = |what, number| match self::dtype(number, dtype) {
+            Some(other) if other == dtype => Ok(false),
+            Some(Dtype::F32) if dtype.rounds() => Ok(true),
+            Some(other) => {
+                let message = format_args!(
+                    "{what} is {other:?} beside a dtype of {dtype:?}, expected that or f32 beside 16 bits"
+                );
+                Err(refuse(lanenorm_status::Unsupported, message))
+            }
+            None => Err(unknown(what, number)),
+        };
+        let wide = Wide { gamma: wide("gamma_dtype", desc.gamma_dtype)?, y: wide("y_dtype", desc.y_dtype)? };
+        let store = match desc.store {
+            store if store == lanenorm_store::Auto as i32 => Store::Auto,
+            store if store == lanenorm_store::Ordinary as i32 => Store::Ordinary,
+            store if store == lanenorm_store::Streaming as i32 => Store::Streaming,
+            store => return Err(unknown("store", store)),
+        };
+        shape::eps(desc.eps)?;
+        let isa = match desc.tier {
+            tier if tier == lanenorm_tier::Default as i32 => default_isa(),
+            tier if tier == lanenorm_tier::Scalar as i32 => isa(Tier::Scalar),
+            tier if tier == lanenorm_tier::Neon as i32 => isa(Tier::Neon),
+            tier if tier == lanenorm_tier::Avx2 as i32 => isa(Tier::Avx2),
+            tier if tier == lanenorm_tier::Avx512 as i32 => isa(Tier::Avx512),
+            tier => return Err(unknown("tier", tier)),
+        };
+        let (parallelism, offset, groups) = (Parallelism::Serial, desc.gamma_offset, desc.groups.max(1));
+        let plan = Plan { cols: desc.cols, eps: desc.eps, offset, groups: 1, repeat: 1, isa: isa?, parallelism, store };
+        let plan = if groups == 1 { plan } else { plan.with_groups(groups, desc.group_repeat.max(1))? };
+        Ok(Self { magic: MAGIC, plan, centered, dtype, wide })
+    }
+}
+
+fn dtype(number: i32, default: Dtype) -> Option<Dtype> {
+    match number {
+        number if number == lanenorm_dtype::Default as i32 => Some(default),
+        number if number == lanenorm_dtype::F32 as i32 => Some(Dtype::F32),
+        number if number == lanenorm_dtype::F64 as i32 => Some(Dtype::F64),
+        number if number == lanenorm_dtype::F16 as i32 => Some(Dtype::F16),
+        number if number == lanenorm_dtype::Bf16 as i32 => Some(Dtype::Bf16),
+        _ => None,
+    }
+}
+
+/// Makes a plan of a descriptor.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_plan_init(plan: *mut lanenorm_plan, desc: *const lanenorm_desc) -> lanenorm_status {
+    guard(|| {
+        // SAFETY: the caller's duty.
+        let desc = unsafe { sized("desc", desc) }?;
+        check("plan", plan)?;
+        let inner = Inner::new(desc)?;
+        // SAFETY: the caller's duty; the plan has room for it, and is aligned.
+        unsafe { plan.cast::<Inner>().write(inner) };
+        Ok(())
+    })
+}
+
+/// The instruction set of a plan, as `lanenorm_isa_name`; "unavailable" if it is not initialized.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_plan_isa_name(plan: *const lanenorm_plan) -> *const c_char {
+    // SAFETY: the caller's duty.
+    unsafe { initialized(plan) }.map_or(c"unavailable", |inner| tier_name(inner.plan.isa.tier())).as_ptr()
+}
+
+/// A plan that has been initialized.
+///
+/// # Safety
+/// - The pointer is NULL, or that of a plan.
+#[inline(always)]
+pub(super) unsafe fn initialized<'a>(plan: *const lanenorm_plan) -> Result<&'a Inner, lanenorm_status> {
+    check("plan", plan)?;
+    // SAFETY: the caller's duty. A magic number is written with all else, and any eight bytes are a number.
+    unsafe {
+        match plan.cast::<u64>().read() {
+            MAGIC => Ok(&*plan.cast::<Inner>()),
+            other => {
+                let message = format_args!("the plan starts with {other:#x}, expected {MAGIC:#x}: is it initialized?");
+                Err(refuse(lanenorm_status::Uninitialized, message))
+            }
+        }
+    }
+}
+
+/// That there is a structure.
+#[inline(always)]
+fn check<T>(what: &str, p: *const T) -> Result<(), lanenorm_status> {
+    if p.is_null() {
+        return Err(refuse(lanenorm_status::NullPointer, format_args!("{what} is NULL")));
+    }
+    if !p.is_aligned() {
+        let message = format_args!("{what} is at {:#x}, expected a multiple of {}", p.addr(), align_of::<T>());
+        return Err(refuse(lanenorm_status::Misaligned, message));
+    }
+    Ok(())
+}
+
+/// A structure that says how large it is.
+///
+/// # Safety
+/// - The pointer is NULL, or that of a structure that begins with its size, and has it.
+#[inline(always)]
+pub(super) unsafe fn sized<'a, T>(what: &str, p: *const T) -> Result<&'a T, lanenorm_status> {
+    check(what, p)?;
+    // SAFETY: the caller's duty. The first field can be read whatever the size is.
+    let given = unsafe { p.cast::<usize>().read() };
+    if given != size_of::<T>() {
+        let message = format_args!("struct_size of {what} is {given}, expected {}", size_of::<T>());
+        return Err(refuse(lanenorm_status::Size, message));
+    }
+    // SAFETY: the caller's duty, now that it has the size.
+    Ok(unsafe { &*p })
+}

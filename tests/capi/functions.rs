@@ -1,0 +1,275 @@
+//! The functions for the common cases, against the plans.
+
+use std::ptr::{null, null_mut};
+
+use lanenorm::capi::*;
+use lanenorm::{Element, Error, GradIo, LayerNorm, ParamGrads, RmsNorm, Stats, StatsMut, Sum, bf16, f16};
+
+use crate::data::{Random, special_row};
+use crate::types::Value;
+use crate::{assert_same_bits, last_error};
+
+const SHAPES: [(usize, usize); 5] = [(1, 8), (9, 64), (5, 193), (2, 2100), (40, 768)];
+
+/// Rows of which no mean is large: statistics without `mean_lo` are good for them.
+fn rows<V: Value>(seed: u64, rows: usize, cols: usize) -> Vec<V> {
+    let random = &mut Random::new(seed);
+    let mut data = vec![V::default(); rows * cols];
+    data.chunks_exact_mut(cols).for_each(|row| special_row(0, random, row));
+    data
+}
+
+fn ok(status: lanenorm_status) {
+    assert_eq!(status, lanenorm_status::Ok, "{}", last_error());
+}
+
+/// What the C functions call the elements: f16 and bf16 go by their bits.
+macro_rules! c_ptr {
+    ($v:expr) => {
+        $v.as_ptr().cast()
+    };
+    (mut $v:expr) => {
+        $v.as_mut_ptr().cast()
+    };
+}
+
+macro_rules! layer_norm {
+    ($($name:ident, $function:ident, $t:ty, $float:ty, $eps:literal;)+) => {$(
+        #[test]
+        fn $name() {
+            for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
+                let (x, gamma, beta) = (rows::<$t>(1, n, cols), rows::<$t>(2, 1, cols), rows::<$t>(3, 1, cols));
+                let has = |bit: usize| number & bit == 0;
+                let mut want = (vec![<$t>::default(); n * cols], vec![<$float>::default(); n], vec![<$float>::default(); n]);
+                let mut got = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::SENTINEL; n], vec![<$float>::SENTINEL; n]);
+                let stats = StatsMut { mean: Some(&mut want.1), mean_lo: None, rstd: Some(&mut want.2) };
+                let (g, b) = (has(1).then_some(&gamma[..]), has(2).then_some(&beta[..]));
+                let plan = LayerNorm::new(cols, ($eps).into()).expect("a plan");
+                plan.forward_with_stats(&x, g, b, &mut want.0, stats).expect("a valid call");
+                let g = if has(1) { c_ptr!(gamma) } else { null() };
+                let b = if has(2) { c_ptr!(beta) } else { null() };
+                let (x_p, y_p) = (c_ptr!(x), c_ptr!(mut got.0));
+                let (mean, rstd) = (got.1.as_mut_ptr(), got.2.as_mut_ptr());
+                // SAFETY: all buffers are there.
+                ok(unsafe { $function(x_p, n, cols, g, b, $eps, y_p, mean, rstd, number % 3) });
+                assert_same_bits("y", &want.0, &got.0);
+                assert_same_bits("mean", &want.1, &got.1);
+                assert_same_bits("rstd", &want.2, &got.2);
+                let mut in_place = x.clone();
+                // SAFETY: all buffers are there; y is x.
+                ok(unsafe {
+                    let p: *mut _ = c_ptr!(mut in_place);
+                    $function(p, n, cols, g, b, $eps, p, null_mut(), null_mut(), 1)
+                });
+                assert_same_bits("y, in place", &want.0, &in_place);
+            }
+        }
+    )+};
+}
+
+layer_norm! {
+    layer_norm_f32, lanenorm_layer_norm_f32, f32, f32, 1e-5;
+    layer_norm_f64, lanenorm_layer_norm_f64, f64, f64, 1e-5;
+    layer_norm_f16, lanenorm_layer_norm_f16, f16, f32, 1e-5f32;
+    layer_norm_bf16, lanenorm_layer_norm_bf16, bf16, f32, 1e-5f32;
+}
+
+macro_rules! rms_norm {
+    ($($name:ident, $function:ident, $t:ty;)+) => {$(
+        #[test]
+        fn $name() {
+            for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
+                let (x, gamma) = (rows::<$t>(1, n, cols), rows::<$t>(2, 1, cols));
+                let (has_gamma, offset) = (number & 1 == 0, (number & 2) as f32 / 2.0);
+                let mut want = (vec![<$t>::default(); n * cols], vec![0.0f32; n]);
+                let mut got = (vec![<$t>::SENTINEL; n * cols], vec![f32::SENTINEL; n]);
+                let plan = RmsNorm::new(cols, 1e-6f32.into()).expect("a plan").with_offset(offset);
+                let g = has_gamma.then_some(&gamma[..]);
+                plan.forward_with_rstd(&x, g, &mut want.0, &mut want.1).expect("a valid call");
+                let g = if has_gamma { c_ptr!(gamma) } else { null() };
+                let (x_p, y_p, rstd) = (c_ptr!(x), c_ptr!(mut got.0), got.1.as_mut_ptr());
+                // SAFETY: all buffers are there.
+                ok(unsafe { $function(x_p, n, cols, g, offset, 1e-6, y_p, rstd, number % 3) });
+                assert_same_bits("y", &want.0, &got.0);
+                assert_same_bits("rstd", &want.1, &got.1);
+                let mut in_place = x.clone();
+                // SAFETY: all buffers are there; y is x.
+                ok(unsafe {
+                    let p: *mut _ = c_ptr!(mut in_place);
+                    $function(p, n, cols, g, offset, 1e-6, p, null_mut(), 1)
+                });
+                assert_same_bits("y, in place", &want.0, &in_place);
+            }
+        }
+    )+};
+}
+
+rms_norm! {
+    rms_norm_f32, lanenorm_rms_norm_f32, f32;
+    rms_norm_f16, lanenorm_rms_norm_f16, f16;
+    rms_norm_bf16, lanenorm_rms_norm_bf16, bf16;
+}
+
+/// The buffers of a sum, for the functions of C.
+struct Pointers<T> {
+    x: *mut T,
+    residual: *mut T,
+    gamma: *const T,
+    beta: *const T,
+    sum: *mut T,
+    y: *mut T,
+}
+
+/// With the sum apart, over the residual, over x, and not wanted.
+fn assert_sums_agree<T: Value + Element>(
+    forward: impl Fn(usize, Sum<'_, T>, &[T], &[T], &mut [T]) -> Result<(), Error>,
+    call: impl Fn(Pointers<T>, usize, usize, usize) -> lanenorm_status,
+) {
+    for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
+        let (x, residual) = (rows::<T>(1, n, cols), rows::<T>(2, n, cols));
+        let (gamma, beta) = (rows::<T>(3, 1, cols), rows::<T>(4, 1, cols));
+        let blank = || vec![T::SENTINEL; n * cols];
+        let (mut want_sum, mut want) = (blank(), blank());
+        forward(cols, Sum::new(&x, &residual, &mut want_sum), &gamma, &beta, &mut want).expect("a valid call");
+        for place in 0..4 {
+            let (mut x_now, mut residual_now, mut sum, mut y) = (x.clone(), residual.clone(), blank(), blank());
+            let (x_p, residual_p) = (x_now.as_mut_ptr(), residual_now.as_mut_ptr());
+            // With the sum over one of them, y goes over the other.
+            let (sum_p, y_p) = match place {
+                0 => (sum.as_mut_ptr(), y.as_mut_ptr()),
+                1 => (residual_p, x_p),
+                2 => (x_p, residual_p),
+                _ => (null_mut(), y.as_mut_ptr()),
+            };
+            let (gamma, beta) = (gamma.as_ptr(), beta.as_ptr());
+            let pointers = Pointers { x: x_p, residual: residual_p, gamma, beta, sum: sum_p, y: y_p };
+            ok(call(pointers, n, cols, number % 3));
+            let (got_sum, got) = match place {
+                0 => (&sum, &y),
+                1 => (&residual_now, &x_now),
+                2 => (&x_now, &residual_now),
+                _ => (&want_sum, &y),
+            };
+            assert_same_bits("sum", &want_sum, got_sum);
+            assert_same_bits("y", &want, got);
+        }
+    }
+}
+
+macro_rules! add_layer_norm {
+    ($($name:ident, $function:ident, $t:ty;)+) => {$(
+        #[test]
+        fn $name() {
+            assert_sums_agree::<$t>(
+                |cols, sum, gamma, beta, y| {
+                    LayerNorm::new(cols, 1e-6f32.into())?.forward_sum(sum, Some(gamma), Some(beta), y)
+                },
+                |Pointers { x, residual, gamma, beta, sum, y }, n, cols, threads| {
+                    let (x, residual, gamma, beta) = (x.cast(), residual.cast(), gamma.cast(), beta.cast());
+                    // SAFETY: all buffers are there.
+                    unsafe { $function(x, residual, n, cols, gamma, beta, 1e-6, sum.cast(), y.cast(), threads) }
+                },
+            );
+        }
+    )+};
+}
+
+add_layer_norm! {
+    add_layer_norm_f32, lanenorm_add_layer_norm_f32, f32;
+    add_layer_norm_f16, lanenorm_add_layer_norm_f16, f16;
+    add_layer_norm_bf16, lanenorm_add_layer_norm_bf16, bf16;
+}
+
+macro_rules! add_rms_norm {
+    ($($name:ident, $function:ident, $t:ty;)+) => {$(
+        #[test]
+        fn $name() {
+            assert_sums_agree::<$t>(
+                |cols, sum, gamma, _, y| {
+                    RmsNorm::new(cols, 1e-6f32.into())?.with_offset(0.5).forward_sum(sum, Some(gamma), y)
+                },
+                |Pointers { x, residual, gamma, sum, y, .. }, n, cols, threads| {
+                    let (x, residual, gamma) = (x.cast(), residual.cast(), gamma.cast());
+                    // SAFETY: all buffers are there.
+                    unsafe { $function(x, residual, n, cols, gamma, 0.5, 1e-6, sum.cast(), y.cast(), threads) }
+                },
+            );
+        }
+    )+};
+}
+
+add_rms_norm! {
+    add_rms_norm_f32, lanenorm_add_rms_norm_f32, f32;
+    add_rms_norm_f16, lanenorm_add_rms_norm_f16, f16;
+    add_rms_norm_bf16, lanenorm_add_rms_norm_bf16, bf16;
+}
+
+macro_rules! layer_norm_backward {
+    ($($name:ident, $function:ident, $t:ty;)+) => {$(
+        #[test]
+        fn $name() {
+            for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
+                let (dy, x, gamma) = (rows::<$t>(1, n, cols), rows::<$t>(2, n, cols), rows::<$t>(3, 1, cols));
+                let plan = LayerNorm::new(cols, 1e-5f32.into()).expect("a plan");
+                let (mut mean, mut rstd) = (vec![0.0f32; n], vec![0.0f32; n]);
+                let stats = StatsMut { mean: Some(&mut mean), mean_lo: None, rstd: Some(&mut rstd) };
+                plan.forward_with_stats(&x, None, None, &mut dy.clone(), stats).expect("a valid call");
+                let kept = number % 2 == 0;
+                let stats = if kept {
+                    Stats { mean: Some(&mean), mean_lo: None, rstd: Some(&rstd) }
+                } else {
+                    Stats::default()
+                };
+                let mut want = (vec![<$t>::SENTINEL; n * cols], vec![0.0f32; cols], vec![0.0f32; cols]);
+                let grads = ParamGrads { dgamma: Some(&mut want.1), dbeta: Some(&mut want.2) };
+                plan.backward(GradIo::new(&dy, &x, &mut want.0), Some(&gamma), stats, grads).expect("a valid call");
+                let (mean, rstd) = if kept { (mean.as_ptr(), rstd.as_ptr()) } else { (null(), null()) };
+                let mut got = (vec![<$t>::SENTINEL; n * cols], vec![f32::SENTINEL; cols], vec![f32::SENTINEL; cols]);
+                let (dx, dgamma, dbeta) = (c_ptr!(mut got.0), got.1.as_mut_ptr(), got.2.as_mut_ptr());
+                let (dy_p, x_p, gamma) = (c_ptr!(dy), c_ptr!(x), c_ptr!(gamma));
+                // SAFETY: all buffers are there.
+                ok(unsafe { $function(dy_p, x_p, mean, rstd, n, cols, gamma, 1e-5, dx, dgamma, dbeta, number % 3) });
+                assert_same_bits("dx", &want.0, &got.0);
+                assert_same_bits("dgamma", &want.1, &got.1);
+                assert_same_bits("dbeta", &want.2, &got.2);
+                let mut in_place = dy.clone();
+                // SAFETY: all buffers are there; dx is dy.
+                ok(unsafe {
+                    let p: *mut _ = c_ptr!(mut in_place);
+                    $function(p, x_p, mean, rstd, n, cols, gamma, 1e-5, p, null_mut(), null_mut(), 1)
+                });
+                assert_same_bits("dx, in place", &want.0, &in_place);
+            }
+        }
+    )+};
+}
+
+layer_norm_backward! {
+    layer_norm_backward_f32, lanenorm_layer_norm_backward_f32, f32;
+    layer_norm_backward_bf16, lanenorm_layer_norm_backward_bf16, bf16;
+}
+
+#[test]
+fn rms_norm_backward_f32() {
+    for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
+        let (dy, x, gamma) = (rows::<f32>(1, n, cols), rows::<f32>(2, n, cols), rows::<f32>(3, 1, cols));
+        let offset = number as f32 / 2.0;
+        let plan = RmsNorm::new(cols, 1e-5f32.into()).expect("a plan").with_offset(offset);
+        let mut rstd = vec![0.0f32; n];
+        plan.forward_with_rstd(&x, None, &mut dy.clone(), &mut rstd).expect("a valid call");
+        let kept = number % 2 == 0;
+        let mut want = (vec![f32::SENTINEL; n * cols], vec![0.0f32; cols]);
+        let io = GradIo::new(&dy, &x, &mut want.0);
+        plan.backward(io, Some(&gamma), kept.then_some(&rstd), Some(&mut want.1)).expect("a valid call");
+        let mut got = (vec![f32::SENTINEL; n * cols], vec![f32::SENTINEL; cols]);
+        let (dx, dgamma) = (got.0.as_mut_ptr(), got.1.as_mut_ptr());
+        let rstd = if kept { rstd.as_ptr() } else { null() };
+        let (dy_p, x_p, gamma) = (dy.as_ptr(), x.as_ptr(), gamma.as_ptr());
+        // SAFETY: all buffers are there.
+        ok(unsafe {
+            lanenorm_rms_norm_backward_f32(dy_p, x_p, rstd, n, cols, gamma, offset, 1e-5, dx, dgamma, number)
+        });
+        assert_same_bits("dx", &want.0, &got.0);
+        assert_same_bits("dgamma", &want.1, &got.1);
+    }
+}
