@@ -5,10 +5,14 @@
 //! there is: it comes out in the function compiled for the tier, and reports the token type and the number of lanes that
 //! it was given there. It then runs the plan, and its result must have the bits of the scalar tier.
 
-use std::process::{Command, Output};
+#[path = "support/this_program.rs"]
+mod this_program;
+
+use std::process::Output;
 
 use lanenorm::kernels::lanes::{Kernel, Lanes};
 use lanenorm::{Error, Isa, LayerNorm, Parallelism, RmsNorm, Tier};
+use this_program::this_program;
 
 /// Reports what it was given.
 struct Probe;
@@ -58,24 +62,6 @@ fn child() {
     let rms_norm = |plan: RmsNorm| bits(&|y| plan.forward(&x, None, y));
     assert_eq!(rms_norm(rms_plan), rms_norm(rms_plan.with_isa(Isa::SCALAR)));
     println!("done");
-}
-
-/// The command that runs this very program: under an emulator if cargo was told to use one by environment.
-fn this_program() -> Command {
-    let program = std::env::current_exe().expect("a path to this program");
-    let arch = std::env::consts::ARCH.to_uppercase();
-    let runner = std::env::vars().find_map(|(name, value)| {
-        let target = name.strip_prefix("CARGO_TARGET_")?.strip_suffix("_RUNNER")?;
-        target.starts_with(&arch).then_some(value)
-    });
-    match runner.as_deref().map(|r| r.split_whitespace().collect::<Vec<_>>()).as_deref() {
-        Some([emulator, arguments @ ..]) => {
-            let mut command = Command::new(emulator);
-            command.args(arguments).arg(program);
-            command
-        }
-        _ => Command::new(program),
-    }
 }
 
 fn run_child(isa: Option<&str>) -> (Output, String) {

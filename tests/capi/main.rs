@@ -12,6 +12,8 @@ mod plan;
 #[allow(dead_code, unused_macros, reason = "the contract uses the rest")]
 #[macro_use]
 mod types;
+#[path = "../support/this_program.rs"]
+mod this_program;
 
 mod backward;
 mod buffer;

@@ -1,12 +1,12 @@
 //! Names, messages, and the tier that the environment asks for.
 
 use std::ffi::{CStr, c_char};
-use std::process::Command;
 use std::ptr::{null, null_mut};
 
 use lanenorm::capi::*;
 use lanenorm::{Isa, Tier};
 
+use crate::this_program::this_program;
 use crate::{BLANK, DESC, init, last_error, tier};
 
 fn string(p: *const c_char) -> &'static str {
@@ -65,8 +65,7 @@ fn child() {
 #[test]
 fn the_environment_names_the_tier() {
     let child = |isa: &str| {
-        let program = std::env::current_exe().expect("the path of this test");
-        let output = Command::new(program)
+        let output = this_program()
             .args(["--ignored", "--exact", "names::child", "--nocapture"])
             .env("LANENORM_ISA", isa)
             .output()
