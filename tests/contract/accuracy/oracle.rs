@@ -17,18 +17,18 @@ use super::u;
 use crate::support::{Output, Problem, Types, Value};
 
 /// What there is to say of the results for one row.
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// The exact y, rounded to f64.
-    pub(super) y: Vec<f64>,
+    pub(crate) y: Vec<f64>,
     /// |y - exact|.
-    pub(super) errors: Vec<f64>,
-    pub(super) xhat: Vec<f64>,
+    pub(crate) errors: Vec<f64>,
+    pub(crate) xhat: Vec<f64>,
     /// In standard deviations, less what is due to keeping the mean in two numbers: u^2 of it, or the last bit of a
     /// denormal. None without a mean.
-    pub(super) mean_error: f64,
-    pub(super) rstd: f64,
+    pub(crate) mean_error: f64,
+    pub(crate) rstd: f64,
     /// Relative.
-    pub(super) rstd_error: f64,
+    pub(crate) rstd_error: f64,
 }
 
 /// What xhat is multiplied by.
@@ -42,7 +42,7 @@ fn beta<K: Types>(problem: &Problem<K>, i: usize) -> f64 {
 }
 
 /// One row.
-pub(super) fn judge<K: Types>(problem: &Problem<K>, output: &Output<K>) -> Verdict {
+pub(crate) fn judge<K: Types>(problem: &Problem<K>, output: &Output<K>) -> Verdict {
     if size_of::<K::F>() == size_of::<f64>() {
         by_double_double(problem, output)
     } else {
@@ -93,9 +93,10 @@ fn by_double_double<K: Types>(problem: &Problem<K>, output: &Output<K>) -> Verdi
     let mean = if centered { from_origin().fold(zero, |sum, d| sum + d) / n } else { zero };
     let squares = from_origin().fold(zero, |sum, d| sum + (d - mean) * (d - mean));
     // Where nothing but eps is left it may be out of range.
+    let eps = times_power_of_two(problem.eps, 2 * exponent);
     let (v, exponent) = match squares / n {
-        squares if squares == 0.0 => (TwoFloat::from(problem.eps), 0),
-        squares => (squares + times_power_of_two(problem.eps, 2 * exponent), exponent),
+        squares if squares == 0.0 && eps < f64::MIN_POSITIVE => (TwoFloat::from(problem.eps), 0),
+        squares => (squares + eps, exponent),
     };
     let rstd = if v == 0.0 { TwoFloat::from(f64::INFINITY) } else { 1.0 / v.sqrt() };
 

@@ -12,18 +12,18 @@ use crate::accuracy::rounding;
 use crate::support::{GradProblem, Types, Value};
 
 /// The exact gradients of one row.
-pub(super) struct Exact {
+pub(crate) struct Exact {
     /// Times 2^-exponent.
     dx: Vec<TwoFloat>,
     exponent: i32,
-    pub(super) xhat: Vec<TwoFloat>,
+    pub(crate) xhat: Vec<TwoFloat>,
     /// What the error of dx is measured by, times 2^-exponent: rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) + |ds|,
     /// mean |g| being left out without a mean.
     scale: Vec<f64>,
 }
 
 /// Of row `r`, with the gamma of its group.
-pub(super) fn exact<K: Types>(problem: &GradProblem<K>, r: usize) -> Exact {
+pub(crate) fn exact<K: Types>(problem: &GradProblem<K>, r: usize) -> Exact {
     let row = problem.only(&[r]);
     if size_of::<K::F>() == size_of::<f64>() { by_double_double(&row) } else { by_reference(&row) }
 }
@@ -87,9 +87,10 @@ fn by_double_double<K: Types>(problem: &GradProblem<K>) -> Exact {
     let d: Vec<TwoFloat> = from_origin.iter().map(|&d| if d == mean { zero } else { d - mean }).collect();
     let squares = mean_of(&d.iter().map(|&d| d * d).collect::<Vec<_>>());
     // Where nothing but eps is left it may be out of range.
+    let scaled_eps = times_power_of_two(eps, 2 * exponents[0]);
     let (v, of_x) = match squares {
-        squares if squares == 0.0 => (TwoFloat::from(eps), 0),
-        squares => (squares + times_power_of_two(eps, 2 * exponents[0]), exponents[0]),
+        squares if squares == 0.0 && scaled_eps < f64::MIN_POSITIVE => (TwoFloat::from(eps), 0),
+        squares => (squares + scaled_eps, exponents[0]),
     };
     // Of a row that is constant, and eps 0, dx is 0 by decree.
     let rstd = if v == 0.0 { zero } else { 1.0 / v.sqrt() };
@@ -112,18 +113,18 @@ fn by_double_double<K: Types>(problem: &GradProblem<K>) -> Exact {
 
 impl Exact {
     /// The exact dx, rounded to f64.
-    pub(super) fn dx(&self, i: usize) -> f64 {
+    pub(crate) fn dx(&self, i: usize) -> f64 {
         times_power_of_two(self.dx[i].into(), self.exponent)
     }
 
     /// What its error is measured by.
-    pub(super) fn scale(&self, i: usize) -> f64 {
+    pub(crate) fn scale(&self, i: usize) -> f64 {
         times_power_of_two(self.scale[i], self.exponent)
     }
 
     /// The error of an element in units of the measure, less what is due to the type of dx: half the distance between two
     /// numbers of 16 bits, the last bit of a denormal, and infinity beyond the largest number.
-    pub(super) fn factor<K: Types>(&self, i: usize, dx: K::X) -> f64 {
+    pub(crate) fn factor<K: Types>(&self, i: usize, dx: K::X) -> f64 {
         let exact = self.dx(i);
         let beyond = K::X::MAX.wide() * (1.0 - K::X::EPSILON.wide());
         if dx.wide().is_infinite() && (exact * dx.wide().signum() > beyond || K::X::of(exact) == dx) {
