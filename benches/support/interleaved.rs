@@ -7,14 +7,16 @@ use lanenorm::Isa;
 
 use super::case::{self, Case};
 use super::grid;
+use super::machine::Machine;
 use super::measure::measure;
-use super::record::{self, Machine};
+use super::record;
 use super::report::{Measured, Report};
 
 /// Measures everything, prints the tables, and writes the files that the environment asks for.
 pub(crate) fn run(best: Isa) {
-    let machine = Machine::this(best.tier().name());
     let full = std::env::var("LANENORM_BENCH").is_ok_and(|mode| mode == "full");
+    let command = if full { "LANENORM_BENCH=full cargo bench" } else { "cargo bench" };
+    let machine = Machine::this(best.tier().name(), command);
     let start = Instant::now();
     let cases = if full { case::all() } else { case::few() };
     let measured: Vec<Measured> = cases

@@ -18,6 +18,7 @@ use super::check::Answers;
 use super::contender::Contender;
 use super::number::{Number, typed};
 use super::placement::Placement;
+use super::summary::{Summary, middle};
 use super::variant::Variant;
 
 /// The time that a block should take, so that reading the clock costs nothing.
@@ -167,23 +168,4 @@ fn run_rounds<T: Number>(
         }
     }
     blocks
-}
-
-/// The blocks at one place.
-struct Summary {
-    lower_quartile: f64,
-    median: f64,
-    blocks: usize,
-}
-
-impl Summary {
-    fn new(mut times: Vec<f64>) -> Self {
-        times.sort_unstable_by(f64::total_cmp);
-        let last = times.len() - 1;
-        Self { lower_quartile: times[last / 4], median: times[last / 2], blocks: times.len() }
-    }
-}
-
-fn middle(values: impl Iterator<Item = f64>) -> f64 {
-    Summary::new(values.collect()).median
 }

@@ -4,8 +4,8 @@ use lanenorm::Isa;
 use lanenorm::kernels::table::Op;
 
 use super::case::Case;
+use super::machine::Machine;
 use super::measure::{PLACES, Timing};
-use super::record::Machine;
 use super::results;
 use super::table::Table;
 

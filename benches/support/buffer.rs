@@ -1,0 +1,36 @@
+//! Where buffers lie. Loads of x slow down when they are a few bytes behind stores of y modulo 4096 (the processor
+//! takes them for loads of what is being stored), by up to a factor of two. An allocator deals out one such offset
+//! and a benchmark measures it; here offsets are drawn at random, several times for each case. The programs beside
+//! the benchmark share this file.
+
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+const PAGE: usize = 4096;
+const LINE: usize = 64;
+
+/// Some elements that start at a random cache line of a page.
+pub(crate) struct Buffer<T> {
+    memory: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Copy + Default> Buffer<T> {
+    /// A buffer that holds `values`. Its pages have been touched.
+    pub(crate) fn new(values: &[T], rng: &mut SmallRng) -> Self {
+        let mut memory = vec![T::default(); values.len() + 2 * PAGE / size_of::<T>()];
+        let line = rng.random_range(0..PAGE / LINE);
+        let start = memory.as_ptr().align_offset(PAGE) + line * LINE / size_of::<T>();
+        memory[start..start + values.len()].copy_from_slice(values);
+        Self { memory, start, len: values.len() }
+    }
+
+    pub(crate) fn get(&self) -> &[T] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
