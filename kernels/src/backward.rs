@@ -54,7 +54,7 @@ pub use merge::merge;
 use touches::{Row, Trust, project, second_touch, ways};
 
 /// The rows whose gradients of gamma and beta are added one after the other.
-pub const LEAF_ROWS: usize = 16;
+pub const LEAF_ROWS: usize = 32;
 
 /// The rows of a part, at least.
 const PART_ROWS: usize = 64;
@@ -265,16 +265,14 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Kernel for RunParts<
         let leaf = &mut leaf[..sums(CENTERED) * padded];
         pack_gamma(simd, job, gamma);
         leaf.fill(T::Float::default());
-        if job.sums {
-            partials.fill(T::Float::default());
-        }
         for r in (0..rows).step_by(BLOCK_ROWS) {
             let n = BLOCK_ROWS.min(rows - r);
             touch_rows(simd, job, r, n, gamma, leaf);
             if job.sums && ((r + n).is_multiple_of(LEAF_ROWS) || r + n == rows) {
                 let len = 2 * leaf.len();
                 let part = &mut partials[r / job.part_rows * len..][..len];
-                merge::add_leaf::<S, T>(simd, leaf, part, padded);
+                let is_first = r % job.part_rows < LEAF_ROWS;
+                merge::add_leaf::<S, T>(simd, leaf, part, padded, is_first);
             }
         }
         if job.streaming {

@@ -132,6 +132,9 @@ pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     /// Asks for the cache line of `p`, which need not be valid for anything.
     fn prefetch(self, p: *const u8);
 
+    /// Asks for it into the second-level cache.
+    fn prefetch_to_l2(self, p: *const u8);
+
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s;
 

@@ -55,20 +55,34 @@ impl<T: Element> Kernel for Merge<'_, T> {
         for (k, out) in out.chunks_mut(pair).enumerate() {
             let mut stack = [[[zero; 2]; 2]; DEPTH];
             let mut depth = 0;
-            for (p, part) in partials.chunks_exact(len).enumerate() {
-                let at = at + k * pair;
-                // SAFETY: a part has whole pairs of all columns from at on, of sums and errors.
+            let part = |p: usize| &partials[p * len + at + k * pair..][..errors + pair];
+            let count = partials.len() / len;
+            // Four parts are merged in registers.
+            for group in 0..count / 4 {
+                let p = 4 * group;
+                // SAFETY: each begins with a pair of sums, and ends with one of errors.
                 let mut sum = unsafe {
-                    [
-                        T::simd_load_computed(simd, part[at..][..pair].as_ptr()),
-                        T::simd_load_computed(simd, part[at + errors..][..pair].as_ptr()),
-                    ]
+                    let first = add::<S, T>(simd, load::<S, T>(simd, part(p)), load::<S, T>(simd, part(p + 1)));
+                    let second = add::<S, T>(simd, load::<S, T>(simd, part(p + 2)), load::<S, T>(simd, part(p + 3)));
+                    add::<S, T>(simd, first, second)
                 };
-                for _ in 0..p.trailing_ones() {
+                for _ in 0..group.trailing_ones() {
                     depth -= 1;
                     sum = add::<S, T>(simd, stack[depth], sum);
                 }
                 stack[depth] = sum;
+                depth += 1;
+            }
+            if count % 4 >= 2 {
+                let p = count / 4 * 4;
+                // SAFETY: as above.
+                stack[depth] =
+                    unsafe { add::<S, T>(simd, load::<S, T>(simd, part(p)), load::<S, T>(simd, part(p + 1))) };
+                depth += 1;
+            }
+            if count % 2 == 1 {
+                // SAFETY: as above.
+                stack[depth] = unsafe { load::<S, T>(simd, part(count - 1)) };
                 depth += 1;
             }
             let mut sum = stack[depth - 1];
@@ -94,9 +108,27 @@ impl<T: Element> Kernel for Merge<'_, T> {
     }
 }
 
-/// Adds the sums of a leaf to those of its part, of `padded` columns, and begins new ones.
+/// A pair of sums at the start of `part`, and that of their errors at its end.
+///
+/// # Safety
+/// - `part` has a pair of registers.
 #[inline(always)]
-pub(super) fn add_leaf<S: Lanes, T: Element>(simd: S, leaf: &mut [T::Float], part: &mut [T::Float], padded: usize) {
+unsafe fn load<S: Lanes, T: Element>(simd: S, part: &[T::Float]) -> [Pair<S, T>; 2] {
+    let errors = part.len() - 2 * T::Float::lanes::<S>();
+    // SAFETY: the caller's duty.
+    unsafe { [T::simd_load_computed(simd, part.as_ptr()), T::simd_load_computed(simd, part[errors..].as_ptr())] }
+}
+
+/// Adds the sums of a leaf to those of its part, of `padded` columns, and begins new ones. If it is the first, those of the part
+/// are yet to be written.
+#[inline(always)]
+pub(super) fn add_leaf<S: Lanes, T: Element>(
+    simd: S,
+    leaf: &mut [T::Float],
+    part: &mut [T::Float],
+    padded: usize,
+    is_first: bool,
+) {
     let zero = [T::Float::splat(simd, T::Float::default()); 2];
     let pair = 2 * T::Float::lanes::<S>();
     for (leaf, part) in leaf.chunks_exact_mut(padded).zip(part.chunks_exact_mut(2 * padded)) {
@@ -105,7 +137,11 @@ pub(super) fn add_leaf<S: Lanes, T: Element>(simd: S, leaf: &mut [T::Float], par
         for (leaf, (sum, error)) in leaf.chunks_exact_mut(pair).zip(pairs) {
             // SAFETY: all have a pair.
             unsafe {
-                let old = [T::simd_load_computed(simd, sum.as_ptr()), T::simd_load_computed(simd, error.as_ptr())];
+                let old = if is_first {
+                    [zero; 2]
+                } else {
+                    [T::simd_load_computed(simd, sum.as_ptr()), T::simd_load_computed(simd, error.as_ptr())]
+                };
                 let [new_sum, new_error] = add::<S, T>(simd, old, [T::simd_load_computed(simd, leaf.as_ptr()), zero]);
                 T::simd_store_computed(simd, sum.as_mut_ptr(), new_sum);
                 T::simd_store_computed(simd, error.as_mut_ptr(), new_error);

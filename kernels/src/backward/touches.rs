@@ -1,9 +1,12 @@
 //! The two touches of the rows that take the fast path.
 
-use super::Backward;
+use super::{BLOCK_ROWS, Backward};
 use crate::forward::{RowNorm, probe};
 use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Source, Target, regs, way};
 use crate::moments::{CHUNK, Tree, no_subtrees};
+
+/// The bytes of a first-level cache.
+const L1: usize = 32 << 10;
 
 /// What of a row can be trusted: the slow path does the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,6 +154,8 @@ struct Loaded<S: Lanes, T: Element> {
     x: Source<T>,
     ds: Option<Source<T>>,
     dx: Option<Target<T>>,
+    /// dy and x of the row to be asked for meanwhile.
+    ahead: [Source<T>; 2],
 }
 
 impl<S: Lanes, T: Element> Loaded<S, T> {
@@ -168,7 +173,12 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
         // SAFETY: the caller's duty.
         let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, job.streaming)) };
         let offset = splat(-mean_lo * rstd);
-        Self { hi: splat(mean), rstd: splat(rstd), offset, a: splat(a), b: splat(b), dy, x, ds, dx }
+        // Rows of f32 and f64 that are longer than L1 have this loop wait for cache lines itself: more would not come sooner.
+        let asks = T::ROUNDS || BLOCK_ROWS * 2 * job.rows.cols() * size_of::<T>() <= L1;
+        let later = if asks && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
+        // SAFETY: there is such a row.
+        let ahead = unsafe { [job.rows.dy(later), job.rows.x(later)] };
+        Self { hi: splat(mean), rstd: splat(rstd), offset, a: splat(a), b: splat(b), dy, x, ds, dx, ahead }
     }
 
     #[inline(always)]
@@ -329,6 +339,8 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
                     }
                     let target = row.dx.unwrap_unchecked();
                     if streams {
+                        row.ahead[0].prefetch(simd, i, 2 * T::Float::lanes::<S>());
+                        row.ahead[1].prefetch(simd, i, 2 * T::Float::lanes::<S>());
                         target.store::<S, { way::REST }>(simd, i, dx);
                     } else {
                         target.store::<S, { way::PLAIN }>(simd, i, dx);

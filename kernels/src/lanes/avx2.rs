@@ -125,6 +125,12 @@ impl Lanes for V3 {
     }
 
     #[inline(always)]
+    fn prefetch_to_l2(self, p: *const u8) {
+        // SAFETY: SSE is part of x86-64, and a prefetch does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
+    }
+
+    #[inline(always)]
     fn fma(self, a: f32x8, b: f32x8, c: f32x8) -> f32x8 {
         self.mul_add_f32s(a, b, c)
     }

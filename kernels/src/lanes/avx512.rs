@@ -79,6 +79,12 @@ impl Lanes for V4 {
     }
 
     #[inline(always)]
+    fn prefetch_to_l2(self, p: *const u8) {
+        // SAFETY: SSE is part of x86-64, and a prefetch does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
+    }
+
+    #[inline(always)]
     fn fma(self, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
         self.mul_add_f32s(a, b, c)
     }

@@ -45,17 +45,7 @@ impl<T: Element> Input<T> {
     /// Asks for the step that starts at `i` of the next row.
     #[inline(always)]
     pub(crate) fn prefetch_next_row<S: Lanes>(self, simd: S, i: usize) {
-        prefetch_step(simd, self.x.0.wrapping_add(i).wrapping_byte_add(self.stride));
-    }
-}
-
-/// Asks for the step that starts at `p`, which need not be there.
-#[inline(always)]
-fn prefetch_step<S: Lanes, T: Element>(simd: S, p: *const T) {
-    let mut line = 0;
-    while line < T::STEP * size_of::<T>() {
-        simd.prefetch(p.cast::<u8>().wrapping_add(line));
-        line += 64;
+        Source(self.x.0.wrapping_byte_add(self.stride)).prefetch(simd, i, T::STEP);
     }
 }
 
@@ -114,8 +104,8 @@ impl<T: Element> Kernel for Addition<T> {
                 let mut i = 0;
                 while i + T::STEP <= self.cols {
                     if self.ahead {
-                        prefetch_step(simd, x.wrapping_add(i).wrapping_add(self.x_stride));
-                        prefetch_step(simd, residual.wrapping_add(i).wrapping_add(self.residual_stride));
+                        Source(x.wrapping_add(self.x_stride)).prefetch(simd, i, T::STEP);
+                        Source(residual.wrapping_add(self.residual_stride)).prefetch(simd, i, T::STEP);
                     }
                     let mut j = 0;
                     while j < T::STEP {

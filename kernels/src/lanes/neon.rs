@@ -104,6 +104,12 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn prefetch_to_l2(self, p: *const u8) {
+        // SAFETY: a prefetch does not fault.
+        unsafe { asm!("prfm pldl2keep, [{0}]", in(reg) p, options(nostack, preserves_flags, readonly)) };
+    }
+
+    #[inline(always)]
     fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
         self.mul_add_f32s(a, b, c)
     }

@@ -113,6 +113,9 @@ impl Lanes for Scalar128b {
     fn prefetch(self, _: *const u8) {}
 
     #[inline(always)]
+    fn prefetch_to_l2(self, _: *const u8) {}
+
+    #[inline(always)]
     fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
         pulp::cast(fma(pulp::cast(a), pulp::cast(b), pulp::cast(c)))
     }

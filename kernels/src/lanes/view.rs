@@ -435,6 +435,22 @@ impl<T: Element> Source<T> {
         Self(unsafe { self.0.add(i) })
     }
 
+    /// Asks for `n` elements from `i` on, which need not be there. Wide ones come into the second-level cache: where the first is
+    /// asked for what memory has, other loads wait. Loops over 16 bits wait for arithmetic, and not for loads.
+    #[inline(always)]
+    pub(crate) fn prefetch<S: Lanes>(self, simd: S, i: usize, n: usize) {
+        let p = self.0.wrapping_add(i).cast::<u8>();
+        let mut line = 0;
+        while line < n * size_of::<T>() {
+            if T::ROUNDS {
+                simd.prefetch(p.wrapping_add(line));
+            } else {
+                simd.prefetch_to_l2(p.wrapping_add(line));
+            }
+            line += 64;
+        }
+    }
+
     /// A pair of registers of consecutive elements from `i` on.
     ///
     /// # Safety
