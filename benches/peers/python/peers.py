@@ -42,7 +42,7 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
-        # Threads of OpenMP are awake from call to call (some 0.1 ms), and asleep when the next contender is timed.
+        # OpenMP's threads stay awake from call to call (some 0.1 ms), and sleep when the next contender is timed.
         "GOMP_SPINCOUNT": "20000",
         "KMP_BLOCKTIME": "1",
         # PyTorch allocates its outputs: let it have the same memory again, not fresh pages in each call.
@@ -74,14 +74,16 @@ def load_peers(threads: int, library: Path, onednn: Path | None) -> tuple[list[P
 def check(arguments: argparse.Namespace) -> int:
     """All contenders once on small shapes, against float64."""
     peers, missing = load_peers(arguments.threads[0], arguments.library, arguments.onednn)
-    print(*missing, sep="\n")
+    for line in missing:
+        print(line)
     passed = failed = 0
     for op, dtype in GRID:
         for rows, cols in CHECK_SHAPES:
             problem = Problem.random(Case(op, dtype, rows, cols))
             found, absent = contenders(peers, Buffers(problem, np.random.default_rng(0)))
-            if (rows, cols) == CHECK_SHAPES[0]:
-                print(*(f"{name} has no {op} in {dtype}: {reason}" for name, reason in absent.items()), sep="\n")
+            for name, reason in absent.items():
+                if (rows, cols) == CHECK_SHAPES[0]:
+                    print(f"{name} has no {op} in {dtype}: {reason}")
             for contender in found:
                 error = problem.error(contender.answers())
                 right = error <= TOLERANCE[dtype]
@@ -102,7 +104,8 @@ class Pass:
         self._threads = threads
         self._part = part
         self._peers, missing = load_peers(threads, arguments.library, arguments.onednn)
-        print(*(f"{line}\n" for line in missing), sep="", end="", file=sys.stderr)
+        for line in missing:
+            print(line, file=sys.stderr)
         self._record: dict = {
             "threads": threads,
             "versions": {peer.name: peer.version for peer in self._peers},

@@ -61,9 +61,12 @@ class Report:
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         load = "unknown" if machine["load"] is None else f"{machine['load']:.2f}"
         cpu, cores = machine["cpu"], machine["logical_cores"]
-        return f"{cpu}, {cores} logical cores, load {load} at the start. {versions}. {machine['date']}."
+        partial = " Cut short." if machine["partial"] else ""
+        return f"{cpu}, {cores} logical cores, load {load} at the start. {versions}. {machine['date']}.{partial}"
 
     def _times(self) -> Iterator[str]:
+        if self.cases:
+            yield "Times as multiples of those of a copy on one thread:"
         for threads in self._threads():
             for op in dict.fromkeys(op for t, op, _ in self.cases if t == threads):
                 yield self._times_of(threads, op)
@@ -80,7 +83,7 @@ class Report:
             ]
             gain = self._gain(timings)
             rows.append([shape, *micros, *copies, NOTHING if gain is None else digits(gain)])
-        return f"Times as multiples of the copy's (one thread):\n\n{table(head, rows)}"
+        return table(head, rows)
 
     def _means(self) -> Iterator[str]:
         for threads in self._threads():
@@ -96,13 +99,13 @@ class Report:
     def _losses(self) -> str:
         lines = []
         for (threads, op, shape), timings in self.cases.items():
-            for name, timing in self._others(timings).items():
-                if OURS in timings and timing["copies"] < timings[OURS]["copies"]:
-                    ours, theirs = timings[OURS]["copies"], timing["copies"]
-                    lines.append(
-                        f"- {op} {shape}, {threads} thr: {name} {digits(theirs)} copies, {OURS} {digits(ours)} "
-                        f"({digits(ours / theirs)} times as long)"
-                    )
+            gain = self._gain(timings)
+            if gain is not None and gain < 1:
+                best = min(self._others(timings).values(), key=lambda timing: timing["copies"])
+                lines.append(
+                    f"- {op} {shape}, {threads} thr: {best['contender']} {digits(best['copies'])} copies, "
+                    f"{OURS} {digits(timings[OURS]['copies'])} ({digits(1 / gain)} times as long)"
+                )
         return "\n".join([f"Cases in which another is faster: {len(lines) or 'none'}.", *lines]) if self.cases else ""
 
     def _wrong(self) -> str:
