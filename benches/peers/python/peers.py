@@ -201,12 +201,12 @@ def cpu_model() -> str:
     return models[0] if models else f"unknown {platform.machine()}"
 
 
-def machine(arguments: argparse.Namespace, load: float | None) -> dict:
+def machine(arguments: argparse.Namespace) -> dict:
     return {
         "cpu": cpu_model(),
         "logical_cores": len(os.sched_getaffinity(0)),
         "threads": arguments.threads,
-        "load": load,
+        "load": os.getloadavg()[0],
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "command": "python benches/peers/python/peers.py" + "".join(f" {shlex.quote(a)}" for a in sys.argv[1:]),
     }
@@ -217,7 +217,13 @@ def assemble(passes: list[dict], about: dict) -> dict:
     versions = passes[0]["versions"] | {"python": platform.python_version(), "numpy": np.__version__}
     joined = {key: [entry for p in passes for entry in p[key]] for key in ("results", "absent", "accuracy", "bits")}
     joined["bits"] = exactness.compare_passes(passes) + joined["bits"]
-    about |= {"default_tier": passes[0]["isa"], "versions": versions, "partial": passes[-1]["interrupted"]}
+    ours = versions.get("lanenorm")
+    about = about | {
+        "build": ours and f"lanenorm {ours}, release profile",
+        "default_tier": passes[0]["isa"],
+        "versions": versions,
+        "partial": passes[-1]["interrupted"],
+    }
     return {"machine": about, **joined}
 
 
@@ -248,12 +254,12 @@ def main() -> int:
     if arguments.pass_threads:
         Pass(arguments, arguments.pass_threads, arguments.pass_part).run()
         return 0
-    load = os.getloadavg()[0]
+    about = machine(arguments)
     start = time.monotonic()
     passes = run_passes(arguments)
     if not passes:
         return 1
-    record = assemble(passes, machine(arguments, load))
+    record = assemble(passes, about)
     print(Report(record).text())
     print(f"\n{time.monotonic() - start:.0f} s.")
     if arguments.json:
