@@ -42,7 +42,7 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
-        # OpenMP's threads stay awake from call to call (some 0.1 ms), and sleep when the next contender is timed.
+        # A fraction of a millisecond: OpenMP's threads stay awake from call to call, and sleep when the next is timed.
         "GOMP_SPINCOUNT": "20000",
         "KMP_BLOCKTIME": "1",
         # PyTorch allocates its outputs: let it have the same memory again, not fresh pages in each call.
