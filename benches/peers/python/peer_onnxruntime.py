@@ -1,0 +1,113 @@
+"""ONNX Runtime: models of one node, bound to buffers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import onnxruntime
+from onnx import TensorProto, helper
+
+from cases import Buffers, Case
+from contender import Contender, Unsupported, written
+
+TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+# By operation: the name of the contender, and its nodes, each with domain, type, inputs, outputs, attributes.
+MODELS: dict[str, dict[str, list[tuple[str, str, list[str], list[str], dict[str, int]]]]] = {
+    "layer_norm": {
+        "onnxruntime": [("", "LayerNormalization", ["x", "gamma", "beta"], ["y"], {"axis": -1})],
+    },
+    "rms_norm": {
+        "onnxruntime": [("", "RMSNormalization", ["x", "gamma"], ["y"], {"axis": -1})],
+        "onnxruntime simplified": [("", "SimplifiedLayerNormalization", ["x", "gamma"], ["y"], {"axis": -1})],
+    },
+    "add_layer_norm": {
+        "onnxruntime": [
+            (
+                "com.microsoft",
+                "SkipLayerNormalization",
+                ["x", "residual", "gamma", "beta"],
+                ["y", "", "", "sum"],
+                {},
+            )
+        ],
+        "onnxruntime 2 nodes": [
+            ("", "Add", ["x", "residual"], ["sum"], {}),
+            ("", "LayerNormalization", ["sum", "gamma", "beta"], ["y"], {"axis": -1}),
+        ],
+    },
+}
+
+
+class OnnxRuntime:
+    """Sessions on the CPU, with as many threads as asked for."""
+
+    name = "onnxruntime"
+    version = onnxruntime.__version__
+
+    def __init__(self, threads: int) -> None:
+        onnxruntime.set_default_logger_severity(4)
+        self._threads = threads
+        self._sessions: dict[tuple[str, str, str, float], onnxruntime.InferenceSession | Unsupported] = {}
+
+    def contenders(self, buffers: Buffers) -> list[Contender]:
+        case = buffers.problem.case
+        bound, refused = [], [f"no operator for {case.op}"]
+        for name in MODELS.get(case.op, {}):
+            session = self._session(name, case)
+            if isinstance(session, Unsupported):
+                refused.append(str(session))
+                continue
+            bound.append(Contender(name, partial(session.run_with_iobinding, bind(session, buffers)), written(buffers)))
+        if not bound:
+            raise Unsupported(refused[-1])
+        return bound
+
+    def _session(self, name: str, case: Case) -> onnxruntime.InferenceSession | Unsupported:
+        """Sessions are kept: they fit all shapes."""
+        key = (name, case.op, case.dtype, case.eps)
+        if key not in self._sessions:
+            try:
+                self._sessions[key] = self._new_session(model(name, case))
+            except Exception as error:  # What is raised depends on what is missing.
+                self._sessions[key] = Unsupported(str(error).strip().splitlines()[0])
+        return self._sessions[key]
+
+    def _new_session(self, serialized: bytes) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # Its threads would spin for tens of milliseconds on the cores of the contender that is timed next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Two nodes are to stay two.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.log_severity_level = 4
+        return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+
+
+def model(name: str, case: Case) -> bytes:
+    element = TYPES[case.dtype]
+    nodes = []
+    for domain, operator, inputs, outputs, attributes in MODELS[case.op][name]:
+        extra = {} if operator == "Add" else {"epsilon": case.eps}
+        nodes.append(helper.make_node(operator, inputs, outputs, domain=domain, **attributes, **extra))
+    made = [output for node in nodes for output in node.output if output]
+    given = dict.fromkeys(name for node in nodes for name in node.input if name not in made)
+    shapes = {"gamma": ["cols"], "beta": ["cols"]}
+
+    def infos(names: list[str]) -> list:
+        return [helper.make_tensor_value_info(n, element, shapes.get(n, ["rows", "cols"])) for n in names]
+
+    graph = helper.make_graph(nodes, case.op, infos(list(given)), infos(made))
+    opset = 23 if name == "onnxruntime" and case.op == "rms_norm" else 17
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+
+
+def bind(session: onnxruntime.InferenceSession, buffers: Buffers) -> onnxruntime.IOBinding:
+    binding = session.io_binding()
+    element = TYPES[buffers.problem.case.dtype]
+    for ends, put in ((session.get_inputs(), binding.bind_input), (session.get_outputs(), binding.bind_output)):
+        for end in ends:
+            put(end.name, "cpu", 0, element, list(buffers[end.name].shape), buffers.address(end.name))
+    return binding
