@@ -270,12 +270,7 @@ fn run<T: Number>(
 }
 
 /// Compares the first tier's answer with f64, and the bits of all others with the first's.
-fn check<T: Number>(
-    case: &Case,
-    bench: &mut Pools<'_, T>,
-    clock: &Clock,
-    record: &mut Record,
-) -> anyhow::Result<()> {
+fn check<T: Number>(case: &Case, bench: &mut Pools<'_, T>, clock: &Clock, record: &mut Record) -> anyhow::Result<()> {
     let largest = bench.pools.last().context("a pool")?;
     let mut first: Option<(usize, u64)> = None;
     for contender in bench.contenders.iter().filter(|c| c.op != Op::Copy) {
