@@ -20,10 +20,22 @@ impl<T: Copy + Default> Buffer<T> {
     /// A buffer that holds `values`. Its pages have been touched.
     pub(crate) fn new(values: &[T], rng: &mut SmallRng) -> Self {
         let mut memory = vec![T::default(); values.len() + 2 * PAGE / size_of::<T>()];
-        let line = rng.random_range(0..PAGE / LINE);
-        let start = memory.as_ptr().align_offset(PAGE) + line * LINE / size_of::<T>();
+        let start = Self::draw(&memory, rng);
         memory[start..start + values.len()].copy_from_slice(values);
         Self { memory, start, len: values.len() }
+    }
+
+    fn draw(memory: &[T], rng: &mut SmallRng) -> usize {
+        let line = rng.random_range(0..PAGE / LINE);
+        memory.as_ptr().align_offset(PAGE) + line * LINE / size_of::<T>()
+    }
+
+    /// The same values in the same pages, from another cache line on.
+    #[allow(dead_code, reason = "not every program moves its buffers")]
+    pub(crate) fn shift(&mut self, rng: &mut SmallRng) {
+        let start = Self::draw(&self.memory, rng);
+        self.memory.copy_within(self.start..self.start + self.len, start);
+        self.start = start;
     }
 
     pub(crate) fn get(&self) -> &[T] {

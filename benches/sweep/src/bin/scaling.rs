@@ -1,0 +1,5 @@
+//! Speed against threads.
+
+fn main() -> anyhow::Result<()> {
+    lanenorm_sweep::scaling::main()
+}

@@ -1,0 +1,15 @@
+//! How lanenorm's speed goes with the number of columns and of threads.
+
+mod answer;
+mod clock;
+mod measure;
+mod record;
+pub mod scaling;
+mod tensors;
+
+#[path = "../../support/buffer.rs"]
+mod buffer;
+#[path = "../../support/machine.rs"]
+mod machine;
+#[path = "../../support/summary.rs"]
+mod summary;

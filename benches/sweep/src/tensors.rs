@@ -1,0 +1,217 @@
+//! The buffers of a case, and what runs over them.
+
+use lanenorm::{Element, GradIo, Isa, LayerNorm, ParamGrads, RmsNorm, Stats, StatsMut, bf16};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::answer;
+use crate::buffer::Buffer;
+
+pub(crate) const EPS: f64 = 1e-5;
+
+/// An operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    Copy,
+    LayerNorm,
+    RmsNorm,
+    LayerNormBackward,
+}
+
+impl Op {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::LayerNorm => "layer_norm",
+            Self::RmsNorm => "rms_norm",
+            Self::LayerNormBackward => "layer_norm_backward",
+        }
+    }
+}
+
+/// An element type.
+pub(crate) trait Number: Element<Float = f32> + Copy + Default + Send + Sync + 'static {
+    const NAME: &'static str;
+    /// Half the distance of neighbours around 1.
+    const UNIT: f64;
+    fn narrow(value: f32) -> Self;
+    fn wide(self) -> f64;
+    fn bits(self) -> u32;
+}
+
+impl Number for f32 {
+    const NAME: &'static str = "f32";
+    const UNIT: f64 = 1.0 / (1u32 << 24) as f64;
+
+    fn narrow(value: f32) -> Self {
+        value
+    }
+
+    fn wide(self) -> f64 {
+        self.into()
+    }
+
+    fn bits(self) -> u32 {
+        self.to_bits()
+    }
+}
+
+impl Number for bf16 {
+    const NAME: &'static str = "bf16";
+    const UNIT: f64 = 1.0 / 256.0;
+
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    fn wide(self) -> f64 {
+        self.into()
+    }
+
+    fn bits(self) -> u32 {
+        self.to_bits().into()
+    }
+}
+
+/// The buffers of a case.
+pub(crate) struct Tensors<T: Number> {
+    pub(crate) cols: usize,
+    x: Buffer<T>,
+    /// y, or dx.
+    y: Buffer<T>,
+    /// Empty where there is no backward pass.
+    dy: Buffer<T>,
+    gamma: Buffer<T>,
+    beta: Buffer<T>,
+    stats: [Vec<f32>; 3],
+    grads: [Vec<f32>; 2],
+    scratch: Vec<f32>,
+}
+
+impl<T: Number> Tensors<T> {
+    /// Buffers for so many rows, and work memory for the tasks of the largest pool.
+    pub(crate) fn new(rows: usize, cols: usize, backward: bool, threads: usize) -> Self {
+        let rng = &mut SmallRng::seed_from_u64(1);
+        let x = noise::<T>(rows * cols, 0.5, 2.0, 1);
+        let dy = noise::<T>(if backward { rows * cols } else { 0 }, 0.0, 1.0, 2);
+        let (gamma, beta) = (noise::<T>(cols, 1.0, 0.25, 3), noise::<T>(cols, 0.0, 0.25, 4));
+        let of_rows = || vec![0.0; if backward { rows } else { 0 }];
+        let of_cols = || vec![0.0; if backward { cols } else { 0 }];
+        let work = if backward { cols.next_multiple_of(64) * (128 + 3 * threads) } else { 0 };
+        let mut tensors = Self {
+            cols,
+            y: Buffer::new(&x, rng),
+            x: Buffer::new(&x, rng),
+            dy: Buffer::new(&dy, rng),
+            gamma: Buffer::new(&gamma, rng),
+            beta: Buffer::new(&beta, rng),
+            stats: [of_rows(), of_rows(), of_rows()],
+            grads: [of_cols(), of_cols()],
+            scratch: vec![0.0; work],
+        };
+        if backward {
+            tensors.keep_stats();
+        }
+        tensors
+    }
+
+    fn keep_stats(&mut self) {
+        let [mean, mean_lo, rstd] = &mut self.stats;
+        let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
+        let (gamma, beta) = (Some(self.gamma.get()), Some(self.beta.get()));
+        let plan = LayerNorm::new(self.cols, EPS).expect("a plan");
+        plan.forward_with_stats(self.x.get(), gamma, beta, self.y.get_mut(), stats).expect("lengths that fit");
+    }
+
+    /// Puts the buffers at other places.
+    pub(crate) fn place(&mut self, rng: &mut SmallRng) {
+        for buffer in [&mut self.x, &mut self.y, &mut self.dy, &mut self.gamma, &mut self.beta] {
+            buffer.shift(rng);
+        }
+    }
+
+    /// Runs once over the first rows, spread over the current pool.
+    pub(crate) fn run(&mut self, op: Op, isa: Isa, rows: usize) {
+        let (cols, len) = (self.cols, rows * self.cols);
+        let (x, y) = (&self.x.get()[..len], &mut self.y.get_mut()[..len]);
+        let (gamma, beta) = (self.gamma.get(), self.beta.get());
+        let done = match op {
+            Op::Copy => {
+                copy(x, y);
+                Ok(())
+            }
+            Op::LayerNorm => {
+                LayerNorm::new(cols, EPS).and_then(|plan| plan.with_isa(isa).forward(x, Some(gamma), Some(beta), y))
+            }
+            Op::RmsNorm => RmsNorm::new(cols, EPS).and_then(|plan| plan.with_isa(isa).forward(x, Some(gamma), y)),
+            Op::LayerNormBackward => {
+                let [mean, mean_lo, rstd] = self.stats.each_ref().map(|v| Some(&v[..rows]));
+                let [dgamma, dbeta] = self.grads.each_mut().map(|v| Some(&mut v[..]));
+                let io = GradIo::new(&self.dy.get()[..len], x, y);
+                let (stats, grads) = (Stats { mean, mean_lo, rstd }, ParamGrads { dgamma, dbeta });
+                LayerNorm::new(cols, EPS).and_then(|plan| {
+                    plan.with_isa(isa).backward_with_scratch(io, Some(gamma), stats, grads, &mut self.scratch)
+                })
+            }
+        };
+        done.expect("lengths that fit");
+    }
+
+    /// Puts NaN wherever a result goes.
+    pub(crate) fn spoil(&mut self) {
+        self.y.get_mut().fill(T::narrow(f32::NAN));
+        self.grads.iter_mut().flatten().for_each(|v| *v = f32::NAN);
+    }
+
+    /// Of the bits that the last run left.
+    pub(crate) fn hash(&self, op: Op, rows: usize) -> u64 {
+        let mut parts: Vec<u64> =
+            self.y.get()[..rows * self.cols].par_chunks(1 << 14).map(|y| hash(y.iter().map(|y| y.bits()))).collect();
+        if op == Op::LayerNormBackward {
+            parts.extend(self.grads.iter().map(|v| hash(v.iter().map(|v| v.to_bits()))));
+        }
+        hash(parts.iter().flat_map(|part| [*part as u32, (part >> 32) as u32]))
+    }
+
+    /// The largest error of what the last run left, in units of what rounding may add.
+    pub(crate) fn error(&self, op: Op, rows: usize) -> f64 {
+        let len = rows * self.cols;
+        let (x, y, gamma) = (&self.x.get()[..len], &self.y.get()[..len], self.gamma.get());
+        match op {
+            Op::Copy => 0.0,
+            Op::LayerNorm => answer::forward_error(x, Some(self.beta.get()), gamma, y),
+            Op::RmsNorm => answer::forward_error(x, None, gamma, y),
+            Op::LayerNormBackward => {
+                let grads = self.grads.each_ref().map(|v| &v[..]);
+                answer::backward_error(&self.dy.get()[..len], x, gamma, y, grads)
+            }
+        }
+    }
+}
+
+/// In as many pieces as the pool has threads.
+fn copy<T: Number>(x: &[T], y: &mut [T]) {
+    let threads = rayon::current_num_threads();
+    if threads == 1 {
+        return y.copy_from_slice(x);
+    }
+    let piece = x.len().div_ceil(threads).max(1);
+    y.par_chunks_mut(piece).zip(x.par_chunks(piece)).for_each(|(y, x)| y.copy_from_slice(x));
+}
+
+fn hash(words: impl Iterator<Item = u32>) -> u64 {
+    let bytes: Vec<u8> = words.flat_map(u32::to_ne_bytes).collect();
+    xxh3_64(&bytes)
+}
+
+/// Uniform noise around an offset, made by all threads: the same for any number of them.
+fn noise<T: Number>(len: usize, offset: f32, width: f32, seed: u64) -> Vec<T> {
+    let mut values = vec![T::default(); len];
+    values.par_chunks_mut(1 << 16).enumerate().for_each(|(i, values)| {
+        let mut rng = SmallRng::seed_from_u64(seed << 32 | i as u64);
+        values.fill_with(|| T::narrow(offset + width * rng.random_range(-1.0f32..1.0)));
+    });
+    values
+}
