@@ -27,7 +27,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// where a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and all of backward in `backward`:
 /// see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 20] = [
+const STACK: [(&str, &str, [usize; 3], &str); 21] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 0], "a pointer or a mask"),
@@ -37,12 +37,13 @@ const STACK: [(&str, &str, [usize; 3], &str); 20] = [
     ("Fused", "16", [90, 32, 0], "eight sums, shift, statistics and what is being widened are more than 16 registers"),
     ("Fused", "f32", [14, 4, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
     ("Fused", "f64", [20, 5, 0], "as of f32, and the sums of the first half of a chunk"),
-    ("RunParts", "16", [32, 12, 0], "the statistics of two rows, and five pointers for each"),
-    ("RunParts", "f32", [24, 8, 0], "the statistics of two rows, and five pointers for each"),
-    ("RunParts", "f64", [24, 8, 0], "the statistics of two rows, and five pointers for each"),
-    ("SecondTouch", "16", [4, 4, 0], "pointers"),
-    ("SecondTouch", "f32", [5, 3, 0], "pointers"),
-    ("SecondTouch", "f64", [5, 3, 0], "pointers"),
+    ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
+    ("RunParts", "16", [32, 14, 0], "the statistics of two rows, and seven pointers for each"),
+    ("RunParts", "f32", [24, 12, 0], "the statistics of two rows, and seven pointers for each"),
+    ("RunParts", "f64", [24, 12, 0], "the statistics of two rows, and seven pointers for each"),
+    ("SecondTouch", "16", [5, 6, 0], "pointers"),
+    ("SecondTouch", "f32", [5, 6, 0], "pointers"),
+    ("SecondTouch", "f64", [5, 6, 0], "pointers"),
     ("WholeRow", "16", [2, 2, 24], "the shift of the next chunk, and what is being widened"),
     ("WholeRow", "f32", [0, 0, 6], "the shift of the next chunk"),
     ("WholeRow", "f64", [0, 0, 14], "the sums of the first half of a chunk"),

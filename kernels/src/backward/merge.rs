@@ -29,15 +29,19 @@ pub fn merge<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
         if parts.rows == 0 || parts.cols == 0 || at == len {
             out.fill(T::Float::default());
         } else {
-            <T as Compiled<CENTERED>>::merge(Merge { partials, len, at, errors: each / 2, out }, isa);
+            <T as Compiled<CENTERED>>::merge(
+                Merge { partials, count: parts.count(), len, at, errors: each / 2, out },
+                isa,
+            );
         }
     }
 }
 
-/// The sums from `at` on of each part, which has `len` elements, and their errors, which follow as many elements later.
+/// The sums from `at` on of each of `count` parts, which have `len` elements each, and their errors, which follow as many elements later.
 #[derive(Debug)]
 pub struct Merge<'a, T: Element> {
     partials: &'a [T::Float],
+    count: usize,
     len: usize,
     at: usize,
     errors: usize,
@@ -49,14 +53,13 @@ impl<T: Element> Kernel for Merge<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { partials, len, at, errors, out } = self;
+        let Self { partials, count, len, at, errors, out } = self;
         let pair = 2 * T::Float::lanes::<S>();
         let zero = T::Float::splat(simd, T::Float::default());
         for (k, out) in out.chunks_mut(pair).enumerate() {
             let mut stack = [[[zero; 2]; 2]; DEPTH];
             let mut depth = 0;
             let part = |p: usize| &partials[p * len + at + k * pair..][..errors + pair];
-            let count = partials.len() / len;
             // Four parts are merged in registers.
             for group in 0..count / 4 {
                 let p = 4 * group;
