@@ -54,7 +54,7 @@ pub use merge::merge;
 use touches::{Row, Trust, project, second_touch, ways};
 
 /// The rows whose gradients of gamma and beta are added one after the other.
-pub const LEAF_ROWS: usize = 32;
+pub const LEAF_ROWS: usize = 16;
 
 /// The rows of a part, at least.
 const PART_ROWS: usize = 64;
