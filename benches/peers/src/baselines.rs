@@ -33,11 +33,11 @@ fn forward<T: Number>(op: Op, cols: usize, b: &mut Buffers<T>, moments: Moments<
         let rstd = 1.0 / (var + EPS).sqrt();
         if op.is_centered() {
             for (((y, &x), &gamma), &beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                *y = T::from_f32((x.to_f32() - mean) * rstd * gamma.to_f32() + beta.to_f32());
+                *y = T::narrow((x.wide() - mean) * rstd * gamma.wide() + beta.wide());
             }
         } else {
             for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(gamma) {
-                *y = T::from_f32(x.to_f32() * rstd * gamma.to_f32());
+                *y = T::narrow(x.wide() * rstd * gamma.wide());
             }
         }
     }
@@ -48,13 +48,13 @@ fn naive<T: Number>(x: &[T], is_centered: bool) -> (f32, f32) {
     let mut mean = 0.0;
     if is_centered {
         for &x in x {
-            mean += x.to_f32();
+            mean += x.wide();
         }
         mean /= n;
     }
     let mut squares = 0.0;
     for &x in x {
-        squares += (x.to_f32() - mean) * (x.to_f32() - mean);
+        squares += (x.wide() - mean) * (x.wide() - mean);
     }
     (mean, squares / n)
 }
@@ -63,9 +63,9 @@ fn naive<T: Number>(x: &[T], is_centered: bool) -> (f32, f32) {
 fn welford<T: Number>(x: &[T]) -> (f32, f32) {
     let (mut mean, mut m2) = (0.0, 0.0);
     for (i, &x) in x.iter().enumerate() {
-        let delta = x.to_f32() - mean;
+        let delta = x.wide() - mean;
         mean += delta / (i + 1) as f32;
-        m2 += delta * (x.to_f32() - mean);
+        m2 += delta * (x.wide() - mean);
     }
     (mean, m2 / x.len() as f32)
 }
@@ -81,8 +81,8 @@ fn backward<T: Number>(op: Op, cols: usize, b: &mut Buffers<T>) {
         let rstd = 1.0 / (var + EPS).sqrt();
         let (mut sum, mut dot) = (0.0, 0.0);
         for (i, (&x, &dy)) in x.iter().zip(dy).enumerate() {
-            let (xhat, dy) = ((x.to_f32() - mean) * rstd, dy.to_f32());
-            let g = dy * b.gamma.get()[i].to_f32();
+            let (xhat, dy) = ((x.wide() - mean) * rstd, dy.wide());
+            let g = dy * b.gamma.get()[i].wide();
             sum += g;
             dot += g * xhat;
             dgamma[i] += dy * xhat;
@@ -90,8 +90,8 @@ fn backward<T: Number>(op: Op, cols: usize, b: &mut Buffers<T>) {
         }
         let (mean_g, mean_gx) = (if op.is_centered() { sum / n } else { 0.0 }, dot / n);
         for (((dx, &x), &dy), &gamma) in dx.iter_mut().zip(x).zip(dy).zip(b.gamma.get()) {
-            let xhat = (x.to_f32() - mean) * rstd;
-            *dx = T::from_f32(rstd * (dy.to_f32() * gamma.to_f32() - mean_g - xhat * mean_gx));
+            let xhat = (x.wide() - mean) * rstd;
+            *dx = T::narrow(rstd * (dy.wide() * gamma.wide() - mean_g - xhat * mean_gx));
         }
     }
 }

@@ -146,14 +146,14 @@ impl<T: Number> Inputs<T> {
         let len = case.shape.elements();
         // A uniform variable with variance 1, with an offset.
         let mut draw = |len, offset: f32| -> Vec<T> {
-            (0..len).map(|_| T::from_f32(offset + 3.46 * (rng.random::<f32>() - 0.5))).collect()
+            (0..len).map(|_| T::narrow(offset + 3.46 * (rng.random::<f32>() - 0.5))).collect()
         };
         let x = draw(len, 0.25);
         let residual = draw(if case.op.adds() { len } else { 0 }, -0.5);
         let dy = draw(if case.op.is_backward() { len } else { 0 }, 0.1);
         let beta = draw(cols, 0.0);
         // Of one magnitude: calls in place are repeated on their own results, and others would grow or vanish.
-        let gamma = draw(cols, 0.0).iter().map(|v| T::from_f32(if v.to_f32() < 0.0 { -1.25 } else { 1.25 })).collect();
+        let gamma = draw(cols, 0.0).iter().map(|v| T::narrow(if v.wide() < 0.0 { -1.25 } else { 1.25 })).collect();
         Self { x, residual, dy, gamma, beta }
     }
 }
@@ -170,14 +170,14 @@ impl Answers {
     /// In f64, of inputs as they are in their type; the sum of a fused add is rounded to that type, as it is written.
     pub(crate) fn new<T: Number>(case: Case, inputs: &Inputs<T>) -> Self {
         let (Shape { rows, cols }, op) = (case.shape, case.op);
-        let wide = |v: &[T]| -> Vec<f64> { v.iter().map(|v| f64::from(v.to_f32())).collect() };
+        let wide = |v: &[T]| -> Vec<f64> { v.iter().map(|v| f64::from(v.wide())).collect() };
         let (gamma, beta, n) = (wide(&inputs.gamma), wide(&inputs.beta), cols as f64);
         let mut answers = Self { y: Vec::with_capacity(rows * cols), dgamma: vec![0.0; cols], dbeta: vec![0.0; cols] };
         for row in 0..rows {
             let at = row * cols..(row + 1) * cols;
             let x = if op.adds() {
                 let residual = &inputs.residual[at.clone()];
-                inputs.x[at.clone()].iter().zip(residual).map(|(&x, &r)| f64::from(x.plus(r).to_f32())).collect()
+                inputs.x[at.clone()].iter().zip(residual).map(|(&x, &r)| f64::from(x.plus(r).wide())).collect()
             } else {
                 wide(&inputs.x[at.clone()])
             };

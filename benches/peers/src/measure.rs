@@ -108,11 +108,11 @@ impl<T: Number> Plan<'_, T> {
         let against = |wide: &mut dyn Iterator<Item = f32>, right: &[f64]| {
             largest(&mut wide.zip(right).map(|(v, right)| (f64::from(v) - right).abs()))
         };
-        let mut error = against(&mut buffers.y.get().iter().map(|v| v.to_f32()), &self.answers.y);
+        let mut error = against(&mut buffers.y.get().iter().map(|v| v.wide()), &self.answers.y);
         if op.adds() && contender.about.note != crate::contender::Note::NoSum {
-            let sums = buffers.x.get().iter().zip(buffers.residual.get()).map(|(&x, &r)| x.plus(r).to_f32());
+            let sums = buffers.x.get().iter().zip(buffers.residual.get()).map(|(&x, &r)| x.plus(r).wide());
             let right: Vec<f64> = sums.map(f64::from).collect();
-            error = error.max(against(&mut buffers.s.get().iter().map(|v| v.to_f32()), &right));
+            error = error.max(against(&mut buffers.s.get().iter().map(|v| v.wide()), &right));
         }
         if op.is_backward() {
             let scale = (shape.rows as f64).sqrt();

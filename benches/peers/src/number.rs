@@ -21,13 +21,13 @@ pub(crate) trait Number:
 {
     const BURN: DType;
 
-    fn from_f32(v: f32) -> Self;
+    fn narrow(v: f32) -> Self;
 
-    fn to_f32(self) -> f32;
+    fn wide(self) -> f32;
 
     /// The sum, rounded once.
     fn plus(self, other: Self) -> Self {
-        Self::from_f32(self.to_f32() + other.to_f32())
+        Self::narrow(self.wide() + other.wide())
     }
 
     /// The peers that have no other type.
@@ -44,11 +44,11 @@ pub(crate) trait Number:
 impl Number for f32 {
     const BURN: DType = DType::F32;
 
-    fn from_f32(v: f32) -> Self {
+    fn narrow(v: f32) -> Self {
         v
     }
 
-    fn to_f32(self) -> f32 {
+    fn wide(self) -> f32 {
         self
     }
 
@@ -62,11 +62,11 @@ macro_rules! sixteen_bits {
         impl Number for $t {
             const BURN: DType = DType::$burn;
 
-            fn from_f32(v: f32) -> Self {
+            fn narrow(v: f32) -> Self {
                 Self::from_f32(v)
             }
 
-            fn to_f32(self) -> f32 {
+            fn wide(self) -> f32 {
                 self.to_f32()
             }
         }

@@ -41,11 +41,11 @@ pub(crate) fn all<T: Number>(case: Case, mode: Mode) -> Vec<Contender<T>> {
     let plain = about(PLAIN);
     let ours = match case.op {
         Op::LayerNorm => Contender::new(plain, {
-            let plan = layer_norm.clone();
+            let plan = layer_norm;
             move |b| plan.forward(b.x.get(), Some(b.gamma.get()), Some(b.beta.get()), b.y.get_mut()).expect(VALID)
         }),
         Op::RmsNorm => Contender::new(plain, {
-            let plan = rms_norm.clone();
+            let plan = rms_norm;
             move |b| plan.forward(b.x.get(), Some(b.gamma.get()), b.y.get_mut()).expect(VALID)
         }),
         Op::AddLayerNorm => Contender::new(plain, move |b| {

@@ -1,6 +1,5 @@
 //! The peers that have tensors of their own, and allocate what they give back. Their inputs lie where their allocators put them.
 
-use burn_backend::TensorMetadata as _;
 use burn_backend::ops::{FloatTensorOps, ModuleOps};
 use burn_backend::{Bytes, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};

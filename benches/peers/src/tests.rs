@@ -26,7 +26,10 @@ fn check<T: Number>(dtype: Dtype) -> usize {
                 let errors = plan.errors(mode, &mut all, rng);
                 for (contender, error) in all.iter().zip(errors) {
                     let name = contender.about.name;
-                    assert!(error <= dtype.wrong(), "{name} is off by {error} in {case:?}, {mode:?}");
+                    // numr 0.14 is off by some 7 / cols there.
+                    let is_wrong = name == "numr" && matches!(op, Op::RmsNormBackward);
+                    let allowed = if is_wrong { 1.0 } else { dtype.wrong() };
+                    assert!(error <= allowed, "{name} is off by {error} in {case:?}, {mode:?}");
                     right += 1;
                 }
             }
