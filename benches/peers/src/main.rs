@@ -1,0 +1,151 @@
+//! lanenorm beside the Rust crates that normalize: how fast each is, and how far off.
+
+mod baselines;
+#[path = "../../support/buffer.rs"]
+mod buffer;
+mod case;
+mod contender;
+#[path = "../../support/machine.rs"]
+mod machine;
+mod measure;
+mod number;
+mod ours;
+mod report;
+mod slices;
+#[path = "../../support/summary.rs"]
+#[allow(dead_code)]
+mod summary;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod versions;
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use case::{Answers, Case, Dtype, Inputs, Op, Shape};
+use contender::{Mode, PEERS};
+use machine::Machine;
+use measure::{Plan, STOP};
+use number::Number;
+use report::Cell;
+
+const COMMAND: &str = "cargo run --release --manifest-path benches/peers/Cargo.toml";
+
+/// Times lanenorm beside other Rust crates that normalize, and prints tables. Ctrl-C ends it early, with what there is.
+#[derive(Parser)]
+struct Args {
+    /// Only these operations.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    ops: Vec<Op>,
+    /// Only these types.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    dtypes: Vec<Dtype>,
+    /// These shapes instead of the grid, such as 8x768,512x768.
+    #[arg(long, value_delimiter = ',')]
+    shapes: Vec<Shape>,
+    /// Only these peers, beside lanenorm and the copy.
+    #[arg(long, value_delimiter = ',', value_parser = PEERS)]
+    peers: Vec<String>,
+    /// Seconds that the run should take.
+    #[arg(long, default_value_t = 240.0)]
+    budget: f64,
+    /// Where to write all results.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Shapes up to this many elements are called from outside of the pool too: of larger ones it is no matter.
+const OUTSIDE: usize = 1_000_000;
+
+/// Cells to measure, with the time that each should have, relatively.
+fn cells(args: &Args) -> Vec<(Case, Vec<Mode>, f64)> {
+    let ops =
+        [Op::LayerNorm, Op::RmsNorm, Op::AddLayerNorm, Op::AddRmsNorm, Op::LayerNormBackward, Op::RmsNormBackward];
+    let mut all = Vec::new();
+    for op in ops.into_iter().filter(|op| args.ops.is_empty() || args.ops.contains(op)) {
+        let dtypes = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+        for dtype in dtypes.into_iter().filter(|dtype| args.dtypes.is_empty() || args.dtypes.contains(dtype)) {
+            let shapes = if args.shapes.is_empty() { case::shapes(op, dtype) } else { args.shapes.clone() };
+            for shape in shapes {
+                let outside = op == Op::LayerNorm && dtype == Dtype::F32 && shape.elements() <= OUTSIDE;
+                let modes = [Mode::One, Mode::Inside].into_iter().chain(outside.then_some(Mode::Outside)).collect();
+                // Generating and checking included.
+                let weight = 1.0 + shape.elements() as f64 / 2e6;
+                all.push((Case { op, dtype, shape }, modes, weight));
+            }
+        }
+    }
+    all
+}
+
+fn measure_case<T: Number>(run: &mut Run<'_>, case: Case, modes: &[Mode], end: Instant) {
+    let inputs = Inputs::<T>::new(case);
+    let answers = Answers::new(case, &inputs);
+    let plan = Plan { case, inputs: &inputs, answers: &answers, wanted: &run.args.peers, alone: &run.alone };
+    for (i, &mode) in modes.iter().enumerate() {
+        let left = end.saturating_duration_since(Instant::now());
+        let budget = left / (modes.len() - i) as u32;
+        match plan.measure(mode, budget, &mut run.rng) {
+            Some(timings) => run.cells.push(Cell { case, mode, timings }),
+            None => return,
+        }
+    }
+}
+
+struct Run<'a> {
+    args: &'a Args,
+    alone: rayon::ThreadPool,
+    rng: SmallRng,
+    cells: Vec<Cell>,
+}
+
+fn progress(len: f64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {percent:>3} %, {eta} left  {msg}").expect("a valid template");
+    ProgressBar::new((1e3 * len) as u64).with_style(style)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = Args::parse();
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
+    let tier = lanenorm::default_isa()?.tier().name();
+    let machine = Machine::this(tier, COMMAND);
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    let mut run = Run { args: &args, alone, rng: SmallRng::seed_from_u64(0), cells: Vec::new() };
+    let todo = cells(&args);
+    let mut weight_left: f64 = todo.iter().map(|(.., weight)| weight).sum();
+    let bar = progress(weight_left);
+    let end = Instant::now() + Duration::from_secs_f64(args.budget);
+    for (case, modes, weight) in todo {
+        bar.set_message(format!("{} {} {}", case.op.name(), case.dtype.name(), case.shape));
+        let left = end.saturating_duration_since(Instant::now());
+        let case_end = Instant::now() + left.mul_f64(weight / weight_left);
+        match case.dtype {
+            Dtype::F32 => measure_case::<f32>(&mut run, case, &modes, case_end),
+            Dtype::F16 => measure_case::<lanenorm::f16>(&mut run, case, &modes, case_end),
+            Dtype::Bf16 => measure_case::<lanenorm::bf16>(&mut run, case, &modes, case_end),
+        }
+        if STOP.load(Ordering::Relaxed) {
+            break;
+        }
+        weight_left -= weight;
+        bar.inc((1e3 * weight) as u64);
+    }
+    bar.finish_and_clear();
+    let partial = STOP.load(Ordering::Relaxed);
+    print!("{}", report::text(&run.cells, &machine));
+    if partial {
+        println!("The run was ended early: the tables are partial.");
+    }
+    if let Some(path) = &args.json {
+        report::write_json(path, &machine, &run.cells, partial)?;
+        println!("All results: {}", path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! The copy and lanenorm.
+
+use lanenorm::{GradIo, Io, LayerNorm, Parallelism, ParamGrads, RmsNorm, Stats, StatsMut, Sum};
+
+use crate::case::{Case, EPS, Op};
+use crate::contender::{About, Buffers, Contender, Mode, Note, has_in_place};
+use crate::number::Number;
+
+pub(crate) const COPY: &str = "copy";
+pub(crate) const PLAIN: &str = "lanenorm";
+pub(crate) const IN_PLACE: &str = "lanenorm in place";
+
+/// Shapes are valid and buffers fit, so that nothing can fail.
+const VALID: &str = "the cases are valid";
+
+fn plans(case: Case, mode: Mode) -> (LayerNorm, RmsNorm) {
+    let parallelism = if mode == Mode::One { Parallelism::Serial } else { Parallelism::Auto };
+    let (cols, eps) = (case.shape.cols, f64::from(EPS));
+    (
+        LayerNorm::new(cols, eps).expect(VALID).with_parallelism(parallelism),
+        RmsNorm::new(cols, eps).expect(VALID).with_parallelism(parallelism),
+    )
+}
+
+pub(crate) fn scratch_len<T: Number>(case: Case) -> usize {
+    let (layer_norm, rms_norm) = plans(case, Mode::Inside);
+    match case.op {
+        Op::LayerNormBackward => layer_norm.backward_scratch_len::<T>(case.shape.rows).expect(VALID),
+        Op::RmsNormBackward => rms_norm.backward_scratch_len::<T>(case.shape.rows).expect(VALID),
+        _ => 0,
+    }
+}
+
+pub(crate) fn all<T: Number>(case: Case, mode: Mode) -> Vec<Contender<T>> {
+    let about = |name| About { name, version: env!("CARGO_PKG_VERSION"), threads: true, note: Note::Plain };
+    let tasks = mode.threads();
+    let copy = Contender::new(About { version: "", ..about(COPY) }, move |b: &mut Buffers<T>| {
+        copy_by(b.x.get(), b.y.get_mut(), tasks);
+    });
+    let (layer_norm, rms_norm) = plans(case, mode);
+    let plain = about(PLAIN);
+    let ours = match case.op {
+        Op::LayerNorm => Contender::new(plain, {
+            let plan = layer_norm;
+            move |b| plan.forward(b.x.get(), Some(b.gamma.get()), Some(b.beta.get()), b.y.get_mut()).expect(VALID)
+        }),
+        Op::RmsNorm => Contender::new(plain, {
+            let plan = rms_norm;
+            move |b| plan.forward(b.x.get(), Some(b.gamma.get()), b.y.get_mut()).expect(VALID)
+        }),
+        Op::AddLayerNorm => Contender::new(plain, move |b| {
+            let io = Io::sum(Sum::new(b.x.get(), b.residual.get(), b.s.get_mut()), b.y.get_mut());
+            let (gamma, beta) = (Some(b.gamma.get()), Some(b.beta.get()));
+            layer_norm.forward_mixed(io, gamma, beta, StatsMut::default()).expect(VALID);
+        }),
+        Op::AddRmsNorm => Contender::new(plain, move |b| {
+            let io = Io::sum(Sum::new(b.x.get(), b.residual.get(), b.s.get_mut()), b.y.get_mut());
+            rms_norm.forward_mixed(io, Some(b.gamma.get()), None).expect(VALID);
+        }),
+        Op::LayerNormBackward => Contender::new(plain, move |b| {
+            let io = GradIo::new(b.dy.get(), b.x.get(), b.y.get_mut());
+            let grads = ParamGrads { dgamma: Some(b.dgamma.get_mut()), dbeta: Some(b.dbeta.get_mut()) };
+            let gamma = Some(b.gamma.get());
+            layer_norm.backward_with_scratch(io, gamma, Stats::default(), grads, &mut b.scratch).expect(VALID);
+        }),
+        Op::RmsNormBackward => Contender::new(plain, move |b| {
+            let io = GradIo::new(b.dy.get(), b.x.get(), b.y.get_mut());
+            let (gamma, dgamma) = (Some(b.gamma.get()), Some(b.dgamma.get_mut()));
+            rms_norm.backward_with_scratch(io, gamma, None, dgamma, &mut b.scratch).expect(VALID);
+        }),
+    };
+    let mut all = vec![copy, ours];
+    if has_in_place(case.op) {
+        all.push(in_place(case, mode, about(IN_PLACE)));
+    }
+    all
+}
+
+fn in_place<T: Number>(case: Case, mode: Mode, about: About) -> Contender<T> {
+    let about = About { note: Note::InPlace, ..about };
+    let (layer_norm, rms_norm) = plans(case, mode);
+    if case.op.is_centered() {
+        Contender::new(about, move |b| {
+            layer_norm.forward_in_place(b.y.get_mut(), Some(b.gamma.get()), Some(b.beta.get())).expect(VALID);
+        })
+    } else {
+        Contender::new(about, move |b| {
+            rms_norm.forward_in_place(b.y.get_mut(), Some(b.gamma.get())).expect(VALID);
+        })
+    }
+}
+
+/// A copy by so many threads of the current pool.
+fn copy_by<T: Number>(x: &[T], y: &mut [T], tasks: usize) {
+    if tasks <= 1 {
+        return y.copy_from_slice(x);
+    }
+    let left = tasks / 2;
+    let at = x.len() / tasks * left;
+    let ((x_a, x_b), (y_a, y_b)) = (x.split_at(at), y.split_at_mut(at));
+    rayon::join(|| copy_by(x_a, y_a, left), || copy_by(x_b, y_b, tasks - left));
+}

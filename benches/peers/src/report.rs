@@ -1,0 +1,180 @@
+//! The results as tables and as JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::case::Case;
+use crate::contender::{Mode, Note};
+use crate::machine::Machine;
+use crate::measure::Timing;
+use crate::ours::{COPY, IN_PLACE, PLAIN};
+
+/// All contenders of a case in one mode.
+pub(crate) struct Cell {
+    pub(crate) case: Case,
+    pub(crate) mode: Mode,
+    pub(crate) timings: Vec<Timing>,
+}
+
+/// Peers do not beat lanenorm by less than this, in the list of losses: such cells are even.
+const EVEN: f64 = 1.0;
+
+impl Cell {
+    fn find(&self, name: &str) -> Option<&Timing> {
+        self.timings.iter().find(|t| t.about.name == name)
+    }
+
+    /// What lanenorm does that is the most like what the contender does.
+    fn counterpart(&self, timing: &Timing) -> Option<&Timing> {
+        self.find(if timing.about.note == Note::InPlace { IN_PLACE } else { PLAIN })
+    }
+
+    fn peers(&self) -> impl Iterator<Item = &Timing> {
+        self.timings.iter().filter(|t| ![COPY, PLAIN, IN_PLACE].contains(&t.about.name))
+    }
+
+    /// The fastest of the peers.
+    fn best(&self) -> Option<&Timing> {
+        self.peers().min_by(|a, b| a.lower_quartile.total_cmp(&b.lower_quartile))
+    }
+
+    /// The peers that are faster, and how many times.
+    fn losses(&self) -> Vec<(&Timing, f64)> {
+        let ratio = |t| Some(self.counterpart(t)?.lower_quartile / t.lower_quartile);
+        self.peers().filter_map(|t| Some((t, ratio(t)?))).filter(|&(_, ratio)| ratio > EVEN).collect()
+    }
+}
+
+fn heading(cell: &Cell) -> String {
+    let mode = match cell.mode {
+        Mode::One => "1 thread".into(),
+        mode => format!("{} threads, called from {} the pool", mode.threads(), mode.caller()),
+    };
+    format!("{} {}, {mode}", cell.case.op.name(), cell.case.dtype.name())
+}
+
+/// All tables, and what they come to.
+pub(crate) fn text(cells: &[Cell], machine: &Machine) -> String {
+    let mut out = format!("{machine}\nEntries: times in plain copies of one tensor of the case, by as many threads.\n");
+    out += "*: the fastest peer. !: the answer is wrong. (s): does not thread.\n";
+    let mut tables: BTreeMap<_, Vec<&Cell>> = BTreeMap::new();
+    for cell in cells {
+        tables.entry((cell.case.op, cell.case.dtype, cell.mode)).or_default().push(cell);
+    }
+    for cells in tables.values() {
+        table(&mut out, cells);
+    }
+    summary(&mut out, cells);
+    out
+}
+
+fn table(out: &mut String, cells: &[&Cell]) {
+    let mut columns: Vec<&Timing> = Vec::new();
+    for timing in cells.iter().flat_map(|c| &c.timings) {
+        if columns.iter().all(|c| c.about.name != timing.about.name) {
+            columns.push(timing);
+        }
+    }
+    let threaded = cells[0].mode != Mode::One;
+    let title = |t: &Timing| {
+        let serial = if threaded && !t.about.threads { "(s)" } else { "" };
+        format!("{}{serial}{}", t.about.name, t.about.note.mark())
+    };
+    let _ = write!(out, "\n{}\n{:>12} {:>10}", heading(cells[0]), "shape", "copy, us");
+    for column in columns.iter().filter(|c| c.about.name != COPY) {
+        let _ = write!(out, "  {}", title(column));
+    }
+    out.push('\n');
+    for cell in cells {
+        row(out, cell, &columns, &title);
+    }
+    let notes: BTreeSet<Note> = columns.iter().map(|c| c.about.note).filter(|&n| n != Note::Plain).collect();
+    for note in notes {
+        let _ = writeln!(out, "  {} {}", note.mark(), note.text());
+    }
+    let errors = columns.iter().filter(|c| c.about.name != COPY).map(|c| {
+        let of_cell = |cell: &&Cell| cell.find(c.about.name).map(|t| t.error);
+        format!("{} {:.1e}", c.about.name, cells.iter().filter_map(of_cell).fold(0.0, f64::max))
+    });
+    let _ = writeln!(out, "  largest errors: {}", errors.collect::<Vec<_>>().join(", "));
+}
+
+fn row(out: &mut String, cell: &Cell, columns: &[&Timing], title: &dyn Fn(&Timing) -> String) {
+    let copy = cell.find(COPY).map_or(f64::NAN, |t| t.lower_quartile / 1e3);
+    let _ = write!(out, "{:>12} {copy:>10.3}", cell.case.shape);
+    let best = cell.best().map(|t| t.about.name);
+    for column in columns.iter().filter(|c| c.about.name != COPY) {
+        let entry = cell.find(column.about.name).map_or("-".into(), |t| {
+            let best = if best == Some(t.about.name) { "*" } else { "" };
+            let wrong = if t.error > cell.case.dtype.wrong() { "!" } else { "" };
+            format!("{:.2}{best}{wrong}", t.copies)
+        });
+        let _ = write!(out, "  {entry:>width$}", width = title(column).chars().count());
+    }
+    out.push('\n');
+}
+
+fn summary(out: &mut String, cells: &[Cell]) {
+    let with_peers: Vec<&Cell> = cells.iter().filter(|c| c.peers().next().is_some()).collect();
+    let won = with_peers.iter().filter(|c| c.losses().is_empty()).count();
+    let _ = writeln!(out, "\nlanenorm is faster than every peer on {won} of {} cells.", with_peers.len());
+    for cell in with_peers {
+        for (peer, ratio) in cell.losses() {
+            let (name, mark) = (peer.about.name, peer.about.note.mark());
+            let _ =
+                writeln!(out, "  {} {}: {name}{mark} takes 1/{ratio:.2} of its time", heading(cell), cell.case.shape);
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    machine: &'a Machine,
+    /// Whether the run was ended early.
+    partial: bool,
+    results: Vec<Entry>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    op: &'static str,
+    dtype: &'static str,
+    rows: usize,
+    cols: usize,
+    threads: usize,
+    caller: &'static str,
+    contender: &'static str,
+    version: &'static str,
+    /// Whether it spreads work over the pool.
+    threaded: bool,
+    note: &'static str,
+    lower_quartile_ns: f64,
+    median_ns: f64,
+    copies: f64,
+    max_abs_error: Option<f64>,
+}
+
+/// Writes everything that was measured.
+pub(crate) fn write_json(path: &Path, machine: &Machine, cells: &[Cell], partial: bool) -> std::io::Result<()> {
+    let entry = |cell: &Cell, t: &Timing| Entry {
+        op: cell.case.op.name(),
+        dtype: cell.case.dtype.name(),
+        rows: cell.case.shape.rows,
+        cols: cell.case.shape.cols,
+        threads: cell.mode.threads(),
+        caller: cell.mode.caller(),
+        contender: t.about.name,
+        version: t.about.version,
+        threaded: t.about.threads,
+        note: t.about.note.text(),
+        lower_quartile_ns: t.lower_quartile,
+        median_ns: t.median,
+        copies: t.copies,
+        max_abs_error: t.error.is_finite().then_some(t.error),
+    };
+    let results = cells.iter().flat_map(|cell| cell.timings.iter().map(move |t| entry(cell, t))).collect();
+    std::fs::write(path, serde_json::to_string_pretty(&Record { machine, partial, results })? + "\n")
+}
