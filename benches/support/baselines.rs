@@ -146,14 +146,3 @@ fn naive_rms_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], _: &[T], eps: T:
 pub(crate) fn constants<T: Number>(cols: usize) -> (T::Float, T::Float, T::Float) {
     (T::Float::from_f64(0.0), T::Float::from_f64(1.0), T::Float::from_f64(cols as f64))
 }
-
-/// A copy by `tasks` threads of the current rayon pool.
-pub(crate) fn copy_threads<T: Number>(x: &[T], y: &mut [T], tasks: usize) {
-    if tasks <= 1 {
-        return y.copy_from_slice(x);
-    }
-    let left = tasks / 2;
-    let at = x.len() / tasks * left;
-    let ((x_a, x_b), (y_a, y_b)) = (x.split_at(at), y.split_at_mut(at));
-    rayon::join(|| copy_threads(x_a, y_a, left), || copy_threads(x_b, y_b, tasks - left));
-}

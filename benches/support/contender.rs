@@ -8,8 +8,9 @@ use lanenorm::kernels::table::Op;
 use lanenorm::{Io, Isa, LayerNorm, RmsNorm, RowsMut, StatsMut, Sum};
 
 use super::backward;
-use super::baselines::{Baseline, copy_threads};
+use super::baselines::Baseline;
 use super::case::Case;
+use super::copy::copy_threads;
 use super::number::Number;
 use super::placement::{Call, PACKED, Placement};
 use super::plan::Plan;

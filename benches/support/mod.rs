@@ -9,6 +9,7 @@ pub(crate) mod buffer;
 pub(crate) mod case;
 pub(crate) mod check;
 pub(crate) mod contender;
+pub(crate) mod copy;
 pub(crate) mod exact;
 pub(crate) mod grid;
 pub(crate) mod interleaved;

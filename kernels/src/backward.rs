@@ -18,7 +18,8 @@
 //!
 //! Two rows are taken at a time. The first touch, the only one that reads memory, takes the two sums of each; the second, out of
 //! the cache, goes over the columns of both at once, writes dx, and adds to the running sums of dgamma and dbeta, which are loaded
-//! and stored once for two rows: stores are what the loop waits for.
+//! and stored once for two rows: stores are what the loop waits for. Where dx is streamed past the caches, the second touch also asks
+//! for the next two rows, since memory has nothing else to do.
 //!
 //! ```text
 //! S1, S2 = sum g, sum g * (x - hi)           in f32, per virtual lane, folded by halves; chunks are added in f64

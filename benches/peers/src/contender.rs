@@ -186,7 +186,7 @@ pub(crate) fn contenders<T: Number>(
 pub(crate) const PEERS: [&str; 8] =
     ["rten-vecmath", "numr", "candle-nn", "burn-flex", "aprender-compute", "lattice-compute", "naive", "welford"];
 
-/// Whether someone can be timed: some operations only few peers have.
+/// Whether lanenorm does it in place too, for the peers that do nothing else to be held against.
 pub(crate) fn has_in_place(op: Op) -> bool {
     matches!(op, Op::LayerNorm | Op::RmsNorm)
 }

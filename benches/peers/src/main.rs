@@ -5,6 +5,8 @@ mod baselines;
 mod buffer;
 mod case;
 mod contender;
+#[path = "../../support/copy.rs"]
+mod copy;
 #[path = "../../support/machine.rs"]
 mod machine;
 mod measure;

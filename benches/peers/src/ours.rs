@@ -4,7 +4,9 @@ use lanenorm::{GradIo, Io, LayerNorm, Parallelism, ParamGrads, RmsNorm, Stats, S
 
 use crate::case::{Case, EPS, Op};
 use crate::contender::{About, Buffers, Contender, Mode, Note, has_in_place};
+use crate::copy::copy_threads;
 use crate::number::Number;
+use crate::versions::version;
 
 pub(crate) const COPY: &str = "copy";
 pub(crate) const PLAIN: &str = "lanenorm";
@@ -32,10 +34,10 @@ pub(crate) fn scratch_len<T: Number>(case: Case) -> usize {
 }
 
 pub(crate) fn all<T: Number>(case: Case, mode: Mode) -> Vec<Contender<T>> {
-    let about = |name| About { name, version: env!("CARGO_PKG_VERSION"), threads: true, note: Note::Plain };
+    let about = |name| About { name, version: version("lanenorm"), threads: true, note: Note::Plain };
     let tasks = mode.threads();
     let copy = Contender::new(About { version: "", ..about(COPY) }, move |b: &mut Buffers<T>| {
-        copy_by(b.x.get(), b.y.get_mut(), tasks);
+        copy_threads(b.x.get(), b.y.get_mut(), tasks);
     });
     let (layer_norm, rms_norm) = plans(case, mode);
     let plain = about(PLAIN);
@@ -88,15 +90,4 @@ fn in_place<T: Number>(case: Case, mode: Mode, about: About) -> Contender<T> {
             rms_norm.forward_in_place(b.y.get_mut(), Some(b.gamma.get())).expect(VALID);
         })
     }
-}
-
-/// A copy by so many threads of the current pool.
-fn copy_by<T: Number>(x: &[T], y: &mut [T], tasks: usize) {
-    if tasks <= 1 {
-        return y.copy_from_slice(x);
-    }
-    let left = tasks / 2;
-    let at = x.len() / tasks * left;
-    let ((x_a, x_b), (y_a, y_b)) = (x.split_at(at), y.split_at_mut(at));
-    rayon::join(|| copy_by(x_a, y_a, left), || copy_by(x_b, y_b, tasks - left));
 }

@@ -19,9 +19,6 @@ pub(crate) struct Cell {
     pub(crate) timings: Vec<Timing>,
 }
 
-/// Peers do not beat lanenorm by less than this, in the list of losses: such cells are even.
-const EVEN: f64 = 1.0;
-
 impl Cell {
     fn find(&self, name: &str) -> Option<&Timing> {
         self.timings.iter().find(|t| t.about.name == name)
@@ -44,7 +41,7 @@ impl Cell {
     /// The peers that are faster, and how many times.
     fn losses(&self) -> Vec<(&Timing, f64)> {
         let ratio = |t| Some(self.counterpart(t)?.lower_quartile / t.lower_quartile);
-        self.peers().filter_map(|t| Some((t, ratio(t)?))).filter(|&(_, ratio)| ratio > EVEN).collect()
+        self.peers().filter_map(|t| Some((t, ratio(t)?))).filter(|&(_, ratio)| ratio > 1.0).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The versions of the peers, as they are locked.
+//! The versions of lanenorm and of the peers, as they are locked.
 
 const LOCK: &str = include_str!("../Cargo.lock");
 

@@ -1,4 +1,4 @@
-//! How lanenorm's speed goes with the number of columns and of threads.
+//! How lanenorm's speed goes with the number of threads.
 
 mod answer;
 mod clock;
@@ -9,6 +9,8 @@ mod tensors;
 
 #[path = "../../support/buffer.rs"]
 mod buffer;
+#[path = "../../support/copy.rs"]
+mod copy;
 #[path = "../../support/machine.rs"]
 mod machine;
 #[path = "../../support/summary.rs"]

@@ -235,8 +235,8 @@ fn run<T: Number>(
     let (most, cols) = (pools.len() - 1, case.cols);
     let (op, dtype, kind) = (case.op.name(), T::NAME, case.kind.name());
     clock.show(format!("{op} {dtype} {}x{cols}, {kind} scaling", case.rows));
-    let threads = pools[most].current_num_threads();
-    let make = || Tensors::<T>::new(case.rows(threads), cols, case.op == Op::LayerNormBackward, threads);
+    let rows = case.rows(pools[most].current_num_threads());
+    let make = || Tensors::<T>::new(rows, cols, case.op == Op::LayerNormBackward);
     let mut bench = Pools { pools, contenders: &contenders, tensors: pools[most].install(make) };
     check(case, &mut bench, clock, record)?;
 

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::answer;
 use crate::buffer::Buffer;
+use crate::copy::copy_threads;
 
 pub(crate) const EPS: f64 = 1e-5;
 
@@ -91,15 +92,16 @@ pub(crate) struct Tensors<T: Number> {
 }
 
 impl<T: Number> Tensors<T> {
-    /// Buffers for so many rows, and work memory for the tasks of the largest pool.
-    pub(crate) fn new(rows: usize, cols: usize, backward: bool, threads: usize) -> Self {
+    /// Buffers for so many rows, and work memory for the tasks of the current pool.
+    pub(crate) fn new(rows: usize, cols: usize, backward: bool) -> Self {
         let rng = &mut SmallRng::seed_from_u64(1);
         let x = noise::<T>(rows * cols, 0.5, 2.0, 1);
         let dy = noise::<T>(if backward { rows * cols } else { 0 }, 0.0, 1.0, 2);
         let (gamma, beta) = (noise::<T>(cols, 1.0, 0.25, 3), noise::<T>(cols, 0.0, 0.25, 4));
         let of_rows = || vec![0.0; if backward { rows } else { 0 }];
         let of_cols = || vec![0.0; if backward { cols } else { 0 }];
-        let work = if backward { cols.next_multiple_of(64) * (128 + 3 * threads) } else { 0 };
+        let plan = LayerNorm::new(cols, EPS).expect("a plan");
+        let work = if backward { plan.backward_scratch_len::<T>(rows).expect("a length") } else { 0 };
         let mut tensors = Self {
             cols,
             y: Buffer::new(&x, rng),
@@ -139,7 +141,7 @@ impl<T: Number> Tensors<T> {
         let (gamma, beta) = (self.gamma.get(), self.beta.get());
         let done = match op {
             Op::Copy => {
-                copy(x, y);
+                copy_threads(x, y, rayon::current_num_threads());
                 Ok(())
             }
             Op::LayerNorm => {
@@ -189,16 +191,6 @@ impl<T: Number> Tensors<T> {
             }
         }
     }
-}
-
-/// In as many pieces as the pool has threads.
-fn copy<T: Number>(x: &[T], y: &mut [T]) {
-    let threads = rayon::current_num_threads();
-    if threads == 1 {
-        return y.copy_from_slice(x);
-    }
-    let piece = x.len().div_ceil(threads).max(1);
-    y.par_chunks_mut(piece).zip(x.par_chunks(piece)).for_each(|(y, x)| y.copy_from_slice(x));
 }
 
 fn hash(words: impl Iterator<Item = u32>) -> u64 {

@@ -173,7 +173,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
         // SAFETY: the caller's duty.
         let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, job.streaming)) };
         let offset = splat(-mean_lo * rstd);
-        // Rows of f32 and f64 that are longer than L1 have this loop wait for cache lines itself: more would not come sooner.
+        // Where a block of f32 or f64 is more than L1, this loop waits for cache lines itself: more would not come sooner.
         let asks = T::ROUNDS || BLOCK_ROWS * 2 * job.rows.cols() * size_of::<T>() <= L1;
         let later = if asks && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
         // SAFETY: there is such a row.

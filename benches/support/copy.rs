@@ -1,0 +1,12 @@
+//! What everything is measured against. The programs beside the benchmark share this file.
+
+/// A copy by `tasks` threads of the current rayon pool.
+pub(crate) fn copy_threads<T: Copy + Send + Sync>(x: &[T], y: &mut [T], tasks: usize) {
+    if tasks <= 1 {
+        return y.copy_from_slice(x);
+    }
+    let left = tasks / 2;
+    let at = x.len() / tasks * left;
+    let ((x_a, x_b), (y_a, y_b)) = (x.split_at(at), y.split_at_mut(at));
+    rayon::join(|| copy_threads(x_a, y_a, left), || copy_threads(x_b, y_b, tasks - left));
+}
