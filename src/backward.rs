@@ -16,6 +16,9 @@ struct Layouts {
     dx: usize,
 }
 
+/// A cache line: registers of scratch memory that straddle two of them cost a fifth of the time.
+const ALIGN: usize = 64;
+
 /// How many elements of scratch memory go where.
 pub(crate) struct Scratch {
     /// The sums of one part, and those of all.
@@ -43,7 +46,8 @@ impl Plan {
         let overflow = Error::Overflow { what: "scratch", rows, stride: self.cols };
         let parts = Parts::new(rows / self.groups, self.cols);
         let tasks = self.backward_tasks(rows, &parts);
-        Scratch::new::<T>(&parts, centered).and_then(|scratch| scratch.total(tasks)).ok_or(overflow)
+        let total = Scratch::new::<T>(&parts, centered).and_then(|scratch| scratch.total(tasks));
+        total.and_then(|total| total.checked_add(ALIGN / size_of::<T::Float>())).ok_or(overflow)
     }
 
     fn backward_tasks(&self, rows: usize, parts: &Parts) -> usize {
@@ -105,19 +109,21 @@ impl Plan {
         let overflow = || Error::Overflow { what: "scratch", rows, stride: cols };
         let lens = Scratch::new::<T>(&parts, CENTERED).ok_or_else(overflow)?;
         let needed = lens.total(1).ok_or_else(overflow)?;
-        let mut own = Vec::new();
+        let mut own;
         let scratch = match scratch {
             Some(scratch) if scratch.len() < needed => {
                 return Err(Error::Scratch { len: scratch.len(), needed, rows, cols });
             }
             Some(scratch) => scratch,
             None => {
-                own.resize(lens.total(tasks).ok_or_else(overflow)?, T::Float::default());
+                own = vec![T::Float::default(); self.backward_scratch_len::<T>(rows, CENTERED)?];
                 &mut own[..]
             }
         };
-        let (partials, work) = scratch.split_at_mut(lens.partials);
-        let tasks = tasks.min(work.len() / lens.work.max(1)).max(1);
+        let tasks = tasks.min((scratch.len() - lens.partials) / lens.work.max(1)).max(1);
+        let spare = scratch.len() - lens.partials - tasks * lens.work;
+        let skipped = Some(scratch.as_ptr().align_offset(ALIGN)).filter(|&skipped| skipped <= spare);
+        let (partials, work) = scratch[skipped.unwrap_or(0)..].split_at_mut(lens.partials);
         let streaming = has_dx && self.streams_bytes(rows * cols * size_of::<T>(), in_place);
         for group in 0..groups {
             let of_group = group * cols..(group + 1) * cols;

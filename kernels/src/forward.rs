@@ -12,7 +12,8 @@
 //!   loads, arithmetic and stores of two rows overlap. With a delay of two rows the long chain between them
 //!   (folding, square root, division: about a hundred cycles) runs beside the loop and not between two of them.
 //! - *Blocks* of eight short rows: the lanes of eight rows are folded as one transposed tree, and square roots
-//!   and divisions are taken for eight rows at once.
+//!   and divisions are taken for eight rows at once. Not where rows come from memory, which would see eight rows read and then
+//!   eight written, two at a time.
 //! - *Whole rows*, when there is only one or when two no longer share a cache: moments, then normalize. Very long
 //!   rows are normalized from the back, whose elements the cache still holds.
 //!
@@ -52,6 +53,9 @@ pub use groups::Groups;
 
 /// Rows up to this many columns go through the loop over blocks.
 const BLOCK_COLS: usize = 192;
+
+/// Those that come from memory, up to this size.
+const BLOCK_ROW_BYTES: usize = 256;
 
 /// Rows up to this size are fused with their neighbours: beyond, a row is lost from the L2 cache before its turn comes.
 const FUSED_BYTES: usize = 64 << 10;
@@ -182,6 +186,8 @@ pub struct Forward<'a, T: Element, const CENTERED: bool> {
     bias: Option<&'a [T]>,
     eps: f64,
     streaming: bool,
+    /// Whether rows are taken one after the other even if they are short.
+    in_turn: bool,
     stats: StatsMut<'a, T::Float>,
 }
 
@@ -198,7 +204,8 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     ) -> Option<Self> {
         let fits = params.fit(rows.rows(), rows.cols()) && stats.fits(rows.rows());
         let params = params.with_harmless_offset();
-        fits.then_some(Self { rows, params, bias: None, eps, streaming, stats })
+        let in_turn = streaming || (rows.cols() * size_of::<T>() > BLOCK_ROW_BYTES && rows.come_from_memory());
+        fits.then_some(Self { rows, params, bias: None, eps, streaming, in_turn, stats })
     }
 
     /// The same job with a row that is added to each sum of x and residual. `None` if it has another length, or if the rows
@@ -286,8 +293,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     fn forward(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
-        // Streaming, short rows have cache lines in common.
-        if !self.streaming && cols <= BLOCK_COLS && rows >= FOLD_ROWS {
+        if !self.in_turn && cols <= BLOCK_COLS && rows >= FOLD_ROWS {
             let whole = rows - rows % FOLD_ROWS;
             match isa.run_simd(Blocks { job: self, rows: whole }) {
                 Some(finite) if whole == rows => return finite,

@@ -33,8 +33,8 @@ pub use grad_rows::{GradRows, RawGradRows};
 pub(crate) use input::Input;
 pub use vector::Vector;
 pub(crate) use vector::{Affine, PACKED_COLS, Packed, way};
+pub(crate) use view::{CacheLine, Source, Target};
 pub use view::{RawRows, RowIo};
-pub(crate) use view::{Source, Target};
 
 /// The rows that [`Lanes::fold_rows`] folds at once.
 pub const FOLD_ROWS: usize = 8;

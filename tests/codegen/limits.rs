@@ -40,7 +40,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 21] = [
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("RunParts", "16", [32, 14, 0], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [24, 12, 0], "the statistics of two rows, and seven pointers for each"),
-    ("RunParts", "f64", [24, 12, 0], "the statistics of two rows, and seven pointers for each"),
+    ("RunParts", "f64", [25, 12, 0], "the statistics of two rows, and seven pointers for each"),
     ("SecondTouch", "16", [5, 6, 0], "pointers"),
     ("SecondTouch", "f32", [5, 6, 0], "pointers"),
     ("SecondTouch", "f64", [5, 6, 0], "pointers"),

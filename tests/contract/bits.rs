@@ -160,7 +160,20 @@ fn the_offset_has_no_effect_without_gamma<K: Types>() {
     }
 }
 
+/// More bytes than caches keep: such rows are taken in another order.
+fn short_rows_from_memory<K: Types>() {
+    if K::is_left_out() {
+        return;
+    }
+    let cols = 131;
+    let rows = (9 << 20) / (cols * size_of::<K::X>()) + 3;
+    for problem in Problem::<K>::mixed(rows, cols, 11).of_every_operation() {
+        assert_tiers_agree(&problem);
+    }
+}
+
 for_all_types!(
+    short_rows_from_memory,
     ordinary_rows_of_every_length,
     all_kinds_of_rows_of_every_length,
     widths_of_models,

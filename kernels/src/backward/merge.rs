@@ -2,7 +2,7 @@
 
 use super::Parts;
 use crate::Isa;
-use crate::lanes::{Compiled, Element, Float, Kernel, Lanes, Pair};
+use crate::lanes::{Compiled, Element, Float, Kernel, Lanes};
 
 /// The subtrees that are pending at most: 32 parts have a tree of depth 5.
 const DEPTH: usize = 8;
@@ -54,72 +54,108 @@ impl<T: Element> Kernel for Merge<'_, T> {
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
         let Self { partials, count, len, at, errors, out } = self;
-        let pair = 2 * T::Float::lanes::<S>();
-        let zero = T::Float::splat(simd, T::Float::default());
-        for (k, out) in out.chunks_mut(pair).enumerate() {
-            let mut stack = [[[zero; 2]; 2]; DEPTH];
-            let mut depth = 0;
-            let part = |p: usize| &partials[p * len + at + k * pair..][..errors + pair];
-            // Four parts are merged in registers.
-            for group in 0..count / 4 {
-                let p = 4 * group;
-                // SAFETY: each begins with a pair of sums, and ends with one of errors.
-                let mut sum = unsafe {
-                    let first = add::<S, T>(simd, load::<S, T>(simd, part(p)), load::<S, T>(simd, part(p + 1)));
-                    let second = add::<S, T>(simd, load::<S, T>(simd, part(p + 2)), load::<S, T>(simd, part(p + 3)));
-                    add::<S, T>(simd, first, second)
-                };
-                for _ in 0..group.trailing_ones() {
-                    depth -= 1;
-                    sum = add::<S, T>(simd, stack[depth], sum);
-                }
-                stack[depth] = sum;
-                depth += 1;
-            }
-            if count % 4 >= 2 {
-                let p = count / 4 * 4;
-                // SAFETY: as above.
-                stack[depth] =
-                    unsafe { add::<S, T>(simd, load::<S, T>(simd, part(p)), load::<S, T>(simd, part(p + 1))) };
-                depth += 1;
-            }
-            if count % 2 == 1 {
-                // SAFETY: as above.
-                stack[depth] = unsafe { load::<S, T>(simd, part(count - 1)) };
-                depth += 1;
-            }
-            let mut sum = stack[depth - 1];
-            for d in (0..depth - 1).rev() {
-                sum = add::<S, T>(simd, stack[d], sum);
-            }
-            let mut merged = [zero; 2];
-            for h in 0..2 {
+        let lanes = T::Float::lanes::<S>();
+        let mut stack = [zero::<S, T>(simd); DEPTH];
+        for (k, out) in out.chunks_mut(2 * lanes).enumerate() {
+            let mut merged = [zero::<S, T>(simd).v; 2];
+            for (half, merged) in merged.iter_mut().enumerate() {
+                let parts = Register { partials: &partials[at + (2 * k + half) * lanes..], len, errors };
+                let sum = if count == 1 { parts.sum::<S>(simd, 0) } else { parts.add::<S>(simd, count, &mut stack) };
                 // The error of a sum that is not finite is NaN.
-                let (v, error) = (sum[0][h], sum[1][h]);
-                let no_error = T::Float::minus(simd, error, error);
-                merged[h] = T::Float::select_nonzero(simd, no_error, v, T::Float::plus(simd, v, error));
+                let no_error = T::Float::minus(simd, sum.error, sum.error);
+                *merged = T::Float::select_nonzero(simd, no_error, sum.v, T::Float::plus(simd, sum.v, sum.error));
             }
             let merged = T::simd_in_order(simd, merged);
-            let mut lanes = [T::Float::default(); 2 * <f32 as Float>::LANES];
-            // SAFETY: a pair has no more elements.
-            unsafe { T::simd_store_computed(simd, lanes.as_mut_ptr(), merged) };
-            if T::Float::any_nan(simd, T::Float::plus(simd, merged[0], merged[1])) {
-                lanes.iter_mut().filter(|v| (**v).into().is_nan()).for_each(|v| *v = T::Float::NAN);
+            if out.len() == 2 * lanes {
+                // SAFETY: a pair fits.
+                unsafe { T::simd_store_computed(simd, out.as_mut_ptr(), merged) };
+            } else {
+                let mut room = [T::Float::default(); 2 * <f32 as Float>::LANES];
+                // SAFETY: a pair has no more elements.
+                unsafe { T::simd_store_computed(simd, room.as_mut_ptr(), merged) };
+                out.copy_from_slice(&room[..out.len()]);
             }
-            out.copy_from_slice(&lanes[..out.len()]);
+            if T::Float::any_nan(simd, T::Float::plus(simd, merged[0], merged[1])) {
+                out.iter_mut().filter(|v| (**v).into().is_nan()).for_each(|v| *v = T::Float::NAN);
+            }
         }
     }
 }
 
-/// A pair of sums at the start of `part`, and that of their errors at its end.
-///
-/// # Safety
-/// - `part` has a pair of registers.
+/// A register of sums, and their errors.
+struct Sum<S: Lanes, T: Element> {
+    v: Reg<S, T>,
+    error: Reg<S, T>,
+}
+
+type Reg<S, T> = <<T as Element>::Float as Float>::Reg<S>;
+
+impl<S: Lanes, T: Element> Clone for Sum<S, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Lanes, T: Element> Copy for Sum<S, T> {}
+
 #[inline(always)]
-unsafe fn load<S: Lanes, T: Element>(simd: S, part: &[T::Float]) -> [Pair<S, T>; 2] {
-    let errors = part.len() - 2 * T::Float::lanes::<S>();
-    // SAFETY: the caller's duty.
-    unsafe { [T::simd_load_computed(simd, part.as_ptr()), T::simd_load_computed(simd, part[errors..].as_ptr())] }
+fn zero<S: Lanes, T: Element>(simd: S) -> Sum<S, T> {
+    let zero = T::Float::splat(simd, T::Float::default());
+    Sum { v: zero, error: zero }
+}
+
+/// The same register of the sums of each part.
+struct Register<'a, T: Element> {
+    partials: &'a [T::Float],
+    len: usize,
+    errors: usize,
+}
+
+impl<T: Element> Register<'_, T> {
+    /// That of part `p`.
+    #[inline(always)]
+    fn sum<S: Lanes>(&self, simd: S, p: usize) -> Sum<S, T> {
+        let part = &self.partials[p * self.len..][..self.errors + T::Float::lanes::<S>()];
+        // SAFETY: it begins with a register of sums, and ends with one of errors.
+        unsafe {
+            let v = T::Float::load(simd, part.as_ptr());
+            Sum { v, error: T::Float::load(simd, part[self.errors..].as_ptr()) }
+        }
+    }
+
+    /// The sum of those of parts `p` and `p + 1`.
+    #[inline(always)]
+    fn two<S: Lanes>(&self, simd: S, p: usize) -> Sum<S, T> {
+        add::<S, T>(simd, self.sum(simd, p), self.sum(simd, p + 1))
+    }
+
+    /// The sum of those of `count` parts along a binary tree, four of them in registers. What is in `stack` does not matter.
+    #[inline(always)]
+    fn add<S: Lanes>(&self, simd: S, count: usize, stack: &mut [Sum<S, T>; DEPTH]) -> Sum<S, T> {
+        let mut depth = 0;
+        for group in 0..count / 4 {
+            let mut sum = add::<S, T>(simd, self.two(simd, 4 * group), self.two(simd, 4 * group + 2));
+            for _ in 0..group.trailing_ones() {
+                depth -= 1;
+                sum = add::<S, T>(simd, stack[depth], sum);
+            }
+            stack[depth] = sum;
+            depth += 1;
+        }
+        if count % 4 >= 2 {
+            stack[depth] = self.two(simd, count / 4 * 4);
+            depth += 1;
+        }
+        if count % 2 == 1 {
+            stack[depth] = self.sum(simd, count - 1);
+            depth += 1;
+        }
+        let mut sum = stack[depth - 1];
+        for d in (0..depth - 1).rev() {
+            sum = add::<S, T>(simd, stack[d], sum);
+        }
+        sum
+    }
 }
 
 /// Adds the sums of a leaf to those of its part, of `padded` columns, and begins new ones. If it is the first, those of the part
@@ -132,43 +168,36 @@ pub(super) fn add_leaf<S: Lanes, T: Element>(
     padded: usize,
     is_first: bool,
 ) {
-    let zero = [T::Float::splat(simd, T::Float::default()); 2];
-    let pair = 2 * T::Float::lanes::<S>();
+    let zero = zero::<S, T>(simd);
+    let lanes = T::Float::lanes::<S>();
     for (leaf, part) in leaf.chunks_exact_mut(padded).zip(part.chunks_exact_mut(2 * padded)) {
         let (sums, errors) = part.split_at_mut(padded);
-        let pairs = sums.chunks_exact_mut(pair).zip(errors.chunks_exact_mut(pair));
-        for (leaf, (sum, error)) in leaf.chunks_exact_mut(pair).zip(pairs) {
-            // SAFETY: all have a pair.
+        let sums = sums.chunks_exact_mut(lanes).zip(errors.chunks_exact_mut(lanes));
+        for (leaf, (v, error)) in leaf.chunks_exact_mut(lanes).zip(sums) {
+            // SAFETY: all have a register.
             unsafe {
-                let old = if is_first {
-                    [zero; 2]
-                } else {
-                    [T::simd_load_computed(simd, sum.as_ptr()), T::simd_load_computed(simd, error.as_ptr())]
-                };
-                let [new_sum, new_error] = add::<S, T>(simd, old, [T::simd_load_computed(simd, leaf.as_ptr()), zero]);
-                T::simd_store_computed(simd, sum.as_mut_ptr(), new_sum);
-                T::simd_store_computed(simd, error.as_mut_ptr(), new_error);
-                T::simd_store_computed(simd, leaf.as_mut_ptr(), zero);
+                let mut sum = zero;
+                if !is_first {
+                    sum = Sum { v: T::Float::load(simd, v.as_ptr()), error: T::Float::load(simd, error.as_ptr()) };
+                }
+                let sum = add::<S, T>(simd, sum, Sum { v: T::Float::load(simd, leaf.as_ptr()), ..zero });
+                T::Float::store(simd, v.as_mut_ptr(), sum.v);
+                T::Float::store(simd, error.as_mut_ptr(), sum.error);
+                T::Float::store(simd, leaf.as_mut_ptr(), zero.v);
             }
         }
     }
 }
 
-/// Adds two sums with their errors, and keeps the error of this addition.
+/// Adds two sums with their errors, and keeps the error of this addition (Knuth's `TwoSum`).
 #[inline(always)]
-fn add<S: Lanes, T: Element>(simd: S, a: [Pair<S, T>; 2], b: [Pair<S, T>; 2]) -> [Pair<S, T>; 2] {
-    let ([a, errors_a], [b, errors_b]) = (a, b);
-    let mut sum = a;
-    let mut errors = errors_a;
-    for k in 0..2 {
-        sum[k] = T::Float::plus(simd, a[k], b[k]);
-        let part = T::Float::minus(simd, sum[k], a[k]);
-        let error = T::Float::plus(
-            simd,
-            T::Float::minus(simd, a[k], T::Float::minus(simd, sum[k], part)),
-            T::Float::minus(simd, b[k], part),
-        );
-        errors[k] = T::Float::plus(simd, errors_a[k], T::Float::plus(simd, errors_b[k], error));
-    }
-    [sum, errors]
+fn add<S: Lanes, T: Element>(simd: S, a: Sum<S, T>, b: Sum<S, T>) -> Sum<S, T> {
+    let v = T::Float::plus(simd, a.v, b.v);
+    let part = T::Float::minus(simd, v, a.v);
+    let error = T::Float::plus(
+        simd,
+        T::Float::minus(simd, a.v, T::Float::minus(simd, v, part)),
+        T::Float::minus(simd, b.v, part),
+    );
+    Sum { v, error: T::Float::plus(simd, a.error, T::Float::plus(simd, b.error, error)) }
 }

@@ -241,10 +241,10 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
         // SAFETY: as above.
         loaded[k] = unsafe { Loaded::new(simd, job, r + k, &rows[k]) };
     }
-    // Only from whole registers on can they be streamed; rows that are not aligned are stored as others.
+    // Rows that do not start on cache lines are stored as others.
     let mut streams = job.streaming;
     for row in &loaded {
-        streams &= row.dx.is_some_and(|dx| dx.misalignment::<S>() == 0);
+        streams &= row.dx.is_some_and(|dx| dx.misalignment() == 0);
     }
     let has_ds = loaded[0].ds.is_some();
     let mut way = if job.sums { ways::SUMS } else { 0 };

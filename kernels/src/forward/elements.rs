@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use crate::lanes::{Affine, Element, Float, Kernel, Lanes, Pair, Source, Target, sqrt_f64, way};
+use crate::lanes::{Affine, CacheLine, Element, Float, Kernel, Lanes, Pair, Source, Target, sqrt_f64, way};
 use crate::moments::{CHUNK, Moments};
 
 /// Longer rows are normalized from the back, in pieces of this many columns.
@@ -231,38 +231,40 @@ impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
         }
     }
 
-    /// When streaming, normalizes those of the first `cols` elements that precede the first aligned one. Returns how many those
+    /// When streaming, normalizes those of the first `cols` elements that precede the first whole cache line. Returns how many those
     /// were, and whether they are finite.
     ///
     /// # Safety
     /// - There are so many.
     #[inline(always)]
     pub(super) unsafe fn normalize_head<S: Lanes>(&self, simd: S, cols: usize) -> (usize, bool) {
-        let head = self.y.misalignment::<S>().min(cols);
+        let head = self.y.misalignment().min(cols);
         if head == 0 {
             return (0, true);
         }
         // A copy, that the row itself can stay in registers.
         let row = *self;
-        // SAFETY: they are fewer than a pair of registers, and so are not streamed.
+        // SAFETY: the caller's duty.
         (head, unsafe { row.normalize_part(simd, 0, head) })
     }
 
     /// Normalizes the elements from..to. Returns whether those of y are finite.
     ///
     /// # Safety
-    /// - As for [`normalize`].
+    /// - As for [`normalize`], but that when streaming, they may also be those before the first whole cache line.
     #[inline(always)]
     pub(super) unsafe fn normalize_part<S: Lanes>(&self, simd: S, from: usize, to: usize) -> bool {
-        simd.outline(Part { row: self, from, to })
+        simd.outline(Part { row: self, from, to, split: false })
     }
 }
 
-/// The elements from..to of a row: what [`normalize`] asks of them holds.
+/// The elements from..to of a row: what [`Row::normalize_part`] asks of them holds.
 struct Part<'r, T: Element, const CENTERED: bool> {
     row: &'r Row<T, CENTERED>,
     from: usize,
     to: usize,
+    /// Whether all of them are written in the same way.
+    split: bool,
 }
 
 impl<T: Element, const CENTERED: bool> Kernel for Part<'_, T, CENTERED> {
@@ -270,11 +272,44 @@ impl<T: Element, const CENTERED: bool> Kernel for Part<'_, T, CENTERED> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { row: &Row { x, y, ref norm, ref affine }, from, to } = self;
+        let Self { row: &Row { x, y, ref norm, ref affine }, from, to, split } = self;
+        if y.streams() && !split {
+            return self.split(simd);
+        }
         let norm = [Norm::new(simd, norm)];
         // SAFETY: whoever made this knew that.
         let seen = unsafe { normalize::<S, T, CENTERED, 1>(simd, [x], [y], &norm, affine, from, to) };
         !T::Float::any_nan(simd, seen)
+    }
+}
+
+impl<T: Element, const CENTERED: bool> Part<'_, T, CENTERED> {
+    /// Streams whole cache lines, and writes with ordinary stores the elements of those of which there is only a part: such a line costs as
+    /// much as dozens of others if it is streamed.
+    #[inline(always)]
+    fn split<S: Lanes>(self, simd: S) -> bool {
+        let Self { row, from, to, .. } = self;
+        let mut edge = Row { y: row.y.ordinary(), ..*row };
+        if from == 0 && row.y.misalignment() != 0 {
+            // Even the lanes that a store leaves out count as a touch of the next line, which is streamed: they are written apart.
+            let mut line = CacheLine::ZERO;
+            edge.y = edge.y.moved(&mut line);
+            let finite = simd.outline(Part { row: &edge, from, to, split: true });
+            // SAFETY: there are so many, and fewer than a cache line holds.
+            unsafe { row.y.copy_from(&line, to) };
+            return finite;
+        }
+        // Pairs of registers, a register that is a line, and the rest.
+        let (pair, line) = (2 * T::Float::lanes::<S>(), row.y.line());
+        let pairs = to - (to - from) % pair.max(line);
+        let lines = to - (to - pairs) % line;
+        let mut finite = true;
+        for (row, from, to) in [(row, from, pairs), (row, pairs, lines), (&edge, lines, to)] {
+            if from < to {
+                finite &= simd.outline(Part { row, from, to, split: true });
+            }
+        }
+        finite
     }
 }
 

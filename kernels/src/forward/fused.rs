@@ -42,6 +42,9 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
                 Some(norm) => unsafe {
                     let r = t - delay;
                     let (x, y) = (job.rows.source(r), job.target(r));
+                    if job.streaming {
+                        job.rows.prefetch_edges(simd, r + 2);
+                    }
                     let affine = affines.of_row::<S, CENTERED>(simd, job, r, &mut packed);
                     let row = Row::<T, CENTERED> { x, y, norm, affine };
                     let at;

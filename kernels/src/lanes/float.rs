@@ -65,6 +65,10 @@ pub trait Float:
     #[doc(hidden)]
     unsafe fn store<S: Lanes>(simd: S, p: *mut Self, v: Self::Reg<S>);
 
+    /// See [`Lanes::stream`].
+    #[doc(hidden)]
+    unsafe fn stream<S: Lanes>(simd: S, p: *mut Self, v: Self::Reg<S>);
+
     /// a + b.
     fn plus<S: Lanes>(simd: S, a: Self::Reg<S>, b: Self::Reg<S>) -> Self::Reg<S>;
 
@@ -131,6 +135,12 @@ impl Float for f32 {
     unsafe fn store<S: Lanes>(simd: S, p: *mut Self, v: S::f32s) {
         // SAFETY: the caller's duty.
         unsafe { simd.store(p, v) };
+    }
+
+    #[inline(always)]
+    unsafe fn stream<S: Lanes>(simd: S, p: *mut Self, v: S::f32s) {
+        // SAFETY: the caller's duty.
+        unsafe { simd.stream(p, v) };
     }
 
     #[inline(always)]
@@ -220,6 +230,12 @@ impl Float for f64 {
     unsafe fn store<S: Lanes>(simd: S, p: *mut Self, v: S::f64s) {
         // SAFETY: the caller's duty.
         unsafe { simd.store_f64(p, v) };
+    }
+
+    #[inline(always)]
+    unsafe fn stream<S: Lanes>(simd: S, p: *mut Self, v: S::f64s) {
+        // SAFETY: the caller's duty.
+        unsafe { simd.stream_f64(p, v) };
     }
 
     #[inline(always)]

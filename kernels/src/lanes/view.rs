@@ -5,6 +5,20 @@ use core::marker::PhantomData;
 use super::input::Addition;
 use super::{Beside, Element, Float, Input, Lanes, Pair, way};
 
+/// The bytes of a cache line.
+const LINE: usize = 64;
+
+/// A cache line of elements of any type.
+#[repr(align(64))]
+pub(crate) struct CacheLine([u8; LINE]);
+
+impl CacheLine {
+    pub(crate) const ZERO: Self = Self([0; LINE]);
+}
+
+/// Rows of so many bytes come from memory, or from a far cache.
+const MEMORY_BYTES: usize = 8 << 20;
+
 /// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x may
 /// be a sum that is yet to be taken. Beside an x of 16 bits, y may have f32.
 ///
@@ -223,6 +237,13 @@ impl<'a, T: Element> RowIo<'a, T> {
         self.rows * self.cols * if self.wide { size_of::<f32>() } else { size_of::<T>() }
     }
 
+    /// Whether rows that follow one another, apart from those of y, are more than caches keep: where reads and writes jump
+    /// between rows, memory is slow.
+    #[inline(always)]
+    pub(crate) fn come_from_memory(&self) -> bool {
+        self.y_bytes() >= MEMORY_BYTES && self.x_stride == self.cols && !self.is_in_place()
+    }
+
     /// Whether y is x itself.
     #[inline]
     pub fn is_in_place(&self) -> bool {
@@ -318,6 +339,19 @@ impl<'a, T: Element> RowIo<'a, T> {
         while line < self.cols * size_of::<T>() {
             simd.prefetch(row.wrapping_add(line));
             line += 64;
+        }
+    }
+
+    /// Asks for the cache lines of y that row `r`, which need not be there, fills only in part, if they are to be written with streaming stores
+    /// around them: those would wait for memory behind an ordinary one.
+    #[inline(always)]
+    pub(crate) fn prefetch_edges<S: Lanes>(&self, simd: S, r: usize) {
+        let element = if self.wide { size_of::<f32>() } else { size_of::<T>() };
+        let start = self.y.cast::<u8>().wrapping_add(r.wrapping_mul(self.y_stride).wrapping_mul(element));
+        for edge in [start, start.wrapping_add(self.cols * element)] {
+            if !(edge as usize).is_multiple_of(LINE) {
+                simd.prefetch(edge);
+            }
         }
     }
 
@@ -493,15 +527,46 @@ impl<T: Element> Target<T> {
         Self { p, wide: false, streaming }
     }
 
-    /// The number of elements before the first that a register can be streamed to; none if nothing is streamed.
+    /// The number of elements before the first whole cache line; none if nothing is streamed.
     #[inline(always)]
-    pub(crate) fn misalignment<S: Lanes>(self) -> usize {
+    pub(crate) fn misalignment(self) -> usize {
         if !self.streaming {
             return 0;
         }
-        let bytes = size_of::<S::f32s>();
-        let element = if self.wide { size_of::<f32>() } else { size_of::<T>() };
-        (self.p as usize).wrapping_neg() % bytes / element
+        (self.p as usize).wrapping_neg() % LINE / self.element()
+    }
+
+    /// The number of elements in a cache line.
+    #[inline(always)]
+    pub(crate) fn line(self) -> usize {
+        LINE / self.element()
+    }
+
+    /// The same elements, to be written with ordinary stores.
+    #[inline(always)]
+    pub(crate) fn ordinary(self) -> Self {
+        Self { streaming: false, ..self }
+    }
+
+    #[inline(always)]
+    fn element(self) -> usize {
+        if self.wide { size_of::<f32>() } else { size_of::<T>() }
+    }
+
+    /// As many elements as fit into `line`, to be copied from there.
+    #[inline(always)]
+    pub(crate) fn moved(self, line: &mut CacheLine) -> Self {
+        Self { p: line.0.as_mut_ptr().cast(), ..self }
+    }
+
+    /// Copies the first `n` elements.
+    ///
+    /// # Safety
+    /// - There are that many, and `line` holds them.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_from(self, line: &CacheLine, n: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { line.0.as_ptr().copy_to_nonoverlapping(self.p.cast(), n * self.element()) };
     }
 
     /// Whether it is to be written past the caches.
@@ -541,8 +606,16 @@ impl<T: Element> Target<T> {
     /// - There are that many.
     #[inline(always)]
     pub(crate) unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>) {
-        // SAFETY: the caller's duty.
-        unsafe { T::simd_store_beside_tail(simd, self.p, self.wide, i, n, v) };
+        let is_line = !T::ROUNDS && n * size_of::<T>() == LINE && n == T::Float::lanes::<S>();
+        // SAFETY: the caller's duty; a register that is a whole cache line is aligned. Elements that do not round are computed in
+        // their own type.
+        unsafe {
+            if is_line && self.streaming && self.p.add(i).cast::<u8>().align_offset(LINE) == 0 {
+                T::Float::stream(simd, self.p.add(i).cast(), v[0]);
+            } else {
+                T::simd_store_beside_tail(simd, self.p, self.wide, i, n, v);
+            }
+        }
     }
 
     /// Makes all NaNs canonical, and makes canonical NaNs of the elements that `is_nan` names.
