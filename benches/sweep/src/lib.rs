@@ -1,7 +1,8 @@
-//! How lanenorm's speed goes with the number of threads.
+//! How lanenorm's speed goes with the number of threads and of columns, and pictures of what was recorded.
 
 mod answer;
 mod clock;
+pub mod columns;
 mod measure;
 mod record;
 pub mod scaling;
