@@ -36,6 +36,9 @@ struct Options {
     /// Seconds that the whole run may take.
     #[arg(long, default_value_t = 300)]
     budget: u64,
+    /// The powers of two only, a quarter of the points.
+    #[arg(long)]
+    coarse: bool,
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
     /// The file that results go to.
@@ -47,19 +50,6 @@ struct Options {
 enum Dtype {
     F32,
     Bf16,
-}
-
-/// Points of one size that are measured one after the other.
-struct Pass {
-    size: Size,
-    cols: Vec<usize>,
-    contenders: Vec<Contender>,
-}
-
-impl Pass {
-    fn weight(&self) -> f64 {
-        self.size.weight * self.cols.len() as f64
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -91,45 +81,39 @@ pub fn main() -> anyhow::Result<()> {
     };
     record.complete = run(&options, &clock, &mut record)?;
     clock.finish();
-    record.finish();
+    record.cliffs = cliffs::find(&record.results);
     record::write(&options.json, &record)?;
     record.print();
     Ok(())
 }
 
-/// First the powers of two of all sizes, then what lies between. Scalar code is slow, and takes the powers of two only, where
-/// there are vectors.
-fn passes(element: usize) -> Vec<Pass> {
+/// The copy and the tiers. Scalar code is slow, and takes the powers of two only, where there are vectors.
+fn contenders(cols: usize) -> Vec<Contender> {
     let copy = Contender { op: Op::Copy, isa: Isa::SCALAR };
     let tiers = || Isa::available().map(|isa| Contender { op: Op::LayerNorm, isa });
-    let is_fast = |c: &Contender| c.isa.tier() != Tier::Scalar || tiers().count() == 1;
-    let pass = |cols: fn(usize) -> Vec<usize>, tiers: Vec<Contender>| {
-        let contenders = std::iter::once(copy).chain(tiers).collect::<Vec<_>>();
-        SIZES.map(|size| Pass { size, cols: cols(size.most_cols(element)), contenders: contenders.clone() })
-    };
-    let powers = pass(grid::powers, tiers().collect());
-    powers.into_iter().chain(pass(grid::between, tiers().filter(is_fast).collect())).collect()
+    let is_measured = |c: &Contender| cols.is_power_of_two() || c.isa.tier() != Tier::Scalar || tiers().count() == 1;
+    std::iter::once(copy).chain(tiers().filter(is_measured)).collect()
 }
 
 /// Whether all points were measured.
 fn run<T: Number>(options: &Options, clock: &Clock, record: &mut Record) -> anyhow::Result<bool> {
     let one = ThreadPoolBuilder::new().num_threads(1).build()?;
-    let passes = passes(size_of::<T>());
-    let mut left: f64 = passes.iter().map(Pass::weight).sum();
-    for pass in &passes {
+    let points = SIZES.map(|size| (size, grid::points(size.most_cols(size_of::<T>()), options.coarse)));
+    let mut left: f64 = points.iter().map(|(size, cols)| size.weight * cols.len() as f64).sum();
+    for (size, points) in points {
         if clock.is_over() {
             return Ok(false);
         }
-        clock.show(format!("{}, making the tensor", pass.size.name));
-        let mut bench = Columns::<T>::new(pass, &one);
-        for &cols in &pass.cols {
+        clock.show(format!("{}, making the tensor", size.name));
+        let mut bench = Columns::<T>::new(size, &one);
+        for cols in points {
             if clock.is_over() {
                 return Ok(false);
             }
             bench.cut(cols);
-            clock.show(format!("{}, {}x{cols}", pass.size.name, bench.rows));
-            let end = clock.end_of(pass.size.weight, left);
-            left -= pass.size.weight;
+            clock.show(format!("{}, {}x{cols}", size.name, bench.rows));
+            let end = clock.end_of(size.weight, left);
+            left -= size.weight;
             if !bench.point(end, clock, record)? {
                 return Ok(false);
             }
@@ -141,16 +125,17 @@ fn run<T: Number>(options: &Options, clock: &Clock, record: &mut Record) -> anyh
 
 /// A tensor that is cut into rows anew for each point.
 struct Columns<'a, T: Number> {
-    pass: &'a Pass,
+    size: Size,
     one: &'a ThreadPool,
     tensors: Tensors<T>,
     rows: usize,
     cols: usize,
+    contenders: Vec<Contender>,
 }
 
 impl<T: Number> Bench for Columns<'_, T> {
     fn time(&mut self, contender: usize, wake: Duration, repeats: u64) -> Duration {
-        let (Contender { op, isa }, rows) = (self.pass.contenders[contender], self.rows);
+        let (Contender { op, isa }, rows) = (self.contenders[contender], self.rows);
         let tensors = &mut self.tensors;
         self.one.install(|| measure::repeat(wake, repeats, || tensors.run(op, isa, rows)))
     }
@@ -161,26 +146,27 @@ impl<T: Number> Bench for Columns<'_, T> {
 }
 
 impl<'a, T: Number> Columns<'a, T> {
-    fn new(pass: &'a Pass, one: &'a ThreadPool) -> Self {
-        let (elements, cols) = (pass.size.bytes / size_of::<T>(), pass.size.most_cols(size_of::<T>()));
-        let rows = elements.div_ceil(cols);
-        Self { pass, one, tensors: Tensors::new(rows, cols, false), rows, cols }
+    fn new(size: Size, one: &'a ThreadPool) -> Self {
+        let cols = size.most_cols(size_of::<T>());
+        let rows = (size.bytes / size_of::<T>()).div_ceil(cols);
+        Self { size, one, tensors: Tensors::new(rows, cols, false), rows, cols, contenders: Vec::new() }
     }
 
     fn cut(&mut self, cols: usize) {
         self.tensors.set_cols(cols);
-        (self.rows, self.cols) = (self.pass.size.rows(cols, size_of::<T>()), cols);
+        (self.rows, self.cols) = (self.size.rows(cols, size_of::<T>()), cols);
+        self.contenders = contenders(cols);
     }
 
     /// Checks and times all contenders. Whether that was done before the run was stopped.
     fn point(&mut self, end: Instant, clock: &Clock, record: &mut Record) -> anyhow::Result<bool> {
         self.check(clock)?;
-        let contenders = &self.pass.contenders;
-        let (copies, wakes) = (vec![0; contenders.len()], vec![Duration::ZERO; contenders.len()]);
+        let count = self.contenders.len();
+        let (copies, wakes) = (vec![0; count], vec![Duration::ZERO; count]);
         let rng = &mut SmallRng::seed_from_u64(0);
         let Some(timings) = measure::measure(self, &copies, &wakes, end, clock, rng) else { return Ok(false) };
-        let size = self.pass.size;
-        record.results.extend(contenders.iter().zip(timings).map(|(contender, timing)| Row {
+        let size = self.size;
+        record.results.extend(self.contenders.iter().zip(timings).map(|(contender, timing)| Row {
             size: size.name.into(),
             size_bytes: size.bytes,
             op: Op::LayerNorm.name().into(),
@@ -201,7 +187,7 @@ impl<'a, T: Number> Columns<'a, T> {
     fn check(&mut self, clock: &Clock) -> anyhow::Result<()> {
         let (rows, cols) = (self.rows, self.cols);
         let mut first = None;
-        for Contender { op, isa } in self.pass.contenders.iter().copied().filter(|c| c.op != Op::Copy) {
+        for Contender { op, isa } in self.contenders.clone().into_iter().filter(|c| c.op != Op::Copy) {
             self.tensors.spoil();
             self.one.install(|| self.tensors.run(op, isa, rows));
             let hash = self.tensors.hash(op, rows);

@@ -4,6 +4,7 @@ mod answer;
 mod clock;
 pub mod columns;
 mod measure;
+pub mod pictures;
 mod record;
 pub mod scaling;
 mod tensors;

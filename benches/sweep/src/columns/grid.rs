@@ -43,20 +43,19 @@ impl Size {
     }
 }
 
-/// The powers of two, from which a run begins, so that a short one has seen the whole range.
-pub(crate) fn powers(most: usize) -> Vec<usize> {
-    powers_up_to(most).collect()
-}
-
-/// What lies between: the quarters of each octave, a column more and less than each second power of two, and the most.
-pub(crate) fn between(most: usize) -> Vec<usize> {
-    let quarters = powers_up_to(most).flat_map(|p| [p / 4 * 5, p / 2 * 3, p / 4 * 7]);
-    let beside = powers_up_to(most).filter(|p| p.trailing_zeros() % 2 == 0).flat_map(|p| [p - 1, p + 1]);
-    let mut cols: Vec<usize> =
-        quarters.chain(beside).chain([most]).filter(|&cols| cols <= most && !cols.is_power_of_two()).collect();
-    cols.sort_unstable();
-    cols.dedup();
-    cols
+/// Numbers of columns in order, so that a machine whose speed drifts makes no teeth: the powers of two, and if they are not to be
+/// coarse the quarters of each octave, a column more and less than each second power of two, and the most.
+pub(crate) fn points(most: usize, coarse: bool) -> Vec<usize> {
+    let mut points: Vec<usize> = powers_up_to(most).collect();
+    if !coarse {
+        points.extend(powers_up_to(most).flat_map(|p| [p / 4 * 5, p / 2 * 3, p / 4 * 7]));
+        points.extend(powers_up_to(most).filter(|p| p.trailing_zeros() % 2 == 0).flat_map(|p| [p - 1, p + 1]));
+        points.push(most);
+    }
+    points.retain(|&cols| cols <= most);
+    points.sort_unstable();
+    points.dedup();
+    points
 }
 
 fn powers_up_to(most: usize) -> impl Iterator<Item = usize> {
@@ -74,18 +73,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_are_between_the_powers() {
-        assert_eq!(powers(100), [8, 16, 32, 64]);
-        assert_eq!(between(70), [10, 12, 14, 15, 17, 20, 24, 28, 40, 48, 56, 63, 65, 70]);
-        assert!(between(MOST).ends_with(&[786_432, 917_504, 1_000_000]));
+    fn points_are_in_order_and_end_at_the_most() {
+        assert_eq!(points(100, true), [8, 16, 32, 64]);
+        let fine = [8, 10, 12, 14, 15, 16, 17, 20, 24, 28, 32, 40, 48, 56, 63, 64, 65, 70];
+        assert_eq!(points(70, false), fine);
+        assert!(points(MOST, false).ends_with(&[786_432, 917_504, 1_000_000]));
     }
 
     #[test]
     fn each_tensor_holds_whole_rows() {
         for size in SIZES {
-            let most = size.most_cols(4);
-            assert!((FEWEST..=MOST).contains(&most), "{most}");
-            for cols in powers(most).into_iter().chain(between(most)) {
+            for cols in points(size.most_cols(4), false) {
                 let bytes = size.rows(cols, 4) * cols * 4;
                 assert!(bytes <= size.bytes && bytes * 2 > size.bytes, "{cols} columns have {bytes} bytes");
             }

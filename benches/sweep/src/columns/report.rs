@@ -35,12 +35,6 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Brings points into the order of their columns, and finds the cliffs.
-    pub(crate) fn finish(&mut self) {
-        self.results.sort_by_key(|row| (row.size_bytes, row.cols));
-        self.cliffs = cliffs::find(&self.results);
-    }
-
     pub(crate) fn print(&self) {
         for size in SIZES {
             let rows: Vec<_> = self.results.iter().filter(|row| row.size == size.name).collect();
