@@ -40,8 +40,9 @@ fn draw(record: &Record<Peer>) -> Option<Picture> {
     Some(Picture {
         title: "LayerNorm, f32: largest error against the offset of the rows".into(),
         notes: vec![
-            format!("64 rows of 768 from N(offset, 1), gamma 1, beta 0, against float64. {}", record.machine.line()),
-            "Outputs are of order 1, so that an error of 1 leaves no digit.".into(),
+            record.machine.line(),
+            "Rows from N(offset, 1), gamma 1, beta 0, against float64. Outputs are of order 1: an error of 1 leaves no digit."
+                .into(),
         ],
         across: 1,
         panels: vec![panel],
