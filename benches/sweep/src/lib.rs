@@ -1,8 +1,10 @@
-//! How lanenorm's speed goes with the number of threads.
+//! How lanenorm's speed goes with the number of threads and of columns, and pictures of what was recorded.
 
 mod answer;
 mod clock;
+pub mod columns;
 mod measure;
+pub mod pictures;
 mod record;
 pub mod scaling;
 mod tensors;

@@ -1,6 +1,7 @@
 //! Speed against threads: strong scaling (a shape of its own size for any number of threads) and weak scaling (rows in
 //! proportion to them), each beside a copy by as many threads.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use lanenorm::{Isa, Tier, bf16};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::answer::BOUND;
 use crate::clock::Clock;
@@ -73,24 +74,25 @@ impl Contender {
     }
 }
 
-#[derive(Serialize)]
-struct Row {
-    scaling: &'static str,
-    op: &'static str,
-    dtype: &'static str,
-    rows: usize,
-    cols: usize,
-    threads: usize,
-    caller: &'static str,
-    contender: &'static str,
-    lower_quartile_ns: f64,
-    median_ns: f64,
-    copies: f64,
-    blocks: usize,
+/// One contender with one number of threads.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) scaling: Cow<'static, str>,
+    pub(crate) op: Cow<'static, str>,
+    pub(crate) dtype: Cow<'static, str>,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) threads: usize,
+    pub(crate) caller: Cow<'static, str>,
+    pub(crate) contender: Cow<'static, str>,
+    pub(crate) lower_quartile_ns: f64,
+    pub(crate) median_ns: f64,
+    pub(crate) copies: f64,
+    pub(crate) blocks: usize,
     /// Bytes of x read and of y written, per nanosecond.
-    gb_per_s: f64,
+    pub(crate) gb_per_s: f64,
     /// Strong scaling: the time of one thread over this one's. Weak: that times the number of threads.
-    speedup: f64,
+    pub(crate) speedup: f64,
 }
 
 /// One run whose bits were hashed.
@@ -250,14 +252,14 @@ fn run<T: Number>(
         let alone = &timings[alone(contender).context("a pool of one thread")?];
         let work = contender.rows as f64 / case.rows(1) as f64;
         record.results.push(Row {
-            scaling: kind,
-            op,
-            dtype,
+            scaling: kind.into(),
+            op: op.into(),
+            dtype: dtype.into(),
             rows: contender.rows,
             cols,
             threads: contender.threads,
-            caller: "inside",
-            contender: contender.name(),
+            caller: "inside".into(),
+            contender: contender.name().into(),
             lower_quartile_ns: timing.lower_quartile,
             median_ns: timing.median,
             copies: timing.copies,
@@ -309,7 +311,7 @@ impl Record {
         let dtype = if case.is_bf16 { bf16::NAME } else { f32::NAME };
         case.contenders(pools).iter().all(|c| {
             self.results.iter().any(|row| {
-                (row.scaling, row.op, row.dtype) == (case.kind.name(), case.op.name(), dtype)
+                (&*row.scaling, &*row.op, &*row.dtype) == (case.kind.name(), case.op.name(), dtype)
                     && (row.rows, row.cols, row.threads) == (c.rows, case.cols, c.threads)
                     && row.contender == c.name()
             })

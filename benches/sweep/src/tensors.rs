@@ -78,7 +78,7 @@ impl Number for bf16 {
 
 /// The buffers of a case.
 pub(crate) struct Tensors<T: Number> {
-    pub(crate) cols: usize,
+    cols: usize,
     x: Buffer<T>,
     /// y, or dx.
     y: Buffer<T>,
@@ -127,6 +127,11 @@ impl<T: Number> Tensors<T> {
         plan.forward_with_stats(self.x.get(), gamma, beta, self.y.get_mut(), stats).expect("lengths that fit");
     }
 
+    /// Cuts the same tensor into rows of so many columns, at most as many as it was made with: forward passes only.
+    pub(crate) fn set_cols(&mut self, cols: usize) {
+        self.cols = cols;
+    }
+
     /// Puts the buffers at other places.
     pub(crate) fn place(&mut self, rng: &mut SmallRng) {
         for buffer in [&mut self.x, &mut self.y, &mut self.dy, &mut self.gamma, &mut self.beta] {
@@ -138,7 +143,7 @@ impl<T: Number> Tensors<T> {
     pub(crate) fn run(&mut self, op: Op, isa: Isa, rows: usize) {
         let (cols, len) = (self.cols, rows * self.cols);
         let (x, y) = (&self.x.get()[..len], &mut self.y.get_mut()[..len]);
-        let (gamma, beta) = (self.gamma.get(), self.beta.get());
+        let (gamma, beta) = (&self.gamma.get()[..cols], &self.beta.get()[..cols]);
         let done = match op {
             Op::Copy => {
                 copy_threads(x, y, rayon::current_num_threads());
@@ -180,10 +185,10 @@ impl<T: Number> Tensors<T> {
     /// The largest error of what the last run left, in units of what rounding may add.
     pub(crate) fn error(&self, op: Op, rows: usize) -> f64 {
         let len = rows * self.cols;
-        let (x, y, gamma) = (&self.x.get()[..len], &self.y.get()[..len], self.gamma.get());
+        let (x, y, gamma) = (&self.x.get()[..len], &self.y.get()[..len], &self.gamma.get()[..self.cols]);
         match op {
             Op::Copy => 0.0,
-            Op::LayerNorm => answer::forward_error(x, Some(self.beta.get()), gamma, y),
+            Op::LayerNorm => answer::forward_error(x, Some(&self.beta.get()[..self.cols]), gamma, y),
             Op::RmsNorm => answer::forward_error(x, None, gamma, y),
             Op::LayerNormBackward => {
                 let grads = self.grads.each_ref().map(|v| &v[..]);

@@ -1,0 +1,5 @@
+//! Speed against columns.
+
+fn main() -> anyhow::Result<()> {
+    lanenorm_sweep::columns::main()
+}

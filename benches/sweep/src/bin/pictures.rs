@@ -1,0 +1,5 @@
+//! Pictures of records.
+
+fn main() -> anyhow::Result<()> {
+    lanenorm_sweep::pictures::main()
+}

@@ -1,0 +1,204 @@
+//! Speed against columns: LayerNorm on one thread over tensors of three sizes that are cut into rows of 8 to a million columns,
+//! each tier beside a copy of the same tensor. Where a kernel is slow for some columns only, it shows.
+
+mod caches;
+mod cliffs;
+mod grid;
+pub(crate) mod report;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use clap::{Parser, ValueEnum};
+use lanenorm::{Isa, Tier, bf16};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::answer::BOUND;
+use crate::clock::Clock;
+use crate::columns::grid::{SIZES, Size};
+use crate::columns::report::{Record, Row};
+use crate::machine::Machine;
+use crate::measure::{self, Bench};
+use crate::record;
+use crate::tensors::{Number, Op, Tensors};
+
+const COMMAND: &str = "cargo run --release --manifest-path benches/sweep/Cargo.toml --bin columns";
+
+/// The elements of which the answer is compared with f64. The bits are compared over all of them.
+const CHECKED: usize = 1 << 20;
+
+/// Measures how speed goes with the number of columns.
+#[derive(Parser)]
+struct Options {
+    /// Seconds that the whole run may take.
+    #[arg(long, default_value_t = 300)]
+    budget: u64,
+    /// The powers of two only, a quarter of the points.
+    #[arg(long)]
+    coarse: bool,
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// The file that results go to.
+    #[arg(long, default_value = "columns.json")]
+    json: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy)]
+struct Contender {
+    op: Op,
+    isa: Isa,
+}
+
+impl Contender {
+    fn name(&self) -> &'static str {
+        if self.op == Op::Copy { Op::Copy.name() } else { self.isa.tier().name() }
+    }
+}
+
+/// Runs over every point, writes the record after each, and prints it as tables.
+///
+/// # Errors
+/// If a result is wrong, if bits differ, or if the record cannot be written.
+pub fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let clock = Clock::start(Duration::from_secs(options.budget))?;
+    let machine = Machine::this(lanenorm::default_isa()?.tier().name(), COMMAND);
+    println!("{machine}\n\n{}", grid::explain());
+    let mut record =
+        Record { machine, caches: caches::list(), complete: false, results: Vec::new(), cliffs: Vec::new() };
+    let run = match options.dtype {
+        Dtype::F32 => run::<f32>,
+        Dtype::Bf16 => run::<bf16>,
+    };
+    record.complete = run(&options, &clock, &mut record)?;
+    clock.finish();
+    record.cliffs = cliffs::find(&record.results);
+    record::write(&options.json, &record)?;
+    record.print();
+    Ok(())
+}
+
+/// The copy and the tiers. Scalar code is slow, and takes the powers of two only, where there are vectors.
+fn contenders(cols: usize) -> Vec<Contender> {
+    let copy = Contender { op: Op::Copy, isa: Isa::SCALAR };
+    let tiers = || Isa::available().map(|isa| Contender { op: Op::LayerNorm, isa });
+    let is_measured = |c: &Contender| cols.is_power_of_two() || c.isa.tier() != Tier::Scalar || tiers().count() == 1;
+    std::iter::once(copy).chain(tiers().filter(is_measured)).collect()
+}
+
+/// Whether all points were measured.
+fn run<T: Number>(options: &Options, clock: &Clock, record: &mut Record) -> anyhow::Result<bool> {
+    let one = ThreadPoolBuilder::new().num_threads(1).build()?;
+    let points = SIZES.map(|size| (size, grid::points(size.most_cols(size_of::<T>()), options.coarse)));
+    let mut left: f64 = points.iter().map(|(size, cols)| size.weight * cols.len() as f64).sum();
+    for (size, points) in points {
+        if clock.is_over() {
+            return Ok(false);
+        }
+        clock.show(format!("{}, making the tensor", size.name));
+        let mut bench = Columns::<T>::new(size, &one);
+        for cols in points {
+            if clock.is_over() {
+                return Ok(false);
+            }
+            bench.cut(cols);
+            clock.show(format!("{}, {}x{cols}", size.name, bench.rows));
+            let end = clock.end_of(size.weight, left);
+            left -= size.weight;
+            if !bench.point(end, clock, record)? {
+                return Ok(false);
+            }
+            record::write(&options.json, record)?;
+        }
+    }
+    Ok(true)
+}
+
+/// A tensor that is cut into rows anew for each point.
+struct Columns<'a, T: Number> {
+    size: Size,
+    one: &'a ThreadPool,
+    tensors: Tensors<T>,
+    rows: usize,
+    cols: usize,
+    contenders: Vec<Contender>,
+}
+
+impl<T: Number> Bench for Columns<'_, T> {
+    fn time(&mut self, contender: usize, wake: Duration, repeats: u64) -> Duration {
+        let (Contender { op, isa }, rows) = (self.contenders[contender], self.rows);
+        let tensors = &mut self.tensors;
+        self.one.install(|| measure::repeat(wake, repeats, || tensors.run(op, isa, rows)))
+    }
+
+    fn place(&mut self, rng: &mut SmallRng) {
+        self.tensors.place(rng);
+    }
+}
+
+impl<'a, T: Number> Columns<'a, T> {
+    fn new(size: Size, one: &'a ThreadPool) -> Self {
+        let cols = size.most_cols(size_of::<T>());
+        let rows = (size.bytes / size_of::<T>()).div_ceil(cols);
+        Self { size, one, tensors: Tensors::new(rows, cols, false), rows, cols, contenders: Vec::new() }
+    }
+
+    fn cut(&mut self, cols: usize) {
+        self.tensors.set_cols(cols);
+        (self.rows, self.cols) = (self.size.rows(cols, size_of::<T>()), cols);
+        self.contenders = contenders(cols);
+    }
+
+    /// Checks and times all contenders. Whether that was done before the run was stopped.
+    fn point(&mut self, end: Instant, clock: &Clock, record: &mut Record) -> anyhow::Result<bool> {
+        self.check(clock)?;
+        let count = self.contenders.len();
+        let (copies, wakes) = (vec![0; count], vec![Duration::ZERO; count]);
+        let rng = &mut SmallRng::seed_from_u64(0);
+        let Some(timings) = measure::measure(self, &copies, &wakes, end, clock, rng) else { return Ok(false) };
+        let size = self.size;
+        record.results.extend(self.contenders.iter().zip(timings).map(|(contender, timing)| Row {
+            size: size.name.into(),
+            size_bytes: size.bytes,
+            op: Op::LayerNorm.name().into(),
+            dtype: T::NAME.into(),
+            rows: self.rows,
+            cols: self.cols,
+            contender: contender.name().into(),
+            lower_quartile_ns: timing.lower_quartile,
+            median_ns: timing.median,
+            copies: timing.copies,
+            blocks: timing.blocks,
+            gb_per_s: (2 * self.rows * self.cols * size_of::<T>()) as f64 / timing.lower_quartile,
+        }));
+        Ok(true)
+    }
+
+    /// Compares the first tier's answer with f64, and the bits of all others with the first's.
+    fn check(&mut self, clock: &Clock) -> anyhow::Result<()> {
+        let (rows, cols) = (self.rows, self.cols);
+        let mut first = None;
+        for Contender { op, isa } in self.contenders.clone().into_iter().filter(|c| c.op != Op::Copy) {
+            self.tensors.spoil();
+            self.one.install(|| self.tensors.run(op, isa, rows));
+            let hash = self.tensors.hash(op, rows);
+            if first.is_none() {
+                let error = self.tensors.error(op, rows.min(CHECKED.div_ceil(cols)));
+                ensure!(error <= BOUND, "{} {rows}x{cols}: an error of {error:.1} units", T::NAME);
+            }
+            let expected = *first.get_or_insert(hash);
+            ensure!(hash == expected, "{} {rows}x{cols}: {} gives other bits", T::NAME, isa.tier().name());
+            clock.tick();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! What a run measured, as a record and as tables.
+
+use serde::{Deserialize, Serialize};
+
+use crate::columns::cliffs::{self, Cliff};
+use crate::columns::grid::SIZES;
+use crate::machine::Machine;
+
+/// One contender at one point.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct Row {
+    /// Where the tensor fits.
+    pub(crate) size: String,
+    pub(crate) size_bytes: usize,
+    pub(crate) op: String,
+    pub(crate) dtype: String,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) contender: String,
+    pub(crate) lower_quartile_ns: f64,
+    pub(crate) median_ns: f64,
+    pub(crate) copies: f64,
+    pub(crate) blocks: usize,
+    /// Bytes of x read and of y written, per nanosecond.
+    pub(crate) gb_per_s: f64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Record {
+    pub(crate) machine: Machine,
+    pub(crate) caches: Vec<String>,
+    pub(crate) complete: bool,
+    pub(crate) results: Vec<Row>,
+    pub(crate) cliffs: Vec<Cliff>,
+}
+
+impl Record {
+    pub(crate) fn print(&self) {
+        for size in SIZES {
+            let rows: Vec<_> = self.results.iter().filter(|row| row.size == size.name).collect();
+            if let Some(first) = rows.first() {
+                println!("\n{} {}, x of {} MiB: {}", first.op, first.dtype, size.mebibytes(), size.name);
+                print_size(&rows);
+            }
+        }
+        println!("\n{}", cliffs::MEANING);
+        for cliff in &self.cliffs {
+            let Cliff { size, contender, from, to, copies_from, copies_to } = cliff;
+            println!(
+                "{size:<7} {contender:<7} {from:>7} to {to:>7} columns: {copies_from:.2} to {copies_to:.2} copies"
+            );
+        }
+        if self.cliffs.is_empty() {
+            println!("None.");
+        }
+        if !self.complete {
+            println!("\nCut short: not every point was measured.");
+        }
+    }
+}
+
+/// A line for each number of columns; where a tier was not measured, a dash.
+fn print_size(rows: &[&Row]) {
+    let mut names: Vec<&str> = Vec::new();
+    for row in rows {
+        if !names.contains(&row.contender.as_str()) {
+            names.push(&row.contender);
+        }
+    }
+    print!("{:>8} {:>8}", "cols", "rows");
+    names.iter().for_each(|name| print!(" {:>12}", format!("{name} GB/s")));
+    names.iter().filter(|&&name| name != "copy").for_each(|name| print!(" {:>13}", format!("{name} copies")));
+    println!();
+    for points in rows.chunk_by(|a, b| a.cols == b.cols) {
+        let entry = |name: &str, of: fn(&Row) -> f64| {
+            let row = points.iter().find(|row| row.contender == name);
+            row.map_or("-".into(), |row| format!("{:.2}", of(row)))
+        };
+        print!("{:>8} {:>8}", points[0].cols, points[0].rows);
+        names.iter().for_each(|name| print!(" {:>12}", entry(name, |row| row.gb_per_s)));
+        let tiers = names.iter().filter(|&&name| name != "copy");
+        tiers.for_each(|name| print!(" {:>13}", entry(name, |row| row.copies)));
+        println!();
+    }
+}
