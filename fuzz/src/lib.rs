@@ -26,4 +26,5 @@ use contract::{accuracy, support};
 pub mod backward;
 pub mod capi;
 pub mod forward;
+pub mod pointers;
 pub mod shape;
