@@ -1,12 +1,4 @@
-//! What the fuzz targets check. Inputs are structured: see the `Input` of each target.
-//!
-//! ```sh
-//! cargo install cargo-fuzz
-//! RUSTC_BOOTSTRAP=1 cargo fuzz run -s none forward fuzz/corpus/forward fuzz/seeds/forward
-//! ```
-//!
-//! (libFuzzer wants flags that are not stable, hence `RUSTC_BOOTSTRAP`. Without `-s none` there is AddressSanitizer too, with
-//! which the kernels take many minutes to compile: the tests run under it instead.)
+//! What the fuzz targets check; how to run them is in the README here. Inputs are structured: see the `Input` of each target.
 //!
 //! Problems, calls and oracles are those of the contract tests.
 
@@ -26,4 +18,5 @@ use contract::{accuracy, support};
 pub mod backward;
 pub mod capi;
 pub mod forward;
+pub mod pointers;
 pub mod shape;
