@@ -15,7 +15,8 @@
 //!   and divisions are taken for eight rows at once. Not where rows come from memory, which would see eight rows read and then
 //!   eight written, two at a time.
 //! - *Whole rows*, when there is only one or when two no longer share a cache: moments, then normalize. Very long
-//!   rows are normalized from the back, whose elements the cache still holds.
+//!   rows are normalized from the back, whose elements the cache still holds. Also in place in memory: reads that nothing
+//!   interrupts are what it is fastest at, and writes find their lines in the cache.
 //!
 //! The portable tier has the last of them alone: it has no units that could overlap.
 //!
@@ -54,8 +55,11 @@ pub use groups::Groups;
 /// Rows up to this many columns go through the loop over blocks.
 const BLOCK_COLS: usize = 192;
 
-/// Those that come from memory, up to this size.
+/// Those that come from memory and go elsewhere, up to this size.
 const BLOCK_ROW_BYTES: usize = 256;
+
+/// Rows from this size on that come from memory and go back there are taken one by one.
+const IN_PLACE_ROW_BYTES: usize = 2 << 10;
 
 /// Rows up to this size are fused with their neighbours: beyond, a row is lost from the L2 cache before its turn comes.
 const FUSED_BYTES: usize = 64 << 10;
@@ -186,8 +190,10 @@ pub struct Forward<'a, T: Element, const CENTERED: bool> {
     bias: Option<&'a [T]>,
     eps: f64,
     streaming: bool,
-    /// Whether rows are taken one after the other even if they are short.
-    in_turn: bool,
+    /// Whether short rows go through the loop over blocks.
+    blocks: bool,
+    /// Whether rows are fused with their neighbours.
+    fused: bool,
     stats: StatsMut<'a, T::Float>,
 }
 
@@ -204,8 +210,11 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     ) -> Option<Self> {
         let fits = params.fit(rows.rows(), rows.cols()) && stats.fits(rows.rows());
         let params = params.with_harmless_offset();
-        let in_turn = streaming || (rows.cols() * size_of::<T>() > BLOCK_ROW_BYTES && rows.come_from_memory());
-        fits.then_some(Self { rows, params, bias: None, eps, streaming, in_turn, stats })
+        let (row_bytes, from_memory) = (rows.cols() * size_of::<T>(), rows.come_from_memory());
+        let in_place = from_memory && rows.is_in_place();
+        let blocks = !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
+        let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);
+        fits.then_some(Self { rows, params, bias: None, eps, streaming, blocks, fused, stats })
     }
 
     /// The same job with a row that is added to each sum of x and residual. `None` if it has another length, or if the rows
@@ -293,7 +302,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     fn forward(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
-        if !self.in_turn && cols <= BLOCK_COLS && rows >= FOLD_ROWS {
+        if self.blocks && cols <= BLOCK_COLS && rows >= FOLD_ROWS {
             let whole = rows - rows % FOLD_ROWS;
             match isa.run_simd(Blocks { job: self, rows: whole }) {
                 Some(finite) if whole == rows => return finite,
@@ -301,7 +310,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
                 None => {}
             }
         }
-        if rows - first >= 2 && cols * size_of::<T>() <= FUSED_BYTES {
+        if rows - first >= 2 && self.fused {
             let finite = if cols <= CHUNK {
                 isa.run_simd(Fused::<T, CENTERED, true> { job: self, first })
             } else {

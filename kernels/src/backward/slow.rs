@@ -1,9 +1,8 @@
 //! The slow path: rows whose statistics or gradients leave the range in which the loops are trusted, and rows with a number that is
 //! not finite.
 //!
-//! It computes in f64. dy, gamma and x are multiplied by powers of two that bring the largest of each near 1, so that neither
-//! products nor sums leave the range, and dx is multiplied by what makes up for all three. Sums are compensated. It is compiled
-//! once for all tiers, which makes the bits the same.
+//! It computes in f64, with exponents apart, so that neither products nor sums leave the range. Sums are compensated. It is
+//! compiled once for all tiers, which makes the bits the same.
 
 use super::{Backward, power_of_two};
 use crate::Isa;
@@ -62,6 +61,57 @@ impl Norm {
     fn xhat(&self, x: f64) -> f64 {
         ((x * self.scale - self.mean) - self.mean_lo) * self.rstd
     }
+
+    /// The same, also where it is out of range, as long as no mean is.
+    fn wide_xhat(&self, x: f64) -> Wide {
+        let d = if self.mean == 0.0 && self.mean_lo == 0.0 {
+            Wide::new(x).times(Wide::new(self.scale))
+        } else {
+            Wide::new((x * self.scale - self.mean) - self.mean_lo)
+        };
+        d.times(Wide::new(self.rstd))
+    }
+}
+
+/// m * 2^exponent, with an m near 1, or 0.
+#[derive(Clone, Copy)]
+struct Wide {
+    m: f64,
+    exponent: i64,
+}
+
+impl Wide {
+    fn new(v: f64) -> Self {
+        let exponent = exponent(v);
+        Self { m: times_power_of_two(v, -exponent), exponent }
+    }
+
+    fn times(self, other: Self) -> Self {
+        Self { m: self.m * other.m, exponent: self.exponent + other.exponent }
+    }
+
+    /// Divided by 2^exponent.
+    fn at(self, exponent: i64) -> f64 {
+        times_power_of_two(self.m, self.exponent - exponent)
+    }
+
+    /// The largest exponent of those that are not 0.
+    fn largest(all: impl Iterator<Item = Self>) -> i64 {
+        all.filter(|v| v.m != 0.0).map(|v| v.exponent).max().unwrap_or(0)
+    }
+
+    /// The mean of `n` of them.
+    fn mean(n: usize, of: impl Fn(usize) -> Self) -> Self {
+        let largest = Self::largest((0..n).map(&of));
+        let mean = Self::new(sum((0..n).map(|i| of(i).at(largest))) / n as f64);
+        Self { exponent: mean.exponent + largest, ..mean }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        let largest = Self::largest([self, other].into_iter());
+        let v = Self::new(self.at(largest) - other.at(largest));
+        Self { exponent: v.exponent + largest, ..v }
+    }
 }
 
 /// Adds the `R` rows from `r` on, as a block is added, to the sums of dgamma and dbeta, if they are wanted. These are kept in pairs of registers
@@ -110,27 +160,21 @@ pub(super) fn write_dx<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     let norm = Norm::new::<T, CENTERED>(job.rows.x_row(r), job.eps);
     // SAFETY: callers ask for i < cols.
     let get = |p: Source<T>, i| -> f64 { unsafe { p.get(i) }.to_computed().into() };
-    let xhat = |i| norm.xhat(get(x, i));
+    let xhat = |i| norm.wide_xhat(get(x, i));
     let gamma = |i| -> f64 { job.gamma(i).into() };
-    let largest = |of: &dyn Fn(usize) -> f64| {
-        // Unlike with `f64::max`, NaN stays.
-        (0..cols).map(of).fold(0.0, |largest: f64, v| if v.abs() <= largest { largest } else { v.abs() })
-    };
-    let (dy_size, gamma_size) = (largest(&|i| get(dy, i)), largest(&gamma));
-    if !(dy_size.is_finite() && gamma_size.is_finite() && norm.rstd.is_finite()) {
+    let are_finite = (0..cols).all(|i| get(dy, i).is_finite() && gamma(i).is_finite());
+    if !(are_finite && norm.rstd.is_finite()) {
         // SAFETY: rows have cols elements.
         unsafe { dx.canonicalize(cols, |_| true) };
         return;
     }
-    let (dy_exponent, gamma_exponent) = (exponent(dy_size), exponent(gamma_size));
-    let g = |i| times_power_of_two(get(dy, i), -dy_exponent) * times_power_of_two(gamma(i), -gamma_exponent);
-    let n = cols as f64;
-    let c1 = if CENTERED { sum((0..cols).map(g)) / n } else { 0.0 };
-    let c2 = sum((0..cols).map(|i| g(i) * xhat(i))) / n;
-    let back = dy_exponent + gamma_exponent + exponent(norm.scale);
+    let g = |i| Wide::new(get(dy, i)).times(Wide::new(gamma(i)));
+    let c1 = if CENTERED { Wide::mean(cols, g) } else { Wide::new(0.0) };
+    let c2 = Wide::mean(cols, |i| g(i).times(xhat(i)));
+    let rstd = Wide::new(norm.rstd).times(Wide::new(norm.scale));
     for i in 0..cols {
-        let projected = ((g(i) - c1) - xhat(i) * c2) * norm.rstd;
-        let v = times_power_of_two(projected, back) + ds.map_or(-0.0, |ds| get(ds, i));
+        let projected = g(i).minus(c1).minus(xhat(i).times(c2)).times(rstd);
+        let v = projected.at(0) + ds.map_or(-0.0, |ds| get(ds, i));
         // SAFETY: i < cols.
         unsafe {
             if v.is_nan() {

@@ -16,8 +16,8 @@ impl CacheLine {
     pub(crate) const ZERO: Self = Self([0; LINE]);
 }
 
-/// Rows of so many bytes come from memory, or from a far cache.
-const MEMORY_BYTES: usize = 8 << 20;
+/// x and y of so many bytes are in memory, or in a far cache.
+const MEMORY_BYTES: usize = 16 << 20;
 
 /// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x may
 /// be a sum that is yet to be taken. Beside an x of 16 bits, y may have f32.
@@ -237,11 +237,11 @@ impl<'a, T: Element> RowIo<'a, T> {
         self.rows * self.cols * if self.wide { size_of::<f32>() } else { size_of::<T>() }
     }
 
-    /// Whether rows that follow one another, apart from those of y, are more than caches keep: where reads and writes jump
-    /// between rows, memory is slow.
+    /// Whether rows that follow one another are more than caches keep: the order of reads and writes matters there.
     #[inline(always)]
     pub(crate) fn come_from_memory(&self) -> bool {
-        self.y_bytes() >= MEMORY_BYTES && self.x_stride == self.cols && !self.is_in_place()
+        let tensors = if self.is_in_place() { 1 } else { 2 };
+        tensors * self.y_bytes() >= MEMORY_BYTES && self.x_stride == self.cols
     }
 
     /// Whether y is x itself.

@@ -240,3 +240,18 @@ fn rows_of_the_largest_numbers() {
         }
     }
 }
+
+/// An x beside which all others vanish, where gamma is small beside all others: what is left of g - xhat * c2 times rstd is out of
+/// range unless exponents are kept apart.
+#[test]
+fn an_outlier_whose_gamma_is_small() {
+    for seed in 0..10 {
+        let mut problem = GradProblem::<crate::support::F64>::ordinary(1, 64, seed).with_eps(1e-300);
+        problem.forward.x[40] = -2.2e307;
+        problem.forward.gamma.iter_mut().flatten().for_each(|gamma| *gamma *= 1e299);
+        problem.forward.gamma.as_mut().expect("gamma")[40] = 0.3;
+        for problem in problem.of_every_operation() {
+            assert_dx_within(&problem, (-2.2e307, 1.0, 1e299));
+        }
+    }
+}
