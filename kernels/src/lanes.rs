@@ -26,8 +26,8 @@ use pulp::Simd;
 
 #[doc(hidden)]
 pub use element::Compiled;
-pub(crate) use element::Pair;
 pub use element::{Beside, Element};
+pub(crate) use element::{Pair, Reg};
 pub use float::Float;
 pub use grad_rows::{GradRows, RawGradRows};
 pub(crate) use input::Input;

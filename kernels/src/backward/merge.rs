@@ -2,7 +2,7 @@
 
 use super::Parts;
 use crate::Isa;
-use crate::lanes::{Compiled, Element, Float, Kernel, Lanes};
+use crate::lanes::{Compiled, Element, Float, Kernel, Lanes, Reg};
 
 /// The subtrees that are pending at most: 32 parts have a tree of depth 5.
 const DEPTH: usize = 8;
@@ -87,8 +87,6 @@ struct Sum<S: Lanes, T: Element> {
     v: Reg<S, T>,
     error: Reg<S, T>,
 }
-
-type Reg<S, T> = <<T as Element>::Float as Float>::Reg<S>;
 
 impl<S: Lanes, T: Element> Clone for Sum<S, T> {
     fn clone(&self) -> Self {

@@ -2,7 +2,7 @@
 
 use super::{BLOCK_ROWS, Backward};
 use crate::forward::{RowNorm, probe};
-use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Source, Target, regs, way};
+use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Reg, Source, Target, regs, way};
 use crate::moments::{CHUNK, Tree, no_subtrees};
 
 /// The bytes of a first-level cache.
@@ -139,8 +139,6 @@ fn halve<S: Lanes, T: Element>(simd: S, mut v: [Reg<S, T>; MAX_REGS]) -> Reg<S, 
     }
     v[0]
 }
-
-type Reg<S, T> = <<T as Element>::Float as Float>::Reg<S>;
 
 /// A [`Row`] in registers, and where its elements are.
 #[derive(Clone, Copy)]

@@ -27,7 +27,10 @@ use crate::moments::{Moments, RowMoments};
 use crate::table::Dtype;
 
 /// Two registers of elements in the type that they are computed in.
-pub(crate) type Pair<S, T> = [<<T as Element>::Float as Float>::Reg<S>; 2];
+pub(crate) type Pair<S, T> = [Reg<S, T>; 2];
+
+/// One of them.
+pub(crate) type Reg<S, T> = <<T as Element>::Float as Float>::Reg<S>;
 
 /// How a vector beside elements of 16 bits is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -234,7 +234,13 @@ impl<'a, T: Element> RowIo<'a, T> {
     /// The size of all rows of y.
     #[inline]
     pub fn y_bytes(&self) -> usize {
-        self.rows * self.cols * if self.wide { size_of::<f32>() } else { size_of::<T>() }
+        self.rows * self.cols * self.y_element()
+    }
+
+    /// The size of an element of y.
+    #[inline(always)]
+    fn y_element(&self) -> usize {
+        if self.wide { size_of::<f32>() } else { size_of::<T>() }
     }
 
     /// Whether rows that follow one another are more than caches keep: the order of reads and writes matters there.
@@ -342,11 +348,11 @@ impl<'a, T: Element> RowIo<'a, T> {
         }
     }
 
-    /// Asks for the cache lines of y that row `r`, which need not be there, fills only in part, if they are to be written with streaming stores
-    /// around them: those would wait for memory behind an ordinary one.
+    /// Asks for the cache lines of y that row `r`, which need not be there, fills only in part: an ordinary store that waits for
+    /// memory would hold up the streaming stores behind it.
     #[inline(always)]
     pub(crate) fn prefetch_edges<S: Lanes>(&self, simd: S, r: usize) {
-        let element = if self.wide { size_of::<f32>() } else { size_of::<T>() };
+        let element = self.y_element();
         let start = self.y.cast::<u8>().wrapping_add(r.wrapping_mul(self.y_stride).wrapping_mul(element));
         for edge in [start, start.wrapping_add(self.cols * element)] {
             if !(edge as usize).is_multiple_of(LINE) {
@@ -548,6 +554,7 @@ impl<T: Element> Target<T> {
         Self { streaming: false, ..self }
     }
 
+    /// The size of an element.
     #[inline(always)]
     fn element(self) -> usize {
         if self.wide { size_of::<f32>() } else { size_of::<T>() }
