@@ -4,7 +4,7 @@ use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
 use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, GradRows, Vector};
 
 use crate::gradients::{GradForm, GradIo, ParamGrads};
-use crate::plan::Plan;
+use crate::plan::{Plan, Written};
 use crate::{Error, parallel, shape};
 
 /// The rows of the buffers of a call, and their strides.
@@ -102,7 +102,7 @@ impl Plan {
     {
         let &Self { cols, groups, .. } = self;
         let ParamGrads { mut dgamma, mut dbeta } = grads;
-        let (rows, has_dx, in_place) = (grad_rows.rows(), grad_rows.has_dx(), grad_rows.is_in_place());
+        let rows = grad_rows.rows();
         let sums = dgamma.is_some() || dbeta.is_some();
         let parts = Parts::new(rows / groups, cols);
         let tasks = self.backward_tasks(rows, &parts);
@@ -124,7 +124,7 @@ impl Plan {
         let spare = scratch.len() - lens.partials - tasks * lens.work;
         let skipped = Some(scratch.as_ptr().align_offset(ALIGN)).filter(|&skipped| skipped <= spare);
         let (partials, work) = scratch[skipped.unwrap_or(0)..].split_at_mut(lens.partials);
-        let streaming = has_dx && self.streams_bytes(rows * cols * size_of::<T>(), in_place);
+        let streaming = self.streams_dx(&grad_rows);
         for group in 0..groups {
             let of_group = group * cols..(group + 1) * cols;
             let grad_rows = grad_rows.reborrow();
@@ -139,6 +139,20 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Whether dx is wanted, and written past the caches.
+    pub(crate) fn streams_dx<T: Element>(&self, rows: &GradRows<'_, T>) -> bool {
+        let row_bytes = rows.cols() * size_of::<T>();
+        rows.has_dx()
+            && self.streams_to(&Written {
+                bytes: rows.rows() * row_bytes,
+                row_bytes,
+                tensors: if rows.has_ds() { 4 } else { 3 },
+                on_lines: rows.dx_is_on_lines(),
+                in_place: rows.is_in_place(),
+                least_row_bytes: 1 << 10,
+            })
     }
 
     /// The job of the rows of one group; gamma is that of all groups. `None` if the lengths do not fit together.

@@ -22,11 +22,41 @@ pub enum Store {
     Streaming,
 }
 
-/// Outputs beyond this many bytes are streamed by [`Store::Auto`], if their rows are long enough.
+/// [`Store::Auto`] streams where the tensors of a call have more bytes than this together, if rows are long enough: then the
+/// caches keep little of them until they are wanted again.
 const STREAM_BYTES: usize = 16 << 20;
 
-/// Shorter rows leave too many cache lines half streamed.
-const STREAM_COLS: usize = 1024;
+/// The bytes of a row from which on streaming pays where rows start and end anywhere.
+const UNALIGNED_ROW_BYTES: usize = 4 << 10;
+
+/// What a call writes, and how much it touches.
+pub(crate) struct Written {
+    /// The bytes of all rows of the output.
+    pub(crate) bytes: usize,
+    pub(crate) row_bytes: usize,
+    /// How many tensors of that size the call reads and writes.
+    pub(crate) tensors: usize,
+    /// Whether all rows of the output start on cache lines.
+    pub(crate) on_lines: bool,
+    pub(crate) in_place: bool,
+    /// The bytes of a row, on cache lines, from which on streaming pays.
+    pub(crate) least_row_bytes: usize,
+}
+
+impl Written {
+    /// For y, of x or of a sum.
+    #[inline(always)]
+    pub(crate) fn y(bytes: usize, row_bytes: usize, is_sum: bool, on_lines: bool, in_place: bool) -> Self {
+        let tensors = if is_sum { 4 } else { 2 };
+        Self { bytes, row_bytes, tensors, on_lines, in_place, least_row_bytes: 2 << 10 }
+    }
+
+    /// Whether rows are long enough. Where they begin and end within cache lines, each of these costs as much as many others.
+    #[inline(always)]
+    fn has_long_rows(&self) -> bool {
+        self.row_bytes >= if self.on_lines { self.least_row_bytes } else { UNALIGNED_ROW_BYTES }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -209,15 +239,16 @@ impl Plan {
 
     #[inline]
     fn streams<T: Element>(&self, io: &RowIo<'_, T>) -> bool {
-        self.streams_bytes(io.y_bytes(), io.is_in_place())
+        let (bytes, row_bytes) = (io.y_bytes(), io.y_row_bytes());
+        self.streams_to(&Written::y(bytes, row_bytes, io.is_sum(), io.y_is_on_lines(), io.is_in_place()))
     }
 
-    /// Whether so many bytes are written past the caches.
+    /// Whether the output is written past the caches.
     #[inline]
-    pub(crate) fn streams_bytes(&self, bytes: usize, in_place: bool) -> bool {
-        !in_place
+    pub(crate) fn streams_to(&self, written: &Written) -> bool {
+        !written.in_place
             && match self.store {
-                Store::Auto => self.cols >= STREAM_COLS && bytes > STREAM_BYTES,
+                Store::Auto => written.bytes > STREAM_BYTES / written.tensors && written.has_long_rows(),
                 Store::Ordinary => false,
                 Store::Streaming => true,
             }

@@ -55,6 +55,10 @@ pub use groups::Groups;
 /// Rows up to this many columns go through the loop over blocks.
 const BLOCK_COLS: usize = 192;
 
+/// So do those of whole cache lines up to this many bytes and columns.
+const BLOCK_LINES: usize = 1 << 10;
+const BLOCK_LINES_COLS: usize = 256;
+
 /// Those that come from memory and go elsewhere, up to this size.
 const BLOCK_ROW_BYTES: usize = 256;
 
@@ -212,7 +216,9 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         let params = params.with_harmless_offset();
         let (row_bytes, from_memory) = (rows.cols() * size_of::<T>(), rows.come_from_memory());
         let in_place = from_memory && rows.is_in_place();
-        let blocks = !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
+        let few_lines = row_bytes <= BLOCK_LINES && row_bytes.is_multiple_of(64) && rows.cols() <= BLOCK_LINES_COLS;
+        let short = rows.cols() <= BLOCK_COLS || few_lines;
+        let blocks = short && !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
         let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);
         fits.then_some(Self { rows, params, bias: None, eps, streaming, blocks, fused, stats })
     }
@@ -302,7 +308,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     fn forward(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
-        if self.blocks && cols <= BLOCK_COLS && rows >= FOLD_ROWS {
+        if self.blocks && rows >= FOLD_ROWS {
             let whole = rows - rows % FOLD_ROWS;
             match isa.run_simd(Blocks { job: self, rows: whole }) {
                 Some(finite) if whole == rows => return finite,
@@ -565,4 +571,4 @@ impl<T: Element, const CENTERED: bool> Kernel for WholeRow<'_, '_, T, CENTERED> 
     }
 }
 
-const _: () = assert!(BLOCK_COLS <= CHUNK);
+const _: () = assert!(BLOCK_COLS <= CHUNK && BLOCK_LINES_COLS <= CHUNK);

@@ -175,7 +175,6 @@ struct Checked<'a, T: Element> {
     x: Option<Rows>,
     ds: Option<Rows>,
     dx: Option<Rows>,
-    in_place: bool,
     gamma: Option<Vector<'a, T>>,
     stats: Stats<'a, T::Float>,
     /// Whether dgamma or dbeta is wanted.
@@ -237,7 +236,6 @@ impl<'a, T: Element> Checked<'a, T> {
         places.write(place("dx", dx).map(|place| place.replaceable()))?;
         places.write(vector("dgamma", dgamma, params_len, float)?)?;
         places.write(vector("dbeta", dbeta, params_len, float)?)?;
-        let in_place = dx.zip(dy).is_some_and(|(dx, dy)| dx.are(&dy));
 
         let stats_len = if shape.is_empty() { 0 } else { shape.rows };
         // SAFETY: the caller's duty; lengths and alignment have been checked.
@@ -250,7 +248,7 @@ impl<'a, T: Element> Checked<'a, T> {
             (if shape.is_empty() { None } else { params(gamma, params_len, wide_gamma) }, stats)
         };
         check_stats::<_, CENTERED>(stats_len, &stats)?;
-        Ok(Self { shape, dy, x, ds, dx, in_place, gamma, stats, sums, params_len, places })
+        Ok(Self { shape, dy, x, ds, dx, gamma, stats, sums, params_len, places })
     }
 
     /// All rows.
@@ -269,9 +267,10 @@ impl<'a, T: Element> Checked<'a, T> {
         Some(unsafe { GradRows::from_raw(raw(dy), raw(x), ds, dx, inner_rows, rows, cols) })
     }
 
+    /// Whether dx is to be written past the caches.
     fn streams(&self, plan: &Plan) -> bool {
-        let bytes = self.shape.rows * self.shape.cols * size_of::<T>();
-        self.dx.is_some() && plan.streams_bytes(bytes, self.in_place)
+        // SAFETY: no job of these rows is run.
+        unsafe { self.grad_rows() }.is_some_and(|rows| plan.streams_dx(&rows))
     }
 
     /// dgamma and dbeta.

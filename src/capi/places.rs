@@ -42,6 +42,15 @@ pub(super) struct Strided {
     pub(super) outer_stride: usize,
 }
 
+impl Strided {
+    /// Whether all rows, of elements of `size` bytes, start on cache lines.
+    #[inline(always)]
+    pub(super) fn are_on_lines(&self, size: usize) -> bool {
+        let &Self { data, stride, outer_stride } = self;
+        (data.addr() | stride.wrapping_mul(size) | outer_stride.wrapping_mul(size)).is_multiple_of(64)
+    }
+}
+
 /// The rows of a buffer that has been checked. Strides are zero where there is but one row, or run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows {

@@ -248,6 +248,21 @@ impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
         (head, unsafe { row.normalize_part(simd, 0, head) })
     }
 
+    /// Normalizes the elements from..to, a few, with ordinary stores.
+    ///
+    /// # Safety
+    /// - There are so many.
+    #[inline(always)]
+    pub(super) unsafe fn normalize_rest<S: Lanes>(&self, simd: S, norm: &Norm<S, T::Float>, from: usize, to: usize) {
+        let pair = 2 * T::Float::lanes::<S>();
+        let mut i = from;
+        while i < to {
+            // SAFETY: the loop's condition and the caller's duty.
+            unsafe { normalize_tail::<S, T, CENTERED>(simd, self.x, self.y, norm, &self.affine, i, pair.min(to - i)) };
+            i += pair;
+        }
+    }
+
     /// Normalizes the elements from..to. Returns whether those of y are finite.
     ///
     /// # Safety

@@ -77,6 +77,12 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
             // Of the last row, which is fused with no other, every element is looked at.
             finite &= match pending {
                 Some(Pending { at, .. }) if at == cols => true,
+                // Here and not out of line: that costs as much as a step does. (Tails of 16 bits take many registers.)
+                // SAFETY: as below.
+                Some(p) if !T::ROUNDS && t < rows && !job.streaming && cols - p.at < T::STEP => unsafe {
+                    p.row.normalize_rest(simd, &p.norm, p.at, cols);
+                    false
+                },
                 // SAFETY: the pending row has cols elements, of which p.at are done.
                 Some(p) => unsafe { p.row.normalize_part(simd, p.at, cols) },
                 None => false,

@@ -6,7 +6,7 @@ use super::input::Addition;
 use super::{Beside, Element, Float, Input, Lanes, Pair, way};
 
 /// The bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// A cache line of elements of any type.
 #[repr(align(64))]
@@ -235,6 +235,18 @@ impl<'a, T: Element> RowIo<'a, T> {
     #[inline]
     pub fn y_bytes(&self) -> usize {
         self.rows * self.cols * self.y_element()
+    }
+
+    /// The size of a row of y.
+    #[inline]
+    pub fn y_row_bytes(&self) -> usize {
+        self.cols * self.y_element()
+    }
+
+    /// Whether every row of y starts on a cache line.
+    #[inline]
+    pub fn y_is_on_lines(&self) -> bool {
+        (self.y.addr() | self.y_stride.wrapping_mul(self.y_element())).is_multiple_of(LINE)
     }
 
     /// The size of an element of y.
