@@ -20,6 +20,8 @@ pub(crate) struct Exact {
     /// What the error of dx is measured by, times 2^-exponent: rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) + |ds|,
     /// mean |g| being left out without a mean.
     scale: Vec<f64>,
+    /// The scale of elements whose products are in the range in which these are computed.
+    least_scale: f64,
 }
 
 /// Of row `r`, with the gamma of its group.
@@ -52,7 +54,7 @@ fn by_reference<K: Types>(problem: &GradProblem<K>) -> Exact {
         scale[i] += ds.wide().abs();
     }
     let wide = |v: Vec<f64>| v.into_iter().map(TwoFloat::from).collect();
-    Exact { dx: wide(dx), exponent: 0, xhat: wide(xhat), scale }
+    Exact { dx: wide(dx), exponent: 0, xhat: wide(xhat), scale, least_scale: 0.0 }
 }
 
 fn scales(g: &[f64], xhat: &[f64], rstd: f64, centered: bool) -> Vec<f64> {
@@ -102,13 +104,15 @@ fn by_double_double<K: Types>(problem: &GradProblem<K>) -> Exact {
     let exponent = of_x - exponents[1] - exponents[2];
     let rounded = |v: &[TwoFloat]| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
     let mut scale = scales(&rounded(&g), &rounded(&xhat), rstd.into(), centered);
+    // The lower half of a smaller product is beyond the range of f64.
+    let least_scale = f64::from(rstd) * f64::MIN_POSITIVE * (106f64).exp2();
     let mut dx: Vec<TwoFloat> = g.iter().zip(&xhat).map(|(&g, &xhat)| (g - c1 - xhat * c2) * rstd).collect();
     for (i, ds) in ds.iter().flatten().enumerate() {
         let ds = times_power_of_two(ds.wide(), -exponent);
         dx[i] += ds;
         scale[i] += ds.abs();
     }
-    Exact { dx, exponent, xhat, scale }
+    Exact { dx, exponent, xhat, scale, least_scale }
 }
 
 impl Exact {
@@ -120,6 +124,12 @@ impl Exact {
     /// What its error is measured by.
     pub(crate) fn scale(&self, i: usize) -> f64 {
         times_power_of_two(self.scale[i], self.exponent)
+    }
+
+    /// Whether the oracle has stayed in its own range.
+    pub(crate) fn is_known(&self, i: usize) -> bool {
+        let scale = self.scale(i);
+        scale.is_finite() && scale >= f64::MIN_POSITIVE && self.scale[i] >= self.least_scale
     }
 
     /// The error of an element in units of the measure, less what is due to the type of dx: half the distance between two

@@ -255,3 +255,18 @@ fn an_outlier_whose_gamma_is_small() {
         }
     }
 }
+
+/// x of nothing but zeros, and a gamma that has few digits because it is denormal beside one near 1: dx has them all. (It is worked out in
+/// fractions; the oracle says that it does not know.)
+#[test]
+fn zeros_beside_a_denormal_gamma() {
+    let mut problem = GradProblem::<crate::support::F64>::ordinary(1, 2, 0).with_eps(1e-12).rms_norm(0.0);
+    problem.forward.x.fill(0.0);
+    problem.forward.gamma = Some(vec![1.0, 6.8769304581e-313]);
+    problem.dy.copy_from_slice(&[1.0, 0.7963544074973794]);
+    let exact = exact(&problem, 0);
+    assert!(exact.is_known(0) && !exact.is_known(1));
+    for &isa in tiers() {
+        assert_eq!(problem.run(&GradCall::plain(isa)).dx()[1], 5.476473880372255e-307, "{problem} on {isa}");
+    }
+}
