@@ -78,8 +78,29 @@ where
     } else {
         let left = tasks / 2;
         let (a, b) = job.split_at((rows * left).div_ceil(tasks));
-        rayon::join(|| run(isa, a, left), || run(isa, b, tasks - left));
+        join(|| run(isa, a, left), || run(isa, b, tasks - left));
     }
+}
+
+/// [`rayon::join`], compiled once and not for each pair of closures.
+#[inline(always)]
+pub(crate) fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
+    #[inline(never)]
+    fn erased(a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
+        rayon::join(a, b);
+    }
+    let (mut a, mut b) = (Some(a), Some(b));
+    let mut run_a = || {
+        if let Some(a) = a.take() {
+            a();
+        }
+    };
+    let mut run_b = || {
+        if let Some(b) = b.take() {
+            b();
+        }
+    };
+    erased(&mut run_a, &mut run_b);
 }
 
 /// One long row: its moments in parallel, then its columns in parallel.
@@ -101,8 +122,9 @@ fn moments_of_row<T: Element>(isa: Isa, row: RowMoments<'_, T>, grain: usize) ->
         Some(at) if row.x.len() > grain => {
             let (a, b) = row.x.split_at(at);
             let part = |x| moments_of_row(isa, RowMoments { x, ..row }, grain);
-            let (a, b) = rayon::join(|| part(a), || part(b));
-            a.merge(b)
+            let (mut of_a, mut of_b) = (Moments::EMPTY, Moments::EMPTY);
+            join(|| of_a = part(a), || of_b = part(b));
+            of_a.merge(of_b)
         }
         _ => row.run_on(isa),
     }
@@ -119,7 +141,7 @@ where
     let col = job.cols() / tasks * left;
     // Whole cache lines, so that two threads do not write to one.
     let (a, b) = job.split_at_col(col - col % 64);
-    rayon::join(|| normalize(isa, a, left), || normalize(isa, b, tasks - left));
+    join(|| normalize(isa, a, left), || normalize(isa, b, tasks - left));
 }
 
 /// The moments of each row that `row` gives, in about `tasks` tasks.
@@ -136,7 +158,7 @@ pub(crate) fn moments<'a, T: Element>(
             let left = tasks / 2;
             let at = (out.len() * left).div_ceil(tasks);
             let (a, b) = out.split_at_mut(at);
-            rayon::join(|| moments(isa, first, a, row, left), || moments(isa, first + at, b, row, tasks - left));
+            join(|| moments(isa, first, a, row, left), || moments(isa, first + at, b, row, tasks - left));
         }
         _ => out.iter_mut().enumerate().for_each(|(r, out)| *out = row(first + r).run_on(isa)),
     }
@@ -160,7 +182,7 @@ pub(crate) fn run_with<T, const CENTERED: bool>(
     let left = tasks / 2;
     let at = (rows * left).div_ceil(tasks);
     let ((a, b), (moments_a, moments_b)) = (job.split_at(at), moments.split_at(at));
-    rayon::join(|| run_with(isa, a, moments_a, left), || run_with(isa, b, moments_b, tasks - left));
+    join(|| run_with(isa, a, moments_a, left), || run_with(isa, b, moments_b, tasks - left));
 }
 
 /// Takes the gradients of the job's parts in about `tasks` tasks; there is work memory for so many.
@@ -183,7 +205,7 @@ pub(crate) fn backward<T, const CENTERED: bool>(
     let (a, b) = job.split_at_part(at);
     let (partials_a, partials_b) = partials.split_at_mut(at * scratch.partial);
     let (work_a, work_b) = work.split_at_mut(left * scratch.work);
-    rayon::join(
+    join(
         || backward(isa, a, partials_a, work_a, scratch, left),
         || backward(isa, b, partials_b, work_b, scratch, tasks - left),
     );

@@ -303,7 +303,7 @@ impl<T: Element> Call<'_, T> {
             let at = (count * left).div_ceil(tasks);
             // SAFETY: the caller's duty, for two parts.
             let part = |first, count, tasks| unsafe { self.run_runs::<CENTERED>(first, count, tasks) };
-            rayon::join(|| part(first, at, left), || part(first + at, count - at, tasks - left));
+            parallel::join(|| part(first, at, left), || part(first + at, count - at, tasks - left));
             return;
         }
         let (mut row, end, inner_rows) = (first, first + count, self.checked.inner_rows);
