@@ -13,7 +13,8 @@ use crate::{Error, Parallelism, default_isa, parallel, shape};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Store {
-    /// Streaming stores for large outputs that are not in place, ordinary ones for the rest.
+    /// Streaming stores where all tensors of a call have more than 16 MiB together and its rows are long, but not in place; else
+    /// ordinary ones. Whoever reads y at once on a processor whose last cache keeps more than that may prefer ordinary ones.
     #[default]
     Auto,
     /// Ordinary stores, which leave y in the caches.
