@@ -102,7 +102,7 @@ fn recipes() -> impl Strategy<Value = Recipe> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 5 } else if quick() { 400 } else { 8000 },
+        cases: if quick() { 400 } else { 8000 },
         failure_persistence: None,
         max_shrink_iters: 2000,
         ..ProptestConfig::default()

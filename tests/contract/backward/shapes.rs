@@ -94,7 +94,7 @@ fn check<K: Types>(recipe: Recipe, call: &GradCall) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 2 } else if quick() { 60 } else { 3000 },
+        cases: if quick() { 60 } else { 3000 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
