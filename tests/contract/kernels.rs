@@ -92,7 +92,7 @@ fn jobs_split_by_rows_give_the_same_bits<K: Types>() {
 
 /// Jobs of some rows each, made anew from the same pointers, whose groups begin in the middle.
 fn jobs_of_pointers_give_the_same_bits<K: Types>() {
-    for cols in TURNING_POINTS.into_iter().filter(|&cols| !cfg!(miri) || cols < 200) {
+    for cols in TURNING_POINTS {
         let problem = Problem::<K>::mixed(18, cols, 1).with_groups(3, 2);
         let (expected, groups) = (problem.expected(), Groups::new(3, 2).expect("groups"));
         for &isa in tiers() {
