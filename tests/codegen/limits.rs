@@ -47,7 +47,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 21] = [
     ("WholeRow", "16", [2, 2, 24], "the shift of the next chunk, and what is being widened"),
     ("WholeRow", "f32", [0, 0, 6], "the shift of the next chunk"),
     ("WholeRow", "f64", [0, 0, 14], "the sums of the first half of a chunk"),
-    ("forward", "", [0, 0, 60], "16 sums, shift, statistics, gamma, beta and two rows are more than 32 registers"),
+    ("forward", "", [0, 0, 64], "16 sums, shift, statistics, gamma, beta and two rows are more than 32 registers"),
     ("backward", "", [0, 0, 36], "the statistics of two rows, and five pointers for each"),
 ];
 
