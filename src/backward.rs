@@ -1,10 +1,10 @@
 //! The gradients, for the plans of both normalizations.
 
 use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
-use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, GradRows, Vector};
+use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, GradRows, LINE, Vector};
 
 use crate::gradients::{GradForm, GradIo, ParamGrads};
-use crate::plan::{Plan, Written};
+use crate::plan::{DX_ROW_BYTES, Plan, Written};
 use crate::{Error, parallel, shape};
 
 /// The rows of the buffers of a call, and their strides.
@@ -16,8 +16,8 @@ struct Layouts {
     dx: usize,
 }
 
-/// A cache line: registers of scratch memory that straddle two of them cost a fifth of the time.
-const ALIGN: usize = 64;
+/// Registers of scratch memory that straddle two cache lines cost a fifth of the time.
+const ALIGN: usize = LINE;
 
 /// How many elements of scratch memory go where.
 pub(crate) struct Scratch {
@@ -151,7 +151,7 @@ impl Plan {
                 tensors: if rows.has_ds() { 4 } else { 3 },
                 on_lines: rows.dx_is_on_lines(),
                 in_place: rows.is_in_place(),
-                least_row_bytes: 1 << 10,
+                least_row_bytes: DX_ROW_BYTES,
             })
     }
 

@@ -27,8 +27,14 @@ pub enum Store {
 /// caches keep little of them until they are wanted again.
 const STREAM_BYTES: usize = 16 << 20;
 
-/// The bytes of a row from which on streaming pays where rows start and end anywhere.
-const UNALIGNED_ROW_BYTES: usize = 4 << 10;
+/// The bytes of a row of y from which on streaming pays where rows start on cache lines.
+pub(crate) const Y_ROW_BYTES: usize = 2 << 10;
+
+/// The same of dx.
+pub(crate) const DX_ROW_BYTES: usize = 1 << 10;
+
+/// The same of both where rows start anywhere: a cache line that a row shares with another costs as much as many lines.
+const RAGGED_ROW_BYTES: usize = 4 << 10;
 
 /// What a call writes, and how much it touches.
 pub(crate) struct Written {
@@ -40,23 +46,8 @@ pub(crate) struct Written {
     /// Whether all rows of the output start on cache lines.
     pub(crate) on_lines: bool,
     pub(crate) in_place: bool,
-    /// The bytes of a row, on cache lines, from which on streaming pays.
+    /// [`Y_ROW_BYTES`] or [`DX_ROW_BYTES`].
     pub(crate) least_row_bytes: usize,
-}
-
-impl Written {
-    /// For y, of x or of a sum.
-    #[inline(always)]
-    pub(crate) fn y(bytes: usize, row_bytes: usize, is_sum: bool, on_lines: bool, in_place: bool) -> Self {
-        let tensors = if is_sum { 4 } else { 2 };
-        Self { bytes, row_bytes, tensors, on_lines, in_place, least_row_bytes: 2 << 10 }
-    }
-
-    /// Whether rows are long enough. Where they begin and end within cache lines, each of these costs as much as many others.
-    #[inline(always)]
-    fn has_long_rows(&self) -> bool {
-        self.row_bytes >= if self.on_lines { self.least_row_bytes } else { UNALIGNED_ROW_BYTES }
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -240,18 +231,55 @@ impl Plan {
 
     #[inline]
     fn streams<T: Element>(&self, io: &RowIo<'_, T>) -> bool {
-        let (bytes, row_bytes) = (io.y_bytes(), io.y_row_bytes());
-        self.streams_to(&Written::y(bytes, row_bytes, io.is_sum(), io.y_is_on_lines(), io.is_in_place()))
+        self.streams_to(&Written {
+            bytes: io.y_bytes(),
+            row_bytes: io.y_row_bytes(),
+            tensors: if io.is_sum() { 4 } else { 2 },
+            on_lines: io.y_is_on_lines(),
+            in_place: io.is_in_place(),
+            least_row_bytes: Y_ROW_BYTES,
+        })
     }
 
     /// Whether the output is written past the caches.
     #[inline]
     pub(crate) fn streams_to(&self, written: &Written) -> bool {
-        !written.in_place
+        let &Written { bytes, row_bytes, tensors, on_lines, in_place, least_row_bytes } = written;
+        let least = if on_lines { least_row_bytes } else { RAGGED_ROW_BYTES };
+        !in_place
             && match self.store {
-                Store::Auto => written.bytes > STREAM_BYTES / written.tensors && written.has_long_rows(),
+                Store::Auto => bytes > STREAM_BYTES / tensors && row_bytes >= least,
                 Store::Ordinary => false,
                 Store::Streaming => true,
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_outputs_of_long_rows_are_streamed() {
+        let plan = Plan::new(1, 0.0).expect("a plan");
+        let y = |rows: usize, row_bytes: usize| Written {
+            bytes: rows * row_bytes,
+            row_bytes,
+            tensors: 2,
+            on_lines: true,
+            in_place: false,
+            least_row_bytes: Y_ROW_BYTES,
+        };
+        assert!(!plan.streams_to(&y(2048, 4096)), "just 16 MiB of x and y");
+        assert!(plan.streams_to(&y(2049, 4096)));
+        assert!(plan.streams_to(&Written { tensors: 4, ..y(1025, 4096) }), "a sum");
+        assert!(!plan.streams_to(&Written { in_place: true, ..y(2049, 4096) }));
+        assert!(plan.streams_to(&y(1 << 20, 2048)) && !plan.streams_to(&y(1 << 20, 2047)));
+        let ragged = |row_bytes| Written { on_lines: false, ..y(1 << 20, row_bytes) };
+        assert!(plan.streams_to(&ragged(4096)) && !plan.streams_to(&ragged(4095)));
+        for (store, streams) in [(Store::Ordinary, false), (Store::Streaming, true)] {
+            assert_eq!(Plan { store, ..plan }.streams_to(&y(1, 4)), streams);
+            assert_eq!(Plan { store, ..plan }.streams_to(&y(2049, 4096)), streams);
+        }
     }
 }

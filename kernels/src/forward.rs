@@ -41,7 +41,7 @@ mod groups;
 
 use crate::Isa;
 use crate::lanes::{
-    Affine, Compiled, Element, FOLD_ROWS, Float, Input, Kernel, Lanes, RowIo, Target, Vector, sqrt_f64,
+    Affine, Compiled, Element, FOLD_ROWS, Float, Input, Kernel, LINE, Lanes, RowIo, Target, Vector, sqrt_f64,
 };
 use crate::moments::{self, CHUNK, Moments};
 use crate::rescue;
@@ -216,7 +216,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         let params = params.with_harmless_offset();
         let (row_bytes, from_memory) = (rows.cols() * size_of::<T>(), rows.come_from_memory());
         let in_place = from_memory && rows.is_in_place();
-        let few_lines = row_bytes <= BLOCK_LINES && row_bytes.is_multiple_of(64) && rows.cols() <= BLOCK_LINES_COLS;
+        let few_lines = row_bytes <= BLOCK_LINES && row_bytes.is_multiple_of(LINE) && rows.cols() <= BLOCK_LINES_COLS;
         let short = rows.cols() <= BLOCK_COLS || few_lines;
         let blocks = short && !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
         let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);

@@ -34,7 +34,7 @@ pub(crate) use input::Input;
 pub use vector::Vector;
 pub(crate) use vector::{Affine, PACKED_COLS, Packed, way};
 pub(crate) use view::{CacheLine, Source, Target};
-pub use view::{RawRows, RowIo};
+pub use view::{LINE, RawRows, RowIo, start_on_lines};
 
 /// The rows that [`Lanes::fold_rows`] folds at once.
 pub const FOLD_ROWS: usize = 8;

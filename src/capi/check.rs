@@ -9,7 +9,7 @@ use super::places::{Place, Places, Rows, Shape, Span, Strided, vector};
 use super::plan::Wide;
 use super::{lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, refuse};
 use crate::Error;
-use crate::plan::{Plan, Written};
+use crate::plan::{Plan, Written, Y_ROW_BYTES};
 
 /// What is found out about a call by checking it.
 #[derive(Clone, Copy)]
@@ -76,9 +76,14 @@ pub(super) fn check(
     let even = x.are_even(&shape) && y.are_even(&shape) && is_even(&residual) && is_even(&s);
     let y_is_residual = residual.is_some_and(|residual| !has_sum || (!wide.y && y.are(&residual)));
     let y_size = if wide.y { size_of::<f32>() } else { own };
-    let (row_bytes, in_place) = (shape.cols * y_size, y_is_x || y_is_residual);
-    let written = Written::y(shape.rows * row_bytes, row_bytes, has_residual, y.rows.are_on_lines(y_size), in_place);
-    let streaming = plan.streams_to(&written);
+    let streaming = plan.streams_to(&Written {
+        bytes: shape.rows * shape.cols * y_size,
+        row_bytes: shape.cols * y_size,
+        tensors: if has_residual { 4 } else { 2 },
+        on_lines: y.rows.are_on_lines(y_size),
+        in_place: y_is_x || y_is_residual,
+        least_row_bytes: Y_ROW_BYTES,
+    });
     let inner_rows = if even { shape.rows } else { shape.inner_rows };
     let residual = residual.zip(s).map(|(residual, s)| (residual.rows, s.rows));
     Ok(Some(Checked { x: x.rows, residual, y: y.rows, inner_rows, streaming }))
@@ -115,7 +120,14 @@ fn check_plain(plan: &Plan, wide: Wide, own: usize, buffers: &lanenorm_forward_b
         Strided { data: x.data.cast_mut(), stride: plan.cols, outer_stride: 0 },
         Strided { data: y.data, stride: plan.cols, outer_stride: 0 },
     );
-    let streaming = plan.streams_to(&Written::y(len, row_len, false, y.are_on_lines(own), x_at == y_at));
+    let streaming = plan.streams_to(&Written {
+        bytes: len,
+        row_bytes: row_len,
+        tensors: 2,
+        on_lines: y.are_on_lines(own),
+        in_place: x_at == y_at,
+        least_row_bytes: Y_ROW_BYTES,
+    });
     Some(Checked { x, residual: None, y, inner_rows: rows, streaming })
 }
 

@@ -2,6 +2,8 @@
 
 use std::ffi::c_void;
 
+use lanenorm_kernels::lanes::start_on_lines;
+
 use super::{lanenorm_status, refuse};
 
 /// The rows of a call: all its buffers have them.
@@ -46,8 +48,7 @@ impl Strided {
     /// Whether all rows, of elements of `size` bytes, start on cache lines.
     #[inline(always)]
     pub(super) fn are_on_lines(&self, size: usize) -> bool {
-        let &Self { data, stride, outer_stride } = self;
-        (data.addr() | stride.wrapping_mul(size) | outer_stride.wrapping_mul(size)).is_multiple_of(64)
+        start_on_lines(self.data.addr(), [self.stride.wrapping_mul(size), self.outer_stride.wrapping_mul(size)])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use super::view::{LINE, fits};
+use super::view::{fits, start_on_lines};
 use super::{Element, Source, Target};
 
 /// Rows of `cols` contiguous elements: the gradient dy, x, and, each of them if wanted, where dx goes and a gradient ds
@@ -221,8 +221,7 @@ impl<'a, T: Element> GradRows<'a, T> {
     #[inline]
     pub fn dx_is_on_lines(&self) -> bool {
         self.dx.is_some_and(|Strided { p, stride, outer_stride, .. }| {
-            let [stride, outer_stride] = [stride, outer_stride].map(|stride| stride.wrapping_mul(size_of::<T>()));
-            (p.addr() | stride | outer_stride).is_multiple_of(LINE)
+            start_on_lines(p.addr(), [stride, outer_stride].map(|stride| stride.wrapping_mul(size_of::<T>())))
         })
     }
 

@@ -6,7 +6,13 @@ use super::input::Addition;
 use super::{Beside, Element, Float, Input, Lanes, Pair, way};
 
 /// The bytes of a cache line.
-pub(super) const LINE: usize = 64;
+pub const LINE: usize = 64;
+
+/// Whether rows that start at an address, and so many bytes apart, all start on cache lines.
+#[inline(always)]
+pub fn start_on_lines(at: usize, strides: [usize; 2]) -> bool {
+    (at | strides[0] | strides[1]).is_multiple_of(LINE)
+}
 
 /// A cache line of elements of any type.
 #[repr(align(64))]
@@ -246,7 +252,7 @@ impl<'a, T: Element> RowIo<'a, T> {
     /// Whether every row of y starts on a cache line.
     #[inline]
     pub fn y_is_on_lines(&self) -> bool {
-        (self.y.addr() | self.y_stride.wrapping_mul(self.y_element())).is_multiple_of(LINE)
+        start_on_lines(self.y.addr(), [self.y_stride.wrapping_mul(self.y_element()), 0])
     }
 
     /// The size of an element of y.
