@@ -14,7 +14,7 @@ use crate::{Error, Parallelism, Sum, shape};
 ///
 /// mean and var are those of the row, var divided by `cols` (Ba, Kiros and Hinton, "Layer Normalization",
 /// arXiv:1607.06450, 2016). A plan is a handful of numbers: cheap to make, to copy and to share between threads. Running it
-/// allocates nothing.
+/// allocates nothing, but for a few words where [`Parallelism`] says so.
 ///
 /// Elements are f32, f64, f16 or bf16. gamma and beta, if given, have `cols` elements (of each
 /// [group](Self::with_groups)). x and y are slices of whole rows (row-major) or strided [`Rows`] and [`RowsMut`]. Zero rows

@@ -42,7 +42,6 @@
 //!
 //! The widest tier that the processor has is detected once per process. The environment variable `LANENORM_ISA`
 //! (`scalar`, `neon`, `avx2`, `avx512`) forces one, and fails loudly when it is absent.
-#![cfg_attr(not(feature = "capi"), forbid(unsafe_code))]
 #![deny(unsafe_code)]
 
 mod backward;

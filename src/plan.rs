@@ -198,7 +198,7 @@ impl Plan {
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, cols)?;
         shape::length("moments", Some(&*out), rows)?;
         let row = |r| RowMoments { x: if cols == 0 { &[] } else { &x.data[r * stride..][..cols] }, centered, scale };
-        parallel::moments(self.isa, 0, out, &row, self.parallelism.tasks(rows * cols));
+        parallel::moments(self.isa, out, &row, self.parallelism.tasks(rows * cols));
         Ok(())
     }
 

@@ -13,7 +13,8 @@ use crate::{Error, Parallelism, Sum, shape};
 /// A plan for RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + offset) for each row of `cols` elements.
 ///
 /// The formula is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, 2019. A plan is a
-/// handful of numbers: cheap to make, to copy and to share between threads. Running it allocates nothing.
+/// handful of numbers: cheap to make, to copy and to share between threads. Running it allocates
+/// nothing, but for a few words where [`Parallelism`] says so.
 ///
 /// Elements are f32, f64, f16 or bf16. gamma, if given, has `cols` elements (of each [group](Self::with_groups)); without it
 /// the factor is 1. x and y are slices of whole rows (row-major) or strided [`Rows`] and [`RowsMut`]. Zero rows or zero

@@ -3,8 +3,7 @@
 //! What is asserted, precisely: no allocation or reallocation by the calling thread when the call is serial; and none
 //! by any thread of a rayon pool when a call with `Tasks(n)` is made *on a thread of that pool* that has done the same
 //! before. The first such call may allocate, because the queues of rayon's workers register themselves and grow. A call
-//! from outside the pool hands its first task over through a shared queue of rayon's, which grows by a block from time
-//! to time: nothing is asserted there.
+//! from outside the pool allocates what it shares with those who help it: nothing is asserted there.
 
 #[path = "contract/support/data.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]

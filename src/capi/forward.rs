@@ -205,8 +205,8 @@ struct Call<'a, T> {
     marker: PhantomData<T>,
 }
 
-// SAFETY: threads share it to make jobs for rows of their own, which are Send.
-unsafe impl<T> Sync for Call<'_, T> {}
+// SAFETY: threads have it to make jobs for rows of their own, which are Send.
+unsafe impl<T> Send for Call<'_, T> {}
 
 impl<T: Element> Call<'_, T> {
     /// The job of rows that are evenly apart.
@@ -298,20 +298,43 @@ impl<T: Element> Call<'_, T> {
         T: Compiled<CENTERED>,
         Normalizations: Normalization<T, CENTERED>,
     {
-        if tasks > 1 && count > 1 {
-            let left = tasks / 2;
-            let at = (count * left).div_ceil(tasks);
-            // SAFETY: the caller's duty, for two parts.
-            let part = |first, count, tasks| unsafe { self.run_runs::<CENTERED>(first, count, tasks) };
-            parallel::join(|| part(first, at, left), || part(first + at, count - at, tasks - left));
-            return;
-        }
-        let (mut row, end, inner_rows) = (first, first + count, self.checked.inner_rows);
+        parallel::share(Runs::<T, CENTERED> { call: self, first, count }, &mut [], tasks);
+    }
+}
+
+/// Rows of several runs, which nothing else touches.
+struct Runs<'a, T, const CENTERED: bool> {
+    call: Call<'a, T>,
+    first: usize,
+    count: usize,
+}
+
+impl<T, const CENTERED: bool> parallel::Work for Runs<'_, T, CENTERED>
+where
+    T: Element + Compiled<CENTERED>,
+    Normalizations: Normalization<T, CENTERED>,
+{
+    type Memory = ();
+
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn elements(&self) -> usize {
+        self.count * self.call.plan.cols
+    }
+
+    fn split_at(self, at: usize) -> (Self, Self) {
+        (Self { count: at, ..self }, Self { first: self.first + at, count: self.count - at, ..self })
+    }
+
+    fn run(self, _: &mut [()]) {
+        let (mut row, end, inner_rows) = (self.first, self.first + self.count, self.call.checked.inner_rows);
         while row < end {
             let n = (inner_rows - row % inner_rows).min(end - row);
-            // SAFETY: these rows are in one run, and among the caller's.
-            if let Some(job) = &mut unsafe { self.part::<CENTERED>(row, n) } {
-                job.run_on(self.plan.isa);
+            // SAFETY: these rows are in one run, and among this work's.
+            if let Some(job) = &mut unsafe { self.call.part::<CENTERED>(row, n) } {
+                job.run_on(self.call.plan.isa);
             }
             row += n;
         }
