@@ -51,7 +51,9 @@ impl Plan {
     }
 
     fn backward_tasks(&self, rows: usize, parts: &Parts) -> usize {
-        self.parallelism.tasks(rows.saturating_mul(self.cols)).clamp(1, parts.count().max(1))
+        // An element takes twice the time of one forward.
+        let elements = rows.saturating_mul(self.cols).saturating_mul(2);
+        self.parallelism.tasks(elements).clamp(1, parts.count().max(1))
     }
 
     /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call.

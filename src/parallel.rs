@@ -36,8 +36,9 @@ pub enum Parallelism {
     AtMost(NonZeroUsize),
 }
 
-/// A pool that sleeps takes tens of microseconds to wake: the least number of elements worth calling it from outside.
-const ELEMENTS_FROM_OUTSIDE: usize = 256 * 1024;
+/// A pool that sleeps takes tens of microseconds to wake: the least number of elements worth calling one of its threads from
+/// outside. Twice as many are worth calling all.
+const ELEMENTS_FROM_OUTSIDE: usize = 192 * 1024;
 
 /// The least number of elements per task.
 const ELEMENTS_PER_TASK: usize = 32 * 1024;
@@ -67,12 +68,16 @@ impl Parallelism {
             Self::AtMost(n) if n.get() == 1 => 1,
             Self::AtMost(n) => Self::Auto.tasks(elements).min(n.get()),
             Self::Auto => {
-                if elements < 2 * ELEMENTS_PER_TASK
-                    || (elements < ELEMENTS_FROM_OUTSIDE && rayon::current_thread_index().is_none())
-                {
-                    return 1;
+                let most = match elements {
+                    _ if rayon::current_thread_index().is_some() => usize::MAX,
+                    ..ELEMENTS_FROM_OUTSIDE => return 1,
+                    _ if elements < 2 * ELEMENTS_FROM_OUTSIDE => 2,
+                    _ => usize::MAX,
+                };
+                match elements / ELEMENTS_PER_TASK {
+                    0 | 1 => 1,
+                    tasks => rayon::current_num_threads().min(tasks).min(most),
                 }
-                rayon::current_num_threads().min(elements / ELEMENTS_PER_TASK)
             }
         }
     }
@@ -473,6 +478,7 @@ mod tests {
             assert_eq!([1, 3, 9].map(|n| tasks(n, usize::MAX)), [1, 3, 4]);
         });
         assert_eq!(tasks(9, ELEMENTS_FROM_OUTSIDE - 1), 1, "not worth waking the pool");
+        assert!(tasks(9, 2 * ELEMENTS_FROM_OUTSIDE - 1) <= 2, "not worth waking all of it");
     }
 
     /// Counts how often each of its numbers is done, and checks the memory of who does it.
