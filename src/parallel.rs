@@ -68,16 +68,17 @@ impl Parallelism {
             Self::AtMost(n) if n.get() == 1 => 1,
             Self::AtMost(n) => Self::Auto.tasks(elements).min(n.get()),
             Self::Auto => {
+                let tasks = elements / ELEMENTS_PER_TASK;
+                if tasks < 2 {
+                    return 1;
+                }
                 let most = match elements {
-                    _ if rayon::current_thread_index().is_some() => usize::MAX,
+                    _ if rayon::current_thread_index().is_some() => tasks,
                     ..ELEMENTS_FROM_OUTSIDE => return 1,
                     _ if elements < 2 * ELEMENTS_FROM_OUTSIDE => 2,
-                    _ => usize::MAX,
+                    _ => tasks,
                 };
-                match elements / ELEMENTS_PER_TASK {
-                    0 | 1 => 1,
-                    tasks => rayon::current_num_threads().min(tasks).min(most),
-                }
+                rayon::current_num_threads().min(most)
             }
         }
     }
