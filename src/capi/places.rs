@@ -157,6 +157,18 @@ impl Rows {
             && self.rows.outer_stride == other.rows.outer_stride
     }
 
+    /// [`Rows::new`], compiled once: for calls that have time.
+    #[inline(never)]
+    pub(super) fn checked(
+        what: &'static str,
+        data: *const c_void,
+        strides: (usize, usize),
+        shape: &Shape,
+        size: usize,
+    ) -> Result<Self, lanenorm_status> {
+        Self::new(what, data, strides, shape, size)
+    }
+
     /// Where they lie. The shape is that with which they were checked.
     pub(super) fn place(&self, what: &'static str, shape: &Shape, size: usize) -> Place {
         let bytes = |elements: usize| elements * size;
@@ -251,18 +263,18 @@ fn gcd(mut a: usize, mut b: usize) -> usize {
 }
 
 impl Place {
-    /// A vector, if there is one.
-    pub(super) fn vector(what: &'static str, span: Span) -> Option<Self> {
+    /// A vector, if there is one, checked as by [`vector`]: for calls that have time.
+    #[inline(never)]
+    pub(super) fn vector(
+        what: &'static str,
+        data: *const c_void,
+        len: usize,
+        size: usize,
+    ) -> Result<Option<Self>, lanenorm_status> {
+        let span = vector(what, data, len, size)?;
         let len = span.end - span.start;
-        (len > 0).then_some(Self {
-            what,
-            span,
-            row_len: len,
-            run_len: len,
-            stride: 0,
-            outer_stride: 0,
-            replaceable: false,
-        })
+        let place = Self { what, span, row_len: len, run_len: len, stride: 0, outer_stride: 0, replaceable: false };
+        Ok((len > 0).then_some(place))
     }
 
     /// The same place, which may be written over by an output that lies exactly there; or such an output.
