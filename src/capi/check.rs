@@ -22,7 +22,7 @@ pub(super) struct Checked {
     pub(super) streaming: bool,
 }
 
-/// Checks all but the range of rows. `None` if there is nothing to do.
+/// Checks all but the range of rows, of any call. `None` if there is nothing to do.
 #[inline(always)]
 pub(super) fn check(
     plan: &Plan,
@@ -30,11 +30,6 @@ pub(super) fn check(
     buffers: &lanenorm_forward_buffers,
 ) -> Result<Option<Checked>, lanenorm_status> {
     let Kind { centered, wide, .. } = kind;
-    if (centered || buffers.beta.is_null())
-        && let Some(checked) = check_plain(plan, kind, buffers)
-    {
-        return Ok(Some(checked));
-    }
     let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
     let has_residual = !buffers.residual.data.is_null();
     let has_sum = !buffers.sum.data.is_null();
@@ -93,7 +88,7 @@ const SMALL_BITS: u32 = usize::BITS - 4;
 /// The outcome for what is called most, in the few instructions that a short row allows: x, y, gamma and beta of rows that follow
 /// one another. `None` if the call is another one, or if anything about it is in doubt.
 #[inline(always)]
-fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers) -> Option<Checked> {
+pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers) -> Option<Checked> {
     let &lanenorm_forward_buffers {
         rows, inner_rows, x, residual, sum, y, bias, gamma, beta, mean, mean_lo, rstd, ..
     } = buffers;
@@ -102,7 +97,12 @@ fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers) -> O
     let strides = inner_rows | x.row_stride | x.outer_stride | y.row_stride | y.outer_stride;
     let others = residual.data.addr() | sum.data.addr() | bias.addr() | mean.addr() | mean_lo.addr() | rstd.addr();
     let elements = rows.checked_mul(plan.cols)?;
-    let is_plain = (strides | others) == 0 && plan.groups == 1 && !wide.gamma && !wide.y && elements != 0;
+    let is_plain = (kind.centered || beta_at == 0)
+        && (strides | others) == 0
+        && plan.groups == 1
+        && !wide.gamma
+        && !wide.y
+        && elements != 0;
     let pointers = x_at | y_at | gamma_at | beta_at;
     let is_small = (pointers | elements) >> (SMALL_BITS - 3) == 0;
     if !is_plain || !is_small || x_at == 0 || y_at == 0 || pointers & (own - 1) != 0 {

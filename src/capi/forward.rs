@@ -8,7 +8,7 @@ use lanenorm_kernels::lanes::{Compiled, Element, Float, RawRows, RowIo, Vector};
 use lanenorm_kernels::layer_norm::{LayerNorm, StatsMut};
 use lanenorm_kernels::rms_norm::RmsNorm;
 
-use super::check::{Checked, check};
+use super::check::{Checked, check, check_plain};
 use super::places::Strided;
 use super::plan::{Kind, Wide, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_status, parallelism, refuse};
@@ -161,7 +161,7 @@ impl<T: Element> Normalization<T, false> for Normalizations {
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says.
-#[inline(never)]
+#[inline(always)]
 pub(super) unsafe fn forward(
     plan: &Plan,
     kind: Kind,
@@ -179,14 +179,37 @@ pub(super) unsafe fn forward(
             (first, count, 1)
         }
     };
+    let run: Run = for_types!(kind, run);
+    let Some(checked) = check_plain(plan, kind, buffers) else {
+        // SAFETY: the caller's duty.
+        return unsafe { forward_checked(plan, kind, buffers, run, (first, count, tasks)) };
+    };
+    if count > 0 {
+        // SAFETY: the caller's duty.
+        unsafe { run(&Call { plan, wide: kind.wide, buffers, checked }, first, count, tasks) };
+    }
+    Ok(())
+}
+
+/// The same for all calls but the plainest, whose way it would make longer.
+///
+/// # Safety
+/// - The buffers are what the head of `capi` says, `run` is that of the kind, and there are these rows.
+#[inline(never)]
+unsafe fn forward_checked(
+    plan: &Plan,
+    kind: Kind,
+    buffers: &lanenorm_forward_buffers,
+    run: Run,
+    (first, count, tasks): (usize, usize, usize),
+) -> Result<(), lanenorm_status> {
     if let Some(checked) = check(plan, kind, buffers)?
         && count > 0
     {
         let call = Call { plan, wide: kind.wide, buffers, checked };
-        let run: Run = for_types!(kind, run);
         // SAFETY: the caller's duty.
         unsafe {
-            if call.checked.inner_rows == rows {
+            if call.checked.inner_rows == buffers.rows {
                 run(&call, first, count, tasks);
             } else {
                 call.run_runs(run, first, count, tasks);
