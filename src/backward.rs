@@ -142,7 +142,7 @@ impl Plan {
     }
 
     /// The job of the rows of one group; gamma is that of all groups. `None` if the lengths do not fit together.
-    pub(crate) fn grad_job<'a, T: Element, const CENTERED: bool>(
+    fn grad_job<'a, T: Element, const CENTERED: bool>(
         &self,
         rows: GradRows<'a, T>,
         group: usize,

@@ -3,13 +3,12 @@
 use std::ffi::c_void;
 use std::slice;
 
-use lanenorm_kernels::backward::{Parts, Stats, merge};
+use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
 use lanenorm_kernels::half::{bf16, f16};
-use lanenorm_kernels::lanes::{Compiled, Element, GradRows, LINE, RawGradRows};
+use lanenorm_kernels::lanes::{Compiled, Element, Float, GradRows, LINE, RawGradRows, Vector};
 
 use super::check::params_len;
-use super::forward::params;
-use super::places::{Place, Places, Rows, Shape, Strided};
+use super::places::{Places, Rows, Shape, Strided};
 use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, parallelism, refuse};
 use crate::backward::{Scratch, check_stats_together};
@@ -194,7 +193,6 @@ struct Call<'a> {
     sums: bool,
     /// Whether dx is written past the caches.
     streaming: bool,
-    params_len: usize,
     places: Places,
 }
 
@@ -231,8 +229,8 @@ impl<'a> Call<'a> {
         let stats = [given(mean), given(mean_lo), given(rstd)];
         let mut places = Places::default();
         if shape.is_empty() {
-            places.write(Place::vector("dgamma", dgamma, params_len, float)?)?;
-            places.write(Place::vector("dbeta", dbeta, params_len, float)?)?;
+            places.write_vector("dgamma", dgamma, params_len, float)?;
+            places.write_vector("dbeta", dbeta, params_len, float)?;
             check_stats_together(0, kind.centered, stats)?;
             return Ok(None);
         }
@@ -245,20 +243,23 @@ impl<'a> Call<'a> {
         let x = of("x", buffers.x.data, strides(&buffers.x))?;
         let ds = of_optional("ds", buffers.ds.data, strides(&buffers.ds))?;
         let dx = of_optional("dx", buffers.dx.data, (buffers.dx.row_stride, buffers.dx.outer_stride))?;
-        places.read(dy.place("dy", &shape, own).replaceable());
-        places.read(x.place("x", &shape, own));
-        places.read(ds.map(|ds| ds.place("ds", &shape, own)));
-        places.read(Place::vector("gamma", gamma, params_len, kind.gamma_size())?);
-        places.read(Place::vector("mean", mean, shape.rows, float)?);
-        places.read(Place::vector("mean_lo", mean_lo, shape.rows, float)?);
-        places.read(Place::vector("rstd", rstd, shape.rows, float)?);
-        places.write(dx.map(|dx| dx.place("dx", &shape, own).replaceable()))?;
-        places.write(Place::vector("dgamma", dgamma, params_len, float)?)?;
-        places.write(Place::vector("dbeta", dbeta, params_len, float)?)?;
+        places.read_rows("dy", &dy, &shape, own, true);
+        places.read_rows("x", &x, &shape, own, false);
+        if let Some(ds) = &ds {
+            places.read_rows("ds", ds, &shape, own, false);
+        }
+        places.read_vector("gamma", gamma, params_len, kind.gamma_size())?;
+        places.read_vector("mean", mean, shape.rows, float)?;
+        places.read_vector("mean_lo", mean_lo, shape.rows, float)?;
+        places.read_vector("rstd", rstd, shape.rows, float)?;
+        if let Some(dx) = &dx {
+            places.write_rows("dx", dx, &shape, own, true)?;
+        }
+        places.write_vector("dgamma", dgamma, params_len, float)?;
+        places.write_vector("dbeta", dbeta, params_len, float)?;
         check_stats_together(shape.rows, kind.centered, stats)?;
 
-        let [dy, x] = [dy, x].map(|rows| rows.rows);
-        let [ds, dx] = [ds, dx].map(|rows| rows.map(|rows| rows.rows));
+        let (dy, x, ds, dx) = (dy.rows, x.rows, ds.map(|ds| ds.rows), dx.map(|dx| dx.rows));
         let row_bytes = shape.cols * own;
         let streaming = dx.is_some_and(|dx| {
             plan.streams_to(&Written {
@@ -270,7 +271,7 @@ impl<'a> Call<'a> {
                 least_row_bytes: DX_ROW_BYTES,
             })
         });
-        Ok(Some(Self { plan, kind, buffers, shape, dy, x, ds, dx, sums, streaming, params_len, places }))
+        Ok(Some(Self { plan, kind, buffers, shape, dy, x, ds, dx, sums, streaming, places }))
     }
 
     /// Takes the gradients of a task's parts, in about `tasks` tasks.
@@ -329,7 +330,8 @@ unsafe fn run_parts<T, const CENTERED: bool>(call: &Call<'_>, sizes: &Sizes, tas
 where
     T: Element + Compiled<CENTERED>,
 {
-    let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, cols, .. }, .. } = call;
+    let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
+    let &Plan { cols, groups, repeat, offset, eps, isa, .. } = plan;
     let raw = |Strided { data, stride, outer_stride }| RawGradRows { p: data.cast::<T>(), stride, outer_stride };
     let (ds, dx) = (call.ds.map(raw), call.dx.map(raw));
     // SAFETY: places have been checked: dx is apart from all else, or is dy. The rest is the caller's duty.
@@ -341,12 +343,16 @@ where
         let scratch = |p: *mut c_void, len| slice::from_raw_parts_mut(p.cast::<T::Float>(), len);
         let partials = if call.sums { scratch(task.partials, task.count * sizes.lens.partial) } else { &mut [] };
         let work = scratch(task.work, sizes.lens.work);
-        (params(buffers.gamma, call.params_len, kind.wide.gamma), stats, partials, work)
+        let gamma = buffers.gamma.wrapping_byte_add(task.group * cols * kind.gamma_size());
+        let gamma = (!buffers.gamma.is_null()).then(|| Vector::from_raw(gamma.cast(), cols, kind.wide.gamma));
+        (gamma, stats, partials, work)
     };
-    let job = plan.grad_job::<T, CENTERED>(grad_rows, task.group, gamma, stats, call.sums, call.streaming);
-    let job = job.map(|job| job.split_at_part(task.first).1.split_at_part(task.count).0);
+    let offset = T::Float::from_f64(offset.into());
+    let job = grad_rows.with_group(task.group, groups, repeat);
+    let job = job.and_then(|rows| Backward::new(rows, stats, gamma, offset, eps, call.sums, call.streaming));
+    let job = job.map(|job: Backward<'_, T, CENTERED>| job.split_at_part(task.first).1.split_at_part(task.count).0);
     debug_assert!(job.is_some(), "all lengths have been checked");
-    job.into_iter().for_each(|mut job| job.run_on(plan.isa, partials, work));
+    job.into_iter().for_each(|mut job| job.run_on(isa, partials, work));
 }
 
 /// [`merge_group`] for some types.
@@ -461,7 +467,7 @@ unsafe fn run_blocks(
             let message = format_args!("{what} is NULL, expected {len} elements of {float} bytes");
             return Err(refuse(lanenorm_status::NullPointer, message));
         }
-        call.places.write(Place::vector(what, p, len, float)?)
+        call.places.write_vector(what, p, len, float)
     };
     scratch("partials", partials, partial * blocks, call.sums)?;
     scratch("work", work, sizes.lens.work, true)?;
@@ -503,7 +509,7 @@ unsafe fn finish(
         return Err(refuse(lanenorm_status::NullPointer, message));
     }
     // That they are apart from dgamma and dbeta is asked the other way round.
-    call.places.write(Place::vector("partials", partials, all, kind.float_size())?)?;
+    call.places.write_vector("partials", partials, all, kind.float_size())?;
     let merge: MergeGroup = for_types!(kind, merge_group);
     for group in 0..plan.groups {
         let partials = partials.wrapping_byte_add(group * sizes.lens.partials * kind.float_size());

@@ -5,7 +5,7 @@
 
 use std::ffi::c_void;
 
-use super::places::{Place, Places, Rows, Shape, Span, Strided, vector};
+use super::places::{Places, Rows, Shape, Span, Strided, vector};
 use super::plan::Kind;
 use super::{lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, refuse};
 use crate::Error;
@@ -189,27 +189,26 @@ fn check_places(
     let &lanenorm_forward_buffers { x, residual, sum, y, bias, gamma, beta, mean, mean_lo, rstd, .. } = buffers;
     let (own, float, gamma_size) = (kind.size(), kind.float_size(), kind.gamma_size());
     let len = params_len(plan)?;
-    let place = |what, data: *const c_void, strides, size| {
-        Rows::checked(what, data, strides, shape, size).map(|rows| rows.place(what, shape, size))
-    };
     let mut places = Places::default();
-    places.read(place("x", x.data, (x.row_stride, x.outer_stride), own)?.replaceable());
+    let rows = |what, data: *const c_void, strides, size| Rows::checked(what, data, strides, shape, size);
+    places.read_rows("x", &rows("x", x.data, (x.row_stride, x.outer_stride), own)?, shape, own, true);
     if !residual.data.is_null() {
         let strides = (residual.row_stride, residual.outer_stride);
-        places.read(place("residual", residual.data, strides, own)?.replaceable());
+        places.read_rows("residual", &rows("residual", residual.data, strides, own)?, shape, own, true);
     }
-    places.read(Place::vector("bias", bias, shape.cols, own)?);
-    places.read(Place::vector("gamma", gamma, len, gamma_size)?);
-    places.read(Place::vector("beta", beta, len, gamma_size)?);
+    places.read_vector("bias", bias, shape.cols, own)?;
+    places.read_vector("gamma", gamma, len, gamma_size)?;
+    places.read_vector("beta", beta, len, gamma_size)?;
     if !sum.data.is_null() {
-        places.write(place("sum", sum.data, (sum.row_stride, sum.outer_stride), own)?.replaceable())?;
+        let strides = (sum.row_stride, sum.outer_stride);
+        places.write_rows("sum", &rows("sum", sum.data, strides, own)?, shape, own, true)?;
     }
-    let y = place("y", y.data, (y.row_stride, y.outer_stride), kind.y_size())?;
-    places.write(if kind.wide.y { y } else { y.replaceable() })?;
-    for (what, data) in [("mean", mean), ("mean_lo", mean_lo), ("rstd", rstd)] {
-        places.write(Place::vector(what, data, shape.rows, float)?)?;
-    }
-    Ok(())
+    let y_size = kind.y_size();
+    let y = rows("y", y.data, (y.row_stride, y.outer_stride), y_size)?;
+    places.write_rows("y", &y, shape, y_size, !kind.wide.y)?;
+    places.write_vector("mean", mean, shape.rows, float)?;
+    places.write_vector("mean_lo", mean_lo, shape.rows, float)?;
+    places.write_vector("rstd", rstd, shape.rows, float)
 }
 
 #[cold]

@@ -346,7 +346,7 @@ impl Call<'_> {
 /// # Safety
 /// - It has so many elements, of f32 if `wide`.
 #[inline(always)]
-pub(super) unsafe fn params<'a, T: Element>(p: *const c_void, len: usize, wide: bool) -> Option<Vector<'a, T>> {
+unsafe fn params<'a, T: Element>(p: *const c_void, len: usize, wide: bool) -> Option<Vector<'a, T>> {
     // SAFETY: the caller's duty; that only 16 bits have f32 beside them was checked when the plan was made.
     (!p.is_null()).then(|| unsafe { Vector::from_raw(p.cast(), len, wide) })
 }
