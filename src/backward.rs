@@ -29,13 +29,15 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    fn new<T: Element>(parts: &Parts, centered: bool) -> Option<Self> {
+    /// They depend on the type that is computed in alone.
+    pub(crate) fn new<T: Element>(parts: &Parts, centered: bool) -> Option<Self> {
         let partial = parts.partial_len::<T>(centered)?;
         let partials = partial.checked_mul(parts.count())?;
         Some(Self { partial, partials, work: parts.work_len::<T>(centered)? })
     }
 
-    fn total(&self, tasks: usize) -> Option<usize> {
+    /// All of it, for so many tasks.
+    pub(crate) fn total(&self, tasks: usize) -> Option<usize> {
         self.work.checked_mul(tasks)?.checked_add(self.partials)
     }
 }
@@ -50,7 +52,8 @@ impl Plan {
         total.and_then(|total| total.checked_add(ALIGN / size_of::<T::Float>())).ok_or(overflow)
     }
 
-    fn backward_tasks(&self, rows: usize, parts: &Parts) -> usize {
+    /// How many tasks a backward call is cut into.
+    pub(crate) fn backward_tasks(&self, rows: usize, parts: &Parts) -> usize {
         // An element takes twice the time of one forward.
         let elements = rows.saturating_mul(self.cols).saturating_mul(2);
         self.parallelism.tasks(elements).clamp(1, parts.count().max(1))
@@ -69,7 +72,7 @@ impl Plan {
         T: Element + Compiled<CENTERED>,
     {
         let &Self { cols, groups, .. } = self;
-        let ParamGrads { dgamma, dbeta } = grads;
+        let ParamGrads { mut dgamma, mut dbeta } = grads;
         let layouts = self.grad_layouts(&io)?;
         let rows = layouts.rows;
         self.params::<T, G>(rows, gamma, None)?;
@@ -85,27 +88,10 @@ impl Plan {
             _ => {}
         }
 
-        let Some(grad_rows) = grad_rows(&mut io, &layouts, cols) else { unreachable!("all lengths have been checked") };
+        let Some(mut grad_rows) = grad_rows(&mut io, &layouts, cols) else {
+            unreachable!("all lengths have been checked")
+        };
         let gamma = gamma.map(Vector::from);
-        self.backward_rows::<T, CENTERED>(grad_rows, gamma, stats, ParamGrads { dgamma, dbeta }, scratch)
-    }
-
-    /// The same for rows, gamma, statistics and gradients of checked lengths.
-    pub(crate) fn backward_rows<T, const CENTERED: bool>(
-        &self,
-        mut grad_rows: GradRows<'_, T>,
-        gamma: Option<Vector<'_, T>>,
-        stats: Stats<'_, T::Float>,
-        grads: ParamGrads<'_, T::Float>,
-        scratch: Option<&mut [T::Float]>,
-    ) -> Result<(), Error>
-    where
-        T: Element + Compiled<CENTERED>,
-    {
-        let &Self { cols, groups, .. } = self;
-        let ParamGrads { mut dgamma, mut dbeta } = grads;
-        let rows = grad_rows.rows();
-        let sums = dgamma.is_some() || dbeta.is_some();
         let parts = Parts::new(rows / groups, cols);
         let tasks = self.backward_tasks(rows, &parts);
         let overflow = || Error::Overflow { what: "scratch", rows, stride: cols };
@@ -144,7 +130,7 @@ impl Plan {
     }
 
     /// Whether dx is wanted, and written past the caches.
-    pub(crate) fn streams_dx<T: Element>(&self, rows: &GradRows<'_, T>) -> bool {
+    fn streams_dx<T: Element>(&self, rows: &GradRows<'_, T>) -> bool {
         let row_bytes = rows.cols() * size_of::<T>();
         rows.has_dx()
             && self.streams_to(&Written {
@@ -158,7 +144,7 @@ impl Plan {
     }
 
     /// The job of the rows of one group; gamma is that of all groups. `None` if the lengths do not fit together.
-    pub(crate) fn grad_job<'a, T: Element, const CENTERED: bool>(
+    fn grad_job<'a, T: Element, const CENTERED: bool>(
         &self,
         rows: GradRows<'a, T>,
         group: usize,
@@ -211,14 +197,20 @@ fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, layouts: &Layouts, cols:
     }
 }
 
-pub(crate) fn check_stats<F, const CENTERED: bool>(rows: usize, stats: &Stats<'_, F>) -> Result<(), Error> {
-    shape::length("mean", stats.mean, rows)?;
-    shape::length("mean_lo", stats.mean_lo, rows)?;
-    shape::length("rstd", stats.rstd, rows)?;
-    let (given, missing) = match stats {
-        Stats { mean: Some(_), rstd: None, .. } => ("mean", "rstd"),
-        Stats { mean: None, rstd: Some(_), .. } if CENTERED => ("rstd", "mean"),
-        Stats { mean: None, mean_lo: Some(_), .. } => ("mean_lo", "mean"),
+fn check_stats<F, const CENTERED: bool>(rows: usize, stats: &Stats<'_, F>) -> Result<(), Error> {
+    let &Stats { mean, mean_lo, rstd } = stats;
+    shape::length("mean", mean, rows)?;
+    shape::length("mean_lo", mean_lo, rows)?;
+    shape::length("rstd", rstd, rows)?;
+    check_stats_together(rows, CENTERED, [mean.is_some(), mean_lo.is_some(), rstd.is_some()])
+}
+
+/// That of the mean, what rounding took from it, and rstd those are given that belong together.
+pub(crate) fn check_stats_together(rows: usize, centered: bool, given: [bool; 3]) -> Result<(), Error> {
+    let (given, missing) = match given {
+        [true, _, false] => ("mean", "rstd"),
+        [false, _, true] if centered => ("rstd", "mean"),
+        [false, true, _] => ("mean_lo", "mean"),
         _ => return Ok(()),
     };
     Err(Error::Statistics { rows, given, missing })

@@ -1,20 +1,19 @@
 //! Gradients: of whole tensors, and of ranges of blocks.
 
 use std::ffi::c_void;
-use std::slice;
+use std::{ptr, slice};
 
-use lanenorm_kernels::backward::{Parts, Stats, merge};
-use lanenorm_kernels::lanes::{Compiled, Element, GradRows, RawGradRows, Vector};
+use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
+use lanenorm_kernels::half::{bf16, f16};
+use lanenorm_kernels::lanes::{Compiled, Element, Float, GradRows, LINE, RawGradRows, Vector};
 
 use super::check::params_len;
-use super::forward::params;
-use super::places::{Place, Places, Rows, Shape, Strided, vector};
-use super::plan::{for_types, initialized, sized};
+use super::places::{Places, Rows, Shape, Strided};
+use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, parallelism, refuse};
-use crate::Error;
-use crate::backward::check_stats;
-use crate::gradients::ParamGrads;
-use crate::plan::Plan;
+use crate::backward::{Scratch, check_stats_together};
+use crate::plan::{DX_ROW_BYTES, Plan, Written};
+use crate::{Error, parallel};
 
 /// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else zero
 /// and absent. At least one of dx, dgamma and dbeta must be wanted.
@@ -76,7 +75,7 @@ pub unsafe extern "C" fn lanenorm_plan_backward(
         // SAFETY: the caller's duty.
         unsafe {
             let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
-            for_types!(inner, backward(&inner.plan, inner.wide.gamma, buffers, threads))
+            backward(&inner.plan, inner.kind, buffers, threads)
         }
     })
 }
@@ -94,9 +93,9 @@ pub unsafe extern "C" fn lanenorm_plan_backward_sizes(
         if sizes.is_null() {
             return Err(refuse(lanenorm_status::NullPointer, format_args!("sizes is NULL")));
         }
-        let of = for_types!(inner, block_sizes(&inner.plan, rows))?;
+        let (_, in_bytes) = block_sizes(&inner.plan, inner.kind, rows)?;
         // SAFETY: the caller's duty.
-        unsafe { sizes.write(of.in_bytes) };
+        unsafe { sizes.write(in_bytes) };
         Ok(())
     })
 }
@@ -118,8 +117,7 @@ pub unsafe extern "C" fn lanenorm_plan_backward_blocks(
         // SAFETY: the caller's duty.
         unsafe {
             let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
-            let blocks = (first_block, block_count);
-            for_types!(inner, run_blocks(&inner.plan, inner.wide.gamma, buffers, partials, work, blocks))
+            run_blocks(&inner.plan, inner.kind, buffers, partials, work, (first_block, block_count))
         }
     })
 }
@@ -135,32 +133,47 @@ pub unsafe extern "C" fn lanenorm_plan_backward_finish(
         // SAFETY: the caller's duty.
         unsafe {
             let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
-            for_types!(inner, finish(&inner.plan, inner.wide.gamma, buffers, partials))
+            finish(&inner.plan, inner.kind, buffers, partials)
         }
     })
 }
 
-/// The blocks of a call, which are the parts of each group.
+/// The blocks of a call, which are the parts of each group, and the memory that they take.
 struct Sizes {
     parts: Parts,
-    /// The elements of the sums of a block.
-    partial: usize,
-    work: usize,
-    in_bytes: lanenorm_backward_sizes,
+    lens: Scratch,
 }
 
-fn block_sizes<T: Element, const CENTERED: bool>(plan: &Plan, rows: usize) -> Result<Sizes, lanenorm_status> {
+// What the lengths of f32 are taken for, and that those of any type are whole cache lines.
+const _: () = assert!(f16::STEP == f32::STEP && bf16::STEP == f32::STEP);
+const _: () = assert!((f32::STEP * size_of::<f32>()).is_multiple_of(LINE));
+const _: () = assert!((f64::STEP * size_of::<f64>()).is_multiple_of(LINE));
+
+impl Sizes {
+    fn new(plan: &Plan, kind: Kind, rows: usize) -> Option<Self> {
+        let parts = Parts::new(rows / plan.groups, plan.cols);
+        let of = if kind.float_size() == size_of::<f64>() { Scratch::new::<f64> } else { Scratch::new::<f32> };
+        Some(Self { lens: of(&parts, kind.centered)?, parts })
+    }
+
+    fn in_bytes(&self, plan: &Plan, kind: Kind) -> Option<lanenorm_backward_sizes> {
+        let blocks = self.parts.count().checked_mul(plan.groups)?;
+        let bytes = |len: usize| len.checked_mul(kind.float_size()).filter(|&n| n <= isize::MAX as usize);
+        let partials_bytes = bytes(self.lens.partial.checked_mul(blocks)?)?;
+        Some(lanenorm_backward_sizes { blocks, partials_bytes, work_bytes: bytes(self.lens.work)? })
+    }
+}
+
+fn block_sizes(plan: &Plan, kind: Kind, rows: usize) -> Result<(Sizes, lanenorm_backward_sizes), lanenorm_status> {
     check_groups(plan, rows)?;
-    let parts = Parts::new(rows / plan.groups, plan.cols);
-    let sizes = || {
-        let blocks = parts.count().checked_mul(plan.groups)?;
-        let (partial, work) = (parts.partial_len::<T>(CENTERED)?, parts.work_len::<T>(CENTERED)?);
-        let bytes = |len: usize| len.checked_mul(size_of::<T::Float>()).filter(|&n| n <= isize::MAX as usize);
-        let partials_bytes = bytes(partial.checked_mul(blocks)?)?;
-        let in_bytes = lanenorm_backward_sizes { blocks, partials_bytes, work_bytes: bytes(work)? };
-        Some(Sizes { parts, partial, work, in_bytes })
-    };
-    sizes().ok_or_else(|| Error::Overflow { what: "scratch", rows, stride: plan.cols }.into())
+    let sizes = Sizes::new(plan, kind, rows);
+    let sizes = sizes.and_then(|sizes| sizes.in_bytes(plan, kind).map(|in_bytes| (sizes, in_bytes)));
+    sizes.ok_or_else(|| overflows(plan, rows))
+}
+
+#[cold]
+fn overflows(plan: &Plan, rows: usize) -> lanenorm_status {
+    Error::Overflow { what: "scratch", rows, stride: plan.cols }.into()
 }
 
 fn check_groups(plan: &Plan, rows: usize) -> Result<(), lanenorm_status> {
@@ -168,34 +181,39 @@ fn check_groups(plan: &Plan, rows: usize) -> Result<(), lanenorm_status> {
     if rows.is_multiple_of(groups * repeat) { Ok(()) } else { Err(Error::GroupRows { rows, groups, repeat }.into()) }
 }
 
-/// A call that has been checked.
-struct Checked<'a, T: Element> {
+/// A call that has been checked, and has rows and columns.
+struct Call<'a> {
+    plan: &'a Plan,
+    kind: Kind,
+    buffers: &'a lanenorm_backward_buffers,
     shape: Shape,
-    dy: Option<Rows>,
-    x: Option<Rows>,
-    ds: Option<Rows>,
-    dx: Option<Rows>,
-    gamma: Option<Vector<'a, T>>,
-    stats: Stats<'a, T::Float>,
+    dy: Strided,
+    x: Strided,
+    ds: Option<Strided>,
+    dx: Option<Strided>,
     /// Whether dgamma or dbeta is wanted.
     sums: bool,
-    params_len: usize,
+    /// Whether dx is written past the caches.
+    streaming: bool,
     places: Places,
 }
 
-impl<'a, T: Element> Checked<'a, T> {
-    /// # Safety
-    /// - The buffers are what the head of `capi` says.
-    unsafe fn new<const CENTERED: bool>(
-        plan: &Plan,
-        wide_gamma: bool,
-        buffers: &lanenorm_backward_buffers,
-    ) -> Result<Self, lanenorm_status> {
+// SAFETY: threads share it to make jobs for parts of their own, which are Send.
+unsafe impl Sync for Call<'_> {}
+
+impl<'a> Call<'a> {
+    /// Checks all but what a function is given beside the buffers. If there are no rows or no columns, dgamma and dbeta have been
+    /// checked, and there is no call.
+    fn new(
+        plan: &'a Plan,
+        kind: Kind,
+        buffers: &'a lanenorm_backward_buffers,
+    ) -> Result<Option<Self>, lanenorm_status> {
         let &lanenorm_backward_buffers { gamma, mean, mean_lo, rstd, dgamma, dbeta, .. } = buffers;
         let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
         let sums = !(dgamma.is_null() && dbeta.is_null());
         let has_dx = !buffers.dx.data.is_null();
-        if !(CENTERED || dbeta.is_null() && mean.is_null() && mean_lo.is_null()) {
+        if !(kind.centered || dbeta.is_null() && mean.is_null() && mean_lo.is_null()) {
             let message = format_args!("dbeta, mean or mean_lo is given, which RMS normalization does not have");
             return Err(refuse(lanenorm_status::Unsupported, message));
         }
@@ -208,192 +226,266 @@ impl<'a, T: Element> Checked<'a, T> {
         check_groups(plan, shape.rows)?;
         let params_len = params_len(plan)?;
 
-        let (own, float) = (size_of::<T>(), size_of::<T::Float>());
-        let of = |what, optional: bool, data: *const c_void, strides| {
-            if shape.is_empty() || (optional && data.is_null()) {
-                return Ok(None);
-            }
-            Rows::new(what, data, strides, &shape, own).map(Some)
+        let (own, float) = (kind.size(), kind.float_size());
+        let given = |p: *const c_void| !p.is_null();
+        let stats = [given(mean), given(mean_lo), given(rstd)];
+        let mut places = Places::default();
+        if shape.is_empty() {
+            places.write_vector("dgamma", dgamma, params_len, float)?;
+            places.write_vector("dbeta", dbeta, params_len, float)?;
+            check_stats_together(0, kind.centered, stats)?;
+            return Ok(None);
+        }
+        let of = |what, data, strides| Rows::checked(what, data, strides, &shape, own);
+        let of_optional = |what, data: *const c_void, strides| {
+            if data.is_null() { Ok(None) } else { of(what, data, strides).map(Some) }
         };
         let strides = |rows: &lanenorm_rows| (rows.row_stride, rows.outer_stride);
-        let dy = of("dy", false, buffers.dy.data, strides(&buffers.dy))?;
-        let x = of("x", false, buffers.x.data, strides(&buffers.x))?;
-        let ds = of("ds", true, buffers.ds.data, strides(&buffers.ds))?;
-        let dx = of("dx", true, buffers.dx.data, (buffers.dx.row_stride, buffers.dx.outer_stride))?;
-        let place = |what, rows: Option<Rows>| rows.map(|rows| rows.place(what, &shape, own));
-        let vector = |what, p, len, element| vector(what, p, len, element).map(|span| Place::vector(what, span));
-        let mut places = Places::default();
-        places.read(place("dy", dy).map(|place| place.replaceable()));
-        places.read(place("x", x));
-        places.read(place("ds", ds));
-        if !shape.is_empty() {
-            let gamma_size = if wide_gamma { size_of::<f32>() } else { own };
-            places.read(vector("gamma", gamma, params_len, gamma_size)?);
-            places.read(vector("mean", mean, shape.rows, float)?);
-            places.read(vector("mean_lo", mean_lo, shape.rows, float)?);
-            places.read(vector("rstd", rstd, shape.rows, float)?);
+        let dy = of("dy", buffers.dy.data, strides(&buffers.dy))?;
+        let x = of("x", buffers.x.data, strides(&buffers.x))?;
+        let ds = of_optional("ds", buffers.ds.data, strides(&buffers.ds))?;
+        let dx = of_optional("dx", buffers.dx.data, (buffers.dx.row_stride, buffers.dx.outer_stride))?;
+        places.read_rows("dy", &dy, &shape, own, true);
+        places.read_rows("x", &x, &shape, own, false);
+        if let Some(ds) = &ds {
+            places.read_rows("ds", ds, &shape, own, false);
         }
-        places.write(place("dx", dx).map(|place| place.replaceable()))?;
-        places.write(vector("dgamma", dgamma, params_len, float)?)?;
-        places.write(vector("dbeta", dbeta, params_len, float)?)?;
+        places.read_vector("gamma", gamma, params_len, kind.gamma_size())?;
+        places.read_vector("mean", mean, shape.rows, float)?;
+        places.read_vector("mean_lo", mean_lo, shape.rows, float)?;
+        places.read_vector("rstd", rstd, shape.rows, float)?;
+        if let Some(dx) = &dx {
+            places.write_rows("dx", dx, &shape, own, true)?;
+        }
+        places.write_vector("dgamma", dgamma, params_len, float)?;
+        places.write_vector("dbeta", dbeta, params_len, float)?;
+        check_stats_together(shape.rows, kind.centered, stats)?;
 
-        let stats_len = if shape.is_empty() { 0 } else { shape.rows };
-        // SAFETY: the caller's duty; lengths and alignment have been checked.
-        let (gamma, stats) = unsafe {
-            let stats = Stats {
-                mean: whole(mean.cast(), stats_len),
-                mean_lo: whole(mean_lo.cast(), stats_len),
-                rstd: whole(rstd.cast(), stats_len),
-            };
-            (if shape.is_empty() { None } else { params(gamma, params_len, wide_gamma) }, stats)
-        };
-        check_stats::<_, CENTERED>(stats_len, &stats)?;
-        Ok(Self { shape, dy, x, ds, dx, gamma, stats, sums, params_len, places })
-    }
-
-    /// All rows.
-    ///
-    /// # Safety
-    /// - Of the rows that a job of these is run on, nothing else touches dx meanwhile.
-    unsafe fn grad_rows(&self) -> Option<GradRows<'_, T>> {
-        let raw = |Rows { rows: Strided { data, stride, outer_stride }, .. }| RawGradRows {
-            p: data.cast::<T>(),
-            stride,
-            outer_stride,
-        };
-        let &Shape { rows, inner_rows, cols, .. } = &self.shape;
-        let (dy, x, ds, dx) = (self.dy?, self.x?, self.ds.map(raw), self.dx.map(raw));
-        // SAFETY: places have been checked: dx is apart from all else, or is dy. The rest is the caller's duty.
-        Some(unsafe { GradRows::from_raw(raw(dy), raw(x), ds, dx, inner_rows, rows, cols) })
-    }
-
-    /// Whether dx is to be written past the caches.
-    fn streams(&self, plan: &Plan) -> bool {
-        // SAFETY: no job of these rows is run.
-        unsafe { self.grad_rows() }.is_some_and(|rows| plan.streams_dx(&rows))
-    }
-
-    /// dgamma and dbeta.
-    ///
-    /// # Safety
-    /// - The buffers are those that have been checked, and nothing else touches these two while the slices live.
-    unsafe fn grads<'g>(&self, buffers: &lanenorm_backward_buffers) -> ParamGrads<'g, T::Float> {
-        // SAFETY: the caller's duty.
-        let whole = |p: *mut c_void| {
-            let p = if self.params_len == 0 { std::ptr::NonNull::dangling().as_ptr() } else { p.cast::<T::Float>() };
-            // SAFETY: the caller's duty; length and alignment have been checked.
-            unsafe { slice::from_raw_parts_mut(p, self.params_len) }
-        };
-        let if_wanted = |p: *mut c_void| if p.is_null() { None } else { Some(whole(p)) };
-        ParamGrads { dgamma: if_wanted(buffers.dgamma), dbeta: if_wanted(buffers.dbeta) }
+        let (dy, x, ds, dx) = (dy.rows, x.rows, ds.map(|ds| ds.rows), dx.map(|dx| dx.rows));
+        let row_bytes = shape.cols * own;
+        let streaming = dx.is_some_and(|dx| {
+            plan.streams_to(&Written {
+                bytes: shape.rows * row_bytes,
+                row_bytes,
+                tensors: if ds.is_some() { 4 } else { 3 },
+                on_lines: dx.are_on_lines(own),
+                in_place: dx.data == dy.data,
+                least_row_bytes: DX_ROW_BYTES,
+            })
+        });
+        Ok(Some(Self { plan, kind, buffers, shape, dy, x, ds, dx, sums, streaming, places }))
     }
 }
 
-/// A buffer, if it is there.
+/// Some parts of a group, of which several threads take some each. Whoever makes this knows what [`run_parts`] asks for.
+struct SomeParts<'a> {
+    call: &'a Call<'a>,
+    sizes: &'a Sizes,
+    run: Run,
+    task: Task,
+}
+
+impl parallel::Work for SomeParts<'_> {
+    type Memory = Line;
+
+    fn len(&self) -> usize {
+        self.task.count
+    }
+
+    fn split_at(self, at: usize) -> (Self, Self) {
+        let Self { sizes, task, .. } = self;
+        let sums = at * sizes.lens.partial * self.call.kind.float_size();
+        let (first, count) = (task.first + at, task.count - at);
+        let rest = Task { first, count, partials: task.partials.wrapping_byte_add(sums), ..task };
+        (Self { task: Task { count: at, ..task }, ..self }, Self { task: rest, ..self })
+    }
+
+    fn memory(&self) -> usize {
+        (self.sizes.lens.work * self.call.kind.float_size()).div_ceil(LINE)
+    }
+
+    fn run(self, memory: &mut [Line]) {
+        let Self { call, sizes, run, task } = self;
+        // SAFETY: these parts are this work's, and the memory is this thread's.
+        unsafe { run(call, sizes, Task { work: memory.as_mut_ptr().cast(), ..task }) };
+    }
+}
+
+/// Some parts of a group, and the memory for them.
+#[derive(Clone, Copy)]
+struct Task {
+    group: usize,
+    first: usize,
+    count: usize,
+    /// The sums of these parts. There need be none if none are wanted.
+    partials: *mut c_void,
+    work: *mut c_void,
+}
+
+// SAFETY: it stands for two mutable slices of floats, which are Send.
+unsafe impl Send for Task {}
+
+/// [`run_parts`] for some types.
+type Run = unsafe fn(&Call<'_>, &Sizes, Task);
+
+/// Takes the gradients of a task's parts, on the calling thread.
 ///
 /// # Safety
-/// - It has so many elements, which nothing writes while the slice lives.
-unsafe fn whole<'a, F>(p: *const F, len: usize) -> Option<&'a [F]> {
-    // SAFETY: the caller's duty.
-    (!p.is_null()).then(|| if len == 0 { &[][..] } else { unsafe { slice::from_raw_parts(p, len) } })
+/// - The types and sizes are those of the call.
+/// - There are these parts, the memory for their sums if such are wanted, and work memory for one thread.
+/// - Nothing else touches this memory, or dx of the rows of these parts, meanwhile.
+#[inline(never)]
+unsafe fn run_parts<T, const CENTERED: bool>(call: &Call<'_>, sizes: &Sizes, task: Task)
+where
+    T: Element + Compiled<CENTERED>,
+{
+    let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
+    let &Plan { cols, groups, repeat, offset, eps, isa, .. } = plan;
+    let raw = |Strided { data, stride, outer_stride }| RawGradRows { p: data.cast::<T>(), stride, outer_stride };
+    let (ds, dx) = (call.ds.map(raw), call.dx.map(raw));
+    // SAFETY: places have been checked: dx is apart from all else, or is dy. The rest is the caller's duty.
+    let grad_rows = unsafe { GradRows::from_raw(raw(call.dy), raw(call.x), ds, dx, inner_rows, rows, cols) };
+    // SAFETY: lengths and alignment have been checked; the rest is the caller's duty.
+    let (gamma, stats, partials, work) = unsafe {
+        let stat = |p: *const c_void| (!p.is_null()).then(|| slice::from_raw_parts(p.cast::<T::Float>(), rows));
+        let stats = Stats { mean: stat(buffers.mean), mean_lo: stat(buffers.mean_lo), rstd: stat(buffers.rstd) };
+        let scratch = |p: *mut c_void, len| slice::from_raw_parts_mut(p.cast::<T::Float>(), len);
+        let partials = if call.sums { scratch(task.partials, task.count * sizes.lens.partial) } else { &mut [] };
+        let work = scratch(task.work, sizes.lens.work);
+        let gamma = buffers.gamma.wrapping_byte_add(task.group * cols * kind.gamma_size());
+        let gamma = (!buffers.gamma.is_null()).then(|| Vector::from_raw(gamma.cast(), cols, kind.wide.gamma));
+        (gamma, stats, partials, work)
+    };
+    let offset = T::Float::from_f64(offset.into());
+    let job = grad_rows.with_group(task.group, groups, repeat);
+    let job = job.and_then(|rows| Backward::new(rows, stats, gamma, offset, eps, call.sums, call.streaming));
+    let job = job.map(|job: Backward<'_, T, CENTERED>| job.split_at_part(task.first).1.split_at_part(task.count).0);
+    debug_assert!(job.is_some(), "all lengths have been checked");
+    job.into_iter().for_each(|mut job| job.run_on(isa, partials, work));
 }
+
+/// [`merge_group`] for some types.
+type MergeGroup = unsafe fn(&Call<'_>, &Sizes, usize, *const c_void);
+
+/// Merges the sums of all parts of a group into its dgamma and dbeta.
+///
+/// # Safety
+/// - The types and sizes are those of the call.
+/// - There are the sums, and nothing else touches these elements of dgamma and dbeta meanwhile.
+#[inline(never)]
+unsafe fn merge_group<T, const CENTERED: bool>(call: &Call<'_>, sizes: &Sizes, group: usize, partials: *const c_void)
+where
+    T: Element + Compiled<CENTERED>,
+{
+    let &Plan { cols, isa, .. } = call.plan;
+    // SAFETY: the caller's duty; lengths and alignment have been checked.
+    let (partials, dgamma, dbeta) = unsafe {
+        let grad = |p: *mut c_void| {
+            (!p.is_null()).then(|| slice::from_raw_parts_mut(p.cast::<T::Float>().add(group * cols), cols))
+        };
+        let partials = slice::from_raw_parts(partials.cast::<T::Float>(), sizes.lens.partials);
+        (partials, grad(call.buffers.dgamma), grad(call.buffers.dbeta))
+    };
+    merge::<T, CENTERED>(isa, &sizes.parts, partials, dgamma, dbeta);
+}
+
+/// The gradients of gamma and beta where there are no rows.
+///
+/// # Safety
+/// - The buffers have been checked, and nothing else touches dgamma and dbeta meanwhile.
+unsafe fn fill_with_zeros(plan: &Plan, kind: Kind, buffers: &lanenorm_backward_buffers) {
+    let bytes = plan.cols * plan.groups * kind.float_size();
+    for grad in [buffers.dgamma, buffers.dbeta] {
+        if !grad.is_null() {
+            // SAFETY: the caller's duty. Floats that are zero have no other bytes than zeros.
+            unsafe { grad.cast::<u8>().write_bytes(0, bytes) };
+        }
+    }
+}
+
+/// Registers of scratch memory that straddle two cache lines cost a fifth of the time.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line(#[expect(dead_code, reason = "what counts is its size")] [u8; LINE]);
 
 /// Checks all, then runs.
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says.
-pub(super) unsafe fn backward<T, const CENTERED: bool>(
+pub(super) unsafe fn backward(
     plan: &Plan,
-    wide_gamma: bool,
+    kind: Kind,
     buffers: &lanenorm_backward_buffers,
     threads: usize,
-) -> Result<(), lanenorm_status>
-where
-    T: Element + Compiled<CENTERED>,
-{
-    // SAFETY: the caller's duty.
-    let checked = unsafe { Checked::<T>::new::<CENTERED>(plan, wide_gamma, buffers) }?;
-    let plan = Plan { parallelism: parallelism(threads), ..*plan };
-    // SAFETY: the caller's duty.
-    let (rows, mut grads) = unsafe { (checked.grad_rows(), checked.grads(buffers)) };
-    let Some(rows) = rows else {
-        fill_with_zeros::<T>(&mut grads);
+) -> Result<(), lanenorm_status> {
+    let Some(call) = Call::new(plan, kind, buffers)? else {
+        // SAFETY: the caller's duty.
+        unsafe { fill_with_zeros(plan, kind, buffers) };
         return Ok(());
     };
-    let len = plan.backward_scratch_len::<T>(checked.shape.rows, CENTERED)?;
+    let (rows, float) = (call.shape.rows, kind.float_size());
+    let overflow = || overflows(plan, rows);
+    let sizes = Sizes::new(plan, kind, rows).ok_or_else(overflow)?;
+    let tasks = Plan { parallelism: parallelism(threads), ..*plan }.backward_tasks(rows, &sizes.parts);
+    let len = sizes.lens.total(tasks).ok_or_else(overflow)?;
     let mut scratch = Vec::new();
-    if scratch.try_reserve_exact(len).is_err() {
-        let message = format_args!("scratch of {len} elements of {} bytes", size_of::<T::Float>());
+    let lines = len.checked_mul(float).map_or(usize::MAX, |bytes| bytes.div_ceil(LINE));
+    if scratch.try_reserve_exact(lines).is_err() {
+        let message = format_args!("scratch of {len} elements of {float} bytes");
         return Err(refuse(lanenorm_status::OutOfMemory, message));
     }
-    scratch.resize(len, T::Float::default());
-    plan.backward_rows::<T, CENTERED>(rows, checked.gamma, checked.stats, grads, Some(&mut scratch))?;
+    scratch.resize(lines, Line([0; LINE]));
+    let (partials, work) = scratch.split_at_mut(sizes.lens.partials * float / LINE);
+    let partials = partials.as_mut_ptr().cast::<c_void>();
+    let run: Run = for_types!(kind, run_parts);
+    let merge: MergeGroup = for_types!(kind, merge_group);
+    for group in 0..plan.groups {
+        let task = Task { group, first: 0, count: sizes.parts.count(), partials, work: ptr::null_mut() };
+        parallel::share(SomeParts { call: &call, sizes: &sizes, run, task }, work, tasks);
+        if call.sums {
+            // SAFETY: the caller's duty; the sums are those of this group, and this call's.
+            unsafe { merge(&call, &sizes, group, partials) };
+        }
+    }
     Ok(())
-}
-
-fn fill_with_zeros<T: Element>(grads: &mut ParamGrads<'_, T::Float>) {
-    [&mut grads.dgamma, &mut grads.dbeta].into_iter().flatten().for_each(|grad| grad.fill(T::Float::default()));
 }
 
 /// Checks all, then runs.
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says, and so are partials and work.
-unsafe fn run_blocks<T, const CENTERED: bool>(
+unsafe fn run_blocks(
     plan: &Plan,
-    wide_gamma: bool,
+    kind: Kind,
     buffers: &lanenorm_backward_buffers,
     partials: *mut c_void,
     work: *mut c_void,
     (first, count): (usize, usize),
-) -> Result<(), lanenorm_status>
-where
-    T: Element + Compiled<CENTERED>,
-{
-    // SAFETY: the caller's duty.
-    let mut checked = unsafe { Checked::<T>::new::<CENTERED>(plan, wide_gamma, buffers) }?;
-    if checked.shape.is_empty() {
-        return Ok(());
-    }
-    let sizes = block_sizes::<T, CENTERED>(plan, checked.shape.rows)?;
-    let blocks = sizes.in_bytes.blocks;
+) -> Result<(), lanenorm_status> {
+    let Some(mut call) = Call::new(plan, kind, buffers)? else { return Ok(()) };
+    let (sizes, lanenorm_backward_sizes { blocks, .. }) = block_sizes(plan, kind, call.shape.rows)?;
     if first > blocks || count > blocks - first {
         let message = format_args!("{count} blocks from block {first} on, of {blocks} blocks");
         return Err(refuse(lanenorm_status::Size, message));
     }
-    let float = size_of::<T::Float>();
+    let (float, partial) = (kind.float_size(), sizes.lens.partial);
     let mut scratch = |what, p: *mut c_void, len, needed: bool| {
         if p.is_null() && needed {
-            let message = format_args!("{what} is NULL, expected {len} elements of {} bytes", float);
+            let message = format_args!("{what} is NULL, expected {len} elements of {float} bytes");
             return Err(refuse(lanenorm_status::NullPointer, message));
         }
-        checked.places.write(Place::vector(what, vector(what, p, len, float)?))
+        call.places.write_vector(what, p, len, float)
     };
-    scratch("partials", partials, sizes.partial * blocks, checked.sums)?;
-    scratch("work", work, sizes.work, true)?;
-    // SAFETY: the caller's duty; the length has been checked.
-    let work = unsafe { slice::from_raw_parts_mut(work.cast::<T::Float>(), sizes.work) };
-    let (per_group, streaming) = (sizes.parts.count(), checked.streams(plan));
+    scratch("partials", partials, partial * blocks, call.sums)?;
+    scratch("work", work, sizes.lens.work, true)?;
+    let (per_group, run) = (sizes.parts.count(), for_types!(kind, run_parts) as Run);
     let (mut block, end) = (first, first + count);
     while block < end {
         let (group, part) = (block / per_group, block % per_group);
         let n = (per_group - part).min(end - block);
-        // SAFETY: the caller's duty, for the rows of these blocks.
-        let rows = unsafe { checked.grad_rows() };
-        let job = rows.and_then(|rows| {
-            plan.grad_job::<T, CENTERED>(rows, group, checked.gamma, checked.stats, checked.sums, streaming)
-        });
-        let partials: &mut [T::Float] = if checked.sums {
-            // SAFETY: there is room for all blocks; that of these is this call's.
-            unsafe {
-                slice::from_raw_parts_mut(partials.cast::<T::Float>().add(block * sizes.partial), n * sizes.partial)
-            }
-        } else {
-            &mut []
-        };
-        let job = job.map(|job| job.split_at_part(part).1.split_at_part(n).0);
-        debug_assert!(job.is_some(), "all lengths have been checked");
-        job.into_iter().for_each(|mut job| job.run_on(plan.isa, partials, work));
+        let partials = partials.wrapping_byte_add(block * partial * float);
+        // SAFETY: the caller's duty, for the rows of these blocks; there is room for the sums of all blocks.
+        unsafe { run(&call, &sizes, Task { group, first: part, count: n, partials, work }) };
         block += n;
     }
     Ok(())
@@ -403,44 +495,33 @@ where
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says, and so are the partials, of all blocks.
-unsafe fn finish<T, const CENTERED: bool>(
+unsafe fn finish(
     plan: &Plan,
-    wide_gamma: bool,
+    kind: Kind,
     buffers: &lanenorm_backward_buffers,
     partials: *const c_void,
-) -> Result<(), lanenorm_status>
-where
-    T: Element + Compiled<CENTERED>,
-{
-    // SAFETY: the caller's duty.
-    let mut checked = unsafe { Checked::<T>::new::<CENTERED>(plan, wide_gamma, buffers) }?;
-    if checked.shape.is_empty() {
+) -> Result<(), lanenorm_status> {
+    let Some(mut call) = Call::new(plan, kind, buffers)? else {
         // SAFETY: the caller's duty.
-        fill_with_zeros::<T>(&mut unsafe { checked.grads(buffers) });
+        unsafe { fill_with_zeros(plan, kind, buffers) };
+        return Ok(());
+    };
+    if !call.sums {
         return Ok(());
     }
-    if !checked.sums {
-        return Ok(());
-    }
-    let sizes = block_sizes::<T, CENTERED>(plan, checked.shape.rows)?;
-    let all = sizes.partial * sizes.in_bytes.blocks;
+    let (sizes, lanenorm_backward_sizes { blocks, .. }) = block_sizes(plan, kind, call.shape.rows)?;
+    let all = sizes.lens.partial * blocks;
     if partials.is_null() {
         let message = format_args!("partials is NULL, expected {all} elements");
         return Err(refuse(lanenorm_status::NullPointer, message));
     }
     // That they are apart from dgamma and dbeta is asked the other way round.
-    let span = vector("partials", partials, all, size_of::<T::Float>())?;
-    checked.places.write(Place::vector("partials", span))?;
-    // SAFETY: the caller's duty.
-    let mut grads = unsafe { checked.grads(buffers) };
-    let len = sizes.parts.count() * sizes.partial;
+    call.places.write_vector("partials", partials, all, kind.float_size())?;
+    let merge: MergeGroup = for_types!(kind, merge_group);
     for group in 0..plan.groups {
-        // SAFETY: the caller's duty; the length has been checked.
-        let partials = unsafe { slice::from_raw_parts(partials.cast::<T::Float>().add(group * len), len) };
-        let of_group = group * plan.cols..(group + 1) * plan.cols;
-        let dgamma = grads.dgamma.as_deref_mut().map(|dgamma| &mut dgamma[of_group.clone()]);
-        let dbeta = grads.dbeta.as_deref_mut().map(|dbeta| &mut dbeta[of_group]);
-        merge::<T, CENTERED>(plan.isa, &sizes.parts, partials, dgamma, dbeta);
+        let partials = partials.wrapping_byte_add(group * sizes.lens.partials * kind.float_size());
+        // SAFETY: the caller's duty.
+        unsafe { merge(&call, &sizes, group, partials) };
     }
     Ok(())
 }

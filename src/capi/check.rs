@@ -5,8 +5,8 @@
 
 use std::ffi::c_void;
 
-use super::places::{Place, Places, Rows, Shape, Span, Strided, vector};
-use super::plan::Wide;
+use super::places::{Places, Rows, Shape, Span, Strided, vector};
+use super::plan::Kind;
 use super::{lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, refuse};
 use crate::Error;
 use crate::plan::{Plan, Written, Y_ROW_BYTES};
@@ -22,21 +22,14 @@ pub(super) struct Checked {
     pub(super) streaming: bool,
 }
 
-/// Checks all but the range of rows. Elements of x have `own` bytes, those of statistics `float`. `None` if there is nothing
-/// to do.
+/// Checks all but the range of rows, of any call. `None` if there is nothing to do.
 #[inline(always)]
 pub(super) fn check(
     plan: &Plan,
-    wide: Wide,
-    centered: bool,
-    (own, float): (usize, usize),
+    kind: Kind,
     buffers: &lanenorm_forward_buffers,
 ) -> Result<Option<Checked>, lanenorm_status> {
-    if (centered || buffers.beta.is_null())
-        && let Some(checked) = check_plain(plan, wide, own, buffers)
-    {
-        return Ok(Some(checked));
-    }
+    let Kind { centered, wide, .. } = kind;
     let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
     let has_residual = !buffers.residual.data.is_null();
     let has_sum = !buffers.sum.data.is_null();
@@ -55,7 +48,7 @@ pub(super) fn check(
     if shape.is_empty() {
         return Ok(None);
     }
-    let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, wide, (own, float), buffers, &shape)?;
+    let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, kind, buffers, &shape)?;
     let span = |rows: &Option<Rows>| rows.as_ref().map_or(Span::default(), |rows| rows.span);
     let y_is_x = !wide.y && y.are(&x);
     let reads = [span(&residual), vectors[0], vectors[1], vectors[2]];
@@ -68,14 +61,14 @@ pub(super) fn check(
         }
     }
     if doubtful {
-        check_places(plan, wide, (own, float), buffers, &shape)?;
+        check_places(plan, kind, buffers, &shape)?;
     }
 
     let s = if has_residual { Some(sum.unwrap_or(y)) } else { None };
     let is_even = |rows: &Option<Rows>| rows.as_ref().is_none_or(|rows| rows.are_even(&shape));
     let even = x.are_even(&shape) && y.are_even(&shape) && is_even(&residual) && is_even(&s);
     let y_is_residual = residual.is_some_and(|residual| !has_sum || (!wide.y && y.are(&residual)));
-    let y_size = if wide.y { size_of::<f32>() } else { own };
+    let y_size = kind.y_size();
     let streaming = plan.streams_to(&Written {
         bytes: shape.rows * shape.cols * y_size,
         row_bytes: shape.cols * y_size,
@@ -95,15 +88,21 @@ const SMALL_BITS: u32 = usize::BITS - 4;
 /// The outcome for what is called most, in the few instructions that a short row allows: x, y, gamma and beta of rows that follow
 /// one another. `None` if the call is another one, or if anything about it is in doubt.
 #[inline(always)]
-fn check_plain(plan: &Plan, wide: Wide, own: usize, buffers: &lanenorm_forward_buffers) -> Option<Checked> {
+pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers) -> Option<Checked> {
     let &lanenorm_forward_buffers {
         rows, inner_rows, x, residual, sum, y, bias, gamma, beta, mean, mean_lo, rstd, ..
     } = buffers;
+    let (wide, own) = (kind.wide, kind.size());
     let [x_at, y_at, gamma_at, beta_at] = [x.data.addr(), y.data.addr(), gamma.addr(), beta.addr()];
     let strides = inner_rows | x.row_stride | x.outer_stride | y.row_stride | y.outer_stride;
     let others = residual.data.addr() | sum.data.addr() | bias.addr() | mean.addr() | mean_lo.addr() | rstd.addr();
     let elements = rows.checked_mul(plan.cols)?;
-    let is_plain = (strides | others) == 0 && plan.groups == 1 && !wide.gamma && !wide.y && elements != 0;
+    let is_plain = (kind.centered || beta_at == 0)
+        && (strides | others) == 0
+        && plan.groups == 1
+        && !wide.gamma
+        && !wide.y
+        && elements != 0;
     let pointers = x_at | y_at | gamma_at | beta_at;
     let is_small = (pointers | elements) >> (SMALL_BITS - 3) == 0;
     if !is_plain || !is_small || x_at == 0 || y_at == 0 || pointers & (own - 1) != 0 {
@@ -147,24 +146,23 @@ impl Buffers {
     #[inline(always)]
     fn new(
         plan: &Plan,
-        wide: Wide,
-        (own, float): (usize, usize),
+        kind: Kind,
         buffers: &lanenorm_forward_buffers,
         shape: &Shape,
     ) -> Result<Self, lanenorm_status> {
-        let beside = |wide: bool| if wide { size_of::<f32>() } else { own };
+        let (own, float, gamma_size) = (kind.size(), kind.float_size(), kind.gamma_size());
         let read =
             |what, rows: &lanenorm_rows| Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), shape, own);
         let write = |what, rows: &lanenorm_rows_mut, size| {
             Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), shape, size)
         };
-        let (len, gamma_size) = (params_len(plan)?, beside(wide.gamma));
+        let len = params_len(plan)?;
         let has = |data: *const c_void| !data.is_null();
         Ok(Self {
             x: read("x", &buffers.x)?,
             residual: if has(buffers.residual.data) { Some(read("residual", &buffers.residual)?) } else { None },
             sum: if has(buffers.sum.data) { Some(write("sum", &buffers.sum, own)?) } else { None },
-            y: write("y", &buffers.y, beside(wide.y))?,
+            y: write("y", &buffers.y, kind.y_size())?,
             vectors: [
                 vector("bias", buffers.bias, shape.cols, own)?,
                 vector("gamma", buffers.gamma, len, gamma_size)?,
@@ -179,31 +177,38 @@ impl Buffers {
     }
 }
 
-/// That no output overlaps another buffer, to the element.
+/// That no output overlaps another buffer, to the element. All buffers have been checked by themselves.
 #[cold]
 #[inline(never)]
 fn check_places(
     plan: &Plan,
-    wide: Wide,
-    (own, float): (usize, usize),
+    kind: Kind,
     buffers: &lanenorm_forward_buffers,
     shape: &Shape,
 ) -> Result<(), lanenorm_status> {
-    let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, wide, (own, float), buffers, shape)?;
+    let &lanenorm_forward_buffers { x, residual, sum, y, bias, gamma, beta, mean, mean_lo, rstd, .. } = buffers;
+    let (own, float, gamma_size) = (kind.size(), kind.float_size(), kind.gamma_size());
+    let len = params_len(plan)?;
     let mut places = Places::default();
-    places.read(x.place("x", shape, own).replaceable());
-    places.read(residual.map(|residual| residual.place("residual", shape, own).replaceable()));
-    for (what, vector) in ["bias", "gamma", "beta"].into_iter().zip(vectors) {
-        places.read(Place::vector(what, vector));
+    let rows = |what, data: *const c_void, strides, size| Rows::checked(what, data, strides, shape, size);
+    places.read_rows("x", &rows("x", x.data, (x.row_stride, x.outer_stride), own)?, shape, own, true);
+    if !residual.data.is_null() {
+        let strides = (residual.row_stride, residual.outer_stride);
+        places.read_rows("residual", &rows("residual", residual.data, strides, own)?, shape, own, true);
     }
-    places.write(sum.map(|sum| sum.place("sum", shape, own).replaceable()))?;
-    let y_size = if wide.y { size_of::<f32>() } else { own };
-    let y = y.place("y", shape, y_size);
-    places.write(if wide.y { y } else { y.replaceable() })?;
-    for (what, stat) in ["mean", "mean_lo", "rstd"].into_iter().zip(stats) {
-        places.write(Place::vector(what, stat))?;
+    places.read_vector("bias", bias, shape.cols, own)?;
+    places.read_vector("gamma", gamma, len, gamma_size)?;
+    places.read_vector("beta", beta, len, gamma_size)?;
+    if !sum.data.is_null() {
+        let strides = (sum.row_stride, sum.outer_stride);
+        places.write_rows("sum", &rows("sum", sum.data, strides, own)?, shape, own, true)?;
     }
-    Ok(())
+    let y_size = kind.y_size();
+    let y = rows("y", y.data, (y.row_stride, y.outer_stride), y_size)?;
+    places.write_rows("y", &y, shape, y_size, !kind.wide.y)?;
+    places.write_vector("mean", mean, shape.rows, float)?;
+    places.write_vector("mean_lo", mean_lo, shape.rows, float)?;
+    places.write_vector("rstd", rstd, shape.rows, float)
 }
 
 #[cold]

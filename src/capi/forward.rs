@@ -1,7 +1,6 @@
 //! Normalizing: of whole tensors, and of ranges of rows.
 
 use std::ffi::c_void;
-use std::marker::PhantomData;
 use std::slice;
 
 use lanenorm_kernels::forward::{Forward, Groups, Params};
@@ -9,9 +8,9 @@ use lanenorm_kernels::lanes::{Compiled, Element, Float, RawRows, RowIo, Vector};
 use lanenorm_kernels::layer_norm::{LayerNorm, StatsMut};
 use lanenorm_kernels::rms_norm::RmsNorm;
 
-use super::check::{Checked, check};
+use super::check::{Checked, check, check_plain};
 use super::places::Strided;
-use super::plan::{Wide, for_types, initialized, sized};
+use super::plan::{Kind, Wide, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_status, parallelism, refuse};
 use crate::parallel;
 use crate::plan::Plan;
@@ -94,7 +93,7 @@ pub unsafe extern "C" fn lanenorm_plan_forward(
         // SAFETY: the caller's duty.
         unsafe {
             let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
-            for_types!(inner, forward(&inner.plan, inner.wide, buffers, Part::All { threads }))
+            forward(&inner.plan, inner.kind, buffers, Part::All { threads })
         }
     })
 }
@@ -114,13 +113,13 @@ pub unsafe extern "C" fn lanenorm_plan_forward_rows(
         unsafe {
             let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
             let part = Part::Rows { first: first_row, count: row_count };
-            for_types!(inner, forward(&inner.plan, inner.wide, buffers, part))
+            forward(&inner.plan, inner.kind, buffers, part)
         }
     })
 }
 
 /// Makes jobs of rows for the two normalizations.
-pub(super) trait Normalization<T: Element, const CENTERED: bool> {
+trait Normalization<T: Element, const CENTERED: bool> {
     fn job<'a>(
         rows: RowIo<'a, T>,
         params: Params<'a, T>,
@@ -130,7 +129,7 @@ pub(super) trait Normalization<T: Element, const CENTERED: bool> {
     ) -> Option<Forward<'a, T, CENTERED>>;
 }
 
-pub(super) struct Normalizations;
+struct Normalizations;
 
 impl<T: Element> Normalization<T, true> for Normalizations {
     #[inline(always)]
@@ -162,17 +161,13 @@ impl<T: Element> Normalization<T, false> for Normalizations {
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says.
-#[inline(never)]
-pub(super) unsafe fn forward<T, const CENTERED: bool>(
+#[inline(always)]
+pub(super) unsafe fn forward(
     plan: &Plan,
-    wide: Wide,
+    kind: Kind,
     buffers: &lanenorm_forward_buffers,
     part: Part,
-) -> Result<(), lanenorm_status>
-where
-    T: Element + Compiled<CENTERED>,
-    Normalizations: Normalization<T, CENTERED>,
-{
+) -> Result<(), lanenorm_status> {
     let rows = buffers.rows;
     let (first, count, tasks) = match part {
         Part::All { threads } => (0, rows, parallelism(threads).tasks(rows.saturating_mul(plan.cols))),
@@ -184,42 +179,99 @@ where
             (first, count, 1)
         }
     };
-    let sizes = (size_of::<T>(), size_of::<T::Float>());
-    if let Some(checked) = check(plan, wide, CENTERED, sizes, buffers)?
+    let run: Run = for_types!(kind, run);
+    let Some(checked) = check_plain(plan, kind, buffers) else {
+        // SAFETY: the caller's duty.
+        return unsafe { forward_checked(plan, kind, buffers, run, (first, count, tasks)) };
+    };
+    if count > 0 {
+        // SAFETY: the caller's duty.
+        unsafe { run(&Call { plan, wide: kind.wide, buffers, checked }, first, count, tasks) };
+    }
+    Ok(())
+}
+
+/// The same for all calls but the plainest, whose way it would make longer.
+///
+/// # Safety
+/// - The buffers are what the head of `capi` says, `run` is that of the kind, and there are these rows.
+#[inline(never)]
+unsafe fn forward_checked(
+    plan: &Plan,
+    kind: Kind,
+    buffers: &lanenorm_forward_buffers,
+    run: Run,
+    (first, count, tasks): (usize, usize, usize),
+) -> Result<(), lanenorm_status> {
+    if let Some(checked) = check(plan, kind, buffers)?
         && count > 0
     {
-        let call = Call::<T> { plan, wide, buffers, checked, marker: PhantomData };
+        let call = Call { plan, wide: kind.wide, buffers, checked };
         // SAFETY: the caller's duty.
-        unsafe { call.run::<CENTERED>(first, count, tasks) };
+        unsafe {
+            if call.checked.inner_rows == buffers.rows {
+                run(&call, first, count, tasks);
+            } else {
+                call.run_runs(run, first, count, tasks);
+            }
+        }
     }
     Ok(())
 }
 
 /// A call that has been checked, from which parts are taken.
-#[derive(Clone, Copy)]
-struct Call<'a, T> {
+struct Call<'a> {
     plan: &'a Plan,
     wide: Wide,
     buffers: &'a lanenorm_forward_buffers,
     checked: Checked,
-    marker: PhantomData<T>,
 }
 
-// SAFETY: threads have it to make jobs for rows of their own, which are Send.
-unsafe impl<T> Send for Call<'_, T> {}
+// SAFETY: threads share it to make jobs for rows of their own, which are Send.
+unsafe impl Sync for Call<'_> {}
 
-impl<T: Element> Call<'_, T> {
+/// [`run`] for some types.
+type Run = unsafe fn(&Call<'_>, usize, usize, usize);
+
+/// Normalizes `count` rows from `first` on, which are evenly apart, in `tasks` tasks.
+///
+/// All that needs to know the types, once for all calls. The job is run where it is made: see `Forward::run_on`.
+///
+/// # Safety
+/// - The types are those of the call.
+/// - There are these rows, in one run or evenly apart in all buffers.
+/// - Nothing else touches them meanwhile.
+#[inline(never)]
+unsafe fn run<T, const CENTERED: bool>(call: &Call<'_>, first: usize, count: usize, tasks: usize)
+where
+    T: Element + Compiled<CENTERED>,
+    Normalizations: Normalization<T, CENTERED>,
+{
+    // SAFETY: the caller's duty.
+    let mut job = unsafe { call.job::<T, CENTERED>(first, count) };
+    debug_assert!(job.is_some(), "all lengths have been checked");
+    if tasks > 1 {
+        job.into_iter().for_each(|job| parallel::run(call.plan.isa, job, tasks));
+    } else if let Some(job) = &mut job {
+        job.run_on(call.plan.isa);
+    }
+}
+
+impl Call<'_> {
     /// The job of rows that are evenly apart.
     ///
     /// # Safety
-    /// - There are these rows, in one run or evenly apart in all buffers.
-    /// - Nothing else touches these rows while the job lives.
+    /// - As [`run`], while the job lives.
     #[inline(always)]
-    unsafe fn part<const CENTERED: bool>(&self, first: usize, count: usize) -> Option<Forward<'_, T, CENTERED>>
+    unsafe fn job<T: Element, const CENTERED: bool>(
+        &self,
+        first: usize,
+        count: usize,
+    ) -> Option<Forward<'_, T, CENTERED>>
     where
         Normalizations: Normalization<T, CENTERED>,
     {
-        let &Self { plan, wide, buffers, ref checked, .. } = self;
+        let &Self { plan, wide, buffers, ref checked } = self;
         let &Checked { inner_rows, streaming, .. } = checked;
         let (run, row) = if first < inner_rows { (0, first) } else { (first / inner_rows, first % inner_rows) };
         let raw = |rows: &Strided, wide: bool| {
@@ -263,57 +315,27 @@ impl<T: Element> Call<'_, T> {
         job.and_then(|job| job.with_bias(bias))
     }
 
-    /// # Safety
-    /// - There are these rows.
-    /// - Nothing else touches them meanwhile.
-    #[inline(always)]
-    unsafe fn run<const CENTERED: bool>(&self, first: usize, count: usize, tasks: usize)
-    where
-        T: Compiled<CENTERED>,
-        Normalizations: Normalization<T, CENTERED>,
-    {
-        if self.checked.inner_rows != self.buffers.rows {
-            // Not by reference, for which all callers would put it into memory.
-            let this = *self;
-            // SAFETY: the caller's duty.
-            return unsafe { this.run_runs(first, count, tasks) };
-        }
-        // SAFETY: the caller's duty.
-        let mut job = unsafe { self.part::<CENTERED>(first, count) };
-        debug_assert!(job.is_some(), "all lengths have been checked");
-        if tasks > 1 {
-            job.into_iter().for_each(|job| parallel::run(self.plan.isa, job, tasks));
-        } else if let Some(job) = &mut job {
-            job.run_on(self.plan.isa);
-        }
-    }
-
-    /// Rows of several runs.
+    /// Normalizes rows of several runs.
     ///
     /// # Safety
-    /// - As [`run`](Self::run).
+    /// - `run` is that for the types of the call.
+    /// - There are these rows.
+    /// - Nothing else touches them meanwhile.
     #[inline(never)]
-    unsafe fn run_runs<const CENTERED: bool>(self, first: usize, count: usize, tasks: usize)
-    where
-        T: Compiled<CENTERED>,
-        Normalizations: Normalization<T, CENTERED>,
-    {
-        parallel::share(Runs::<T, CENTERED> { call: self, first, count }, &mut [], tasks);
+    unsafe fn run_runs(&self, run: Run, first: usize, count: usize, tasks: usize) {
+        parallel::share(Runs { call: self, run, first, count }, &mut [], tasks);
     }
 }
 
-/// Rows of several runs, which nothing else touches.
-struct Runs<'a, T, const CENTERED: bool> {
-    call: Call<'a, T>,
+/// Rows of several runs. Whoever makes this knows what [`Call::run_runs`] asks for.
+struct Runs<'a> {
+    call: &'a Call<'a>,
+    run: Run,
     first: usize,
     count: usize,
 }
 
-impl<T, const CENTERED: bool> parallel::Work for Runs<'_, T, CENTERED>
-where
-    T: Element + Compiled<CENTERED>,
-    Normalizations: Normalization<T, CENTERED>,
-{
+impl parallel::Work for Runs<'_> {
     type Memory = ();
 
     fn len(&self) -> usize {
@@ -329,13 +351,12 @@ where
     }
 
     fn run(self, _: &mut [()]) {
-        let (mut row, end, inner_rows) = (self.first, self.first + self.count, self.call.checked.inner_rows);
+        let Self { call, run, first, count } = self;
+        let (mut row, end, inner_rows) = (first, first + count, call.checked.inner_rows);
         while row < end {
             let n = (inner_rows - row % inner_rows).min(end - row);
             // SAFETY: these rows are in one run, and among this work's.
-            if let Some(job) = &mut unsafe { self.call.part::<CENTERED>(row, n) } {
-                job.run_on(self.call.plan.isa);
-            }
+            unsafe { run(call, row, n, 1) };
             row += n;
         }
     }
@@ -346,7 +367,7 @@ where
 /// # Safety
 /// - It has so many elements, of f32 if `wide`.
 #[inline(always)]
-pub(super) unsafe fn params<'a, T: Element>(p: *const c_void, len: usize, wide: bool) -> Option<Vector<'a, T>> {
+unsafe fn params<'a, T: Element>(p: *const c_void, len: usize, wide: bool) -> Option<Vector<'a, T>> {
     // SAFETY: the caller's duty; that only 16 bits have f32 beside them was checked when the plan was made.
     (!p.is_null()).then(|| unsafe { Vector::from_raw(p.cast(), len, wide) })
 }

@@ -4,12 +4,9 @@
 
 use std::ptr::{null, null_mut};
 
-use lanenorm_kernels::half::{bf16, f16};
-use lanenorm_kernels::lanes::{Compiled, Element};
-
 use super::backward::backward;
-use super::forward::{Normalization, Normalizations, Part, forward};
-use super::plan::Wide;
+use super::forward::{Part, forward};
+use super::plan::{Dtype, Kind};
 use super::{
     guard, lanenorm_backward_buffers, lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm_status,
     refuse,
@@ -32,20 +29,18 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f32(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            y: output(y),
-            gamma: gamma.cast(),
-            beta: beta.cast(),
-            mean: mean.cast(),
-            rstd: rstd.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<f32, true>((cols, eps.into(), 0.0), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        y: output(y),
+        gamma: gamma.cast(),
+        beta: beta.cast(),
+        mean: mean.cast(),
+        rstd: rstd.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(Kind::new(Dtype::F32, true), (cols, eps.into(), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_layer_norm_f32` in double.
@@ -62,20 +57,18 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f64(
     rstd: *mut f64,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            y: output(y),
-            gamma: gamma.cast(),
-            beta: beta.cast(),
-            mean: mean.cast(),
-            rstd: rstd.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<f64, true>((cols, eps, 0.0), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        y: output(y),
+        gamma: gamma.cast(),
+        beta: beta.cast(),
+        mean: mean.cast(),
+        rstd: rstd.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(Kind::new(Dtype::F64, true), (cols, eps, 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_layer_norm_f32` for x, gamma, beta and y in f16 (IEEE 754 binary16), computed in float and rounded once.
@@ -92,20 +85,18 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f16(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            y: output(y),
-            gamma: gamma.cast(),
-            beta: beta.cast(),
-            mean: mean.cast(),
-            rstd: rstd.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<f16, true>((cols, eps.into(), 0.0), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        y: output(y),
+        gamma: gamma.cast(),
+        beta: beta.cast(),
+        mean: mean.cast(),
+        rstd: rstd.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(Kind::new(Dtype::F16, true), (cols, eps.into(), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_layer_norm_f32` for x, gamma, beta and y in bf16, computed in float and rounded once.
@@ -122,20 +113,18 @@ pub unsafe extern "C" fn lanenorm_layer_norm_bf16(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            y: output(y),
-            gamma: gamma.cast(),
-            beta: beta.cast(),
-            mean: mean.cast(),
-            rstd: rstd.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<bf16, true>((cols, eps.into(), 0.0), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        y: output(y),
+        gamma: gamma.cast(),
+        beta: beta.cast(),
+        mean: mean.cast(),
+        rstd: rstd.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(Kind::new(Dtype::Bf16, true), (cols, eps.into(), 0.0), &buffers, threads) }
 }
 
 /// RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements.
@@ -152,18 +141,10 @@ pub unsafe extern "C" fn lanenorm_rms_norm_f32(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            y: output(y),
-            gamma: gamma.cast(),
-            rstd: rstd.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<f32, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
-    })
+    let buffers =
+        lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(Kind::new(Dtype::F32, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
 }
 
 /// `lanenorm_rms_norm_f32` for x, gamma and y in f16 (IEEE 754 binary16), computed in float and rounded once.
@@ -179,18 +160,10 @@ pub unsafe extern "C" fn lanenorm_rms_norm_f16(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            y: output(y),
-            gamma: gamma.cast(),
-            rstd: rstd.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<f16, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
-    })
+    let buffers =
+        lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(Kind::new(Dtype::F16, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
 }
 
 /// `lanenorm_rms_norm_f32` for x, gamma and y in bf16, computed in float and rounded once.
@@ -206,18 +179,10 @@ pub unsafe extern "C" fn lanenorm_rms_norm_bf16(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            y: output(y),
-            gamma: gamma.cast(),
-            rstd: rstd.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<bf16, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
-    })
+    let buffers =
+        lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(Kind::new(Dtype::Bf16, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
 }
 
 /// x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer.
@@ -236,21 +201,18 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_f32(
     y: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        needs("residual", residual, rows, cols)?;
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            residual: input(residual),
-            sum: output(sum),
-            y: output(y),
-            gamma: gamma.cast(),
-            beta: beta.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<f32, true>((cols, eps.into(), 0.0), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        residual: input(residual),
+        sum: output(sum),
+        y: output(y),
+        gamma: gamma.cast(),
+        beta: beta.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_sum(Kind::new(Dtype::F32, true), (cols, eps.into(), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_add_layer_norm_f32` in f16: the sum is rounded before it is normalized.
@@ -267,21 +229,18 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_f16(
     y: *mut u16,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        needs("residual", residual, rows, cols)?;
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            residual: input(residual),
-            sum: output(sum),
-            y: output(y),
-            gamma: gamma.cast(),
-            beta: beta.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<f16, true>((cols, eps.into(), 0.0), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        residual: input(residual),
+        sum: output(sum),
+        y: output(y),
+        gamma: gamma.cast(),
+        beta: beta.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_sum(Kind::new(Dtype::F16, true), (cols, eps.into(), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_add_layer_norm_f32` in bf16: the sum is rounded before it is normalized.
@@ -298,21 +257,18 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_bf16(
     y: *mut u16,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        needs("residual", residual, rows, cols)?;
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            residual: input(residual),
-            sum: output(sum),
-            y: output(y),
-            gamma: gamma.cast(),
-            beta: beta.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<bf16, true>((cols, eps.into(), 0.0), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        residual: input(residual),
+        sum: output(sum),
+        y: output(y),
+        gamma: gamma.cast(),
+        beta: beta.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_sum(Kind::new(Dtype::Bf16, true), (cols, eps.into(), 0.0), &buffers, threads) }
 }
 
 /// x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum
@@ -330,20 +286,17 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_f32(
     y: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        needs("residual", residual, rows, cols)?;
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            residual: input(residual),
-            sum: output(sum),
-            y: output(y),
-            gamma: gamma.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<f32, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        residual: input(residual),
+        sum: output(sum),
+        y: output(y),
+        gamma: gamma.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_sum(Kind::new(Dtype::F32, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
 }
 
 /// `lanenorm_add_rms_norm_f32` in f16: the sum is rounded before it is normalized.
@@ -360,20 +313,17 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_f16(
     y: *mut u16,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        needs("residual", residual, rows, cols)?;
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            residual: input(residual),
-            sum: output(sum),
-            y: output(y),
-            gamma: gamma.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<f16, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        residual: input(residual),
+        sum: output(sum),
+        y: output(y),
+        gamma: gamma.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_sum(Kind::new(Dtype::F16, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
 }
 
 /// `lanenorm_add_rms_norm_f32` in bf16: the sum is rounded before it is normalized.
@@ -390,20 +340,17 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_bf16(
     y: *mut u16,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        needs("residual", residual, rows, cols)?;
-        let buffers = lanenorm_forward_buffers {
-            rows,
-            x: input(x),
-            residual: input(residual),
-            sum: output(sum),
-            y: output(y),
-            gamma: gamma.cast(),
-            ..FORWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_forward::<bf16, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
-    })
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        residual: input(residual),
+        sum: output(sum),
+        y: output(y),
+        gamma: gamma.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_sum(Kind::new(Dtype::Bf16, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
 }
 
 /// The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
@@ -428,22 +375,20 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_f32(
     dbeta: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_backward_buffers {
-            rows,
-            dy: input(dy),
-            x: input(x),
-            dx: output(dx),
-            gamma: gamma.cast(),
-            mean: mean.cast(),
-            rstd: rstd.cast(),
-            dgamma: dgamma.cast(),
-            dbeta: dbeta.cast(),
-            ..BACKWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_backward::<f32, true>((cols, eps.into(), 0.0), &buffers, threads) }
-    })
+    let buffers = lanenorm_backward_buffers {
+        rows,
+        dy: input(dy),
+        x: input(x),
+        dx: output(dx),
+        gamma: gamma.cast(),
+        mean: mean.cast(),
+        rstd: rstd.cast(),
+        dgamma: dgamma.cast(),
+        dbeta: dbeta.cast(),
+        ..BACKWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_backward(Kind::new(Dtype::F32, true), (cols, eps.into(), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma and dbeta are summed up, and written, in
@@ -463,22 +408,20 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_bf16(
     dbeta: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_backward_buffers {
-            rows,
-            dy: input(dy),
-            x: input(x),
-            dx: output(dx),
-            gamma: gamma.cast(),
-            mean: mean.cast(),
-            rstd: rstd.cast(),
-            dgamma: dgamma.cast(),
-            dbeta: dbeta.cast(),
-            ..BACKWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_backward::<bf16, true>((cols, eps.into(), 0.0), &buffers, threads) }
-    })
+    let buffers = lanenorm_backward_buffers {
+        rows,
+        dy: input(dy),
+        x: input(x),
+        dx: output(dx),
+        gamma: gamma.cast(),
+        mean: mean.cast(),
+        rstd: rstd.cast(),
+        dgamma: dgamma.cast(),
+        dbeta: dbeta.cast(),
+        ..BACKWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_backward(Kind::new(Dtype::Bf16, true), (cols, eps.into(), 0.0), &buffers, threads) }
 }
 
 /// The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma
@@ -497,20 +440,18 @@ pub unsafe extern "C" fn lanenorm_rms_norm_backward_f32(
     dgamma: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    guard(|| {
-        let buffers = lanenorm_backward_buffers {
-            rows,
-            dy: input(dy),
-            x: input(x),
-            dx: output(dx),
-            gamma: gamma.cast(),
-            rstd: rstd.cast(),
-            dgamma: dgamma.cast(),
-            ..BACKWARD
-        };
-        // SAFETY: the caller's duty.
-        unsafe { run_backward::<f32, false>((cols, eps.into(), gamma_offset), &buffers, threads) }
-    })
+    let buffers = lanenorm_backward_buffers {
+        rows,
+        dy: input(dy),
+        x: input(x),
+        dx: output(dx),
+        gamma: gamma.cast(),
+        rstd: rstd.cast(),
+        dgamma: dgamma.cast(),
+        ..BACKWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_backward(Kind::new(Dtype::F32, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
 }
 
 const NO_ROWS: lanenorm_rows = lanenorm_rows { data: null(), row_stride: 0, outer_stride: 0 };
@@ -557,15 +498,6 @@ fn output<T>(data: *mut T) -> lanenorm_rows_mut {
     lanenorm_rows_mut { data: data.cast(), ..NO_ROWS_MUT }
 }
 
-/// That there is a residual, which the plans do without.
-fn needs<T>(what: &str, p: *const T, rows: usize, cols: usize) -> Result<(), lanenorm_status> {
-    if p.is_null() && rows > 0 && cols > 0 {
-        let message = format_args!("{what} is NULL, expected {rows} rows of {cols}");
-        return Err(refuse(lanenorm_status::NullPointer, message));
-    }
-    Ok(())
-}
-
 fn plan((cols, eps, offset): (usize, f64, f32)) -> Result<Plan, lanenorm_status> {
     let plan = Plan::new(cols, eps)?;
     Ok(Plan { offset, ..plan })
@@ -573,30 +505,43 @@ fn plan((cols, eps, offset): (usize, f64, f32)) -> Result<Plan, lanenorm_status>
 
 /// # Safety
 /// - The buffers are what the head of `capi` says.
-#[inline(always)]
-unsafe fn run_forward<T, const CENTERED: bool>(
+#[inline(never)]
+unsafe fn run_forward(
+    kind: Kind,
     numbers: (usize, f64, f32),
     buffers: &lanenorm_forward_buffers,
     threads: usize,
-) -> Result<(), lanenorm_status>
-where
-    T: Element + Compiled<CENTERED>,
-    Normalizations: Normalization<T, CENTERED>,
-{
+) -> lanenorm_status {
     // SAFETY: the caller's duty.
-    unsafe { forward(&plan(numbers)?, Wide::default(), buffers, Part::All { threads }) }
+    guard(|| unsafe { forward(&plan(numbers)?, kind, buffers, Part::All { threads }) })
+}
+
+/// The same where there must be a residual, which the plans do without.
+///
+/// # Safety
+/// - The buffers are what the head of `capi` says.
+unsafe fn run_sum(
+    kind: Kind,
+    numbers: (usize, f64, f32),
+    buffers: &lanenorm_forward_buffers,
+    threads: usize,
+) -> lanenorm_status {
+    let (rows, cols) = (buffers.rows, numbers.0);
+    if buffers.residual.data.is_null() && rows > 0 && cols > 0 {
+        return refuse(lanenorm_status::NullPointer, format_args!("residual is NULL, expected {rows} rows of {cols}"));
+    }
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(kind, numbers, buffers, threads) }
 }
 
 /// # Safety
 /// - The buffers are what the head of `capi` says.
-unsafe fn run_backward<T, const CENTERED: bool>(
+unsafe fn run_backward(
+    kind: Kind,
     numbers: (usize, f64, f32),
     buffers: &lanenorm_backward_buffers,
     threads: usize,
-) -> Result<(), lanenorm_status>
-where
-    T: Element + Compiled<CENTERED>,
-{
+) -> lanenorm_status {
     // SAFETY: the caller's duty.
-    unsafe { backward::<T, CENTERED>(&plan(numbers)?, false, buffers, threads) }
+    guard(|| unsafe { backward(&plan(numbers)?, kind, buffers, threads) })
 }

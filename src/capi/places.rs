@@ -157,20 +157,16 @@ impl Rows {
             && self.rows.outer_stride == other.rows.outer_stride
     }
 
-    /// Where they lie. The shape is that with which they were checked.
-    pub(super) fn place(&self, what: &'static str, shape: &Shape, size: usize) -> Place {
-        let bytes = |elements: usize| elements * size;
-        let Strided { stride, outer_stride, .. } = self.rows;
-        let run_len = (shape.inner_rows - 1) * stride + shape.cols;
-        Place {
-            what,
-            span: self.span,
-            row_len: bytes(shape.cols),
-            run_len: bytes(run_len),
-            stride: bytes(stride),
-            outer_stride: bytes(outer_stride),
-            replaceable: false,
-        }
+    /// [`Rows::new`], compiled once: for calls that have time.
+    #[inline(never)]
+    pub(super) fn checked(
+        what: &'static str,
+        data: *const c_void,
+        strides: (usize, usize),
+        shape: &Shape,
+        size: usize,
+    ) -> Result<Self, lanenorm_status> {
+        Self::new(what, data, strides, shape, size)
     }
 }
 
@@ -251,23 +247,23 @@ fn gcd(mut a: usize, mut b: usize) -> usize {
 }
 
 impl Place {
-    /// A vector, if there is one.
-    pub(super) fn vector(what: &'static str, span: Span) -> Option<Self> {
-        let len = span.end - span.start;
-        (len > 0).then_some(Self {
+    fn rows(what: &'static str, rows: &Rows, shape: &Shape, size: usize, replaceable: bool) -> Self {
+        let bytes = |elements: usize| elements * size;
+        let &Rows { rows: Strided { stride, outer_stride, .. }, span } = rows;
+        Self {
             what,
             span,
-            row_len: len,
-            run_len: len,
-            stride: 0,
-            outer_stride: 0,
-            replaceable: false,
-        })
+            row_len: bytes(shape.cols),
+            run_len: bytes((shape.inner_rows - 1) * stride + shape.cols),
+            stride: bytes(stride),
+            outer_stride: bytes(outer_stride),
+            replaceable,
+        }
     }
 
-    /// The same place, which may be written over by an output that lies exactly there; or such an output.
-    pub(super) fn replaceable(self) -> Self {
-        Self { replaceable: true, ..self }
+    fn vector(what: &'static str, span: Span) -> Self {
+        let len = span.end - span.start;
+        Self { what, span, row_len: len, run_len: len, stride: 0, outer_stride: 0, replaceable: false }
     }
 
     /// Whether the elements of both are the same ones.
@@ -308,16 +304,56 @@ impl Places {
         self.len += 1;
     }
 
-    /// A buffer that is read.
-    pub(super) fn read(&mut self, place: impl Into<Option<Place>>) {
-        if let Some(place) = place.into() {
-            self.push(place);
-        }
+    /// Rows that are read, of a shape with which they were checked. With `replaceable`, an output may lie exactly there.
+    #[inline(never)]
+    pub(super) fn read_rows(&mut self, what: &'static str, rows: &Rows, shape: &Shape, size: usize, replaceable: bool) {
+        self.push(Place::rows(what, rows, shape, size, replaceable));
     }
 
-    /// A buffer that is written: that it overlaps no other, but for one that it replaces.
-    pub(super) fn write(&mut self, place: impl Into<Option<Place>>) -> Result<(), lanenorm_status> {
-        let Some(place) = place.into() else { return Ok(()) };
+    /// A vector that is read, if there is one: this checks it too.
+    #[inline(never)]
+    pub(super) fn read_vector(
+        &mut self,
+        what: &'static str,
+        data: *const c_void,
+        len: usize,
+        size: usize,
+    ) -> Result<(), lanenorm_status> {
+        let span = vector(what, data, len, size)?;
+        if span != Span::default() {
+            self.push(Place::vector(what, span));
+        }
+        Ok(())
+    }
+
+    /// Rows that are written: that they overlap no other buffer, but for a replaceable one if they may replace it.
+    #[inline(never)]
+    pub(super) fn write_rows(
+        &mut self,
+        what: &'static str,
+        rows: &Rows,
+        shape: &Shape,
+        size: usize,
+        replaces: bool,
+    ) -> Result<(), lanenorm_status> {
+        self.write(Place::rows(what, rows, shape, size, replaces))
+    }
+
+    /// A vector that is written, if there is one: this checks it too, and that it overlaps no other buffer.
+    #[inline(never)]
+    pub(super) fn write_vector(
+        &mut self,
+        what: &'static str,
+        data: *const c_void,
+        len: usize,
+        size: usize,
+    ) -> Result<(), lanenorm_status> {
+        let span = vector(what, data, len, size)?;
+        if span == Span::default() { Ok(()) } else { self.write(Place::vector(what, span)) }
+    }
+
+    #[inline(never)]
+    fn write(&mut self, place: Place) -> Result<(), lanenorm_status> {
         for other in self.places[..self.len].iter().flatten() {
             let replaces = place.replaceable && other.replaceable && place.is(other);
             if place.span.meets(other.span) && !replaces && !place.is_interleaved_with(other) {

@@ -126,6 +126,49 @@ pub(super) struct Wide {
     pub(super) y: bool,
 }
 
+/// What is computed, and of which types.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) centered: bool,
+    pub(super) dtype: Dtype,
+    pub(super) wide: Wide,
+}
+
+impl Kind {
+    /// Everything of one type, or of those that go with it.
+    pub(super) const fn new(dtype: Dtype, centered: bool) -> Self {
+        Self { centered, dtype, wide: Wide { gamma: false, y: false } }
+    }
+
+    /// The bytes of an element of x.
+    #[inline(always)]
+    pub(super) fn size(self) -> usize {
+        match self.dtype {
+            Dtype::F32 => size_of::<f32>(),
+            Dtype::F64 => size_of::<f64>(),
+            Dtype::F16 | Dtype::Bf16 => size_of::<u16>(),
+        }
+    }
+
+    /// The bytes of an element of gamma and beta.
+    #[inline(always)]
+    pub(super) fn gamma_size(self) -> usize {
+        if self.wide.gamma { size_of::<f32>() } else { self.size() }
+    }
+
+    /// The bytes of an element of y.
+    #[inline(always)]
+    pub(super) fn y_size(self) -> usize {
+        if self.wide.y { size_of::<f32>() } else { self.size() }
+    }
+
+    /// The bytes of an element of the statistics, and of the gradients of gamma and beta.
+    #[inline(always)]
+    pub(super) fn float_size(self) -> usize {
+        if self.dtype == Dtype::F64 { size_of::<f64>() } else { size_of::<f32>() }
+    }
+}
+
 /// What a `lanenorm_plan` holds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -133,9 +176,7 @@ pub(super) struct Inner {
     /// The first field, as the order is that of C.
     magic: u64,
     pub(super) plan: Plan,
-    pub(super) centered: bool,
-    pub(super) dtype: Dtype,
-    pub(super) wide: Wide,
+    pub(super) kind: Kind,
 }
 
 /// Tells an initialized plan from other memory.
@@ -144,20 +185,21 @@ const MAGIC: u64 = u64::from_le_bytes(*b"lanenorm");
 const _: () = assert!(size_of::<Inner>() <= size_of::<lanenorm_plan>());
 const _: () = assert!(align_of::<Inner>() <= align_of::<lanenorm_plan>());
 
-/// Calls `$f::<T, CENTERED>` for the types of a plan.
+/// The function `$f::<T, CENTERED>` of a kind. Only what cannot do without them is compiled for all types, as a function of its own.
 macro_rules! for_types {
-    ($inner:expr, $f:ident($($argument:expr),* $(,)?)) => {{
+    ($kind:expr, $f:ident) => {{
         use lanenorm_kernels::half::{bf16, f16};
-        use $crate::capi::plan::Dtype;
-        match ($inner.dtype, $inner.centered) {
-            (Dtype::F32, true) => $f::<f32, true>($($argument),*),
-            (Dtype::F32, false) => $f::<f32, false>($($argument),*),
-            (Dtype::F64, true) => $f::<f64, true>($($argument),*),
-            (Dtype::F64, false) => $f::<f64, false>($($argument),*),
-            (Dtype::F16, true) => $f::<f16, true>($($argument),*),
-            (Dtype::F16, false) => $f::<f16, false>($($argument),*),
-            (Dtype::Bf16, true) => $f::<bf16, true>($($argument),*),
-            (Dtype::Bf16, false) => $f::<bf16, false>($($argument),*),
+        use $crate::capi::plan::{Dtype, Kind};
+        let Kind { dtype, centered, .. } = $kind;
+        match (dtype, centered) {
+            (Dtype::F32, true) => $f::<f32, true>,
+            (Dtype::F32, false) => $f::<f32, false>,
+            (Dtype::F64, true) => $f::<f64, true>,
+            (Dtype::F64, false) => $f::<f64, false>,
+            (Dtype::F16, true) => $f::<f16, true>,
+            (Dtype::F16, false) => $f::<f16, false>,
+            (Dtype::Bf16, true) => $f::<bf16, true>,
+            (Dtype::Bf16, false) => $f::<bf16, false>,
         }
     }};
 }
@@ -204,7 +246,7 @@ impl Inner {
         let (parallelism, offset, groups) = (Parallelism::Serial, desc.gamma_offset, desc.groups.max(1));
         let plan = Plan { cols: desc.cols, eps: desc.eps, offset, groups: 1, repeat: 1, isa: isa?, parallelism, store };
         let plan = if groups == 1 { plan } else { plan.with_groups(groups, desc.group_repeat.max(1))? };
-        Ok(Self { magic: MAGIC, plan, centered, dtype, wide })
+        Ok(Self { magic: MAGIC, plan, kind: Kind { centered, dtype, wide } })
     }
 }
 
