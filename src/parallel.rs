@@ -7,7 +7,7 @@
 mod team;
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use lanenorm_kernels::Isa;
 use lanenorm_kernels::backward::Backward;
@@ -147,36 +147,14 @@ fn from_outside<W: Work>(work: W, memory: &mut [W::Memory], tasks: usize) {
     let piece = work.len().div_ceil(CALLER_PIECES * tasks);
     // Short rows are normalized by eights.
     let piece = if piece > 8 { piece.next_multiple_of(8) } else { piece };
-    let rest = Mutex::new(Some(work));
-    let take_front = || {
-        let mut rest = lock(&rest);
-        match rest.take() {
-            Some(work) if work.len() > piece => {
-                let (front, others) = work.split_at(piece);
-                *rest = Some(others);
-                Some(front)
-            }
-            last => last,
-        }
-    };
-    let take_back = || {
-        let mut rest = lock(&rest);
-        let work = rest.take()?;
-        let kept = work.len() / tasks;
-        if kept == 0 {
-            return Some(work);
-        }
-        let (front, back) = work.split_at(kept);
-        *rest = Some(front);
-        Some(back)
-    };
+    let rest = Rest(Mutex::new(Some(work)));
     let mut work_here = || {
-        while let Some(front) = take_front() {
+        while let Some(front) = rest.take(Take::Front(piece)) {
             front.run(own);
         }
     };
     let mut help = || {
-        while let Some(back) = take_back() {
+        while let Some(back) = rest.take(Take::AllButOneOf(tasks)) {
             let parts = parts(&back, helpers, tasks >= rayon::current_num_threads());
             in_pool(back, of_helpers, parts);
         }
@@ -184,8 +162,34 @@ fn from_outside<W: Work>(work: W, memory: &mut [W::Memory], tasks: usize) {
     team::call(&mut work_here, &mut help);
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What nobody has taken yet.
+struct Rest<W>(Mutex<Option<W>>);
+
+enum Take {
+    /// So many from the front.
+    Front(usize),
+    /// From the back, but for one of so many equal shares.
+    AllButOneOf(usize),
+}
+
+impl<W: Work> Rest<W> {
+    /// Once for both ends: moving a job takes much code.
+    #[inline(never)]
+    fn take(&self, what: Take) -> Option<W> {
+        let mut rest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = rest.take()?;
+        let (at, front) = match what {
+            Take::Front(n) => (n, true),
+            Take::AllButOneOf(shares) => (work.len() / shares, false),
+        };
+        if at == 0 || at >= work.len() {
+            return Some(work);
+        }
+        let (a, b) = work.split_at(at);
+        let (taken, left) = if front { (a, b) } else { (b, a) };
+        *rest = Some(left);
+        Some(taken)
+    }
 }
 
 /// [`rayon::join`], compiled once and not for each pair of closures.
@@ -209,13 +213,18 @@ fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     erased(&mut run_a, &mut run_b);
 }
 
+/// Whether the first of so many rows is to be cut.
+pub(crate) fn first_is_cut(rows: usize, cols: usize, is_sum: bool, tasks: usize) -> bool {
+    let few = rows == 1 || (rows < 8 * tasks && !rows.is_multiple_of(tasks));
+    tasks > 1 && cols >= 2 * CUT_COLS && !is_sum && few
+}
+
 /// Runs the job on up to `tasks` threads.
 pub(crate) fn run<T, const CENTERED: bool>(isa: Isa, mut job: Forward<'_, T, CENTERED>, tasks: usize)
 where
     T: Element + Compiled<CENTERED>,
 {
-    let cut = tasks > 1 && job.rows().cols() >= 2 * CUT_COLS && !job.rows().is_sum();
-    while cut && (job.rows().rows() == 1 || (job.rows().rows() < 8 * tasks && job.rows().rows() % tasks != 0)) {
+    while first_is_cut(job.rows().rows(), job.rows().cols(), job.rows().is_sum(), tasks) {
         let (row, rest) = job.split_at(1);
         cut_row(isa, row, tasks);
         job = rest;
@@ -249,8 +258,8 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Work for Rows<'_, T,
     }
 }
 
-/// One long row: its moments in parallel, then its columns in parallel.
-fn cut_row<T, const CENTERED: bool>(isa: Isa, job: Forward<'_, T, CENTERED>, tasks: usize)
+/// One long row, which is no sum: its moments in parallel, then its columns in parallel.
+pub(crate) fn cut_row<T, const CENTERED: bool>(isa: Isa, job: Forward<'_, T, CENTERED>, tasks: usize)
 where
     T: Element + Compiled<CENTERED>,
 {

@@ -185,8 +185,9 @@ pub(super) unsafe fn forward(
         return unsafe { forward_checked(plan, kind, buffers, run, (first, count, tasks)) };
     };
     if count > 0 {
+        let call = Call { plan, wide: kind.wide, buffers, checked };
         // SAFETY: the caller's duty.
-        unsafe { run(&Call { plan, wide: kind.wide, buffers, checked }, first, count, tasks) };
+        unsafe { if tasks > 1 { call.share(run, first, count, tasks) } else { run(&call, first, count, 1) } };
     }
     Ok(())
 }
@@ -208,13 +209,7 @@ unsafe fn forward_checked(
     {
         let call = Call { plan, wide: kind.wide, buffers, checked };
         // SAFETY: the caller's duty.
-        unsafe {
-            if call.checked.inner_rows == buffers.rows {
-                run(&call, first, count, tasks);
-            } else {
-                call.run_runs(run, first, count, tasks);
-            }
-        }
+        unsafe { call.share(run, first, count, tasks) };
     }
     Ok(())
 }
@@ -233,7 +228,8 @@ unsafe impl Sync for Call<'_> {}
 /// [`run`] for some types.
 type Run = unsafe fn(&Call<'_>, usize, usize, usize);
 
-/// Normalizes `count` rows from `first` on, which are evenly apart, in `tasks` tasks.
+/// Normalizes `count` rows from `first` on, which are evenly apart, on the calling thread; one that is no sum, on up to `tasks`
+/// threads.
 ///
 /// All that needs to know the types, once for all calls. The job is run where it is made: see `Forward::run_on`.
 ///
@@ -251,7 +247,7 @@ where
     let mut job = unsafe { call.job::<T, CENTERED>(first, count) };
     debug_assert!(job.is_some(), "all lengths have been checked");
     if tasks > 1 {
-        job.into_iter().for_each(|job| parallel::run(call.plan.isa, job, tasks));
+        job.into_iter().for_each(|job| parallel::cut_row(call.plan.isa, job, tasks));
     } else if let Some(job) = &mut job {
         job.run_on(call.plan.isa);
     }
@@ -315,19 +311,25 @@ impl Call<'_> {
         job.and_then(|job| job.with_bias(bias))
     }
 
-    /// Normalizes rows of several runs.
+    /// Normalizes rows, of one run or several, on up to `tasks` threads.
     ///
     /// # Safety
     /// - `run` is that for the types of the call.
     /// - There are these rows.
     /// - Nothing else touches them meanwhile.
     #[inline(never)]
-    unsafe fn run_runs(&self, run: Run, first: usize, count: usize, tasks: usize) {
+    unsafe fn share(&self, run: Run, mut first: usize, mut count: usize, tasks: usize) {
+        let is_sum = self.checked.residual.is_some();
+        while parallel::first_is_cut(count, self.plan.cols, is_sum, tasks) {
+            // SAFETY: there is this row.
+            unsafe { run(self, first, 1, tasks) };
+            (first, count) = (first + 1, count - 1);
+        }
         parallel::share(Runs { call: self, run, first, count }, &mut [], tasks);
     }
 }
 
-/// Rows of several runs. Whoever makes this knows what [`Call::run_runs`] asks for.
+/// Some rows. Whoever makes this knows what [`Call::share`] asks for.
 struct Runs<'a> {
     call: &'a Call<'a>,
     run: Run,
