@@ -157,7 +157,7 @@ impl<T: Element> Normalization<T, false> for Normalizations {
     }
 }
 
-/// Checks all, then runs.
+/// Checks all, then runs. Inlined: one more call takes 6 ns of a short row.
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says.
@@ -231,7 +231,8 @@ type Run = unsafe fn(&Call<'_>, usize, usize, usize);
 /// Normalizes `count` rows from `first` on, which are evenly apart, on the calling thread; one that is no sum, on up to `tasks`
 /// threads.
 ///
-/// All that needs to know the types, once for all calls. The job is run where it is made: see `Forward::run_on`.
+/// Here alone forward calls know their types, and so there are eight of it. The job is run where it is made: see
+/// `Forward::run_on`.
 ///
 /// # Safety
 /// - The types are those of the call.

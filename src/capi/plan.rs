@@ -185,7 +185,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"lanenorm");
 const _: () = assert!(size_of::<Inner>() <= size_of::<lanenorm_plan>());
 const _: () = assert!(align_of::<Inner>() <= align_of::<lanenorm_plan>());
 
-/// The function `$f::<T, CENTERED>` of a kind. Only what cannot do without them is compiled for all types, as a function of its own.
+/// The function `$f::<T, CENTERED>` of a kind. Each is code eight times over: it should do only what needs the types.
 macro_rules! for_types {
     ($kind:expr, $f:ident) => {{
         use lanenorm_kernels::half::{bf16, f16};
