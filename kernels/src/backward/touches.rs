@@ -1,8 +1,8 @@
 //! The two touches of the rows that take the fast path.
 
-use super::{BLOCK_ROWS, Backward};
+use super::{BLOCK_ROWS, Job};
 use crate::forward::{RowNorm, probe};
-use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Reg, Source, Target, regs, way};
+use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Reg, Source, Target, has_mean, regs, way};
 use crate::moments::{CHUNK, Tree, no_subtrees};
 
 /// The bytes of a first-level cache.
@@ -49,7 +49,7 @@ impl<F: Float> Row<F> {
 #[inline(always)]
 pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    job: &Backward<'_, T, CENTERED>,
+    job: &Job<'_, T>,
     r: usize,
     hi: T::Float,
     gamma: &[T::Float],
@@ -57,13 +57,15 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     let cols = job.rows.cols();
     // SAFETY: the caller's duty.
     let (dy, x) = unsafe { (job.rows.dy(r), job.rows.x(r)) };
+    let centered = has_mean::<S, T, CENTERED>(job.centered);
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let mut at = 0;
     loop {
         // SAFETY: at < cols.
         let [s1, s2] = unsafe { project_chunk::<S, T, CENTERED>(simd, dy, x, hi, gamma, at, CHUNK.min(cols - at)) };
-        let sums = (T::Float::fold(simd, s1).into(), T::Float::fold(simd, s2).into());
+        let s1 = if centered { T::Float::fold(simd, s1) } else { T::Float::default() };
+        let sums = (s1.into(), T::Float::fold(simd, s2).into());
         if cols <= CHUNK {
             return sums;
         }
@@ -160,12 +162,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
-    unsafe fn new<const CENTERED: bool>(
-        simd: S,
-        job: &mut Backward<'_, T, CENTERED>,
-        r: usize,
-        row: &Row<T::Float>,
-    ) -> Self {
+    unsafe fn new(simd: S, job: &mut Job<'_, T>, r: usize, row: &Row<T::Float>) -> Self {
         let &Row { mean, mean_lo, rstd, a, b, .. } = row;
         let splat = |v| T::Float::splat(simd, v);
         // SAFETY: the caller's duty.
@@ -202,6 +199,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
 struct Beside<T: Element> {
     gamma: *const T::Float,
     dgamma: *mut T::Float,
+    /// The same as dgamma where there is no beta: what is stored there is then replaced by dgamma.
     dbeta: *mut T::Float,
 }
 
@@ -222,7 +220,7 @@ pub(super) mod ways {
 #[inline(always)]
 pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
     simd: S,
-    job: &mut Backward<'_, T, CENTERED>,
+    job: &mut Job<'_, T>,
     r: usize,
     rows: &[Row<T::Float>; R],
     wanted: u8,
@@ -230,9 +228,11 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     leaf: &mut [T::Float],
 ) {
     let cols = job.rows.cols();
-    let (dgamma, dbeta) = if CENTERED { leaf.split_at_mut(gamma.len()) } else { (leaf, &mut [] as &mut [_]) };
-    assert!(r + R <= job.rows.rows() && gamma.len() >= cols && dgamma.len() >= cols);
-    let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma: dgamma.as_mut_ptr(), dbeta: dbeta.as_mut_ptr() };
+    let sums = if has_mean::<S, T, CENTERED>(job.centered) { 2 } else { 1 };
+    assert!(r + R <= job.rows.rows() && gamma.len() >= cols && leaf.len() == sums * gamma.len());
+    let dgamma = leaf.as_mut_ptr();
+    let dbeta = dgamma.wrapping_add((sums - 1) * gamma.len());
+    let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma, dbeta };
     // SAFETY: there are R rows from r on, checked above. (No closure: those of arrays' methods are not always inlined.)
     let mut loaded = [unsafe { Loaded::<S, T>::new(simd, job, r, &rows[0]) }; R];
     for k in 1..R {
@@ -423,9 +423,9 @@ unsafe fn add_to_sums<S: Lanes, T: Element, const CENTERED: bool, const R: usize
         for k in 0..2 {
             [dgamma[k], dbeta[k]] = add_rows::<S, T::Float, CENTERED, R>(simd, &dys[k], &xhats[k], dgamma[k], dbeta[k]);
         }
-        T::simd_store_computed(simd, beside.dgamma.add(i), dgamma);
         if CENTERED {
             T::simd_store_computed(simd, beside.dbeta.add(i), dbeta);
         }
+        T::simd_store_computed(simd, beside.dgamma.add(i), dgamma);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::affines::Affines;
 use super::elements::{Norm, Row};
-use super::{Forward, settle};
-use crate::lanes::{Element, Float, Input, Kernel, Lanes, Packed, regs, way};
+use super::{Job, settle};
+use crate::lanes::{Element, Float, Input, Kernel, Lanes, Packed, has_mean, regs, way};
 use crate::moments::{self, CHUNK, ChunkLen, Moments, Sums, Tree, no_subtrees};
 
 /// A row on its way: its moments are settled, `at` elements of it are normalized.
@@ -16,7 +16,7 @@ struct Pending<S: Lanes, T: Element, const CENTERED: bool> {
 /// The rows from `first` on, of which there is one at least. Rows of one chunk are normalized two rows late, as long as an L1
 /// cache has room for three of them, gamma and beta, and others one row late. Returns whether a row of y is known to be finite.
 pub(super) struct Fused<'j, 'a, T: Element, const CENTERED: bool, const ONE_CHUNK: bool> {
-    pub(super) job: &'j mut Forward<'a, T, CENTERED>,
+    pub(super) job: &'j mut Job<'a, T>,
     pub(super) first: usize,
 }
 
@@ -30,6 +30,7 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
         let late = ONE_CHUNK && size_of::<T>() <= size_of::<f32>();
         let delay = if late { 2 } else { 1 };
         let inv_cols = 1.0 / cols as f64;
+        let centered = has_mean::<S, T, CENTERED>(job.centered);
         let (inner, last) = ChunkLen::of_row(cols);
         let mut packed = Packed::NOTHING;
         let mut affines = Affines::new(job, rows - first);
@@ -46,10 +47,10 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
                         job.rows.prefetch_edges(simd, r + 2);
                     }
                     let affine = affines.of_row::<S, CENTERED>(simd, job, r, &mut packed);
-                    let row = Row::<T, CENTERED> { x, y, norm, affine };
+                    let row = Row::<T, CENTERED> { centered, x, y, norm, affine };
                     let at;
                     (at, finite) = row.normalize_head(simd, cols);
-                    Some(Pending { row, norm: Norm::new(simd, &norm), at })
+                    Some(Pending { row, norm: Norm::new(simd, &norm, centered), at })
                 },
                 None => None,
             };
@@ -63,7 +64,7 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
                 moments = loop {
                     let len = if cols - at > CHUNK { inner } else { last };
                     // SAFETY: at + len.len <= cols; the pending row has cols elements.
-                    let chunk = unsafe { fused_chunk(simd, input, at, len, &mut pending, cols) };
+                    let chunk = unsafe { fused_chunk(simd, input, at, len, &mut pending, cols, centered) };
                     if ONE_CHUNK {
                         break Some(chunk);
                     }
@@ -113,12 +114,13 @@ unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool>(
     len: ChunkLen<T>,
     pending: &mut Option<Pending<S, T, CENTERED>>,
     cols: usize,
+    centered: bool,
 ) -> Moments {
     // SAFETY: the caller's duty.
     let (x, c) = unsafe {
         input.take_sums(simd, 1, from, len.len);
         let x = input.row().after(from);
-        (x, moments::chunk_shift::<S, T, CENTERED>(simd, x, len))
+        (x, moments::chunk_shift::<S, T, CENTERED>(simd, x, len, centered))
     };
     let mut sums = Sums::<S, T, CENTERED>::new(simd, c);
     let steps = len.len / T::STEP;
@@ -148,7 +150,7 @@ unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool>(
         // SAFETY: len.len - i elements are left.
         unsafe { sums.step_tail(simd, x, i, len.len - i) };
     }
-    sums.finish(simd, c, len)
+    sums.finish(simd, c, len, centered)
 }
 
 /// The first `len` elements of the chunk from `from` on, a multiple of a step, and as many of the pending row.
