@@ -344,12 +344,7 @@ impl<'a, T: Element> Job<'a, T> {
             }
         }
         if rows - first >= 2 && self.fused {
-            let finite = if cols <= CHUNK {
-                isa.run_simd(Fused::<T, CENTERED, true> { job: self, first })
-            } else {
-                isa.run_simd(Fused::<T, CENTERED, false> { job: self, first })
-            };
-            if let Some(finite) = finite {
+            if let Some(finite) = isa.run_simd(Fused::<T, CENTERED> { job: self, first }) {
                 return finite;
             }
         }

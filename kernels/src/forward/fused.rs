@@ -2,7 +2,7 @@
 
 use super::affines::Affines;
 use super::elements::{Norm, Row};
-use super::{Job, settle};
+use super::{Job, RowNorm, settle};
 use crate::lanes::{Element, Float, Input, Kernel, Lanes, Packed, has_mean, regs, way};
 use crate::moments::{self, CHUNK, ChunkLen, Moments, Sums, Tree, no_subtrees};
 
@@ -13,32 +13,66 @@ struct Pending<S: Lanes, T: Element, const CENTERED: bool> {
     at: usize,
 }
 
+/// What the last two rows take, or the last row where rows are never later. Number by number: a row's together would be loaded
+/// in wider pieces than they have just been stored in.
+struct Queue<F> {
+    settled: [bool; 2],
+    mean: [F; 2],
+    mean_lo: [F; 2],
+    rstd: [F; 2],
+}
+
+impl<F: Float> Queue<F> {
+    const NOTHING: Self = Self { settled: [false; 2], mean: [F::NAN; 2], mean_lo: [F::NAN; 2], rstd: [F::NAN; 2] };
+
+    /// Where row `r` is. (What is always in one place can stay in registers.)
+    #[inline(always)]
+    fn place(r: usize) -> usize {
+        if size_of::<F>() <= size_of::<f32>() { r & 1 } else { 0 }
+    }
+
+    #[inline(always)]
+    fn get(&self, r: usize) -> Option<RowNorm<F>> {
+        let k = Self::place(r);
+        self.settled[k].then_some(RowNorm { mean: self.mean[k], mean_lo: self.mean_lo[k], rstd: self.rstd[k] })
+    }
+
+    #[inline(always)]
+    fn set(&mut self, r: usize, norm: Option<RowNorm<F>>) {
+        let k = Self::place(r);
+        self.settled[k] = norm.is_some();
+        if let Some(norm) = norm {
+            (self.mean[k], self.mean_lo[k], self.rstd[k]) = (norm.mean, norm.mean_lo, norm.rstd);
+        }
+    }
+}
+
 /// The rows from `first` on, of which there is one at least. Rows of one chunk are normalized two rows late, as long as an L1
 /// cache has room for three of them, gamma and beta, and others one row late. Returns whether a row of y is known to be finite.
-pub(super) struct Fused<'j, 'a, T: Element, const CENTERED: bool, const ONE_CHUNK: bool> {
+pub(super) struct Fused<'j, 'a, T: Element, const CENTERED: bool> {
     pub(super) job: &'j mut Job<'a, T>,
     pub(super) first: usize,
 }
 
-impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'_, '_, T, CENTERED, ONE_CHUNK> {
+impl<T: Element, const CENTERED: bool> Kernel for Fused<'_, '_, T, CENTERED> {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
         let Self { job, first } = self;
         let (rows, cols) = (job.rows.rows(), job.rows.cols());
-        let late = ONE_CHUNK && size_of::<T>() <= size_of::<f32>();
-        let delay = if late { 2 } else { 1 };
+        let one_chunk = cols <= CHUNK;
+        let delay = if one_chunk && size_of::<T>() <= size_of::<f32>() { 2 } else { 1 };
         let inv_cols = 1.0 / cols as f64;
         let centered = has_mean::<S, T, CENTERED>(job.centered);
         let (inner, last) = ChunkLen::of_row(cols);
         let mut packed = Packed::NOTHING;
         let mut affines = Affines::new(job, rows - first);
-        let mut queue = [None; 2];
+        let mut queue = Queue::NOTHING;
         let mut finite = false;
         for t in first..rows + delay {
             finite = true;
-            let mut pending = match queue[0] {
+            let mut pending = match queue.get(t.wrapping_sub(delay)) {
                 // SAFETY: row t - delay exists, and so do its elements.
                 Some(norm) => unsafe {
                     let r = t - delay;
@@ -65,7 +99,7 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
                     let len = if cols - at > CHUNK { inner } else { last };
                     // SAFETY: at + len.len <= cols; the pending row has cols elements.
                     let chunk = unsafe { fused_chunk(simd, input, at, len, &mut pending, cols, centered) };
-                    if ONE_CHUNK {
+                    if one_chunk {
                         break Some(chunk);
                     }
                     tree.push(chunk);
@@ -93,7 +127,7 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
                 Some(moments) => settle(simd, job, t, &moments, inv_cols),
                 None => None,
             };
-            queue = if late { [queue[1], norm] } else { [norm, None] };
+            queue.set(t, norm);
         }
         if job.streaming {
             simd.fence();
