@@ -50,6 +50,7 @@ pub(super) struct Norm<S: Lanes, F: Float> {
     pub(super) hi: F::Reg<S>,
     rstd: F::Reg<S>,
     offset: F::Reg<S>,
+    centered: bool,
 }
 
 impl<S: Lanes, F: Float> Norm<S, F> {
@@ -57,7 +58,7 @@ impl<S: Lanes, F: Float> Norm<S, F> {
     pub(super) fn new(simd: S, norm: &RowNorm<F>, centered: bool) -> Self {
         // Where rstd is infinite or negative, 0 * rstd would change something.
         let offset = if centered { -norm.mean_lo * norm.rstd } else { -F::default() };
-        Self { hi: F::splat(simd, norm.mean), rstd: F::splat(simd, norm.rstd), offset: F::splat(simd, offset) }
+        Self { hi: F::splat(simd, norm.mean), rstd: F::splat(simd, norm.rstd), offset: F::splat(simd, offset), centered }
     }
 
     #[inline(always)]
@@ -68,15 +69,17 @@ impl<S: Lanes, F: Float> Norm<S, F> {
         gamma: F::Reg<S>,
         beta: F::Reg<S>,
     ) -> F::Reg<S> {
-        let xhat = if CENTERED {
+        // What has an instruction takes no longer than a look at `centered`.
+        let fused = CENTERED && (S::SPECIALIZES || self.centered);
+        let xhat = if fused {
             F::fma(simd, F::minus(simd, x, self.hi), self.rstd, self.offset)
         } else {
             F::times(simd, x, self.rstd)
         };
-        match (WAY, CENTERED) {
-            (way::PLAIN, _) => xhat,
-            (_, true) => F::fma(simd, xhat, gamma, beta),
-            (_, false) => F::times(simd, xhat, gamma),
+        match WAY {
+            way::PLAIN => xhat,
+            _ if fused => F::fma(simd, xhat, gamma, beta),
+            _ => F::times(simd, xhat, gamma),
         }
     }
 
