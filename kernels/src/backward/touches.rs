@@ -174,7 +174,19 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
         let later = if asks && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
         // SAFETY: there is such a row.
         let ahead = unsafe { [job.rows.dy(later), job.rows.x(later)] };
-        Self { hi: splat(mean), rstd: splat(rstd), offset, a: splat(a), b: splat(b), centered: job.centered, dy, x, ds, dx, ahead }
+        Self {
+            hi: splat(mean),
+            rstd: splat(rstd),
+            offset,
+            a: splat(a),
+            b: splat(b),
+            centered: job.centered,
+            dy,
+            x,
+            ds,
+            dx,
+            ahead,
+        }
     }
 
     #[inline(always)]
@@ -196,8 +208,11 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
     /// dx but for ds.
     #[inline(always)]
     fn dx<const CENTERED: bool>(&self, simd: S, dy: Reg<S, T>, xhat: Reg<S, T>, gamma: Reg<S, T>) -> Reg<S, T> {
-        let projected =
-            if self.fused::<CENTERED>() { T::Float::fma(simd, xhat, self.b, self.a) } else { T::Float::times(simd, xhat, self.b) };
+        let projected = if self.fused::<CENTERED>() {
+            T::Float::fma(simd, xhat, self.b, self.a)
+        } else {
+            T::Float::times(simd, xhat, self.b)
+        };
         T::Float::fma(simd, T::Float::times(simd, dy, gamma), self.rstd, projected)
     }
 }
@@ -280,7 +295,7 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
             }
         }
         if way & ways::DX != 0 && has_ds && T::Float::any_nan(simd, seen) {
-            loaded.iter().filter_map(|row| row.dx).for_each(|dx| dx.canonicalize(cols, |_| false));
+            loaded.iter().filter_map(|row| row.dx).for_each(|dx| dx.canonicalize_nans(cols));
         }
     }
 }

@@ -58,7 +58,12 @@ impl<S: Lanes, F: Float> Norm<S, F> {
     pub(super) fn new(simd: S, norm: &RowNorm<F>, centered: bool) -> Self {
         // Where rstd is infinite or negative, 0 * rstd would change something.
         let offset = if centered { -norm.mean_lo * norm.rstd } else { -F::default() };
-        Self { hi: F::splat(simd, norm.mean), rstd: F::splat(simd, norm.rstd), offset: F::splat(simd, offset), centered }
+        Self {
+            hi: F::splat(simd, norm.mean),
+            rstd: F::splat(simd, norm.rstd),
+            offset: F::splat(simd, offset),
+            centered,
+        }
     }
 
     #[inline(always)]
