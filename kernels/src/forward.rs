@@ -161,10 +161,13 @@ impl<'a, T: Element> Params<'a, T> {
     /// Those of row `r` alone.
     #[inline(always)]
     fn of_row(&self, r: usize, cols: usize) -> Self {
-        if self.groups.are_one() {
-            return *self;
-        }
-        let start = self.groups.of_row(r) * cols;
+        if self.groups.are_one() { *self } else { self.of_group(self.groups.of_row(r), cols) }
+    }
+
+    /// Those of one group.
+    #[inline(never)]
+    fn of_group(&self, group: usize, cols: usize) -> Self {
+        let start = group * cols;
         let part = |v: Option<Vector<'a, T>>| v.map(|v| v.part(start, cols));
         Self { gamma: part(self.gamma), beta: part(self.beta), groups: Groups::ONE, ..*self }
     }

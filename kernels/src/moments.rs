@@ -434,6 +434,25 @@ pub(crate) unsafe fn chunk_shift<S: Lanes, T: Element, const CENTERED: bool>(
     shift(x0, T::Float::fold(simd, samples), len)
 }
 
+/// The same for the chunk from element `at` on, whose sums are taken before.
+///
+/// # Safety
+/// - The row has at least `at + len.len` elements.
+#[inline(always)]
+unsafe fn next_shift<S: Lanes, T: Element, const CENTERED: bool>(
+    simd: S,
+    input: Input<T>,
+    at: usize,
+    len: ChunkLen<T>,
+    centered: bool,
+) -> T::Float {
+    // SAFETY: the caller's duty.
+    unsafe {
+        input.take_sums(simd, 1, at, len.len);
+        chunk_shift::<S, T, CENTERED>(simd, input.row().after(at), len, centered)
+    }
+}
+
 /// The moments of one chunk.
 ///
 /// # Safety
@@ -478,21 +497,22 @@ pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let (mut at, mut len) = (0, len_at(0));
-    // SAFETY: x has cols elements.
-    let mut c = unsafe {
-        input.take_sums(simd, 1, 0, len.len);
-        chunk_shift::<S, T, CENTERED>(simd, x, len, centered)
-    };
+    // The shift of the next chunk is on its way while one is summed, but on the portable tier, which has one piece of code for it.
+    let ahead = S::SPECIALIZES;
+    let mut c = T::Float::default();
+    if ahead {
+        // SAFETY: x has cols elements.
+        c = unsafe { next_shift::<S, T, CENTERED>(simd, input, 0, len, centered) };
+    }
     loop {
         let next = at + len.len;
         let (next_len, mut next_c) = (len_at(next.min(cols - 1)), c);
-        if next < cols {
-            // The shift of the next chunk is on its way while this one is summed.
+        if !ahead {
+            // SAFETY: len elements are left at at.
+            c = unsafe { next_shift::<S, T, CENTERED>(simd, input, at, len, centered) };
+        } else if next < cols {
             // SAFETY: next_len elements are left at next.
-            next_c = unsafe {
-                input.take_sums(simd, 1, next, next_len.len);
-                chunk_shift::<S, T, CENTERED>(simd, x.after(next), next_len, centered)
-            };
+            next_c = unsafe { next_shift::<S, T, CENTERED>(simd, input, next, next_len, centered) };
         }
         // SAFETY: len elements are left at at.
         let chunk = unsafe { chunk::<S, T, CENTERED>(simd, x.after(at), c, len, centered) };

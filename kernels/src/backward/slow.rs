@@ -146,24 +146,11 @@ pub(super) fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize) {
     let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, false)) };
     let Some(dx) = dx else { return };
     let cols = job.rows.cols();
-    let norm = Norm::new(job, r);
     // SAFETY: callers ask for i < cols.
     let get = |p: Source<T>, i| -> f64 { unsafe { p.get(i) }.to_computed().into() };
-    let xhat = |i| norm.wide_xhat(get(x, i));
-    let gamma = |i| -> f64 { job.gamma(i).into() };
-    let are_finite = (0..cols).all(|i| get(dy, i).is_finite() && gamma(i).is_finite());
-    if !(are_finite && norm.rstd.is_finite()) {
-        // SAFETY: rows have cols elements.
-        unsafe { dx.canonicalize(cols, |_| true) };
-        return;
-    }
-    let g = |i| Wide::new(get(dy, i)).times(Wide::new(gamma(i)));
-    let c1 = if job.centered { Wide::mean(cols, g) } else { Wide::new(0.0) };
-    let c2 = Wide::mean(cols, |i| g(i).times(xhat(i)));
-    let rstd = Wide::new(norm.rstd).times(Wide::new(norm.scale));
-    for i in 0..cols {
-        let projected = g(i).minus(c1).minus(xhat(i).times(c2)).times(rstd);
-        let v = projected.at(0) + ds.map_or(-0.0, |ds| get(ds, i));
+    let element = |i| Inputs { dy: get(dy, i), gamma: job.gamma(i).into(), x: get(x, i) };
+    let done = project(cols, job.centered, &Norm::new(job, r), &element, &mut |i, projected| {
+        let v = projected + ds.map_or(-0.0, |ds| get(ds, i));
         // SAFETY: i < cols.
         unsafe {
             if v.is_nan() {
@@ -172,7 +159,51 @@ pub(super) fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize) {
                 dx.set(i, T::Float::from_f64(v));
             }
         }
+    });
+    if !done {
+        // SAFETY: rows have cols elements.
+        unsafe { dx.canonicalize(cols, |_| true) };
     }
+}
+
+/// What an element of dx takes.
+struct Inputs {
+    dy: f64,
+    gamma: f64,
+    x: f64,
+}
+
+/// Gives dx without ds, element by element, to `write`. Returns false, and writes nothing, if a number is not finite. One function for all
+/// types.
+fn project(
+    cols: usize,
+    centered: bool,
+    norm: &Norm,
+    element: &dyn Fn(usize) -> Inputs,
+    write: &mut dyn FnMut(usize, f64),
+) -> bool {
+    let is_finite = |i| {
+        let Inputs { dy, gamma, .. } = element(i);
+        dy.is_finite() && gamma.is_finite()
+    };
+    if !((0..cols).all(is_finite) && norm.rstd.is_finite()) {
+        return false;
+    }
+    let g_and_xhat = |i| {
+        let Inputs { dy, gamma, x } = element(i);
+        (Wide::new(dy).times(Wide::new(gamma)), norm.wide_xhat(x))
+    };
+    let c1 = if centered { Wide::mean(cols, |i| g_and_xhat(i).0) } else { Wide::new(0.0) };
+    let c2 = Wide::mean(cols, |i| {
+        let (g, xhat) = g_and_xhat(i);
+        g.times(xhat)
+    });
+    let rstd = Wide::new(norm.rstd).times(Wide::new(norm.scale));
+    for i in 0..cols {
+        let (g, xhat) = g_and_xhat(i);
+        write(i, g.minus(c1).minus(xhat.times(c2)).times(rstd).at(0));
+    }
+    true
 }
 
 /// Where element `i` is in a vector that is kept in pairs of registers.
