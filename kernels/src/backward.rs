@@ -28,6 +28,9 @@
 //! dx     = fma(g, rstd, fma(xhat, -rstd * c2, -rstd * c1)) + ds
 //! ```
 //!
+//! Without a mean, S1, hi and lo are 0. As in [`forward`](crate::forward), only some rows without a mean have loops of their own. In
+//! the others' nothing comes of dbeta: it has no memory, and is stored where dgamma is stored next.
+//!
 //! # What fixes the bits of dgamma and dbeta
 //!
 //! Pairs of rows are added one after the other, but only up to [`LEAF_ROWS`] rows: the rounding errors of that are all that there are, since
@@ -431,7 +434,7 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
         None => {
             // SAFETY: r < rows, and rows have cols > 0 elements.
             let (moments, _) = unsafe {
-                let (x, cols) = (job.rows.x(r).into(), job.rows.cols());
+                let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
                 simd.outline(WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
             };
             RowNorm::trusted(simd, &moments, job.eps).unwrap_or_else(|| slow::statistics(job, r))

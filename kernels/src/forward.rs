@@ -1,7 +1,10 @@
 //! What the normalizations share: the job, the choice of loops, and the way out for rows of extreme range.
 //!
-//! `CENTERED` tells them apart: layer normalization subtracts the mean, RMS normalization does not. All the code below
-//! is compiled for both.
+//! Layer normalization subtracts the mean, RMS normalization does not. The loops are compiled for the first, and where speed
+//! matters most also for the second: `CENTERED` tells these apart. RMS normalization of the other types
+//! ([`Element::SHARES`]), and all of it on the portable tier, goes through the loops of the first with a mean of 0, which changes
+//! no bits: c is 0 and S is taken as 0, so that M2 is Q; x - 0 is x; and fma with a third operand of -0 is a rounded product. There
+//! `centered` tells them apart, outside of the loops (and on the portable tier in them, where fma is long).
 //!
 //! # Loops
 //!

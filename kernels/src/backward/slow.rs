@@ -16,7 +16,7 @@ use crate::rescue::sum;
 #[inline(never)]
 pub(super) fn is_zero<T: Element>(job: &Job<'_, T>, r: usize) -> bool {
     // SAFETY: callers count the rows; rows have cols elements.
-    let dy = |i| unsafe { job.rows.dy(r).get(i) }.to_computed();
+    let dy = |i| unsafe { job.rows.dy(job.rows.place(r)).get(i) }.to_computed();
     (0..job.rows.cols()).all(|i| dy(i) == T::Float::default())
 }
 
@@ -126,7 +126,10 @@ pub(super) fn add_rows<T: Element>(job: &Job<'_, T>, r: usize, n: usize, leaf: &
         let (mut to_dgamma, mut to_dbeta) = (-0.0, -T::Float::default());
         for (k, norm) in norms.iter().enumerate().take(n) {
             // SAFETY: i < cols, and r + k < rows.
-            let (dy, x) = unsafe { (job.rows.dy(r + k).get(i).to_computed(), job.rows.x(r + k).get(i).to_computed()) };
+            let (dy, x) = unsafe {
+                let at = job.rows.place(r + k);
+                (job.rows.dy(at).get(i).to_computed(), job.rows.x(at).get(i).to_computed())
+            };
             to_dgamma += Into::<f64>::into(dy) * norm.xhat(x.into());
             to_dbeta = to_dbeta + dy;
         }
@@ -142,8 +145,9 @@ pub(super) fn add_rows<T: Element>(job: &Job<'_, T>, r: usize, n: usize, leaf: &
 #[cold]
 #[inline(never)]
 pub(super) fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize) {
+    let at = job.rows.place(r);
     // SAFETY: r < rows.
-    let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, false)) };
+    let (dy, x, ds, dx) = unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, false)) };
     let Some(dx) = dx else { return };
     let cols = job.rows.cols();
     // SAFETY: callers ask for i < cols.

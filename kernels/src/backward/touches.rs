@@ -55,8 +55,9 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     gamma: &[T::Float],
 ) -> (f64, f64) {
     let cols = job.rows.cols();
+    let place = job.rows.place(r);
     // SAFETY: the caller's duty.
-    let (dy, x) = unsafe { (job.rows.dy(r), job.rows.x(r)) };
+    let (dy, x) = unsafe { (job.rows.dy(place), job.rows.x(place)) };
     let centered = has_mean::<S, T, CENTERED>(job.centered);
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
@@ -166,12 +167,15 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
     unsafe fn new(simd: S, job: &mut Job<'_, T>, r: usize, row: &Row<T::Float>) -> Self {
         let &Row { mean, mean_lo, rstd, a, b, .. } = row;
         let splat = |v| T::Float::splat(simd, v);
+        let at = job.rows.place(r);
         // SAFETY: the caller's duty.
-        let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, job.streaming)) };
+        let (dy, x, ds, dx) =
+            unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, job.streaming)) };
         let offset = splat(-mean_lo * rstd);
         // Where a block of f32 or f64 is more than L1, this loop waits for cache lines itself: more would not come sooner.
         let asks = T::ROUNDS || BLOCK_ROWS * 2 * job.rows.cols() * size_of::<T>() <= L1;
         let later = if asks && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
+        let later = job.rows.place(later);
         // SAFETY: there is such a row.
         let ahead = unsafe { [job.rows.dy(later), job.rows.x(later)] };
         Self {

@@ -274,7 +274,7 @@ macro_rules! through {
 }
 
 macro_rules! compiled {
-    ($($t:ty, $centered:literal;)*) => {$(
+    ($($t:ty, $centered:literal, $order:ty;)*) => {$(
         impl Compiled<$centered> for $t {
             fn forward(job: &mut Forward<'_, Self, $centered>, isa: Isa) {
                 through!($t, $centered, isa, job.run_here(isa));
@@ -298,19 +298,19 @@ macro_rules! compiled {
             }
 
             fn merge(merge: Merge<'_, Self>, isa: Isa) {
-                isa.run(merge);
+                isa.run(merge.of::<$order>());
             }
         }
     )*};
 }
 
 compiled! {
-    f32, true;
-    f32, false;
-    f64, true;
-    f64, false;
-    f16, true;
-    f16, false;
-    bf16, true;
-    bf16, false;
+    f32, true, f32;
+    f32, false, f32;
+    f64, true, f64;
+    f64, false, f64;
+    f16, true, f32;
+    f16, false, f32;
+    bf16, true, bf16;
+    bf16, false, bf16;
 }
