@@ -349,10 +349,11 @@ impl<'a, T: Element> Job<'a, T> {
                 None => {}
             }
         }
-        if rows - first >= 2 && self.fused {
-            if let Some(finite) = isa.run_simd(Fused::<T, CENTERED> { job: self, first }) {
-                return finite;
-            }
+        if rows - first >= 2
+            && self.fused
+            && let Some(finite) = isa.run_simd(Fused::<T, CENTERED> { job: self, first })
+        {
+            return finite;
         }
         let mut finite = false;
         for r in first..rows {
