@@ -28,6 +28,9 @@
 //! dx     = fma(g, rstd, fma(xhat, -rstd * c2, -rstd * c1)) + ds
 //! ```
 //!
+//! Without a mean, S1, hi and lo are 0. As in [`forward`](crate::forward), only some rows without a mean have loops of their own. In
+//! the others' nothing comes of dbeta: it has no memory, and is stored where dgamma is stored next.
+//!
 //! # What fixes the bits of dgamma and dbeta
 //!
 //! Pairs of rows are added one after the other, but only up to [`LEAF_ROWS`] rows: the rounding errors of that are all that there are, since
@@ -86,9 +89,9 @@ impl<F> Default for Stats<'_, F> {
 }
 
 impl<'a, F: Float> Stats<'a, F> {
-    fn fit<const CENTERED: bool>(&self, rows: usize) -> bool {
+    fn fit(&self, rows: usize, centered: bool) -> bool {
         let lengths = [self.mean, self.mean_lo, self.rstd].into_iter().all(|s| s.is_none_or(|s| s.len() == rows));
-        lengths && (!CENTERED || self.mean.is_some() == self.rstd.is_some())
+        lengths && (!centered || self.mean.is_some() == self.rstd.is_some())
     }
 
     fn row(&self, r: usize) -> Option<RowNorm<F>> {
@@ -147,17 +150,7 @@ fn padded<T: Element>(cols: usize) -> Option<usize> {
 
 /// The job of taking the gradients of some rows, which are some parts of all rows: see [`Parts`].
 #[derive(Debug)]
-pub struct Backward<'a, T: Element, const CENTERED: bool> {
-    rows: GradRows<'a, T>,
-    stats: Stats<'a, T::Float>,
-    gamma: Option<Vector<'a, T>>,
-    offset: T::Float,
-    eps: f64,
-    /// Whether dgamma or dbeta is wanted.
-    sums: bool,
-    streaming: bool,
-    part_rows: usize,
-}
+pub struct Backward<'a, T: Element, const CENTERED: bool>(Job<'a, T>);
 
 impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
     /// The job for all rows. The gradients of gamma and beta are taken if `sums`, and dx is written with `streaming` stores if so asked.
@@ -172,24 +165,26 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
         sums: bool,
         streaming: bool,
     ) -> Option<Self> {
-        let fits = stats.fit::<CENTERED>(rows.rows() * rows.groups()) && gamma.is_none_or(|g| g.len() == rows.cols());
+        let fits = stats.fit(rows.rows() * rows.groups(), CENTERED) && gamma.is_none_or(|g| g.len() == rows.cols());
         let part_rows = Parts::new(rows.rows(), rows.cols()).part_rows;
         // Adding -0 changes no bits; adding +0 changes those of -0.
         let harmless = gamma.is_none() || offset == T::Float::default();
         let offset = if harmless { -T::Float::default() } else { offset };
-        fits.then_some(Self { rows, stats, gamma, offset, eps, sums, streaming, part_rows })
+        let job = Job { centered: CENTERED, rows, stats, gamma, offset, eps, sums, streaming, part_rows };
+        fits.then_some(Self(job))
     }
 
     /// The number of parts.
     pub fn parts(&self) -> usize {
-        self.rows.rows().div_ceil(self.part_rows)
+        self.0.rows.rows().div_ceil(self.0.part_rows)
     }
 
     /// The job for the first `parts` parts, and that for the others.
     pub fn split_at_part(self, parts: usize) -> (Self, Self) {
-        let row = parts.saturating_mul(self.part_rows).min(self.rows.rows());
-        let (a, b) = self.rows.split_at(row);
-        (Self { rows: a, ..self }, Self { rows: b, ..self })
+        let Self(job) = self;
+        let row = parts.saturating_mul(job.part_rows).min(job.rows.rows());
+        let (a, b) = job.rows.split_at(row);
+        (Self(Job { rows: a, ..job }), Self(Job { rows: b, ..job }))
     }
 
     /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`, to be merged by
@@ -202,22 +197,54 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
     where
         T: Compiled<CENTERED>,
     {
-        let parts = Parts { rows: self.rows.rows(), cols: self.rows.cols(), part_rows: self.part_rows };
+        let job = &self.0;
+        let parts = Parts { rows: job.rows.rows(), cols: job.rows.cols(), part_rows: job.part_rows };
         if parts.rows == 0 || parts.cols == 0 {
             return;
         }
         let partial_len = parts.partial_len::<T>(CENTERED);
         let work_len = parts.work_len::<T>(CENTERED);
         let expected = partial_len.and_then(|len| len.checked_mul(parts.count()));
-        assert!(!self.sums || Some(partials.len()) == expected, "{} elements, expected {expected:?}", partials.len());
+        assert!(!job.sums || Some(partials.len()) == expected, "{} elements, expected {expected:?}", partials.len());
         assert!(work_len.is_some_and(|len| len <= work.len()), "{} elements, expected {work_len:?}", work.len());
         T::backward(self, partials, work, isa);
     }
 
+    /// The job, which has rows and columns, through the loops for `LOOPS`.
+    #[inline(always)]
+    pub(crate) fn run_here<const LOOPS: bool>(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
+        isa.run(RunParts::<T, LOOPS> { job: &mut self.0, partials, work });
+    }
+}
+
+/// What both normalizations have in common, and the loops take.
+#[derive(Debug)]
+struct Job<'a, T: Element> {
+    /// Whether rows have a mean.
+    centered: bool,
+    rows: GradRows<'a, T>,
+    stats: Stats<'a, T::Float>,
+    gamma: Option<Vector<'a, T>>,
+    offset: T::Float,
+    eps: f64,
+    /// Whether dgamma or dbeta is wanted.
+    sums: bool,
+    streaming: bool,
+    part_rows: usize,
+}
+
+impl<T: Element> Job<'_, T> {
     /// The gamma to multiply by.
     fn gamma(&self, i: usize) -> T::Float {
         let params = Params { gamma: self.gamma, offset: self.offset, ..Params::default() };
         params.gamma(i)
+    }
+
+    /// The statistics of row `r`, if forward has kept them.
+    fn norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
+        let norm = self.stats.row(self.rows.index(r))?;
+        let zero = T::Float::default();
+        Some(if self.centered { norm } else { RowNorm { mean: zero, mean_lo: zero, ..norm } })
     }
 }
 
@@ -247,15 +274,16 @@ const fn trusted<T: Element>() -> Trusted {
 }
 
 /// The parts of a job.
-#[derive(Debug)]
-pub struct RunParts<'j, 'a, T: Element, const CENTERED: bool> {
-    pub(crate) job: &'j mut Backward<'a, T, CENTERED>,
-    pub(crate) partials: &'j mut [T::Float],
-    pub(crate) work: &'j mut [T::Float],
+struct RunParts<'j, 'a, T: Element, const CENTERED: bool> {
+    job: &'j mut Job<'a, T>,
+    partials: &'j mut [T::Float],
+    work: &'j mut [T::Float],
 }
 
-impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Kernel for RunParts<'_, '_, T, CENTERED> {
+impl<T: Element, const CENTERED: bool> Kernel for RunParts<'_, '_, T, CENTERED> {
     type Output = ();
+
+    const PORTABLE: bool = CENTERED;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
@@ -263,12 +291,12 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Kernel for RunParts<
         let (rows, cols) = (job.rows.rows(), job.rows.cols());
         let padded = cols.next_multiple_of(T::STEP);
         let (gamma, leaf) = work.split_at_mut(padded);
-        let leaf = &mut leaf[..sums(CENTERED) * padded];
+        let leaf = &mut leaf[..sums(job.centered) * padded];
         pack_gamma(simd, job, gamma);
         leaf.fill(T::Float::default());
         for r in (0..rows).step_by(BLOCK_ROWS) {
             let n = BLOCK_ROWS.min(rows - r);
-            touch_rows(simd, job, r, n, gamma, leaf);
+            touch_rows::<S, T, CENTERED>(simd, job, r, n, gamma, leaf);
             if job.sums && ((r + n).is_multiple_of(LEAF_ROWS) || r + n == rows) {
                 let len = 2 * leaf.len();
                 let part = &mut partials[r / job.part_rows * len..][..len];
@@ -284,11 +312,7 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Kernel for RunParts<
 
 /// gamma plus offset, in the order of the pairs of registers.
 #[inline(always)]
-fn pack_gamma<S: Lanes, T: Element, const CENTERED: bool>(
-    simd: S,
-    job: &Backward<'_, T, CENTERED>,
-    packed: &mut [T::Float],
-) {
+fn pack_gamma<S: Lanes, T: Element>(simd: S, job: &Job<'_, T>, packed: &mut [T::Float]) {
     let affine = Affine::new(job.gamma, None, job.offset);
     let (cols, pair) = (job.rows.cols(), 2 * T::Float::lanes::<S>());
     for i in (0..packed.len()).step_by(pair) {
@@ -302,9 +326,9 @@ fn pack_gamma<S: Lanes, T: Element, const CENTERED: bool>(
 
 /// Both touches of the `n` rows from `r` on, one or two.
 #[inline(always)]
-fn touch_rows<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    job: &mut Backward<'_, T, CENTERED>,
+    job: &mut Job<'_, T>,
     r: usize,
     n: usize,
     gamma: &[T::Float],
@@ -313,7 +337,7 @@ fn touch_rows<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     let mut rows = [Row::NAN; BLOCK_ROWS];
     let mut trust = Trust::All;
     for (k, row) in rows.iter_mut().enumerate().take(n) {
-        simd.outline(FirstTouch { job: &*job, r: r + k, gamma, row });
+        simd.outline(FirstTouch::<T, CENTERED> { job: &*job, r: r + k, gamma, row });
         trust = trust.min(row.trust);
     }
     let wanted = match trust {
@@ -322,12 +346,21 @@ fn touch_rows<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
         _ => ways::SUMS,
     };
     match (trust, n) {
-        (Trust::Nothing, BLOCK_ROWS) => slow::add_rows::<T, CENTERED, BLOCK_ROWS>(job, r, leaf, T::Float::lanes::<S>()),
-        (Trust::Nothing, _) => slow::add_rows::<T, CENTERED, 1>(job, r, leaf, T::Float::lanes::<S>()),
+        (Trust::Nothing, _) => slow::add_rows(job, r, n, leaf, T::Float::lanes::<S>()),
         (_, BLOCK_ROWS) => {
-            simd.outline(SecondTouch { job: &mut *job, r, rows: &rows, wanted, gamma, leaf: &mut *leaf });
+            simd.outline(SecondTouch::<T, CENTERED, _> {
+                job: &mut *job,
+                r,
+                rows: &rows,
+                wanted,
+                gamma,
+                leaf: &mut *leaf,
+            });
         }
-        _ => simd.outline(SecondTouch { job: &mut *job, r, rows: from_ref(&rows[0]), wanted, gamma, leaf: &mut *leaf }),
+        _ => {
+            let rows = from_ref(&rows[0]);
+            simd.outline(SecondTouch::<T, CENTERED, _> { job: &mut *job, r, rows, wanted, gamma, leaf: &mut *leaf });
+        }
     }
     if trust == Trust::All {
         return;
@@ -335,7 +368,7 @@ fn touch_rows<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     for (k, row) in rows.iter().enumerate().take(n) {
         if row.trust == Trust::All {
             let wanted = !ways::SUMS;
-            simd.outline(SecondTouch {
+            simd.outline(SecondTouch::<T, CENTERED, _> {
                 job: &mut *job,
                 r: r + k,
                 rows: from_ref(row),
@@ -351,24 +384,24 @@ fn touch_rows<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
 
 /// What the second touch of row `r` takes.
 struct FirstTouch<'j, 'a, T: Element, const CENTERED: bool> {
-    job: &'j Backward<'a, T, CENTERED>,
+    job: &'j Job<'a, T>,
     r: usize,
     gamma: &'j [T::Float],
     row: &'j mut Row<T::Float>,
 }
 
-impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Kernel for FirstTouch<'_, '_, T, CENTERED> {
+impl<T: Element, const CENTERED: bool> Kernel for FirstTouch<'_, '_, T, CENTERED> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        *self.row = first_touch(simd, self.job, self.r, self.gamma);
+        *self.row = first_touch::<S, T, CENTERED>(simd, self.job, self.r, self.gamma);
     }
 }
 
 /// The second touch of the `R` rows from `r` on.
 struct SecondTouch<'j, 'a, T: Element, const CENTERED: bool, const R: usize> {
-    job: &'j mut Backward<'a, T, CENTERED>,
+    job: &'j mut Job<'a, T>,
     r: usize,
     rows: &'j [Row<T::Float>; R],
     wanted: u8,
@@ -388,20 +421,22 @@ impl<T: Element, const CENTERED: bool, const R: usize> Kernel for SecondTouch<'_
 
 /// What the second touch of row `r` takes.
 #[inline(always)]
-fn first_touch<S: Lanes, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    job: &Backward<'_, T, CENTERED>,
+    job: &Job<'_, T>,
     r: usize,
     gamma: &[T::Float],
 ) -> Row<T::Float> {
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
-    let norm = match job.stats.row(job.rows.index(r)) {
+    let norm = match job.norm(r) {
         Some(norm) => norm,
         // What forward keeps of a row on its slow path may be in range.
         None => {
             // SAFETY: r < rows, and rows have cols > 0 elements.
-            let (moments, _) =
-                unsafe { simd.outline(WholeRow::<T, CENTERED>::moments(&job.rows.x(r).into(), job.rows.cols())) };
+            let (moments, _) = unsafe {
+                let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
+                simd.outline(WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
+            };
             RowNorm::trusted(simd, &moments, job.eps).unwrap_or_else(|| slow::statistics(job, r))
         }
     };

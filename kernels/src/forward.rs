@@ -1,7 +1,10 @@
 //! What the normalizations share: the job, the choice of loops, and the way out for rows of extreme range.
 //!
-//! `CENTERED` tells them apart: layer normalization subtracts the mean, RMS normalization does not. All the code below
-//! is compiled for both.
+//! Layer normalization subtracts the mean, RMS normalization does not. The loops are compiled for the first, and where speed
+//! matters most also for the second: `CENTERED` tells these apart. RMS normalization of the other types
+//! ([`Element::SHARES`]), and all of it on the portable tier, goes through the loops of the first with a mean of 0, which changes
+//! no bits: c is 0 and S is taken as 0, so that M2 is Q; x - 0 is x; and fma with a third operand of -0 is a rounded product. There
+//! `centered` tells them apart, outside of the loops (and on the portable tier in them, where fma is long).
 //!
 //! # Loops
 //!
@@ -161,10 +164,13 @@ impl<'a, T: Element> Params<'a, T> {
     /// Those of row `r` alone.
     #[inline(always)]
     fn of_row(&self, r: usize, cols: usize) -> Self {
-        if self.groups.are_one() {
-            return *self;
-        }
-        let start = self.groups.of_row(r) * cols;
+        if self.groups.are_one() { *self } else { self.of_group(self.groups.of_row(r), cols) }
+    }
+
+    /// Those of one group.
+    #[inline(never)]
+    fn of_group(&self, group: usize, cols: usize) -> Self {
+        let start = group * cols;
         let part = |v: Option<Vector<'a, T>>| v.map(|v| v.part(start, cols));
         Self { gamma: part(self.gamma), beta: part(self.beta), groups: Groups::ONE, ..*self }
     }
@@ -187,19 +193,7 @@ impl<'a, T: Element> Params<'a, T> {
 /// The job of normalizing some rows: see [`LayerNorm`](crate::layer_norm::LayerNorm) and
 /// [`RmsNorm`](crate::rms_norm::RmsNorm).
 #[derive(Debug)]
-pub struct Forward<'a, T: Element, const CENTERED: bool> {
-    rows: RowIo<'a, T>,
-    params: Params<'a, T>,
-    /// Added to x and residual, if x is a sum.
-    bias: Option<&'a [T]>,
-    eps: f64,
-    streaming: bool,
-    /// Whether short rows go through the loop over blocks.
-    blocks: bool,
-    /// Whether rows are fused with their neighbours.
-    fused: bool,
-    stats: StatsMut<'a, T::Float>,
-}
+pub struct Forward<'a, T: Element, const CENTERED: bool>(Job<'a, T>);
 
 impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     /// `None` if gamma, beta or the statistics have another length than the rows ask for, if gamma and beta differ in type, or
@@ -220,40 +214,41 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         let short = rows.cols() <= BLOCK_COLS || few_lines;
         let blocks = short && !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
         let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);
-        fits.then_some(Self { rows, params, bias: None, eps, streaming, blocks, fused, stats })
+        let job = Job { centered: CENTERED, rows, params, bias: None, eps, streaming, blocks, fused, stats };
+        fits.then_some(Self(job))
     }
 
     /// The same job with a row that is added to each sum of x and residual. `None` if it has another length, or if the rows
     /// are no sums.
     #[inline(always)]
     pub fn with_bias(self, bias: &'a [T]) -> Option<Self> {
-        (self.rows.is_sum() && bias.len() == self.rows.cols()).then_some(Self { bias: Some(bias), ..self })
+        let Self(job) = self;
+        (job.rows.is_sum() && bias.len() == job.rows.cols()).then_some(Self(Job { bias: Some(bias), ..job }))
     }
 
     /// The job for the first `row` rows, and that for the others.
     pub fn split_at(self, row: usize) -> (Self, Self) {
-        let (rows_a, rows_b) = self.rows.split_at(row);
-        let (stats_a, stats_b) = self.stats.split_at(rows_a.rows());
-        let params_b = Params { groups: self.params.groups.after(rows_a.rows()), ..self.params };
-        (Self { rows: rows_a, stats: stats_a, ..self }, Self { rows: rows_b, stats: stats_b, params: params_b, ..self })
+        let (a, b) = self.0.split_at(row);
+        (Self(a), Self(b))
     }
 
     /// Turns the job of normalizing one row, whose moments have been taken elsewhere (by several threads, say), into one that
     /// can be split by columns. The statistics are written. The job is given back if it has not exactly one row, if that is a sum,
     /// or if the moments leave the range in which they can be trusted: then it must be run as it is.
     #[allow(clippy::result_large_err, reason = "the job is given back to be run, not to be propagated")]
-    pub fn with_moments(mut self, moments: &Moments) -> Result<Normalize<'a, T, CENTERED>, Self> {
-        if self.rows.rows() != 1 || self.rows.is_sum() {
-            return Err(self);
+    pub fn with_moments(self, moments: &Moments) -> Result<Normalize<'a, T, CENTERED>, Self> {
+        let Self(mut job) = self;
+        if job.rows.rows() != 1 || job.rows.is_sum() {
+            return Err(Self(job));
         }
-        match RowNorm::trusted(pulp::Scalar, moments, self.eps) {
+        match RowNorm::trusted(pulp::Scalar, moments, job.eps) {
             Some(norm) => {
-                self.stats.set(0, &norm);
-                let params = self.params.of_row(0, self.rows.cols());
-                let Self { rows: row, streaming, .. } = self;
-                Ok(Normalize { row, params, norm, streaming })
+                job.stats.set(0, &norm);
+                let params = job.params.of_row(0, job.rows.cols());
+                let Job { rows: row, streaming, .. } = job;
+                Ok(Normalize(Columns { centered: CENTERED, row, params, norm, streaming }))
             }
-            None => Err(self),
+            None => Err(Self(job)),
         }
     }
 
@@ -264,14 +259,14 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     where
         T: Compiled<CENTERED>,
     {
-        if moments.len() != self.rows.rows() || self.rows.is_sum() {
+        if moments.len() != self.0.rows.rows() || self.0.rows.is_sum() {
             return false;
         }
         for moments in moments {
             let (row, rest) = self.split_at(1);
             match row.with_moments(moments) {
                 Ok(row) => row.run_on(isa),
-                Err(mut row) => finish_row(&mut row, 0, moments),
+                Err(Self(mut row)) => finish_row(&mut row, 0, moments),
             }
             self = rest;
         }
@@ -287,17 +282,55 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     where
         T: Compiled<CENTERED>,
     {
-        if self.rows.rows() > 0 && self.rows.cols() > 0 {
+        if self.0.rows.rows() > 0 && self.0.rows.cols() > 0 {
             T::forward(self, isa);
         }
     }
 
-    /// The job, which has rows and columns.
+    /// The job, which has rows and columns, through the loops for `LOOPS`.
     #[inline(always)]
-    pub(crate) fn run_here(&mut self, isa: Isa) {
-        if !self.forward(isa) || self.is_grouped() {
-            self.canonicalize_nans();
-        }
+    pub(crate) fn run_here<const LOOPS: bool>(&mut self, isa: Isa) {
+        run_job::<T, LOOPS>(&mut self.0, isa);
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> &RowIo<'a, T> {
+        &self.0.rows
+    }
+}
+
+/// What both normalizations have in common, and the loops take.
+#[derive(Debug)]
+struct Job<'a, T: Element> {
+    /// Whether rows have a mean.
+    centered: bool,
+    rows: RowIo<'a, T>,
+    params: Params<'a, T>,
+    /// Added to x and residual, if x is a sum.
+    bias: Option<&'a [T]>,
+    eps: f64,
+    streaming: bool,
+    /// Whether short rows go through the loop over blocks.
+    blocks: bool,
+    /// Whether rows are fused with their neighbours.
+    fused: bool,
+    stats: StatsMut<'a, T::Float>,
+}
+
+/// One function for all that go through the same loops.
+#[inline(never)]
+fn run_job<T: Element, const CENTERED: bool>(job: &mut Job<'_, T>, isa: Isa) {
+    if !job.forward::<CENTERED>(isa) || job.is_grouped() {
+        job.canonicalize_nans();
+    }
+}
+
+impl<'a, T: Element> Job<'a, T> {
+    fn split_at(self, row: usize) -> (Self, Self) {
+        let (rows_a, rows_b) = self.rows.split_at(row);
+        let (stats_a, stats_b) = self.stats.split_at(rows_a.rows());
+        let params_b = Params { groups: self.params.groups.after(rows_a.rows()), ..self.params };
+        (Self { rows: rows_a, stats: stats_a, ..self }, Self { rows: rows_b, stats: stats_b, params: params_b, ..self })
     }
 
     /// Chooses the loops. Each is dispatched by itself: without optimization, the frame of a function has room for every
@@ -305,32 +338,29 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     ///
     /// Returns whether a row of y is known to be finite.
     #[inline(always)]
-    fn forward(&mut self, isa: Isa) -> bool {
+    fn forward<const CENTERED: bool>(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
         if self.blocks && rows >= FOLD_ROWS {
             let whole = rows - rows % FOLD_ROWS;
-            match isa.run_simd(Blocks { job: self, rows: whole }) {
+            match isa.run_simd(Blocks::<T, CENTERED> { job: self, rows: whole }) {
                 Some(finite) if whole == rows => return finite,
                 Some(_) => first = whole,
                 None => {}
             }
         }
-        if rows - first >= 2 && self.fused {
-            let finite = if cols <= CHUNK {
-                isa.run_simd(Fused::<T, CENTERED, true> { job: self, first })
-            } else {
-                isa.run_simd(Fused::<T, CENTERED, false> { job: self, first })
-            };
-            if let Some(finite) = finite {
-                return finite;
-            }
+        if rows - first >= 2
+            && self.fused
+            && let Some(finite) = isa.run_simd(Fused::<T, CENTERED> { job: self, first })
+        {
+            return finite;
         }
         let mut finite = false;
         for r in first..rows {
             // SAFETY: r < rows.
             let row = unsafe { self.input(r) };
-            (_, finite) = isa.run(WholeRow { row: &row, cols, job: Some((&mut *self, r)) });
+            let centered = self.centered;
+            (_, finite) = isa.run(WholeRow::<T, CENTERED> { row: &row, cols, centered, job: Some((&mut *self, r)) });
         }
         finite
     }
@@ -367,11 +397,6 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         !self.params.groups.are_one()
     }
 
-    /// The rows.
-    pub fn rows(&self) -> &RowIo<'a, T> {
-        &self.rows
-    }
-
     /// Makes all NaNs of y the canonical one if gamma or beta can have made others.
     #[cold]
     #[inline(never)]
@@ -389,12 +414,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
 
 /// The job of normalizing one row, or some columns of it, whose statistics are known.
 #[derive(Debug)]
-pub struct Normalize<'a, T: Element, const CENTERED: bool> {
-    row: RowIo<'a, T>,
-    params: Params<'a, T>,
-    norm: RowNorm<T::Float>,
-    streaming: bool,
-}
+pub struct Normalize<'a, T: Element, const CENTERED: bool>(Columns<'a, T>);
 
 impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
     /// `None` if there is not exactly one row, or if gamma or beta have another length.
@@ -405,11 +425,50 @@ impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
         streaming: bool,
     ) -> Option<Self> {
         let fits = row.rows() == 1 && params.fit(1, row.cols());
-        fits.then_some(Self { row, params: params.with_harmless_offset(), norm, streaming })
+        let params = params.with_harmless_offset();
+        fits.then_some(Self(Columns { centered: CENTERED, row, params, norm, streaming }))
     }
 
     /// The job for the first `col` columns, and that for the others. All columns come first if there are fewer.
     pub fn split_at_col(self, col: usize) -> (Self, Self) {
+        let (a, b) = self.0.split_at_col(col);
+        (Self(a), Self(b))
+    }
+
+    /// Does the job on one tier, on the calling thread.
+    pub fn run_on(self, isa: Isa)
+    where
+        T: Compiled<CENTERED>,
+    {
+        if self.cols() > 0 {
+            T::normalize(self, isa);
+        }
+    }
+
+    /// The job, which has columns, through the loops for `LOOPS`.
+    #[inline(always)]
+    pub(crate) fn run_here<const LOOPS: bool>(mut self, isa: Isa) {
+        isa.run(RunColumns::<T, LOOPS> { job: &mut self.0 });
+    }
+
+    /// The number of columns.
+    pub fn cols(&self) -> usize {
+        self.0.row.cols()
+    }
+}
+
+/// What of it both normalizations have in common.
+#[derive(Debug)]
+struct Columns<'a, T: Element> {
+    centered: bool,
+    row: RowIo<'a, T>,
+    params: Params<'a, T>,
+    norm: RowNorm<T::Float>,
+    streaming: bool,
+}
+
+impl<'a, T: Element> Columns<'a, T> {
+    fn split_at_col(self, col: usize) -> (Self, Self) {
         let cols = self.row.cols();
         let col = col.min(cols);
         let (row_a, row_b) = self.row.split_at_col(col);
@@ -420,40 +479,33 @@ impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
             Self { row: row_b, params: Params { gamma: gamma_b, beta: beta_b, ..self.params }, ..self },
         )
     }
-
-    /// Does the job on one tier, on the calling thread.
-    pub fn run_on(self, isa: Isa)
-    where
-        T: Compiled<CENTERED>,
-    {
-        if self.row.cols() > 0 {
-            T::normalize(self, isa);
-        }
-    }
-
-    /// The number of columns.
-    pub fn cols(&self) -> usize {
-        self.row.cols()
-    }
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for Normalize<'_, T, CENTERED> {
+/// The columns of a job.
+struct RunColumns<'j, 'a, T: Element, const CENTERED: bool> {
+    job: &'j mut Columns<'a, T>,
+}
+
+impl<T: Element, const CENTERED: bool> Kernel for RunColumns<'_, '_, T, CENTERED> {
     type Output = ();
 
+    const PORTABLE: bool = CENTERED;
+
     #[inline(always)]
-    fn run<S: Lanes>(mut self, simd: S) {
-        let cols = self.row.cols();
-        let affine = Affine::new(self.params.gamma, self.params.beta, self.params.offset);
+    fn run<S: Lanes>(self, simd: S) {
+        let &mut Columns { centered, ref mut row, ref params, norm, streaming } = self.job;
+        let cols = row.cols();
+        let affine = Affine::new(params.gamma, params.beta, params.offset);
         // SAFETY: there is a row 0.
-        let (x, y) = unsafe { (self.row.source(0), self.row.target(0, self.streaming)) };
+        let (x, y) = unsafe { (row.source(0), row.target(0, streaming)) };
         // SAFETY: all lengths are cols, checked by the constructor.
-        let finite = unsafe { Row::<T, CENTERED> { x, y, norm: self.norm, affine }.normalize(simd, cols) };
-        if self.streaming {
+        let finite = unsafe { Row::<T, CENTERED> { centered, x, y, norm, affine }.normalize(simd, cols) };
+        if streaming {
             simd.fence();
         }
         if !finite {
             // SAFETY: there is a row 0.
-            unsafe { canonicalize_row(&mut self.row, 0, &self.params) };
+            unsafe { canonicalize_row(row, 0, params) };
         }
     }
 }
@@ -473,9 +525,9 @@ unsafe fn canonicalize_row<T: Element>(rows: &mut RowIo<'_, T>, r: usize, params
 /// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted is normalized here and
 /// now on the slow path, and there is nothing left to do for it.
 #[inline(always)]
-fn settle<S: Lanes, T: Element, const CENTERED: bool>(
+fn settle<S: Lanes, T: Element>(
     simd: S,
-    job: &mut Forward<'_, T, CENTERED>,
+    job: &mut Job<'_, T>,
     r: usize,
     moments: &Moments,
     inv_cols: f64,
@@ -493,17 +545,17 @@ fn settle<S: Lanes, T: Element, const CENTERED: bool>(
 /// Normalizes a row on the slow path whose v and mean, of the fast sums, are not trusted.
 #[cold]
 #[inline(never)]
-fn rescue_row<T: Element, const CENTERED: bool>(job: &mut Forward<'_, T, CENTERED>, r: usize, v: f64, mean: f64) {
+fn rescue_row<T: Element>(job: &mut Job<'_, T>, r: usize, v: f64, mean: f64) {
     let scale = moments::scale_for::<T::Float>(v, mean);
     // SAFETY: r < rows: callers count it; rows have cols > 0 elements.
-    let moments = unsafe { rescue::moments(job.rows.source(r), job.rows.cols(), scale, CENTERED) };
+    let moments = unsafe { rescue::moments(job.rows.source(r), job.rows.cols(), scale, job.centered) };
     finish_row(job, r, &moments);
 }
 
 /// Normalizes a row on the slow path with moments that were taken there.
 #[cold]
 #[inline(never)]
-fn finish_row<T: Element, const CENTERED: bool>(job: &mut Forward<'_, T, CENTERED>, r: usize, moments: &Moments) {
+fn finish_row<T: Element>(job: &mut Job<'_, T>, r: usize, moments: &Moments) {
     let cols = job.rows.cols();
     if moments.m2.is_nan() {
         // SAFETY: r < rows.
@@ -532,7 +584,9 @@ pub(crate) struct WholeRow<'j, 'a, T: Element, const CENTERED: bool> {
     /// Borrowed for the same reason as jobs are.
     row: &'j Input<T>,
     cols: usize,
-    job: Option<(&'j mut Forward<'a, T, CENTERED>, usize)>,
+    /// Whether it has a mean.
+    centered: bool,
+    job: Option<(&'j mut Job<'a, T>, usize)>,
 }
 
 impl<'j, T: Element, const CENTERED: bool> WholeRow<'j, '_, T, CENTERED> {
@@ -541,8 +595,8 @@ impl<'j, T: Element, const CENTERED: bool> WholeRow<'j, '_, T, CENTERED> {
     /// # Safety
     /// - The row has `cols > 0` elements.
     #[inline(always)]
-    pub(crate) unsafe fn moments(row: &'j Input<T>, cols: usize) -> Self {
-        Self { row, cols, job: None }
+    pub(crate) unsafe fn moments(row: &'j Input<T>, cols: usize, centered: bool) -> Self {
+        Self { row, cols, centered, job: None }
     }
 }
 
@@ -550,18 +604,20 @@ impl<T: Element, const CENTERED: bool> Kernel for WholeRow<'_, '_, T, CENTERED> 
     /// The moments, and whether the row of y is known to be finite.
     type Output = (Moments, bool);
 
+    const PORTABLE: bool = CENTERED;
+
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> (Moments, bool) {
-        let Self { row, cols, job } = self;
+        let Self { row, cols, centered, job } = self;
         // SAFETY: the row has cols elements.
-        let moments = unsafe { moments::row::<S, T, CENTERED>(simd, *row, cols) };
+        let moments = unsafe { moments::row::<S, T, CENTERED>(simd, *row, cols, centered) };
         let Some((job, r)) = job else { return (moments, false) };
         let mut finite = false;
         if let Some(norm) = settle(simd, job, r, &moments, 1.0 / cols as f64) {
             // SAFETY: the job has row r, of cols elements; so have gamma and beta, checked by the constructor.
             finite = unsafe {
                 let (x, y, affine) = (job.rows.source(r), job.target(r), job.affine(r));
-                Row::<T, CENTERED> { x, y, norm, affine }.normalize(simd, cols)
+                Row::<T, CENTERED> { centered, x, y, norm, affine }.normalize(simd, cols)
             };
         }
         if job.streaming {

@@ -168,15 +168,15 @@ impl Isa {
         }
     }
 
-    /// Runs a kernel in a function compiled for this tier.
+    /// Runs a kernel, which is compiled for this tier, in a function compiled for it.
     #[inline(always)]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        if self.tier() == Tier::Scalar {
+        if K::PORTABLE && self.tier() == Tier::Scalar {
             return scalar(kernel);
         }
         match self.run_simd(kernel) {
             Some(output) => output,
-            None => unreachable!("all other tiers have units for it"),
+            None => unreachable!("the kernel is not compiled for the portable tier"),
         }
     }
 

@@ -53,6 +53,8 @@ pub(crate) const fn regs<S: Simd>() -> usize {
 pub trait Kernel {
     /// What the computation returns.
     type Output;
+    /// Whether it is compiled for the portable tier.
+    const PORTABLE: bool = true;
     /// Runs with the operations of one tier. Implementations are `#[inline(always)]`, and so is every
     /// generic function that they call.
     fn run<S: Lanes>(self, simd: S) -> Self::Output;
@@ -223,6 +225,13 @@ pub trait Bf16Lanes: Simd {
 #[inline(always)]
 pub(crate) fn rolled(n: usize) -> usize {
     core::hint::black_box(n)
+}
+
+/// Whether rows have a mean, in loops for `CENTERED`. Where little code is worth more, those of layer normalization take the rows of
+/// the other too, with a mean of 0: this says so while running there, and to the compiler elsewhere.
+#[inline(always)]
+pub(crate) const fn has_mean<S: Lanes, T: Element, const CENTERED: bool>(centered: bool) -> bool {
+    CENTERED && (centered || S::SPECIALIZES && !T::SHARES)
 }
 
 /// The square root of one f64, by the tier's instruction.

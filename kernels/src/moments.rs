@@ -46,7 +46,7 @@ use core::mem::MaybeUninit;
 
 use crate::Isa;
 use crate::forward::WholeRow;
-use crate::lanes::{Compiled, Element, Float, Input, Lanes, MAX_REGS, Pair, Source, regs};
+use crate::lanes::{Compiled, Element, Float, Input, Lanes, MAX_REGS, Pair, Source, has_mean, regs};
 use crate::rescue;
 
 /// The number of elements whose sums are taken in the type that they are computed in.
@@ -354,9 +354,10 @@ impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
     }
 
     #[inline(always)]
-    pub(crate) fn finish(self, simd: S, c: T::Float, len: ChunkLen<T>) -> Moments {
+    pub(crate) fn finish(self, simd: S, c: T::Float, len: ChunkLen<T>, centered: bool) -> Moments {
         let (s, q) = self.halve(simd);
-        finish(c, T::Float::fold(simd, s), T::Float::fold(simd, q), len)
+        let s = if centered { T::Float::fold(simd, s) } else { T::Float::default() };
+        finish(c, s, T::Float::fold(simd, q), len)
     }
 }
 
@@ -423,13 +424,33 @@ pub(crate) unsafe fn chunk_shift<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
     x: Source<T>,
     len: ChunkLen<T>,
+    centered: bool,
 ) -> T::Float {
-    if !CENTERED {
+    if !(CENTERED && centered) {
         return T::Float::default();
     }
     // SAFETY: the caller's duty.
     let (x0, samples) = unsafe { (x.get(0).to_computed(), sample(simd, x, len.len)) };
     shift(x0, T::Float::fold(simd, samples), len)
+}
+
+/// The same for the chunk from element `at` on, whose sums are taken before.
+///
+/// # Safety
+/// - The row has at least `at + len.len` elements.
+#[inline(always)]
+unsafe fn next_shift<S: Lanes, T: Element, const CENTERED: bool>(
+    simd: S,
+    input: Input<T>,
+    at: usize,
+    len: ChunkLen<T>,
+    centered: bool,
+) -> T::Float {
+    // SAFETY: the caller's duty.
+    unsafe {
+        input.take_sums(simd, 1, at, len.len);
+        chunk_shift::<S, T, CENTERED>(simd, input.row().after(at), len, centered)
+    }
 }
 
 /// The moments of one chunk.
@@ -442,6 +463,7 @@ unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool>(
     x: Source<T>,
     c: T::Float,
     len: ChunkLen<T>,
+    centered: bool,
 ) -> Moments {
     let mut sums = Sums::<S, T, CENTERED>::new(simd, c);
     let mut i = 0;
@@ -454,7 +476,7 @@ unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool>(
         // SAFETY: the caller's duty.
         unsafe { sums.step_tail(simd, x, i, len.len - i) };
     }
-    sums.finish(simd, c, len)
+    sums.finish(simd, c, len, centered)
 }
 
 /// The moments of a row or of a subtree of it, `cols > 0` elements. Sums are taken chunk by chunk, while they are in the cache.
@@ -462,31 +484,38 @@ unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool>(
 /// # Safety
 /// - x has at least `cols` elements.
 #[inline(always)]
-pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(simd: S, input: Input<T>, cols: usize) -> Moments {
+pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(
+    simd: S,
+    input: Input<T>,
+    cols: usize,
+    centered: bool,
+) -> Moments {
+    let centered = has_mean::<S, T, CENTERED>(centered);
     let x = input.row();
     let (inner, last) = ChunkLen::of_row(cols);
     let len_at = |at: usize| if cols - at > CHUNK { inner } else { last };
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let (mut at, mut len) = (0, len_at(0));
-    // SAFETY: x has cols elements.
-    let mut c = unsafe {
-        input.take_sums(simd, 1, 0, len.len);
-        chunk_shift::<S, T, CENTERED>(simd, x, len)
-    };
+    // The shift of the next chunk is on its way while one is summed, but on the portable tier, which has one piece of code for it.
+    let ahead = S::SPECIALIZES;
+    let mut c = T::Float::default();
+    if ahead {
+        // SAFETY: x has cols elements.
+        c = unsafe { next_shift::<S, T, CENTERED>(simd, input, 0, len, centered) };
+    }
     loop {
         let next = at + len.len;
         let (next_len, mut next_c) = (len_at(next.min(cols - 1)), c);
-        if next < cols {
-            // The shift of the next chunk is on its way while this one is summed.
+        if !ahead {
+            // SAFETY: len elements are left at at.
+            c = unsafe { next_shift::<S, T, CENTERED>(simd, input, at, len, centered) };
+        } else if next < cols {
             // SAFETY: next_len elements are left at next.
-            next_c = unsafe {
-                input.take_sums(simd, 1, next, next_len.len);
-                chunk_shift::<S, T, CENTERED>(simd, x.after(next), next_len)
-            };
+            next_c = unsafe { next_shift::<S, T, CENTERED>(simd, input, next, next_len, centered) };
         }
         // SAFETY: len elements are left at at.
-        let chunk = unsafe { chunk::<S, T, CENTERED>(simd, x.after(at), c, len) };
+        let chunk = unsafe { chunk::<S, T, CENTERED>(simd, x.after(at), c, len, centered) };
         if cols <= CHUNK {
             return chunk;
         }
@@ -530,8 +559,9 @@ impl<T: Element> RowMoments<'_, T> {
     }
 
     #[inline(always)]
-    pub(crate) fn run_here<const CENTERED: bool>(self, isa: Isa) -> Moments {
+    pub(crate) fn run_here<const LOOPS: bool>(self, isa: Isa) -> Moments {
+        let Self { x, centered, .. } = self;
         // SAFETY: the slice has as many elements, and is not empty.
-        unsafe { isa.run(WholeRow::<T, CENTERED>::moments(&Source::from(self.x).into(), self.x.len())).0 }
+        unsafe { isa.run(WholeRow::<T, LOOPS>::moments(&Source::from(x).into(), x.len(), centered)).0 }
     }
 }

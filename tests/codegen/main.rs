@@ -207,12 +207,14 @@ kernel:
     #[test]
     fn names_are_those_of_kernels_and_families() {
         let entry = "<lanenorm_kernels::isa::tokens::Avx2>::vectorize::imp_fastcall::<lanenorm_kernels::lanes::Entry<pulp::x86::v3::V3, \
-                     lanenorm_kernels::forward::fused::Fused<half::bfloat::bf16, true, false>>>";
-        assert_eq!(names::kernel(entry, "x86_64"), Some((Tier::Avx2, "Fused<bf16, true, false>".into())));
-        let dispatch = "<f64 as lanenorm_kernels::lanes::element::Compiled<true>>::forward";
-        assert_eq!(names::kernel(dispatch, "aarch64"), Some((Tier::Neon, "forward<f64, true>".into())));
+                     lanenorm_kernels::forward::fused::Fused<half::bfloat::bf16, true>>>";
+        assert_eq!(names::kernel(entry, "x86_64"), Some((Tier::Avx2, "Fused<bf16, true>".into())));
+        let job = "lanenorm_kernels::forward::run_job::<half::bfloat::bf16, true>";
+        assert_eq!(names::kernel(job, "aarch64"), Some((Tier::Neon, "forward<bf16, true>".into())));
+        let dispatch = "<f64 as lanenorm_kernels::lanes::element::Compiled<true>>::backward";
+        assert_eq!(names::kernel(dispatch, "aarch64"), Some((Tier::Neon, "backward<f64, true>".into())));
         assert_eq!(names::kernel(dispatch, "x86_64"), None);
-        assert_eq!(names::family(dispatch), "<T as lanes::element::Compiled>::forward");
+        assert_eq!(names::family(dispatch), "<T as lanes::element::Compiled>::backward");
         assert_eq!(names::family("lanenorm_kernels::a::f::<g<u8>, 3>::{closure#0}"), "a::f::{closure#0}");
         assert!(names::is_ours(dispatch) && !names::is_ours("core::f::<lanenorm_kernels::G>"));
     }

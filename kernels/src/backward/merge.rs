@@ -19,20 +19,30 @@ pub fn merge<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     dgamma: Option<&mut [T::Float]>,
     dbeta: Option<&mut [T::Float]>,
 ) {
-    let len = parts.partial_len::<T>(CENTERED).unwrap_or(usize::MAX);
+    merge_sums::<T>(isa, parts, partials, dgamma, dbeta, CENTERED);
+}
+
+#[inline(never)]
+fn merge_sums<T: Element>(
+    isa: Isa,
+    parts: &Parts,
+    partials: &[T::Float],
+    dgamma: Option<&mut [T::Float]>,
+    dbeta: Option<&mut [T::Float]>,
+    centered: bool,
+) {
+    let len = parts.partial_len::<T>(centered).unwrap_or(usize::MAX);
     let expected = len.checked_mul(parts.count());
     assert!(Some(partials.len()) == expected, "{} elements, expected {expected:?}", partials.len());
-    let each = len / super::sums(CENTERED);
+    let each = len / super::sums(centered);
     for (out, at) in [(dgamma, 0), (dbeta, each)] {
         let Some(out) = out else { continue };
         assert!(out.len() == parts.cols, "{} elements, expected {}", out.len(), parts.cols);
         if parts.rows == 0 || parts.cols == 0 || at == len {
             out.fill(T::Float::default());
         } else {
-            <T as Compiled<CENTERED>>::merge(
-                Merge { partials, count: parts.count(), len, at, errors: each / 2, out },
-                isa,
-            );
+            // The job is the same for both normalizations.
+            <T as Compiled<true>>::merge(Merge { partials, count: parts.count(), len, at, errors: each / 2, out }, isa);
         }
     }
 }
@@ -46,6 +56,14 @@ pub struct Merge<'a, T: Element> {
     at: usize,
     errors: usize,
     out: &'a mut [T::Float],
+}
+
+impl<'a, T: Element> Merge<'a, T> {
+    /// The job for another type whose pairs of registers have the same order.
+    pub(crate) fn of<U: Element<Float = T::Float>>(self) -> Merge<'a, U> {
+        let Self { partials, count, len, at, errors, out } = self;
+        Merge { partials, count, len, at, errors, out }
+    }
 }
 
 impl<T: Element> Kernel for Merge<'_, T> {

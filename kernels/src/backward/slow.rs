@@ -4,40 +4,37 @@
 //! It computes in f64, with exponents apart, so that neither products nor sums leave the range. Sums are compensated. It is
 //! compiled once for all tiers, which makes the bits the same.
 
-use super::{Backward, power_of_two};
+use super::{BLOCK_ROWS, Job, power_of_two};
 use crate::Isa;
 use crate::forward::RowNorm;
-use crate::lanes::{Compiled, Element, Float, Source, sqrt_f64};
+use crate::lanes::{Element, Float, Source, sqrt_f64};
 use crate::moments::{Moments, RowMoments};
 use crate::rescue::sum;
 
 /// Whether all of row `r` of dy is zero.
 #[cold]
 #[inline(never)]
-pub(super) fn is_zero<T: Element, const CENTERED: bool>(job: &Backward<'_, T, CENTERED>, r: usize) -> bool {
+pub(super) fn is_zero<T: Element>(job: &Job<'_, T>, r: usize) -> bool {
     // SAFETY: callers count the rows; rows have cols elements.
-    let dy = |i| unsafe { job.rows.dy(r).get(i) }.to_computed();
+    let dy = |i| unsafe { job.rows.dy(job.rows.place(r)).get(i) }.to_computed();
     (0..job.rows.cols()).all(|i| dy(i) == T::Float::default())
 }
 
 /// The moments of a row, of the slow path if need be, and what the root is taken of at their scale.
-fn moments<T: Element + Compiled<CENTERED>, const CENTERED: bool>(x: &[T], eps: f64) -> (Moments, f64) {
-    let taken = |scale| RowMoments { x, centered: CENTERED, scale }.run_on(Isa::SCALAR);
+fn moments<T: Element>(job: &Job<'_, T>, r: usize) -> (Moments, f64) {
+    let taken = |scale| RowMoments { x: job.rows.x_row(r), centered: job.centered, scale }.run_on(Isa::SCALAR);
     let mut m = taken(None);
-    if let Some(scale) = m.rescale::<T>(eps) {
+    if let Some(scale) = m.rescale::<T>(job.eps) {
         m = taken(Some(scale));
     }
-    (m, m.m2 / m.count + eps * m.scale * m.scale)
+    (m, m.m2 / m.count + job.eps * m.scale * m.scale)
 }
 
 /// The statistics that forward keeps of row `r`, whose fast moments are not trusted.
 #[cold]
 #[inline(never)]
-pub(super) fn statistics<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
-    job: &Backward<'_, T, CENTERED>,
-    r: usize,
-) -> RowNorm<T::Float> {
-    let (moments, v) = moments::<T, CENTERED>(job.rows.x_row(r), job.eps);
+pub(super) fn statistics<T: Element>(job: &Job<'_, T>, r: usize) -> RowNorm<T::Float> {
+    let (moments, v) = moments(job, r);
     RowNorm::rescued(&moments, v)
 }
 
@@ -50,9 +47,9 @@ struct Norm {
 }
 
 impl Norm {
-    /// All zero if all elements are equal and eps is 0: xhat is 0 then, and dx is defined to be.
-    fn new<T: Element + Compiled<CENTERED>, const CENTERED: bool>(x: &[T], eps: f64) -> Self {
-        let (m, v) = moments::<T, CENTERED>(x, eps);
+    /// That of row `r`. All zero if all elements are equal and eps is 0: xhat is 0 then, and dx is defined to be.
+    fn new<T: Element>(job: &Job<'_, T>, r: usize) -> Self {
+        let (m, v) = moments(job, r);
         let mean = m.origin + m.offset;
         let rstd = if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) };
         Self { scale: m.scale, mean, mean_lo: (m.origin - mean) + m.offset, rstd }
@@ -114,33 +111,31 @@ impl Wide {
     }
 }
 
-/// Adds the `R` rows from `r` on, as a block is added, to the sums of dgamma and dbeta, if they are wanted. These are kept in pairs of registers
+/// Adds the `n` rows from `r` on, one or two, as a block is added, to the sums of dgamma and dbeta, if they are wanted. These are kept in pairs of registers
 /// of `lanes` elements.
 #[cold]
 #[inline(never)]
-pub(super) fn add_rows<T: Element + Compiled<CENTERED>, const CENTERED: bool, const R: usize>(
-    job: &Backward<'_, T, CENTERED>,
-    r: usize,
-    leaf: &mut [T::Float],
-    lanes: usize,
-) {
+pub(super) fn add_rows<T: Element>(job: &Job<'_, T>, r: usize, n: usize, leaf: &mut [T::Float], lanes: usize) {
     if !job.sums {
         return;
     }
     let cols = job.rows.cols();
-    let norm: [Norm; R] = core::array::from_fn(|k| Norm::new::<T, CENTERED>(job.rows.x_row(r + k), job.eps));
+    let norms: [Norm; BLOCK_ROWS] = core::array::from_fn(|k| Norm::new(job, r + k % n));
     let (dgamma, dbeta) = leaf.split_at_mut(cols.next_multiple_of(T::STEP));
     for i in 0..cols {
         let (mut to_dgamma, mut to_dbeta) = (-0.0, -T::Float::default());
-        for k in 0..R {
+        for (k, norm) in norms.iter().enumerate().take(n) {
             // SAFETY: i < cols, and r + k < rows.
-            let (dy, x) = unsafe { (job.rows.dy(r + k).get(i).to_computed(), job.rows.x(r + k).get(i).to_computed()) };
-            to_dgamma += Into::<f64>::into(dy) * norm[k].xhat(x.into());
+            let (dy, x) = unsafe {
+                let at = job.rows.place(r + k);
+                (job.rows.dy(at).get(i).to_computed(), job.rows.x(at).get(i).to_computed())
+            };
+            to_dgamma += Into::<f64>::into(dy) * norm.xhat(x.into());
             to_dbeta = to_dbeta + dy;
         }
         let at = place::<T>(i, lanes);
         dgamma[at] = dgamma[at] + T::Float::from_f64(to_dgamma);
-        if CENTERED {
+        if job.centered {
             dbeta[at] = dbeta[at] + to_dbeta;
         }
     }
@@ -149,32 +144,17 @@ pub(super) fn add_rows<T: Element + Compiled<CENTERED>, const CENTERED: bool, co
 /// Writes dx of row `r`, if it is wanted.
 #[cold]
 #[inline(never)]
-pub(super) fn write_dx<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
-    job: &mut Backward<'_, T, CENTERED>,
-    r: usize,
-) {
+pub(super) fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize) {
+    let at = job.rows.place(r);
     // SAFETY: r < rows.
-    let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, false)) };
+    let (dy, x, ds, dx) = unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, false)) };
     let Some(dx) = dx else { return };
     let cols = job.rows.cols();
-    let norm = Norm::new::<T, CENTERED>(job.rows.x_row(r), job.eps);
     // SAFETY: callers ask for i < cols.
     let get = |p: Source<T>, i| -> f64 { unsafe { p.get(i) }.to_computed().into() };
-    let xhat = |i| norm.wide_xhat(get(x, i));
-    let gamma = |i| -> f64 { job.gamma(i).into() };
-    let are_finite = (0..cols).all(|i| get(dy, i).is_finite() && gamma(i).is_finite());
-    if !(are_finite && norm.rstd.is_finite()) {
-        // SAFETY: rows have cols elements.
-        unsafe { dx.canonicalize(cols, |_| true) };
-        return;
-    }
-    let g = |i| Wide::new(get(dy, i)).times(Wide::new(gamma(i)));
-    let c1 = if CENTERED { Wide::mean(cols, g) } else { Wide::new(0.0) };
-    let c2 = Wide::mean(cols, |i| g(i).times(xhat(i)));
-    let rstd = Wide::new(norm.rstd).times(Wide::new(norm.scale));
-    for i in 0..cols {
-        let projected = g(i).minus(c1).minus(xhat(i).times(c2)).times(rstd);
-        let v = projected.at(0) + ds.map_or(-0.0, |ds| get(ds, i));
+    let element = |i| Inputs { dy: get(dy, i), gamma: job.gamma(i).into(), x: get(x, i) };
+    let done = project(cols, job.centered, &Norm::new(job, r), &element, &mut |i, projected| {
+        let v = projected + ds.map_or(-0.0, |ds| get(ds, i));
         // SAFETY: i < cols.
         unsafe {
             if v.is_nan() {
@@ -183,7 +163,51 @@ pub(super) fn write_dx<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
                 dx.set(i, T::Float::from_f64(v));
             }
         }
+    });
+    if !done {
+        // SAFETY: rows have cols elements.
+        unsafe { dx.canonicalize(cols, |_| true) };
     }
+}
+
+/// What an element of dx takes.
+struct Inputs {
+    dy: f64,
+    gamma: f64,
+    x: f64,
+}
+
+/// Gives dx without ds, element by element, to `write`. Returns false, and writes nothing, if a number is not finite. One function for all
+/// types.
+fn project(
+    cols: usize,
+    centered: bool,
+    norm: &Norm,
+    element: &dyn Fn(usize) -> Inputs,
+    write: &mut dyn FnMut(usize, f64),
+) -> bool {
+    let is_finite = |i| {
+        let Inputs { dy, gamma, .. } = element(i);
+        dy.is_finite() && gamma.is_finite()
+    };
+    if !((0..cols).all(is_finite) && norm.rstd.is_finite()) {
+        return false;
+    }
+    let g_and_xhat = |i| {
+        let Inputs { dy, gamma, x } = element(i);
+        (Wide::new(dy).times(Wide::new(gamma)), norm.wide_xhat(x))
+    };
+    let c1 = if centered { Wide::mean(cols, |i| g_and_xhat(i).0) } else { Wide::new(0.0) };
+    let c2 = Wide::mean(cols, |i| {
+        let (g, xhat) = g_and_xhat(i);
+        g.times(xhat)
+    });
+    let rstd = Wide::new(norm.rstd).times(Wide::new(norm.scale));
+    for i in 0..cols {
+        let (g, xhat) = g_and_xhat(i);
+        write(i, g.minus(c1).minus(xhat.times(c2)).times(rstd).at(0));
+    }
+    true
 }
 
 /// Where element `i` is in a vector that is kept in pairs of registers.

@@ -1,8 +1,8 @@
 //! The two touches of the rows that take the fast path.
 
-use super::{BLOCK_ROWS, Backward};
+use super::{BLOCK_ROWS, Job};
 use crate::forward::{RowNorm, probe};
-use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Reg, Source, Target, regs, way};
+use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Reg, Source, Target, has_mean, regs, way};
 use crate::moments::{CHUNK, Tree, no_subtrees};
 
 /// The bytes of a first-level cache.
@@ -49,21 +49,24 @@ impl<F: Float> Row<F> {
 #[inline(always)]
 pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    job: &Backward<'_, T, CENTERED>,
+    job: &Job<'_, T>,
     r: usize,
     hi: T::Float,
     gamma: &[T::Float],
 ) -> (f64, f64) {
     let cols = job.rows.cols();
+    let place = job.rows.place(r);
     // SAFETY: the caller's duty.
-    let (dy, x) = unsafe { (job.rows.dy(r), job.rows.x(r)) };
+    let (dy, x) = unsafe { (job.rows.dy(place), job.rows.x(place)) };
+    let centered = has_mean::<S, T, CENTERED>(job.centered);
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let mut at = 0;
     loop {
         // SAFETY: at < cols.
         let [s1, s2] = unsafe { project_chunk::<S, T, CENTERED>(simd, dy, x, hi, gamma, at, CHUNK.min(cols - at)) };
-        let sums = (T::Float::fold(simd, s1).into(), T::Float::fold(simd, s2).into());
+        let s1 = if centered { T::Float::fold(simd, s1) } else { T::Float::default() };
+        let sums = (s1.into(), T::Float::fold(simd, s2).into());
         if cols <= CHUNK {
             return sums;
         }
@@ -148,6 +151,7 @@ struct Loaded<S: Lanes, T: Element> {
     offset: Reg<S, T>,
     a: Reg<S, T>,
     b: Reg<S, T>,
+    centered: bool,
     dy: Source<T>,
     x: Source<T>,
     ds: Option<Source<T>>,
@@ -160,39 +164,59 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
-    unsafe fn new<const CENTERED: bool>(
-        simd: S,
-        job: &mut Backward<'_, T, CENTERED>,
-        r: usize,
-        row: &Row<T::Float>,
-    ) -> Self {
+    unsafe fn new(simd: S, job: &mut Job<'_, T>, r: usize, row: &Row<T::Float>) -> Self {
         let &Row { mean, mean_lo, rstd, a, b, .. } = row;
         let splat = |v| T::Float::splat(simd, v);
+        let at = job.rows.place(r);
         // SAFETY: the caller's duty.
-        let (dy, x, ds, dx) = unsafe { (job.rows.dy(r), job.rows.x(r), job.rows.ds(r), job.rows.dx(r, job.streaming)) };
+        let (dy, x, ds, dx) =
+            unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, job.streaming)) };
         let offset = splat(-mean_lo * rstd);
         // Where a block of f32 or f64 is more than L1, this loop waits for cache lines itself: more would not come sooner.
         let asks = T::ROUNDS || BLOCK_ROWS * 2 * job.rows.cols() * size_of::<T>() <= L1;
         let later = if asks && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
+        let later = job.rows.place(later);
         // SAFETY: there is such a row.
         let ahead = unsafe { [job.rows.dy(later), job.rows.x(later)] };
-        Self { hi: splat(mean), rstd: splat(rstd), offset, a: splat(a), b: splat(b), dy, x, ds, dx, ahead }
+        Self {
+            hi: splat(mean),
+            rstd: splat(rstd),
+            offset,
+            a: splat(a),
+            b: splat(b),
+            centered: job.centered,
+            dy,
+            x,
+            ds,
+            dx,
+            ahead,
+        }
     }
 
     #[inline(always)]
     fn xhat<const CENTERED: bool>(&self, simd: S, x: Reg<S, T>) -> Reg<S, T> {
-        if CENTERED {
+        if self.fused::<CENTERED>() {
             T::Float::fma(simd, T::Float::minus(simd, x, self.hi), self.rstd, self.offset)
         } else {
             T::Float::times(simd, x, self.rstd)
         }
     }
 
+    /// Whether what a mean takes is computed too, even if it is 0. What has an instruction takes no longer than a look at
+    /// `centered`.
+    #[inline(always)]
+    fn fused<const CENTERED: bool>(&self) -> bool {
+        CENTERED && (S::SPECIALIZES || self.centered)
+    }
+
     /// dx but for ds.
     #[inline(always)]
     fn dx<const CENTERED: bool>(&self, simd: S, dy: Reg<S, T>, xhat: Reg<S, T>, gamma: Reg<S, T>) -> Reg<S, T> {
-        let projected =
-            if CENTERED { T::Float::fma(simd, xhat, self.b, self.a) } else { T::Float::times(simd, xhat, self.b) };
+        let projected = if self.fused::<CENTERED>() {
+            T::Float::fma(simd, xhat, self.b, self.a)
+        } else {
+            T::Float::times(simd, xhat, self.b)
+        };
         T::Float::fma(simd, T::Float::times(simd, dy, gamma), self.rstd, projected)
     }
 }
@@ -202,6 +226,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
 struct Beside<T: Element> {
     gamma: *const T::Float,
     dgamma: *mut T::Float,
+    /// The same as dgamma where there is no beta: what is stored there is then replaced by dgamma.
     dbeta: *mut T::Float,
 }
 
@@ -222,7 +247,7 @@ pub(super) mod ways {
 #[inline(always)]
 pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
     simd: S,
-    job: &mut Backward<'_, T, CENTERED>,
+    job: &mut Job<'_, T>,
     r: usize,
     rows: &[Row<T::Float>; R],
     wanted: u8,
@@ -230,9 +255,11 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     leaf: &mut [T::Float],
 ) {
     let cols = job.rows.cols();
-    let (dgamma, dbeta) = if CENTERED { leaf.split_at_mut(gamma.len()) } else { (leaf, &mut [] as &mut [_]) };
-    assert!(r + R <= job.rows.rows() && gamma.len() >= cols && dgamma.len() >= cols);
-    let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma: dgamma.as_mut_ptr(), dbeta: dbeta.as_mut_ptr() };
+    let sums = if has_mean::<S, T, CENTERED>(job.centered) { 2 } else { 1 };
+    assert!(r + R <= job.rows.rows() && gamma.len() >= cols && leaf.len() == sums * gamma.len());
+    let dgamma = leaf.as_mut_ptr();
+    let dbeta = dgamma.wrapping_add((sums - 1) * gamma.len());
+    let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma, dbeta };
     // SAFETY: there are R rows from r on, checked above. (No closure: those of arrays' methods are not always inlined.)
     let mut loaded = [unsafe { Loaded::<S, T>::new(simd, job, r, &rows[0]) }; R];
     for k in 1..R {
@@ -250,24 +277,29 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     way |= if has_ds { ways::DS } else { 0 };
     way |= if streams { ways::STREAM } else { 0 };
     way &= wanted;
-    let whole = cols - cols % (2 * T::Float::lanes::<S>());
+    let pair = 2 * T::Float::lanes::<S>();
+    // The portable tier does all of it as others do the rest of a row: two loops would be twice the code.
+    let mut at = if S::SPECIALIZES { cols - cols % pair } else { 0 };
     // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps. The flags are those of the rows.
     unsafe {
         let mut seen = match way {
-            ways::ALL if R > 1 && S::SPECIALIZES => {
-                touch::<S, T, CENTERED, { ways::ALL }, R>(simd, &loaded, beside, way, whole)
+            _ if !S::SPECIALIZES => T::Float::splat(simd, T::Float::default()),
+            ways::ALL if R > 1 => touch::<S, T, CENTERED, { ways::ALL }, R>(simd, &loaded, beside, way, at),
+            ways::ALL_STREAMED if R > 1 => {
+                touch::<S, T, CENTERED, { ways::ALL_STREAMED }, R>(simd, &loaded, beside, way, at)
             }
-            ways::ALL_STREAMED if R > 1 && S::SPECIALIZES => {
-                touch::<S, T, CENTERED, { ways::ALL_STREAMED }, R>(simd, &loaded, beside, way, whole)
-            }
-            _ => touch::<S, T, CENTERED, { ways::ANY }, R>(simd, &loaded, beside, way, whole),
+            _ => touch::<S, T, CENTERED, { ways::ANY }, R>(simd, &loaded, beside, way, at),
         };
-        if whole < cols {
-            let tail = touch_tail::<S, T, CENTERED, R>(simd, &loaded, beside, way, whole, cols - whole);
+        while at < cols {
+            let tail = touch_tail::<S, T, CENTERED, R>(simd, &loaded, beside, way, at, pair.min(cols - at));
             seen = T::Float::plus(simd, seen, tail);
+            at += pair;
+            if S::SPECIALIZES {
+                break;
+            }
         }
         if way & ways::DX != 0 && has_ds && T::Float::any_nan(simd, seen) {
-            loaded.iter().filter_map(|row| row.dx).for_each(|dx| dx.canonicalize(cols, |_| false));
+            loaded.iter().filter_map(|row| row.dx).for_each(|dx| dx.canonicalize_nans(cols));
         }
     }
 }
@@ -354,7 +386,7 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
     seen
 }
 
-/// The last `n` elements of all rows, from `i` on: less than a pair of registers. Returns what `touch` does.
+/// The `n` elements of all rows from `i` on, at most a pair of registers. Returns what `touch` does.
 ///
 /// # Safety
 /// - All rows have `i + n` elements; gamma and the sums have them in whole steps.
@@ -375,25 +407,13 @@ unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>
         let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
         let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
         for r in 0..R {
-            let row = &rows[r];
-            let (dy, x) = (row.dy.load_tail(simd, i, n, zero), row.x.load_tail(simd, i, n, row.hi));
-            let mut dx = dy;
+            let [dy, xhat] = if S::SPECIALIZES {
+                touch_row_tail::<S, T, CENTERED>(simd, &rows[r], &gamma, way, i, n, &mut seen)
+            } else {
+                touch_row_tail_outlined::<S, T, CENTERED>(simd, &rows[r], &gamma, way, i, n, &mut seen)
+            };
             for k in 0..2 {
-                let xhat = row.xhat::<CENTERED>(simd, x[k]);
-                dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat, gamma[k]);
-                (dys[k][r], xhats[k][r]) = (dy[k], xhat);
-            }
-            if way & ways::DX != 0
-                && let Some(target) = row.dx
-            {
-                if let Some(ds) = row.ds {
-                    let ds = ds.load_tail(simd, i, n, zero);
-                    dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
-                    for v in dx {
-                        seen = probe::<S, T::Float>(simd, seen, v);
-                    }
-                }
-                target.store_tail(simd, i, n, dx);
+                (dys[k][r], xhats[k][r]) = (dy[k], xhat[k]);
             }
         }
         if way & ways::SUMS != 0 {
@@ -401,6 +421,63 @@ unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>
         }
     }
     seen
+}
+
+/// What of it one row takes. Returns dy and xhat, and adds to what was seen.
+///
+/// # Safety
+/// - As for `touch_tail`.
+#[inline(always)]
+unsafe fn touch_row_tail<S: Lanes, T: Element, const CENTERED: bool>(
+    simd: S,
+    row: &Loaded<S, T>,
+    gamma: &Pair<S, T>,
+    way: u8,
+    i: usize,
+    n: usize,
+    seen: &mut Reg<S, T>,
+) -> [Pair<S, T>; 2] {
+    let zero = T::Float::splat(simd, T::Float::default());
+    // SAFETY: the caller's duty.
+    unsafe {
+        let (dy, x) = (row.dy.load_tail(simd, i, n, zero), row.x.load_tail(simd, i, n, row.hi));
+        let (mut dx, mut xhat) = (dy, x);
+        for k in 0..2 {
+            xhat[k] = row.xhat::<CENTERED>(simd, x[k]);
+            dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat[k], gamma[k]);
+        }
+        if way & ways::DX != 0
+            && let Some(target) = row.dx
+        {
+            if let Some(ds) = row.ds {
+                let ds = ds.load_tail(simd, i, n, zero);
+                dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
+                for v in dx {
+                    *seen = probe::<S, T::Float>(simd, *seen, v);
+                }
+            }
+            target.store_tail(simd, i, n, dx);
+        }
+        [dy, xhat]
+    }
+}
+
+/// The same, of which the portable tier has one copy: fma is long there.
+///
+/// # Safety
+/// - As for `touch_tail`.
+#[inline(never)]
+unsafe fn touch_row_tail_outlined<S: Lanes, T: Element, const CENTERED: bool>(
+    simd: S,
+    row: &Loaded<S, T>,
+    gamma: &Pair<S, T>,
+    way: u8,
+    i: usize,
+    n: usize,
+    seen: &mut Reg<S, T>,
+) -> [Pair<S, T>; 2] {
+    // SAFETY: the caller's duty.
+    unsafe { touch_row_tail::<S, T, CENTERED>(simd, row, gamma, way, i, n, seen) }
 }
 
 /// Adds a pair of registers of dy and xhat of each row to the sums from `i` on.
@@ -423,9 +500,9 @@ unsafe fn add_to_sums<S: Lanes, T: Element, const CENTERED: bool, const R: usize
         for k in 0..2 {
             [dgamma[k], dbeta[k]] = add_rows::<S, T::Float, CENTERED, R>(simd, &dys[k], &xhats[k], dgamma[k], dbeta[k]);
         }
-        T::simd_store_computed(simd, beside.dgamma.add(i), dgamma);
         if CENTERED {
             T::simd_store_computed(simd, beside.dbeta.add(i), dbeta);
         }
+        T::simd_store_computed(simd, beside.dgamma.add(i), dgamma);
     }
 }

@@ -1,6 +1,6 @@
 //! gamma and beta of one row after another.
 
-use super::Forward;
+use super::Job;
 use crate::lanes::{Affine, Element, Lanes, PACKED_COLS, Packed};
 
 /// Fewer rows that have gamma and beta in common are not worth packing them.
@@ -17,7 +17,7 @@ pub(super) struct Affines<T: Element> {
 impl<T: Element> Affines<T> {
     /// For a job of which `rows` rows are to be normalized.
     #[inline(always)]
-    pub(super) fn new<const CENTERED: bool>(job: &Forward<'_, T, CENTERED>, rows: usize) -> Self {
+    pub(super) fn new(job: &Job<'_, T>, rows: usize) -> Self {
         let together = if job.is_grouped() { job.params.groups.repeat().min(rows) } else { rows };
         let packs = T::ROUNDS && together >= PACKED_ROWS && job.rows.cols() <= PACKED_COLS && !job.streaming;
         Self { grouped: job.is_grouped(), packs, last: None }
@@ -32,7 +32,7 @@ impl<T: Element> Affines<T> {
     pub(super) unsafe fn of_row<S: Lanes, const CENTERED: bool>(
         &mut self,
         simd: S,
-        job: &Forward<'_, T, CENTERED>,
+        job: &Job<'_, T>,
         r: usize,
         packed: &mut Packed,
     ) -> Affine<T> {

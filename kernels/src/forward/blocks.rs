@@ -2,15 +2,15 @@
 
 use super::affines::Affines;
 use super::elements::{Norm, Row, RowNorm, normalize};
-use super::{Forward, rescue_row};
-use crate::lanes::{Element, FOLD_ROWS, Float, Kernel, Lanes, Packed, rolled};
+use super::{Job, rescue_row};
+use crate::lanes::{Element, FOLD_ROWS, Float, Kernel, Lanes, Packed, has_mean, rolled};
 use crate::moments::{self, ChunkLen, Sums};
 
 /// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
 /// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether a
 /// row of y is known to be finite.
 pub(super) struct Blocks<'j, 'a, T: Element, const CENTERED: bool> {
-    pub(super) job: &'j mut Forward<'a, T, CENTERED>,
+    pub(super) job: &'j mut Job<'a, T>,
     pub(super) rows: usize,
 }
 
@@ -73,16 +73,17 @@ impl<F: Float> BlockNorm<F> {
 #[inline(always)]
 fn block_moments<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    job: &mut Forward<'_, T, CENTERED>,
+    job: &mut Job<'_, T>,
     r: usize,
 ) -> BlockNorm<T::Float> {
     let cols = job.rows.cols();
     let len = ChunkLen::<T>::new(cols);
+    let centered = has_mean::<S, T, CENTERED>(job.centered);
     let zero = T::Float::splat(simd, T::Float::default());
     // SAFETY: the caller's rows are there.
     unsafe { job.input(r).take_sums(simd, FOLD_ROWS, 0, cols) };
     let mut c = [T::Float::default(); FOLD_ROWS];
-    if CENTERED {
+    if centered {
         let mut samples = [zero; FOLD_ROWS];
         for (k, samples) in samples.iter_mut().enumerate().take(rolled(FOLD_ROWS)) {
             // SAFETY: the caller's rows are there, and have cols > 0 elements.
@@ -113,15 +114,18 @@ fn block_moments<S: Lanes, T: Element, const CENTERED: bool>(
         }
         (*s, *q) = sums.halve(simd);
     }
-    let (s, q) = (T::Float::fold_rows(simd, &s), T::Float::fold_rows(simd, &q));
+    let (mut s, q) = (T::Float::fold_rows(simd, &s), T::Float::fold_rows(simd, &q));
+    if !centered {
+        s = [T::Float::default(); _];
+    }
     settle_block(simd, job, r, &c, &s, &q)
 }
 
 /// What `moments::finish` and `settle` do, for eight rows at once.
 #[inline(always)]
-fn settle_block<S: Lanes, T: Element, const CENTERED: bool>(
+fn settle_block<S: Lanes, T: Element>(
     simd: S,
-    job: &mut Forward<'_, T, CENTERED>,
+    job: &mut Job<'_, T>,
     r: usize,
     c: &[T::Float; FOLD_ROWS],
     s: &[T::Float; FOLD_ROWS],
@@ -177,13 +181,13 @@ fn settle_block<S: Lanes, T: Element, const CENTERED: bool>(
 #[inline(always)]
 fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    job: &mut Forward<'_, T, CENTERED>,
+    job: &mut Job<'_, T>,
     r: usize,
     norm: &BlockNorm<T::Float>,
     affines: &mut Affines<T>,
     packed: &mut Packed,
 ) -> <T::Float as Float>::Reg<S> {
-    let cols = job.rows.cols();
+    let (cols, centered) = (job.rows.cols(), job.centered);
     let mut seen = T::Float::splat(simd, T::Float::NAN);
     if norm.any_rescued || job.is_grouped() {
         for k in 0..rolled(FOLD_ROWS) {
@@ -193,7 +197,7 @@ fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
                 unsafe {
                     let (x, y) = (job.rows.source(r + k), job.target(r + k));
                     let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
-                    Row::<T, CENTERED> { x, y, norm: norm.row(k), affine }.normalize_part(simd, 0, cols);
+                    Row::<T, CENTERED> { centered, x, y, norm: norm.row(k), affine }.normalize_part(simd, 0, cols);
                 }
             }
         }
@@ -204,7 +208,8 @@ fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
         unsafe {
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
             let y = [job.target(r + k), job.target(r + k + 1)];
-            let norm = [Norm::new(simd, &norm.row(k)), Norm::new(simd, &norm.row(k + 1))];
+            let centered = has_mean::<S, T, CENTERED>(centered);
+            let norm = [Norm::new(simd, &norm.row(k), centered), Norm::new(simd, &norm.row(k + 1), centered)];
             let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
             seen = normalize::<S, T, CENTERED, 2>(simd, x, y, &norm, &affine, 0, cols);
         }

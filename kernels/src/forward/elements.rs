@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use crate::lanes::{Affine, CacheLine, Element, Float, Kernel, Lanes, Pair, Source, Target, sqrt_f64, way};
+use crate::lanes::{Affine, CacheLine, Element, Float, Kernel, Lanes, Pair, Source, Target, has_mean, sqrt_f64, way};
 use crate::moments::{CHUNK, Moments};
 
 /// Longer rows are normalized from the back, in pieces of this many columns.
@@ -50,15 +50,19 @@ pub(super) struct Norm<S: Lanes, F: Float> {
     pub(super) hi: F::Reg<S>,
     rstd: F::Reg<S>,
     offset: F::Reg<S>,
+    centered: bool,
 }
 
 impl<S: Lanes, F: Float> Norm<S, F> {
     #[inline(always)]
-    pub(super) fn new(simd: S, norm: &RowNorm<F>) -> Self {
+    pub(super) fn new(simd: S, norm: &RowNorm<F>, centered: bool) -> Self {
+        // Where rstd is infinite or negative, 0 * rstd would change something.
+        let offset = if centered { -norm.mean_lo * norm.rstd } else { -F::default() };
         Self {
             hi: F::splat(simd, norm.mean),
             rstd: F::splat(simd, norm.rstd),
-            offset: F::splat(simd, -norm.mean_lo * norm.rstd),
+            offset: F::splat(simd, offset),
+            centered,
         }
     }
 
@@ -70,15 +74,17 @@ impl<S: Lanes, F: Float> Norm<S, F> {
         gamma: F::Reg<S>,
         beta: F::Reg<S>,
     ) -> F::Reg<S> {
-        let xhat = if CENTERED {
+        // What has an instruction takes no longer than a look at `centered`.
+        let fused = CENTERED && (S::SPECIALIZES || self.centered);
+        let xhat = if fused {
             F::fma(simd, F::minus(simd, x, self.hi), self.rstd, self.offset)
         } else {
             F::times(simd, x, self.rstd)
         };
-        match (WAY, CENTERED) {
-            (way::PLAIN, _) => xhat,
-            (_, true) => F::fma(simd, xhat, gamma, beta),
-            (_, false) => F::times(simd, xhat, gamma),
+        match WAY {
+            way::PLAIN => xhat,
+            _ if fused => F::fma(simd, xhat, gamma, beta),
+            _ => F::times(simd, xhat, gamma),
         }
     }
 
@@ -204,6 +210,8 @@ unsafe fn normalize_tail<S: Lanes, T: Element, const CENTERED: bool>(
 /// have gamma and beta if present.
 #[derive(Clone, Copy)]
 pub(super) struct Row<T: Element, const CENTERED: bool> {
+    /// Whether it has a mean.
+    pub(super) centered: bool,
     pub(super) x: Source<T>,
     pub(super) y: Target<T>,
     pub(super) norm: RowNorm<T::Float>,
@@ -287,11 +295,11 @@ impl<T: Element, const CENTERED: bool> Kernel for Part<'_, T, CENTERED> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { row: &Row { x, y, ref norm, ref affine }, from, to, split } = self;
+        let Self { row: &Row { centered, x, y, ref norm, ref affine }, from, to, split } = self;
         if y.streams() && !split {
             return self.split(simd);
         }
-        let norm = [Norm::new(simd, norm)];
+        let norm = [Norm::new(simd, norm, has_mean::<S, T, CENTERED>(centered))];
         // SAFETY: whoever made this knew that.
         let seen = unsafe { normalize::<S, T, CENTERED, 1>(simd, [x], [y], &norm, affine, from, to) };
         !T::Float::any_nan(simd, seen)

@@ -2,8 +2,8 @@
 
 use super::affines::Affines;
 use super::elements::{Norm, Row};
-use super::{Forward, settle};
-use crate::lanes::{Element, Float, Input, Kernel, Lanes, Packed, regs, way};
+use super::{Job, RowNorm, settle};
+use crate::lanes::{Element, Float, Input, Kernel, Lanes, Packed, has_mean, regs, way};
 use crate::moments::{self, CHUNK, ChunkLen, Moments, Sums, Tree, no_subtrees};
 
 /// A row on its way: its moments are settled, `at` elements of it are normalized.
@@ -13,31 +13,66 @@ struct Pending<S: Lanes, T: Element, const CENTERED: bool> {
     at: usize,
 }
 
+/// What the last two rows take, or the last row where rows are never later. Number by number: a row's together would be loaded
+/// in wider pieces than they have just been stored in.
+struct Queue<F> {
+    settled: [bool; 2],
+    mean: [F; 2],
+    mean_lo: [F; 2],
+    rstd: [F; 2],
+}
+
+impl<F: Float> Queue<F> {
+    const NOTHING: Self = Self { settled: [false; 2], mean: [F::NAN; 2], mean_lo: [F::NAN; 2], rstd: [F::NAN; 2] };
+
+    /// Where row `r` is. (What is always in one place can stay in registers.)
+    #[inline(always)]
+    fn place(r: usize) -> usize {
+        if size_of::<F>() <= size_of::<f32>() { r & 1 } else { 0 }
+    }
+
+    #[inline(always)]
+    fn get(&self, r: usize) -> Option<RowNorm<F>> {
+        let k = Self::place(r);
+        self.settled[k].then_some(RowNorm { mean: self.mean[k], mean_lo: self.mean_lo[k], rstd: self.rstd[k] })
+    }
+
+    #[inline(always)]
+    fn set(&mut self, r: usize, norm: Option<RowNorm<F>>) {
+        let k = Self::place(r);
+        self.settled[k] = norm.is_some();
+        if let Some(norm) = norm {
+            (self.mean[k], self.mean_lo[k], self.rstd[k]) = (norm.mean, norm.mean_lo, norm.rstd);
+        }
+    }
+}
+
 /// The rows from `first` on, of which there is one at least. Rows of one chunk are normalized two rows late, as long as an L1
 /// cache has room for three of them, gamma and beta, and others one row late. Returns whether a row of y is known to be finite.
-pub(super) struct Fused<'j, 'a, T: Element, const CENTERED: bool, const ONE_CHUNK: bool> {
-    pub(super) job: &'j mut Forward<'a, T, CENTERED>,
+pub(super) struct Fused<'j, 'a, T: Element, const CENTERED: bool> {
+    pub(super) job: &'j mut Job<'a, T>,
     pub(super) first: usize,
 }
 
-impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'_, '_, T, CENTERED, ONE_CHUNK> {
+impl<T: Element, const CENTERED: bool> Kernel for Fused<'_, '_, T, CENTERED> {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
         let Self { job, first } = self;
         let (rows, cols) = (job.rows.rows(), job.rows.cols());
-        let late = ONE_CHUNK && size_of::<T>() <= size_of::<f32>();
-        let delay = if late { 2 } else { 1 };
+        let one_chunk = cols <= CHUNK;
+        let delay = if one_chunk && size_of::<T>() <= size_of::<f32>() { 2 } else { 1 };
         let inv_cols = 1.0 / cols as f64;
+        let centered = has_mean::<S, T, CENTERED>(job.centered);
         let (inner, last) = ChunkLen::of_row(cols);
         let mut packed = Packed::NOTHING;
         let mut affines = Affines::new(job, rows - first);
-        let mut queue = [None; 2];
+        let mut queue = Queue::NOTHING;
         let mut finite = false;
         for t in first..rows + delay {
             finite = true;
-            let mut pending = match queue[0] {
+            let mut pending = match queue.get(t.wrapping_sub(delay)) {
                 // SAFETY: row t - delay exists, and so do its elements.
                 Some(norm) => unsafe {
                     let r = t - delay;
@@ -46,10 +81,10 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
                         job.rows.prefetch_edges(simd, r + 2);
                     }
                     let affine = affines.of_row::<S, CENTERED>(simd, job, r, &mut packed);
-                    let row = Row::<T, CENTERED> { x, y, norm, affine };
+                    let row = Row::<T, CENTERED> { centered, x, y, norm, affine };
                     let at;
                     (at, finite) = row.normalize_head(simd, cols);
-                    Some(Pending { row, norm: Norm::new(simd, &norm), at })
+                    Some(Pending { row, norm: Norm::new(simd, &norm, centered), at })
                 },
                 None => None,
             };
@@ -63,8 +98,8 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
                 moments = loop {
                     let len = if cols - at > CHUNK { inner } else { last };
                     // SAFETY: at + len.len <= cols; the pending row has cols elements.
-                    let chunk = unsafe { fused_chunk(simd, input, at, len, &mut pending, cols) };
-                    if ONE_CHUNK {
+                    let chunk = unsafe { fused_chunk(simd, input, at, len, &mut pending, cols, centered) };
+                    if one_chunk {
                         break Some(chunk);
                     }
                     tree.push(chunk);
@@ -92,7 +127,7 @@ impl<T: Element, const CENTERED: bool, const ONE_CHUNK: bool> Kernel for Fused<'
                 Some(moments) => settle(simd, job, t, &moments, inv_cols),
                 None => None,
             };
-            queue = if late { [queue[1], norm] } else { [norm, None] };
+            queue.set(t, norm);
         }
         if job.streaming {
             simd.fence();
@@ -113,12 +148,13 @@ unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool>(
     len: ChunkLen<T>,
     pending: &mut Option<Pending<S, T, CENTERED>>,
     cols: usize,
+    centered: bool,
 ) -> Moments {
     // SAFETY: the caller's duty.
     let (x, c) = unsafe {
         input.take_sums(simd, 1, from, len.len);
         let x = input.row().after(from);
-        (x, moments::chunk_shift::<S, T, CENTERED>(simd, x, len))
+        (x, moments::chunk_shift::<S, T, CENTERED>(simd, x, len, centered))
     };
     let mut sums = Sums::<S, T, CENTERED>::new(simd, c);
     let steps = len.len / T::STEP;
@@ -148,7 +184,7 @@ unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool>(
         // SAFETY: len.len - i elements are left.
         unsafe { sums.step_tail(simd, x, i, len.len - i) };
     }
-    sums.finish(simd, c, len)
+    sums.finish(simd, c, len, centered)
 }
 
 /// The first `len` elements of the chunk from `from` on, a multiple of a step, and as many of the pending row.

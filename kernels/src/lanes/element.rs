@@ -20,11 +20,11 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::{Float, Lanes};
-use crate::Isa;
-use crate::backward::{Backward, Merge, RunParts};
+use crate::backward::{Backward, Merge};
 use crate::forward::{Forward, Normalize};
 use crate::moments::{Moments, RowMoments};
 use crate::table::Dtype;
+use crate::{Isa, Tier};
 
 /// Two registers of elements in the type that they are computed in.
 pub(crate) type Pair<S, T> = [Reg<S, T>; 2];
@@ -89,6 +89,10 @@ pub trait Element: Pod + Compiled<true> + Compiled<false> + Beside<Self> + Debug
     /// Whether the type is narrower than the one computed in.
     #[doc(hidden)]
     const ROUNDS: bool;
+
+    /// Whether both normalizations go through the loops of one, on every tier: types whose speed matters less than their code.
+    #[doc(hidden)]
+    const SHARES: bool = false;
 
     /// Whether the pairs of consecutive elements are the even and the odd ones.
     #[doc(hidden)]
@@ -258,19 +262,30 @@ beside! {
     f32, bf16, true;
 }
 
+/// Calls a method for the loops that the rows of type `$t` go through.
+macro_rules! through {
+    ($t:ty, $centered:literal, $isa:ident, $job:ident.$run:ident($($arg:ident),*)) => {
+        if $isa.tier() == Tier::Scalar {
+            $job.$run::<true>($($arg),*)
+        } else {
+            $job.$run::<{ $centered || <$t as Element>::SHARES }>($($arg),*)
+        }
+    };
+}
+
 macro_rules! compiled {
-    ($($t:ty, $centered:literal;)*) => {$(
+    ($($t:ty, $centered:literal, $order:ty;)*) => {$(
         impl Compiled<$centered> for $t {
             fn forward(job: &mut Forward<'_, Self, $centered>, isa: Isa) {
-                job.run_here(isa);
+                through!($t, $centered, isa, job.run_here(isa));
             }
 
             fn normalize(job: Normalize<'_, Self, $centered>, isa: Isa) {
-                isa.run(job);
+                through!($t, $centered, isa, job.run_here(isa));
             }
 
             fn moments(row: RowMoments<'_, Self>, isa: Isa) -> Moments {
-                row.run_here::<$centered>(isa)
+                through!($t, $centered, isa, row.run_here(isa))
             }
 
             fn backward(
@@ -279,23 +294,23 @@ macro_rules! compiled {
                 work: &mut [<Self as Element>::Float],
                 isa: Isa,
             ) {
-                isa.run(RunParts { job, partials, work });
+                through!($t, $centered, isa, job.run_here(isa, partials, work));
             }
 
             fn merge(merge: Merge<'_, Self>, isa: Isa) {
-                isa.run(merge);
+                isa.run(merge.of::<$order>());
             }
         }
     )*};
 }
 
 compiled! {
-    f32, true;
-    f32, false;
-    f64, true;
-    f64, false;
-    f16, true;
-    f16, false;
-    bf16, true;
-    bf16, false;
+    f32, true, f32;
+    f32, false, f32;
+    f64, true, f64;
+    f64, false, f64;
+    f16, true, f32;
+    f16, false, f32;
+    bf16, true, bf16;
+    bf16, false, bf16;
 }

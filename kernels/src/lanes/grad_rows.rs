@@ -20,6 +20,8 @@ pub struct GradRows<'a, T> {
     rows: usize,
     first: usize,
     group: Group,
+    /// The rows of a run.
+    inner_rows: usize,
     cols: usize,
     marker: PhantomData<(&'a [T], &'a mut [T])>,
 }
@@ -42,14 +44,20 @@ impl Group {
     const ONE: Self = Self { index: 0, groups: 1, repeat: 1 };
 }
 
-/// Where rows start: row `r` at element `(r / inner_rows) * outer_stride + (r % inner_rows) * stride`. dx is written to,
-/// and was given as a mutable slice or pointer.
+/// Where rows start: row `inner` of run `outer` at element `outer * outer_stride + inner * stride`. dx is written to, and was
+/// given as a mutable slice or pointer.
 #[derive(Clone, Copy, Debug)]
 struct Strided<T> {
     p: *const T,
     stride: usize,
-    inner_rows: usize,
     outer_stride: usize,
+}
+
+/// Which row of which run of the buffers a row is: the same for all buffers, which divides once for all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    outer: usize,
+    inner: usize,
 }
 
 /// Rows given by a pointer, for [`GradRows::from_raw`]: strided, and in runs that are strided themselves.
@@ -65,21 +73,16 @@ pub struct RawGradRows<T> {
 
 impl<T> Strided<T> {
     /// # Safety
-    /// - Row `r` is one of those that the elements were checked to hold.
+    /// - The row is one of those that the elements were checked to hold.
     #[inline(always)]
-    unsafe fn row(self, r: usize) -> *const T {
-        let start = if r < self.inner_rows {
-            r * self.stride
-        } else {
-            r / self.inner_rows * self.outer_stride + r % self.inner_rows * self.stride
-        };
+    unsafe fn row(self, Place { outer, inner }: Place) -> *const T {
         // SAFETY: the caller's duty.
-        unsafe { self.p.add(start) }
+        unsafe { self.p.add(outer * self.outer_stride + inner * self.stride) }
     }
 
     /// One run of rows.
     fn new(p: *const T, stride: usize) -> Self {
-        Self { p, stride, inner_rows: usize::MAX, outer_stride: 0 }
+        Self { p, stride, outer_stride: 0 }
     }
 }
 
@@ -114,6 +117,7 @@ impl<'a, T: Element> GradRows<'a, T> {
             rows,
             first: 0,
             group,
+            inner_rows: usize::MAX,
             cols,
             marker: PhantomData,
         };
@@ -161,7 +165,7 @@ impl<'a, T: Element> GradRows<'a, T> {
         rows: usize,
         cols: usize,
     ) -> Self {
-        let strided = |RawGradRows { p, stride, outer_stride }| Strided { p, stride, inner_rows, outer_stride };
+        let strided = |RawGradRows { p, stride, outer_stride }| Strided { p, stride, outer_stride };
         Self {
             dy: strided(dy),
             x: strided(x),
@@ -171,6 +175,7 @@ impl<'a, T: Element> GradRows<'a, T> {
             rows,
             first: 0,
             group: Group::ONE,
+            inner_rows,
             cols,
             marker: PhantomData,
         }
@@ -191,6 +196,17 @@ impl<'a, T: Element> GradRows<'a, T> {
     pub(crate) fn index(&self, r: usize) -> usize {
         let (r, Group { index, groups, repeat }) = (self.first + r, self.group);
         if groups == 1 { r } else { (r / repeat * groups + index) * repeat + r % repeat }
+    }
+
+    /// Where row `r` of these is.
+    #[inline(always)]
+    pub(crate) fn place(&self, r: usize) -> Place {
+        let r = self.index(r);
+        if r < self.inner_rows {
+            Place { outer: 0, inner: r }
+        } else {
+            Place { outer: r / self.inner_rows, inner: r % self.inner_rows }
+        }
     }
 
     /// The number of rows.
@@ -250,46 +266,46 @@ impl<'a, T: Element> GradRows<'a, T> {
     pub(crate) fn x_row(&self, r: usize) -> &[T] {
         assert!(r < self.rows, "row {r} of {}", self.rows);
         // SAFETY: the row lies within x, checked by the constructor.
-        unsafe { core::slice::from_raw_parts(self.x.row(self.index(r)), self.cols) }
+        unsafe { core::slice::from_raw_parts(self.x.row(self.place(r)), self.cols) }
     }
 
-    /// Where row `r` of dy is read.
+    /// Where the row at `at` of dy is read.
     ///
     /// # Safety
-    /// - `r < self.rows()`.
+    /// - `at` is the place of a row of these.
     #[inline(always)]
-    pub(crate) unsafe fn dy(&self, r: usize) -> Source<T> {
+    pub(crate) unsafe fn dy(&self, at: Place) -> Source<T> {
         // SAFETY: the caller's duty, and the constructor's check.
-        Source(unsafe { self.dy.row(self.index(r)) })
+        Source(unsafe { self.dy.row(at) })
     }
 
-    /// Where row `r` of x is read.
+    /// Where the row at `at` of x is read.
     ///
     /// # Safety
-    /// - `r < self.rows()`.
+    /// - `at` is the place of a row of these.
     #[inline(always)]
-    pub(crate) unsafe fn x(&self, r: usize) -> Source<T> {
+    pub(crate) unsafe fn x(&self, at: Place) -> Source<T> {
         // SAFETY: the caller's duty, and the constructor's check.
-        Source(unsafe { self.x.row(self.index(r)) })
+        Source(unsafe { self.x.row(at) })
     }
 
-    /// Where row `r` of ds is read, if there is one.
+    /// Where the row at `at` of ds is read, if there is one.
     ///
     /// # Safety
-    /// - `r < self.rows()`.
+    /// - `at` is the place of a row of these.
     #[inline(always)]
-    pub(crate) unsafe fn ds(&self, r: usize) -> Option<Source<T>> {
+    pub(crate) unsafe fn ds(&self, at: Place) -> Option<Source<T>> {
         // SAFETY: the caller's duty, and the constructor's check.
-        self.ds.map(|ds| Source(unsafe { ds.row(self.index(r)) }))
+        self.ds.map(|ds| Source(unsafe { ds.row(at) }))
     }
 
-    /// Where row `r` of dx is written, past the caches if `streaming`, if it is wanted.
+    /// Where the row at `at` of dx is written, past the caches if `streaming`, if it is wanted.
     ///
     /// # Safety
-    /// - `r < self.rows()`.
+    /// - `at` is the place of a row of these.
     #[inline(always)]
-    pub(crate) unsafe fn dx(&mut self, r: usize, streaming: bool) -> Option<Target<T>> {
+    pub(crate) unsafe fn dx(&mut self, at: Place, streaming: bool) -> Option<Target<T>> {
         // SAFETY: the caller's duty, and the constructor's check; it was given as a mutable slice.
-        self.dx.map(|dx| Target::new(unsafe { dx.row(self.index(r)) }.cast_mut(), streaming))
+        self.dx.map(|dx| Target::new(unsafe { dx.row(at) }.cast_mut(), streaming))
     }
 }

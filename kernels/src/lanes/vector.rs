@@ -84,6 +84,7 @@ impl<T: Element> Vector<'_, T> {
     }
 
     /// Whether all elements are finite with the offset added.
+    #[inline(never)]
     pub(crate) fn all_finite(self, offset: T::Float) -> bool {
         /// Without an end ahead of time, which would keep the loop from being vectorized.
         fn all<G: Element>(v: &[G], offset: G::Float) -> bool {

@@ -658,6 +658,17 @@ impl<T: Element> Target<T> {
         }
     }
 
+    /// Makes all NaNs canonical.
+    ///
+    /// # Safety
+    /// - There are at least `cols` elements.
+    #[cold]
+    #[inline(never)]
+    pub(crate) unsafe fn canonicalize_nans(self, cols: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { self.canonicalize(cols, |_| false) };
+    }
+
     /// Element `i`.
     ///
     /// # Safety

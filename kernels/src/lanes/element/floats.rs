@@ -11,6 +11,7 @@ macro_rules! float_element {
             type Float = Self;
 
             const DTYPE: Dtype = $dtype;
+            const SHARES: bool = matches!($dtype, Dtype::F64);
             const ROUNDS: bool = false;
             const RUN: usize = $run;
 
