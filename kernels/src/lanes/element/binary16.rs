@@ -7,8 +7,6 @@ use super::{Aligned, Format, Pair};
 use crate::table::Dtype;
 
 impl Element for f16 {
-    const SHARES: bool = true;
-
     sixteen_bits!(f16, Dtype::F16);
 
     /// The largest f16 is nothing beside the largest f32.
