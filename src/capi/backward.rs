@@ -394,9 +394,9 @@ where
 /// # Safety
 /// - The buffers have been checked, and nothing else touches dgamma and dbeta meanwhile.
 unsafe fn fill_with_zeros(plan: &Plan, kind: Kind, buffers: &lanenorm_backward_buffers) {
-    let bytes = plan.cols * plan.groups * kind.float_size();
     for grad in [buffers.dgamma, buffers.dbeta] {
         if !grad.is_null() {
+            let bytes = plan.cols * plan.groups * kind.float_size();
             // SAFETY: the caller's duty. Floats that are zero have no other bytes than zeros.
             unsafe { grad.cast::<u8>().write_bytes(0, bytes) };
         }
