@@ -208,7 +208,7 @@ unsafe fn both_steps<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8>(
     while i < len {
         if WAY == way::REST {
             // What is streamed comes from memory, and hardware that looks ahead stops at the end of each page.
-            input.prefetch_next_row(simd, from + i);
+            input.prefetch_ahead(simd, from + i);
         }
         // SAFETY: the loop's condition and the caller's duty.
         unsafe {

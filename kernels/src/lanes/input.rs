@@ -6,22 +6,21 @@ use super::{Element, Float, Kernel, Lanes, Pair, Source};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<T> {
     x: Source<T>,
-    /// The bytes from an element to the one below it. (Of one row, a stride may be anything.)
-    stride: usize,
+    ahead: Ahead,
     addition: Option<Addition<T>>,
 }
 
 impl<T> From<Source<T>> for Input<T> {
     #[inline(always)]
     fn from(x: Source<T>) -> Self {
-        Self { x, stride: 0, addition: None }
+        Self { x, ahead: Ahead::Below(0), addition: None }
     }
 }
 
 impl<T: Element> Input<T> {
     #[inline(always)]
-    pub(super) fn new(x: Source<T>, stride: usize, addition: Option<Addition<T>>) -> Self {
-        Self { x, stride: stride.wrapping_mul(size_of::<T>()), addition }
+    pub(super) fn new(x: Source<T>, ahead: Ahead, addition: Option<Addition<T>>) -> Self {
+        Self { x, ahead, addition }
     }
 
     /// The row, whose elements are there once their sums have been taken.
@@ -42,10 +41,26 @@ impl<T: Element> Input<T> {
         }
     }
 
-    /// Asks for the step that starts at `i` of the next row.
+    /// Asks for what comes some time after the step that starts at `i`.
     #[inline(always)]
-    pub(crate) fn prefetch_next_row<S: Lanes>(self, simd: S, i: usize) {
-        Source(self.x.0.wrapping_byte_add(self.stride)).prefetch(simd, i, T::STEP);
+    pub(crate) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize) {
+        self.x.prefetch_ahead(simd, i, self.ahead);
+    }
+}
+
+/// What loops over rows from memory ask for before they come to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ahead {
+    /// The same columns, so many bytes on. (Of one row, a stride may be anything.)
+    Below(usize),
+    /// What follows, where rows follow one another without a gap.
+    Onward,
+}
+
+impl Ahead {
+    #[inline(always)]
+    pub(super) fn new<T: Element>(stride: usize, cols: usize) -> Self {
+        if stride == cols && !T::ROUNDS { Self::Onward } else { Self::Below(stride.wrapping_mul(size_of::<T>())) }
     }
 }
 
@@ -64,8 +79,8 @@ pub(super) struct Addition<T> {
     pub(super) sum_stride: usize,
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// Whether to ask for the addends of the next row.
-    pub(super) ahead: bool,
+    /// What of both addends to ask for.
+    pub(super) ahead: Option<[Ahead; 2]>,
 }
 
 impl<T: Element> Addition<T> {
@@ -103,9 +118,9 @@ impl<T: Element> Kernel for Addition<T> {
                 let sum = self.sum.add(r * self.sum_stride);
                 let mut i = 0;
                 while i + T::STEP <= self.cols {
-                    if self.ahead {
-                        Source(x.wrapping_add(self.x_stride)).prefetch(simd, i, T::STEP);
-                        Source(residual.wrapping_add(self.residual_stride)).prefetch(simd, i, T::STEP);
+                    if let Some(ahead) = self.ahead {
+                        Source(x).prefetch_ahead(simd, i, ahead[0]);
+                        Source(residual).prefetch_ahead(simd, i, ahead[1]);
                     }
                     let mut j = 0;
                     while j < T::STEP {

@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use super::input::Addition;
+use super::input::{Addition, Ahead};
 use super::{Beside, Element, Float, Input, Lanes, Pair, way};
 
 /// The bytes of a cache line.
@@ -24,6 +24,11 @@ impl CacheLine {
 
 /// x and y of so many bytes are in memory, or in a far cache.
 const MEMORY_BYTES: usize = 16 << 20;
+
+/// How many bytes before loops read wide elements from memory, these are asked for: to come into the second-level cache, and then into the
+/// first, more than once, since requests are lost where others wait.
+const FAR: usize = 16 << 10;
+const NEAR: [usize; 3] = [8 << 10, 6 << 10, 4 << 10];
 
 /// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x may
 /// be a sum that is yet to be taken. Beside an x of 16 bits, y may have f32.
@@ -322,7 +327,7 @@ impl<'a, T: Element> RowIo<'a, T> {
     }
 
     /// What the moments of row `r`, and of those below it, are taken of. The bias, which sums may have, has `self.cols()`
-    /// elements. With `ahead`, the loops ask for what they read of the next row.
+    /// elements. With `ahead`, sums ask for addends before they come to them.
     ///
     /// # Safety
     /// - `r < self.rows()`.
@@ -344,12 +349,12 @@ impl<'a, T: Element> RowIo<'a, T> {
                     sum_stride: self.x_stride,
                     rows: 1,
                     cols: self.cols,
-                    ahead,
+                    ahead: ahead.then(|| [a.x_stride, a.residual_stride].map(|stride| Ahead::new::<T>(stride, self.cols))),
                 }
             }),
             None => None,
         };
-        Input::new(x, self.x_stride, addends)
+        Input::new(x, Ahead::new::<T>(self.x_stride, self.cols), addends)
     }
 
     /// Asks for row `r` of x, which need not be there, if other elements lie between the rows.
@@ -506,6 +511,20 @@ impl<T: Element> Source<T> {
                 simd.prefetch_to_l2(p.wrapping_add(line));
             }
             line += 64;
+        }
+    }
+
+    /// Asks for what is read some time after the step that starts at `i`.
+    #[inline(always)]
+    pub(super) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize, ahead: Ahead) {
+        let p = match ahead {
+            Ahead::Below(stride) => return Self(self.0.wrapping_byte_add(stride)).prefetch(simd, i, T::STEP),
+            Ahead::Onward => self.0.wrapping_add(i).cast::<u8>(),
+        };
+        let lines = (0..T::STEP * size_of::<T>()).step_by(LINE);
+        lines.clone().for_each(|line| simd.prefetch_to_l2(p.wrapping_add(FAR + line)));
+        for near in NEAR {
+            lines.clone().for_each(|line| simd.prefetch(p.wrapping_add(near + line)));
         }
     }
 
