@@ -2,7 +2,7 @@
 
 use super::{BLOCK_ROWS, Job};
 use crate::forward::{RowNorm, probe};
-use crate::lanes::{Element, Float, Lanes, MAX_REGS, Pair, Reg, Source, Target, has_mean, regs, way};
+use crate::lanes::{Element, Float, LINE, Lanes, MAX_REGS, Pair, Reg, Source, Target, has_mean, regs, way};
 use crate::moments::{CHUNK, Tree, no_subtrees};
 
 /// The bytes of a first-level cache.
@@ -59,12 +59,15 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     // SAFETY: the caller's duty.
     let (dy, x) = unsafe { (job.rows.dy(place), job.rows.x(place)) };
     let centered = has_mean::<S, T, CENTERED>(job.centered);
+    // Where a register is a cache line, these loops wait for lines and not for arithmetic.
+    let asks = job.streaming && T::Float::lanes::<S>() * size_of::<T>() == LINE && block_is_in_l1::<T>(cols);
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let mut at = 0;
     loop {
+        let len = CHUNK.min(cols - at);
         // SAFETY: at < cols.
-        let [s1, s2] = unsafe { project_chunk::<S, T, CENTERED>(simd, dy, x, hi, gamma, at, CHUNK.min(cols - at)) };
+        let [s1, s2] = unsafe { project_chunk::<S, T, CENTERED>(simd, dy, x, hi, gamma, at, len, asks) };
         let s1 = if centered { T::Float::fold(simd, s1) } else { T::Float::default() };
         let sums = (s1.into(), T::Float::fold(simd, s2).into());
         if cols <= CHUNK {
@@ -78,7 +81,13 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     }
 }
 
-/// The sums over `len` columns from `from` on, at most a chunk, still to be folded.
+/// Whether the rows of a block of dy and x are in L1 for the second touch.
+#[inline(always)]
+fn block_is_in_l1<T>(cols: usize) -> bool {
+    BLOCK_ROWS * 2 * cols * size_of::<T>() <= L1
+}
+
+/// The sums over `len` columns from `from` on, at most a chunk, still to be folded. What follows is asked for if `asks`.
 ///
 /// # Safety
 /// - dy and x have so many elements; gamma has them in whole steps.
@@ -91,6 +100,7 @@ unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
     gamma: &[T::Float],
     from: usize,
     len: usize,
+    asks: bool,
 ) -> [Reg<S, T>; 2] {
     let zero = T::Float::splat(simd, T::Float::default());
     let hi = T::Float::splat(simd, hi);
@@ -110,6 +120,10 @@ unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
     unsafe {
         let gamma = gamma.as_ptr();
         while i + T::STEP <= end {
+            if asks {
+                dy.prefetch_near(simd, i);
+                x.prefetch_near(simd, i);
+            }
             for j in 0..regs::<S>() {
                 let gamma = T::simd_load_lanes_computed(simd, gamma.add(i), j);
                 add(j, dy.load_lanes(simd, i, j), x.load_lanes(simd, i, j), gamma);
@@ -173,7 +187,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
             unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, job.streaming)) };
         let offset = splat(-mean_lo * rstd);
         // Where a block of f32 or f64 is more than L1, this loop waits for cache lines itself: more would not come sooner.
-        let asks = T::ROUNDS || BLOCK_ROWS * 2 * job.rows.cols() * size_of::<T>() <= L1;
+        let asks = T::ROUNDS || block_is_in_l1::<T>(job.rows.cols());
         let later = if asks && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
         let later = job.rows.place(later);
         // SAFETY: there is such a row.

@@ -514,6 +514,15 @@ impl<T: Element> Source<T> {
         }
     }
 
+    /// Asks for the step that comes a page after the one that starts at `i`, to come into the first-level cache.
+    #[inline(always)]
+    pub(crate) fn prefetch_near<S: Lanes>(self, simd: S, i: usize) {
+        let p = self.0.wrapping_add(i).cast::<u8>();
+        for line in (0..T::STEP * size_of::<T>()).step_by(LINE) {
+            simd.prefetch(p.wrapping_add(NEAR[2] + line));
+        }
+    }
+
     /// Asks for what is read some time after the step that starts at `i`.
     #[inline(always)]
     pub(super) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize, ahead: Ahead) {
