@@ -214,7 +214,8 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         let short = rows.cols() <= BLOCK_COLS || few_lines;
         let blocks = short && !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
         let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);
-        let job = Job { centered: CENTERED, rows, params, bias: None, eps, streaming, blocks, fused, stats };
+        let asks = streaming || in_place;
+        let job = Job { centered: CENTERED, rows, params, bias: None, eps, streaming, asks, blocks, fused, stats };
         fits.then_some(Self(job))
     }
 
@@ -310,6 +311,8 @@ struct Job<'a, T: Element> {
     bias: Option<&'a [T]>,
     eps: f64,
     streaming: bool,
+    /// Whether loops ask for what they read before they come to it.
+    asks: bool,
     /// Whether short rows go through the loop over blocks.
     blocks: bool,
     /// Whether rows are fused with their neighbours.
@@ -349,11 +352,15 @@ impl<'a, T: Element> Job<'a, T> {
                 None => {}
             }
         }
-        if rows - first >= 2
-            && self.fused
-            && let Some(finite) = isa.run_simd(Fused::<T, CENTERED> { job: self, first })
-        {
-            return finite;
+        if rows - first >= 2 && self.fused {
+            let finite = if T::STREAMS_APART && self.streaming {
+                isa.run_simd(Fused::<T, CENTERED, true> { job: self, first })
+            } else {
+                isa.run_simd(Fused::<T, CENTERED, false> { job: self, first })
+            };
+            if let Some(finite) = finite {
+                return finite;
+            }
         }
         let mut finite = false;
         for r in first..rows {
@@ -372,7 +379,7 @@ impl<'a, T: Element> Job<'a, T> {
     #[inline(always)]
     unsafe fn input(&self, r: usize) -> Input<T> {
         // SAFETY: the caller's duty.
-        unsafe { self.rows.input(r, self.bias, self.streaming) }
+        unsafe { self.rows.input(r, self.bias, self.asks) }
     }
 
     /// Where row `r` of y goes.

@@ -460,14 +460,20 @@ unsafe fn next_shift<S: Lanes, T: Element, const CENTERED: bool>(
 #[inline(always)]
 unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    x: Source<T>,
+    input: Input<T>,
+    from: usize,
     c: T::Float,
     len: ChunkLen<T>,
     centered: bool,
 ) -> Moments {
+    // SAFETY: the caller's duty.
+    let x = unsafe { input.row().after(from) };
     let mut sums = Sums::<S, T, CENTERED>::new(simd, c);
     let mut i = 0;
     while i + T::STEP <= len.len {
+        if input.asks() {
+            input.prefetch_ahead(simd, from + i);
+        }
         // SAFETY: the loop's condition and the caller's duty.
         unsafe { sums.step(simd, x, i) };
         i += T::STEP;
@@ -491,7 +497,6 @@ pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(
     centered: bool,
 ) -> Moments {
     let centered = has_mean::<S, T, CENTERED>(centered);
-    let x = input.row();
     let (inner, last) = ChunkLen::of_row(cols);
     let len_at = |at: usize| if cols - at > CHUNK { inner } else { last };
     let mut stack = no_subtrees();
@@ -515,7 +520,7 @@ pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(
             next_c = unsafe { next_shift::<S, T, CENTERED>(simd, input, next, next_len, centered) };
         }
         // SAFETY: len elements are left at at.
-        let chunk = unsafe { chunk::<S, T, CENTERED>(simd, x.after(at), c, len, centered) };
+        let chunk = unsafe { chunk::<S, T, CENTERED>(simd, input, at, c, len, centered) };
         if cols <= CHUNK {
             return chunk;
         }

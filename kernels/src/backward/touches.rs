@@ -67,7 +67,7 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     loop {
         let len = CHUNK.min(cols - at);
         // SAFETY: at < cols.
-        let [s1, s2] = unsafe { project_chunk::<S, T, CENTERED>(simd, dy, x, hi, gamma, at, len, asks) };
+        let [s1, s2] = unsafe { project_chunk::<S, T, CENTERED>(simd, [dy, x], hi, gamma, at, len, asks) };
         let s1 = if centered { T::Float::fold(simd, s1) } else { T::Float::default() };
         let sums = (s1.into(), T::Float::fold(simd, s2).into());
         if cols <= CHUNK {
@@ -94,8 +94,7 @@ fn block_is_in_l1<T>(cols: usize) -> bool {
 #[inline(always)]
 unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
     simd: S,
-    dy: Source<T>,
-    x: Source<T>,
+    [dy, x]: [Source<T>; 2],
     hi: T::Float,
     gamma: &[T::Float],
     from: usize,

@@ -130,7 +130,9 @@ pub(super) unsafe fn normalize<S: Lanes, T: Element, const CENTERED: bool, const
     let (i, mut seen) = unsafe {
         match affine.way::<S, CENTERED>(y[0]) {
             way::PLAIN if !T::ROUNDS => pairs::<S, T, CENTERED, { way::PLAIN }, R>(simd, x, y, norm, affine, from, to),
-            way::AFFINE => pairs::<S, T, CENTERED, { way::AFFINE }, R>(simd, x, y, norm, affine, from, to),
+            way::AFFINE if CENTERED || T::ROUNDS => {
+                pairs::<S, T, CENTERED, { way::AFFINE }, R>(simd, x, y, norm, affine, from, to)
+            }
             way::OFFSET => pairs::<S, T, CENTERED, { way::OFFSET }, R>(simd, x, y, norm, affine, from, to),
             _ => pairs::<S, T, CENTERED, { way::REST }, R>(simd, x, y, norm, affine, from, to),
         }

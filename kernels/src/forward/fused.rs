@@ -48,13 +48,14 @@ impl<F: Float> Queue<F> {
 }
 
 /// The rows from `first` on, of which there is one at least. Rows of one chunk are normalized two rows late, as long as an L1
-/// cache has room for three of them, gamma and beta, and others one row late. Returns whether a row of y is known to be finite.
-pub(super) struct Fused<'j, 'a, T: Element, const CENTERED: bool> {
+/// cache has room for three of them, gamma and beta, and others one row late. With `STREAMS`, which types that are streamed apart have, they
+/// are streamed. Returns whether a row of y is known to be finite.
+pub(super) struct Fused<'j, 'a, T: Element, const CENTERED: bool, const STREAMS: bool> {
     pub(super) job: &'j mut Job<'a, T>,
     pub(super) first: usize,
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for Fused<'_, '_, T, CENTERED> {
+impl<T: Element, const CENTERED: bool, const STREAMS: bool> Kernel for Fused<'_, '_, T, CENTERED, STREAMS> {
     type Output = bool;
 
     #[inline(always)]
@@ -98,7 +99,8 @@ impl<T: Element, const CENTERED: bool> Kernel for Fused<'_, '_, T, CENTERED> {
                 moments = loop {
                     let len = if cols - at > CHUNK { inner } else { last };
                     // SAFETY: at + len.len <= cols; the pending row has cols elements.
-                    let chunk = unsafe { fused_chunk(simd, input, at, len, &mut pending, cols, centered) };
+                    let chunk =
+                        unsafe { fused_chunk::<_, _, _, STREAMS>(simd, input, at, len, &mut pending, cols, centered) };
                     if one_chunk {
                         break Some(chunk);
                     }
@@ -141,7 +143,7 @@ impl<T: Element, const CENTERED: bool> Kernel for Fused<'_, '_, T, CENTERED> {
 /// # Safety
 /// - The row has at least `from + len.len` elements, the pending row `cols`.
 #[inline(always)]
-unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool>(
+unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool, const STREAMS: bool>(
     simd: S,
     input: Input<T>,
     from: usize,
@@ -164,12 +166,19 @@ unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool>(
         // SAFETY: so many steps are left of the chunk and of the pending row, which are different rows.
         unsafe {
             match p.row.affine.way::<S, CENTERED>(p.row.y) {
+                _ if STREAMS => {
+                    both_steps::<S, T, CENTERED, { way::REST }>(simd, &mut sums, input, from, p, both);
+                }
                 way::PLAIN if !T::ROUNDS => {
                     both_steps::<S, T, CENTERED, { way::PLAIN }>(simd, &mut sums, input, from, p, both);
                 }
-                way::AFFINE => both_steps::<S, T, CENTERED, { way::AFFINE }>(simd, &mut sums, input, from, p, both),
-                way::OFFSET => both_steps::<S, T, CENTERED, { way::OFFSET }>(simd, &mut sums, input, from, p, both),
-                _ => both_steps::<S, T, CENTERED, { way::REST }>(simd, &mut sums, input, from, p, both),
+                way::AFFINE if CENTERED || T::ROUNDS => {
+                    both_steps::<S, T, CENTERED, { way::AFFINE }>(simd, &mut sums, input, from, p, both);
+                }
+                way::REST if !T::STREAMS_APART => {
+                    both_steps::<S, T, CENTERED, { way::REST }>(simd, &mut sums, input, from, p, both);
+                }
+                _ => both_steps::<S, T, CENTERED, { way::OFFSET }>(simd, &mut sums, input, from, p, both),
             }
         }
         p.at += both;

@@ -93,6 +93,8 @@ pub trait Element: Pod + Compiled<true> + Compiled<false> + Beside<Self> + Debug
     /// Whether both normalizations go through the loops of one, on every tier: types whose speed matters less than their code.
     #[doc(hidden)]
     const SHARES: bool = false;
+    /// Whether rows that are streamed have fused loops of their own: those ask for more, for which others lack registers.
+    const STREAMS_APART: bool = false;
 
     /// Whether the pairs of consecutive elements are the even and the odd ones.
     #[doc(hidden)]

@@ -1,11 +1,13 @@
 //! What moments are taken of.
 
+use super::view::NEAR;
 use super::{Element, Float, Kernel, Lanes, Pair, Source};
 
 /// A row, which may be a sum that is yet to be taken, and those below it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<T> {
     x: Source<T>,
+    /// What of x to ask for.
     ahead: Ahead,
     addition: Option<Addition<T>>,
 }
@@ -13,7 +15,7 @@ pub(crate) struct Input<T> {
 impl<T> From<Source<T>> for Input<T> {
     #[inline(always)]
     fn from(x: Source<T>) -> Self {
-        Self { x, ahead: Ahead::Below(0), addition: None }
+        Self { x, ahead: Ahead::NOTHING, addition: None }
     }
 }
 
@@ -41,26 +43,39 @@ impl<T: Element> Input<T> {
         }
     }
 
-    /// Asks for what comes some time after the step that starts at `i`.
+    /// Whether there is anything to ask for.
+    #[inline(always)]
+    pub(crate) fn asks(&self) -> bool {
+        self.ahead != Ahead::NOTHING
+    }
+
+    /// Asks for what is read some time after the step that starts at `i`. If there is nothing to ask for, that is in vain.
     #[inline(always)]
     pub(crate) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize) {
         self.x.prefetch_ahead(simd, i, self.ahead);
     }
 }
 
-/// What loops over rows from memory ask for before they come to it.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Ahead {
-    /// The same columns, so many bytes on. (Of one row, a stride may be anything.)
-    Below(usize),
-    /// What follows, where rows follow one another without a gap.
-    Onward,
-}
+/// Which elements loops ask for before they read them, in bytes from where they would do so if rows followed one another without a gap.
+/// (A number, as cheap to copy as it gets.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ahead(pub(super) usize);
 
 impl Ahead {
+    pub(super) const NOTHING: Self = Self(usize::MAX);
+
+    /// Of rows so many elements apart. If there are gaps between them, the first request for L1 is for the row below, and the others are for
+    /// what was asked for in it just before. Elements of 16 bits are asked for once, and it is the row below.
     #[inline(always)]
-    pub(super) fn new<T: Element>(stride: usize, cols: usize) -> Self {
-        if stride == cols && !T::ROUNDS { Self::Onward } else { Self::Below(stride.wrapping_mul(size_of::<T>())) }
+    pub(super) fn new<T: Element>(stride: usize, gaps: bool) -> Self {
+        let below = stride.wrapping_mul(size_of::<T>());
+        if T::ROUNDS {
+            Self(below)
+        } else if gaps {
+            Self(below.wrapping_sub(NEAR[0]))
+        } else {
+            Self(0)
+        }
     }
 }
 
@@ -79,8 +94,8 @@ pub(super) struct Addition<T> {
     pub(super) sum_stride: usize,
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// What of both addends to ask for.
-    pub(super) ahead: Option<[Ahead; 2]>,
+    /// Whether to ask for addends before they are read, and then whether there are gaps between their rows.
+    pub(super) asks: Option<bool>,
 }
 
 impl<T: Element> Addition<T> {
@@ -118,9 +133,9 @@ impl<T: Element> Kernel for Addition<T> {
                 let sum = self.sum.add(r * self.sum_stride);
                 let mut i = 0;
                 while i + T::STEP <= self.cols {
-                    if let Some(ahead) = self.ahead {
-                        Source(x).prefetch_ahead(simd, i, ahead[0]);
-                        Source(residual).prefetch_ahead(simd, i, ahead[1]);
+                    if let Some(gaps) = self.asks {
+                        Source(x).prefetch_ahead(simd, i, Ahead::new::<T>(self.x_stride, gaps));
+                        Source(residual).prefetch_ahead(simd, i, Ahead::new::<T>(self.residual_stride, gaps));
                     }
                     let mut j = 0;
                     while j < T::STEP {

@@ -181,7 +181,7 @@ impl<T: Element> Affine<T> {
             }
         } else if self.gamma_mask | self.beta_mask == 0 {
             way::PLAIN
-        } else if CENTERED && no_offset {
+        } else if CENTERED && no_offset && self.gamma_mask != 0 {
             way::AFFINE
         } else {
             // Without a mean there is time for adding nothing.
@@ -211,9 +211,12 @@ impl<T: Element> Affine<T> {
             way::OFFSET => Format::Own,
             _ => self.format,
         };
+        // These have gamma, and a mask takes a register that loops may not have.
+        let has_gamma = !T::ROUNDS && (WAY == way::AFFINE || WAY == way::OFFSET && !CENTERED);
+        let gamma_mask = if has_gamma { usize::MAX } else { self.gamma_mask };
         // SAFETY: the caller's duty.
         unsafe {
-            let mut gamma = T::simd_load_beside(simd, self.gamma, format, (i & self.gamma_mask) + j);
+            let mut gamma = T::simd_load_beside(simd, self.gamma, format, (i & gamma_mask) + j);
             if WAY != way::AFFINE {
                 gamma = self.with_offset(simd, gamma);
             }

@@ -28,7 +28,7 @@ const MEMORY_BYTES: usize = 16 << 20;
 /// How many bytes before loops read wide elements from memory, these are asked for: to come into the second-level cache, and then into the
 /// first, more than once, since requests are lost where others wait.
 const FAR: usize = 16 << 10;
-const NEAR: [usize; 3] = [8 << 10, 6 << 10, 4 << 10];
+pub(super) const NEAR: [usize; 5] = [8 << 10, 7 << 10, 6 << 10, 5 << 10, 4 << 10];
 
 /// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x may
 /// be a sum that is yet to be taken. Beside an x of 16 bits, y may have f32.
@@ -327,12 +327,12 @@ impl<'a, T: Element> RowIo<'a, T> {
     }
 
     /// What the moments of row `r`, and of those below it, are taken of. The bias, which sums may have, has `self.cols()`
-    /// elements. With `ahead`, sums ask for addends before they come to them.
+    /// elements. With `asks`, loops ask for elements before they read them.
     ///
     /// # Safety
     /// - `r < self.rows()`.
     #[inline(always)]
-    pub(crate) unsafe fn input(&self, r: usize, bias: Option<&[T]>, ahead: bool) -> Input<T> {
+    pub(crate) unsafe fn input(&self, r: usize, bias: Option<&[T]>, asks: bool) -> Input<T> {
         // SAFETY: the caller's duty.
         let x = unsafe { self.source(r) };
         let addends = match self.addends {
@@ -349,12 +349,13 @@ impl<'a, T: Element> RowIo<'a, T> {
                     sum_stride: self.x_stride,
                     rows: 1,
                     cols: self.cols,
-                    ahead: ahead.then(|| [a.x_stride, a.residual_stride].map(|stride| Ahead::new::<T>(stride, self.cols))),
+                    asks: asks.then_some(a.x_stride != self.cols || a.residual_stride != self.cols),
                 }
             }),
             None => None,
         };
-        Input::new(x, Ahead::new::<T>(self.x_stride, self.cols), addends)
+        let ahead = if asks { Ahead::new::<T>(self.x_stride, self.x_stride != self.cols) } else { Ahead::NOTHING };
+        Input::new(x, ahead, addends)
     }
 
     /// Asks for row `r` of x, which need not be there, if other elements lie between the rows.
@@ -523,13 +524,13 @@ impl<T: Element> Source<T> {
         }
     }
 
-    /// Asks for what is read some time after the step that starts at `i`.
+    /// Asks for what is read some time after the step that starts at `i`: what lies `ahead`.
     #[inline(always)]
     pub(super) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize, ahead: Ahead) {
-        let p = match ahead {
-            Ahead::Below(stride) => return Self(self.0.wrapping_byte_add(stride)).prefetch(simd, i, T::STEP),
-            Ahead::Onward => self.0.wrapping_add(i).cast::<u8>(),
-        };
+        if T::ROUNDS {
+            return Self(self.0.wrapping_byte_add(ahead.0)).prefetch(simd, i, T::STEP);
+        }
+        let p = self.0.wrapping_add(i).cast::<u8>().wrapping_add(ahead.0);
         let lines = (0..T::STEP * size_of::<T>()).step_by(LINE);
         lines.clone().for_each(|line| simd.prefetch_to_l2(p.wrapping_add(FAR + line)));
         for near in NEAR {
