@@ -520,7 +520,7 @@ impl<T: Element> Source<T> {
     pub(crate) fn prefetch_near<S: Lanes>(self, simd: S, i: usize) {
         let p = self.0.wrapping_add(i).cast::<u8>();
         for line in (0..T::STEP * size_of::<T>()).step_by(LINE) {
-            simd.prefetch(p.wrapping_add(NEAR[2] + line));
+            simd.prefetch(p.wrapping_add(NEAR[4] + line));
         }
     }
 
