@@ -94,6 +94,7 @@ pub trait Element: Pod + Compiled<true> + Compiled<false> + Beside<Self> + Debug
     #[doc(hidden)]
     const SHARES: bool = false;
     /// Whether rows that are streamed have fused loops of their own: those ask for more, for which others lack registers.
+    #[doc(hidden)]
     const STREAMS_APART: bool = false;
 
     /// Whether the pairs of consecutive elements are the even and the odd ones.

@@ -195,6 +195,7 @@ impl<T: Element> Affine<T> {
     /// # Safety
     /// - gamma and beta, if present, have that many elements.
     /// - `j` plus a pair is at most a step.
+    /// - `WAY` is REST or that of [`way`](Self::way): the others rely on what is present.
     #[inline(always)]
     pub(crate) unsafe fn load<S: Lanes, const CENTERED: bool, const WAY: u8>(
         &self,
