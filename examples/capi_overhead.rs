@@ -3,6 +3,7 @@
 //! `cargo run --release --features capi --example capi_overhead`
 
 use std::hint::black_box;
+use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 use std::time::Instant;
 
@@ -63,7 +64,7 @@ fn main() {
         group_repeat: 0,
         gamma_offset: 0.0,
     };
-    let mut c_plan = lanenorm_plan { opaque: [0; 16] };
+    let mut c_plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
     // SAFETY: both are there.
     assert_eq!(unsafe { lanenorm_plan_init(&mut c_plan, &desc) }, lanenorm_status::Ok);
 

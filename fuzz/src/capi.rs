@@ -2,6 +2,7 @@
 //! is not that of a bug, and with nothing written.
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -197,14 +198,14 @@ impl Input {
             dgamma: absent(3, 7),
             dbeta: if rms { null_mut() } else { absent(4, 8) },
         };
-        let mut plan = lanenorm_plan { opaque: [0; 16] };
+        let mut plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
         let threads = self.threads.0 % 4;
         // SAFETY: the parts of the arena hold what the call is about, unless it is spoilt, and then it is refused.
         let status = unsafe {
             let made = if simple { lanenorm_status::Ok } else { lanenorm_plan_init(&mut plan, &desc) };
             if made == lanenorm_status::Ok {
                 if plan_of_zeros {
-                    plan.opaque = [0; 16];
+                    plan.opaque = [MaybeUninit::new(0); 16];
                 }
                 let plan: *const lanenorm_plan = if no_plan { null() } else { &plan };
                 let forward: *const _ = if no_buffers { null() } else { &forward };

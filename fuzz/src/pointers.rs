@@ -3,6 +3,7 @@
 //! that fails has written nothing; one that cannot fit into memory fails. (What would fit but leaves the arena is not called.)
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
@@ -259,7 +260,7 @@ impl Input {
             dgamma: v4,
             dbeta: v5,
         };
-        let mut plan = lanenorm_plan { opaque: [0; 16] };
+        let mut plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
         let threads = self.threads.0 % 4;
         // SAFETY: buffers lie in the arena, or the call is to be refused.
         unsafe {

@@ -1,7 +1,7 @@
 //! Descriptors, and the plans that are made of them.
 
 use std::ffi::c_char;
-use std::mem::size_of;
+use std::mem::{MaybeUninit, size_of};
 
 use lanenorm_kernels::Tier;
 
@@ -101,7 +101,7 @@ pub struct lanenorm_desc {
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_plan {
     /// Private.
-    pub opaque: [u64; 16],
+    pub opaque: [MaybeUninit<u64>; 16],
 }
 
 /// The types of a call, with bits of their own.

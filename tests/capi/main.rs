@@ -24,6 +24,7 @@ mod names;
 
 use std::any::TypeId;
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 
 use lanenorm::capi::{lanenorm_desc, lanenorm_dtype, lanenorm_op, lanenorm_plan, lanenorm_plan_init, lanenorm_status};
 use lanenorm::{Isa, Tier, bf16, f16};
@@ -90,7 +91,13 @@ fn desc<K: Types>(
 }
 
 /// A plan that has not been initialized.
-const BLANK: lanenorm_plan = lanenorm_plan { opaque: [0; 16] };
+const BLANK: lanenorm_plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
+
+/// Whether a plan that was blank still is.
+fn is_blank(plan: &lanenorm_plan) -> bool {
+    // SAFETY: all of it had been written, and what fails writes nothing.
+    plan.opaque.iter().all(|word| unsafe { word.assume_init() } == 0)
+}
 
 fn init(desc: &lanenorm_desc) -> lanenorm_plan {
     let mut plan = BLANK;

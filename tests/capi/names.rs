@@ -7,7 +7,7 @@ use lanenorm::capi::*;
 use lanenorm::{Isa, Tier};
 
 use crate::this_program::this_program;
-use crate::{BLANK, DESC, init, last_error, tier};
+use crate::{BLANK, DESC, init, is_blank, last_error, tier};
 
 fn string(p: *const c_char) -> &'static str {
     // SAFETY: what these functions return is constant and ends with a zero.
@@ -37,7 +37,7 @@ fn every_tier_can_be_asked_for() {
         // SAFETY: both are there.
         assert_eq!(unsafe { lanenorm_plan_init(&mut plan, &desc) }, lanenorm_status::Isa);
         assert!(last_error().contains(absent.name()), "{}", last_error());
-        assert_eq!(plan.opaque, BLANK.opaque);
+        assert!(is_blank(&plan));
     }
     // SAFETY: there is none, or one that is not initialized.
     unsafe {
