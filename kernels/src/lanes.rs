@@ -84,6 +84,9 @@ pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     /// Whether common cases are worth loops of their own. On a tier that few processors use, little code is worth more.
     const SPECIALIZES: bool = true;
 
+    /// Whether there are 16 registers only, not 32.
+    const FEW_REGISTERS: bool = false;
+
     /// Runs a kernel in a function of its own that is compiled for this tier: for code that several kernels have in common.
     fn outline<K: Kernel>(self, kernel: K) -> K::Output;
 

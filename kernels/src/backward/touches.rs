@@ -354,47 +354,84 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
     to: usize,
 ) -> Reg<S, T> {
     let has = |bit| if WAY == ways::ANY { way & bit != 0 } else { WAY & bit != 0 };
-    let (has_dx, has_sums, has_ds, streams) = (has(ways::DX), has(ways::SUMS), has(ways::DS), has(ways::STREAM));
-    let zero = T::Float::splat(simd, T::Float::default());
-    let mut seen = zero;
+    let mut seen = T::Float::splat(simd, T::Float::default());
+    // What two rows with a mean have takes ten registers: where there are few, the two of a pair take turns.
+    let apart = S::FEW_REGISTERS && !T::ROUNDS && CENTERED && WAY == ways::ALL;
     let mut i = 0;
     while i < to {
         // SAFETY: the caller's duty; a pair is left.
         unsafe {
-            let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
-            let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
-            for r in 0..R {
-                let row = &rows[r];
-                let (dy, x) = (row.dy.load(simd, i), row.x.load(simd, i));
-                let mut dx = dy;
-                for k in 0..2 {
-                    let xhat = row.xhat::<CENTERED>(simd, x[k]);
-                    dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat, gamma[k]);
-                    (dys[k][r], xhats[k][r]) = (dy[k], xhat);
-                }
-                if has_dx {
-                    if has_ds {
-                        let ds = row.ds.unwrap_unchecked().load(simd, i);
-                        dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
-                        for v in dx {
-                            seen = probe::<S, T::Float>(simd, seen, v);
-                        }
-                    }
-                    let target = row.dx.unwrap_unchecked();
-                    if streams {
-                        row.ahead[0].prefetch(simd, i, 2 * T::Float::lanes::<S>());
-                        row.ahead[1].prefetch(simd, i, 2 * T::Float::lanes::<S>());
-                        target.store::<S, { way::REST }>(simd, i, dx);
-                    } else {
-                        target.store::<S, { way::PLAIN }>(simd, i, dx);
-                    }
-                }
-            }
-            if has_sums {
-                add_to_sums::<S, T, CENTERED, R>(simd, beside, i, &dys, &xhats);
+            if apart {
+                seen = touch_registers::<S, T, CENTERED, R, 0, 1>(simd, rows, beside, has, i, seen);
+                seen = touch_registers::<S, T, CENTERED, R, 1, 2>(simd, rows, beside, has, i, seen);
+            } else {
+                seen = touch_registers::<S, T, CENTERED, R, 0, 2>(simd, rows, beside, has, i, seen);
             }
         }
         i += 2 * T::Float::lanes::<S>();
+    }
+    seen
+}
+
+/// Registers `FROM` to `TO` of the pair from `i` on, of all rows. Returns what `touch` does, on top of what was seen.
+///
+/// # Safety
+/// - As for `touch`; `has` tells what the way names. All rows have that pair.
+/// - Of elements that round, and where dx is streamed, both registers are taken.
+#[inline(always)]
+unsafe fn touch_registers<
+    S: Lanes,
+    T: Element,
+    const CENTERED: bool,
+    const R: usize,
+    const FROM: usize,
+    const TO: usize,
+>(
+    simd: S,
+    rows: &[Loaded<S, T>; R],
+    beside: Beside<T>,
+    has: impl Fn(u8) -> bool,
+    i: usize,
+    mut seen: Reg<S, T>,
+) -> Reg<S, T> {
+    let zero = T::Float::splat(simd, T::Float::default());
+    let lanes = T::Float::lanes::<S>();
+    let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
+    // SAFETY: the caller's duty.
+    unsafe {
+        let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
+        for r in 0..R {
+            let row = &rows[r];
+            let (dy, x) = (row.dy.load(simd, i), row.x.load(simd, i));
+            let mut dx = dy;
+            for k in FROM..TO {
+                let xhat = row.xhat::<CENTERED>(simd, x[k]);
+                dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat, gamma[k]);
+                (dys[k][r], xhats[k][r]) = (dy[k], xhat);
+            }
+            if has(ways::DX) {
+                if has(ways::DS) {
+                    let ds = row.ds.unwrap_unchecked().load(simd, i);
+                    for k in FROM..TO {
+                        dx[k] = T::Float::plus(simd, dx[k], ds[k]);
+                        seen = probe::<S, T::Float>(simd, seen, dx[k]);
+                    }
+                }
+                let target = row.dx.unwrap_unchecked();
+                if TO - FROM == 1 {
+                    target.store_register(simd, i + FROM * lanes, dx[FROM]);
+                } else if has(ways::STREAM) {
+                    row.ahead[0].prefetch(simd, i, 2 * lanes);
+                    row.ahead[1].prefetch(simd, i, 2 * lanes);
+                    target.store::<S, { way::REST }>(simd, i, dx);
+                } else {
+                    target.store::<S, { way::PLAIN }>(simd, i, dx);
+                }
+            }
+        }
+        if has(ways::SUMS) {
+            add_to_sums::<S, T, CENTERED, R, FROM, TO>(simd, beside, i, &dys, &xhats);
+        }
     }
     seen
 }
@@ -430,7 +467,7 @@ unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>
             }
         }
         if way & ways::SUMS != 0 {
-            add_to_sums::<S, T, CENTERED, R>(simd, beside, i, &dys, &xhats);
+            add_to_sums::<S, T, CENTERED, R, 0, 2>(simd, beside, i, &dys, &xhats);
         }
     }
     seen
@@ -493,12 +530,19 @@ unsafe fn touch_row_tail_outlined<S: Lanes, T: Element, const CENTERED: bool>(
     unsafe { touch_row_tail::<S, T, CENTERED>(simd, row, gamma, way, i, n, seen) }
 }
 
-/// Adds a pair of registers of dy and xhat of each row to the sums from `i` on.
+/// Adds registers `FROM` to `TO` of a pair of dy and xhat of each row to the sums from `i` on.
 ///
 /// # Safety
 /// - The sums have that pair.
 #[inline(always)]
-unsafe fn add_to_sums<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
+unsafe fn add_to_sums<
+    S: Lanes,
+    T: Element,
+    const CENTERED: bool,
+    const R: usize,
+    const FROM: usize,
+    const TO: usize,
+>(
     simd: S,
     beside: Beside<T>,
     i: usize,
@@ -506,16 +550,21 @@ unsafe fn add_to_sums<S: Lanes, T: Element, const CENTERED: bool, const R: usize
     xhats: &[[Reg<S, T>; R]; 2],
 ) {
     let zero = T::Float::splat(simd, T::Float::default());
+    let lanes = T::Float::lanes::<S>();
     // SAFETY: the caller's duty.
     unsafe {
         let mut dgamma = T::simd_load_computed(simd, beside.dgamma.add(i));
         let mut dbeta = if CENTERED { T::simd_load_computed(simd, beside.dbeta.add(i)) } else { [zero; 2] };
-        for k in 0..2 {
+        for k in FROM..TO {
             [dgamma[k], dbeta[k]] = add_rows::<S, T::Float, CENTERED, R>(simd, &dys[k], &xhats[k], dgamma[k], dbeta[k]);
         }
         if CENTERED {
-            T::simd_store_computed(simd, beside.dbeta.add(i), dbeta);
+            for k in FROM..TO {
+                T::Float::store(simd, beside.dbeta.add(i + k * lanes), dbeta[k]);
+            }
         }
-        T::simd_store_computed(simd, beside.dgamma.add(i), dgamma);
+        for k in FROM..TO {
+            T::Float::store(simd, beside.dgamma.add(i + k * lanes), dgamma[k]);
+        }
     }
 }

@@ -46,6 +46,8 @@ unsafe fn keep_first(v: f32x8, n: usize, fill: f32x8) -> f32x8 {
 }
 
 impl Lanes for V3 {
+    const FEW_REGISTERS: bool = true;
+
     #[inline(always)]
     fn outline<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: V3 tokens are made for kernels from `tokens::Avx2` alone.

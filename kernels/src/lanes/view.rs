@@ -654,6 +654,17 @@ impl<T: Element> Target<T> {
         }
     }
 
+    /// Writes one register, of elements that do not round, from `i` on.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn store_register<S: Lanes>(self, simd: S, i: usize, v: <T::Float as Float>::Reg<S>) {
+        debug_assert!(!T::ROUNDS);
+        // SAFETY: the caller's duty. Elements that do not round are computed in their own type.
+        unsafe { T::Float::store(simd, self.p.add(i).cast(), v) };
+    }
+
     /// Writes `n` elements from `i` on, at most a pair of registers.
     ///
     /// # Safety
