@@ -228,6 +228,9 @@ impl LayerNorm {
                 let bias = sum.bias;
                 self.finish(self.0.rows_of_sum(sum, y)?, bias, gamma, beta, stats)
             }
+            Form::Dropped { x, residual, bias, y } => {
+                self.finish(self.0.rows_of_dropped_sum(x, residual, bias, y)?, bias, gamma, beta, stats)
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use lanenorm_kernels::forward::{Forward, Groups, Params, StatsMut};
 use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, RowIo, Vector};
 use lanenorm_kernels::moments::{Moments, RowMoments};
 
-use crate::rows::{Rows, RowsMut};
+use crate::rows::{Layout, Rows, RowsMut};
 use crate::sum::{Place, Sum};
 use crate::{Error, Parallelism, default_isa, parallel, shape};
 
@@ -132,10 +132,7 @@ impl Plan {
         let Sum { x, place, bias } = sum;
         shape::length("bias", bias, self.cols)?;
         let (rows, x_stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
-        let same = |what, len, layout| match shape::rows(what, len, layout, self.cols)? {
-            (n, stride) if n == rows => Ok(stride),
-            (n, _) => Err(Error::SumRows { what, x: rows, rows: n }),
-        };
+        let same = |what, len, layout| self.rows_beside(rows, what, len, layout);
         let y_stride = same("y", y.data.len(), y.layout)?;
         let (x, y) = ((x.data, x_stride), (y.data, y_stride));
         let io = match place {
@@ -150,6 +147,37 @@ impl Plan {
             }
         };
         Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+    }
+
+    /// The rows of a sum that is normalized into y, or over y, and not kept, if they fit together.
+    pub(crate) fn rows_of_dropped_sum<'a, T: Element>(
+        &self,
+        x: Rows<'a, T>,
+        residual: Option<Rows<'a, T>>,
+        bias: Option<&'a [T]>,
+        y: RowsMut<'a, T>,
+    ) -> Result<RowIo<'a, T>, Error> {
+        shape::length("bias", bias, self.cols)?;
+        let (rows, x_stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
+        let y_name = if residual.is_some() { "y" } else { "residual" };
+        let y_stride = self.rows_beside(rows, y_name, y.data.len(), y.layout)?;
+        let (x, y) = ((x.data, x_stride), (y.data, y_stride));
+        let io = match residual {
+            Some(residual) => {
+                let stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
+                RowIo::sum_into(x, (residual.data, stride), y, rows, self.cols)
+            }
+            None => RowIo::sum_over(x, y, rows, self.cols),
+        };
+        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+    }
+
+    /// The stride of a buffer of a sum, if it has as many rows as x.
+    fn rows_beside(&self, rows: usize, what: &'static str, len: usize, layout: Layout) -> Result<usize, Error> {
+        match shape::rows(what, len, layout, self.cols)? {
+            (n, stride) if n == rows => Ok(stride),
+            (n, _) => Err(Error::SumRows { what, x: rows, rows: n }),
+        }
     }
 
     /// That statistics have an element for each row.

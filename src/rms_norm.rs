@@ -211,6 +211,9 @@ impl RmsNorm {
                 let bias = sum.bias;
                 self.finish(self.0.rows_of_sum(sum, y)?, bias, gamma, rstd)
             }
+            Form::Dropped { x, residual, bias, y } => {
+                self.finish(self.0.rows_of_dropped_sum(x, residual, bias, y)?, bias, gamma, rstd)
+            }
         }
     }
 

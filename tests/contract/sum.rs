@@ -99,11 +99,52 @@ impl<K: Types> Case<K> {
         output.assert_same(expected, cols, format_args!("{what}"));
     }
 
+    /// The same of a sum that is not kept, normalized into y or over the residual.
+    fn check_dropped(
+        &self,
+        (problem, expected): &(Problem<K>, Output<K>),
+        plan: Plan,
+        is_over: bool,
+        [x_gap, residual_gap, _, y_gap]: [usize; 4],
+    ) {
+        let Problem { rows, cols, .. } = *problem;
+        let what = format!("{problem}, {plan:?}, not kept, over the residual: {is_over}");
+        let x = Buffer::holding(&self.x, cols, x_gap, x_gap * 5 % 16);
+        let mut residual = Buffer::holding(&self.residual, cols, residual_gap, 0);
+        let mut y = Buffer::<K::X>::blank(rows, cols, y_gap, y_gap);
+        let per_row = || vec![K::F::default(); rows];
+        let [mut mean, mut mean_lo, mut rstd] = [per_row(), per_row(), per_row()];
+        let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
+        let bias = self.bias.as_deref();
+        let io = if is_over {
+            Io::sum_over(x.rows(), residual.rows_mut(), bias)
+        } else {
+            Io::sum_into(x.rows(), residual.rows(), bias, y.rows_mut())
+        };
+        plan.forward_mixed(io, problem.gamma.as_deref(), problem.beta.as_deref(), stats).expect("a valid call");
+        let (x, residual, mut y) = (x.into_rows(), residual.into_rows(), y.into_rows());
+        assert_same_bits(format_args!("{what}: x"), cols, &self.x, &x);
+        if is_over {
+            let blank = vec![K::X::SENTINEL; rows * cols];
+            assert_same_bits(format_args!("{what}: nothing"), cols, &blank, &y);
+            y = residual;
+        } else {
+            assert_same_bits(format_args!("{what}: residual"), cols, &self.residual, &residual);
+        }
+        let y = y.iter().map(|y| K::Y::of_bits(y.bits())).collect();
+        let output = Output { y, mean, mean_lo, rstd };
+        output.assert_same(expected, cols, format_args!("{what}"));
+    }
+
     pub(crate) fn check_all(&self, isa: Isa, parallelism: Parallelism, store: Store, gaps: [usize; 4]) {
         for solution in &self.solutions() {
             let plan = solution.0.plan(isa).with_parallelism(parallelism).with_store(store);
             for place in [Place::OverResidual, Place::OverX, Place::Apart] {
                 self.check(solution, plan, place, gaps);
+            }
+            if K::IN_PLACE {
+                self.check_dropped(solution, plan, false, gaps);
+                self.check_dropped(solution, plan, true, gaps);
             }
         }
     }
@@ -235,6 +276,16 @@ fn sums_that_do_not_fit_are_refused() {
     assert_eq!(refused, Err(Error::Overlap { what: "residual", cols: 4, stride: 3 }));
     let refused = plan.forward_sum(Sum::in_place(&x, &mut s), Some(&short[..3]), None, &mut y);
     assert_eq!(refused, Err(Error::Length { what: "gamma", len: 3, expected: 4 }));
+    let no_stats = StatsMut::default;
+    let refused = plan.forward_mixed::<f32, f32, f32>(Io::sum_into(&x, &short, None, &mut y), None, None, no_stats());
+    assert_eq!(refused, Err(Error::SumRows { what: "residual", x: 2, rows: 1 }));
+    let refused =
+        plan.forward_mixed::<f32, f32, f32>(Io::sum_into(&short, &short, None, &mut y), None, None, no_stats());
+    assert_eq!(refused, Err(Error::SumRows { what: "y", x: 1, rows: 2 }));
+    let refused = plan.forward_mixed::<f32, f32, f32>(Io::sum_over(&short, &mut s, None), None, None, no_stats());
+    assert_eq!(refused, Err(Error::SumRows { what: "residual", x: 1, rows: 2 }));
+    let refused = plan.forward_mixed::<f32, f32, f32>(Io::sum_over(&x, &mut s, Some(&x[..3])), None, None, no_stats());
+    assert_eq!(refused, Err(Error::Length { what: "bias", len: 3, expected: 4 }));
     assert_same_bits(format_args!("s"), 4, &[f32::SENTINEL; 8], &s);
     assert_same_bits(format_args!("y"), 4, &[f32::SENTINEL; 8], &y);
 }

@@ -98,7 +98,10 @@ def same_in_batches(peers: list[Peer], threads: int) -> Iterator[dict]:
             alone = Case("layer_norm", dtype, 1, cols)
             inputs = random_inputs(alone, np.random.default_rng(2))
             for peer in peers:
-                expected = run(peer, Problem(alone, inputs))["y"][0].tobytes()
+                try:
+                    expected = run(peer, Problem(alone, inputs))["y"][0].tobytes()
+                except Unsupported:
+                    continue
                 for rows in BATCHES:
                     y = run(peer, batch(inputs, Case("layer_norm", dtype, rows, cols)))["y"]
                     yield {

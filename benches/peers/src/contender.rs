@@ -49,7 +49,7 @@ pub(crate) enum Note {
     TwoCalls,
     /// Writes over its input.
     InPlace,
-    /// The same, without a sum for the next layer.
+    /// The same, and the sum is not kept for the next layer.
     NoSum,
     /// The backward pass of automatic differentiation, which allocates.
     Autograd,
@@ -73,7 +73,7 @@ impl Note {
             Self::Allocates => "allocates its output",
             Self::TwoCalls => "two calls, an addition and a normalization; allocates both outputs",
             Self::InPlace => "in place: held against lanenorm in place",
-            Self::NoSum => "in place and without writing the sum, which lanenorm writes",
+            Self::NoSum => "in place, and the sum is not kept: held against lanenorm in place",
             Self::Autograd => "a graph of elementary operations, whose outputs are allocated",
         }
     }
@@ -188,5 +188,5 @@ pub(crate) const PEERS: [&str; 8] =
 
 /// Whether lanenorm does it in place too, for the peers that do nothing else to be held against.
 pub(crate) fn has_in_place(op: Op) -> bool {
-    matches!(op, Op::LayerNorm | Op::RmsNorm)
+    !op.is_backward()
 }

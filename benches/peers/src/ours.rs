@@ -2,6 +2,7 @@
 
 use lanenorm::{GradIo, Io, LayerNorm, Parallelism, ParamGrads, RmsNorm, Stats, StatsMut, Sum};
 
+use crate::buffer::Buffer;
 use crate::case::{Case, EPS, Op};
 use crate::contender::{About, Buffers, Contender, Mode, Note, has_in_place};
 use crate::copy::copy_threads;
@@ -79,15 +80,22 @@ pub(crate) fn all<T: Number>(case: Case, mode: Mode) -> Vec<Contender<T>> {
 }
 
 fn in_place<T: Number>(case: Case, mode: Mode, about: About) -> Contender<T> {
-    let about = About { note: Note::InPlace, ..about };
+    let about = About { note: if case.op.adds() { Note::NoSum } else { Note::InPlace }, ..about };
     let (layer_norm, rms_norm) = plans(case, mode);
     if case.op.is_centered() {
         Contender::new(about, move |b| {
-            layer_norm.forward_in_place(b.y.get_mut(), Some(b.gamma.get()), Some(b.beta.get())).expect(VALID);
+            let (gamma, beta) = (Some(b.gamma.get()), Some(b.beta.get()));
+            let io = io_in_place(case.op, &b.residual, &mut b.y);
+            layer_norm.forward_mixed(io, gamma, beta, StatsMut::default()).expect(VALID);
         })
     } else {
         Contender::new(about, move |b| {
-            rms_norm.forward_in_place(b.y.get_mut(), Some(b.gamma.get())).expect(VALID);
+            let io = io_in_place(case.op, &b.residual, &mut b.y);
+            rms_norm.forward_mixed(io, Some(b.gamma.get()), None).expect(VALID);
         })
     }
+}
+
+fn io_in_place<'a, T: Number>(op: Op, residual: &'a Buffer<T>, y: &'a mut Buffer<T>) -> Io<'a, T> {
+    if op.adds() { Io::sum_over(residual.get(), y.get_mut(), None) } else { Io::in_place(y.get_mut()) }
 }

@@ -26,7 +26,7 @@ impl Cell {
 
     /// What lanenorm does that is the most like what the contender does.
     fn counterpart(&self, timing: &Timing) -> Option<&Timing> {
-        self.find(if timing.about.note == Note::InPlace { IN_PLACE } else { PLAIN })
+        self.find(if matches!(timing.about.note, Note::InPlace | Note::NoSum) { IN_PLACE } else { PLAIN })
     }
 
     fn peers(&self) -> impl Iterator<Item = &Timing> {

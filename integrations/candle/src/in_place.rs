@@ -4,14 +4,10 @@ use std::marker::PhantomData;
 use std::mem;
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
-use lanenorm::{Beside, Io, RowsMut, Sum};
-use rayon::prelude::*;
+use lanenorm::{Beside, Io, RowsMut};
 
-use crate::norm::{Affine, Norm, TASK, is_narrow, is_parallel};
+use crate::norm::{Affine, Norm};
 use crate::view::{Real, rows};
-
-/// Sums are taken and normalized row by row, or if rows are short in blocks of about so many elements.
-const BLOCK: usize = 512;
 
 pub(crate) fn overwrite<T: Real, G: Real + Beside<T>>(
     norm: &Norm,
@@ -36,32 +32,8 @@ struct Overwrite<T, G> {
 }
 
 impl<T: Real, G: Real + Beside<T>> Overwrite<T, G> {
-    fn run(&self, norm: &Norm, io: Io<'_, T>) -> Result<()> {
-        norm.run(io, self.gamma.as_deref(), self.beta.as_deref())
-    }
-
-    /// y of x + residual, over x, in blocks of whole rows.
-    fn run_sum(&self, x: &mut [T], residual: &[T]) -> Result<()> {
-        let (norm, cols) = (self.norm.serial(), self.norm.cols().max(1));
-        let block = (BLOCK / cols).max(1) * cols;
-        let scratch = || if is_narrow::<T>() { vec![T::zero(); block] } else { Vec::new() };
-        let run = |scratch: &mut Vec<T>, (x, residual): (&mut [T], &[T])| {
-            if is_narrow::<T>() {
-                let y = &mut scratch[..x.len()];
-                self.run(&norm, Io::sum(Sum::in_place(residual, &mut *x), &mut *y))?;
-                x.copy_from_slice(y);
-                return Ok(());
-            }
-            x.iter_mut().zip(residual).for_each(|(x, &residual)| *x += residual);
-            self.run(&norm, Io::in_place(x))
-        };
-        if is_parallel(x.len()) {
-            let blocks = x.par_chunks_mut(block).zip(residual.par_chunks(block));
-            blocks.with_min_len(TASK / block).try_for_each_init(scratch, run)
-        } else {
-            let mut scratch = scratch();
-            x.chunks_mut(block).zip(residual.chunks(block)).try_for_each(|rows| run(&mut scratch, rows))
-        }
+    fn run(&self, io: Io<'_, T>) -> Result<()> {
+        self.norm.run(io, self.gamma.as_deref(), self.beta.as_deref())
     }
 }
 
@@ -79,7 +51,7 @@ impl<T: Real, G: Real + Beside<T>> InplaceOp1 for Overwrite<T, G> {
         };
         with_elements(x, |x| {
             let x = x.get_mut(layout.start_offset()..).unwrap_or_default();
-            self.run(&self.norm, Io::in_place(RowsMut::strided(x, rows, stride)))
+            self.run(Io::in_place(RowsMut::strided(x, rows, stride)))
         })
     }
 }
@@ -96,7 +68,7 @@ impl<T: Real, G: Real + Beside<T>> InplaceOp2 for Overwrite<T, G> {
         };
         let residual = T::cpu_storage_as_slice(r)?;
         with_elements(x, |x| match (x.get_mut(x_from..x_to), residual.get(from..to)) {
-            (Some(x), Some(residual)) => self.run_sum(x, residual),
+            (Some(x), Some(residual)) => self.run(Io::sum_over(residual, x, None)),
             _ => bail!("{x_layout:?} or {r_layout:?} is not within its memory"),
         })
     }

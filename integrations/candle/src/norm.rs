@@ -1,7 +1,7 @@
 //! What runs lanenorm on the elements of tensors, by type.
 
 use candle_core::{CpuStorage, DType, Device, Error, Result, Tensor, WithDType, bail};
-use lanenorm::{Beside, GradIo, Io, Parallelism, ParamGrads, Stats, StatsMut, Sum};
+use lanenorm::{Beside, GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
 use rayon::prelude::*;
 
 use crate::in_place::overwrite;
@@ -88,21 +88,6 @@ impl Norm {
         by_type!(x, affine, backward(self, x, affine, &rowwise(dy)?))
     }
 
-    /// The same on the calling thread.
-    pub(crate) fn serial(self) -> Self {
-        match self {
-            Self::Layer(plan) => Self::Layer(plan.with_parallelism(Parallelism::Serial)),
-            Self::Rms(plan) => Self::Rms(plan.with_parallelism(Parallelism::Serial)),
-        }
-    }
-
-    pub(crate) fn cols(&self) -> usize {
-        match self {
-            Self::Layer(plan) => plan.cols(),
-            Self::Rms(plan) => plan.cols(),
-        }
-    }
-
     pub(crate) fn run<'a, T: Real, G: Beside<T>>(
         &self,
         io: Io<'a, T>,
@@ -163,7 +148,7 @@ fn forward_sum<T: Real, G: Real + Beside<T>>(
 }
 
 /// Whether a loop over elements cannot add them in vectors, so that the kernel must.
-pub(crate) fn is_narrow<T>() -> bool {
+fn is_narrow<T>() -> bool {
     size_of::<T>() == 2
 }
 
@@ -171,9 +156,9 @@ pub(crate) fn is_narrow<T>() -> bool {
 const PARALLEL: usize = 256 * 1024;
 
 /// The least number of elements per task.
-pub(crate) const TASK: usize = 32 * 1024;
+const TASK: usize = 32 * 1024;
 
-pub(crate) fn is_parallel(elements: usize) -> bool {
+fn is_parallel(elements: usize) -> bool {
     elements >= PARALLEL && rayon::current_num_threads() > 1
 }
 

@@ -155,7 +155,7 @@ impl<'a, T: Element> RowIo<'a, T> {
             && fits(residual.len(), rows, cols, residual_stride)
             && fits(s.len(), rows, cols, s_stride)
             && fits(y.len(), rows, cols, y_stride);
-        fits.then(|| Self::of_addends(addends, s.as_mut_ptr(), s_stride, (y, y_stride), rows, cols))
+        fits.then(|| Self::of_addends(addends, s.as_mut_ptr(), s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
     }
 
     /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride. `None` if the rows
@@ -173,7 +173,40 @@ impl<'a, T: Element> RowIo<'a, T> {
         let fits = fits(x.len(), rows, cols, x_stride)
             && fits(s.len(), rows, cols, s_stride)
             && fits(y.len(), rows, cols, y_stride);
-        fits.then(|| Self::of_addends(addends, s_ptr, s_stride, (y, y_stride), rows, cols))
+        fits.then(|| Self::of_addends(addends, s_ptr, s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
+    }
+
+    /// Rows of x + residual, to be normalized into y, where the sums lie meanwhile. Each buffer comes with its stride. `None` if the
+    /// rows do not fit into the slices or overlap one another.
+    #[inline(always)]
+    pub fn sum_into(
+        (x, x_stride): (&'a [T], usize),
+        (residual, residual_stride): (&'a [T], usize),
+        (y, y_stride): (&'a mut [T], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let addends = Addends { x: x.as_ptr(), x_stride, residual: residual.as_ptr(), residual_stride };
+        let fits = fits(x.len(), rows, cols, x_stride)
+            && fits(residual.len(), rows, cols, residual_stride)
+            && fits(y.len(), rows, cols, y_stride);
+        let s = y.as_mut_ptr();
+        fits.then(|| Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
+    }
+
+    /// Rows of x + y, to be normalized where y lies. Each buffer comes with its stride. `None` if the rows do not fit into the
+    /// slices or overlap one another.
+    #[inline(always)]
+    pub fn sum_over(
+        (x, x_stride): (&'a [T], usize),
+        (y, y_stride): (&'a mut [T], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let s = y.as_mut_ptr();
+        let addends = Addends { x: x.as_ptr(), x_stride, residual: s, residual_stride: y_stride };
+        let fits = fits(x.len(), rows, cols, x_stride) && fits(y.len(), rows, cols, y_stride);
+        fits.then(|| Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
     }
 
     /// Rows given by pointers, for callers that have no slices of their own: of x, or of the sum of x and a residual that
@@ -213,14 +246,14 @@ impl<'a, T: Element> RowIo<'a, T> {
         addends: Addends<T>,
         s: *mut T,
         s_stride: usize,
-        (y, y_stride): (&'a mut [Y], usize),
+        (y, y_stride): (*mut Y, usize),
         rows: usize,
         cols: usize,
     ) -> Self {
         Self {
             x: s,
             x_stride: s_stride,
-            y: y.as_mut_ptr().cast(),
+            y: y.cast(),
             y_stride,
             wide: Y::WIDE,
             rows,
