@@ -27,8 +27,12 @@ pub enum Store {
 /// caches keep little of them until they are wanted again.
 const STREAM_BYTES: usize = 16 << 20;
 
-/// The bytes of a row of y from which on streaming pays where rows start on cache lines.
-pub(crate) const Y_ROW_BYTES: usize = 2 << 10;
+/// The bytes of a row of y from which on streaming pays where rows start on cache lines. Loops over 16 bits wait for arithmetic, so
+/// that it takes longer rows to gain anything.
+#[inline]
+pub(crate) const fn y_row_bytes(element: usize) -> usize {
+    if element < size_of::<f32>() { 2 << 10 } else { 1 << 10 }
+}
 
 /// The same of dx.
 pub(crate) const DX_ROW_BYTES: usize = 1 << 10;
@@ -46,7 +50,7 @@ pub(crate) struct Written {
     /// Whether all rows of the output start on cache lines.
     pub(crate) on_lines: bool,
     pub(crate) in_place: bool,
-    /// [`Y_ROW_BYTES`] or [`DX_ROW_BYTES`].
+    /// [`y_row_bytes`] of the size of an element of x, or [`DX_ROW_BYTES`].
     pub(crate) least_row_bytes: usize,
 }
 
@@ -265,7 +269,7 @@ impl Plan {
             tensors: if io.is_sum() { 4 } else { 2 },
             on_lines: io.y_is_on_lines(),
             in_place: io.is_in_place(),
-            least_row_bytes: Y_ROW_BYTES,
+            least_row_bytes: y_row_bytes(size_of::<T>()),
         })
     }
 
@@ -296,13 +300,15 @@ mod tests {
             tensors: 2,
             on_lines: true,
             in_place: false,
-            least_row_bytes: Y_ROW_BYTES,
+            least_row_bytes: y_row_bytes(4),
         };
         assert!(!plan.streams_to(&y(2048, 4096)), "just 16 MiB of x and y");
         assert!(plan.streams_to(&y(2049, 4096)));
         assert!(plan.streams_to(&Written { tensors: 4, ..y(1025, 4096) }), "a sum");
         assert!(!plan.streams_to(&Written { in_place: true, ..y(2049, 4096) }));
-        assert!(plan.streams_to(&y(1 << 20, 2048)) && !plan.streams_to(&y(1 << 20, 2047)));
+        assert!(plan.streams_to(&y(1 << 20, 1024)) && !plan.streams_to(&y(1 << 20, 1023)));
+        let narrow = |row_bytes| Written { least_row_bytes: y_row_bytes(2), ..y(1 << 20, row_bytes) };
+        assert!(plan.streams_to(&narrow(2048)) && !plan.streams_to(&narrow(2047)));
         let ragged = |row_bytes| Written { on_lines: false, ..y(1 << 20, row_bytes) };
         assert!(plan.streams_to(&ragged(4096)) && !plan.streams_to(&ragged(4095)));
         for (store, streams) in [(Store::Ordinary, false), (Store::Streaming, true)] {

@@ -53,6 +53,7 @@ use core::ops::RangeInclusive;
 use crate::Isa;
 use crate::forward::{Params, RowNorm, WholeRow};
 use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector};
+use crate::stack;
 pub(crate) use merge::Merge;
 pub use merge::merge;
 use touches::{Row, Trust, project, second_touch, ways};
@@ -213,7 +214,7 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
     /// The job, which has rows and columns, through the loops for `LOOPS`.
     #[inline(always)]
     pub(crate) fn run_here<const LOOPS: bool>(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
-        isa.run(RunParts::<T, LOOPS> { job: &mut self.0, partials, work });
+        run_parts(&mut RunParts::<T, LOOPS> { job: &mut self.0, partials, work }, isa);
     }
 }
 
@@ -278,6 +279,15 @@ struct RunParts<'j, 'a, T: Element, const CENTERED: bool> {
     job: &'j mut Job<'a, T>,
     partials: &'j mut [T::Float],
     work: &'j mut [T::Float],
+}
+
+#[inline(never)]
+fn run_parts<T: Element, const CENTERED: bool>(parts: &mut RunParts<'_, '_, T, CENTERED>, isa: Isa) {
+    if parts.job.streaming && stack::page_ends_soon() {
+        return stack::further_down(parts, isa, run_parts::<T, CENTERED>);
+    }
+    let RunParts { job, partials, work } = parts;
+    isa.run(RunParts::<T, CENTERED> { job, partials, work });
 }
 
 impl<T: Element, const CENTERED: bool> Kernel for RunParts<'_, '_, T, CENTERED> {

@@ -48,6 +48,7 @@ use crate::lanes::{
 };
 use crate::moments::{self, CHUNK, Moments};
 use crate::rescue;
+use crate::stack;
 use blocks::Blocks;
 use elements::Row;
 pub use elements::RowNorm;
@@ -323,6 +324,9 @@ struct Job<'a, T: Element> {
 /// One function for all that go through the same loops.
 #[inline(never)]
 fn run_job<T: Element, const CENTERED: bool>(job: &mut Job<'_, T>, isa: Isa) {
+    if job.streaming && stack::page_ends_soon() {
+        return stack::further_down(job, isa, run_job::<T, CENTERED>);
+    }
     if !job.forward::<CENTERED>(isa) || job.is_grouped() {
         job.canonicalize_nans();
     }
@@ -455,13 +459,21 @@ impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
     /// The job, which has columns, through the loops for `LOOPS`.
     #[inline(always)]
     pub(crate) fn run_here<const LOOPS: bool>(mut self, isa: Isa) {
-        isa.run(RunColumns::<T, LOOPS> { job: &mut self.0 });
+        run_columns::<T, LOOPS>(&mut self.0, isa);
     }
 
     /// The number of columns.
     pub fn cols(&self) -> usize {
         self.0.row.cols()
     }
+}
+
+#[inline(never)]
+fn run_columns<T: Element, const CENTERED: bool>(job: &mut Columns<'_, T>, isa: Isa) {
+    if job.streaming && stack::page_ends_soon() {
+        return stack::further_down(job, isa, run_columns::<T, CENTERED>);
+    }
+    isa.run(RunColumns::<T, CENTERED> { job });
 }
 
 /// What of it both normalizations have in common.

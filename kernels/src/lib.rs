@@ -24,6 +24,7 @@ pub mod moments;
 pub mod reference;
 mod rescue;
 pub mod rms_norm;
+mod stack;
 pub mod table;
 
 pub use half;

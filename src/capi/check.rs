@@ -9,7 +9,7 @@ use super::places::{Places, Rows, Shape, Span, Strided, vector};
 use super::plan::Kind;
 use super::{lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, refuse};
 use crate::Error;
-use crate::plan::{Plan, Written, Y_ROW_BYTES};
+use crate::plan::{Plan, Written, y_row_bytes};
 
 /// What is found out about a call by checking it.
 #[derive(Clone, Copy)]
@@ -75,7 +75,7 @@ pub(super) fn check(
         tensors: if has_residual { 4 } else { 2 },
         on_lines: y.rows.are_on_lines(y_size),
         in_place: y_is_x || y_is_residual,
-        least_row_bytes: Y_ROW_BYTES,
+        least_row_bytes: y_row_bytes(kind.size()),
     });
     let inner_rows = if even { shape.rows } else { shape.inner_rows };
     let residual = residual.zip(s).map(|(residual, s)| (residual.rows, s.rows));
@@ -125,7 +125,7 @@ pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_bu
         tensors: 2,
         on_lines: y.are_on_lines(own),
         in_place: x_at == y_at,
-        least_row_bytes: Y_ROW_BYTES,
+        least_row_bytes: y_row_bytes(kind.size()),
     });
     Some(Checked { x, residual: None, y, inner_rows: rows, streaming })
 }

@@ -211,10 +211,10 @@ kernel:
         assert_eq!(names::kernel(entry, "x86_64"), Some((Tier::Avx2, "Fused<bf16, true>".into())));
         let job = "lanenorm_kernels::forward::run_job::<half::bfloat::bf16, true>";
         assert_eq!(names::kernel(job, "aarch64"), Some((Tier::Neon, "forward<bf16, true>".into())));
-        let dispatch = "<f64 as lanenorm_kernels::lanes::element::Compiled<true>>::backward";
-        assert_eq!(names::kernel(dispatch, "aarch64"), Some((Tier::Neon, "backward<f64, true>".into())));
+        let dispatch = "<f64 as lanenorm_kernels::lanes::element::Compiled<true>>::merge";
+        assert_eq!(names::kernel(dispatch, "aarch64"), Some((Tier::Neon, "merge<f64, true>".into())));
         assert_eq!(names::kernel(dispatch, "x86_64"), None);
-        assert_eq!(names::family(dispatch), "<T as lanes::element::Compiled>::backward");
+        assert_eq!(names::family(dispatch), "<T as lanes::element::Compiled>::merge");
         assert_eq!(names::family("lanenorm_kernels::a::f::<g<u8>, 3>::{closure#0}"), "a::f::{closure#0}");
         assert!(names::is_ours(dispatch) && !names::is_ours("core::f::<lanenorm_kernels::G>"));
     }

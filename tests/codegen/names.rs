@@ -57,13 +57,20 @@ pub(crate) fn kernel(name: &str, arch: &str) -> Option<(Tier, String)> {
         return Some((Tier::Scalar, short(kernel.strip_suffix('>').unwrap_or(kernel))));
     }
     // Every aarch64 has NEON, so that what dispatch enters there is inlined into dispatch.
-    if let Some(kernel) = name.strip_prefix("lanenorm_kernels::forward::run_job::<") {
-        return (arch == "aarch64").then(|| (Tier::Neon, format!("forward<{}", short(kernel))));
+    let inlined_into = [
+        ("lanenorm_kernels::forward::run_job::<", "forward"),
+        ("lanenorm_kernels::forward::run_columns::<", "normalize"),
+        ("lanenorm_kernels::backward::run_parts::<", "backward"),
+    ];
+    for (function, operation) in inlined_into {
+        if let Some(kernel) = name.strip_prefix(function) {
+            return (arch == "aarch64").then(|| (Tier::Neon, format!("{operation}<{}", short(kernel))));
+        }
     }
     let (element, rest) = name.strip_prefix('<')?.split_once(" as lanenorm_kernels::lanes::element::Compiled<")?;
     let (centered, operation) = rest.split_once(">>::")?;
-    // That of forward is one more call deep.
-    (arch == "aarch64" && operation != "forward")
+    // Those of the others are one more call deep.
+    (arch == "aarch64" && ["moments", "merge"].contains(&operation))
         .then(|| (Tier::Neon, format!("{operation}<{}, {centered}>", short(element))))
 }
 

@@ -1,0 +1,68 @@
+//! Where on the stack loops run.
+//!
+//! What a loop puts aside on the stack and loads again comes straight from the store that is still in the core, save where it lies on two
+//! pages: then the load waits until all stores before it have left. Streaming stores leave for memory, and a loop that waits for
+//! them in every step takes up to eight times as long. Whether one does depends on where its frame happens to be, which
+//! differs from process to process and from caller to caller.
+
+use core::hint::black_box;
+use core::mem::MaybeUninit;
+
+use crate::Isa;
+
+/// The bytes of a page of memory.
+const PAGE: usize = 4096;
+
+/// The bytes of stack that the loops take, at most, with what they call and what calls them.
+const FRAME: usize = 2944;
+
+/// How far down to go at a time. After the step that comes to another page, there is still room in it for a frame.
+const STEP: usize = 1024;
+
+/// Whether the frame of a loop that is called here would lie on two pages, on tiers with registers wider than what the stack is
+/// aligned to.
+#[inline(always)]
+pub(crate) fn page_ends_soon() -> bool {
+    let here = MaybeUninit::<u8>::uninit();
+    cfg!(target_arch = "x86_64") && black_box(&here).as_ptr().addr() % PAGE < FRAME
+}
+
+/// Does a job further down.
+#[inline(never)]
+pub(crate) fn further_down<J>(job: &mut J, isa: Isa, run: fn(&mut J, Isa)) {
+    let room = [MaybeUninit::<u8>::uninit(); STEP];
+    run(job, isa);
+    // Without a use after the call it would not be kept for so long.
+    black_box(&room);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_within_a_page() {
+        fn run(runs: &mut usize, isa: Isa) {
+            if page_ends_soon() {
+                return further_down(runs, isa, run);
+            }
+            let here = MaybeUninit::<u8>::uninit();
+            let end = black_box(&here).as_ptr().addr();
+            if cfg!(target_arch = "x86_64") {
+                assert_eq!((end - FRAME * 9 / 10) / PAGE, end / PAGE, "a frame at {end:#x}");
+            }
+            *runs += 1;
+        }
+        fn run_at_depth(depth: usize) {
+            let mut runs = 0;
+            run(&mut runs, Isa::SCALAR);
+            assert_eq!(runs, 1);
+            if depth > 0 {
+                let room = [MaybeUninit::<u8>::uninit(); 100];
+                run_at_depth(depth - 1);
+                black_box(&room);
+            }
+        }
+        run_at_depth(200);
+    }
+}
