@@ -214,7 +214,8 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
     /// The job, which has rows and columns, through the loops for `LOOPS`.
     #[inline(always)]
     pub(crate) fn run_here<const LOOPS: bool>(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
-        run_parts(&mut RunParts::<T, LOOPS> { job: &mut self.0, partials, work }, isa);
+        let mut parts = RunParts::<T, LOOPS> { job: &mut self.0, partials, work };
+        stack::within_a_page(&mut parts, isa, run_parts);
     }
 }
 
@@ -281,11 +282,7 @@ struct RunParts<'j, 'a, T: Element, const CENTERED: bool> {
     work: &'j mut [T::Float],
 }
 
-#[inline(never)]
 fn run_parts<T: Element, const CENTERED: bool>(parts: &mut RunParts<'_, '_, T, CENTERED>, isa: Isa) {
-    if parts.job.streaming && stack::page_ends_soon() {
-        return stack::further_down(parts, isa, run_parts::<T, CENTERED>);
-    }
     let RunParts { job, partials, work } = parts;
     isa.run(RunParts::<T, CENTERED> { job, partials, work });
 }

@@ -292,7 +292,11 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     /// The job, which has rows and columns, through the loops for `LOOPS`.
     #[inline(always)]
     pub(crate) fn run_here<const LOOPS: bool>(&mut self, isa: Isa) {
-        run_job::<T, LOOPS>(&mut self.0, isa);
+        if self.0.streaming {
+            stack::within_a_page(&mut self.0, isa, run_job::<T, LOOPS>);
+        } else {
+            run_job::<T, LOOPS>(&mut self.0, isa);
+        }
     }
 
     /// The rows.
@@ -324,9 +328,6 @@ struct Job<'a, T: Element> {
 /// One function for all that go through the same loops.
 #[inline(never)]
 fn run_job<T: Element, const CENTERED: bool>(job: &mut Job<'_, T>, isa: Isa) {
-    if job.streaming && stack::page_ends_soon() {
-        return stack::further_down(job, isa, run_job::<T, CENTERED>);
-    }
     if !job.forward::<CENTERED>(isa) || job.is_grouped() {
         job.canonicalize_nans();
     }
@@ -459,7 +460,7 @@ impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
     /// The job, which has columns, through the loops for `LOOPS`.
     #[inline(always)]
     pub(crate) fn run_here<const LOOPS: bool>(mut self, isa: Isa) {
-        run_columns::<T, LOOPS>(&mut self.0, isa);
+        stack::within_a_page(&mut self.0, isa, run_columns::<T, LOOPS>);
     }
 
     /// The number of columns.
@@ -468,11 +469,7 @@ impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
     }
 }
 
-#[inline(never)]
 fn run_columns<T: Element, const CENTERED: bool>(job: &mut Columns<'_, T>, isa: Isa) {
-    if job.streaming && stack::page_ends_soon() {
-        return stack::further_down(job, isa, run_columns::<T, CENTERED>);
-    }
     isa.run(RunColumns::<T, CENTERED> { job });
 }
 
