@@ -17,7 +17,6 @@ mod types;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -389,7 +388,7 @@ fn calls_of_c_allocate_nothing() {
         group_repeat: 0,
         gamma_offset: 0.0,
     };
-    let mut plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
+    let mut plan = lanenorm_plan { opaque: [std::mem::MaybeUninit::new(0); 16] };
     let mut sizes = lanenorm_backward_sizes { blocks: 0, partials_bytes: 0, work_bytes: 0 };
     let ok = |status| assert_eq!(status, lanenorm_status::Ok);
     // SAFETY: both are there.
