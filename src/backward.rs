@@ -4,7 +4,7 @@ use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
 use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, GradRows, LINE, Vector};
 
 use crate::gradients::{GradForm, GradIo, ParamGrads};
-use crate::plan::{DX_ROW_BYTES, Plan, Written};
+use crate::plan::{Plan, Written, dx_row_bytes};
 use crate::{Error, parallel, shape};
 
 /// The rows of the buffers of a call, and their strides.
@@ -139,7 +139,7 @@ impl Plan {
                 tensors: if rows.has_ds() { 4 } else { 3 },
                 on_lines: rows.dx_is_on_lines(),
                 in_place: rows.is_in_place(),
-                least_row_bytes: DX_ROW_BYTES,
+                least_row_bytes: dx_row_bytes(size_of::<T>()),
             })
     }
 

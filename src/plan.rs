@@ -28,14 +28,21 @@ pub enum Store {
 const STREAM_BYTES: usize = 16 << 20;
 
 /// The bytes of a row of y from which on streaming pays where rows start on cache lines. Loops over 16 bits wait for arithmetic, so
-/// that it takes longer rows to gain anything.
+/// that it takes longer rows to gain anything. So does a sum, which moves twice the bytes of which y is one quarter.
 #[inline]
-pub(crate) const fn y_row_bytes(element: usize) -> usize {
-    if element < size_of::<f32>() { 2 << 10 } else { 1 << 10 }
+pub(crate) const fn y_row_bytes(element: usize, is_sum: bool) -> usize {
+    match is_sum {
+        _ if element < size_of::<f32>() => 2 << 10,
+        true => 1 << 10,
+        false => 512,
+    }
 }
 
 /// The same of dx.
-pub(crate) const DX_ROW_BYTES: usize = 1 << 10;
+#[inline]
+pub(crate) const fn dx_row_bytes(element: usize) -> usize {
+    if element < size_of::<f32>() { 1 << 10 } else { 512 }
+}
 
 /// The same of both where rows start anywhere: a cache line that a row shares with another costs as much as many lines.
 const RAGGED_ROW_BYTES: usize = 4 << 10;
@@ -50,7 +57,7 @@ pub(crate) struct Written {
     /// Whether all rows of the output start on cache lines.
     pub(crate) on_lines: bool,
     pub(crate) in_place: bool,
-    /// [`y_row_bytes`] of the size of an element of x, or [`DX_ROW_BYTES`].
+    /// [`y_row_bytes`] or [`dx_row_bytes`].
     pub(crate) least_row_bytes: usize,
 }
 
@@ -269,7 +276,7 @@ impl Plan {
             tensors: if io.is_sum() { 4 } else { 2 },
             on_lines: io.y_is_on_lines(),
             in_place: io.is_in_place(),
-            least_row_bytes: y_row_bytes(size_of::<T>()),
+            least_row_bytes: y_row_bytes(size_of::<T>(), io.is_sum()),
         })
     }
 
@@ -300,14 +307,16 @@ mod tests {
             tensors: 2,
             on_lines: true,
             in_place: false,
-            least_row_bytes: y_row_bytes(4),
+            least_row_bytes: y_row_bytes(4, false),
         };
         assert!(!plan.streams_to(&y(2048, 4096)), "just 16 MiB of x and y");
         assert!(plan.streams_to(&y(2049, 4096)));
         assert!(plan.streams_to(&Written { tensors: 4, ..y(1025, 4096) }), "a sum");
         assert!(!plan.streams_to(&Written { in_place: true, ..y(2049, 4096) }));
-        assert!(plan.streams_to(&y(1 << 20, 1024)) && !plan.streams_to(&y(1 << 20, 1023)));
-        let narrow = |row_bytes| Written { least_row_bytes: y_row_bytes(2), ..y(1 << 20, row_bytes) };
+        assert!(plan.streams_to(&y(1 << 20, 512)) && !plan.streams_to(&y(1 << 20, 511)));
+        let sum = |row_bytes| Written { least_row_bytes: y_row_bytes(4, true), ..y(1 << 20, row_bytes) };
+        assert!(plan.streams_to(&sum(1024)) && !plan.streams_to(&sum(1023)));
+        let narrow = |row_bytes| Written { least_row_bytes: y_row_bytes(2, false), ..y(1 << 20, row_bytes) };
         assert!(plan.streams_to(&narrow(2048)) && !plan.streams_to(&narrow(2047)));
         let ragged = |row_bytes| Written { on_lines: false, ..y(1 << 20, row_bytes) };
         assert!(plan.streams_to(&ragged(4096)) && !plan.streams_to(&ragged(4095)));

@@ -12,7 +12,7 @@ use super::places::{Places, Rows, Shape, Strided};
 use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, parallelism, refuse};
 use crate::backward::{Scratch, check_stats_together};
-use crate::plan::{DX_ROW_BYTES, Plan, Written};
+use crate::plan::{Plan, Written, dx_row_bytes};
 use crate::{Error, parallel};
 
 /// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else zero
@@ -270,7 +270,7 @@ impl<'a> Call<'a> {
                 tensors: if ds.is_some() { 4 } else { 3 },
                 on_lines: dx.are_on_lines(own),
                 in_place: dx.data == dy.data,
-                least_row_bytes: DX_ROW_BYTES,
+                least_row_bytes: dx_row_bytes(own),
             })
         });
         Ok(Some(Self { plan, kind, buffers, shape, dy, x, ds, dx, sums, streaming, places }))

@@ -75,7 +75,7 @@ pub(super) fn check(
         tensors: if has_residual { 4 } else { 2 },
         on_lines: y.rows.are_on_lines(y_size),
         in_place: y_is_x || y_is_residual,
-        least_row_bytes: y_row_bytes(kind.size()),
+        least_row_bytes: y_row_bytes(kind.size(), has_residual),
     });
     let inner_rows = if even { shape.rows } else { shape.inner_rows };
     let residual = residual.zip(s).map(|(residual, s)| (residual.rows, s.rows));
@@ -125,7 +125,7 @@ pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_bu
         tensors: 2,
         on_lines: y.are_on_lines(own),
         in_place: x_at == y_at,
-        least_row_bytes: y_row_bytes(kind.size()),
+        least_row_bytes: y_row_bytes(kind.size(), false),
     });
     Some(Checked { x, residual: None, y, inner_rows: rows, streaming })
 }
