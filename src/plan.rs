@@ -28,14 +28,11 @@ pub enum Store {
 const STREAM_BYTES: usize = 16 << 20;
 
 /// The bytes of a row of y from which on streaming pays where rows start on cache lines. Loops over 16 bits wait for arithmetic, so
-/// that it takes longer rows to gain anything. So does a sum, which moves twice the bytes of which y is one quarter.
+/// that it takes longer rows to gain anything, and so do sums, of whose bytes y is a quarter.
 #[inline]
 pub(crate) const fn y_row_bytes(element: usize, is_sum: bool) -> usize {
-    match is_sum {
-        _ if element < size_of::<f32>() => 2 << 10,
-        true => 1 << 10,
-        false => 512,
-    }
+    let plain = if is_sum { 1 << 10 } else { 512 };
+    if element < size_of::<f32>() { 2 << 10 } else { plain }
 }
 
 /// The same of dx.
@@ -318,6 +315,9 @@ mod tests {
         assert!(plan.streams_to(&sum(1024)) && !plan.streams_to(&sum(1023)));
         let narrow = |row_bytes| Written { least_row_bytes: y_row_bytes(2, false), ..y(1 << 20, row_bytes) };
         assert!(plan.streams_to(&narrow(2048)) && !plan.streams_to(&narrow(2047)));
+        let dx = |element, row_bytes| Written { least_row_bytes: dx_row_bytes(element), ..y(1 << 20, row_bytes) };
+        assert!(plan.streams_to(&dx(4, 512)) && !plan.streams_to(&dx(4, 511)));
+        assert!(plan.streams_to(&dx(2, 1024)) && !plan.streams_to(&dx(2, 1023)));
         let ragged = |row_bytes| Written { on_lines: false, ..y(1 << 20, row_bytes) };
         assert!(plan.streams_to(&ragged(4096)) && !plan.streams_to(&ragged(4095)));
         for (store, streams) in [(Store::Ordinary, false), (Store::Streaming, true)] {
