@@ -42,7 +42,7 @@ pub(crate) fn functions(text: &str) -> Vec<Function<'_>> {
             Some(label) => {
                 function.labels.insert(label, function.instructions.len());
             }
-            None if line.trim().is_empty() || line.trim().starts_with('.') => {}
+            None if line.trim().is_empty() || line.trim().starts_with(['.', '#']) => {}
             None => function.instructions.push(line.trim()),
         }
     }
