@@ -33,16 +33,21 @@ unsafe fn widen(v: __m256i) -> [f32x8; 2] {
     }
 }
 
-/// The inverse of [`widen`].
+/// The inverse of [`widen`], rounded as [`round`] does, for both registers at once: their upper halves, each plus 1 if the lower half is
+/// more than half of a unit, or just half of it and the upper half is odd.
 ///
 /// # Safety
 /// - As for [`round`].
 #[inline(always)]
 unsafe fn narrow([even, odd]: [f32x8; 2]) -> __m256i {
+    const ODD: i32 = 0b1010_1010;
+    let (even, odd) = (pulp::cast(even), pulp::cast(odd));
     // SAFETY: the caller's duty.
     unsafe {
-        let (even, odd) = (round(pulp::cast(even)), round(pulp::cast(odd)));
-        _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(even), odd)
+        let upper = _mm256_blend_epi16::<ODD>(_mm256_srli_epi32::<16>(even), odd);
+        let lower = _mm256_blend_epi16::<ODD>(even, _mm256_slli_epi32::<16>(odd));
+        let is_even = _mm256_andnot_si256(upper, _mm256_set1_epi16(1));
+        _mm256_add_epi16(upper, _mm256_srli_epi16::<15>(_mm256_subs_epu16(lower, is_even)))
     }
 }
 

@@ -53,9 +53,13 @@ impl Bf16Lanes for Neon {
     unsafe fn store_bf16(self, p: *mut bf16, [even, odd]: [f32x4; 2]) {
         // SAFETY: the caller's duty; a Neon token exists.
         unsafe {
-            // The upper halves of the even ones move below those of the odd ones.
-            let v = vsriq_n_u32::<16>(round(pulp::cast(odd)), round(pulp::cast(even)));
-            vst1q_u16(p.cast(), vreinterpretq_u16_u32(v));
+            // Both at once: their upper halves, each plus 1 if the lower half is more than half of a unit, or just half of it and the
+            // upper half is odd.
+            let (even, odd) = (pulp::cast(even), pulp::cast(odd));
+            let upper = vreinterpretq_u16_u32(vsriq_n_u32::<16>(odd, even));
+            let lower = vreinterpretq_u16_u32(vsliq_n_u32::<16>(even, odd));
+            let is_even = vbicq_u16(vdupq_n_u16(1), upper);
+            vst1q_u16(p.cast(), vsraq_n_u16::<15>(upper, vqsubq_u16(lower, is_even)));
         }
     }
 
