@@ -54,6 +54,7 @@ unsafe fn round(v: __m512) -> __m512i {
 unsafe fn narrow_bits(even: __m512i, odd: __m512i) -> __m512i {
     let swapped = _mm512_set4_epi32(0x0d0c_0f0e, 0x0908_0b0a, 0x0504_0706, 0x0100_0302);
     let (one, half) = (_mm512_set1_epi16(1), _mm512_set1_epi16(i16::MIN));
+    // Outputs have names for their types: those without are taken for bytes, which no such register holds.
     let (of_even, of_odd): (u64, u64);
     let mut upper = odd;
     let least: __m512i;
