@@ -156,7 +156,7 @@ impl Plan {
         let &Self { cols, groups, repeat, .. } = self;
         let rows = rows.with_group(group, groups, repeat)?;
         let gamma = gamma.map(|gamma| gamma.part(group * cols, cols));
-        let offset = T::Float::from_f64(self.offset.into());
+        let offset = T::Float::from_f32(self.offset);
         Backward::new(rows, stats, gamma, offset, self.eps, sums, streaming)
     }
 

@@ -93,7 +93,7 @@ impl Plan {
     ) -> Result<Params<'a, T>, Error> {
         let &Self { cols, groups, repeat, .. } = self;
         let mut params = Params { gamma: gamma.map(Vector::from), beta: beta.map(Vector::from), ..Params::default() };
-        params.offset = T::Float::from_f64(self.offset.into());
+        params.offset = T::Float::from_f32(self.offset);
         let mut len = cols;
         if groups * repeat > 1 {
             len = cols.checked_mul(groups).ok_or(Error::Overflow { what: "gamma", rows: groups, stride: cols })?;

@@ -53,6 +53,7 @@ use core::ops::RangeInclusive;
 use crate::Isa;
 use crate::forward::{Params, RowNorm, WholeRow};
 use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector};
+use crate::rescue::WideNorm;
 use crate::stack;
 pub(crate) use merge::Merge;
 pub use merge::merge;
@@ -169,9 +170,10 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
         let fits = stats.fit(rows.rows() * rows.groups(), CENTERED) && gamma.is_none_or(|g| g.len() == rows.cols());
         let part_rows = Parts::new(rows.rows(), rows.cols()).part_rows;
         // Adding -0 changes no bits; adding +0 changes those of -0.
-        let harmless = gamma.is_none() || offset == T::Float::default();
+        let harmless = gamma.is_none() || offset.is_zero();
         let offset = if harmless { -T::Float::default() } else { offset };
-        let job = Job { centered: CENTERED, rows, stats, gamma, offset, eps, sums, streaming, part_rows };
+        let isa = Isa::SCALAR;
+        let job = Job { isa, centered: CENTERED, rows, stats, gamma, offset, eps, sums, streaming, part_rows };
         fits.then_some(Self(job))
     }
 
@@ -214,6 +216,7 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
     /// The job, which has rows and columns, through the loops for `LOOPS`.
     #[inline(always)]
     pub(crate) fn run_here<const LOOPS: bool>(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
+        self.0.isa = isa;
         let mut parts = RunParts::<T, LOOPS> { job: &mut self.0, partials, work };
         stack::within_a_page(&mut parts, isa, run_parts);
     }
@@ -222,6 +225,8 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
 /// What both normalizations have in common, and the loops take.
 #[derive(Debug)]
 struct Job<'a, T: Element> {
+    /// The tier that it runs on.
+    isa: Isa,
     /// Whether rows have a mean.
     centered: bool,
     rows: GradRows<'a, T>,
@@ -342,9 +347,11 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
     leaf: &mut [T::Float],
 ) {
     let mut rows = [Row::NAN; BLOCK_ROWS];
+    // What the slow path takes of each row, if it has been taken.
+    let mut norms = [None; BLOCK_ROWS];
     let mut trust = Trust::All;
-    for (k, row) in rows.iter_mut().enumerate().take(n) {
-        simd.outline(FirstTouch::<T, CENTERED> { job: &*job, r: r + k, gamma, row });
+    for (k, (row, wide)) in rows.iter_mut().zip(&mut norms).enumerate().take(n) {
+        simd.outline(FirstTouch::<T, CENTERED> { job: &*job, r: r + k, gamma, row, wide });
         trust = trust.min(row.trust);
     }
     let wanted = match trust {
@@ -353,7 +360,15 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
         _ => ways::SUMS,
     };
     match (trust, n) {
-        (Trust::Nothing, _) => slow::add_rows(job, r, n, leaf, T::Float::lanes::<S>()),
+        (Trust::Nothing, _) => {
+            for (k, norm) in norms.iter_mut().enumerate().take(n) {
+                norm.get_or_insert_with(|| slow::norm_of(job, r + k));
+            }
+            if let (true, [Some(a), b]) = (job.sums, norms) {
+                let both = [a, b.unwrap_or(a)];
+                slow::add_rows(job, r, &both[..n], leaf, T::Float::lanes::<S>());
+            }
+        }
         (_, BLOCK_ROWS) => {
             simd.outline(SecondTouch::<T, CENTERED, _> {
                 job: &mut *job,
@@ -384,7 +399,8 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
                 leaf: &mut *leaf,
             });
         } else {
-            slow::write_dx(job, r + k);
+            let norm = norms[k].unwrap_or_else(|| slow::norm_of(job, r + k));
+            slow::write_dx(job, r + k, &norm);
         }
     }
 }
@@ -395,6 +411,8 @@ struct FirstTouch<'j, 'a, T: Element, const CENTERED: bool> {
     r: usize,
     gamma: &'j [T::Float],
     row: &'j mut Row<T::Float>,
+    /// What the slow path takes, if it has been taken.
+    wide: &'j mut Option<WideNorm>,
 }
 
 impl<T: Element, const CENTERED: bool> Kernel for FirstTouch<'_, '_, T, CENTERED> {
@@ -402,7 +420,7 @@ impl<T: Element, const CENTERED: bool> Kernel for FirstTouch<'_, '_, T, CENTERED
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        *self.row = first_touch::<S, T, CENTERED>(simd, self.job, self.r, self.gamma);
+        *self.row = first_touch::<S, T, CENTERED>(simd, self.job, self.r, self.gamma, self.wide);
     }
 }
 
@@ -433,9 +451,10 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     job: &Job<'_, T>,
     r: usize,
     gamma: &[T::Float],
+    wide: &mut Option<WideNorm>,
 ) -> Row<T::Float> {
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
-    let norm = match job.norm(r) {
+    let mut norm = match job.norm(r) {
         Some(norm) => norm,
         // What forward keeps of a row on its slow path may be in range.
         None => {
@@ -444,13 +463,28 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
                 let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
                 simd.outline(WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
             };
-            RowNorm::trusted(simd, &moments, job.eps).unwrap_or_else(|| slow::statistics(job, r))
+            match RowNorm::trusted(simd, &moments, job.eps) {
+                Some(norm) => norm,
+                // An rstd that is not trusted either.
+                None if moments.m2 == 0.0 && job.eps == 0.0 => {
+                    RowNorm { rstd: T::Float::from_f64(f64::INFINITY), ..RowNorm::NAN }
+                }
+                None => {
+                    let (norm, of_slow_path) = slow::statistics(job, r, moments);
+                    *wide = Some(of_slow_path);
+                    norm
+                }
+            }
         }
     };
-    let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
-    if !trusted_rstd.contains(&rstd) {
-        return Row::NAN;
+    let is_trusted = trusted_rstd.contains(&norm.rstd.into());
+    if !is_trusted {
+        match slow::constant(job, r) {
+            Some(constant) => norm = constant,
+            None => return Row::NAN,
+        }
     }
+    let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
     if !job.rows.has_dx() {
         return Row::new(&norm, 0.0, 0.0, Trust::All);
     }
@@ -458,7 +492,9 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     let (s1, s2) = unsafe { project::<S, T, CENTERED>(simd, job, r, norm.mean, gamma) };
     let s2 = (s2 - mean_lo * s1) * rstd;
     let size = s1.abs() + s2.abs();
-    let is_moderate = trusted_sums.contains(&size) && products.contains(&(size * rstd));
+    let is_moderate = trusted_sums.contains(&size) && products.contains(&(size * rstd))
+        // g times an rstd of 0 is 0 if it is finite.
+        || !is_trusted && size.is_finite();
     let trust = if is_moderate || size == 0.0 && slow::is_zero(job, r) { Trust::All } else { Trust::Statistics };
     let inv_cols = 1.0 / job.rows.cols() as f64;
     Row::new(&norm, s1 * inv_cols, s2 * inv_cols, trust)

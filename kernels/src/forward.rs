@@ -44,10 +44,11 @@ mod groups;
 
 use crate::Isa;
 use crate::lanes::{
-    Affine, Compiled, Element, FOLD_ROWS, Float, Input, Kernel, LINE, Lanes, RowIo, Target, Vector, sqrt_f64,
+    Affine, Compiled, Element, FOLD_ROWS, Float, Input, Kernel, LINE, Lanes, RowIo, Target, Vector,
+    in_default_environment, sqrt_f64,
 };
 use crate::moments::{self, CHUNK, Moments};
-use crate::rescue;
+use crate::rescue::{self, Room};
 use crate::stack;
 use blocks::Blocks;
 use elements::Row;
@@ -158,7 +159,7 @@ impl<'a, T: Element> Params<'a, T> {
     /// Adding -0 changes no bits; adding +0 changes those of -0.
     #[inline(always)]
     fn with_harmless_offset(self) -> Self {
-        let harmless = self.gamma.is_none() || self.offset == T::Float::default();
+        let harmless = self.gamma.is_none() || self.offset.is_zero();
         if harmless { Self { offset: -T::Float::default(), ..self } } else { self }
     }
 
@@ -179,6 +180,23 @@ impl<'a, T: Element> Params<'a, T> {
     /// The gamma to multiply by, which is NaN or infinite if the sum with the offset is.
     pub(crate) fn gamma(&self, i: usize) -> T::Float {
         self.gamma.map_or(T::Float::from_f64(1.0), |g| g.get(i) + self.offset)
+    }
+
+    /// What [`gamma`](Self::gamma) gives for n elements from `from` on, at most a block: where they are, or from `room`.
+    pub(crate) fn read_gamma<'r>(
+        &'r self,
+        isa: Isa,
+        from: usize,
+        n: usize,
+        room: &'r mut Room<T::Float>,
+    ) -> &'r [T::Float] {
+        let Some(gamma) = &self.gamma else { return room.fill(n, |_| T::Float::from_f64(1.0)) };
+        if self.offset.is_zero() {
+            return gamma.read(isa, from, n, room);
+        }
+        let mut own = Room::NEW;
+        let gamma = gamma.read(isa, from, n, &mut own);
+        room.fill(n, |i| gamma[i] + self.offset)
     }
 
     pub(crate) fn beta(&self, i: usize) -> T::Float {
@@ -216,7 +234,8 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         let blocks = short && !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
         let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);
         let asks = streaming || in_place;
-        let job = Job { centered: CENTERED, rows, params, bias: None, eps, streaming, asks, blocks, fused, stats };
+        let isa = Isa::SCALAR;
+        let job = Job { isa, centered: CENTERED, rows, params, bias: None, eps, streaming, asks, blocks, fused, stats };
         fits.then_some(Self(job))
     }
 
@@ -243,7 +262,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         if job.rows.rows() != 1 || job.rows.is_sum() {
             return Err(Self(job));
         }
-        match RowNorm::trusted(pulp::Scalar, moments, job.eps) {
+        match in_default_environment(|| trusted(moments, job.eps)) {
             Some(norm) => {
                 job.stats.set(0, &norm);
                 let params = job.params.of_row(0, job.rows.cols());
@@ -257,22 +276,34 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     /// Normalizes rows whose moments are known, one for each row, on the calling thread: those of rows of which these are
     /// some columns, say. Moments that cannot be trusted are taken for those of the slow path (see [`Moments::rescale`]).
     /// The rows must not be sums. Returns whether there were as many moments as rows; if not, nothing is done.
-    pub fn run_with(mut self, isa: Isa, moments: &[Moments]) -> bool
+    pub fn run_with(self, isa: Isa, moments: &[Moments]) -> bool
     where
         T: Compiled<CENTERED>,
     {
-        if moments.len() != self.0.rows.rows() || self.0.rows.is_sum() {
-            return false;
+        let fit = moments.len() == self.0.rows.rows() && !self.0.rows.is_sum();
+        if fit {
+            in_default_environment(|| self.run_rows_with(isa, moments));
         }
+        fit
+    }
+
+    #[inline(never)]
+    fn run_rows_with(mut self, isa: Isa, moments: &[Moments])
+    where
+        T: Compiled<CENTERED>,
+    {
         for moments in moments {
             let (row, rest) = self.split_at(1);
             match row.with_moments(moments) {
                 Ok(row) => row.run_on(isa),
-                Err(Self(mut row)) => finish_row(&mut row, 0, moments),
+                Err(Self(row)) => {
+                    let mut row = Job { isa, ..row };
+                    finish_row(&mut row, 0, moments);
+                    row.canonicalize_nans();
+                }
             }
             self = rest;
         }
-        true
     }
 
     /// Does the job on one tier, on the calling thread.
@@ -292,6 +323,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     /// The job, which has rows and columns, through the loops for `LOOPS`.
     #[inline(always)]
     pub(crate) fn run_here<const LOOPS: bool>(&mut self, isa: Isa) {
+        self.0.isa = isa;
         if self.0.streaming {
             stack::within_a_page(&mut self.0, isa, run_job::<T, LOOPS>);
         } else {
@@ -305,9 +337,17 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     }
 }
 
+/// What normalizing a row with these moments takes, if they can be trusted.
+#[inline(never)]
+fn trusted<F: Float>(moments: &Moments, eps: f64) -> Option<RowNorm<F>> {
+    RowNorm::trusted(pulp::Scalar, moments, eps)
+}
+
 /// What both normalizations have in common, and the loops take.
 #[derive(Debug)]
 struct Job<'a, T: Element> {
+    /// The tier that it runs on.
+    isa: Isa,
     /// Whether rows have a mean.
     centered: bool,
     rows: RowIo<'a, T>,
@@ -538,8 +578,8 @@ unsafe fn canonicalize_row<T: Element>(rows: &mut RowIo<'_, T>, r: usize, params
     unsafe { rows.canonicalize(r, |i| params.gamma(i).into().is_nan() || params.beta(i).into().is_nan()) };
 }
 
-/// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted is normalized here and
-/// now on the slow path, and there is nothing left to do for it.
+/// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted and is not constant is normalized here
+/// and now on the slow path, and there is nothing left to do for it.
 #[inline(always)]
 fn settle<S: Lanes, T: Element>(
     simd: S,
@@ -550,22 +590,31 @@ fn settle<S: Lanes, T: Element>(
 ) -> Option<RowNorm<T::Float>> {
     let v = moments.m2 * inv_cols + job.eps;
     if !T::Float::TRUSTED.contains(&v) {
-        rescue_row(job, r, v, moments.origin + moments.offset);
-        return None;
+        return rescue_row(job, r, v, moments.origin + moments.offset);
     }
     let norm = RowNorm::new(moments.origin, moments.offset, 1.0 / sqrt_f64(simd, v));
     job.stats.set(r, &norm);
     Some(norm)
 }
 
-/// Normalizes a row on the slow path whose v and mean, of the fast sums, are not trusted.
+/// Normalizes a row on the slow path whose v and mean, of the fast sums, are not trusted. But a row of equal elements with eps = 0,
+/// which is what padding is, has an xhat of 0 and not of 0 * infinity: that is left to the loops, as a row with an rstd of 0.
 #[cold]
 #[inline(never)]
-fn rescue_row<T: Element>(job: &mut Job<'_, T>, r: usize, v: f64, mean: f64) {
+fn rescue_row<T: Element>(job: &mut Job<'_, T>, r: usize, v: f64, mean: f64) -> Option<RowNorm<T::Float>> {
+    // SAFETY: r < rows: callers count it.
+    let (x, cols) = (unsafe { job.rows.source(r) }, job.rows.cols());
+    // SAFETY: rows have cols > 0 elements.
+    if v == 0.0 && unsafe { rescue::is_constant(job.isa, x, cols, job.centered) } {
+        let norm = RowNorm::new(mean, 0.0, f64::INFINITY);
+        job.stats.set(r, &norm);
+        return Some(RowNorm { rstd: T::Float::default(), ..norm });
+    }
     let scale = moments::scale_for::<T::Float>(v, mean);
-    // SAFETY: r < rows: callers count it; rows have cols > 0 elements.
-    let moments = unsafe { rescue::moments(job.rows.source(r), job.rows.cols(), scale, job.centered) };
+    // SAFETY: as above.
+    let moments = unsafe { rescue::moments(job.isa, x, cols, scale, job.centered) };
     finish_row(job, r, &moments);
+    None
 }
 
 /// Normalizes a row on the slow path with moments that were taken there.
@@ -590,7 +639,7 @@ fn finish_row<T: Element>(job: &mut Job<'_, T>, r: usize, moments: &Moments) {
     // SAFETY: rows have cols elements; x and y are the same or apart, as RowIo promises.
     unsafe {
         let (x, y) = (job.rows.source(r), job.target(r));
-        rescue::normalize(x, y, cols, moments, rstd, &job.params.of_row(r, cols));
+        rescue::normalize(job.isa, x, y, cols, moments, rstd, &job.params.of_row(r, cols));
     }
 }
 

@@ -7,6 +7,7 @@
 //! Raw pointers and intrinsics live in this module and its children alone.
 
 mod element;
+mod environment;
 mod float;
 mod grad_rows;
 mod input;
@@ -28,6 +29,7 @@ use pulp::Simd;
 pub use element::Compiled;
 pub use element::{Beside, Element};
 pub(crate) use element::{Pair, Reg};
+pub(crate) use environment::in_default_environment;
 pub use float::Float;
 pub use grad_rows::{GradRows, RawGradRows};
 pub(crate) use input::Input;

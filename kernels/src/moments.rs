@@ -46,7 +46,9 @@ use core::mem::MaybeUninit;
 
 use crate::Isa;
 use crate::forward::WholeRow;
-use crate::lanes::{Compiled, Element, Float, Input, Lanes, MAX_REGS, Pair, Source, has_mean, regs};
+use crate::lanes::{
+    Compiled, Element, Float, Input, Lanes, MAX_REGS, Pair, Source, has_mean, in_default_environment, regs,
+};
 use crate::rescue;
 
 /// The number of elements whose sums are taken in the type that they are computed in.
@@ -82,18 +84,8 @@ impl Moments {
     pub(crate) const NAN: Self = Self { count: 0.0, origin: f64::NAN, offset: f64::NAN, m2: f64::NAN, scale: 1.0 };
 
     /// The moments of the elements of both, which have one scale. The order matters in the last bits.
-    #[inline(always)]
     pub fn merge(self, other: Self) -> Self {
-        let count = self.count + other.count;
-        let delta = (other.origin - self.origin) + (other.offset - self.offset);
-        let share = other.count / count;
-        Self {
-            count,
-            origin: self.origin,
-            offset: self.offset + delta * share,
-            m2: self.m2 + other.m2 + delta * delta * (self.count * share),
-            scale: self.scale,
-        }
+        Self::merge_all([self, other])
     }
 
     /// The moments of the elements of all parts of a row, first to last, merged along the tree that their number fixes.
@@ -101,6 +93,11 @@ impl Moments {
     /// They are those of the whole row, bit by bit, where all parts but the last have the same length, [`CHUNK`] times a power
     /// of two, and the last is not longer.
     pub fn merge_all(parts: impl IntoIterator<Item = Self>) -> Self {
+        in_default_environment(|| Self::merge_parts(parts))
+    }
+
+    #[inline(never)]
+    fn merge_parts(parts: impl IntoIterator<Item = Self>) -> Self {
         let mut stack = no_subtrees();
         let mut tree = Tree::new(&mut stack);
         // Those of no elements have no scale.
@@ -120,9 +117,14 @@ impl Moments {
     /// the moments of the row, or of each of its parts, are to be taken again, on the slow path: see [`RowMoments::scale`].
     /// (Also of a row with a NaN or an infinity, whose squares cannot be told from those that overflow.)
     pub fn rescale<T: Element>(&self, eps: f64) -> Option<f64> {
+        in_default_environment(|| self.rescale_for::<T::Float>(eps))
+    }
+
+    #[inline(never)]
+    fn rescale_for<F: Float>(&self, eps: f64) -> Option<f64> {
         let v = self.v(eps);
-        let trusted = T::Float::TRUSTED.contains(&v);
-        (!trusted).then(|| scale_for::<T::Float>(v, self.origin + self.offset))
+        let trusted = F::TRUSTED.contains(&v);
+        (!trusted).then(|| scale_for::<F>(v, self.origin + self.offset))
     }
 }
 
@@ -164,7 +166,16 @@ pub(crate) trait Merge: Copy {
 impl Merge for Moments {
     #[inline(always)]
     fn merge(self, other: Self) -> Self {
-        self.merge(other)
+        let count = self.count + other.count;
+        let delta = (other.origin - self.origin) + (other.offset - self.offset);
+        let share = other.count / count;
+        Self {
+            count,
+            origin: self.origin,
+            offset: self.offset + delta * share,
+            m2: self.m2 + other.m2 + delta * delta * (self.count * share),
+            scale: self.scale,
+        }
     }
 }
 
@@ -554,7 +565,9 @@ impl<T: Element> RowMoments<'_, T> {
         }
         if let Some(scale) = self.scale {
             // SAFETY: the slice has as many elements, and is not empty.
-            return unsafe { rescue::moments(Source::from(self.x), self.x.len(), scale, self.centered) };
+            return in_default_environment(|| unsafe {
+                rescue::moments(isa, Source::from(self.x), self.x.len(), scale, self.centered)
+            });
         }
         if self.centered {
             <T as Compiled<true>>::moments(self, isa)
@@ -563,7 +576,7 @@ impl<T: Element> RowMoments<'_, T> {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn run_here<const LOOPS: bool>(self, isa: Isa) -> Moments {
         let Self { x, centered, .. } = self;
         // SAFETY: the slice has as many elements, and is not empty.

@@ -356,7 +356,7 @@ where
         let gamma = (!buffers.gamma.is_null()).then(|| Vector::from_raw(gamma.cast(), cols, kind.wide.gamma));
         (gamma, stats, partials, work)
     };
-    let offset = T::Float::from_f64(offset.into());
+    let offset = T::Float::from_f32(offset);
     let job = grad_rows.with_group(task.group, groups, repeat);
     let job = job.and_then(|rows| Backward::new(rows, stats, gamma, offset, eps, call.sums, call.streaming));
     let job = job.map(|job: Backward<'_, T, CENTERED>| job.split_at_part(task.first).1.split_at_part(task.count).0);

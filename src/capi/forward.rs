@@ -299,7 +299,7 @@ impl Call<'_> {
         // SAFETY: lengths and alignment have been checked.
         let (gamma, beta, offset) = unsafe {
             let len = plan.cols * plan.groups;
-            let offset = T::Float::from_f64(plan.offset.into());
+            let offset = T::Float::from_f32(plan.offset);
             (params(buffers.gamma, len, wide.gamma), params(buffers.beta, len, wide.gamma), offset)
         };
         let params = Params { gamma, beta, groups, offset };

@@ -12,6 +12,7 @@ use super::{
     refuse,
 };
 use crate::plan::Plan;
+use lanenorm_kernels::lanes::Float;
 
 /// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
 /// gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd
@@ -40,7 +41,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f32(
         ..FORWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::F32, true), (cols, eps.into(), 0.0), &buffers, threads) }
+    unsafe { run_forward(Kind::new(Dtype::F32, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_layer_norm_f32` in double.
@@ -96,7 +97,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f16(
         ..FORWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::F16, true), (cols, eps.into(), 0.0), &buffers, threads) }
+    unsafe { run_forward(Kind::new(Dtype::F16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_layer_norm_f32` for x, gamma, beta and y in bf16, computed in float and rounded once.
@@ -124,7 +125,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_bf16(
         ..FORWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::Bf16, true), (cols, eps.into(), 0.0), &buffers, threads) }
+    unsafe { run_forward(Kind::new(Dtype::Bf16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
 }
 
 /// RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements.
@@ -144,7 +145,7 @@ pub unsafe extern "C" fn lanenorm_rms_norm_f32(
     let buffers =
         lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::F32, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
+    unsafe { run_forward(Kind::new(Dtype::F32, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
 }
 
 /// `lanenorm_rms_norm_f32` for x, gamma and y in f16 (IEEE 754 binary16), computed in float and rounded once.
@@ -163,7 +164,7 @@ pub unsafe extern "C" fn lanenorm_rms_norm_f16(
     let buffers =
         lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::F16, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
+    unsafe { run_forward(Kind::new(Dtype::F16, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
 }
 
 /// `lanenorm_rms_norm_f32` for x, gamma and y in bf16, computed in float and rounded once.
@@ -182,7 +183,7 @@ pub unsafe extern "C" fn lanenorm_rms_norm_bf16(
     let buffers =
         lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::Bf16, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
+    unsafe { run_forward(Kind::new(Dtype::Bf16, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
 }
 
 /// x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer.
@@ -212,7 +213,7 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_f32(
         ..FORWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::F32, true), (cols, eps.into(), 0.0), &buffers, threads) }
+    unsafe { run_sum(Kind::new(Dtype::F32, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_add_layer_norm_f32` in f16: the sum is rounded before it is normalized.
@@ -240,7 +241,7 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_f16(
         ..FORWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::F16, true), (cols, eps.into(), 0.0), &buffers, threads) }
+    unsafe { run_sum(Kind::new(Dtype::F16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_add_layer_norm_f32` in bf16: the sum is rounded before it is normalized.
@@ -268,7 +269,7 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_bf16(
         ..FORWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::Bf16, true), (cols, eps.into(), 0.0), &buffers, threads) }
+    unsafe { run_sum(Kind::new(Dtype::Bf16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
 }
 
 /// x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum
@@ -296,7 +297,7 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_f32(
         ..FORWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::F32, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
+    unsafe { run_sum(Kind::new(Dtype::F32, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
 }
 
 /// `lanenorm_add_rms_norm_f32` in f16: the sum is rounded before it is normalized.
@@ -323,7 +324,7 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_f16(
         ..FORWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::F16, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
+    unsafe { run_sum(Kind::new(Dtype::F16, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
 }
 
 /// `lanenorm_add_rms_norm_f32` in bf16: the sum is rounded before it is normalized.
@@ -350,7 +351,7 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_bf16(
         ..FORWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::Bf16, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
+    unsafe { run_sum(Kind::new(Dtype::Bf16, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
 }
 
 /// The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
@@ -388,7 +389,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_f32(
         ..BACKWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_backward(Kind::new(Dtype::F32, true), (cols, eps.into(), 0.0), &buffers, threads) }
+    unsafe { run_backward(Kind::new(Dtype::F32, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
 }
 
 /// `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma and dbeta are summed up, and written, in
@@ -421,7 +422,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_bf16(
         ..BACKWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_backward(Kind::new(Dtype::Bf16, true), (cols, eps.into(), 0.0), &buffers, threads) }
+    unsafe { run_backward(Kind::new(Dtype::Bf16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
 }
 
 /// The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma
@@ -451,7 +452,7 @@ pub unsafe extern "C" fn lanenorm_rms_norm_backward_f32(
         ..BACKWARD
     };
     // SAFETY: the caller's duty.
-    unsafe { run_backward(Kind::new(Dtype::F32, false), (cols, eps.into(), gamma_offset), &buffers, threads) }
+    unsafe { run_backward(Kind::new(Dtype::F32, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
 }
 
 const NO_ROWS: lanenorm_rows = lanenorm_rows { data: null(), row_stride: 0, outer_stride: 0 };

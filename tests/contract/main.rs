@@ -9,6 +9,7 @@ mod support;
 mod accuracy;
 mod backward;
 mod bits;
+mod environment;
 mod errors;
 mod golden;
 mod groups;

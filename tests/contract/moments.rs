@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 /// Types whose vectors and results are of the type of x.
-trait Own: Types<G = <Self as Types>::X, Y = <Self as Types>::X> {}
+pub(crate) trait Own: Types<G = <Self as Types>::X, Y = <Self as Types>::X> {}
 
 impl<K: Types<G = <K as Types>::X, Y = <K as Types>::X>> Own for K {}
 
@@ -53,7 +53,7 @@ impl<'a, K: Own> Part<'a, K> {
 }
 
 /// y, by processes of which each has `len` columns, the last what is left.
-fn in_parts<K: Own>(problem: &Problem<K>, len: usize, plan: impl Fn(Plan) -> Plan) -> Vec<K::X> {
+pub(crate) fn in_parts<K: Own>(problem: &Problem<K>, len: usize, plan: impl Fn(Plan) -> Plan) -> Vec<K::X> {
     let part = |from: usize| {
         let len = len.min(problem.cols - from);
         let part = Plan::new(problem.operation, len, problem.eps).expect("a valid eps");

@@ -33,6 +33,7 @@ fn calls() -> impl Strategy<Value = Call> {
             x_gap,
             y_gap,
             misalignment,
+            ..Call::plain(isa)
         },
     )
 }

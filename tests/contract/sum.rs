@@ -30,7 +30,7 @@ enum Place {
 }
 
 impl<K: Types> Case<K> {
-    fn new(rows: usize, cols: usize, seed: u64) -> Self {
+    pub(crate) fn new(rows: usize, cols: usize, seed: u64) -> Self {
         let problem = Problem::<K>::mixed(rows, cols, seed).with_eps(EPS);
         let residual = Problem::<K>::mixed(rows, cols, seed + 1).x;
         let mut bias = vec![K::X::default(); cols];
@@ -51,7 +51,7 @@ impl<K: Types> Case<K> {
     }
 
     /// The sum normalized by every operation: problems and their solutions.
-    fn solutions(&self) -> [(Problem<K>, Output<K>); 2] {
+    pub(crate) fn solutions(&self) -> [(Problem<K>, Output<K>); 2] {
         self.of_sum.clone().of_every_operation().map(|problem| {
             let expected = problem.expected();
             (problem, expected)
@@ -137,7 +137,18 @@ impl<K: Types> Case<K> {
     }
 
     pub(crate) fn check_all(&self, isa: Isa, parallelism: Parallelism, store: Store, gaps: [usize; 4]) {
-        for solution in &self.solutions() {
+        self.check_against(&self.solutions(), isa, parallelism, store, gaps);
+    }
+
+    pub(crate) fn check_against(
+        &self,
+        solutions: &[(Problem<K>, Output<K>)],
+        isa: Isa,
+        parallelism: Parallelism,
+        store: Store,
+        gaps: [usize; 4],
+    ) {
+        for solution in solutions {
             let plan = solution.0.plan(isa).with_parallelism(parallelism).with_store(store);
             for place in [Place::OverResidual, Place::OverX, Place::Apart] {
                 self.check(solution, plan, place, gaps);

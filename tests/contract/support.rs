@@ -2,6 +2,7 @@
 
 mod buffer;
 mod data;
+mod environment;
 mod gradients;
 mod plan;
 mod problem;
@@ -16,6 +17,7 @@ use lanenorm::{Isa, Tier};
 
 pub(crate) use buffer::Buffer;
 pub(crate) use data::{KINDS, Random, special_row};
+pub(crate) use environment::{DEFAULT, ENVIRONMENTS, Environment};
 pub(crate) use gradients::{GradCall, GradProblem, Grads, Scratch, Statistics};
 pub(crate) use plan::{OPERATIONS, Operation, Plan};
 pub(crate) use problem::{Call, FORMS, Output, Problem};

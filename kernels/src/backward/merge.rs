@@ -66,6 +66,13 @@ impl<'a, T: Element> Merge<'a, T> {
     }
 }
 
+impl<T: Element> Merge<'_, T> {
+    #[inline(never)]
+    pub(crate) fn run_on(self, isa: Isa) {
+        isa.run(self);
+    }
+}
+
 impl<T: Element> Kernel for Merge<'_, T> {
     type Output = ();
 

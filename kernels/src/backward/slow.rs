@@ -1,73 +1,316 @@
 //! The slow path: rows whose statistics or gradients leave the range in which the loops are trusted, and rows with a number that is
 //! not finite.
 //!
-//! It computes in f64, with exponents apart, so that neither products nor sums leave the range. Sums are compensated. It is
-//! compiled once for all tiers, which makes the bits the same.
+//! It computes in f64, block by block as [`rescue`] does. What is made of f32 stays well within the range of f64: a product of dy,
+//! gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond their own: they are computed
+//! element by element with exponents apart, so that neither products nor sums leave the range.
 
-use super::{BLOCK_ROWS, Job, power_of_two};
-use crate::Isa;
-use crate::forward::RowNorm;
-use crate::lanes::{Element, Float, Source, sqrt_f64};
+use super::{Job, power_of_two};
+use crate::forward::{Params, RowNorm};
+use crate::lanes::{Element, Float, Kernel, Lanes, Source, sqrt_f64};
 use crate::moments::{Moments, RowMoments};
-use crate::rescue::sum;
+use crate::rescue::{self, LANES, Room, Sums, WideNorm, blocks, halves, rounded, steps};
 
 /// Whether all of row `r` of dy is zero.
 #[cold]
 #[inline(never)]
 pub(super) fn is_zero<T: Element>(job: &Job<'_, T>, r: usize) -> bool {
     // SAFETY: callers count the rows; rows have cols elements.
-    let dy = |i| unsafe { job.rows.dy(job.rows.place(r)).get(i) }.to_computed();
-    (0..job.rows.cols()).all(|i| dy(i) == T::Float::default())
+    unsafe { rescue::is_constant(job.isa, job.rows.dy(job.rows.place(r)), job.rows.cols(), false) }
 }
 
-/// The moments of a row, of the slow path if need be, and what the root is taken of at their scale.
-fn moments<T: Element>(job: &Job<'_, T>, r: usize) -> (Moments, f64) {
-    let taken = |scale| RowMoments { x: job.rows.x_row(r), centered: job.centered, scale }.run_on(Isa::SCALAR);
-    let mut m = taken(None);
+/// What the loops take of row `r` if its xhat is defined to be zero: all elements are equal and eps is 0.
+#[cold]
+#[inline(never)]
+pub(super) fn constant<T: Element>(job: &Job<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
+    if job.eps != 0.0 {
+        return None;
+    }
+    // SAFETY: as above.
+    let (mean, is_constant) = unsafe {
+        let x = job.rows.x(job.rows.place(r));
+        (x.get(0).to_computed(), rescue::is_constant(job.isa, x, job.rows.cols(), job.centered))
+    };
+    let zero = T::Float::default();
+    is_constant.then_some(RowNorm { mean: if job.centered { mean } else { zero }, mean_lo: zero, rstd: zero })
+}
+
+/// The moments of a row, of the slow path if those of the loops are not trusted, and what the root is taken of at their scale.
+fn moments<T: Element>(job: &Job<'_, T>, r: usize, fast: Option<Moments>) -> (Moments, f64) {
+    let taken = |scale| RowMoments { x: job.rows.x_row(r), centered: job.centered, scale }.run_on(job.isa);
+    let mut m = fast.unwrap_or_else(|| taken(None));
     if let Some(scale) = m.rescale::<T>(job.eps) {
         m = taken(Some(scale));
     }
     (m, m.m2 / m.count + job.eps * m.scale * m.scale)
 }
 
-/// The statistics that forward keeps of row `r`, whose fast moments are not trusted.
+/// The statistics that forward keeps of row `r`, whose fast moments are not trusted, and what the slow path takes.
 #[cold]
 #[inline(never)]
-pub(super) fn statistics<T: Element>(job: &Job<'_, T>, r: usize) -> RowNorm<T::Float> {
-    let (moments, v) = moments(job, r);
-    RowNorm::rescued(&moments, v)
+pub(super) fn statistics<T: Element>(job: &Job<'_, T>, r: usize, fast: Moments) -> (RowNorm<T::Float>, WideNorm) {
+    let (moments, v) = moments(job, r, Some(fast));
+    (RowNorm::rescued(&moments, v), wide_norm::<T::Float>(&moments, v))
 }
 
-/// The mean of a row times a power of two, as a sum of two, and the reciprocal standard deviation of the row times it.
-struct Norm {
-    scale: f64,
-    mean: f64,
-    mean_lo: f64,
-    rstd: f64,
+/// What normalizing takes. rstd is zero if all elements are equal and eps is 0: xhat is 0 then, and dx is defined to be.
+fn wide_norm<F: Float>(moments: &Moments, v: f64) -> WideNorm {
+    WideNorm::new::<F>(moments, if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) })
 }
 
-impl Norm {
-    /// That of row `r`. All zero if all elements are equal and eps is 0: xhat is 0 then, and dx is defined to be.
-    fn new<T: Element>(job: &Job<'_, T>, r: usize) -> Self {
-        let (m, v) = moments(job, r);
-        let mean = m.origin + m.offset;
-        let rstd = if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) };
-        Self { scale: m.scale, mean, mean_lo: (m.origin - mean) + m.offset, rstd }
-    }
+/// What the slow path takes of row `r`.
+#[cold]
+#[inline(never)]
+pub(super) fn norm_of<T: Element>(job: &Job<'_, T>, r: usize) -> WideNorm {
+    let (m, v) = moments(job, r, None);
+    wide_norm::<T::Float>(&m, v)
+}
 
-    fn xhat(&self, x: f64) -> f64 {
-        ((x * self.scale - self.mean) - self.mean_lo) * self.rstd
-    }
-
-    /// The same, also where it is out of range, as long as no mean is.
-    fn wide_xhat(&self, x: f64) -> Wide {
-        let d = if self.mean == 0.0 && self.mean_lo == 0.0 {
-            Wide::new(x).times(Wide::new(self.scale))
-        } else {
-            Wide::new((x * self.scale - self.mean) - self.mean_lo)
+/// Adds the rows from `r` on, one or two, as a block is added, to the sums of dgamma and dbeta. These are kept in pairs of registers
+/// of `lanes` elements.
+#[cold]
+#[inline(never)]
+pub(super) fn add_rows<T: Element>(
+    job: &Job<'_, T>,
+    r: usize,
+    norms: &[WideNorm],
+    leaf: &mut [T::Float],
+    lanes: usize,
+) {
+    let (n, cols) = (norms.len(), job.rows.cols());
+    let (dgamma, dbeta) = leaf.split_at_mut(cols.next_multiple_of(T::STEP));
+    let mut rooms = [const { Room::<T::Float>::NEW }; 6];
+    let [dy_a, dy_b, x_a, x_b, to_dgamma, to_dbeta] = &mut rooms;
+    let (to_dgamma, to_dbeta) = (to_dgamma.zeros(), to_dbeta.zeros());
+    // Of one row, that row twice, of which the second is not added.
+    let (a, b) = (job.rows.place(r), job.rows.place(r + n - 1));
+    for (at, len) in blocks(cols) {
+        // SAFETY: there are the rows, and they have cols elements.
+        let rows = unsafe {
+            [
+                [dy_a.of(job.isa, job.rows.dy(a), at, len), x_a.of(job.isa, job.rows.x(a), at, len)],
+                [dy_b.of(job.isa, job.rows.dy(b), at, len), x_b.of(job.isa, job.rows.x(b), at, len)],
+            ]
         };
-        d.times(Wide::new(self.rstd))
+        let sums = [&mut to_dgamma[..len], &mut to_dbeta[..len]];
+        job.isa.run(AddRows { rows: &rows[..n], norms, sums });
+        add_in_order::<T>(&mut dgamma[at..], &to_dgamma[..len], lanes);
+        if job.centered {
+            add_in_order::<T>(&mut dbeta[at..], &to_dbeta[..len], lanes);
+        }
     }
+}
+
+/// Adds elements to a vector that is kept in pairs of registers, from where a pair begins.
+fn add_in_order<T: Element>(to: &mut [T::Float], v: &[T::Float], lanes: usize) {
+    if !T::SPLITS {
+        to.iter_mut().zip(v).for_each(|(to, &v)| *to = *to + v);
+        return;
+    }
+    for (to, v) in to.chunks_mut(2 * lanes).zip(v.chunks(2 * lanes)) {
+        let (even, odd) = to.split_at_mut(lanes);
+        let (pairs, last) = v.as_chunks();
+        for ((even, odd), &[a, b]) in even.iter_mut().zip(odd).zip(pairs) {
+            (*even, *odd) = (*even + a, *odd + b);
+        }
+        if let [last] = last {
+            even[pairs.len()] = even[pairs.len()] + *last;
+        }
+    }
+}
+
+/// What blocks of one or two rows, each dy and x, add to the sums of dgamma and dbeta. All slices have one length.
+struct AddRows<'b, F> {
+    rows: &'b [[&'b [F]; 2]],
+    norms: &'b [WideNorm],
+    sums: [&'b mut [F]; 2],
+}
+
+impl<F: Float> Kernel for AddRows<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, _: S) {
+        let Self { rows, norms, sums: [dgamma, dbeta] } = self;
+        let n = dgamma.len();
+        let dbeta = &mut dbeta[..n];
+        let add = |[dy, x]: [F; 2], norm: &WideNorm, sum: f64| sum + Into::<f64>::into(dy) * norm.xhat(x);
+        match (rows, norms) {
+            ([[dy, x], [dy_b, x_b]], &[norm, second]) => {
+                let (dy, x, dy_b, x_b) = (&dy[..n], &x[..n], &dy_b[..n], &x_b[..n]);
+                for i in 0..n {
+                    let sum = add([dy_b[i], x_b[i]], &second, add([dy[i], x[i]], &norm, -0.0));
+                    dgamma[i] = F::from_f64(sum);
+                    dbeta[i] = dy[i] + dy_b[i];
+                }
+            }
+            ([[dy, x], ..], &[norm, ..]) => {
+                let (dy, x) = (&dy[..n], &x[..n]);
+                for i in 0..n {
+                    dgamma[i] = F::from_f64(add([dy[i], x[i]], &norm, -0.0));
+                    dbeta[i] = dy[i];
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Writes dx of row `r`, if it is wanted.
+#[cold]
+#[inline(never)]
+pub(super) fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize, norm: &WideNorm) {
+    let at = job.rows.place(r);
+    // SAFETY: r < rows.
+    let Some(dx) = (unsafe { job.rows.dx(at, false) }) else { return };
+    let cols = job.rows.cols();
+    let is_done = if const { size_of::<T::Float>() == size_of::<f64>() } {
+        // SAFETY: r < rows.
+        let (dy, x, ds) = unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at)) };
+        // SAFETY: callers ask for i < cols.
+        let get = |p: Source<T>, i| -> f64 { unsafe { p.get(i) }.to_computed().into() };
+        let element = |i| Inputs { dy: get(dy, i), gamma: job.gamma(i).into(), x: get(x, i) };
+        project(cols, job.centered, norm, &element, &mut |i, projected| {
+            let v = rounded(projected + ds.map_or(-0.0, |ds| get(ds, i)));
+            // SAFETY: i < cols.
+            unsafe { dx.set(i, v) };
+        })
+    } else {
+        write_blocks(job, r, norm)
+    };
+    if !is_done {
+        // SAFETY: rows have cols elements.
+        unsafe { dx.canonicalize(cols, |_| true) };
+    }
+}
+
+/// Writes dx of row `r`, block by block. Returns false, and writes nothing, if a number is not finite.
+fn write_blocks<T: Element>(job: &mut Job<'_, T>, r: usize, norm: &WideNorm) -> bool {
+    let (isa, place, cols) = (job.isa, job.rows.place(r), job.rows.cols());
+    let params = Params { gamma: job.gamma, offset: job.offset, ..Params::default() };
+    let mut rooms = [const { Room::<T::Float>::NEW }; 5];
+    let [of_dy, of_x, of_ds, of_gamma, out] = &mut rooms;
+    let out = out.zeros();
+    // SAFETY: r < rows.
+    let (dy, x, ds, dx) =
+        unsafe { (job.rows.dy(place), job.rows.x(place), job.rows.ds(place), job.rows.dx(place, false)) };
+    let (mut s1, mut s2) = (0.0, 0.0);
+    for (at, n) in blocks(cols) {
+        let gamma = params.read_gamma(isa, at, n, of_gamma);
+        // SAFETY: rows have cols elements.
+        let (dy, x) = unsafe { (of_dy.of(isa, dy, at, n), of_x.of(isa, x, at, n)) };
+        let [g, projected] = isa.run(ProjectBlock { dy, x, gamma, norm });
+        (s1, s2) = (s1 + g, s2 + projected);
+    }
+    // Where all is finite, so are the sums, and where one number is not, the first of them is not either.
+    if !((s1 + s2).is_finite() && norm.rstd.is_finite()) {
+        return false;
+    }
+    let inv_cols = 1.0 / cols as f64;
+    let c = [if job.centered { s1 * inv_cols } else { 0.0 }, s2 * inv_cols];
+    for (at, n) in blocks(cols) {
+        let gamma = params.read_gamma(isa, at, n, of_gamma);
+        // SAFETY: as above; dx may be dy, of which this block is read before it is written.
+        unsafe {
+            let (dy, x) = (of_dy.of(isa, dy, at, n), of_x.of(isa, x, at, n));
+            let ds = match ds {
+                Some(ds) => of_ds.of(isa, ds, at, n),
+                None => of_ds.fill(n, |_| -T::Float::ZERO),
+            };
+            isa.run(GradBlock { dy, x, ds, gamma, norm, c, out: &mut out[..n] });
+            if let Some(dx) = dx {
+                dx.write(isa, at, out, n);
+            }
+        }
+    }
+    true
+}
+
+/// The sums of g and of g * xhat over a block. All slices have one length.
+struct ProjectBlock<'b, F> {
+    dy: &'b [F],
+    x: &'b [F],
+    gamma: &'b [F],
+    norm: &'b WideNorm,
+}
+
+impl<F: Float> Kernel for ProjectBlock<'_, F> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> [f64; 2] {
+        let Self { dy, x, gamma, norm } = self;
+        let mut sums = Sums::new(simd);
+        let ((dys, dy), (xs, x), (gammas, gamma)) = (steps(dy), steps(x), steps(gamma));
+        for ((dy, x), gamma) in dys.iter().zip(xs).zip(gammas) {
+            project_step(simd, &mut sums, norm, dy, x, gamma);
+        }
+        // Beyond the end dy is zero.
+        project_step(simd, &mut sums, norm, &dy, &x, &gamma);
+        sums.fold(simd)
+    }
+}
+
+#[inline(always)]
+fn project_step<S: Lanes, F: Float>(
+    simd: S,
+    sums: &mut Sums<S>,
+    norm: &WideNorm,
+    dy: &[F; LANES],
+    x: &[F; LANES],
+    gamma: &[F; LANES],
+) {
+    let (mean, mean_lo) = (simd.splat_f64s(norm.mean), simd.splat_f64s(norm.mean_lo));
+    let rstd = simd.splat_f64s(norm.rstd);
+    for k in 0..2 {
+        let (dy, x) = (F::widen(simd, &halves(dy)[k]), F::widen(simd, &halves(x)[k]));
+        let gamma = F::widen(simd, &halves(gamma)[k]);
+        let (dy, x): (&[S::f64s], &[S::f64s]) = (bytemuck::cast_slice(&dy), bytemuck::cast_slice(&x));
+        let gamma: &[S::f64s] = bytemuck::cast_slice(&gamma);
+        for j in 0..dy.len() {
+            let d = simd.sub_f64s(simd.sub_f64s(x[j], mean), mean_lo);
+            sums.add(simd, k * dy.len() + j, simd.mul_f64s(dy[j], gamma[j]), simd.mul_f64s(d, rstd));
+        }
+    }
+}
+
+/// dx of a block. All slices have one length.
+struct GradBlock<'b, F> {
+    dy: &'b [F],
+    x: &'b [F],
+    ds: &'b [F],
+    gamma: &'b [F],
+    norm: &'b WideNorm,
+    /// c1 and c2.
+    c: [f64; 2],
+    out: &'b mut [F],
+}
+
+impl<F: Float> Kernel for GradBlock<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, _: S) {
+        let Self { dy, x, ds, gamma, norm, c: [c1, c2], out } = self;
+        let norm = *norm;
+        let n = out.len();
+        let (dy, x, ds, gamma) = (&dy[..n], &x[..n], &ds[..n], &gamma[..n]);
+        for i in 0..n {
+            let g = dy[i].into() * gamma[i].into();
+            out[i] = rounded(((g - c1) - norm.xhat(x[i]) * c2) * norm.rstd + ds[i].into());
+        }
+    }
+}
+
+/// xhat, also where it is out of range, as long as no mean is.
+fn wide_xhat(norm: &WideNorm, x: f64) -> Wide {
+    let &WideNorm { scale, mean, mean_lo, rstd } = norm;
+    let d = if mean == 0.0 && mean_lo == 0.0 {
+        Wide::new(x).times(Wide::new(scale))
+    } else {
+        Wide::new((x * scale - mean) - mean_lo)
+    };
+    d.times(Wide::new(rstd))
 }
 
 /// m * 2^exponent, with an m near 1, or 0.
@@ -111,63 +354,16 @@ impl Wide {
     }
 }
 
-/// Adds the `n` rows from `r` on, one or two, as a block is added, to the sums of dgamma and dbeta, if they are wanted. These are kept in pairs of registers
-/// of `lanes` elements.
-#[cold]
-#[inline(never)]
-pub(super) fn add_rows<T: Element>(job: &Job<'_, T>, r: usize, n: usize, leaf: &mut [T::Float], lanes: usize) {
-    if !job.sums {
-        return;
+/// The sum, with the errors of its additions (Knuth's `TwoSum`) added at the end.
+fn sum(terms: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut errors) = (0.0, 0.0);
+    for term in terms {
+        let next: f64 = sum + term;
+        let part = next - sum;
+        errors += (sum - (next - part)) + (term - part);
+        sum = next;
     }
-    let cols = job.rows.cols();
-    let norms: [Norm; BLOCK_ROWS] = core::array::from_fn(|k| Norm::new(job, r + k % n));
-    let (dgamma, dbeta) = leaf.split_at_mut(cols.next_multiple_of(T::STEP));
-    for i in 0..cols {
-        let (mut to_dgamma, mut to_dbeta) = (-0.0, -T::Float::default());
-        for (k, norm) in norms.iter().enumerate().take(n) {
-            // SAFETY: i < cols, and r + k < rows.
-            let (dy, x) = unsafe {
-                let at = job.rows.place(r + k);
-                (job.rows.dy(at).get(i).to_computed(), job.rows.x(at).get(i).to_computed())
-            };
-            to_dgamma += Into::<f64>::into(dy) * norm.xhat(x.into());
-            to_dbeta = to_dbeta + dy;
-        }
-        let at = place::<T>(i, lanes);
-        dgamma[at] = dgamma[at] + T::Float::from_f64(to_dgamma);
-        if job.centered {
-            dbeta[at] = dbeta[at] + to_dbeta;
-        }
-    }
-}
-
-/// Writes dx of row `r`, if it is wanted.
-#[cold]
-#[inline(never)]
-pub(super) fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize) {
-    let at = job.rows.place(r);
-    // SAFETY: r < rows.
-    let (dy, x, ds, dx) = unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, false)) };
-    let Some(dx) = dx else { return };
-    let cols = job.rows.cols();
-    // SAFETY: callers ask for i < cols.
-    let get = |p: Source<T>, i| -> f64 { unsafe { p.get(i) }.to_computed().into() };
-    let element = |i| Inputs { dy: get(dy, i), gamma: job.gamma(i).into(), x: get(x, i) };
-    let done = project(cols, job.centered, &Norm::new(job, r), &element, &mut |i, projected| {
-        let v = projected + ds.map_or(-0.0, |ds| get(ds, i));
-        // SAFETY: i < cols.
-        unsafe {
-            if v.is_nan() {
-                dx.set_nan(i);
-            } else {
-                dx.set(i, T::Float::from_f64(v));
-            }
-        }
-    });
-    if !done {
-        // SAFETY: rows have cols elements.
-        unsafe { dx.canonicalize(cols, |_| true) };
-    }
+    sum + errors
 }
 
 /// What an element of dx takes.
@@ -177,12 +373,11 @@ struct Inputs {
     x: f64,
 }
 
-/// Gives dx without ds, element by element, to `write`. Returns false, and writes nothing, if a number is not finite. One function for all
-/// types.
+/// Gives dx without ds, element by element, to `write`. Returns false, and writes nothing, if a number is not finite.
 fn project(
     cols: usize,
     centered: bool,
-    norm: &Norm,
+    norm: &WideNorm,
     element: &dyn Fn(usize) -> Inputs,
     write: &mut dyn FnMut(usize, f64),
 ) -> bool {
@@ -195,7 +390,7 @@ fn project(
     }
     let g_and_xhat = |i| {
         let Inputs { dy, gamma, x } = element(i);
-        (Wide::new(dy).times(Wide::new(gamma)), norm.wide_xhat(x))
+        (Wide::new(dy).times(Wide::new(gamma)), wide_xhat(norm, x))
     };
     let c1 = if centered { Wide::mean(cols, |i| g_and_xhat(i).0) } else { Wide::new(0.0) };
     let c2 = Wide::mean(cols, |i| {
@@ -208,11 +403,6 @@ fn project(
         write(i, g.minus(c1).minus(xhat.times(c2)).times(rstd).at(0));
     }
     true
-}
-
-/// Where element `i` is in a vector that is kept in pairs of registers.
-fn place<T: Element>(i: usize, lanes: usize) -> usize {
-    if T::SPLITS { i - i % (2 * lanes) + i % 2 * lanes + i % (2 * lanes) / 2 } else { i }
 }
 
 /// The exponent of a finite number; 0 for 0.

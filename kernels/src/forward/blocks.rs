@@ -163,14 +163,21 @@ fn settle_block<S: Lanes, T: Element>(
         any_rescued: false,
     };
     job.stats.set_block(r, &norm.mean, &norm.mean_lo, &norm.rstd);
+    let mut all_trusted = true;
     for k in 0..FOLD_ROWS {
-        norm.rescued[k] = !T::Float::TRUSTED.contains(&v[k]);
-        norm.any_rescued |= norm.rescued[k];
+        all_trusted &= T::Float::TRUSTED.contains(&v[k]);
     }
-    if norm.any_rescued {
+    if !all_trusted {
         for k in 0..FOLD_ROWS {
-            if norm.rescued[k] {
-                rescue_row(job, r + k, v[k], mean[k]);
+            if !T::Float::TRUSTED.contains(&v[k]) {
+                match rescue_row(job, r + k, v[k], mean[k]) {
+                    Some(constant) => {
+                        (norm.mean[k], norm.mean_lo[k], norm.rstd[k]) =
+                            (constant.mean, constant.mean_lo, constant.rstd);
+                    }
+                    None => norm.rescued[k] = true,
+                }
+                norm.any_rescued |= norm.rescued[k];
             }
         }
     }

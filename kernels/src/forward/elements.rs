@@ -20,7 +20,7 @@ pub struct RowNorm<F = f32> {
 }
 
 impl<F: Float> RowNorm<F> {
-    pub(super) const NAN: Self = Self { mean: F::NAN, mean_lo: F::NAN, rstd: F::NAN };
+    pub(crate) const NAN: Self = Self { mean: F::NAN, mean_lo: F::NAN, rstd: F::NAN };
 
     #[inline(always)]
     pub(super) fn new(origin: f64, offset: f64, rstd: f64) -> Self {

@@ -19,7 +19,7 @@ use core::fmt::Debug;
 use bytemuck::Pod;
 use half::{bf16, f16};
 
-use super::{Float, Lanes};
+use super::{Float, Lanes, in_default_environment};
 use crate::backward::{Backward, Merge};
 use crate::forward::{Forward, Normalize};
 use crate::moments::{Moments, RowMoments};
@@ -280,15 +280,15 @@ macro_rules! compiled {
     ($($t:ty, $centered:literal, $order:ty;)*) => {$(
         impl Compiled<$centered> for $t {
             fn forward(job: &mut Forward<'_, Self, $centered>, isa: Isa) {
-                through!($t, $centered, isa, job.run_here(isa));
+                in_default_environment(|| through!($t, $centered, isa, job.run_here(isa)));
             }
 
             fn normalize(job: Normalize<'_, Self, $centered>, isa: Isa) {
-                through!($t, $centered, isa, job.run_here(isa));
+                in_default_environment(|| through!($t, $centered, isa, job.run_here(isa)));
             }
 
             fn moments(row: RowMoments<'_, Self>, isa: Isa) -> Moments {
-                through!($t, $centered, isa, row.run_here(isa))
+                in_default_environment(|| through!($t, $centered, isa, row.run_here(isa)))
             }
 
             fn backward(
@@ -297,11 +297,11 @@ macro_rules! compiled {
                 work: &mut [<Self as Element>::Float],
                 isa: Isa,
             ) {
-                through!($t, $centered, isa, job.run_here(isa, partials, work));
+                in_default_environment(|| through!($t, $centered, isa, job.run_here(isa, partials, work)));
             }
 
             fn merge(merge: Merge<'_, Self>, isa: Isa) {
-                isa.run(merge.of::<$order>());
+                in_default_environment(|| merge.of::<$order>().run_on(isa));
             }
         }
     )*};

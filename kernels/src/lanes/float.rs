@@ -1,6 +1,7 @@
 //! The types that are computed in.
 
 use core::fmt::Debug;
+use core::hint::black_box;
 use core::ops::{Add, Mul, Neg, RangeInclusive, Sub};
 
 use bytemuck::Pod;
@@ -34,6 +35,9 @@ pub trait Float:
     /// The number of virtual lanes on every tier.
     const LANES: usize;
 
+    /// 0.
+    const ZERO: Self;
+
     /// The canonical NaN.
     const NAN: Self;
 
@@ -53,6 +57,12 @@ pub trait Float:
 
     /// v rounded.
     fn from_f64(v: f64) -> Self;
+
+    /// v exactly, in every floating-point environment.
+    fn from_f32(v: f32) -> Self;
+
+    /// Whether it is 0 or -0, in every floating-point environment.
+    fn is_zero(self) -> bool;
 
     /// v in every lane.
     fn splat<S: Lanes>(simd: S, v: Self) -> Self::Reg<S>;
@@ -104,6 +114,7 @@ impl Float for f32 {
     type Reg<S: Lanes> = S::f32s;
 
     const LANES: usize = 32;
+    const ZERO: Self = 0.0;
     const NAN: Self = Self::NAN;
     const BANK_AT: usize = usize::MAX;
     /// From 2^-90 to 2^120: no square that matters has under- or overflowed, and rstd is normal.
@@ -118,6 +129,17 @@ impl Float for f32 {
     #[inline(always)]
     fn from_f64(v: f64) -> Self {
         v as Self
+    }
+
+    #[inline(always)]
+    fn from_f32(v: f32) -> Self {
+        v
+    }
+
+    #[inline(always)]
+    fn is_zero(self) -> bool {
+        // Opaque, or the compiler makes a comparison of floats of it.
+        black_box(self.to_bits()) << 1 == 0
     }
 
     #[inline(always)]
@@ -198,6 +220,7 @@ impl Float for f64 {
     type Reg<S: Lanes> = S::f64s;
 
     const LANES: usize = 16;
+    const ZERO: Self = 0.0;
     const NAN: Self = Self::NAN;
     const BANK_AT: usize = 512;
     /// From 2^-960 to 2^1000, for the same reasons as in f32.
@@ -213,6 +236,27 @@ impl Float for f64 {
     #[inline(always)]
     fn from_f64(v: f64) -> Self {
         v
+    }
+
+    #[inline(always)]
+    fn from_f32(v: f32) -> Self {
+        const MANTISSA: u32 = 0x7f_ffff;
+        const SIGN: u32 = 1 << 31;
+        const LEAST_SUBNORMAL: f64 = f64::from_bits((1023 - 149) << 52);
+        let bits = black_box(v.to_bits());
+        if bits & !(MANTISSA | SIGN) == 0 {
+            // Where subnormal operands count as zeros, a conversion would lose it.
+            let magnitude = f64::from(bits & MANTISSA) * LEAST_SUBNORMAL;
+            if bits & SIGN == 0 { magnitude } else { -magnitude }
+        } else {
+            f64::from(v)
+        }
+    }
+
+    #[inline(always)]
+    fn is_zero(self) -> bool {
+        // Opaque, or the compiler makes a comparison of floats of it.
+        black_box(self.to_bits()) << 1 == 0
     }
 
     #[inline(always)]

@@ -4,7 +4,9 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use super::element::Format;
-use super::{Beside, Element, Float, Kernel, Lanes, Pair, Target};
+use super::{Beside, Element, Float, Kernel, Lanes, Pair, Source, Target};
+use crate::Isa;
+use crate::rescue::Room;
 
 /// A vector beside rows of type `T`, of any type that it may have there.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,19 @@ impl<T: Element> Vector<'_, T> {
             } else {
                 (*self.p.add(i)).to_computed()
             }
+        }
+    }
+
+    /// n elements from `from` on, at most a block, as rows are computed in: where they are, or from `room`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub(crate) fn read<'r>(&'r self, isa: Isa, from: usize, n: usize, room: &'r mut Room<T::Float>) -> &'r [T::Float] {
+        let Self { p, wide, .. } = self.part(from, n);
+        // SAFETY: there are so many, checked by `part`; the elements are of the type that rows are computed in if they are f32 beside
+        // 16 bits, or do not round.
+        unsafe {
+            if T::ROUNDS && !wide { room.of(isa, Source(p), 0, n) } else { core::slice::from_raw_parts(p.cast(), n) }
         }
     }
 

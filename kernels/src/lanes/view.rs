@@ -2,8 +2,11 @@
 
 use core::marker::PhantomData;
 
+use super::element::Format;
 use super::input::{Addition, Ahead};
-use super::{Beside, Element, Float, Input, Lanes, Pair, way};
+use super::{Beside, Element, Float, Input, Kernel, Lanes, Pair, way};
+use crate::Isa;
+use crate::rescue::BLOCK;
 
 /// The bytes of a cache line.
 pub const LINE: usize = 64;
@@ -485,6 +488,11 @@ impl<T: Element> Source<T> {
         unsafe { *self.0.add(i) }
     }
 
+    /// Where they are.
+    pub(crate) fn as_ptr(self) -> *const T {
+        self.0
+    }
+
     /// Pair `j` of the step that starts at `i`.
     ///
     /// # Safety
@@ -753,32 +761,73 @@ impl<T: Element> Target<T> {
         }
     }
 
-    /// Writes element `i`, rounded.
+    /// Writes n elements from `from` on, at most a block, rounded. NaNs among them are canonical.
+    ///
+    /// # Safety
+    /// - There are as many.
+    pub(crate) unsafe fn write(self, isa: Isa, from: usize, v: &[T::Float; BLOCK], n: usize) {
+        let values = &v[..n];
+        // SAFETY: the caller's duty. Elements that do not round are computed in their own type.
+        unsafe {
+            if self.is_wide() {
+                self.p.cast::<f32>().add(from).cast::<T::Float>().copy_from_nonoverlapping(values.as_ptr(), n);
+            } else if T::ROUNDS {
+                isa.run(Narrow { y: self.p.add(from), v, n });
+            } else {
+                self.p.add(from).cast::<T::Float>().copy_from_nonoverlapping(values.as_ptr(), n);
+            }
+        }
+    }
+
+    /// Writes element `i`, which is of a type that does not round.
     ///
     /// # Safety
     /// - There are more than `i` elements.
     pub(crate) unsafe fn set(self, i: usize, v: T::Float) {
         // SAFETY: the caller's duty.
-        unsafe {
-            if self.wide {
-                *self.p.cast::<f32>().add(i) = f32::from_f64(v.into());
-            } else {
-                *self.p.add(i) = T::from_computed(v);
-            }
-        }
+        unsafe { *self.p.add(i) = T::from_computed(v) };
     }
 
     /// Writes the canonical NaN to element `i`.
     ///
     /// # Safety
     /// - There are more than `i` elements.
-    pub(crate) unsafe fn set_nan(self, i: usize) {
+    unsafe fn set_nan(self, i: usize) {
         // SAFETY: the caller's duty.
         unsafe {
             if self.wide {
                 *self.p.cast::<f32>().add(i) = f32::NAN;
             } else {
                 *self.p.add(i) = <T as Beside<T>>::NAN;
+            }
+        }
+    }
+}
+
+/// Rounds `n` numbers, at most a block, to elements of 16 bits, for which whoever makes this knows that there is room.
+struct Narrow<'b, T: Element> {
+    y: *mut T,
+    v: &'b [T::Float; BLOCK],
+    n: usize,
+}
+
+impl<T: Element> Kernel for Narrow<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { y, v, n } = self;
+        let pair = 2 * T::Float::lanes::<S>();
+        for (k, v) in v.chunks_exact(pair).take(n.div_ceil(pair)).enumerate() {
+            let at = k * pair;
+            // SAFETY: there is room for n elements; v has whole pairs.
+            unsafe {
+                let v = T::simd_load_beside(simd, v.as_ptr().cast(), Format::Wide, 0);
+                if at + pair <= n {
+                    T::simd_store_beside::<S, false>(simd, y, false, at, v);
+                } else {
+                    T::simd_store_beside_tail(simd, y, false, at, n - at, v);
+                }
             }
         }
     }

@@ -5,7 +5,9 @@ use std::fmt;
 use lanenorm::kernels::backward::Parts;
 use lanenorm::{GradIo, Isa, Parallelism, ParamGrads, Stats, Store};
 
-use super::{Buffer, Call, FORMS, KINDS, Problem, Random, Types, Value, assert_same_bits, special_row};
+use super::{
+    Buffer, Call, DEFAULT, Environment, FORMS, KINDS, Problem, Random, Types, Value, assert_same_bits, special_row,
+};
 
 /// A problem of normalization, and the gradients that reach y and x. beta has no part in it, nor has the type of y.
 #[derive(Clone)]
@@ -60,6 +62,8 @@ pub(crate) struct GradCall {
     pub(crate) scratch: Scratch,
     /// Whether dx, dgamma and dbeta are wanted. Of no effect on dbeta where the operation has none.
     pub(crate) wanted: [bool; 3],
+    /// Of the thread that calls.
+    pub(crate) environment: Environment,
 }
 
 impl GradCall {
@@ -75,6 +79,7 @@ impl GradCall {
             statistics: Statistics::Taken,
             scratch: Scratch::Allocated,
             wanted: [true; 3],
+            environment: DEFAULT,
         }
     }
 }
@@ -222,10 +227,11 @@ impl<K: Types> GradProblem<K> {
             dgamma: dgamma.as_mut().map(Buffer::contiguous_mut),
             dbeta: dbeta.as_mut().map(Buffer::contiguous_mut),
         };
-        let result = match scratch {
-            Some(len) => plan.backward_with_scratch(io, gamma, stats, grads, &mut vec![-K::F::QUIET_NAN; len]),
+        let mut scratch = scratch.map(|len| vec![-K::F::QUIET_NAN; len]);
+        let result = call.environment.within(|| match &mut scratch {
+            Some(scratch) => plan.backward_with_scratch(io, gamma, stats, grads, scratch),
             None => plan.backward_mixed(io, gamma, stats, grads),
-        };
+        });
         assert_eq!(result, Ok(()), "{self}, {call:?}");
 
         assert_same_bits(format_args!("{call:?}: x has changed"), cols, &problem.x, &x.into_rows());
@@ -281,8 +287,13 @@ impl<K: Types> fmt::Display for GradProblem<K> {
 
 impl fmt::Debug for GradCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { isa, parallelism, store, in_place, gaps, misalignment, statistics, scratch, wanted } = self;
+        let Self { isa, parallelism, store, in_place, gaps, misalignment, statistics, scratch, wanted, environment } =
+            self;
         write!(f, "{isa}, {parallelism:?}, {store:?} stores, in place: {in_place}, gaps {gaps:?}, ")?;
-        write!(f, "misaligned by {misalignment:?}, statistics {statistics:?}, scratch {scratch:?}, wanted: {wanted:?}")
+        write!(
+            f,
+            "misaligned by {misalignment:?}, statistics {statistics:?}, scratch {scratch:?}, wanted: {wanted:?}, "
+        )?;
+        write!(f, "{environment:?}")
     }
 }

@@ -4,7 +4,9 @@ use std::fmt;
 
 use lanenorm::{Io, Isa, Parallelism, StatsMut, Store};
 
-use super::{Buffer, KINDS, Operation, Plan, Random, Types, Value, assert_same_bits, special_row};
+use super::{
+    Buffer, DEFAULT, Environment, KINDS, Operation, Plan, Random, Types, Value, assert_same_bits, special_row,
+};
 
 /// The operation, and the values of the rows, gamma, beta and eps.
 #[derive(Clone)]
@@ -43,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) y_gap: usize,
     /// Of x, y, gamma and beta, in elements from the start of a cache line.
     pub(crate) misalignment: [usize; 4],
+    /// Of the thread that calls.
+    pub(crate) environment: Environment,
 }
 
 impl Call {
@@ -56,6 +60,7 @@ impl Call {
             x_gap: 0,
             y_gap: 0,
             misalignment: [0; 4],
+            environment: DEFAULT,
         }
     }
 }
@@ -172,7 +177,7 @@ impl<K: Types> Problem<K> {
     #[track_caller]
     pub(crate) fn run(&self, call: &Call) -> Output<K> {
         let [x_at, y_at, gamma_at, beta_at] = call.misalignment;
-        let plan = self.plan(call.isa).with_parallelism(call.parallelism).with_store(call.store);
+        let plan = || self.plan(call.isa).with_parallelism(call.parallelism).with_store(call.store);
         let place = |v: &Option<Vec<K::G>>, at| v.as_deref().map(|v| Buffer::holding(v, self.cols, 0, at));
         let (gamma, beta) = (place(&self.gamma, gamma_at), place(&self.beta, beta_at));
         let (gamma, beta) = (gamma.as_ref().map(Buffer::contiguous), beta.as_ref().map(Buffer::contiguous));
@@ -184,11 +189,14 @@ impl<K: Types> Problem<K> {
         let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
         let y = if call.in_place && K::IN_PLACE {
             let io = K::in_place(x.rows_mut()).expect("one type");
-            plan.forward_mixed(io, gamma, beta, stats).expect("a valid call");
+            let result = call.environment.within(|| plan().forward_mixed(io, gamma, beta, stats));
+            assert_eq!(result, Ok(()), "{self}, {call:?}");
             x.into_rows().into_iter().map(|y| K::Y::of_bits(y.bits())).collect()
         } else {
             let mut y = Buffer::blank(self.rows, self.cols, call.y_gap, y_at);
-            plan.forward_mixed(Io::new(x.rows(), y.rows_mut()), gamma, beta, stats).expect("a valid call");
+            let io = Io::new(x.rows(), y.rows_mut());
+            let result = call.environment.within(|| plan().forward_mixed(io, gamma, beta, stats));
+            assert_eq!(result, Ok(()), "{self}, {call:?}");
             assert_same_bits(format_args!("{call:?}: x has changed"), self.cols, &self.x, &x.into_rows());
             y.into_rows()
         };
@@ -223,8 +231,8 @@ impl<K: Types> fmt::Display for Problem<K> {
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { isa, parallelism, store, in_place, x_gap, y_gap, misalignment } = self;
+        let Self { isa, parallelism, store, in_place, x_gap, y_gap, misalignment, environment } = self;
         write!(f, "{isa}, {parallelism:?}, {store:?} stores, in place: {in_place}, gaps {x_gap} and {y_gap}, ")?;
-        write!(f, "misaligned by {misalignment:?}")
+        write!(f, "misaligned by {misalignment:?}, {environment:?}")
     }
 }

@@ -1,0 +1,150 @@
+//! The bits do not depend on the floating-point environment of the thread that calls, nor on that of a thread of the pool: whether
+//! numbers are flushed to zero, how the processor rounds, which exceptions trap. The caller finds its own as it was, flags too.
+
+use lanenorm::kernels::moments::CHUNK;
+use lanenorm::{Isa, LayerNorm, Parallelism, Store};
+
+use super::moments::{Own, in_parts};
+use super::sum::Case;
+use crate::support::{
+    Call, ENVIRONMENTS, GradCall, GradProblem, KINDS, Problem, Random, Statistics, Types, special_row, tiers,
+};
+
+/// Rows of every kind, that go through blocks, fused and whole rows, and several chunks.
+fn problems<K: Types>(eps: f64) -> impl Iterator<Item = Problem<K>> {
+    [(2 * KINDS, 5), (2 * KINDS, 64), (KINDS, 300), (KINDS, 1100)].into_iter().map(move |(rows, cols)| {
+        let mut problem = Problem::<K>::ordinary(rows, cols, 11).with_eps(eps);
+        let mut random = Random::new(12);
+        for (r, row) in problem.x.chunks_exact_mut(cols).enumerate() {
+            special_row(r % KINDS, &mut random, row);
+        }
+        problem
+    })
+}
+
+fn the_caller_may_be_in_any_environment<K: Types>() {
+    for (i, eps) in [0.0, 1e-5].into_iter().enumerate() {
+        for (j, problem) in problems::<K>(eps).enumerate() {
+            for (k, problem) in problem.in_every_form().into_iter().enumerate() {
+                let expected = problem.expected();
+                for &isa in tiers() {
+                    for (l, environment) in ENVIRONMENTS.into_iter().enumerate() {
+                        if K::takes(i + j + k + l) {
+                            problem.assert_gives(&expected, &Call { environment, ..Call::plain(isa) });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn the_caller_of_gradients_may_be_in_any_environment<K: Types>() {
+    for (i, eps) in [0.0, 1e-5].into_iter().enumerate() {
+        for (j, forward) in problems::<K>(eps).enumerate() {
+            // Those of each kind with rows of each other.
+            let gradients = GradProblem::of(forward, |r, _| r / 3 % KINDS);
+            for (k, problem) in gradients.in_every_form().into_iter().enumerate() {
+                let expected = problem.expected();
+                for &isa in tiers() {
+                    for (l, environment) in ENVIRONMENTS.into_iter().enumerate() {
+                        if K::takes(i + j + k + l) {
+                            let statistics = if l % 2 == 0 { Statistics::Kept } else { Statistics::Taken };
+                            let call = GradCall { environment, statistics, ..GradCall::plain(isa) };
+                            problem.assert_gives(&expected, &call);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Threads of a pool start with an environment of their own, and the caller has the default one.
+fn threads_of_the_pool_may_be_in_any_environment<K: Types>() {
+    for environment in ENVIRONMENTS {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).start_handler(move |_| environment.enter());
+        let pool = pool.build().expect("a pool");
+        for problem in problems::<K>(0.0) {
+            let gradients = GradProblem::of(problem.clone(), |r, _| r / 3 % KINDS);
+            let (expected, of_gradients) = (problem.expected(), gradients.expected());
+            let parallelism = Parallelism::Tasks(2.try_into().expect("not zero"));
+            for &isa in tiers() {
+                // What the test itself computes there is compared by bits, and none of it is arithmetic.
+                pool.install(|| {
+                    problem.assert_gives(&expected, &Call { parallelism, environment, ..Call::plain(isa) });
+                    let call = GradCall { parallelism, environment, ..GradCall::plain(isa) };
+                    gradients.assert_gives(&of_gradients, &call);
+                });
+            }
+        }
+    }
+}
+
+fn sums_in_any_environment<K: Types>() {
+    for (seed, (rows, cols)) in [(17, 5), (9, 64), (5, 300), (3, 1100)].into_iter().enumerate() {
+        let case = Case::<K>::new(rows, cols, seed as u64);
+        let solutions = case.solutions();
+        for &isa in tiers() {
+            for environment in ENVIRONMENTS {
+                environment.within(|| {
+                    case.check_against(&solutions, isa, Parallelism::Serial, Store::Auto, [0; 4]);
+                });
+            }
+        }
+    }
+}
+
+fn moments_in_any_environment<K: Own>() {
+    for eps in [0.0, 1e-5] {
+        let mut problem = Problem::<K>::ordinary(KINDS, 3 * CHUNK - 7, 3).with_eps(eps);
+        let mut random = Random::new(2);
+        for (r, row) in problem.x.chunks_exact_mut(problem.cols).enumerate() {
+            special_row(r, &mut random, row);
+        }
+        for problem in problem.of_every_operation() {
+            let expected = problem.expected().y;
+            for &isa in tiers() {
+                for environment in ENVIRONMENTS {
+                    let y = environment.within(|| in_parts(&problem, CHUNK, |plan| plan.with_isa(isa)));
+                    let what = format_args!("{isa}, {environment:?}, {problem}");
+                    crate::support::assert_same_bits(what, problem.cols, &expected, &y);
+                }
+            }
+        }
+    }
+}
+
+for_all_types!(the_caller_may_be_in_any_environment);
+for_all_gradients!(the_caller_of_gradients_may_be_in_any_environment);
+for_every_type!(threads_of_the_pool_may_be_in_any_environment, sums_in_any_environment, moments_in_any_environment);
+
+/// An offset of gamma and an eps that count as zero where subnormal numbers do.
+#[test]
+fn subnormal_offsets_and_eps_count() {
+    let x: [f64; 3] = [1e-310, -2e-310, 3e-310];
+    let small = f32::from_bits(3);
+    let gamma = [f64::from_bits(1); 3];
+    let run = |isa: Isa| {
+        let plan = LayerNorm::new(3, 1e-320).expect("a valid eps").with_offset(small).with_isa(isa);
+        let mut y = [0.0; 3];
+        plan.with_parallelism(Parallelism::Serial).forward(&x, Some(&gamma), None, &mut y).expect("a valid call");
+        y.map(f64::to_bits)
+    };
+    let expected = run(Isa::SCALAR);
+    assert!(expected.iter().all(|&bits| bits << 1 != 0));
+    for &isa in tiers() {
+        for environment in ENVIRONMENTS {
+            assert_eq!(environment.within(|| run(isa)), expected, "{isa}, {environment:?}");
+        }
+    }
+}
+
+/// Where subnormal numbers count as zeros, a negative one is not less than zero.
+#[test]
+fn a_negative_subnormal_eps_is_refused() {
+    for environment in ENVIRONMENTS {
+        assert!(environment.within(|| LayerNorm::new(3, -1e-310)).is_err(), "{environment:?}");
+        assert!(environment.within(|| LayerNorm::new(3, -0.0)).is_ok(), "{environment:?}");
+    }
+}
