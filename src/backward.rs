@@ -4,6 +4,7 @@ use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
 use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, GradRows, LINE, Vector};
 
 use crate::gradients::{GradForm, GradIo, ParamGrads};
+use crate::parallel::Tasks;
 use crate::plan::{Plan, Written, dx_row_bytes};
 use crate::{Error, parallel, shape};
 
@@ -47,16 +48,16 @@ impl Plan {
     pub(crate) fn backward_scratch_len<T: Element>(&self, rows: usize, centered: bool) -> Result<usize, Error> {
         let overflow = Error::Overflow { what: "scratch", rows, stride: self.cols };
         let parts = Parts::new(rows / self.groups, self.cols);
-        let tasks = self.backward_tasks(rows, &parts);
-        let total = Scratch::new::<T>(&parts, centered).and_then(|scratch| scratch.total(tasks));
+        let tasks: Tasks = self.backward_tasks(rows, &parts);
+        let total = Scratch::new::<T>(&parts, centered).and_then(|scratch| scratch.total(tasks.count));
         total.and_then(|total| total.checked_add(ALIGN / size_of::<T::Float>())).ok_or(overflow)
     }
 
     /// How many tasks a backward call is cut into.
-    pub(crate) fn backward_tasks(&self, rows: usize, parts: &Parts) -> usize {
+    pub(crate) fn backward_tasks<const POOLS: bool>(&self, rows: usize, parts: &Parts) -> Tasks<POOLS> {
         // An element takes twice the time of one forward.
         let elements = rows.saturating_mul(self.cols).saturating_mul(2);
-        self.parallelism.tasks(elements).clamp(1, parts.count().max(1))
+        self.parallelism.tasks(elements).at_most(parts.count())
     }
 
     /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call.
@@ -108,8 +109,8 @@ impl Plan {
                 &mut own[..]
             }
         };
-        let tasks = tasks.min((scratch.len() - lens.partials) / lens.work.max(1)).max(1);
-        let spare = scratch.len() - lens.partials - tasks * lens.work;
+        let tasks = tasks.at_most((scratch.len() - lens.partials) / lens.work.max(1));
+        let spare = scratch.len() - lens.partials - tasks.count * lens.work;
         let skipped = Some(scratch.as_ptr().align_offset(ALIGN)).filter(|&skipped| skipped <= spare);
         let (partials, work) = scratch[skipped.unwrap_or(0)..].split_at_mut(lens.partials);
         let streaming = self.streams_dx(&grad_rows);

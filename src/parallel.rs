@@ -1,11 +1,20 @@
-//! How a job is spread over the threads of the current rayon pool.
+//! How a job is spread over threads: those of the caller's rayon pool, or threads of the library's own.
 //!
 //! Rows are cut into contiguous ranges. Where there are too few, long rows are cut too: their moments are taken per
 //! subtree and merged along the tree that their length fixes, so the number of threads changes no bits; rows of sums are
-//! never cut. On a thread of a pool nothing is allocated: there, `rayon::join` does it all.
+//! never cut. Nothing is allocated for a call.
+//!
+//! On a thread of a rayon pool `rayon::join` spreads the job. The halves of a join may run jobs of other people while they wait.
+//!
+//! A thread of no pool is helped by threads that `team` keeps. It takes piece after piece from the front, and each helper part
+//! after part from the back, until nothing is left. Rayon could help from outside as well, at a price that these threads do not
+//! ask: `rayon::join` puts the caller to sleep and wakes two others; a job in the pool's queue is allocated, stays there while the
+//! pool is busy, and may be run by a thread that then takes up somebody else's job and makes the call wait for it; the pool cannot
+//! be started a second time when that fails once; and its locks are of no use in a child process.
 
 mod team;
 
+use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
@@ -17,28 +26,53 @@ use lanenorm_kernels::moments::{CHUNK, Moments, RowMoments};
 
 use crate::backward::Scratch;
 
-/// How many tasks a call is cut into. Whatever is chosen, the bits of the result are the same.
+/// How many tasks a call is cut into, and which threads do them. Whatever is chosen, the bits of the result are the same.
 ///
-/// Tasks run on the rayon pool that is current: the one whose `install` the caller is in, or else the global one. From outside of a
-/// pool the calling thread works itself, and as many others help as come in time; a few words that they share are allocated.
+/// A call from a thread of a rayon pool (inside of `install`, `join`, `scope` or a parallel iterator) is done by that pool. While the
+/// call runs, rayon may run other jobs of that pool on the calling thread. Hold no lock during such a call that one of these jobs
+/// wants, or choose [`Serial`](Self::Serial), [`OwnThreads`](Self::OwnThreads), or a pool that does nothing else.
+///
+/// A call from any other thread is done by that thread, and by threads of the library that help it. These start with the first call
+/// that wants help, sleep while there is nothing to do, and end after ten idle seconds. They run nothing but parts of calls, so a
+/// caller may hold locks. A call waits for no helper that has not begun, and for no more than one part of a helper that has. If
+/// no helper can be started, the calling thread does all of it. Rayon's global pool is not started.
+///
+/// The environment variable `RAYON_NUM_THREADS`, which is read once, says how many threads the caller and its helpers are together;
+/// without it they are as many as [`std::thread::available_parallelism`] says. A helper may run on the processors on which the
+/// thread that started it may run: if the first large call comes from a thread that is pinned, its helpers are pinned too, until
+/// they end. After `fork`, the child process starts helpers of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Parallelism {
-    /// Everything on the calling thread; rayon is not touched.
+    /// Everything on the calling thread.
     Serial,
-    /// As many tasks as the pool has threads, or fewer where handing out the work would cost more than it saves, or some more for
+    /// As many tasks as there are threads, or fewer where handing out the work would cost more than it saves, or some more for
     /// the sake of balance.
     #[default]
     Auto,
-    /// This many tasks, as far as there are rows (or long rows to cut). No more threads than that work at once.
+    /// As [`Auto`](Self::Auto) on a thread of no rayon pool, wherever the caller is: the library's own threads help, and nobody else's
+    /// job runs during the call. This is for callers that hold locks, or that do not know whose pool they are on.
+    OwnThreads,
+    /// This many tasks, as far as there are rows (or long rows to cut), and 4096 at most. No more threads than that work at once.
     Tasks(NonZeroUsize),
     /// As [`Auto`](Self::Auto), but on no more than this many threads.
     AtMost(NonZeroUsize),
 }
 
-/// A pool that sleeps takes tens of microseconds to wake: the least number of elements worth calling one of its threads from
-/// outside. Twice as many are worth calling all.
+/// How many tasks a call is cut into, and whether a rayon pool does them, of which the calling thread is one: only if `POOLS` allows
+/// that. The C library does without, and so without all of rayon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tasks<const POOLS: bool = true> {
+    pub(crate) count: usize,
+    pool: bool,
+}
+
+/// Helpers take some microseconds to come, and tens of them if they sleep: the least number of elements for which one is called.
+/// Twice as many are worth calling all.
 const ELEMENTS_FROM_OUTSIDE: usize = 192 * 1024;
+
+/// More tasks than this are never made, so that no product of numbers of tasks overflows.
+const MOST_TASKS: usize = 4096;
 
 /// The least number of elements per task.
 const ELEMENTS_PER_TASK: usize = 32 * 1024;
@@ -58,29 +92,53 @@ const CALLER_PIECES: usize = 4;
 /// The subtrees whose moments are taken apart, at most.
 const MAX_SUBTREES: usize = 64;
 
-impl Parallelism {
-    /// The number of tasks for a job of `elements`.
-    #[inline(always)]
-    pub(crate) fn tasks(self, elements: usize) -> usize {
-        match self {
-            Self::Serial => 1,
-            Self::Tasks(n) => n.get(),
-            Self::AtMost(n) if n.get() == 1 => 1,
-            Self::AtMost(n) => Self::Auto.tasks(elements).min(n.get()),
-            Self::Auto => {
-                let tasks = elements / ELEMENTS_PER_TASK;
-                if tasks < 2 {
-                    return 1;
-                }
-                let most = match elements {
-                    _ if rayon::current_thread_index().is_some() => tasks,
-                    ..ELEMENTS_FROM_OUTSIDE => return 1,
-                    _ if elements < 2 * ELEMENTS_FROM_OUTSIDE => 2,
-                    _ => tasks,
-                };
-                rayon::current_num_threads().min(most)
-            }
+impl<const POOLS: bool> Tasks<POOLS> {
+    /// Everything on the calling thread.
+    pub(crate) const ONE: Self = Self { count: 1, pool: false };
+
+    /// No more than so many.
+    #[inline]
+    pub(crate) fn at_most(self, most: usize) -> Self {
+        Self { count: self.count.min(most).max(1), ..self }
+    }
+
+    /// Whether the calling thread is one of a rayon pool that may do the work. This starts no pool.
+    #[inline]
+    fn has_pool() -> bool {
+        POOLS && rayon::current_thread_index().is_some()
+    }
+
+    #[inline(never)]
+    fn auto(elements: usize, own_threads: bool) -> Self {
+        let tasks = elements / ELEMENTS_PER_TASK;
+        if !own_threads && Self::has_pool() {
+            return Self { count: rayon::current_num_threads().min(tasks), pool: true };
         }
+        let most = match elements {
+            ..ELEMENTS_FROM_OUTSIDE => return Self::ONE,
+            _ if elements < 2 * ELEMENTS_FROM_OUTSIDE => 2,
+            _ => tasks,
+        };
+        Self { count: team::threads().min(most), pool: false }
+    }
+}
+
+impl Parallelism {
+    /// The tasks for a job of `elements`.
+    #[inline(always)]
+    pub(crate) fn tasks<const POOLS: bool>(self, elements: usize) -> Tasks<POOLS> {
+        let most = match self {
+            Self::Serial => 1,
+            Self::Tasks(n) if n.get() > 1 => {
+                return Tasks { count: n.get().min(MOST_TASKS), pool: Tasks::<POOLS>::has_pool() };
+            }
+            Self::AtMost(n) | Self::Tasks(n) => n.get(),
+            Self::Auto | Self::OwnThreads => MOST_TASKS,
+        };
+        if elements < 2 * ELEMENTS_PER_TASK || most < 2 {
+            return Tasks::ONE;
+        }
+        Tasks::auto(elements, self == Self::OwnThreads).at_most(most)
     }
 }
 
@@ -110,21 +168,22 @@ pub(crate) trait Work: Send + Sized {
 }
 
 /// Does the work on up to `tasks` threads, for each of which there is memory.
-pub(crate) fn share<W: Work>(work: W, memory: &mut [W::Memory], tasks: usize) {
-    if tasks <= 1 || work.len() <= 1 {
+pub(crate) fn share<W: Work, const POOLS: bool>(work: W, memory: &mut [W::Memory], tasks: Tasks<POOLS>) {
+    let Tasks { count, pool } = tasks.at_most(work.len());
+    if count <= 1 {
         work.run(memory);
-    } else if rayon::current_thread_index().is_some() {
-        let parts = parts(&work, tasks, tasks >= rayon::current_num_threads());
+    } else if POOLS && pool {
+        let parts = count * parts_per_task(&work, count, count >= rayon::current_num_threads());
         in_pool(work, memory, parts);
     } else {
-        from_outside(work, memory, tasks);
+        with_helpers(work, memory, count);
     }
 }
 
-/// In how many parts a pool does what is to be cut into so many tasks: more where it is large, so that threads which are late, or
-/// slow, leave some to the others; but not where others of the pool are to be left alone.
-fn parts<W: Work>(work: &W, tasks: usize, all: bool) -> usize {
-    if all { tasks * (work.elements() / ELEMENTS_PER_PART / tasks).clamp(1, PARTS_PER_TASK) } else { tasks }
+/// How many parts are made for each of so many tasks: several where there is much work, so that threads which are late, or slow, leave
+/// some to the others; but not where others of a pool are to be left alone.
+fn parts_per_task<W: Work>(work: &W, tasks: usize, all: bool) -> usize {
+    if all { (work.elements() / ELEMENTS_PER_PART / tasks).clamp(1, PARTS_PER_TASK) } else { 1 }
 }
 
 /// On a thread of a pool.
@@ -134,60 +193,73 @@ fn in_pool<W: Work>(work: W, memory: &mut [W::Memory], parts: usize) {
     }
     let left = parts / 2;
     let (memory_a, memory_b) = memory.split_at_mut(left * work.memory());
-    let at = (work.len() * left).div_ceil(parts);
+    // The product of the length and `left` may overflow.
+    let at = work.len() / parts * left + (work.len() % parts * left).div_ceil(parts);
     let (a, b) = work.split_at(at);
     join(|| in_pool(a, memory_a, left), || in_pool(b, memory_b, parts - left));
 }
 
-/// On a thread of no pool, beside which a pool helps as soon as it is awake: the thread takes piece after piece from the front, and
-/// the pool what is its due of the rest from the back.
-fn from_outside<W: Work>(work: W, memory: &mut [W::Memory], tasks: usize) {
-    let helpers = tasks - 1;
-    let (own, of_helpers) = memory.split_at_mut(work.memory());
-    let piece = work.len().div_ceil(CALLER_PIECES * tasks);
+/// On the calling thread, which takes piece after piece from the front, and on helpers, which take part after part from the back.
+fn with_helpers<W: Work>(work: W, memory: &mut [W::Memory], tasks: usize) {
+    let (len, each) = (work.len(), work.memory());
     // Short rows are normalized by eights.
-    let piece = if piece > 8 { piece.next_multiple_of(8) } else { piece };
-    let rest = Rest(Mutex::new(Some(work)));
+    let eights = |n: usize| if n > 8 { n.next_multiple_of(8) } else { n };
+    let piece = eights(len.div_ceil(CALLER_PIECES * tasks));
+    let part = eights(len.div_ceil(tasks * parts_per_task(&work, tasks, true)));
+    let (own, of_helpers) = memory.split_at_mut(each);
+    let rest = Mutex::new(Rest { work: Some(work), due: tasks, piece, part });
+    let of_helpers = Mutex::new(of_helpers);
     let mut work_here = || {
-        while let Some(front) = rest.take(Take::Front(piece)) {
+        while let Some(front) = Rest::take(&rest, None) {
             front.run(own);
         }
     };
-    let mut help = || {
-        while let Some(back) = rest.take(Take::AllButOneOf(tasks)) {
-            let parts = parts(&back, helpers, tasks >= rayon::current_num_threads());
-            in_pool(back, of_helpers, parts);
+    let help = || {
+        let memory = {
+            let mut left = of_helpers.lock().unwrap_or_else(PoisonError::into_inner);
+            let (memory, others) = mem::take(&mut *left).split_at_mut(each);
+            *left = others;
+            memory
+        };
+        let mut comes = true;
+        while let Some(back) = Rest::take(&rest, Some(mem::take(&mut comes))) {
+            back.run(memory);
         }
     };
-    team::call(&mut work_here, &mut help);
+    team::call(tasks - 1, &mut work_here, &help);
 }
 
 /// What nobody has taken yet.
-struct Rest<W>(Mutex<Option<W>>);
-
-enum Take {
-    /// So many from the front.
-    Front(usize),
-    /// From the back, but for one of so many equal shares.
-    AllButOneOf(usize),
+struct Rest<W> {
+    work: Option<W>,
+    /// How many threads would share it if all came now: the caller, and the helpers that have not come yet; two at least.
+    due: usize,
+    /// How much the caller takes at once, and how much a helper does at most.
+    piece: usize,
+    part: usize,
 }
 
 impl<W: Work> Rest<W> {
-    /// Once for both ends: moving a job takes much code.
+    /// The next piece of the caller, or the next part of a helper, which says whether it is its first. Once for both ends: moving a
+    /// job takes much code.
     #[inline(never)]
-    fn take(&self, what: Take) -> Option<W> {
-        let mut rest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let work = rest.take()?;
-        let (at, front) = match what {
-            Take::Front(n) => (n, true),
-            Take::AllButOneOf(shares) => (work.len() / shares, false),
+    fn take(rest: &Mutex<Self>, helper: Option<bool>) -> Option<W> {
+        let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = rest.work.take()?;
+        let len = work.len();
+        let n = match helper {
+            None => rest.piece,
+            Some(_) => (len / rest.due).clamp(rest.piece, rest.part),
         };
-        if at == 0 || at >= work.len() {
+        if helper == Some(true) {
+            rest.due = (rest.due - 1).max(2);
+        }
+        if n >= len {
             return Some(work);
         }
-        let (a, b) = work.split_at(at);
-        let (taken, left) = if front { (a, b) } else { (b, a) };
-        *rest = Some(left);
+        let (a, b) = work.split_at(if helper.is_some() { len - n } else { n });
+        let (taken, left) = if helper.is_some() { (b, a) } else { (a, b) };
+        rest.work = Some(left);
         Some(taken)
     }
 }
@@ -213,18 +285,18 @@ fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     erased(&mut run_a, &mut run_b);
 }
 
-/// Whether the first of so many rows is to be cut.
-pub(crate) fn first_is_cut(rows: usize, cols: usize, is_sum: bool, tasks: usize) -> bool {
-    let few = rows == 1 || (rows < 8 * tasks && !rows.is_multiple_of(tasks));
-    tasks > 1 && cols >= 2 * CUT_COLS && !is_sum && few
+/// Whether the first of so many rows is to be cut, for `count` tasks.
+pub(crate) fn first_is_cut(rows: usize, cols: usize, is_sum: bool, count: usize) -> bool {
+    let few = rows == 1 || (rows < 8 * count && !rows.is_multiple_of(count));
+    count > 1 && cols >= 2 * CUT_COLS && !is_sum && few
 }
 
 /// Runs the job on up to `tasks` threads.
-pub(crate) fn run<T, const CENTERED: bool>(isa: Isa, mut job: Forward<'_, T, CENTERED>, tasks: usize)
+pub(crate) fn run<T, const CENTERED: bool>(isa: Isa, mut job: Forward<'_, T, CENTERED>, tasks: Tasks)
 where
     T: Element + Compiled<CENTERED>,
 {
-    while first_is_cut(job.rows().rows(), job.rows().cols(), job.rows().is_sum(), tasks) {
+    while first_is_cut(job.rows().rows(), job.rows().cols(), job.rows().is_sum(), tasks.count) {
         let (row, rest) = job.split_at(1);
         cut_row(isa, row, tasks);
         job = rest;
@@ -259,8 +331,11 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Work for Rows<'_, T,
 }
 
 /// One long row, which is no sum: its moments in parallel, then its columns in parallel.
-pub(crate) fn cut_row<T, const CENTERED: bool>(isa: Isa, job: Forward<'_, T, CENTERED>, tasks: usize)
-where
+pub(crate) fn cut_row<T, const CENTERED: bool, const POOLS: bool>(
+    isa: Isa,
+    job: Forward<'_, T, CENTERED>,
+    tasks: Tasks<POOLS>,
+) where
     T: Element + Compiled<CENTERED>,
 {
     let Some(x) = job.rows().x_row(0) else { return };
@@ -301,13 +376,13 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Work for Columns<'_,
 }
 
 /// The moments of a row, by subtrees.
-fn moments_of_row<T: Element>(isa: Isa, row: RowMoments<'_, T>, tasks: usize) -> Moments {
-    if tasks <= 1 {
+fn moments_of_row<T: Element, const POOLS: bool>(isa: Isa, row: RowMoments<'_, T>, tasks: Tasks<POOLS>) -> Moments {
+    if tasks.count <= 1 {
         return row.run_on(isa);
     }
     let mut out = [Moments::EMPTY; MAX_SUBTREES];
     let chunks = row.x.len().div_ceil(CHUNK);
-    let least = chunks.div_ceil((4 * tasks).min(MAX_SUBTREES));
+    let least = chunks.div_ceil((4 * tasks.count).min(MAX_SUBTREES));
     let subtree = CHUNK * least.next_power_of_two();
     let count = row.x.len().div_ceil(subtree);
     share(Subtrees { isa, row, subtree, out: &mut out[..count] }, &mut [], tasks);
@@ -352,7 +427,7 @@ pub(crate) fn moments<'a, T: Element>(
     isa: Isa,
     out: &mut [Moments],
     row: &(impl Fn(usize) -> RowMoments<'a, T> + Sync),
-    tasks: usize,
+    tasks: Tasks,
 ) {
     match out {
         [out] => *out = moments_of_row(isa, row(0), tasks),
@@ -391,7 +466,7 @@ pub(crate) fn run_with<T, const CENTERED: bool>(
     isa: Isa,
     job: Forward<'_, T, CENTERED>,
     moments: &[Moments],
-    tasks: usize,
+    tasks: Tasks,
 ) where
     T: Element + Compiled<CENTERED>,
 {
@@ -433,7 +508,7 @@ pub(crate) fn backward<T, const CENTERED: bool>(
     partials: &mut [T::Float],
     work: &mut [T::Float],
     scratch: &Scratch,
-    tasks: usize,
+    tasks: Tasks,
 ) where
     T: Element + Compiled<CENTERED>,
 {
@@ -475,20 +550,34 @@ mod tests {
 
     use super::*;
 
+    fn tasks(parallelism: Parallelism, elements: usize) -> usize {
+        parallelism.tasks::<true>(elements).count
+    }
+
+    fn number(n: usize) -> NonZeroUsize {
+        NonZeroUsize::new(n).expect("not zero")
+    }
+
     #[test]
     fn at_most_n_tasks_are_those_of_auto_or_n() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().expect("a pool");
-        let tasks = |n, elements| Parallelism::AtMost(NonZeroUsize::new(n).expect("not zero")).tasks(elements);
+        let at_most = |n, elements| tasks(Parallelism::AtMost(number(n)), elements);
         pool.install(|| {
             for elements in [0, ELEMENTS_PER_TASK, 2 * ELEMENTS_PER_TASK, 3 * ELEMENTS_PER_TASK, usize::MAX] {
                 for n in 1..6 {
-                    assert_eq!(tasks(n, elements), Parallelism::Auto.tasks(elements).min(n), "{n}, {elements}");
+                    assert_eq!(at_most(n, elements), tasks(Parallelism::Auto, elements).min(n), "{n}, {elements}");
                 }
             }
-            assert_eq!([1, 3, 9].map(|n| tasks(n, usize::MAX)), [1, 3, 4]);
+            assert_eq!([1, 3, 9, usize::MAX].map(|n| at_most(n, usize::MAX)), [1, 3, 4, 4]);
+            let own = Parallelism::OwnThreads.tasks::<true>(usize::MAX);
+            assert_eq!(own, Tasks { count: team::threads().min(MOST_TASKS), pool: false }, "as outside of the pool");
+            assert!(Parallelism::Auto.tasks::<true>(usize::MAX).pool);
+            assert!(!Parallelism::Auto.tasks::<false>(usize::MAX).pool);
         });
-        assert_eq!(tasks(9, ELEMENTS_FROM_OUTSIDE - 1), 1, "not worth waking the pool");
-        assert!(tasks(9, 2 * ELEMENTS_FROM_OUTSIDE - 1) <= 2, "not worth waking all of it");
+        assert_eq!(at_most(9, ELEMENTS_FROM_OUTSIDE - 1), 1, "not worth calling anybody");
+        assert!(at_most(9, 2 * ELEMENTS_FROM_OUTSIDE - 1) <= 2, "not worth calling all");
+        assert_eq!(tasks(Parallelism::Tasks(number(usize::MAX)), 0), MOST_TASKS);
+        assert_eq!(tasks(Parallelism::Tasks(number(1)), usize::MAX), 1);
     }
 
     /// Counts how often each of its numbers is done, and checks the memory of who does it.
@@ -550,10 +639,17 @@ mod tests {
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().expect("a pool");
         for tasks in 1..4 {
-            let count = [AtomicUsize::new(0), AtomicUsize::new(0)];
-            pool.install(|| share(Slow(40, &count), &mut [], tasks));
-            let most = count[1].load(Ordering::SeqCst);
-            assert!((1..=tasks).contains(&most), "{most} threads for {tasks} tasks");
+            for on_pool in [true, false] {
+                let count = [AtomicUsize::new(0), AtomicUsize::new(0)];
+                let share = || share(Slow(40, &count), &mut [], Parallelism::Tasks(number(tasks)).tasks::<true>(0));
+                if on_pool {
+                    pool.install(share)
+                } else {
+                    share()
+                }
+                let most = count[1].load(Ordering::SeqCst);
+                assert!((1..=tasks).contains(&most), "{most} threads for {tasks} tasks");
+            }
         }
     }
 
@@ -561,10 +657,13 @@ mod tests {
     fn all_work_is_done_once() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
         for len in [0, 1, 2, 7, 8, 100, 1001] {
-            for tasks in [1, 2, 3, 8, 64] {
+            for tasks in [1, 2, 3, 8, 64, usize::MAX] {
                 for elements in [0, usize::MAX] {
                     let numbers: Vec<_> = (0..len).map(|_| AtomicUsize::new(0)).collect();
-                    let share = || share(Count { numbers: &numbers, elements }, &mut vec![0; 3 * tasks], tasks);
+                    let share = || {
+                        let tasks = Parallelism::Tasks(number(tasks)).tasks::<true>(0);
+                        share(Count { numbers: &numbers, elements }, &mut vec![0; 3 * tasks.count], tasks);
+                    };
                     share();
                     pool.install(share);
                     assert!(numbers.iter().all(|n| n.load(Ordering::Relaxed) == 2), "{len} {tasks} {elements}");

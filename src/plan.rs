@@ -215,7 +215,7 @@ impl Plan {
         }
         debug_assert!(job.is_some(), "the plans have checked all lengths");
         let tasks = self.parallelism.tasks(elements);
-        if tasks > 1 {
+        if tasks.count > 1 {
             job.into_iter().for_each(|job| parallel::run(self.isa, job, tasks));
         } else if let Some(job) = &mut job {
             job.run_on(self.isa);

@@ -11,9 +11,10 @@ use super::check::params_len;
 use super::places::{Places, Rows, Shape, Strided};
 use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, parallelism, refuse};
+use crate::Error;
 use crate::backward::{Scratch, check_stats_together};
+use crate::parallel::{self, Tasks};
 use crate::plan::{Plan, Written, dx_row_bytes};
-use crate::{Error, parallel};
 
 /// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else zero
 /// and absent. At least one of dx, dgamma and dbeta must be wanted.
@@ -426,8 +427,8 @@ pub(super) unsafe fn backward(
     let (rows, float) = (call.shape.rows, kind.float_size());
     let overflow = || overflows(plan, rows);
     let sizes = Sizes::new(plan, kind, rows).ok_or_else(overflow)?;
-    let tasks = Plan { parallelism: parallelism(threads), ..*plan }.backward_tasks(rows, &sizes.parts);
-    let len = sizes.lens.total(tasks).ok_or_else(overflow)?;
+    let tasks: Tasks<false> = Plan { parallelism: parallelism(threads), ..*plan }.backward_tasks(rows, &sizes.parts);
+    let len = sizes.lens.total(tasks.count).ok_or_else(overflow)?;
     let mut scratch = Vec::new();
     let lines = len.checked_mul(float).map_or(usize::MAX, |bytes| bytes.div_ceil(LINE));
     if scratch.try_reserve_exact(lines).is_err() {

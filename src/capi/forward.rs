@@ -12,7 +12,7 @@ use super::check::{Checked, check, check_plain};
 use super::places::Strided;
 use super::plan::{Kind, Wide, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_status, parallelism, refuse};
-use crate::parallel;
+use crate::parallel::{self, Tasks};
 use crate::plan::Plan;
 
 /// Rows to be read: row r starts at element (r / inner_rows) * outer_stride + (r % inner_rows) * row_stride of data.
@@ -176,7 +176,7 @@ pub(super) unsafe fn forward(
                 let message = format_args!("{count} rows from row {first} on, of {rows} rows");
                 return Err(refuse(lanenorm_status::Size, message));
             }
-            (first, count, 1)
+            (first, count, Tasks::ONE)
         }
     };
     let run: Run = for_types!(kind, run);
@@ -187,7 +187,7 @@ pub(super) unsafe fn forward(
     if count > 0 {
         let call = Call { plan, wide: kind.wide, buffers, checked };
         // SAFETY: the caller's duty.
-        unsafe { if tasks > 1 { call.share(run, first, count, tasks) } else { run(&call, first, count, 1) } };
+        unsafe { if tasks.count > 1 { call.share(run, first, count, tasks) } else { run(&call, first, count, tasks) } };
     }
     Ok(())
 }
@@ -202,7 +202,7 @@ unsafe fn forward_checked(
     kind: Kind,
     buffers: &lanenorm_forward_buffers,
     run: Run,
-    (first, count, tasks): (usize, usize, usize),
+    (first, count, tasks): (usize, usize, Tasks<false>),
 ) -> Result<(), lanenorm_status> {
     if let Some(checked) = check(plan, kind, buffers)?
         && count > 0
@@ -226,7 +226,7 @@ struct Call<'a> {
 unsafe impl Sync for Call<'_> {}
 
 /// [`run`] for some types.
-type Run = unsafe fn(&Call<'_>, usize, usize, usize);
+type Run = unsafe fn(&Call<'_>, usize, usize, Tasks<false>);
 
 /// Normalizes `count` rows from `first` on, which are evenly apart, on the calling thread; one that is no sum, on up to `tasks`
 /// threads.
@@ -239,7 +239,7 @@ type Run = unsafe fn(&Call<'_>, usize, usize, usize);
 /// - There are these rows, in one run or evenly apart in all buffers.
 /// - Nothing else touches them meanwhile.
 #[inline(never)]
-unsafe fn run<T, const CENTERED: bool>(call: &Call<'_>, first: usize, count: usize, tasks: usize)
+unsafe fn run<T, const CENTERED: bool>(call: &Call<'_>, first: usize, count: usize, tasks: Tasks<false>)
 where
     T: Element + Compiled<CENTERED>,
     Normalizations: Normalization<T, CENTERED>,
@@ -247,7 +247,7 @@ where
     // SAFETY: the caller's duty.
     let mut job = unsafe { call.job::<T, CENTERED>(first, count) };
     debug_assert!(job.is_some(), "all lengths have been checked");
-    if tasks > 1 {
+    if tasks.count > 1 {
         job.into_iter().for_each(|job| parallel::cut_row(call.plan.isa, job, tasks));
     } else if let Some(job) = &mut job {
         job.run_on(call.plan.isa);
@@ -319,9 +319,9 @@ impl Call<'_> {
     /// - There are these rows.
     /// - Nothing else touches them meanwhile.
     #[inline(never)]
-    unsafe fn share(&self, run: Run, mut first: usize, mut count: usize, tasks: usize) {
+    unsafe fn share(&self, run: Run, mut first: usize, mut count: usize, tasks: Tasks<false>) {
         let is_sum = self.checked.residual.is_some();
-        while parallel::first_is_cut(count, self.plan.cols, is_sum, tasks) {
+        while parallel::first_is_cut(count, self.plan.cols, is_sum, tasks.count) {
             // SAFETY: there is this row.
             unsafe { run(self, first, 1, tasks) };
             (first, count) = (first + 1, count - 1);
@@ -359,7 +359,7 @@ impl parallel::Work for Runs<'_> {
         while row < end {
             let n = (inner_rows - row % inner_rows).min(end - row);
             // SAFETY: these rows are in one run, and among this work's.
-            unsafe { run(call, row, n, 1) };
+            unsafe { run(call, row, n, Tasks::ONE) };
             row += n;
         }
     }

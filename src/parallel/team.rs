@@ -1,109 +1,337 @@
-//! How a thread of no pool gets the help of one.
+//! The threads of the library, which help callers that are on no thread of a rayon pool.
+//!
+//! A call lies on its caller's stack, and stands in a list while it runs. Helpers look through the list, join a call, and leave it when
+//! nothing of it is left. One mutex guards the list and all that is known of helpers; parts of calls are run without it.
+//!
+//! A call wakes or starts two helpers at most, and each of those two more, so that nobody makes a dozen system calls before the work.
+//! A helper that has just helped looks for the next call for some microseconds before it sleeps, since waking it takes longer.
 #![allow(unsafe_code)]
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
-use std::{hint, mem};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+use std::{env, hint, mem, process, ptr};
 
-/// Nobody has come yet.
-const OPEN: u8 = 0;
-/// The caller has left; nobody comes any more.
-const CLOSED: u8 = 1;
-/// Helpers are at work.
-const TAKEN: u8 = 2;
-/// So they are, and the caller has gone to sleep.
-const AWAITED: u8 = 3;
-/// The helpers have left.
-const DONE: u8 = 4;
-
-/// How often the caller looks whether the helpers have left before it goes to sleep: for some ten microseconds, which is what
+/// How often a caller looks whether its helpers have left before it goes to sleep: for some ten microseconds, which is what
 /// going to sleep and waking take.
-const LOOKS: usize = 400;
+const LOOKS_OF_CALLER: usize = 400;
 
-/// What the caller and its helpers know of one another. Whoever comes late finds it closed, when the caller may be long gone.
-struct Call {
-    state: AtomicU8,
-    /// There as long as the state is not [`CLOSED`] or [`DONE`], and run by whoever has set it to [`TAKEN`].
-    help: *mut (dyn FnMut() + Send),
-    caller: Thread,
+/// How often a helper looks for another call before it goes to sleep.
+const LOOKS_OF_HELPER: usize = 1000;
+
+/// How many helpers one thread wakes or starts for a call.
+const BRANCHES: usize = 2;
+
+/// The stack of a helper. A build without optimization takes more than 256 KiB.
+const STACK: usize = 1 << 20;
+
+/// How long a helper sleeps before it ends.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What failed is tried again after this many calls at most.
+const MOST_CALLS_BETWEEN: usize = 1024;
+
+/// How many threads do a call, at most: its caller, and helpers.
+pub(super) fn threads() -> usize {
+    /// `RAYON_NUM_THREADS`, 0 before it has been read, and this if it says nothing.
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    const NOT_GIVEN: usize = usize::MAX;
+    /// The number of processors, if they are several.
+    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
+    /// How often there was one alone.
+    static ALONE: AtomicUsize = AtomicUsize::new(0);
+
+    // No locks here, which a child process might find locked.
+    let mut given = GIVEN.load(Ordering::Relaxed);
+    if given == 0 {
+        let number = env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
+        given = number.filter(|&number| number > 0).unwrap_or(NOT_GIVEN);
+        GIVEN.store(given, Ordering::Relaxed);
+    }
+    if given != NOT_GIVEN {
+        return given;
+    }
+    let mut processors = PROCESSORS.load(Ordering::Relaxed);
+    if processors == 0 {
+        // A thread that is pinned sees one processor, and another thread may see more.
+        let asked = ALONE.fetch_add(1, Ordering::Relaxed);
+        if !(asked.is_power_of_two() || asked.is_multiple_of(MOST_CALLS_BETWEEN)) {
+            return 1;
+        }
+        processors = thread::available_parallelism().map_or(1, usize::from);
+        if processors > 1 {
+            PROCESSORS.store(processors, Ordering::Relaxed);
+        }
+    }
+    processors
+}
+
+/// Runs `work` on the calling thread, and `help` on as many helpers as come while `work` runs, up to a number. Returns when `work`
+/// has returned and every `help` that has begun. No `help` begins after another has returned.
+pub(super) fn call(helpers: usize, work: &mut dyn FnMut(), help: &(dyn Fn() + Sync)) {
+    Team::of_this_process().call(helpers, work, help);
+}
+
+/// What a caller and its helpers know of one another.
+struct Call<'a> {
+    help: &'a (dyn Fn() + Sync),
+    // What follows is written under the mutex of the team.
+    /// How many more helpers may come.
+    wanted: AtomicUsize,
+    helping: AtomicUsize,
+    /// Whether the caller sleeps.
+    waiting: AtomicBool,
+    left: Condvar,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: one thread alone runs `help`, which may be sent to it, and all else is made for several.
-unsafe impl Send for Call {}
-// SAFETY: as above.
-unsafe impl Sync for Call {}
+/// A call in the list.
+#[derive(Clone, Copy)]
+struct Listed(*const Call<'static>);
 
-/// Runs `work` on the calling thread, which is one of no pool, and `help` on one of the current pool if that comes while `work` runs.
-/// Returns when both have returned, or when `work` has and `help` has not begun.
-///
-/// `rayon::join` would put the calling thread to sleep and wake two others, which takes some tens of microseconds.
-pub(super) fn call(work: &mut dyn FnMut(), help: &mut (dyn FnMut() + Send)) {
-    // SAFETY: the lifetime alone changes. `leave` sees to it that nobody uses it any more, and is called before this returns.
-    let help = unsafe { mem::transmute::<*mut (dyn FnMut() + Send), *mut (dyn FnMut() + Send)>(help) };
-    let (state, caller, panic) = (AtomicU8::new(OPEN), thread::current(), Mutex::new(None));
-    let call = Arc::new(Call { state, help, caller, panic });
-    let offer = Arc::clone(&call);
-    rayon::spawn(move || offer.help());
-    let result = panic::catch_unwind(AssertUnwindSafe(work));
-    for result in [call.leave(), result] {
-        if let Err(panic) = result {
+// SAFETY: all that is in a call is Sync.
+unsafe impl Send for Listed {}
+
+struct Team {
+    /// The process that has these helpers: they are not there in a child of it.
+    process: u32,
+    /// How long a helper sleeps before it ends.
+    idle: Duration,
+    /// Grows with each call.
+    calls: AtomicUsize,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<Listed>,
+    /// The most helpers that any call has wanted.
+    most: usize,
+    /// All helpers, those about to start included.
+    helpers: usize,
+    starting: usize,
+    looking: usize,
+    /// Those who sleep and have not been told to wake.
+    asleep: usize,
+    /// Those who have been told to and have not noticed.
+    woken: usize,
+    /// No helper is started in so many calls.
+    pause: usize,
+    /// The last pause after a failure.
+    last_pause: usize,
+}
+
+impl Team {
+    fn new(process: u32, idle: Duration) -> Self {
+        Self { process, idle, calls: AtomicUsize::new(0), state: Mutex::default(), wake: Condvar::new() }
+    }
+
+    fn of_this_process() -> &'static Self {
+        static TEAM: AtomicPtr<Team> = AtomicPtr::new(ptr::null_mut());
+        // Elsewhere no process is a copy of another, and some targets know no processes.
+        let process = if cfg!(unix) { process::id() } else { 0 };
+        let known = TEAM.load(Ordering::Acquire);
+        // SAFETY: it is null, or a team, and those are never freed.
+        if let Some(team) = unsafe { known.as_ref() }.filter(|team| team.process == process) {
+            return team;
+        }
+        // The first call of a process. What a parent left is not touched: its mutex may be locked for ever.
+        let new = Box::into_raw(Box::new(Self::new(process, IDLE)));
+        match TEAM.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: it is never freed.
+            Ok(_) => unsafe { &*new },
+            Err(other) => {
+                // SAFETY: nobody else has seen `new`; the other is a team of this process.
+                unsafe {
+                    drop(Box::from_raw(new));
+                    &*other
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call(&'static self, helpers: usize, work: &mut dyn FnMut(), help: &(dyn Fn() + Sync)) {
+        let call = Call {
+            help,
+            wanted: AtomicUsize::new(helpers),
+            helping: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
+            left: Condvar::new(),
+            panic: Mutex::new(None),
+        };
+        self.enter(&call, helpers);
+        let result = panic::catch_unwind(AssertUnwindSafe(work));
+        self.leave(&call);
+        let panic = call.panic.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(panic) = panic.or(result.err()) {
             panic::resume_unwind(panic);
+        }
+    }
+
+    /// Enters a call into the list. Who enters it must see to it that it leaves.
+    fn enter(&'static self, call: &Call<'_>, helpers: usize) {
+        let mut state = self.lock();
+        // Without memory for the list, the caller works alone.
+        if helpers > 0 && state.calls.try_reserve(1).is_ok() {
+            state.calls.push(Listed(ptr::from_ref(call).cast()));
+            state.most = state.most.max(helpers);
+            state.pause = state.pause.saturating_sub(1);
+            self.calls.fetch_add(1, Ordering::Release);
+            self.summon(state, helpers);
+        }
+    }
+
+    /// Wakes or starts some of so many helpers, those excepted who come anyway.
+    fn summon(&'static self, mut state: MutexGuard<'_, State>, helpers: usize) {
+        let coming = state.looking + state.starting + state.woken;
+        let missing = helpers.saturating_sub(coming).min(BRANCHES);
+        let wakes = missing.min(state.asleep);
+        let can_start = if state.pause == 0 { state.most.saturating_sub(state.helpers) } else { 0 };
+        let starts = (missing - wakes).min(can_start);
+        state.asleep -= wakes;
+        state.woken += wakes;
+        state.starting += starts;
+        state.helpers += starts;
+        let first = state.helpers - starts;
+        drop(state);
+        for _ in 0..wakes {
+            self.wake.notify_one();
+        }
+        for number in first..first + starts {
+            let builder = thread::Builder::new().name(format!("lanenorm-{number}")).stack_size(STACK);
+            let is_started = builder.spawn(|| self.serve()).is_ok();
+            let mut state = self.lock();
+            if is_started {
+                state.last_pause = 0;
+            } else {
+                state.starting -= 1;
+                state.helpers -= 1;
+                state.last_pause = (2 * state.last_pause).clamp(1, MOST_CALLS_BETWEEN);
+                state.pause = state.last_pause;
+            }
+        }
+    }
+
+    /// Takes the call from the list. Nobody uses it any more when this returns.
+    fn leave(&self, call: &Call<'_>) {
+        let is_left = || call.helping.load(Ordering::Acquire) == 0;
+        let mut state = self.lock();
+        state.calls.retain(|&Listed(listed)| !ptr::eq(listed.cast(), call));
+        if is_left() {
+            return;
+        }
+        drop(state);
+        for _ in 0..LOOKS_OF_CALLER {
+            if is_left() {
+                return;
+            }
+            hint::spin_loop();
+        }
+        let mut state = self.lock();
+        while !is_left() {
+            call.waiting.store(true, Ordering::Relaxed);
+            state = call.left.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The life of a helper.
+    fn serve(&'static self) {
+        let mut state = self.lock();
+        state.starting -= 1;
+        let mut has_helped = false;
+        loop {
+            if let Some(Listed(call)) = state.join() {
+                // SAFETY: this thread is counted as helping, and the caller waits until it no longer is.
+                let (help, wanted) = unsafe { ((*call).help, (*call).wanted.load(Ordering::Relaxed)) };
+                self.summon(state, wanted);
+                let result = panic::catch_unwind(AssertUnwindSafe(help));
+                state = self.lock();
+                // SAFETY: as above, up to the last line, which ends it.
+                unsafe {
+                    (*call).wanted.store(0, Ordering::Relaxed);
+                    if let Err(panic) = result {
+                        keep(&(*call).panic, panic);
+                    }
+                    let helping = &(*call).helping;
+                    // The caller can wake and go when it gets the mutex, or when it sees that nobody helps.
+                    if helping.load(Ordering::Relaxed) == 1 && (*call).waiting.load(Ordering::Relaxed) {
+                        (*call).left.notify_one();
+                    }
+                    helping.fetch_sub(1, Ordering::Release);
+                }
+                has_helped = true;
+            } else if has_helped {
+                has_helped = false;
+                state.looking += 1;
+                let calls = self.calls.load(Ordering::Relaxed);
+                drop(state);
+                let mut looks = 0;
+                while looks < LOOKS_OF_HELPER && self.calls.load(Ordering::Acquire) == calls {
+                    hint::spin_loop();
+                    looks += 1;
+                }
+                state = self.lock();
+                state.looking -= 1;
+            } else {
+                state.asleep += 1;
+                let waited = self.wake.wait_timeout_while(state, self.idle, |state| state.woken == 0);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                if state.woken == 0 {
+                    state.asleep -= 1;
+                    state.helpers -= 1;
+                    return;
+                }
+                state.woken -= 1;
+            }
         }
     }
 }
 
-impl Call {
-    fn help(&self) {
-        if self.state.compare_exchange(OPEN, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            return;
-        }
-        // SAFETY: the state is TAKEN or AWAITED until this has returned, and was set by this thread.
-        let help = unsafe { &mut *self.help };
-        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(help)) {
-            *self.panic() = Some(panic);
-        }
-        if self.state.swap(DONE, Ordering::AcqRel) == AWAITED {
-            self.caller.unpark();
-        }
+impl State {
+    /// Has a helper join the call that has fewest.
+    fn join(&mut self) -> Option<Listed> {
+        // SAFETY: calls in the list are there.
+        let call = |&Listed(call): &Listed| unsafe { &*call };
+        let wanting = self.calls.iter().filter(|listed| call(listed).wanted.load(Ordering::Relaxed) > 0);
+        let listed = *wanting.min_by_key(|listed| call(listed).helping.load(Ordering::Relaxed))?;
+        call(&listed).wanted.fetch_sub(1, Ordering::Relaxed);
+        call(&listed).helping.fetch_add(1, Ordering::Relaxed);
+        Some(listed)
     }
+}
 
-    /// Ends the call: nobody uses `help` any more when this returns.
-    fn leave(&self) -> thread::Result<()> {
-        if self.state.compare_exchange(OPEN, CLOSED, Ordering::Relaxed, Ordering::Acquire).is_ok() {
-            return Ok(());
-        }
-        let is_done = || self.state.load(Ordering::Acquire) == DONE;
-        let mut looks = 0;
-        while !is_done() && looks < LOOKS {
-            hint::spin_loop();
-            looks += 1;
-        }
-        if self.state.compare_exchange(TAKEN, AWAITED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            while !is_done() {
-                thread::park();
-            }
-        }
-        self.panic().take().map_or(Ok(()), Err)
-    }
-
-    fn panic(&self) -> MutexGuard<'_, Option<Box<dyn Any + Send>>> {
-        self.panic.lock().unwrap_or_else(PoisonError::into_inner)
+/// Keeps the first panic.
+fn keep(first: &Mutex<Option<Box<dyn Any + Send>>>, panic: Box<dyn Any + Send>) {
+    let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+    if first.is_none() {
+        *first = Some(panic);
+    } else {
+        // To drop it might panic.
+        mem::forget(panic);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicUsize};
-    use std::time::Duration;
+    use std::sync::atomic::AtomicBool;
+    use std::thread::ThreadId;
 
     use super::*;
 
-    fn wait_for(flag: &AtomicBool) {
-        while !flag.load(Ordering::Acquire) {
+    fn team(idle: Duration) -> &'static Team {
+        Box::leak(Box::new(Team::new(0, idle)))
+    }
+
+    fn wait_for(condition: impl Fn() -> bool) {
+        while !condition() {
             thread::yield_now();
         }
     }
@@ -112,70 +340,153 @@ mod tests {
         panic.downcast_ref().copied().unwrap_or("another panic")
     }
 
+    /// Makes a call in which as many helpers as it wants work at once, and says which threads they were.
+    fn helped(team: &'static Team, helpers: usize) -> Vec<ThreadId> {
+        let (here, done) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+        let all_here = || here.lock().expect("no panic").len() == helpers;
+        let mut work = || {
+            wait_for(all_here);
+            done.store(true, Ordering::Release);
+        };
+        let help = || {
+            here.lock().expect("no panic").push(thread::current().id());
+            wait_for(|| done.load(Ordering::Acquire));
+        };
+        team.call(helpers, &mut work, &help);
+        here.into_inner().expect("no panic")
+    }
+
     #[test]
-    fn both_have_returned_when_a_call_returns() {
+    fn all_that_have_begun_have_returned_when_a_call_returns() {
+        let team = team(IDLE);
         for work_is_slow in [false, true] {
             let (helping, helped) = (AtomicBool::new(false), AtomicBool::new(false));
             let mut work = || {
-                wait_for(&helping);
+                wait_for(|| helping.load(Ordering::Acquire));
                 if work_is_slow {
-                    wait_for(&helped);
+                    wait_for(|| helped.load(Ordering::Acquire));
                 }
             };
-            let mut help = || {
+            let help = || {
                 helping.store(true, Ordering::Release);
                 // Longer than the caller stays awake.
                 thread::sleep(Duration::from_millis(20));
                 helped.store(true, Ordering::Release);
             };
-            call(&mut work, &mut help);
+            team.call(1, &mut work, &help);
             assert!(helped.load(Ordering::Acquire));
         }
     }
 
     #[test]
+    fn as_many_helpers_come_as_a_call_wants() {
+        let team = team(IDLE);
+        for helpers in [1, 2, 7, 3, 7] {
+            let mut threads = helped(team, helpers);
+            threads.sort_by_key(|id| format!("{id:?}"));
+            threads.dedup();
+            assert_eq!(threads.len(), helpers);
+            assert!(team.lock().helpers <= 7);
+        }
+        // Those who sleep are woken.
+        wait_for(|| team.lock().asleep == 7);
+        assert_eq!(helped(team, 7).len(), 7);
+        assert_eq!(team.lock().helpers, 7);
+    }
+
+    #[test]
+    fn a_helper_that_has_ended_is_replaced() {
+        let team = team(Duration::from_millis(1));
+        for _ in 0..3 {
+            let threads = helped(team, 2);
+            wait_for(|| team.lock().helpers == 0);
+            assert!(helped(team, 2).iter().all(|id| !threads.contains(id)));
+        }
+        let state = team.lock();
+        assert!(state.calls.is_empty() && state.looking <= 2 && state.starting == 0 && state.woken == 0);
+    }
+
+    #[test]
     fn nobody_waits_for_help_that_has_not_begun() {
-        let release = Arc::new(AtomicBool::new(false));
-        let busy = Arc::new(AtomicUsize::new(0));
-        for _ in 0..rayon::current_num_threads() {
-            let (release, busy) = (Arc::clone(&release), Arc::clone(&busy));
-            rayon::spawn(move || {
-                busy.fetch_add(1, Ordering::AcqRel);
-                wait_for(&release);
+        let team = team(IDLE);
+        let (busy, release) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let help = || {
+                    busy.store(true, Ordering::Release);
+                    wait_for(|| release.load(Ordering::Acquire));
+                };
+                team.call(1, &mut || wait_for(|| release.load(Ordering::Acquire)), &help);
             });
+            wait_for(|| busy.load(Ordering::Acquire));
+            let helped = AtomicBool::new(false);
+            for _ in 0..1000 {
+                let mut worked = false;
+                team.call(1, &mut || worked = true, &|| helped.store(true, Ordering::Release));
+                assert!(worked);
+            }
+            let state = team.lock();
+            let (helpers, calls, room) = (state.helpers, state.calls.len(), state.calls.capacity());
+            drop(state);
+            release.store(true, Ordering::Release);
+            assert!(!helped.load(Ordering::Acquire));
+            assert_eq!((helpers, calls), (1, 1), "the call that runs is all that is left");
+            assert!(room < 10, "calls do not pile up: {room}");
+        });
+    }
+
+    #[test]
+    fn helpers_join_the_call_that_has_fewest() {
+        let call = |wanted| Call {
+            help: &|| (),
+            wanted: AtomicUsize::new(wanted),
+            helping: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
+            left: Condvar::new(),
+            panic: Mutex::new(None),
+        };
+        let calls = [call(7), call(1), call(7)];
+        let mut state = State::default();
+        state.calls.extend(calls.iter().map(|call| Listed(ptr::from_ref(call).cast())));
+        let helping = || calls.each_ref().map(|call| call.helping.load(Ordering::Relaxed));
+        for expected in [[1, 0, 0], [1, 1, 0], [1, 1, 1], [2, 1, 1], [2, 1, 2], [3, 1, 2]] {
+            assert!(state.join().is_some());
+            assert_eq!(helping(), expected);
         }
-        while busy.load(Ordering::Acquire) < rayon::current_num_threads() {
-            thread::yield_now();
+        for _ in 0..9 {
+            assert!(state.join().is_some());
         }
-        let (mut worked, helped) = (false, AtomicBool::new(false));
-        call(&mut || worked = true, &mut || helped.store(true, Ordering::Release));
-        assert!(worked && !helped.load(Ordering::Acquire));
-        // The offer is taken up when its caller is gone.
-        release.store(true, Ordering::Release);
+        assert!(state.join().is_none());
+        assert_eq!(helping(), [7, 1, 7]);
     }
 
     #[test]
     fn panics_reach_the_caller_when_nobody_uses_its_memory_any_more() {
-        let (helping, helped) = (AtomicBool::new(false), AtomicBool::new(false));
+        let team = team(IDLE);
+        let (helping, helped_) = (AtomicBool::new(false), AtomicBool::new(false));
         let mut work = || {
-            wait_for(&helping);
+            wait_for(|| helping.load(Ordering::Acquire));
             panic!("of the work");
         };
-        let mut help = || {
+        let help = || {
             helping.store(true, Ordering::Release);
             thread::sleep(Duration::from_millis(20));
-            helped.store(true, Ordering::Release);
+            helped_.store(true, Ordering::Release);
         };
-        let panic = panic::catch_unwind(AssertUnwindSafe(|| call(&mut work, &mut help))).expect_err("a panic");
+        let panic = panic::catch_unwind(AssertUnwindSafe(|| team.call(1, &mut work, &help))).expect_err("a panic");
         assert_eq!(message(panic), "of the work");
-        assert!(helped.load(Ordering::Acquire));
+        assert!(helped_.load(Ordering::Acquire));
 
-        let helping = AtomicBool::new(false);
-        let mut help = || {
-            helping.store(true, Ordering::Release);
+        let before = helped(team, 3);
+        let here = AtomicUsize::new(0);
+        let help = || {
+            here.fetch_add(1, Ordering::AcqRel);
+            wait_for(|| here.load(Ordering::Acquire) == 3);
             panic!("of the help");
         };
-        let panic = panic::catch_unwind(AssertUnwindSafe(|| call(&mut || wait_for(&helping), &mut help)));
+        let mut work = || wait_for(|| here.load(Ordering::Acquire) == 3);
+        let panic = panic::catch_unwind(AssertUnwindSafe(|| team.call(3, &mut work, &help)));
         assert_eq!(message(panic.expect_err("a panic")), "of the help");
+        assert!(helped(team, 3).iter().all(|id| before.contains(id)), "helpers survive");
     }
 }
