@@ -10,10 +10,13 @@
  *
  * Outputs overlap no other buffer, but for those that a function names: y may be x itself, say.
  *
- * Threads. `threads` is 0 for all threads of the pool, as far as that pays, 1 for the calling thread alone, and n for at most n
- * tasks. The pool is started by the first call that uses it, with a thread for each processor (or RAYON_NUM_THREADS). Engines that
- * have threads of their own call lanenorm_plan_forward_rows and lanenorm_plan_backward_blocks on them. Results have the
- * same bits in all cases.
+ * Threads. `threads` is 1 for the calling thread alone, 0 for as many threads as there are, as far as that pays, and n
+ * for n of these at most. Beside the calling thread these are threads of the library. Large calls start them; they run
+ * nothing else, sleep while there is nothing to do, and end after ten idle seconds. With the calling thread they are as
+ * many as the processors on which it may run, or as RAYON_NUM_THREADS says, which is read once. They may run where the
+ * thread that starts them may run: if that is pinned, so are they, until they end. If none can be started, the calling
+ * thread does all of it. After fork, a child process starts threads of its own. Engines that have threads call
+ * lanenorm_plan_forward_rows and lanenorm_plan_backward_blocks on them. Results have the same bits in all cases.
  *
  * This file is generated: see tests/header.rs.
  */

@@ -184,7 +184,8 @@ fn internal(message: &str, panic: &(dyn std::any::Any + Send)) -> lanenorm_statu
     refuse(lanenorm_status::Internal, format_args!("a bug in lanenorm: {message}"))
 }
 
-/// 0: all of the pool, as far as it pays. 1: the calling thread. n: the same as 0, but n tasks at most.
+/// 0: all threads there are, as far as it pays. 1: the calling thread. n: the same as 0, but n threads at most. No pool
+/// of rayon's does any of it, wherever the caller is: see `Tasks`.
 fn parallelism(threads: usize) -> Parallelism {
     match NonZeroUsize::new(threads) {
         None => Parallelism::Auto,

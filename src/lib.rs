@@ -38,6 +38,14 @@
 //! **Errors.** Wrong lengths, overlapping strides or a bad eps give an [`Error`] that names both numbers, before
 //! anything is written. Zero rows and zero columns are fine.
 //!
+//! # Threads
+//!
+//! Large calls are spread over threads: from a thread of a rayon pool over that pool, from any other thread over
+//! threads of the library, as many as `RAYON_NUM_THREADS` says or as there are processors. In a pool that is shared,
+//! jobs of yours may run on the calling thread during a call: hold no lock that they want, or choose
+//! [`Parallelism::Serial`], [`Parallelism::OwnThreads`] or a pool that does nothing else. [`Parallelism`] tells more,
+//! also of `fork` and of pinned threads.
+//!
 //! # Tiers
 //!
 //! The widest tier that the processor has is detected once per process. The environment variable `LANENORM_ISA`

@@ -1,9 +1,9 @@
 //! A valid call allocates nothing, whatever path it takes, and neither does a refused one.
 //!
-//! What is asserted, precisely: no allocation or reallocation by the calling thread when the call is serial; and none
-//! by any thread of a rayon pool when a call with `Tasks(n)` is made *on a thread of that pool* that has done the same
-//! before. The first such call may allocate, because the queues of rayon's workers register themselves and grow. A call
-//! from outside the pool allocates what it shares with those who help it: nothing is asserted there.
+//! What is asserted, precisely: no allocation or reallocation by the calling thread when the call is serial; none by the
+//! calling thread when a call with `Tasks(n)` is made outside of rayon pools by a thread that has helpers; and none by any
+//! thread of a rayon pool when such a call is made *on a thread of that pool* that has done the same before. The first such
+//! call may allocate, because the queues of rayon's workers register themselves and grow.
 
 #[path = "contract/support/data.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
@@ -320,6 +320,21 @@ fn calls_on_a_warm_pool_allocate_nothing() {
             });
             pool.broadcast(|_| ARMED.set(None));
             assert_eq!(made, 0, "{types}, {operation:?}, {rows} x {cols}");
+        });
+    }
+}
+
+/// Locks are plain memory there.
+#[cfg(target_os = "linux")]
+#[test]
+fn calls_with_helpers_allocate_nothing() {
+    let shapes = [(50, 64), (20, 768), long_rows()[0]];
+    for &(rows, cols) in if quick() { &shapes[..2] } else { &shapes[..] } {
+        for_all_calls(rows, cols, &mut |types, operation, calls| {
+            let plan = Plan::new(operation, cols, 1e-5).expect("a valid eps");
+            let plan = plan.with_parallelism(Parallelism::Tasks(NonZeroUsize::new(7).expect("not zero")));
+            calls(plan);
+            assert_eq!(allocations(6, || calls(plan)), 0, "{types}, {operation:?}, {rows} x {cols}");
         });
     }
 }

@@ -1,10 +1,12 @@
 //! The threads of the library, which help callers that are on no thread of a rayon pool.
 //!
-//! A call lies on its caller's stack, and stands in a list while it runs. Helpers look through the list, join a call, and leave it when
-//! nothing of it is left. One mutex guards the list and all that is known of helpers; parts of calls are run without it.
+//! A call lies on its caller's stack, and stands in a list while it runs. Helpers look through the list, join a call,
+//! and leave it when nothing of it is left. One mutex guards the list and all that is known of helpers; parts of calls
+//! are run without it.
 //!
-//! A call wakes or starts two helpers at most, and each of those two more, so that nobody makes a dozen system calls before the work.
-//! A helper that has just helped looks for the next call for some microseconds before it sleeps, since waking it takes longer.
+//! A call wakes or starts two helpers at most, and each of those two more, so that nobody makes a dozen system calls
+//! before the work. A helper that has just helped looks for the next call for some microseconds before it sleeps, since
+//! waking it takes longer.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -15,9 +17,9 @@ use std::thread;
 use std::time::Duration;
 use std::{env, hint, mem, process, ptr};
 
-/// How often a caller looks whether its helpers have left before it goes to sleep: for some ten microseconds, which is what
-/// going to sleep and waking take.
-const LOOKS_OF_CALLER: usize = 400;
+/// How often a caller looks whether its helpers have left before it goes to sleep: for some twenty microseconds, which
+/// is what going to sleep and waking take.
+const LOOKS_OF_CALLER: usize = 1500;
 
 /// How often a helper looks for another call before it goes to sleep.
 const LOOKS_OF_HELPER: usize = 1000;
@@ -69,8 +71,8 @@ pub(super) fn threads() -> usize {
     processors
 }
 
-/// Runs `work` on the calling thread, and `help` on as many helpers as come while `work` runs, up to a number. Returns when `work`
-/// has returned and every `help` that has begun. No `help` begins after another has returned.
+/// Runs `work` on the calling thread, and `help` on as many helpers as come while `work` runs, up to a number. Returns
+/// when `work` has returned and every `help` that has begun. No `help` begins after another has returned.
 pub(super) fn call(helpers: usize, work: &mut dyn FnMut(), help: &(dyn Fn() + Sync)) {
     Team::of_this_process().call(helpers, work, help);
 }

@@ -19,7 +19,10 @@ fn pools<K: Types>() -> Vec<ThreadPool> {
 fn ways(tasks: &[usize]) -> Vec<Parallelism> {
     let n = |n: usize| NonZeroUsize::new(n).expect("not zero");
     let tasks = tasks.iter().map(|&tasks| Parallelism::Tasks(n(tasks)));
-    [Parallelism::Serial, Parallelism::Auto, Parallelism::AtMost(n(2))].into_iter().chain(tasks).collect()
+    [Parallelism::Serial, Parallelism::Auto, Parallelism::OwnThreads, Parallelism::AtMost(n(2))]
+        .into_iter()
+        .chain(tasks)
+        .collect()
 }
 
 /// On all tiers, in all pools and outside of them.

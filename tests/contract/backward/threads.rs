@@ -34,7 +34,15 @@ fn threads_agree<K: Types>() {
             for &isa in tiers() {
                 // Where pieces begin has nothing to do with the tier.
                 let pools = if isa == Isa::best() { &pools[..] } else { &pools[2..3] };
-                for parallelism in [Parallelism::Auto, tasks(2), tasks(3), tasks(7), tasks(64), tasks(1000)] {
+                for parallelism in [
+                    Parallelism::Auto,
+                    Parallelism::OwnThreads,
+                    tasks(2),
+                    tasks(3),
+                    tasks(7),
+                    tasks(1000),
+                    tasks(usize::MAX),
+                ] {
                     let call = GradCall { parallelism, ..GradCall::plain(isa) };
                     problem.assert_gives(&expected, &call);
                     for pool in pools {
