@@ -660,9 +660,9 @@ mod tests {
                 let count = [AtomicUsize::new(0), AtomicUsize::new(0)];
                 let share = || share(Slow(40, &count), &mut [], Parallelism::Tasks(number(tasks)).tasks::<true>(0));
                 if on_pool {
-                    pool.install(share)
+                    pool.install(share);
                 } else {
-                    share()
+                    share();
                 }
                 let most = count[1].load(Ordering::SeqCst);
                 assert!((1..=tasks).contains(&most), "{most} threads for {tasks} tasks");
