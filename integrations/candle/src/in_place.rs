@@ -1,7 +1,6 @@
 //! Tensors that are overwritten by their normalization, so that no memory is allocated.
 
 use std::marker::PhantomData;
-use std::mem;
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 use lanenorm::{Beside, Io, RowsMut};
@@ -49,10 +48,8 @@ impl<T: Real, G: Real + Beside<T>> InplaceOp1 for Overwrite<T, G> {
                 layout.stride()
             );
         };
-        with_elements(x, |x| {
-            let x = x.get_mut(layout.start_offset()..).unwrap_or_default();
-            self.run(Io::in_place(RowsMut::strided(x, rows, stride)))
-        })
+        let x = T::elements_mut(x)?.get_mut(layout.start_offset()..).unwrap_or_default();
+        self.run(Io::in_place(RowsMut::strided(x, rows, stride)))
     }
 }
 
@@ -67,18 +64,9 @@ impl<T: Real, G: Real + Beside<T>> InplaceOp2 for Overwrite<T, G> {
             bail!("x cannot be overwritten by a sum: it is not contiguous, but has strides {:?}", x_layout.stride());
         };
         let residual = T::cpu_storage_as_slice(r)?;
-        with_elements(x, |x| match (x.get_mut(x_from..x_to), residual.get(from..to)) {
+        match (T::elements_mut(x)?.get_mut(x_from..x_to), residual.get(from..to)) {
             (Some(x), Some(residual)) => self.run(Io::sum_over(residual, x, None)),
             _ => bail!("{x_layout:?} or {r_layout:?} is not within its memory"),
-        })
+        }
     }
-}
-
-/// Lends the elements of a storage, which has no way to borrow those of a generic type.
-fn with_elements<T: Real>(storage: &mut CpuStorage, run: impl FnOnce(&mut [T]) -> Result<()>) -> Result<()> {
-    T::cpu_storage_as_slice(storage)?;
-    let mut elements = T::cpu_storage_data(mem::replace(storage, CpuStorage::U8(Vec::new())))?;
-    let result = run(&mut elements);
-    *storage = T::to_cpu_storage_owned(elements);
-    result
 }

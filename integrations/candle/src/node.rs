@@ -1,4 +1,4 @@
-//! Results that have been computed, as nodes of candle's graph.
+//! Operations as nodes of candle's graph, which lends them the elements of their arguments.
 //!
 //! An operation of candle has one output and at most three arguments. A sum that is normalized in the same touch has two
 //! outputs and four arguments, so both are computed first, and then each becomes a node of its own: s of (x, residual),
@@ -7,12 +7,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::norm::{Affine, Norm};
+use crate::norm::{Affine, Norm, sum};
+use crate::view::View;
 
-/// What leads from the gradient of a result to those of its arguments.
+/// What leads from arguments to a result, and from its gradient to theirs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Op {
     /// Of x and residual.
@@ -25,16 +25,17 @@ pub(crate) enum Op {
 type Grads = [Option<Tensor>; 3];
 
 impl Op {
-    /// The tensor of a result.
-    pub(crate) fn tensor(self, args: &[&Tensor], value: CpuStorage, shape: &Shape) -> Result<Tensor> {
-        if !args.iter().any(|arg| arg.track_op()) {
-            return Ok(Tensor::from_storage(Storage::Cpu(value), shape, BackpropOp::none(), false));
-        }
-        let node = Node { op: self, value: Mutex::new(Some((value, shape.clone()))) };
+    /// The tensor of the result, which may have been computed before.
+    pub(crate) fn tensor(self, args: &[&Tensor], computed: Option<CpuStorage>) -> Result<Tensor> {
+        let node = Node { op: self, computed: Mutex::new(computed) };
+        let tracked = args.iter().any(|arg| arg.track_op());
         match args {
-            [x] => x.apply_op1(node),
-            [x, a] => x.apply_op2(a, node),
-            [x, a, b] => x.apply_op3(a, b, node),
+            [x] if tracked => x.apply_op1(node),
+            [x] => x.apply_op1_no_bwd(&node),
+            [x, a] if tracked => x.apply_op2(a, node),
+            [x, a] => x.apply_op2_no_bwd(a, &node),
+            [x, a, b] if tracked => x.apply_op3(a, b, node),
+            [x, a, b] => x.apply_op3_no_bwd(a, b, &node),
             _ => bail!("{} has {} arguments, expected 1 to 3", self.name(), args.len()),
         }
     }
@@ -43,6 +44,14 @@ impl Op {
         match self {
             Self::Sum => "lanenorm sum",
             Self::Norm(norm) => norm.name(),
+        }
+    }
+
+    fn forward(&self, x: View<'_>, a: Option<View<'_>>, b: Option<View<'_>>) -> Result<CpuStorage> {
+        match (self, a) {
+            (Self::Norm(norm), gamma) => norm.forward(x, gamma, b),
+            (Self::Sum, Some(residual)) => sum(x, residual),
+            (Self::Sum, None) => bail!("{} has 1 argument, expected 2", self.name()),
         }
     }
 
@@ -57,15 +66,14 @@ impl Op {
 
 struct Node {
     op: Op,
-    value: Mutex<Option<(CpuStorage, Shape)>>,
+    computed: Mutex<Option<CpuStorage>>,
 }
 
 impl Node {
-    fn take(&self) -> Result<(CpuStorage, Shape)> {
-        match self.value.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(value) => Ok(value),
-            None => bail!("the result of {} has been taken", self.op.name()),
-        }
+    fn run(&self, x: View<'_>, a: Option<View<'_>>, b: Option<View<'_>>) -> Result<(CpuStorage, Shape)> {
+        let computed = self.computed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let result = computed.map_or_else(|| self.op.forward(x, a, b), Ok)?;
+        Ok((result, x.shape().clone()))
     }
 }
 
@@ -74,8 +82,8 @@ impl CustomOp1 for Node {
         self.op.name()
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.take()
+    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.run(View::new(x, x_layout), None, None)
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -89,8 +97,14 @@ impl CustomOp2 for Node {
         self.op.name()
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.take()
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.run(View::new(x, x_layout), Some(View::new(a, a_layout)), None)
     }
 
     fn bwd(&self, x: &Tensor, a: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -106,14 +120,14 @@ impl CustomOp3 for Node {
 
     fn cpu_fwd(
         &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.take()
+        self.run(View::new(x, x_layout), Some(View::new(a, a_layout)), Some(View::new(b, b_layout)))
     }
 
     fn bwd(

@@ -1,11 +1,14 @@
 //! What runs lanenorm on the elements of tensors, by type.
 
 use candle_core::{CpuStorage, DType, Device, Error, Result, Tensor, WithDType, bail};
-use lanenorm::{Beside, GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
-use rayon::prelude::*;
+use lanenorm::{Beside, GradIo, Io, Parallelism, ParamGrads, Stats, StatsMut, Sum};
 
 use crate::in_place::overwrite;
-use crate::view::{Real, View, rowwise};
+use crate::view::{Real, View, read, read_if_given, rowwise};
+
+/// candle locks elements during a call. No job of a pool may run meanwhile on a thread that works for the call: it may
+/// want the same lock.
+const PARALLELISM: Parallelism = Parallelism::OwnThreads;
 
 /// One of the two normalizations, for rows of some length.
 #[derive(Clone, Copy, Debug)]
@@ -21,10 +24,10 @@ pub(crate) struct Affine<'a> {
     pub(crate) beta: Option<&'a Tensor>,
 }
 
-/// Calls a function for the type of x and that of gamma and beta.
+/// Calls a function for the type of x and that of gamma and beta, which is the same where there is no gamma.
 macro_rules! by_type {
-    ($x:expr, $affine:expr, $function:ident($($argument:expr),*)) => {
-        match ($x.dtype(), $affine.dtype().unwrap_or($x.dtype())) {
+    ($x:expr, $gamma:expr, $function:ident($($argument:expr),*)) => {
+        match ($x.dtype(), $gamma.as_ref().map_or($x.dtype(), |gamma| gamma.dtype())) {
             (DType::F32, DType::F32) => $function::<f32, f32>($($argument),*),
             (DType::F64, DType::F64) => $function::<f64, f64>($($argument),*),
             (DType::F16, DType::F16) => $function::<lanenorm::f16, lanenorm::f16>($($argument),*),
@@ -40,20 +43,15 @@ macro_rules! by_type {
     };
 }
 
-impl Affine<'_> {
-    fn dtype(&self) -> Option<DType> {
-        self.gamma.or(self.beta).map(Tensor::dtype)
-    }
-}
-
 impl Norm {
     pub(crate) fn layer(cols: usize, eps: f64) -> Result<Self> {
-        lanenorm::LayerNorm::new(cols, eps).map(Self::Layer).map_err(Error::wrap)
+        let plan = lanenorm::LayerNorm::new(cols, eps).map_err(Error::wrap)?;
+        Ok(Self::Layer(plan.with_parallelism(PARALLELISM)))
     }
 
     pub(crate) fn rms(cols: usize, eps: f64, offset: f32) -> Result<Self> {
         let plan = lanenorm::RmsNorm::new(cols, eps).map_err(Error::wrap)?;
-        Ok(Self::Rms(plan.with_offset(offset)))
+        Ok(Self::Rms(plan.with_offset(offset).with_parallelism(PARALLELISM)))
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -64,8 +62,8 @@ impl Norm {
     }
 
     /// y of x, which is made of rows.
-    pub(crate) fn forward(&self, x: &Tensor, affine: Affine<'_>) -> Result<CpuStorage> {
-        by_type!(x, affine, forward(self, x, affine))
+    pub(crate) fn forward(&self, x: View<'_>, gamma: Option<View<'_>>, beta: Option<View<'_>>) -> Result<CpuStorage> {
+        by_type!(x, gamma, forward(self, x, gamma, beta))
     }
 
     /// s = x + residual, both made of rows, and y of s.
@@ -75,17 +73,17 @@ impl Norm {
         residual: &Tensor,
         affine: Affine<'_>,
     ) -> Result<(CpuStorage, CpuStorage)> {
-        by_type!(x, affine, forward_sum(self, x, residual, affine))
+        by_type!(x, affine.gamma, forward_sum(self, x, residual, affine))
     }
 
     /// Writes y over x, or over x after residual has been added to it.
     pub(crate) fn overwrite(&self, x: &Tensor, residual: Option<&Tensor>, affine: Affine<'_>) -> Result<()> {
-        by_type!(x, affine, overwrite(self, x, residual, affine))
+        by_type!(x, affine.gamma, overwrite(self, x, residual, affine))
     }
 
     /// The gradients of those of x, gamma and beta that are tracked.
     pub(crate) fn backward(&self, x: &Tensor, affine: Affine<'_>, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        by_type!(x, affine, backward(self, x, affine, &rowwise(dy)?))
+        by_type!(x, affine.gamma, backward(self, x, affine, &rowwise(dy)?))
     }
 
     pub(crate) fn run<'a, T: Real, G: Beside<T>>(
@@ -115,11 +113,14 @@ impl Norm {
     }
 }
 
-fn forward<T: Real, G: Real + Beside<T>>(norm: &Norm, x: &Tensor, affine: Affine<'_>) -> Result<CpuStorage> {
-    let mut y = vec![T::zero(); x.elem_count()];
-    let (x, gamma, beta) = (View::new(x), affine.gamma.map(View::new), affine.beta.map(View::new));
-    let (gamma, beta) = (row::<G>(&gamma)?, row::<G>(&beta)?);
-    norm.run(Io::new(x.rows()?, &mut y), gamma, beta)?;
+fn forward<T: Real, G: Real + Beside<T>>(
+    norm: &Norm,
+    x: View<'_>,
+    gamma: Option<View<'_>>,
+    beta: Option<View<'_>>,
+) -> Result<CpuStorage> {
+    let mut y = vec![T::zero(); x.shape().elem_count()];
+    norm.run(Io::new(x.rows()?, &mut y), row::<G>(gamma)?, row(beta)?)?;
     Ok(T::to_cpu_storage_owned(y))
 }
 
@@ -129,45 +130,35 @@ fn forward_sum<T: Real, G: Real + Beside<T>>(
     residual: &Tensor,
     affine: Affine<'_>,
 ) -> Result<(CpuStorage, CpuStorage)> {
-    let mut y = vec![T::zero(); x.elem_count()];
-    let contiguous = x.is_contiguous() && residual.is_contiguous();
-    let (x, residual) = (View::new(x), View::new(residual));
-    let (gamma, beta) = (affine.gamma.map(View::new), affine.beta.map(View::new));
-    let (gamma, beta) = (row::<G>(&gamma)?, row::<G>(&beta)?);
-    let s = if contiguous && !is_narrow::<T>() {
-        // Writing s only once saves more than not reading it again: the kernel for sums needs memory that was zeroed before.
-        let s = sum(x.row()?, residual.row()?);
-        norm.run(Io::new(&s, &mut y), gamma, beta)?;
-        s
-    } else {
-        let mut s = vec![T::zero(); y.len()];
-        norm.run(Io::sum(Sum::new(x.rows()?, residual.rows()?, &mut s), &mut y), gamma, beta)?;
-        s
-    };
+    let (mut s, mut y) = (vec![T::zero(); x.elem_count()], vec![T::zero(); x.elem_count()]);
+    read(x, |x| {
+        read(residual, |residual| {
+            read_if_given(affine.gamma, |gamma| {
+                read_if_given(affine.beta, |beta| {
+                    let sum = Sum::new(x.rows()?, residual.rows()?, &mut s);
+                    norm.run(Io::sum(sum, &mut y), row::<G>(gamma)?, row(beta)?)
+                })
+            })
+        })
+    })?;
     Ok((T::to_cpu_storage_owned(s), T::to_cpu_storage_owned(y)))
 }
 
-/// Whether a loop over elements cannot add them in vectors, so that the kernel must.
-fn is_narrow<T>() -> bool {
-    size_of::<T>() == 2
+/// Whether a sum is better taken before it is normalized, by [`sum`].
+///
+/// Then s is written only once, which saves more than not reading it again: the kernel for sums needs memory that was
+/// zeroed before. Not so in 16 bits: a loop over elements cannot add them in vectors.
+pub(crate) fn is_added_first(x: &Tensor, residual: &Tensor) -> bool {
+    matches!(x.dtype(), DType::F32 | DType::F64) && x.is_contiguous() && residual.is_contiguous()
 }
 
-/// The least number of elements that are worth waking other threads for, as lanenorm has it.
-const PARALLEL: usize = 256 * 1024;
-
-/// The least number of elements per task.
-const TASK: usize = 32 * 1024;
-
-fn is_parallel(elements: usize) -> bool {
-    elements >= PARALLEL && rayon::current_num_threads() > 1
-}
-
-fn sum<T: Real>(x: &[T], residual: &[T]) -> Vec<T> {
-    if is_parallel(x.len()) {
-        x.par_iter().zip(residual).with_min_len(TASK).map(|(&x, &residual)| x + residual).collect()
-    } else {
-        x.iter().zip(residual).map(|(&x, &residual)| x + residual).collect()
+/// x + residual, both contiguous.
+pub(crate) fn sum(x: View<'_>, residual: View<'_>) -> Result<CpuStorage> {
+    fn sum<T: Real, G>(x: View<'_>, residual: View<'_>) -> Result<CpuStorage> {
+        let sum = x.row::<T>()?.iter().zip(residual.row()?).map(|(&x, &residual)| x + residual);
+        Ok(T::to_cpu_storage_owned(sum.collect()))
     }
+    by_type!(x, None::<View<'_>>, sum(x, residual))
 }
 
 fn backward<T: Real, G: Real + Beside<T>>(
@@ -185,16 +176,19 @@ fn backward<T: Real, G: Real + Beside<T>>(
     if dx.is_none() && dgamma.is_none() && dbeta.is_none() {
         return Ok([None, None, None]);
     }
-    {
-        let (dy, x, gamma) = (View::new(dy), View::new(x), gamma.map(View::new));
-        let (dy, x) = (dy.rows()?, x.rows()?);
-        let io = match &mut dx {
-            Some(dx) => GradIo::new(dy, x, dx),
-            None => GradIo::without_dx(dy, x),
-        };
-        let grads = ParamGrads { dgamma: dgamma.as_deref_mut(), dbeta: dbeta.as_deref_mut() };
-        norm.run_backward(io, row::<G>(&gamma)?, grads)?;
-    }
+    read(dy, |dy| {
+        read(x, |x| {
+            read_if_given(gamma, |gamma| {
+                let (dy, x) = (dy.rows()?, x.rows()?);
+                let io = match &mut dx {
+                    Some(dx) => GradIo::new(dy, x, dx),
+                    None => GradIo::without_dx(dy, x),
+                };
+                let grads = ParamGrads { dgamma: dgamma.as_deref_mut(), dbeta: dbeta.as_deref_mut() };
+                norm.run_backward(io, row::<G>(gamma)?, grads)
+            })
+        })
+    })?;
     // candle adds a gradient to others of the same argument, in its type.
     let of = |tensor: Option<&Tensor>, grad: Option<Vec<T::Float>>| match (tensor, grad) {
         (Some(tensor), Some(grad)) => {
@@ -206,6 +200,6 @@ fn backward<T: Real, G: Real + Beside<T>>(
     Ok([dx, of(gamma, dgamma)?, of(beta, dbeta)?])
 }
 
-fn row<'a, G: Real>(view: &'a Option<View<'_>>) -> Result<Option<&'a [G]>> {
-    view.as_ref().map(View::row).transpose()
+fn row<G: Real>(param: Option<View<'_>>) -> Result<Option<&[G]>> {
+    param.map(|param| param.row()).transpose()
 }

@@ -10,7 +10,7 @@
 use candle_core::{D, Result, Tensor, bail};
 
 use crate::node::Op;
-use crate::norm::{Affine, Norm};
+use crate::norm::{Affine, Norm, is_added_first};
 use crate::view::rowwise;
 
 /// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta.
@@ -139,9 +139,7 @@ pub(crate) fn cols(x: &Tensor) -> Result<usize> {
 
 pub(crate) fn apply(norm: Norm, x: &Tensor, gamma: Option<&Tensor>, beta: Option<&Tensor>) -> Result<Tensor> {
     let params = Params::new(x, gamma, beta)?;
-    let x = rowwise(x)?;
-    let y = norm.forward(&x, params.affine())?;
-    Op::Norm(norm).tensor(&params.args(&x), y, x.shape())
+    Op::Norm(norm).tensor(&params.args(&rowwise(x)?), None)
 }
 
 pub(crate) fn apply_sum(
@@ -154,9 +152,14 @@ pub(crate) fn apply_sum(
     check_addends(x, residual)?;
     let params = Params::new(x, gamma, beta)?;
     let (x, residual) = (rowwise(x)?, rowwise(residual)?);
-    let (s, y) = norm.forward_sum(&x, &residual, params.affine())?;
-    let s = Op::Sum.tensor(&[&x, &residual], s, x.shape())?;
-    let y = Op::Norm(norm).tensor(&params.args(&s), y, x.shape())?;
+    let (s, y) = if is_added_first(&x, &residual) {
+        (None, None)
+    } else {
+        let (s, y) = norm.forward_sum(&x, &residual, params.affine())?;
+        (Some(s), Some(y))
+    };
+    let s = Op::Sum.tensor(&[&x, &residual], s)?;
+    let y = Op::Norm(norm).tensor(&params.args(&s), y)?;
     Ok((s, y))
 }
 

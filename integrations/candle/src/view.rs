@@ -1,12 +1,31 @@
 //! Tensors as rows of elements.
 
-use candle_core::{Layout, Result, Storage, StorageRef, Tensor, WithDType, bail};
+use std::cell::Cell;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType, bail};
 use lanenorm::{Element, Rows};
 
 /// A type that both candle and lanenorm have.
-pub(crate) trait Real: Element<Float: WithDType> + WithDType {}
+pub(crate) trait Real: Element<Float: WithDType> + WithDType {
+    /// The elements of a storage of this type, to be written where they lie.
+    fn elements_mut(storage: &mut CpuStorage) -> Result<&mut [Self]>;
+}
 
-impl<T: Element<Float: WithDType> + WithDType> Real for T {}
+macro_rules! real {
+    ($($type:ty: $name:ident),*) => {$(
+        impl Real for $type {
+            fn elements_mut(storage: &mut CpuStorage) -> Result<&mut [Self]> {
+                match storage {
+                    CpuStorage::$name(elements) => Ok(elements),
+                    other => bail!("elements are {:?}, expected {:?}", other.dtype(), DType::$name),
+                }
+            }
+        }
+    )*};
+}
+
+real!(f32: F32, f64: F64, lanenorm::f16: F16, lanenorm::bf16: BF16);
 
 /// The number of rows of a layout and the distance between their starts, if its last dimension is contiguous and the others
 /// are evenly spaced and do not overlap.
@@ -36,27 +55,32 @@ pub(crate) fn rowwise(tensor: &Tensor) -> Result<Tensor> {
     if rows(tensor.layout()).is_some() { Ok(tensor.clone()) } else { tensor.contiguous() }
 }
 
-/// A tensor whose memory is being read.
+/// The elements of a tensor, which candle has locked for reading and lends.
+#[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
-    storage: StorageRef<'a>,
+    storage: &'a CpuStorage,
     layout: &'a Layout,
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn new(tensor: &'a Tensor) -> Self {
-        let (storage, layout) = tensor.storage_and_layout();
+    pub(crate) fn new(storage: &'a CpuStorage, layout: &'a Layout) -> Self {
         Self { storage, layout }
     }
 
-    /// The elements from the first of the tensor on.
-    fn elements<T: WithDType>(&self) -> Result<&[T]> {
-        let Storage::Cpu(storage) = &*self.storage else {
-            bail!("lanenorm runs on the CPU, and a tensor is on another device");
-        };
-        Ok(T::cpu_storage_as_slice(storage)?.get(self.layout.start_offset()..).unwrap_or_default())
+    pub(crate) fn dtype(&self) -> DType {
+        self.storage.dtype()
     }
 
-    pub(crate) fn rows<T: Real>(&self) -> Result<Rows<'_, T>> {
+    pub(crate) fn shape(&self) -> &'a Shape {
+        self.layout.shape()
+    }
+
+    /// The elements from the first of the tensor on.
+    fn elements<T: WithDType>(&self) -> Result<&'a [T]> {
+        Ok(T::cpu_storage_as_slice(self.storage)?.get(self.layout.start_offset()..).unwrap_or_default())
+    }
+
+    pub(crate) fn rows<T: Real>(&self) -> Result<Rows<'a, T>> {
         match rows(self.layout) {
             Some((rows, stride)) => Ok(Rows::strided(self.elements()?, rows, stride)),
             None => bail!("{:?} is not made of rows", self.layout),
@@ -64,7 +88,7 @@ impl<'a> View<'a> {
     }
 
     /// The elements of a contiguous tensor.
-    pub(crate) fn row<T: WithDType>(&self) -> Result<&[T]> {
+    pub(crate) fn row<T: WithDType>(&self) -> Result<&'a [T]> {
         let elements = self.elements()?;
         let len = self.layout.shape().elem_count();
         match elements.get(..len) {
@@ -74,9 +98,51 @@ impl<'a> View<'a> {
     }
 }
 
+/// Lends the elements of a tensor to a function, locked for reading meanwhile.
+///
+/// A thread may read what it is reading already, as in a sum of two parts of one buffer. candle's public lock,
+/// `storage_and_layout`, would then wait behind a thread that waits to write, and so for ever. The lock that
+/// candle's operations take does not: this is one, without a result.
+pub(crate) fn read<R>(tensor: &Tensor, run: impl FnOnce(View<'_>) -> Result<R>) -> Result<R> {
+    let read = Read { run: Cell::new(Some(run)), result: Cell::new(None) };
+    tensor.apply_op1_no_bwd(&read)?;
+    match read.result.into_inner() {
+        Some(result) => Ok(result),
+        None => bail!("{:?} was not read", tensor.layout()),
+    }
+}
+
+/// The same for a tensor that may be absent.
+pub(crate) fn read_if_given<R>(tensor: Option<&Tensor>, run: impl FnOnce(Option<View<'_>>) -> Result<R>) -> Result<R> {
+    match tensor {
+        Some(tensor) => read(tensor, |view| run(Some(view))),
+        None => run(None),
+    }
+}
+
+struct Read<F, R> {
+    run: Cell<Option<F>>,
+    result: Cell<Option<R>>,
+}
+
+impl<R, F: FnOnce(View<'_>) -> Result<R>> CustomOp1 for Read<F, R> {
+    fn name(&self) -> &'static str {
+        "lanenorm"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        if let Some(run) = self.run.take() {
+            self.result.set(Some(run(View::new(storage, layout))?));
+        }
+        Ok((CpuStorage::U8(Vec::new()), Shape::from(0)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Tensor};
+    use std::panic::{self, AssertUnwindSafe};
+
+    use candle_core::{Device, InplaceOp1};
 
     use super::*;
 
@@ -105,6 +171,31 @@ mod tests {
             assert!(rows(copied.layout()).is_some(), "{what}");
             assert_eq!(copied.id() == x.id(), expected.is_some(), "{what}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_overwritten_survives_a_panic() -> Result<()> {
+        struct Panics;
+
+        impl InplaceOp1 for Panics {
+            fn name(&self) -> &'static str {
+                "panics"
+            }
+
+            fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> Result<()> {
+                f32::elements_mut(storage)?[0] = 7.0;
+                panic!("planted");
+            }
+        }
+
+        let x = Tensor::new(&[1f32, 2.0, 3.0], &Device::Cpu)?;
+        let panic = panic::catch_unwind(AssertUnwindSafe(|| x.inplace_op1(&Panics)));
+        assert_eq!(panic.expect_err("a panic").downcast_ref(), Some(&"planted"));
+        assert_eq!(x.to_vec1::<f32>()?, [7.0, 2.0, 3.0]);
+        // Of another type than they are.
+        let error = f64::elements_mut(&mut CpuStorage::F32(Vec::new())).expect_err("an error").to_string();
+        assert!(error.contains("elements are F32, expected F64"), "{error}");
         Ok(())
     }
 }

@@ -1,10 +1,12 @@
 //! The modules and operations against candle's own, and against f64.
 #![allow(unreachable_pub, reason = "nothing in a program is reachable from outside")]
 
+mod child;
 mod encoder;
 mod errors;
 mod forward;
 mod gradients;
+mod locks;
 mod modules;
 mod support;
 
