@@ -12,6 +12,7 @@ mod node;
 mod norm;
 pub mod ops;
 mod rms_norm;
+mod twice;
 mod view;
 
 pub use candle_nn::LayerNormConfig;

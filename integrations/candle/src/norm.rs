@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, DType, Device, Error, Result, Tensor, WithDType, b
 use lanenorm::{Beside, GradIo, Io, Parallelism, ParamGrads, Stats, StatsMut, Sum};
 
 use crate::in_place::overwrite;
+use crate::twice;
 use crate::view::{Real, View, read, read_if_given, rowwise};
 
 /// candle locks elements during a call. No job of a pool may run meanwhile on a thread that works for the call: it may
@@ -61,6 +62,27 @@ impl Norm {
         }
     }
 
+    /// The number added to the variance, or to the mean of squares.
+    pub(crate) fn eps(&self) -> f64 {
+        match self {
+            Self::Layer(plan) => plan.eps(),
+            Self::Rms(plan) => plan.eps(),
+        }
+    }
+
+    /// The number added to gamma.
+    pub(crate) fn offset(&self) -> f64 {
+        match self {
+            Self::Layer(plan) => plan.offset().into(),
+            Self::Rms(plan) => plan.offset().into(),
+        }
+    }
+
+    /// Whether the mean is subtracted.
+    pub(crate) fn is_centered(&self) -> bool {
+        matches!(self, Self::Layer(_))
+    }
+
     /// y of x, which is made of rows.
     pub(crate) fn forward(&self, x: View<'_>, gamma: Option<View<'_>>, beta: Option<View<'_>>) -> Result<CpuStorage> {
         by_type!(x, gamma, forward(self, x, gamma, beta))
@@ -83,6 +105,9 @@ impl Norm {
 
     /// The gradients of those of x, gamma and beta that are tracked.
     pub(crate) fn backward(&self, x: &Tensor, affine: Affine<'_>, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        if twice::is_asked_for(dy) && x.elem_count() > 0 {
+            return twice::backward(self, x, affine, dy);
+        }
         by_type!(x, affine.gamma, backward(self, x, affine, &rowwise(dy)?))
     }
 

@@ -4,8 +4,9 @@
 //! type of x, or f32 beside 16 bits. 16 bits are computed in f32 and rounded once. A tensor whose rows are contiguous and evenly
 //! spaced, such as some columns of a larger one, is read where it lies; any other is copied first.
 //!
-//! First derivatives reach every argument. Gradients of gamma and beta are summed up in f32 (f64 for f64), and rounded once to
-//! their type. Tensors are on the CPU.
+//! Derivatives reach every argument. Where candle keeps the graph of gradients (`CANDLE_GRAD_DO_NOT_DETACH=1` in the
+//! environment), derivatives of gradients do too: backward is done by operations of candle in f64 there. Gradients of
+//! gamma and beta are summed up in f32 (f64 for f64), and rounded once to their type. Tensors are on the CPU.
 
 use candle_core::{D, Result, Tensor, bail};
 

@@ -8,6 +8,7 @@ mod forward;
 mod gradients;
 mod locks;
 mod modules;
+mod second;
 mod support;
 
 #[path = "../../examples/minilm/bert.rs"]
