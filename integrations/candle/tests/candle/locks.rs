@@ -24,11 +24,11 @@ fn rows(rows: usize, cols: usize) -> Result<Tensor> {
 fn of_a_tensor_are_free_while_jobs_of_a_pool_overwrite_its_parts() -> Result<()> {
     in_child("locks::of_a_tensor_are_free_while_jobs_of_a_pool_overwrite_its_parts", &POOL, || {
         // Parts that are worth cutting in two.
-        let t = rows(16 * 64, 1024)?;
+        let t = rows(64 * 128, 1024)?;
         let before = t.copy()?;
         let (done, results) = mpsc::channel();
-        for i in 0..16 {
-            let (part, done) = (t.narrow(0, 64 * i, 64)?, done.clone());
+        for i in 0..64 {
+            let (part, done) = (t.narrow(0, 128 * i, 128)?, done.clone());
             rayon::spawn(move || {
                 let run = || {
                     ops::rms_norm_in_place(&part, None, EPS)?;
@@ -38,15 +38,15 @@ fn of_a_tensor_are_free_while_jobs_of_a_pool_overwrite_its_parts() -> Result<()>
             });
         }
         drop(done);
-        let rms = ops::rms_norm(&before.narrow(0, 0, 64)?, None, EPS)?;
+        let rms = ops::rms_norm(&before.narrow(0, 0, 128)?, None, EPS)?;
         let expected = ops::layer_norm(&rms, None, None, EPS)?;
         let mut jobs = 0;
         for result in results {
             assert_same(&result?, &expected);
             jobs += 1;
         }
-        assert_eq!(jobs, 16);
-        assert_same(&t, &rms.repeat((16, 1))?);
+        assert_eq!(jobs, 64);
+        assert_same(&t, &rms.repeat((64, 1))?);
         Ok(())
     })
 }
