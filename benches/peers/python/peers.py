@@ -98,6 +98,17 @@ def check(arguments: argparse.Namespace) -> int:
     return 1 if failed or not passed else 0
 
 
+# Ctrl-C, and what a time limit sends. It may reach a pass twice: by itself, and by way of its parent.
+ENDS = (signal.SIGINT, signal.SIGTERM)
+
+
+def interrupt(*_: object) -> None:
+    """Ends a pass, once: what it has by then is written without being interrupted again."""
+    for end in ENDS:
+        signal.signal(end, lambda *_: None)
+    raise KeyboardInterrupt
+
+
 class Pass:
     """All measurements with one number of threads, in a process of its own, written to a file as they come."""
 
@@ -119,7 +130,8 @@ class Pass:
     def run(self) -> None:
         from tqdm import tqdm
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for end in ENDS:
+            signal.signal(end, interrupt)
         steps = self._steps()
         bar = tqdm(total=len(steps), unit="step", desc=f"{self._threads} thr", dynamic_ncols=True)
         try:
@@ -172,25 +184,36 @@ class Pass:
 
 
 def run_passes(arguments: argparse.Namespace) -> list[dict]:
-    """A process for each number of threads. On Ctrl-C the running one ends with what it has."""
+    """A process for each number of threads. On Ctrl-C or SIGTERM the running one ends with what it has, and is the last."""
     passes = []
+    child: subprocess.Popen | None = None
+    ended = False
+
+    def end(*_: object) -> None:
+        nonlocal ended
+        ended = True
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGINT)
+
+    before = {number: signal.signal(number, end) for number in ENDS}
     with tempfile.TemporaryDirectory() as folder:
         for threads in arguments.threads:
             part = Path(folder) / f"{threads}.json"
             command = [sys.executable, *sys.argv, "--pass-threads", str(threads), "--pass-part", str(part)]
             child = subprocess.Popen(command, env=environment(threads))
-            # Ctrl-C reaches the child by itself; other ends are passed on.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, lambda *_, child=child: child.send_signal(signal.SIGINT))
+            if ended:
+                child.send_signal(signal.SIGINT)
             status = child.wait()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if part.exists():
                 passes.append(json.loads(part.read_text()))
             if status != 0:
                 print(f"the pass with {threads} threads ended with status {status}", file=sys.stderr)
-            if status != 0 or passes[-1]["interrupted"]:
+            if passes and ended:
+                passes[-1]["interrupted"] = True
+            if status != 0 or ended or passes[-1]["interrupted"]:
                 break
+    for number, handler in before.items():
+        signal.signal(number, handler)
     return passes
 
 
