@@ -1,12 +1,14 @@
 /*
  * lanenorm: layer normalization and RMS normalization on CPUs, with the same bits on every instruction set.
  *
- * Rows. A row has `cols` elements that follow one another. Strides are counted in elements. f16 and bf16 are given by their
- * bits, as uint16_t.
+ * Rows. A row has `cols` elements that follow one another. Strides are counted in elements. f16 and bf16 are given
+ * by their bits, as uint16_t.
  *
- * Errors. Every function looks at all that it is given first: NULL, sizes, strides, alignment, overlaps. What it returns is
- * LANENORM_STATUS_OK (0), or else nothing has been written. lanenorm_last_error_message tells more. If there are no rows or no
- * columns, there is nothing to do, and pointers may be NULL. (Then dgamma and dbeta are zero.)
+ * Errors. Every function looks at all that it is given first: NULL, sizes, strides, alignment, overlaps. What it
+ * returns is LANENORM_STATUS_OK (0), or else nothing has been written (save after LANENORM_STATUS_INTERNAL, a bug
+ * of the library). lanenorm_last_error_message tells more. If there are no rows or no columns, there is nothing to
+ * do, and pointers may be NULL; dgamma and dbeta, where they are given, become zero. Memory for outputs need not be
+ * initialized.
  *
  * Outputs overlap no other buffer, but for those that a function names: y may be x itself, say.
  *
@@ -17,6 +19,27 @@
  * thread that starts them may run: if that is pinned, so are they, until they end. If none can be started, the calling
  * thread does all of it. After fork, a child process starts threads of its own. Engines that have threads call
  * lanenorm_plan_forward_rows and lanenorm_plan_backward_blocks on them. Results have the same bits in all cases.
+ *
+ * Numbers. The eps of lanenorm_layer_norm_f32, and of all functions that have a float there, is widened to double:
+ * 1e-5f is 9.9999997e-6. A plan gives their bits with an eps of (double)1e-5f, and those of a framework that keeps
+ * eps in double with 1e-5. A bias is added to x + residual before the sum is rounded. In 16 bits this is one
+ * rounding, where a framework that adds twice has two. In f16 a sum beyond 65504 is infinite, and its row becomes
+ * NaN: keep a residual stream that may grow so far in bf16 or float.
+ *
+ * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
+ * header may be smaller: the fields beyond count as zero. It has to reach to the end of eps in a descriptor, of y
+ * in a forward call, and of dx in a backward call. A structure that is larger than that of the library is refused,
+ * even if it ends in zeros (LANENORM_STATUS_SIZE), so that nothing a newer header asks for is passed over. A plan
+ * is of the library that made it: to another version or build it is not initialized. All versions export the same
+ * names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared library that
+ * hides its symbols.
+ *
+ * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS by the first that uses the pool. If another
+ * thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the environment, call
+ * lanenorm_isa_name and make one large call before they start. Calls need 32 KiB of stack at most in release builds;
+ * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; the
+ * pool's threads stay, and so does the library in memory. A program that links two static libraries in Rust can meet
+ * the symbols of Rust's runtime twice: use the shared library, or make one static library of both.
  *
  * This file is generated: see tests/header.rs.
  */
@@ -73,7 +96,7 @@ typedef enum {
    */
   LANENORM_STATUS_UNSUPPORTED = 9,
   /**
-   * A plan has not been initialized.
+   * A plan has not been initialized, or by another version or build of the library.
    */
   LANENORM_STATUS_UNINITIALIZED = 10,
   /**
@@ -172,7 +195,7 @@ typedef enum {
 
 /**
  * A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of
- * threads. It can be copied, and there is nothing to free.
+ * threads. It can be copied within the process, and there is nothing to free. Only the library that made it takes it.
  */
 typedef struct {
   /**
@@ -187,7 +210,7 @@ typedef struct {
  */
 typedef struct {
   /**
-   * `sizeof(lanenorm_desc)`
+   * `sizeof(lanenorm_desc)`. See "Versions" at the top.
    */
   size_t struct_size;
   /**
@@ -219,7 +242,7 @@ typedef struct {
    */
   size_t cols;
   /**
-   * Added to the variance (or the mean of squares) before the root is taken.
+   * Added to the variance (or the mean of squares) before the root is taken: finite, and zero or more.
    */
   double eps;
   /**
@@ -282,7 +305,7 @@ typedef struct {
  */
 typedef struct {
   /**
-   * `sizeof(lanenorm_forward_buffers)`
+   * `sizeof(lanenorm_forward_buffers)`. See "Versions" at the top.
    */
   size_t struct_size;
   /**
@@ -298,7 +321,7 @@ typedef struct {
    */
   lanenorm_rows x;
   /**
-   * Optional: then x + residual, rounded to the type of x, is normalized.
+   * Optional: then x + residual (+ bias), rounded once to the type of x, is normalized.
    */
   lanenorm_rows residual;
   /**
@@ -310,7 +333,7 @@ typedef struct {
    */
   lanenorm_rows_mut y;
   /**
-   * Optional, with a residual: cols elements that are added to each x + residual.
+   * Optional, with a residual: cols elements that are added to each x + residual before it is rounded.
    */
   const void *bias;
   /**
@@ -343,7 +366,7 @@ typedef struct {
  */
 typedef struct {
   /**
-   * `sizeof(lanenorm_backward_buffers)`
+   * `sizeof(lanenorm_backward_buffers)`. See "Versions" at the top.
    */
   size_t struct_size;
   /**
@@ -684,9 +707,10 @@ lanenorm_status lanenorm_rms_norm_backward_f32(const float *dy,
                                                size_t threads);
 
 /**
- * Makes a plan of a descriptor.
+ * Makes a plan of a descriptor, which is not needed any more then. After an error the plan is as it was.
  */
-lanenorm_status lanenorm_plan_init(lanenorm_plan *plan, const lanenorm_desc *desc);
+lanenorm_status lanenorm_plan_init(lanenorm_plan *plan,
+                                   const lanenorm_desc *desc);
 
 /**
  * The instruction set of a plan, as `lanenorm_isa_name`; "unavailable" if it is not initialized.
@@ -718,7 +742,7 @@ lanenorm_status lanenorm_plan_backward(const lanenorm_plan *plan,
                                        size_t threads);
 
 /**
- * How many blocks so many rows have, and the memory that takes.
+ * Writes to sizes how many blocks `rows` rows have, and the memory that they take.
  */
 lanenorm_status lanenorm_plan_backward_sizes(const lanenorm_plan *plan,
                                              size_t rows,

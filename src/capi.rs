@@ -5,7 +5,8 @@
 //! left to the plans and kernels that Rust users have, so the bits are theirs.
 //!
 //! Rows are never made slices of, whose gaps another thread might be writing to: pointers go down to the kernels as they
-//! are. (Vectors and statistics are contiguous, and become slices of just those elements that a call is about.)
+//! are. (Vectors and statistics are contiguous, and become slices of just those elements that a call is about. Those that
+//! are written get zeros first, since C's memory may have no value, and the elements of a slice must.)
 //!
 //! # Safety
 //!
@@ -15,8 +16,9 @@
 //!   reads, those of outputs for writes too.
 //! - While a call runs, nothing else writes what it reads, nor touches what it writes. Calls for ranges of rows or blocks
 //!   touch, of rows and of what has an element for each row, these rows alone.
-//! - A `lanenorm_plan` has been filled in by `lanenorm_plan_init`, or its first eight bytes are not what that writes
-//!   there.
+//! - A `lanenorm_plan` has been filled in by `lanenorm_plan_init` in this process, or its first eight bytes are not what
+//!   that writes there.
+//! - A structure with a `struct_size` has as many bytes.
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types, reason = "these names are those of the header")]
 #![allow(clippy::missing_safety_doc, reason = "the duties are the same for all functions: see above")]
@@ -69,7 +71,7 @@ pub enum lanenorm_status {
     Isa = 8,
     /// A combination that does not exist: of types, of buffers, of statistics, or an unknown number of an enumeration.
     Unsupported = 9,
-    /// A plan has not been initialized.
+    /// A plan has not been initialized, or by another version or build of the library.
     Uninitialized = 10,
     /// There is no memory for the scratch space of a backward call.
     OutOfMemory = 11,
@@ -178,6 +180,14 @@ fn guard(call: impl FnOnce() -> Result<(), lanenorm_status>) -> lanenorm_status 
     }
 }
 
+/// What a call ends in, as [`lanenorm_status::Internal`], if a job refuses lengths that have been checked: it must not
+/// end in success with nothing written.
+#[cold]
+#[inline(never)]
+fn misfit() -> ! {
+    panic!("a job does not fit what has been checked")
+}
+
 #[cold]
 fn internal(message: &str, panic: &(dyn std::any::Any + Send)) -> lanenorm_status {
     let message = panic.downcast_ref::<&str>().copied().unwrap_or(message);
@@ -246,6 +256,8 @@ mod tests {
         assert_eq!(last(), "a bug in lanenorm: of 3 words");
         assert_eq!(guard(|| panic!("plain")), lanenorm_status::Internal);
         assert_eq!(last(), "a bug in lanenorm: plain");
+        assert_eq!(guard(|| misfit()), lanenorm_status::Internal);
+        assert_eq!(last(), "a bug in lanenorm: a job does not fit what has been checked");
         assert_eq!(guard(|| std::panic::panic_any(7)), lanenorm_status::Internal);
         assert_eq!(last(), "a bug in lanenorm: a panic");
     }

@@ -1,6 +1,7 @@
 //! Gradients: of whole tensors, and of ranges of blocks.
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::{ptr, slice};
 
 use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
@@ -8,9 +9,9 @@ use lanenorm_kernels::half::{bf16, f16};
 use lanenorm_kernels::lanes::{Compiled, Element, Float, GradRows, LINE, RawGradRows, Vector};
 
 use super::check::params_len;
-use super::places::{Places, Rows, Shape, Strided};
+use super::places::{Places, Rows, Shape, Strided, fill_with_zeros};
 use super::plan::{Kind, for_types, initialized, sized};
-use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, parallelism, refuse};
+use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, misfit, parallelism, refuse};
 use crate::Error;
 use crate::backward::{Scratch, check_stats_together};
 use crate::parallel::{self, Tasks};
@@ -23,7 +24,7 @@ use crate::plan::{Plan, Written, dx_row_bytes};
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_backward_buffers {
-    /// `sizeof(lanenorm_backward_buffers)`
+    /// `sizeof(lanenorm_backward_buffers)`. See "Versions" at the top.
     pub struct_size: usize,
     /// The number of rows, in all.
     pub rows: usize,
@@ -73,15 +74,16 @@ pub unsafe extern "C" fn lanenorm_plan_backward(
     threads: usize,
 ) -> lanenorm_status {
     guard(|| {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's duty.
         unsafe {
-            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
+            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers, &mut room)?);
             backward(&inner.plan, inner.kind, buffers, threads)
         }
     })
 }
 
-/// How many blocks so many rows have, and the memory that takes.
+/// Writes to sizes how many blocks `rows` rows have, and the memory that they take.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward_sizes(
     plan: *const lanenorm_plan,
@@ -115,9 +117,10 @@ pub unsafe extern "C" fn lanenorm_plan_backward_blocks(
     block_count: usize,
 ) -> lanenorm_status {
     guard(|| {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's duty.
         unsafe {
-            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
+            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers, &mut room)?);
             run_blocks(&inner.plan, inner.kind, buffers, partials, work, (first_block, block_count))
         }
     })
@@ -131,9 +134,10 @@ pub unsafe extern "C" fn lanenorm_plan_backward_finish(
     partials: *const c_void,
 ) -> lanenorm_status {
     guard(|| {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's duty.
         unsafe {
-            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
+            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers, &mut room)?);
             finish(&inner.plan, inner.kind, buffers, partials)
         }
     })
@@ -361,8 +365,10 @@ where
     let job = grad_rows.with_group(task.group, groups, repeat);
     let job = job.and_then(|rows| Backward::new(rows, stats, gamma, offset, eps, call.sums, call.streaming));
     let job = job.map(|job: Backward<'_, T, CENTERED>| job.split_at_part(task.first).1.split_at_part(task.count).0);
-    debug_assert!(job.is_some(), "all lengths have been checked");
-    job.into_iter().for_each(|mut job| job.run_on(isa, partials, work));
+    match job {
+        None => misfit(),
+        Some(mut job) => job.run_on(isa, partials, work),
+    }
 }
 
 /// [`merge_group`] for some types.
@@ -390,16 +396,17 @@ where
     merge::<T, CENTERED>(isa, &sizes.parts, partials, dgamma, dbeta);
 }
 
-/// The gradients of gamma and beta where there are no rows.
+/// The gradients of gamma and beta where there are no rows; and a value, which C's memory need not have, where they
+/// become slices.
 ///
 /// # Safety
 /// - The buffers have been checked, and nothing else touches dgamma and dbeta meanwhile.
-unsafe fn fill_with_zeros(plan: &Plan, kind: Kind, buffers: &lanenorm_backward_buffers) {
+unsafe fn fill_sums(plan: &Plan, kind: Kind, buffers: &lanenorm_backward_buffers) {
     for grad in [buffers.dgamma, buffers.dbeta] {
+        // That their length does not overflow has been checked only if they are there.
         if !grad.is_null() {
-            let bytes = plan.cols * plan.groups * kind.float_size();
-            // SAFETY: the caller's duty. Floats that are zero have no other bytes than zeros.
-            unsafe { grad.cast::<u8>().write_bytes(0, bytes) };
+            // SAFETY: the caller's duty.
+            unsafe { fill_with_zeros(grad, 0, plan.cols * plan.groups * kind.float_size()) };
         }
     }
 }
@@ -421,7 +428,7 @@ pub(super) unsafe fn backward(
 ) -> Result<(), lanenorm_status> {
     let Some(call) = Call::new(plan, kind, buffers)? else {
         // SAFETY: the caller's duty.
-        unsafe { fill_with_zeros(plan, kind, buffers) };
+        unsafe { fill_sums(plan, kind, buffers) };
         return Ok(());
     };
     let (rows, float) = (call.shape.rows, kind.float_size());
@@ -440,6 +447,8 @@ pub(super) unsafe fn backward(
     let partials = partials.as_mut_ptr().cast::<c_void>();
     let run: Run = for_types!(kind, run_parts);
     let merge: MergeGroup = for_types!(kind, merge_group);
+    // SAFETY: the caller's duty.
+    unsafe { fill_sums(plan, kind, buffers) };
     for group in 0..plan.groups {
         let task = Task { group, first: 0, count: sizes.parts.count(), partials, work: ptr::null_mut() };
         parallel::share(SomeParts { call: &call, sizes: &sizes, run, task }, work, tasks);
@@ -480,6 +489,13 @@ unsafe fn run_blocks(
     scratch("partials", partials, partial * blocks, call.sums)?;
     scratch("work", work, sizes.lens.work, true)?;
     let (per_group, run) = (sizes.parts.count(), for_types!(kind, run_parts) as Run);
+    // SAFETY: the caller's duty. Both become slices, whose elements must have a value, which C's memory need not.
+    unsafe {
+        if call.sums {
+            fill_with_zeros(partials, first * partial * float, count * partial * float);
+        }
+        fill_with_zeros(work, 0, sizes.lens.work * float);
+    }
     let (mut block, end) = (first, first + count);
     while block < end {
         let (group, part) = (block / per_group, block % per_group);
@@ -504,7 +520,7 @@ unsafe fn finish(
 ) -> Result<(), lanenorm_status> {
     let Some(mut call) = Call::new(plan, kind, buffers)? else {
         // SAFETY: the caller's duty.
-        unsafe { fill_with_zeros(plan, kind, buffers) };
+        unsafe { fill_sums(plan, kind, buffers) };
         return Ok(());
     };
     if !call.sums {
@@ -519,6 +535,8 @@ unsafe fn finish(
     // That they are apart from dgamma and dbeta is asked the other way round.
     call.places.write_vector("partials", partials, all, kind.float_size())?;
     let merge: MergeGroup = for_types!(kind, merge_group);
+    // SAFETY: the caller's duty.
+    unsafe { fill_sums(plan, kind, buffers) };
     for group in 0..plan.groups {
         let partials = partials.wrapping_byte_add(group * sizes.lens.partials * kind.float_size());
         // SAFETY: the caller's duty.

@@ -1,6 +1,7 @@
 //! Normalizing: of whole tensors, and of ranges of rows.
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::slice;
 
 use lanenorm_kernels::forward::{Forward, Groups, Params};
@@ -9,9 +10,9 @@ use lanenorm_kernels::layer_norm::{LayerNorm, StatsMut};
 use lanenorm_kernels::rms_norm::RmsNorm;
 
 use super::check::{Checked, check, check_plain};
-use super::places::Strided;
+use super::places::{Strided, fill_with_zeros};
 use super::plan::{Kind, Wide, for_types, initialized, sized};
-use super::{guard, lanenorm_plan, lanenorm_status, parallelism, refuse};
+use super::{guard, lanenorm_plan, lanenorm_status, misfit, parallelism, refuse};
 use crate::parallel::{self, Tasks};
 use crate::plan::Plan;
 
@@ -47,7 +48,7 @@ pub struct lanenorm_rows_mut {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_forward_buffers {
-    /// `sizeof(lanenorm_forward_buffers)`
+    /// `sizeof(lanenorm_forward_buffers)`. See "Versions" at the top.
     pub struct_size: usize,
     /// The number of rows, in all.
     pub rows: usize,
@@ -55,13 +56,13 @@ pub struct lanenorm_forward_buffers {
     pub inner_rows: usize,
     /// What is normalized; or what is added to the residual first.
     pub x: lanenorm_rows,
-    /// Optional: then x + residual, rounded to the type of x, is normalized.
+    /// Optional: then x + residual (+ bias), rounded once to the type of x, is normalized.
     pub residual: lanenorm_rows,
     /// Optional, with a residual: where the sum goes. (Without it, y must have the type of x.)
     pub sum: lanenorm_rows_mut,
     /// The result.
     pub y: lanenorm_rows_mut,
-    /// Optional, with a residual: cols elements that are added to each x + residual.
+    /// Optional, with a residual: cols elements that are added to each x + residual before it is rounded.
     pub bias: *const c_void,
     /// Optional: cols elements of each group.
     pub gamma: *const c_void,
@@ -90,9 +91,10 @@ pub unsafe extern "C" fn lanenorm_plan_forward(
     threads: usize,
 ) -> lanenorm_status {
     guard(|| {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's duty.
         unsafe {
-            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
+            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers, &mut room)?);
             forward(&inner.plan, inner.kind, buffers, Part::All { threads })
         }
     })
@@ -109,9 +111,10 @@ pub unsafe extern "C" fn lanenorm_plan_forward_rows(
     row_count: usize,
 ) -> lanenorm_status {
     guard(|| {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's duty.
         unsafe {
-            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers)?);
+            let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers, &mut room)?);
             let part = Part::Rows { first: first_row, count: row_count };
             forward(&inner.plan, inner.kind, buffers, part)
         }
@@ -207,9 +210,15 @@ unsafe fn forward_checked(
     if let Some(checked) = check(plan, kind, buffers)?
         && count > 0
     {
-        let call = Call { plan, wide: kind.wide, buffers, checked };
-        // SAFETY: the caller's duty.
-        unsafe { call.share(run, first, count, tasks) };
+        let (call, float) = (Call { plan, wide: kind.wide, buffers, checked }, kind.float_size());
+        // SAFETY: the caller's duty. Statistics become slices, whose elements must have a value, which C's memory need
+        // not.
+        unsafe {
+            for stat in [buffers.mean, buffers.mean_lo, buffers.rstd] {
+                fill_with_zeros(stat, first * float, count * float);
+            }
+            call.share(run, first, count, tasks);
+        }
     }
     Ok(())
 }
@@ -246,11 +255,10 @@ where
 {
     // SAFETY: the caller's duty.
     let mut job = unsafe { call.job::<T, CENTERED>(first, count) };
-    debug_assert!(job.is_some(), "all lengths have been checked");
-    if tasks.count > 1 {
-        job.into_iter().for_each(|job| parallel::cut_row(call.plan.isa, job, tasks));
-    } else if let Some(job) = &mut job {
-        job.run_on(call.plan.isa);
+    match &mut job {
+        None => misfit(),
+        Some(job) if tasks.count <= 1 => job.run_on(call.plan.isa),
+        Some(_) => job.into_iter().for_each(|job| parallel::cut_row(call.plan.isa, job, tasks)),
     }
 }
 

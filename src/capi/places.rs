@@ -170,6 +170,18 @@ impl Rows {
     }
 }
 
+/// Writes zeros, which are floats too, to `bytes` bytes from byte `first` on of a buffer, if it is there.
+///
+/// # Safety
+/// - It has these bytes, and nothing else touches them meanwhile.
+#[inline(never)]
+pub(super) unsafe fn fill_with_zeros(data: *mut c_void, first: usize, bytes: usize) {
+    if !data.is_null() {
+        // SAFETY: the caller's duty.
+        unsafe { data.cast::<u8>().add(first).write_bytes(0, bytes) };
+    }
+}
+
 /// Where a buffer lies, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {

@@ -1,11 +1,11 @@
 //! Descriptors, and the plans that are made of them.
 
 use std::ffi::c_char;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::{MaybeUninit, offset_of, size_of};
 
 use lanenorm_kernels::Tier;
 
-use super::{guard, lanenorm_status, refuse, tier_name};
+use super::{guard, lanenorm_backward_buffers, lanenorm_forward_buffers, lanenorm_status, refuse, tier_name};
 use crate::plan::Plan;
 use crate::{Parallelism, Store, default_isa, isa, shape};
 
@@ -68,7 +68,7 @@ pub enum lanenorm_tier {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_desc {
-    /// `sizeof(lanenorm_desc)`
+    /// `sizeof(lanenorm_desc)`. See "Versions" at the top.
     pub struct_size: usize,
     /// A `lanenorm_op`.
     pub op: i32,
@@ -84,7 +84,7 @@ pub struct lanenorm_desc {
     pub tier: i32,
     /// The elements of a row.
     pub cols: usize,
-    /// Added to the variance (or the mean of squares) before the root is taken.
+    /// Added to the variance (or the mean of squares) before the root is taken: finite, and zero or more.
     pub eps: f64,
     /// The groups of gamma and beta, which then have `groups * cols` elements, group after group; row r has those of group
     /// (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts as one.
@@ -96,7 +96,7 @@ pub struct lanenorm_desc {
 }
 
 /// A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of
-/// threads. It can be copied, and there is nothing to free.
+/// threads. It can be copied within the process, and there is nothing to free. Only the library that made it takes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_plan {
@@ -179,8 +179,19 @@ pub(super) struct Inner {
     pub(super) kind: Kind,
 }
 
-/// Tells an initialized plan from other memory.
-const MAGIC: u64 = u64::from_le_bytes(*b"lanenorm");
+/// Tells a plan that this library has initialized from other memory, and from plans of other versions and builds, whose
+/// fields may lie elsewhere.
+const MAGIC: u64 = magic(crate::BUILD);
+
+/// A hash (FNV-1a) of what describes a build.
+const fn magic(build: &str) -> u64 {
+    let (mut hash, mut i) = (0xcbf2_9ce4_8422_2325_u64, 0);
+    while i < build.len() {
+        hash = (hash ^ build.as_bytes()[i] as u64).wrapping_mul(0x0100_0000_01b3);
+        i += 1;
+    }
+    hash
+}
 
 const _: () = assert!(size_of::<Inner>() <= size_of::<lanenorm_plan>());
 const _: () = assert!(align_of::<Inner>() <= align_of::<lanenorm_plan>());
@@ -261,12 +272,13 @@ fn dtype(number: i32, default: Dtype) -> Option<Dtype> {
     }
 }
 
-/// Makes a plan of a descriptor.
+/// Makes a plan of a descriptor, which is not needed any more then. After an error the plan is as it was.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_init(plan: *mut lanenorm_plan, desc: *const lanenorm_desc) -> lanenorm_status {
     guard(|| {
+        let mut room = MaybeUninit::uninit();
         // SAFETY: the caller's duty.
-        let desc = unsafe { sized("desc", desc) }?;
+        let desc = unsafe { sized("desc", desc, &mut room) }?;
         check("plan", plan)?;
         let inner = Inner::new(desc)?;
         // SAFETY: the caller's duty; the plan has room for it, and is aligned.
@@ -294,7 +306,9 @@ pub(super) unsafe fn initialized<'a>(plan: *const lanenorm_plan) -> Result<&'a I
         match plan.cast::<u64>().read() {
             MAGIC => Ok(&*plan.cast::<Inner>()),
             other => {
-                let message = format_args!("the plan starts with {other:#x}, expected {MAGIC:#x}: is it initialized?");
+                let message = format_args!(
+                    "the plan starts with {other:#x}, expected {MAGIC:#x}: is it initialized, and by this library?"
+                );
                 Err(refuse(lanenorm_status::Uninitialized, message))
             }
         }
@@ -314,19 +328,91 @@ fn check<T>(what: &str, p: *const T) -> Result<(), lanenorm_status> {
     Ok(())
 }
 
-/// A structure that says how large it is.
+/// A structure that says how large it is in its first field, a `size_t`. Of a smaller one, the fields beyond are zero.
+///
+/// # Safety
+/// - All bytes may be zero.
+pub(super) unsafe trait HasSize {
+    /// The bytes up to the last field that is always needed.
+    const LEAST: usize;
+}
+
+// SAFETY: numbers, and pointers, which are then NULL.
+unsafe impl HasSize for lanenorm_desc {
+    const LEAST: usize = offset_of!(Self, groups);
+}
+
+// SAFETY: as above.
+unsafe impl HasSize for lanenorm_forward_buffers {
+    const LEAST: usize = offset_of!(Self, bias);
+}
+
+// SAFETY: as above.
+unsafe impl HasSize for lanenorm_backward_buffers {
+    const LEAST: usize = offset_of!(Self, gamma);
+}
+
+/// The structure at `p`, or a copy of a smaller one, in `room`.
 ///
 /// # Safety
 /// - The pointer is NULL, or that of a structure that begins with its size, and has it.
 #[inline(always)]
-pub(super) unsafe fn sized<'a, T>(what: &str, p: *const T) -> Result<&'a T, lanenorm_status> {
+pub(super) unsafe fn sized<'a, T: HasSize>(
+    what: &str,
+    p: *const T,
+    room: &'a mut MaybeUninit<T>,
+) -> Result<&'a T, lanenorm_status> {
     check(what, p)?;
     // SAFETY: the caller's duty. The first field can be read whatever the size is.
     let given = unsafe { p.cast::<usize>().read() };
-    if given != size_of::<T>() {
-        let message = format_args!("struct_size of {what} is {given}, expected {}", size_of::<T>());
+    if given == size_of::<T>() {
+        // SAFETY: the caller's duty, now that it has the size.
+        return Ok(unsafe { &*p });
+    }
+    // SAFETY: the caller's duty; the room is of the size given, and then has a value, as zeros are one.
+    unsafe {
+        copy_smaller(what, p.cast(), given, room.as_mut_ptr().cast(), (T::LEAST, size_of::<T>()))?;
+        Ok(room.assume_init_ref())
+    }
+}
+
+/// Copies `given` bytes, if they are `least` or more, and zeros up to `size` bytes.
+///
+/// # Safety
+/// - `from` is valid for reads of `given` bytes, and `to` for writes of `size`.
+#[cold]
+#[inline(never)]
+unsafe fn copy_smaller(
+    what: &str,
+    from: *const u8,
+    given: usize,
+    to: *mut u8,
+    (least, size): (usize, usize),
+) -> Result<(), lanenorm_status> {
+    if !(least..=size).contains(&given) {
+        let message = format_args!("struct_size of {what} is {given}, expected {least} to {size}");
         return Err(refuse(lanenorm_status::Size, message));
     }
-    // SAFETY: the caller's duty, now that it has the size.
-    Ok(unsafe { &*p })
+    // SAFETY: the caller's duty, and `given <= size`.
+    unsafe {
+        to.write_bytes(0, size);
+        to.copy_from_nonoverlapping(from, given);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_mark_their_plans_differently() {
+        let build = crate::BUILD;
+        assert!(build.contains("lanenorm ") && build.contains("rustc") && build.contains("profile"), "{build}");
+        let others = [build.replace("lanenorm ", "lanenorm 1"), build.replace("rustc", "Rust"), format!("{build} ")];
+        for other in &others {
+            assert_ne!(magic(other), MAGIC, "{other}");
+        }
+        assert_eq!(magic("foobar"), 0x8594_4171_f739_67e8, "as the authors of FNV give it");
+    }
 }

@@ -21,6 +21,7 @@ mod errors;
 mod forward;
 mod functions;
 mod names;
+mod versions;
 
 use std::any::TypeId;
 use std::ffi::CStr;
