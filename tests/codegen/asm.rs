@@ -101,6 +101,24 @@ impl<'a> Function<'a> {
         }
     }
 
+    /// The bytes of stack that it takes, return address included, at most: x86-64 alone.
+    pub(crate) fn frame(&self) -> usize {
+        let taken = |instruction: &str| {
+            let operand = instruction.split_whitespace().nth(1).unwrap_or_default();
+            let number = || operand.trim_start_matches(['$', '-']).trim_end_matches(',').parse::<usize>().unwrap_or(0);
+            match mnemonic(instruction) {
+                "pushq" => 8,
+                "subq" if instruction.ends_with(", %rsp") && operand.starts_with('$') => number(),
+                // How 128 is subtracted, which is shorter to write.
+                "addq" if instruction.ends_with(", %rsp") && operand.starts_with("$-") => number(),
+                // Alignment goes down by what is left over.
+                "andq" if instruction.ends_with(", %rsp") => number().saturating_sub(8),
+                _ => 0,
+            }
+        };
+        8 + self.instructions.iter().map(|instruction| taken(instruction)).sum::<usize>()
+    }
+
     pub(crate) fn mentions(&self, text: &str) -> bool {
         self.instructions.iter().any(|i| i.contains(text))
     }
