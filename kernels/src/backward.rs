@@ -52,7 +52,7 @@ use core::ops::RangeInclusive;
 
 use crate::Isa;
 use crate::forward::{Params, RowNorm, WholeRow};
-use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector};
+use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector, outline};
 use crate::rescue::WideNorm;
 use crate::stack;
 pub(crate) use merge::Merge;
@@ -351,7 +351,7 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
     let mut norms = [None; BLOCK_ROWS];
     let mut trust = Trust::All;
     for (k, (row, wide)) in rows.iter_mut().zip(&mut norms).enumerate().take(n) {
-        simd.outline(FirstTouch::<T, CENTERED> { job: &*job, r: r + k, gamma, row, wide });
+        outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r: r + k, gamma, row, wide });
         trust = trust.min(row.trust);
     }
     let wanted = match trust {
@@ -370,18 +370,14 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
             }
         }
         (_, BLOCK_ROWS) => {
-            simd.outline(SecondTouch::<T, CENTERED, _> {
-                job: &mut *job,
-                r,
-                rows: &rows,
-                wanted,
-                gamma,
-                leaf: &mut *leaf,
-            });
+            outline(
+                simd,
+                SecondTouch::<T, CENTERED, _> { job: &mut *job, r, rows: &rows, wanted, gamma, leaf: &mut *leaf },
+            );
         }
         _ => {
             let rows = from_ref(&rows[0]);
-            simd.outline(SecondTouch::<T, CENTERED, _> { job: &mut *job, r, rows, wanted, gamma, leaf: &mut *leaf });
+            outline(simd, SecondTouch::<T, CENTERED, _> { job: &mut *job, r, rows, wanted, gamma, leaf: &mut *leaf });
         }
     }
     if trust == Trust::All {
@@ -390,14 +386,17 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
     for (k, row) in rows.iter().enumerate().take(n) {
         if row.trust == Trust::All {
             let wanted = !ways::SUMS;
-            simd.outline(SecondTouch::<T, CENTERED, _> {
-                job: &mut *job,
-                r: r + k,
-                rows: from_ref(row),
-                wanted,
-                gamma,
-                leaf: &mut *leaf,
-            });
+            outline(
+                simd,
+                SecondTouch::<T, CENTERED, _> {
+                    job: &mut *job,
+                    r: r + k,
+                    rows: from_ref(row),
+                    wanted,
+                    gamma,
+                    leaf: &mut *leaf,
+                },
+            );
         } else {
             let norm = norms[k].unwrap_or_else(|| slow::norm_of(job, r + k));
             slow::write_dx(job, r + k, &norm);
@@ -461,7 +460,7 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
             // SAFETY: r < rows, and rows have cols > 0 elements.
             let (moments, _) = unsafe {
                 let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
-                simd.outline(WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
+                outline(simd, WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
             };
             match RowNorm::trusted(simd, &moments, job.eps) {
                 Some(norm) => norm,

@@ -17,11 +17,16 @@ use crate::lanes::Kernel;
 pub enum Tier {
     /// Portable code without intrinsics; runs on every processor.
     Scalar,
-    /// 128-bit NEON on aarch64.
+    /// 128-bit NEON on aarch64 (`neon`, `fp`), which all but soft-float targets have.
     Neon,
-    /// AVX2 with FMA, BMI and F16C on x86-64 (Haswell, Zen and later).
+    /// 256-bit AVX2 on x86-64 (Haswell, Zen and later).
+    ///
+    /// All of `sse`, `sse2`, `sse3`, `ssse3`, `sse4.1`, `sse4.2`, `fxsr`, `popcnt`, `avx`, `avx2`, `bmi1`, `bmi2`, `fma`,
+    /// `lzcnt` and `f16c`, as Rust names target features.
     Avx2,
-    /// AVX-512 F, BW, CD, DQ and VL on x86-64 (Skylake-X, Zen 4 and later).
+    /// AVX-512 on x86-64 (Skylake-X, Zen 4 and later).
+    ///
+    /// All that [`Avx2`](Self::Avx2) names, and `avx512f`, `avx512bw`, `avx512cd`, `avx512dq` and `avx512vl`.
     Avx512,
 }
 
@@ -86,7 +91,7 @@ enum Token {
     Avx2(tokens::Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(pulp::x86::V4),
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     Neon(pulp::aarch64::Neon),
 }
 
@@ -113,7 +118,7 @@ impl Isa {
                 tokens::Avx2::try_new()?;
                 pulp::x86::V4::try_new().map(|t| Self(Token::Avx512(t)))
             }
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Tier::Neon => pulp::aarch64::Neon::try_new().map(|t| Self(Token::Neon(t))),
             #[allow(unreachable_patterns)]
             _ => None,
@@ -124,7 +129,8 @@ impl Isa {
     /// build lacks the tier.
     ///
     /// # Safety
-    /// - The processor has every instruction set that [`Tier`] names for this tier.
+    /// - The processor has every feature that [`Tier`] names for this tier. Functions are compiled for all of them: a
+    ///   processor without LZCNT, say, does not fault, but runs another instruction that gives other numbers.
     /// - The operating system saves the registers of that tier.
     pub unsafe fn new_unchecked(tier: Tier) -> Option<Self> {
         match tier {
@@ -135,7 +141,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the caller's duty, word for word.
             Tier::Avx512 => Some(Self(Token::Avx512(unsafe { pulp::x86::V4::new_unchecked() }))),
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             // SAFETY: the caller's duty, word for word.
             Tier::Neon => Some(Self(Token::Neon(unsafe { pulp::aarch64::Neon::new_unchecked() }))),
             #[allow(unreachable_patterns)]
@@ -163,7 +169,7 @@ impl Isa {
             Token::Avx2(_) => Tier::Avx2,
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => Tier::Avx512,
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Token::Neon(_) => Tier::Neon,
         }
     }
@@ -183,10 +189,14 @@ impl Isa {
     /// The same, but for the portable tier, for which the kernel is not even compiled: `None` there.
     #[inline(always)]
     pub fn run_simd<K: Kernel>(self, kernel: K) -> Option<K::Output> {
-        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+        #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
         use crate::lanes::Entry;
         match self.0 {
-            Token::Scalar => None,
+            Token::Scalar => {
+                // On targets with no other tier there is no other use of it.
+                _ = kernel;
+                None
+            }
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(t) => {
                 // SAFETY: the features of `tokens::Avx2` include all those of V3.
@@ -195,7 +205,7 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(simd) => Some(simd.vectorize(Entry { simd, kernel })),
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Token::Neon(simd) => Some(simd.vectorize(Entry { simd, kernel })),
         }
     }

@@ -4,7 +4,12 @@
 //! registers, four AVX2 registers, eight NEON or scalar ones. Which element belongs to which lane depends on the type of the
 //! elements, and not on the hardware width, so sums have one order and the tiers agree in bits. See [`Element`].
 //!
-//! Raw pointers and intrinsics live in this module and its children alone.
+//! **pulp is part of the interface.** [`Lanes`] has pulp's `Simd` as a supertrait, so that a kernel written elsewhere can
+//! use its operations; the tokens are pulp's `Scalar128b`, `Neon`, `V3` and `V4`. A new minor version of pulp is a
+//! breaking change of this module. The plans of `lanenorm` and the jobs of this crate name nothing of it.
+//!
+//! Intrinsics live in this module and its children alone, and so do raw pointers, but for those of the rows that the
+//! second touch of gradients takes together.
 
 mod element;
 mod environment;
@@ -19,7 +24,7 @@ mod view;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 
 use half::{bf16, f16};
@@ -59,11 +64,23 @@ pub trait Kernel {
     const PORTABLE: bool = true;
     /// Runs with the operations of one tier. Implementations are `#[inline(always)]`, and so is every
     /// generic function that they call.
+    ///
+    /// [`Isa::run`](crate::Isa::run) calls it with a token that proves every feature of the tier. A token that pulp alone
+    /// has made proves fewer: [`Lanes::outline`] and [`F16Lanes`] say which duties that leaves.
     fn run<S: Lanes>(self, simd: S) -> Self::Output;
+}
+
+/// [`Lanes::outline`] for the kernels of this crate.
+#[inline(always)]
+pub(crate) fn outline<S: Lanes, K: Kernel>(simd: S, kernel: K) -> K::Output {
+    // SAFETY: none of this crate's kernels can be reached from outside but by way of `Isa::run`, so the token is of a
+    // tier that the processor has.
+    unsafe { simd.outline(kernel) }
 }
 
 /// A kernel paired with a token, in the form that pulp's `vectorize` calls.
 #[derive(Debug)]
+#[allow(dead_code, reason = "the portable tier, the only one of some targets, has no use for it")]
 pub(crate) struct Entry<S, K> {
     pub(crate) simd: S,
     pub(crate) kernel: K,
@@ -90,7 +107,11 @@ pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     const FEW_REGISTERS: bool = false;
 
     /// Runs a kernel in a function of its own that is compiled for this tier: for code that several kernels have in common.
-    fn outline<K: Kernel>(self, kernel: K) -> K::Output;
+    ///
+    /// # Safety
+    /// - The processor has every feature that [`Tier`](crate::Tier) names for this tier. It has where
+    ///   [`Isa::run`](crate::Isa::run) handed out the token.
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output;
 
     /// `N` elements from `p`, which need not be aligned.
     ///
@@ -180,7 +201,8 @@ pub trait F64Lanes: Simd {
 }
 
 /// What [`Lanes`] has for f32, for f16: widened to f32 when loaded, rounded to nearest even when stored. `N` is
-/// `Self::F32_LANES`, and runs have 8 elements.
+/// `Self::F32_LANES`, and runs have 8 elements. All of them ask, beside the duties of the namesakes, for the processor
+/// that [`Lanes::outline`] asks for.
 #[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
 pub trait F16Lanes: Simd {
     /// See [`Lanes::load`].
@@ -196,7 +218,17 @@ pub trait F16Lanes: Simd {
     /// See [`Lanes::stream`].
     unsafe fn stream_f16(self, p: *mut f16, v: Self::f32s);
     /// Each element rounded to f16.
-    fn round_f16(self, v: Self::f32s) -> Self::f32s;
+    ///
+    /// # Safety
+    /// - The processor has what [`Lanes::outline`] asks for: pulp's token of AVX2 is no proof of F16C.
+    ///
+    /// ```compile_fail,E0133
+    /// # use lanenorm_kernels::lanes::F16Lanes;
+    /// fn round<S: F16Lanes>(simd: S, v: S::f32s) -> S::f32s {
+    ///     simd.round_f16(v) // a token that anybody can make would be enough
+    /// }
+    /// ```
+    unsafe fn round_f16(self, v: Self::f32s) -> Self::f32s;
 }
 
 /// What [`Lanes`] has for f32, for bf16, two registers at once: of `2 * N` elements (`N` is `Self::F32_LANES`) the even

@@ -2,7 +2,9 @@
 
 use pulp::Simd;
 
-use crate::lanes::{Affine, CacheLine, Element, Float, Kernel, Lanes, Pair, Source, Target, has_mean, sqrt_f64, way};
+use crate::lanes::{
+    Affine, CacheLine, Element, Float, Kernel, Lanes, Pair, Source, Target, has_mean, outline, sqrt_f64, way,
+};
 use crate::moments::{CHUNK, Moments};
 
 /// Longer rows are normalized from the back, in pieces of this many columns.
@@ -279,7 +281,7 @@ impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
     /// - As for [`normalize`], but that when streaming, they may also be those before the first whole cache line.
     #[inline(always)]
     pub(super) unsafe fn normalize_part<S: Lanes>(&self, simd: S, from: usize, to: usize) -> bool {
-        simd.outline(Part { row: self, from, to, split: false })
+        outline(simd, Part { row: self, from, to, split: false })
     }
 }
 
@@ -319,7 +321,7 @@ impl<T: Element, const CENTERED: bool> Part<'_, T, CENTERED> {
             // Even the lanes that a store leaves out count as a touch of the next line, which is streamed: they are written apart.
             let mut line = CacheLine::ZERO;
             edge.y = edge.y.moved(&mut line);
-            let finite = simd.outline(Part { row: &edge, from, to, split: true });
+            let finite = outline(simd, Part { row: &edge, from, to, split: true });
             // SAFETY: there are so many, and fewer than a cache line holds.
             unsafe { row.y.copy_from(&line, to) };
             return finite;
@@ -331,7 +333,7 @@ impl<T: Element, const CENTERED: bool> Part<'_, T, CENTERED> {
         let mut finite = true;
         for (row, from, to) in [(row, from, pairs), (row, pairs, lines), (&edge, lines, to)] {
             if from < to {
-                finite &= simd.outline(Part { row, from, to, split: true });
+                finite &= outline(simd, Part { row, from, to, split: true });
             }
         }
         finite

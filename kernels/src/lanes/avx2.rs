@@ -49,8 +49,8 @@ impl Lanes for V3 {
     const FEW_REGISTERS: bool = true;
 
     #[inline(always)]
-    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: V3 tokens are made for kernels from `tokens::Avx2` alone.
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: the caller's duty.
         unsafe { tokens::Avx2::new_unchecked() }.vectorize(Entry { simd: self, kernel })
     }
 

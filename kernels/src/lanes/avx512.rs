@@ -21,7 +21,7 @@ fn mask(n: usize) -> __mmask16 {
 
 impl Lanes for V4 {
     #[inline(always)]
-    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
         self.vectorize(Entry { simd: self, kernel })
     }
 

@@ -145,9 +145,9 @@ pub trait Element: Pod + Compiled<true> + Compiled<false> + Beside<Self> + Debug
     #[doc(hidden)]
     unsafe fn simd_load_runs<S: Lanes>(simd: S, p: *const Self, stride: usize, j: usize) -> Pair<S, Self>;
 
-    /// Elements rounded to this type.
+    /// Elements rounded to this type. The duty is that of [`F16Lanes::round_f16`](super::F16Lanes::round_f16).
     #[doc(hidden)]
-    fn simd_round<S: Lanes>(simd: S, v: Pair<S, Self>) -> Pair<S, Self>;
+    unsafe fn simd_round<S: Lanes>(simd: S, v: Pair<S, Self>) -> Pair<S, Self>;
 
     /// A pair of consecutive elements.
     #[doc(hidden)]

@@ -1,7 +1,7 @@
 //! What moments are taken of.
 
 use super::view::NEAR;
-use super::{Element, Float, Kernel, Lanes, Pair, Source};
+use super::{Element, Float, Kernel, Lanes, Pair, Source, outline};
 
 /// A row, which may be a sum that is yet to be taken, and those below it.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ impl<T: Element> Input<T> {
     pub(crate) unsafe fn take_sums<S: Lanes>(self, simd: S, rows: usize, from: usize, cols: usize) {
         if let Some(addition) = self.addition {
             // SAFETY: the caller's duty.
-            simd.outline(unsafe { addition.part(rows, from, cols) });
+            outline(simd, unsafe { addition.part(rows, from, cols) });
         }
     }
 
@@ -167,5 +167,6 @@ impl<T: Element> Kernel for Addition<T> {
 fn add<S: Lanes, T: Element>(simd: S, x: Pair<S, T>, residual: Pair<S, T>, bias: Pair<S, T>) -> Pair<S, T> {
     let first = T::Float::plus(simd, T::Float::plus(simd, x[0], residual[0]), bias[0]);
     let second = T::Float::plus(simd, T::Float::plus(simd, x[1], residual[1]), bias[1]);
-    T::simd_round(simd, [first, second])
+    // SAFETY: as in `outline`.
+    unsafe { T::simd_round(simd, [first, second]) }
 }

@@ -29,7 +29,7 @@ unsafe fn keep_first(v: f32x4, n: usize, fill: f32x4) -> f32x4 {
 
 impl Lanes for Neon {
     #[inline(always)]
-    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
         self.vectorize(Entry { simd: self, kernel })
     }
 

@@ -57,7 +57,7 @@ impl Lanes for Scalar128b {
     const SPECIALIZES: bool = false;
 
     #[inline(always)]
-    fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
         isa::scalar(kernel)
     }
 

@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use super::element::Format;
-use super::{Beside, Element, Float, Kernel, Lanes, Pair, Source, Target};
+use super::{Beside, Element, Float, Kernel, Lanes, Pair, Source, Target, outline};
 use crate::Isa;
 use crate::rescue::Room;
 
@@ -297,11 +297,10 @@ impl Packed {
         cols: usize,
     ) -> Affine<T> {
         let [gammas, betas] = &mut self.0;
-        simd.outline(Pack::<T, CENTERED> {
-            affine: *affine,
-            cols,
-            to: [gammas.as_mut_ptr().cast(), betas.as_mut_ptr().cast()],
-        });
+        outline(
+            simd,
+            Pack::<T, CENTERED> { affine: *affine, cols, to: [gammas.as_mut_ptr().cast(), betas.as_mut_ptr().cast()] },
+        );
         Affine {
             gamma: gammas.as_ptr().cast(),
             beta: betas.as_ptr().cast(),

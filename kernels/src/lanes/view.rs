@@ -1,4 +1,4 @@
-//! Where rows are read from and written to: the only owners of raw pointers beside the tiers.
+//! Where rows are read from and written to, which is where most raw pointers of the crate are kept.
 
 use core::marker::PhantomData;
 

@@ -12,7 +12,7 @@ const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
 impl F16Lanes for V3 {
     #[inline(always)]
     unsafe fn load_f16(self, p: *const f16) -> f32x8 {
-        // SAFETY: the caller's duty; V3 tokens are made for kernels from `tokens::Avx2` alone, so F16C is there.
+        // SAFETY: the caller's duty, and that F16C is there.
         pulp::cast(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) })
     }
 
@@ -35,7 +35,7 @@ impl F16Lanes for V3 {
 
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut f16, v: f32x8) {
-        // SAFETY: the caller's duty; F16C is there, as above.
+        // SAFETY: the caller's duty, and that F16C is there.
         unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<NEAREST>(pulp::cast(v))) };
     }
 
@@ -53,13 +53,13 @@ impl F16Lanes for V3 {
     #[inline(always)]
     unsafe fn stream_f16(self, p: *mut f16, v: f32x8) {
         debug_assert!(p.cast::<__m128i>().is_aligned());
-        // SAFETY: the caller's duty; F16C is there, as above.
+        // SAFETY: the caller's duty, and that F16C is there.
         unsafe { _mm_stream_si128(p.cast(), _mm256_cvtps_ph::<NEAREST>(pulp::cast(v))) };
     }
 
     #[inline(always)]
-    fn round_f16(self, v: f32x8) -> f32x8 {
-        // SAFETY: F16C is there, as above.
+    unsafe fn round_f16(self, v: f32x8) -> f32x8 {
+        // SAFETY: the caller's duty: F16C is there.
         pulp::cast(unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<NEAREST>(pulp::cast(v))) })
     }
 }

@@ -55,7 +55,7 @@ impl F16Lanes for V4 {
     }
 
     #[inline(always)]
-    fn round_f16(self, v: f32x16) -> f32x16 {
+    unsafe fn round_f16(self, v: f32x16) -> f32x16 {
         // SAFETY: a V4 token exists, so AVX-512F is there.
         pulp::cast(unsafe { _mm512_cvtph_ps(_mm512_cvtps_ph::<NEAREST>(pulp::cast(v))) })
     }

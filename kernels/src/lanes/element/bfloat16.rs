@@ -52,7 +52,7 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
-    fn simd_round<S: Lanes>(simd: S, [even, odd]: Pair<S, Self>) -> Pair<S, Self> {
+    unsafe fn simd_round<S: Lanes>(simd: S, [even, odd]: Pair<S, Self>) -> Pair<S, Self> {
         [simd.round_bf16(even), simd.round_bf16(odd)]
     }
 

@@ -18,8 +18,9 @@ impl Element for f16 {
     consecutive!(f32, load_f16, load_f16_tail, load_f16_runs);
 
     #[inline(always)]
-    fn simd_round<S: Lanes>(simd: S, [first, second]: Pair<S, Self>) -> Pair<S, Self> {
-        [simd.round_f16(first), simd.round_f16(second)]
+    unsafe fn simd_round<S: Lanes>(simd: S, [first, second]: Pair<S, Self>) -> Pair<S, Self> {
+        // SAFETY: the caller's duty.
+        unsafe { [simd.round_f16(first), simd.round_f16(second)] }
     }
 
     #[inline(always)]

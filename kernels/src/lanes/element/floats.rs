@@ -44,7 +44,7 @@ macro_rules! float_element {
             consecutive!($t, $load, $load_tail, $load_runs);
 
             #[inline(always)]
-            fn simd_round<S: Lanes>(_: S, v: Pair<S, Self>) -> Pair<S, Self> {
+            unsafe fn simd_round<S: Lanes>(_: S, v: Pair<S, Self>) -> Pair<S, Self> {
                 v
             }
 

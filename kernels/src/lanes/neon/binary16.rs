@@ -84,7 +84,7 @@ impl F16Lanes for Neon {
     }
 
     #[inline(always)]
-    fn round_f16(self, v: f32x4) -> f32x4 {
+    unsafe fn round_f16(self, v: f32x4) -> f32x4 {
         // SAFETY: a Neon token exists.
         pulp::cast(unsafe { widen(narrow(pulp::cast(v))) })
     }

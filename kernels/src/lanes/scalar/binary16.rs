@@ -70,7 +70,7 @@ impl F16Lanes for Scalar128b {
     }
 
     #[inline(always)]
-    fn round_f16(self, v: f32x4) -> f32x4 {
+    unsafe fn round_f16(self, v: f32x4) -> f32x4 {
         pulp::cast(widen(narrow(pulp::cast(v))))
     }
 }
