@@ -4,9 +4,9 @@
 //! returns a [`lanenorm_status`], has written nothing if that is not `Ok`, and never unwinds. What is then left to do is
 //! left to the plans and kernels that Rust users have, so the bits are theirs.
 //!
-//! Rows are never made slices of, whose gaps another thread might be writing to: pointers go down to the kernels as they
-//! are. (Vectors and statistics are contiguous, and become slices of just those elements that a call is about. Those that
-//! are written get zeros first, since C's memory may have no value, and the elements of a slice must.)
+//! Rows are never made slices of, whose gaps another thread might be writing to: pointers go down to the kernels as
+//! they are. (Vectors and statistics are contiguous, and become slices of just those elements that a call is about.
+//! Those that are written get zeros first, since C's memory may have no value, and the elements of a slice must.)
 //!
 //! # Safety
 //!
@@ -16,8 +16,8 @@
 //!   reads, those of outputs for writes too.
 //! - While a call runs, nothing else writes what it reads, nor touches what it writes. Calls for ranges of rows or blocks
 //!   touch, of rows and of what has an element for each row, these rows alone.
-//! - A `lanenorm_plan` has been filled in by `lanenorm_plan_init` in this process, or its first eight bytes are not what
-//!   that writes there.
+//! - A `lanenorm_plan` has been filled in by `lanenorm_plan_init` in this process, or its first eight bytes are not
+//!   what that writes there.
 //! - A structure with a `struct_size` has as many bytes.
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types, reason = "these names are those of the header")]

@@ -21,8 +21,8 @@ pub enum Tier {
     Neon,
     /// 256-bit AVX2 on x86-64 (Haswell, Zen and later).
     ///
-    /// All of `sse`, `sse2`, `sse3`, `ssse3`, `sse4.1`, `sse4.2`, `fxsr`, `popcnt`, `avx`, `avx2`, `bmi1`, `bmi2`, `fma`,
-    /// `lzcnt` and `f16c`, as Rust names target features.
+    /// All of `sse`, `sse2`, `sse3`, `ssse3`, `sse4.1`, `sse4.2`, `fxsr`, `popcnt`, `avx`, `avx2`, `bmi1`, `bmi2`,
+    /// `fma`, `lzcnt` and `f16c`, as Rust names target features.
     Avx2,
     /// AVX-512 on x86-64 (Skylake-X, Zen 4 and later).
     ///

@@ -4,9 +4,9 @@
 //! registers, four AVX2 registers, eight NEON or scalar ones. Which element belongs to which lane depends on the type of the
 //! elements, and not on the hardware width, so sums have one order and the tiers agree in bits. See [`Element`].
 //!
-//! **pulp is part of the interface.** [`Lanes`] has pulp's `Simd` as a supertrait, so that a kernel written elsewhere can
-//! use its operations; the tokens are pulp's `Scalar128b`, `Neon`, `V3` and `V4`. A new minor version of pulp is a
-//! breaking change of this module. The plans of `lanenorm` and the jobs of this crate name nothing of it.
+//! **pulp is part of the interface.** [`Lanes`] has pulp's `Simd` as a supertrait, so that a kernel written elsewhere
+//! can use its operations; the tokens are pulp's `Scalar128b`, `Neon`, `V3` and `V4`. A new minor version of pulp is
+//! a breaking change of this module. The plans of `lanenorm` and the jobs of this crate name nothing of it.
 //!
 //! Intrinsics live in this module and its children alone, and so do raw pointers, but for those of the rows that the
 //! second touch of gradients takes together.
@@ -65,8 +65,8 @@ pub trait Kernel {
     /// Runs with the operations of one tier. Implementations are `#[inline(always)]`, and so is every
     /// generic function that they call.
     ///
-    /// [`Isa::run`](crate::Isa::run) calls it with a token that proves every feature of the tier. A token that pulp alone
-    /// has made proves fewer: [`Lanes::outline`] and [`F16Lanes`] say which duties that leaves.
+    /// [`Isa::run`](crate::Isa::run) calls it with a token that proves every feature of the tier. A token that pulp
+    /// alone has made proves fewer: [`Lanes::outline`] and [`F16Lanes`] say which duties that leaves.
     fn run<S: Lanes>(self, simd: S) -> Self::Output;
 }
 

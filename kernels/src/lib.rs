@@ -6,8 +6,9 @@
 //! `lanenorm` crate; this crate is for those who bring their own scheduler.
 //!
 //! Where to start reading: [`mod@reference`] is the specification. [`forward`] has the jobs and the loops that
-//! normalize, of which [`layer_norm`] and [`rms_norm`] are the two names; [`backward`] has the gradients and [`moments`]
-//! the statistics. [`lanes`] is what a tier has to provide, and [`isa`] the one place where a tier is chosen.
+//! normalize, of which [`layer_norm`] and [`rms_norm`] are the two names; [`backward`] has the gradients and
+//! [`moments`] the statistics. [`lanes`] is what a tier has to provide, and [`isa`] the one place where a tier is
+//! chosen.
 //!
 //! [`lanes`] shows traits of pulp: see there what this means for versions. Jobs and plans do not.
 #![no_std]

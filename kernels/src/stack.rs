@@ -13,13 +13,13 @@ use crate::Isa;
 /// The bytes of a page of memory.
 const PAGE: usize = 4096;
 
-/// The bytes of stack that forward loops of f32 and f64 take, at most, with what they call and what calls them. The test
-/// `codegen` reads the frames in the assembly. (Those of 16 bits, with their packed gamma and beta, and those of backward
-/// passes are longer, and are placed for what they have at the top.)
+/// The bytes of stack that forward loops of f32 and f64 take, at most, with what they call and what calls them. The
+/// test `codegen` reads the frames in the assembly. (Those of 16 bits, with their packed gamma and beta, and those of
+/// backward passes are longer, and are placed for what they have at the top.)
 const FRAME: usize = 3264;
 
-/// The bytes to go down at a time. With the frames of these functions it is less than `PAGE - FRAME`, where a frame fits, so
-/// that no step passes by all of that.
+/// The bytes to go down at a time. With the frames of these functions it is less than `PAGE - FRAME`, where a frame
+/// fits, so that no step passes by all of that.
 const STEP: usize = 512;
 
 const _: () = assert!(STEP + 256 <= PAGE - FRAME);

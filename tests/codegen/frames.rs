@@ -1,8 +1,8 @@
 //! How much of the stack the loops take: `stack.rs` places that much within a page.
 //!
-//! This is asked of forward passes of f32 and f64 on the SIMD tiers, the only ones that stream. Rows of 16 bits keep 8 KiB
-//! of gamma and beta on the stack, and backward passes have frames within frames: both are longer than fits a page with
-//! room to choose from.
+//! This is asked of forward passes of f32 and f64 on the SIMD tiers, the only ones that stream. Rows of 16 bits keep
+//! 8 KiB of gamma and beta on the stack, and backward passes have frames within frames: both are longer than fits a
+//! page with room to choose from.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -29,8 +29,8 @@ pub(crate) fn allowed() -> usize {
     rest.split(';').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// The deepest way of calls from a function through kernels, in bytes, and the names along it. Slow paths are no part of
-/// it: there nothing waits for a streaming store.
+/// The deepest way of calls from a function through kernels, in bytes, and the names along it. Slow paths are no part
+/// of it: there nothing waits for a streaming store.
 fn depth<'a>(
     function: &Function<'a>,
     all: &HashMap<&'a str, &Function<'a>>,

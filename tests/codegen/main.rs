@@ -4,7 +4,8 @@
 //! - main loops work on whole registers of their tier, call nothing, and leave the stack alone, but for what [`limits`] allows;
 //! - functions of a SIMD tier call no other code than one another and the slow paths: no `fma` of libm, and no helper that
 //!   ought to have been inlined, since such a helper lacks the instructions of the tier;
-//! - the functions out of line, what kernels call, and the number of main loops are those in the snapshot beside this file;
+//! - the functions out of line, what kernels call, and the number of main loops are those in the snapshot beside this
+//!   file;
 //! - on x86-64, the frames of the loops, with what calls them, are within the `FRAME` of `stack.rs`.
 //!
 //! It builds the kernels anew, so it is not one of the everyday tests:

@@ -184,7 +184,7 @@ class Pass:
 
 
 def run_passes(arguments: argparse.Namespace) -> list[dict]:
-    """A process for each number of threads. On Ctrl-C or SIGTERM the running one ends with what it has, and is the last."""
+    """A process for each number of threads. On Ctrl-C or SIGTERM the running one ends with what it has, as the last."""
     passes = []
     child: subprocess.Popen | None = None
     ended = False

@@ -40,7 +40,8 @@ use report::Cell;
 
 const COMMAND: &str = "cargo run --release --manifest-path benches/peers/Cargo.toml";
 
-/// Times lanenorm beside other Rust crates that normalize, and prints tables. Ctrl-C and SIGTERM end it early, with what there is.
+/// Times lanenorm beside other Rust crates that normalize, and prints tables. Ctrl-C and SIGTERM end it early, with
+/// what there is.
 #[derive(Parser)]
 struct Args {
     /// Only these operations.
