@@ -34,7 +34,7 @@ impl<T: Element> Affines<T> {
         simd: S,
         job: &Job<'_, T>,
         r: usize,
-        packed: &mut Packed,
+        packed: &Packed,
     ) -> Affine<T> {
         if let Some((_, read)) = self.last
             && !self.grouped

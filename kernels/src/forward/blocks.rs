@@ -20,7 +20,7 @@ impl<T: Element, const CENTERED: bool> Kernel for Blocks<'_, '_, T, CENTERED> {
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
         let Self { job, rows } = self;
-        let mut packed = Packed::NOTHING;
+        let packed = Packed::nothing();
         let mut affines = Affines::new(job, rows);
         let mut seen = T::Float::splat(simd, T::Float::NAN);
         let mut norm = BlockNorm::NOTHING;
@@ -28,7 +28,7 @@ impl<T: Element, const CENTERED: bool> Kernel for Blocks<'_, '_, T, CENTERED> {
         while r < rows + FOLD_ROWS {
             let next = if r < rows { block_moments::<S, T, CENTERED>(simd, job, r) } else { norm };
             if r >= FOLD_ROWS {
-                seen = block_normalize::<S, T, CENTERED>(simd, job, r - FOLD_ROWS, &norm, &mut affines, &mut packed);
+                seen = block_normalize::<S, T, CENTERED>(simd, job, r - FOLD_ROWS, &norm, &mut affines, &packed);
             }
             norm = next;
             r += FOLD_ROWS;
@@ -192,7 +192,7 @@ fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
     r: usize,
     norm: &BlockNorm<T::Float>,
     affines: &mut Affines<T>,
-    packed: &mut Packed,
+    packed: &Packed,
 ) -> <T::Float as Float>::Reg<S> {
     let (cols, centered) = (job.rows.cols(), job.centered);
     let mut seen = T::Float::splat(simd, T::Float::NAN);

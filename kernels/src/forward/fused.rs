@@ -67,7 +67,7 @@ impl<T: Element, const CENTERED: bool, const STREAMS: bool> Kernel for Fused<'_,
         let inv_cols = 1.0 / cols as f64;
         let centered = has_mean::<S, T, CENTERED>(job.centered);
         let (inner, last) = ChunkLen::of_row(cols);
-        let mut packed = Packed::NOTHING;
+        let packed = Packed::nothing();
         let mut affines = Affines::new(job, rows - first);
         let mut queue = Queue::NOTHING;
         let mut finite = false;
@@ -81,7 +81,7 @@ impl<T: Element, const CENTERED: bool, const STREAMS: bool> Kernel for Fused<'_,
                     if job.streaming {
                         job.rows.prefetch_edges(simd, r + 2);
                     }
-                    let affine = affines.of_row::<S, CENTERED>(simd, job, r, &mut packed);
+                    let affine = affines.of_row::<S, CENTERED>(simd, job, r, &packed);
                     let row = Row::<T, CENTERED> { centered, x, y, norm, affine };
                     let at;
                     (at, finite) = row.normalize_head(simd, cols);

@@ -1,5 +1,6 @@
 //! gamma and beta.
 
+use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
@@ -277,12 +278,17 @@ pub(crate) const PACKED_COLS: usize = 1024;
 
 /// gamma plus offset, and beta, in f32 and in the order of the pairs of registers: for elements of 16 bits, widening them once
 /// for many rows.
+///
+/// In a cell, since what has been packed is read through pointers while this is borrowed again.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Packed([[MaybeUninit<f32>; PACKED_COLS]; 2]);
+pub(crate) struct Packed(UnsafeCell<[[MaybeUninit<f32>; PACKED_COLS]; 2]>);
 
 impl Packed {
-    pub(crate) const NOTHING: Self = Self([[MaybeUninit::uninit(); PACKED_COLS]; 2]);
+    #[inline(always)]
+    pub(crate) const fn nothing() -> Self {
+        Self(UnsafeCell::new([[MaybeUninit::uninit(); PACKED_COLS]; 2]))
+    }
 
     /// The same as `affine`, read from here.
     ///
@@ -291,19 +297,17 @@ impl Packed {
     /// - What is returned is used while this is neither moved nor packed again.
     #[inline(always)]
     pub(crate) unsafe fn pack<S: Lanes, T: Element, const CENTERED: bool>(
-        &mut self,
+        &self,
         simd: S,
         affine: &Affine<T>,
         cols: usize,
     ) -> Affine<T> {
-        let [gammas, betas] = &mut self.0;
-        outline(
-            simd,
-            Pack::<T, CENTERED> { affine: *affine, cols, to: [gammas.as_mut_ptr().cast(), betas.as_mut_ptr().cast()] },
-        );
+        let gammas: *mut f32 = self.0.get().cast();
+        let betas = gammas.wrapping_add(PACKED_COLS);
+        outline(simd, Pack::<T, CENTERED> { affine: *affine, cols, to: [gammas, betas] });
         Affine {
-            gamma: gammas.as_ptr().cast(),
-            beta: betas.as_ptr().cast(),
+            gamma: gammas.cast_const().cast(),
+            beta: betas.cast_const().cast(),
             gamma_mask: usize::MAX,
             beta_mask: usize::MAX,
             format: Format::Packed,
