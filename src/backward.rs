@@ -46,6 +46,9 @@ impl Scratch {
 impl Plan {
     /// The elements of scratch memory with which a backward call can use all tasks that it would be cut into now.
     pub(crate) fn backward_scratch_len<T: Element>(&self, rows: usize, centered: bool) -> Result<usize, Error> {
+        if rows == 0 || self.cols == 0 {
+            return Ok(0);
+        }
         let overflow = Error::Overflow { what: "scratch", rows, stride: self.cols };
         let parts = Parts::new(rows / self.groups, self.cols);
         let tasks: Tasks = self.backward_tasks(rows, &parts);
@@ -78,15 +81,21 @@ impl Plan {
         let rows = layouts.rows;
         self.params::<T, G>(rows, gamma, None)?;
         check_stats::<_, CENTERED>(rows, &stats)?;
-        shape::length("dgamma", dgamma.as_deref(), cols * groups)?;
-        shape::length("dbeta", dbeta.as_deref(), cols * groups)?;
+        let sums = dgamma.is_some() || dbeta.is_some();
+        let params_len = self.params_len(if dgamma.is_some() { "dgamma" } else { "dbeta" }, sums)?;
+        shape::length("dgamma", dgamma.as_deref(), params_len)?;
+        shape::length("dbeta", dbeta.as_deref(), params_len)?;
         let in_place = matches!(io.form, GradForm::InPlace { .. });
         let has_dx = in_place || matches!(io.form, GradForm::Apart { .. });
-        let sums = dgamma.is_some() || dbeta.is_some();
         match &io.ds {
             _ if !has_dx && !sums => return Err(Error::NoGradient),
             Some(_) if !has_dx => return Err(Error::DsWithoutDx { rows }),
             _ => {}
+        }
+        // Whatever the columns and the groups: there may be more of these than memory has room for.
+        if rows == 0 || cols == 0 {
+            [dgamma, dbeta].into_iter().flatten().for_each(|sums| sums.fill(T::Float::default()));
+            return Ok(());
         }
 
         let Some(mut grad_rows) = grad_rows(&mut io, &layouts, cols) else {

@@ -155,6 +155,16 @@ pub enum Error {
         /// The type of x.
         dtype: &'static str,
     },
+    /// The scale at which moments are to be taken again is none that [`rescale`](crate::LayerNorm::rescale) gives.
+    #[error("scale is {scale}, expected one that rescale gives for {dtype}: one of {expected:?}")]
+    Scale {
+        /// The scale that was asked for.
+        scale: f64,
+        /// The scales of the type.
+        expected: [f64; 3],
+        /// The type of x.
+        dtype: &'static str,
+    },
     /// The product of the normalized dimensions overflows `usize`.
     #[error("the normalized shape is too large: {cols} times {dim} overflows usize")]
     ShapeOverflow {

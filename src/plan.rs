@@ -3,7 +3,7 @@
 use lanenorm_kernels::Isa;
 use lanenorm_kernels::forward::{Forward, Groups, Params, StatsMut};
 use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, RowIo, Vector};
-use lanenorm_kernels::moments::{Moments, RowMoments};
+use lanenorm_kernels::moments::{Moments, RowMoments, is_slow_scale};
 
 use crate::rows::{Layout, Rows, RowsMut};
 use crate::sum::{Place, Sum};
@@ -91,12 +91,11 @@ impl Plan {
         gamma: Option<&'a [G]>,
         beta: Option<&'a [G]>,
     ) -> Result<Params<'a, T>, Error> {
-        let &Self { cols, groups, repeat, .. } = self;
+        let &Self { groups, repeat, .. } = self;
         let mut params = Params { gamma: gamma.map(Vector::from), beta: beta.map(Vector::from), ..Params::default() };
         params.offset = T::Float::from_f32(self.offset);
-        let mut len = cols;
+        let len = self.params_len("gamma", gamma.is_some() || beta.is_some())?;
         if groups * repeat > 1 {
-            len = cols.checked_mul(groups).ok_or(Error::Overflow { what: "gamma", rows: groups, stride: cols })?;
             if !rows.is_multiple_of(groups * repeat) {
                 return Err(Error::GroupRows { rows, groups, repeat });
             }
@@ -105,6 +104,17 @@ impl Plan {
         shape::length("gamma", gamma, len)?;
         shape::length("beta", beta, len)?;
         Ok(params)
+    }
+
+    /// The elements of gamma, or of another vector that groups have. Of no consequence unless one is given: without it,
+    /// products may overflow.
+    #[inline(always)]
+    pub(crate) fn params_len(&self, what: &'static str, is_given: bool) -> Result<usize, Error> {
+        let &Self { cols, groups, .. } = self;
+        match cols.checked_mul(groups) {
+            None if is_given => Err(Error::Overflow { what, rows: groups, stride: cols }),
+            len => Ok(len.unwrap_or(usize::MAX)),
+        }
     }
 
     /// The rows of x and y, if they fit together.
@@ -206,23 +216,28 @@ impl Plan {
     ) where
         T: Element + Compiled<CENTERED>,
     {
+        // Rows lie in slices, so that this does not overflow.
         let elements = io.rows() * self.cols;
+        if elements == 0 {
+            return;
+        }
         let streaming = self.streams(&io);
         // Not moved out of the option: see `Forward::run_on`.
         let mut job = job(io, streaming);
         if let Some(bias) = bias {
             job = job.and_then(|job| job.with_bias(bias));
         }
-        debug_assert!(job.is_some(), "the plans have checked all lengths");
         let tasks = self.parallelism.tasks(elements);
         if tasks.count > 1 {
-            job.into_iter().for_each(|job| parallel::run(self.isa, job, tasks));
-        } else if let Some(job) = &mut job {
+            let Some(job) = job else { unreachable!("the plans have checked all lengths") };
+            parallel::run(self.isa, job, tasks);
+        } else {
+            let Some(job) = &mut job else { unreachable!("the plans have checked all lengths") };
             job.run_on(self.isa);
         }
     }
 
-    /// The moments of each row of x.
+    /// The moments of each row of x, with a scale on the slow path.
     pub(crate) fn moments<T: Element>(
         &self,
         x: Rows<'_, T>,
@@ -231,6 +246,9 @@ impl Plan {
         out: &mut [Moments],
     ) -> Result<(), Error> {
         let cols = self.cols;
+        if let Some(scale) = scale.filter(|&scale| !is_slow_scale::<T>(scale)) {
+            return Err(Error::Scale { scale, expected: T::Float::RESCALE, dtype: T::DTYPE.name() });
+        }
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, cols)?;
         shape::length("moments", Some(&*out), rows)?;
         let row = |r| RowMoments { x: if cols == 0 { &[] } else { &x.data[r * stride..][..cols] }, centered, scale };
@@ -251,17 +269,18 @@ impl Plan {
         let cols = self.cols;
         shape::length("moments", Some(moments), io.rows())?;
         for (row, moments) in moments.iter().enumerate() {
-            let &Moments { count, scale, .. } = moments;
-            let is_scale_of_type = scale == 1.0 || T::Float::RESCALE.contains(&scale);
-            if !(count >= cols as f64 && is_scale_of_type) {
+            if !moments.are_of::<T>(cols) {
+                let &Moments { count, scale, .. } = moments;
                 return Err(Error::Moments { row, count, scale, cols, dtype: T::DTYPE.name() });
             }
         }
-        let (elements, streaming) = (io.rows() * cols, self.streams(&io));
-        let job = job(io, streaming);
-        debug_assert!(job.is_some(), "the plans have checked all lengths");
-        let tasks = self.parallelism.tasks(elements);
-        job.into_iter().for_each(|job| parallel::run_with(self.isa, job, moments, tasks));
+        let elements = io.rows() * cols;
+        if elements == 0 {
+            return Ok(());
+        }
+        let streaming = self.streams(&io);
+        let Some(job) = job(io, streaming) else { unreachable!("the plans have checked all lengths") };
+        parallel::run_with(self.isa, job, moments, self.parallelism.tasks(elements));
         Ok(())
     }
 

@@ -38,7 +38,8 @@ use crate::{Error, Parallelism, Sum, shape};
 pub struct RmsNorm(Plan);
 
 impl RmsNorm {
-    /// A plan for rows of `cols` elements, on the [default tier](crate::default_isa), with an offset of 0.
+    /// A plan for rows of `cols` elements, with an offset of 0, on the [default tier](crate::default_isa), which obeys
+    /// the environment variable `LANENORM_ISA`.
     ///
     /// # Errors
     /// If eps is negative, infinite or NaN, or if `LANENORM_ISA` asks for a tier that is not there.
@@ -48,6 +49,9 @@ impl RmsNorm {
 
     /// A plan for the last dimensions of a tensor, flattened into one row: `normalized_shape` as in `PyTorch`'s module. No
     /// dimensions are one element.
+    ///
+    /// These are the dimensions that share an rstd, and not the shape of the tensor. With `&[3, 8]`, 24 elements
+    /// are one row; three rows of eight take `&[8]`. A plan cannot tell which is meant: both are valid calls.
     ///
     /// # Errors
     /// As [`new`](Self::new), and if the product of the dimensions overflows.
@@ -297,10 +301,10 @@ impl RmsNorm {
         self.0.backward::<T, G, false>(io, gamma, stats, grads, Some(scratch))
     }
 
-    /// The elements of scratch memory that a backward call for so many rows takes, if it is cut into as many tasks as it would be
-    /// now: 64 * `cols`, columns rounded up to whole steps of 64 (32 for f64), for the sums of 32 parts or fewer, 2 * `cols`
-    /// for each task, and 64 bytes, so that all this can start on a cache line. Without those bytes calls are slower, unless the
-    /// memory starts on one.
+    /// The elements of scratch memory that a backward call for so many rows takes, if it is cut into as many tasks as
+    /// it would be now: none without rows or columns. Else 64 * `cols`, columns rounded up to whole steps of 64 (32 for
+    /// f64), for the sums of 32 parts or fewer, 2 * `cols` for each task, and 64 bytes, so that all this can start on a
+    /// cache line. Without those bytes calls are slower, unless the memory starts on one.
     ///
     /// # Errors
     /// If their number overflows.
@@ -320,14 +324,16 @@ impl RmsNorm {
     /// `None` if the moments of a whole row can be trusted. Else the row is of extreme range, or not finite, and the moments
     /// of all its parts must be taken again, by [`moments_at_scale`](Self::moments_at_scale) with the scale that this gives.
     pub fn rescale<T: Element>(&self, moments: &Moments) -> Option<f64> {
-        moments.rescale::<T>(self.0.eps)
+        moments.rescale::<T>(self.0.eps).unwrap_or_else(|e| unreachable!("the plan has checked eps: {e}"))
     }
 
-    /// The moments of each row of x times a power of two that [`rescale`](Self::rescale) has given, on the slow path, which
-    /// is right for every finite element.
+    /// The moments of each row of x times a power of two, on the slow path, which is right for every finite element.
+    ///
+    /// The scale is one that [`rescale`](Self::rescale) gives for the type of x: 0.5 for f32, f16 and bf16, and one of
+    /// three for f64. [`normalize_with`](Self::normalize_with) takes these moments and the fast ones, and no others.
     ///
     /// # Errors
-    /// If the lengths do not fit together; nothing has been written then.
+    /// If the scale is another number, or if the lengths do not fit together; nothing has been written then.
     pub fn moments_at_scale<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,
@@ -341,9 +347,8 @@ impl RmsNorm {
     /// With those of [`moments`](Self::moments), taken again where [`rescale`](Self::rescale) says so, y has the bits of
     /// [`forward`](Self::forward) on the whole.
     ///
-    /// # Errors
-    /// If the lengths do not fit together, or if moments count fewer elements than a row of x has; nothing has been written
-    /// then.
+    /// # Errors If the lengths do not fit together, or if moments count fewer elements than a row of x has or have a
+    /// scale that is not one of its type; nothing has been written then.
     pub fn normalize_with<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,

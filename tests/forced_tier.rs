@@ -49,6 +49,7 @@ fn child() {
     let plan = LayerNorm::new(100, 1e-5).unwrap_or_else(|e| panic!("{e}")).with_parallelism(Parallelism::Serial);
     let (token, lanes) = plan.isa().run(Probe);
     println!("plan: {}, token: {token}, lanes: {lanes}.", plan.isa());
+    println!("best: {}.", Isa::best());
     let x: Vec<f32> = (0..300).map(|i| (i * 37 % 101) as f32).collect();
     let bits = |forward: &dyn Fn(&mut [f32]) -> Result<(), Error>| {
         let mut y = vec![0.0f32; x.len()];
@@ -85,6 +86,7 @@ fn assert_runs_on(tier: Tier, asked: Option<&str>) {
     let (output, text) = run_child(asked);
     assert!(output.status.success() && text.contains("done"), "{asked:?}: {text}");
     assert!(text.contains(&format!("plan: {tier}, ")), "{asked:?}: {text}");
+    assert!(text.contains(&format!("best: {}.", Isa::best())), "kernels read no environment: {asked:?}: {text}");
     let (token, lanes) = evidence(tier);
     assert!(text.contains(&format!("{token}, lanes: {lanes}.")), "{asked:?}: {text}");
 }

@@ -51,7 +51,7 @@ use core::array::from_ref;
 use core::ops::RangeInclusive;
 
 use crate::Isa;
-use crate::forward::{Params, RowNorm, WholeRow};
+use crate::forward::{Params, RowNorm, WholeRow, is_eps};
 use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector, outline};
 use crate::rescue::WideNorm;
 use crate::stack;
@@ -71,7 +71,10 @@ const MAX_PARTS: usize = 32;
 /// The rows that are touched together.
 const BLOCK_ROWS: usize = 2;
 
-/// The statistics of each row, as forward has kept them: each has one element for each row of the buffers.
+/// The statistics of each row, as forward has kept them.
+///
+/// Each has one element for each row of the buffers, also where the rows of a job are a part of these: those of one
+/// group ([`GradRows::with_group`]) or those of [`GradRows::split_at`]. Row r of the buffers has element r.
 #[derive(Clone, Copy, Debug)]
 pub struct Stats<'a, F = f32> {
     /// The mean, rounded.
@@ -93,7 +96,8 @@ impl<F> Default for Stats<'_, F> {
 impl<'a, F: Float> Stats<'a, F> {
     fn fit(&self, rows: usize, centered: bool) -> bool {
         let lengths = [self.mean, self.mean_lo, self.rstd].into_iter().all(|s| s.is_none_or(|s| s.len() == rows));
-        lengths && (!centered || self.mean.is_some() == self.rstd.is_some())
+        let [mean, mean_lo, rstd] = [self.mean, self.mean_lo, self.rstd].map(|s| s.is_some());
+        lengths && (!mean || rstd) && (!mean_lo || mean) && (!(centered && rstd) || mean)
     }
 
     fn row(&self, r: usize) -> Option<RowNorm<F>> {
@@ -155,9 +159,17 @@ fn padded<T: Element>(cols: usize) -> Option<usize> {
 pub struct Backward<'a, T: Element, const CENTERED: bool>(Job<'a, T>);
 
 impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
-    /// The job for all rows. The gradients of gamma and beta are taken if `sums`, and dx is written with `streaming` stores if so asked.
-    /// `None` if gamma or the statistics have another length than the rows ask for, or if mean comes without rstd or rstd
-    /// without mean.
+    /// The job for all of `rows`, which make parts of their own: [`Parts::new`] of `rows.rows()`. The gradients of
+    /// gamma and beta are taken if `sums`, and dx is written with `streaming` stores if so asked. gamma is that of the
+    /// rows' group.
+    ///
+    /// `None` if
+    /// - gamma does not have an element for each column,
+    /// - a statistic does not have an element for each row of the buffers: see [`Stats`],
+    /// - mean comes without rstd, `mean_lo` without mean, or, in layer normalization, rstd without mean,
+    /// - there is a ds, and no dx to add it to,
+    /// - nothing is wanted, neither dx nor sums, or
+    /// - eps is negative, infinite or NaN.
     pub fn new(
         rows: GradRows<'a, T>,
         stats: Stats<'a, T::Float>,
@@ -167,7 +179,9 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
         sums: bool,
         streaming: bool,
     ) -> Option<Self> {
-        let fits = stats.fit(rows.rows() * rows.groups(), CENTERED) && gamma.is_none_or(|g| g.len() == rows.cols());
+        let lengths = stats.fit(rows.all(), CENTERED) && gamma.is_none_or(|g| g.len() == rows.cols());
+        let wanted = rows.has_dx() || sums && !rows.has_ds();
+        let fits = lengths && wanted && is_eps(eps);
         let part_rows = Parts::new(rows.rows(), rows.cols()).part_rows;
         // Adding -0 changes no bits; adding +0 changes those of -0.
         let harmless = gamma.is_none() || offset.is_zero();
@@ -182,7 +196,7 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
         self.0.rows.rows().div_ceil(self.0.part_rows)
     }
 
-    /// The job for the first `parts` parts, and that for the others.
+    /// The job for the first `parts` parts, and that for the others. All parts come first if there are fewer.
     pub fn split_at_part(self, parts: usize) -> (Self, Self) {
         let Self(job) = self;
         let row = parts.saturating_mul(job.part_rows).min(job.rows.rows());

@@ -73,6 +73,14 @@ const IN_PLACE_ROW_BYTES: usize = 2 << 10;
 /// Rows up to this size are fused with their neighbours: beyond, a row is lost from the L2 cache before its turn comes.
 const FUSED_BYTES: usize = 64 << 10;
 
+/// Whether a number can be eps: it is finite and not negative.
+#[inline(always)]
+pub(crate) fn is_eps(eps: f64) -> bool {
+    // By bits: a comparison raises flags, and where subnormal numbers count as zeros, takes those below zero for it.
+    let bits = eps.to_bits();
+    bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits()
+}
+
 /// Where to put the statistics of each row; each of them is optional and has one element for each row.
 #[derive(Debug)]
 pub struct StatsMut<'a, F = f32> {
@@ -115,12 +123,9 @@ impl<'a, F: Float> StatsMut<'a, F> {
         }
     }
 
-    /// The outputs of the first `row` rows, and of the others.
-    ///
-    /// # Panics
-    /// If there are fewer rows.
+    /// The outputs of the first `row` rows, and of the others. All outputs come first if there are fewer.
     pub fn split_at(self, row: usize) -> (Self, Self) {
-        let cut = |s: Option<&'a mut [F]>| s.map(|s| s.split_at_mut(row)).unzip();
+        let cut = |s: Option<&'a mut [F]>| s.map(|s| s.split_at_mut(row.min(s.len()))).unzip();
         let ((mean, mean_b), (mean_lo, mean_lo_b), (rstd, rstd_b)) =
             (cut(self.mean), cut(self.mean_lo), cut(self.rstd));
         (Self { mean, mean_lo, rstd }, Self { mean: mean_b, mean_lo: mean_lo_b, rstd: rstd_b })
@@ -137,7 +142,8 @@ pub struct Params<'a, T: Element> {
     pub beta: Option<Vector<'a, T>>,
     /// Which rows have which.
     pub groups: Groups,
-    /// Added to gamma, if there is one, in the type that rows are computed in: 1 where gamma - 1 is kept.
+    /// Added to gamma, if there is one, in the type that rows are computed in: 1 where gamma - 1 is kept. Without a
+    /// gamma it has no effect.
     pub offset: T::Float,
 }
 
@@ -215,8 +221,7 @@ impl<'a, T: Element> Params<'a, T> {
 pub struct Forward<'a, T: Element, const CENTERED: bool>(Job<'a, T>);
 
 impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
-    /// `None` if gamma, beta or the statistics have another length than the rows ask for, if gamma and beta differ in type, or
-    /// if the number of rows is no multiple of the groups' period.
+    /// `None` for the reasons that the constructors name.
     #[inline(always)]
     pub(crate) fn checked(
         rows: RowIo<'a, T>,
@@ -225,9 +230,10 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
     ) -> Option<Self> {
-        let fits = params.fit(rows.rows(), rows.cols()) && stats.fits(rows.rows());
+        let fits = params.fit(rows.rows(), rows.cols()) && stats.fits(rows.rows()) && is_eps(eps);
         let params = params.with_harmless_offset();
-        let (row_bytes, from_memory) = (rows.cols() * size_of::<T>(), rows.come_from_memory());
+        // Where there are no rows, there may be any number of columns.
+        let (row_bytes, from_memory) = (rows.cols().saturating_mul(size_of::<T>()), rows.come_from_memory());
         let in_place = from_memory && rows.is_in_place();
         let few_lines = row_bytes <= BLOCK_LINES && row_bytes.is_multiple_of(LINE) && rows.cols() <= BLOCK_LINES_COLS;
         let short = rows.cols() <= BLOCK_COLS || few_lines;
@@ -239,27 +245,29 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         fits.then_some(Self(job))
     }
 
-    /// The same job with a row that is added to each sum of x and residual. `None` if it has another length, or if the rows
-    /// are no sums.
+    /// The same job with a row that is added to each sum of x and residual. `None` if the bias does not have an element
+    /// for each column, if the rows are no sums, or if the job has a bias already.
     #[inline(always)]
     pub fn with_bias(self, bias: &'a [T]) -> Option<Self> {
         let Self(job) = self;
-        (job.rows.is_sum() && bias.len() == job.rows.cols()).then_some(Self(Job { bias: Some(bias), ..job }))
+        let fits = job.rows.is_sum() && bias.len() == job.rows.cols() && job.bias.is_none();
+        fits.then_some(Self(Job { bias: Some(bias), ..job }))
     }
 
-    /// The job for the first `row` rows, and that for the others.
+    /// The job for the first `row` rows, and that for the others. All rows come first if there are fewer.
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let (a, b) = self.0.split_at(row);
         (Self(a), Self(b))
     }
 
-    /// Turns the job of normalizing one row, whose moments have been taken elsewhere (by several threads, say), into one that
-    /// can be split by columns. The statistics are written. The job is given back if it has not exactly one row, if that is a sum,
-    /// or if the moments leave the range in which they can be trusted: then it must be run as it is.
+    /// Turns the job of normalizing one row, whose moments have been taken elsewhere (by several threads, say), into
+    /// one that can be split by columns. The statistics are written. The job is given back if it has not exactly one
+    /// row, if that is a sum, if the moments count fewer elements than the row has, or if they leave the range in which
+    /// they can be trusted: then it must be run as it is.
     #[allow(clippy::result_large_err, reason = "the job is given back to be run, not to be propagated")]
     pub fn with_moments(self, moments: &Moments) -> Result<Normalize<'a, T, CENTERED>, Self> {
         let Self(mut job) = self;
-        if job.rows.rows() != 1 || job.rows.is_sum() {
+        if job.rows.rows() != 1 || job.rows.is_sum() || !moments.are_of::<T>(job.rows.cols()) {
             return Err(Self(job));
         }
         match in_default_environment(|| trusted(moments, job.eps)) {
@@ -275,16 +283,23 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
 
     /// Normalizes rows whose moments are known, one for each row, on the calling thread: those of rows of which these are
     /// some columns, say. Moments that cannot be trusted are taken for those of the slow path (see [`Moments::rescale`]).
-    /// The rows must not be sums. Returns whether there were as many moments as rows; if not, nothing is done.
+    ///
+    /// Returns whether the job was done. It is not, and nothing is written, if there are more or fewer moments than
+    /// rows, if the rows are sums, or if moments count fewer elements than a row has or have a scale that is not one of
+    /// the type: see [`Moments::are_of`].
+    #[must_use]
     pub fn run_with(self, isa: Isa, moments: &[Moments]) -> bool
     where
         T: Compiled<CENTERED>,
     {
-        let fit = moments.len() == self.0.rows.rows() && !self.0.rows.is_sum();
-        if fit {
+        let (rows, cols) = (self.0.rows.rows(), self.0.rows.cols());
+        if moments.len() != rows || self.0.rows.is_sum() || !moments.iter().all(|m| m.are_of::<T>(cols)) {
+            return false;
+        }
+        if cols > 0 {
             in_default_environment(|| self.run_rows_with(isa, moments));
         }
-        fit
+        true
     }
 
     #[inline(never)]
@@ -306,10 +321,12 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         }
     }
 
-    /// Does the job on one tier, on the calling thread.
+    /// Does the job on one tier, on the calling thread. Nothing happens, and no statistics are written, if there are no
+    /// columns.
     ///
     /// The job is borrowed, and should not be moved just before: a copy loads in wider pieces than the fields have just
-    /// been stored in, which stalls for as long as a short row takes.
+    /// been stored in, which stalls for as long as a short row takes. A job that is run again reads x again: where y or
+    /// the sum lies over an input, that is what the first run has written.
     #[inline]
     pub fn run_on(&mut self, isa: Isa)
     where
@@ -469,16 +486,19 @@ impl<'a, T: Element> Job<'a, T> {
 pub struct Normalize<'a, T: Element, const CENTERED: bool>(Columns<'a, T>);
 
 impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
-    /// `None` if there is not exactly one row, or if gamma or beta have another length.
+    /// `None` for the reasons that the constructors name.
     pub(crate) fn checked(
         row: RowIo<'a, T>,
         params: Params<'a, T>,
         norm: RowNorm<T::Float>,
         streaming: bool,
     ) -> Option<Self> {
-        let fits = row.rows() == 1 && params.fit(1, row.cols());
-        let params = params.with_harmless_offset();
-        fits.then_some(Self(Columns { centered: CENTERED, row, params, norm, streaming }))
+        // The statistics of a sum are known after it has been taken, when it is a row like any other.
+        if row.rows() != 1 || row.is_sum() || !params.fit(1, row.cols()) {
+            return None;
+        }
+        let params = params.with_harmless_offset().of_row(0, row.cols());
+        Some(Self(Columns { centered: CENTERED, row, params, norm, streaming }))
     }
 
     /// The job for the first `col` columns, and that for the others. All columns come first if there are fewer.

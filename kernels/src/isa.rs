@@ -150,6 +150,9 @@ impl Isa {
     }
 
     /// The widest tier that this processor has.
+    ///
+    /// This crate reads no environment: `LANENORM_ISA` changes nothing here. The plans of the `lanenorm` crate obey it,
+    /// and its `default_isa()` gives the tier that they take.
     #[cfg(feature = "std")]
     pub fn best() -> Self {
         Self::available().last().unwrap_or(Self::SCALAR)

@@ -26,8 +26,14 @@ pub type LayerNorm<'a, T = f32> = forward::Forward<'a, T, true>;
 pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, true>;
 
 impl<'a, T: Element> LayerNorm<'a, T> {
-    /// The job of normalizing `rows`, with `streaming` stores if so asked. `None` if gamma, beta or the statistics have
-    /// another length than the rows ask for, if gamma and beta differ in type, or if their groups do not divide the rows.
+    /// The job of normalizing `rows`, with `streaming` stores if so asked.
+    ///
+    /// `None` if
+    /// - gamma or beta does not have an element for each column of each group,
+    /// - a statistic does not have an element for each row,
+    /// - gamma and beta differ in type,
+    /// - the groups do not divide the rows (those of [`Groups::after`](forward::Groups::after) divide any), or
+    /// - eps is negative, infinite or NaN.
     #[inline(always)]
     pub fn new(
         rows: RowIo<'a, T>,
@@ -41,8 +47,14 @@ impl<'a, T: Element> LayerNorm<'a, T> {
 }
 
 impl<'a, T: Element> Normalize<'a, T> {
-    /// The job of normalizing the one row that `row` has. `None` if there are more or fewer, or if gamma or beta have
-    /// another length or differ in type.
+    /// The job of normalizing the one row that `row` has, with the gamma and beta of its group.
+    ///
+    /// `None` if
+    /// - there are more rows or none,
+    /// - the row is a sum that is yet to be taken: its statistics cannot be known,
+    /// - gamma or beta does not have an element for each column of each group,
+    /// - gamma and beta differ in type, or
+    /// - the groups do not divide one row (those of [`Groups::after`](forward::Groups::after) do).
     pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, norm: RowNorm<T::Float>, streaming: bool) -> Option<Self> {
         Self::checked(row, params, norm, streaming)
     }

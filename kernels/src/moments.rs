@@ -42,10 +42,11 @@
 //! runs of eight samples, spread evenly over the chunk, keep the same rows at 5u. The runs are as long as an
 //! AVX2 register, and their first touch of a row that is not in cache yet opens eight lines of it at once.
 
+use core::fmt;
 use core::mem::MaybeUninit;
 
 use crate::Isa;
-use crate::forward::WholeRow;
+use crate::forward::{WholeRow, is_eps};
 use crate::lanes::{
     Compiled, Element, Float, Input, Lanes, MAX_REGS, Pair, Source, has_mean, in_default_environment, regs,
 };
@@ -83,7 +84,10 @@ impl Moments {
     /// The moments of elements of which one is not finite, but for their number.
     pub(crate) const NAN: Self = Self { count: 0.0, origin: f64::NAN, offset: f64::NAN, m2: f64::NAN, scale: 1.0 };
 
-    /// The moments of the elements of both, which have one scale. The order matters in the last bits.
+    /// The moments of the elements of both. The order matters in the last bits.
+    ///
+    /// Those of no elements change nothing. Where the two differ in scale they have no sum, and all but the count is
+    /// NaN: they belong to no row then ([`are_of`](Self::are_of)).
     pub fn merge(self, other: Self) -> Self {
         Self::merge_all([self, other])
     }
@@ -91,7 +95,8 @@ impl Moments {
     /// The moments of the elements of all parts of a row, first to last, merged along the tree that their number fixes.
     ///
     /// They are those of the whole row, bit by bit, where all parts but the last have the same length, [`CHUNK`] times a power
-    /// of two, and the last is not longer.
+    /// of two, and the last is not longer. Parts of no elements, and those that differ in scale, are merged as
+    /// [`merge`](Self::merge) does it.
     pub fn merge_all(parts: impl IntoIterator<Item = Self>) -> Self {
         in_default_environment(|| Self::merge_parts(parts))
     }
@@ -100,11 +105,24 @@ impl Moments {
     fn merge_parts(parts: impl IntoIterator<Item = Self>) -> Self {
         let mut stack = no_subtrees();
         let mut tree = Tree::new(&mut stack);
+        let mut first = None;
+        let mut of_one_scale = true;
         // Those of no elements have no scale.
-        for part in parts.into_iter().filter(|part| part.count > 0.0) {
+        for part in parts.into_iter().filter(|part| part.count != 0.0) {
+            of_one_scale &= *first.get_or_insert(part.scale) == part.scale;
             tree.push(part);
         }
-        if tree.chunks == 0 { Self::EMPTY } else { tree.total() }
+        match first {
+            None => Self::EMPTY,
+            Some(_) if of_one_scale => tree.total(),
+            Some(_) => Self { count: tree.total().count, scale: f64::NAN, ..Self::NAN },
+        }
+    }
+
+    /// Whether these can be the moments of a row of `T` of which `cols` elements are to be normalized: they count as
+    /// many elements or more, and their scale is 1 or one that [`rescale`](Self::rescale) gives for the type.
+    pub fn are_of<T: Element>(&self, cols: usize) -> bool {
+        self.count >= cols as f64 && (self.scale == 1.0 || is_slow_scale::<T>(self.scale))
     }
 
     /// What the variance (or, not centered, the mean of squares) and eps add up to, which the root is taken of.
@@ -116,15 +134,19 @@ impl Moments {
     /// `None` if a row of `T` with these moments is in the range where the fast sums can be trusted. Else the scale with which
     /// the moments of the row, or of each of its parts, are to be taken again, on the slow path: see [`RowMoments::scale`].
     /// (Also of a row with a NaN or an infinity, whose squares cannot be told from those that overflow.)
-    pub fn rescale<T: Element>(&self, eps: f64) -> Option<f64> {
-        in_default_environment(|| self.rescale_for::<T::Float>(eps))
+    ///
+    /// # Errors
+    /// If eps is negative, infinite or NaN.
+    pub fn rescale<T: Element>(&self, eps: f64) -> Result<Option<f64>, BadEps> {
+        if is_eps(eps) { Ok(in_default_environment(|| self.slow_scale::<T>(eps))) } else { Err(BadEps(eps)) }
     }
 
+    /// The same for an eps that has been checked.
     #[inline(never)]
-    fn rescale_for<F: Float>(&self, eps: f64) -> Option<f64> {
+    pub(crate) fn slow_scale<T: Element>(&self, eps: f64) -> Option<f64> {
         let v = self.v(eps);
-        let trusted = F::TRUSTED.contains(&v);
-        (!trusted).then(|| scale_for::<F>(v, self.origin + self.offset))
+        let trusted = T::Float::TRUSTED.contains(&v);
+        (!trusted).then(|| scale_for::<T::Float>(v, self.origin + self.offset))
     }
 }
 
@@ -139,6 +161,23 @@ impl From<[f64; 5]> for Moments {
     fn from([count, origin, offset, m2, scale]: [f64; 5]) -> Self {
         Self { count, origin, offset, m2, scale }
     }
+}
+
+/// An eps that is negative, infinite or NaN.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BadEps(pub f64);
+
+impl fmt::Display for BadEps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "eps is {}, expected a finite number not less than 0", self.0)
+    }
+}
+
+impl core::error::Error for BadEps {}
+
+/// Whether [`Moments::rescale`] gives this scale for rows of `T`.
+pub fn is_slow_scale<T: Element>(scale: f64) -> bool {
+    T::Float::RESCALE.contains(&scale)
 }
 
 /// The scale at which the slow path takes the moments of a row whose v is not trusted.
@@ -553,7 +592,8 @@ pub struct RowMoments<'a, T> {
     /// the elements, and origin and offset are zero.
     pub centered: bool,
     /// `None` for the fast sums. Else they are taken on the slow path, right for every finite element, of elements times a
-    /// power of two that [`Moments::rescale`] has given.
+    /// power of two that [`Moments::rescale`] has given. (Moments at any other scale belong to no row: see
+    /// [`Moments::are_of`].)
     pub scale: Option<f64>,
 }
 

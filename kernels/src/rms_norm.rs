@@ -21,8 +21,14 @@ pub type RmsNorm<'a, T = f32> = forward::Forward<'a, T, false>;
 pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, false>;
 
 impl<'a, T: Element> RmsNorm<'a, T> {
-    /// The job of normalizing `rows`, with `streaming` stores if so asked. `None` if there is a beta, if gamma or rstd have
-    /// another length than the rows ask for, or if the groups of gamma do not divide the rows.
+    /// The job of normalizing `rows`, with `streaming` stores if so asked.
+    ///
+    /// `None` if
+    /// - there is a beta,
+    /// - gamma does not have an element for each column of each group,
+    /// - rstd does not have an element for each row,
+    /// - the groups do not divide the rows (those of [`Groups::after`](forward::Groups::after) divide any), or
+    /// - eps is negative, infinite or NaN.
     #[inline(always)]
     pub fn new(
         rows: RowIo<'a, T>,
@@ -37,8 +43,14 @@ impl<'a, T: Element> RmsNorm<'a, T> {
 }
 
 impl<'a, T: Element> Normalize<'a, T> {
-    /// The job of normalizing the one row that `row` has. `None` if there are more or fewer, if there is a beta, or if gamma
-    /// has another length.
+    /// The job of normalizing the one row that `row` has, with the gamma of its group.
+    ///
+    /// `None` if
+    /// - there are more rows or none,
+    /// - the row is a sum that is yet to be taken: its rstd cannot be known,
+    /// - there is a beta,
+    /// - gamma does not have an element for each column of each group, or
+    /// - the groups do not divide one row (those of [`Groups::after`](forward::Groups::after) do).
     pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, rstd: T::Float, streaming: bool) -> Option<Self> {
         let norm = RowNorm { mean: T::Float::default(), mean_lo: T::Float::default(), rstd };
         if params.beta.is_none() { Self::checked(row, params, norm, streaming) } else { None }

@@ -9,8 +9,10 @@ mod support;
 mod accuracy;
 mod backward;
 mod bits;
+mod edges;
 mod environment;
 mod errors;
+mod floor;
 mod golden;
 mod groups;
 #[cfg(unix)]

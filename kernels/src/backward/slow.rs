@@ -39,7 +39,7 @@ pub(super) fn constant<T: Element>(job: &Job<'_, T>, r: usize) -> Option<RowNorm
 fn moments<T: Element>(job: &Job<'_, T>, r: usize, fast: Option<Moments>) -> (Moments, f64) {
     let taken = |scale| RowMoments { x: job.rows.x_row(r), centered: job.centered, scale }.run_on(job.isa);
     let mut m = fast.unwrap_or_else(|| taken(None));
-    if let Some(scale) = m.rescale::<T>(job.eps) {
+    if let Some(scale) = m.slow_scale::<T>(job.eps) {
         m = taken(Some(scale));
     }
     (m, m.m2 / m.count + job.eps * m.scale * m.scale)

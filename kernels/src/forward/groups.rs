@@ -46,18 +46,39 @@ impl Groups {
 
     #[inline(always)]
     pub(super) fn of_row(self, r: usize) -> usize {
-        (self.before + r) / self.repeat % self.groups
+        // `before` is within a period, which may be almost as large as numbers get.
+        let row = self.before.checked_add(r).unwrap_or_else(|| self.after(r).before);
+        row / self.repeat % self.groups
     }
 
-    /// The same groups for a part of the rows that begins after so many: any number of them.
+    /// The same groups for a part of the rows that begins after `rows` others. The groups need not divide a part.
     pub fn after(self, rows: usize) -> Self {
         let period = self.period();
-        Self { before: (self.before + rows % period) % period, all: false, ..self }
+        let (rows, left) = (rows % period, period - self.before);
+        let before = if rows < left { self.before + rows } else { rows - left };
+        Self { before, all: false, ..self }
     }
 
-    /// Whether so many rows can have them.
+    /// Whether this number of rows can have them.
     #[inline(always)]
     pub(super) fn divide(self, rows: usize) -> bool {
         !self.all || self.period() == 1 || rows.is_multiple_of(self.period())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_counted_on_beyond_the_largest_number() {
+        let half = usize::MAX / 2;
+        let groups = Groups::new(2, half).expect("a period that does not overflow");
+        let late = groups.after(usize::MAX - 3);
+        assert_eq!((0..5).map(|r| late.of_row(r)).collect::<std::vec::Vec<_>>(), [1, 1, 0, 0, 0]);
+        assert_eq!((late.after(1).of_row(0), late.after(2).of_row(0), late.after(half).of_row(1)), (1, 0, 0));
+        assert_eq!((late.after(half + 2).of_row(0), late.of_row(half + 2)), (1, 1));
+        let small = Groups::new(3, 2).expect("groups").after(7);
+        assert_eq!((0..6).map(|r| small.of_row(r)).collect::<std::vec::Vec<_>>(), [0, 1, 1, 2, 2, 0]);
     }
 }

@@ -16,7 +16,8 @@ pub struct GradRows<'a, T> {
     ds: Option<Strided<T>>,
     dx: Option<Strided<T>>,
     in_place: bool,
-    /// The rows of the buffers that these are.
+    /// The rows of the buffers, and which of them these are.
+    all: usize,
     rows: usize,
     first: usize,
     group: Group,
@@ -114,6 +115,7 @@ impl<'a, T: Element> GradRows<'a, T> {
             ds: None,
             dx: None,
             in_place: false,
+            all: rows,
             rows,
             first: 0,
             group,
@@ -124,20 +126,24 @@ impl<'a, T: Element> GradRows<'a, T> {
         fits(x.len(), rows, cols, stride).then_some(this)
     }
 
-    /// The same rows with dx written to a buffer. `None` if it does not fit, or is written over dy.
+    /// The same rows with dx written to a buffer. `None` if the rows do not fit into it or overlap one another, if
+    /// there is a dx already (over dy, or in another buffer), or if these are no longer all rows of the buffers.
     pub fn with_dx(self, (dx, stride): (&'a mut [T], usize)) -> Option<Self> {
-        let fits = !self.in_place && self.are_all() && fits(dx.len(), self.rows, self.cols, stride);
+        let fits = self.dx.is_none() && self.are_all() && fits(dx.len(), self.rows, self.cols, stride);
         fits.then_some(Self { dx: Some(Strided::new(dx.as_mut_ptr().cast_const(), stride)), ..self })
     }
 
-    /// The same rows with ds added to dx. `None` if it does not fit.
+    /// The same rows with ds added to dx, which must be wanted: see [`Backward::new`](crate::backward::Backward::new).
+    /// `None` if the rows do not fit into it or overlap one another, if there is a ds already, or if these are no
+    /// longer all rows of the buffers.
     pub fn with_ds(self, (ds, stride): (&'a [T], usize)) -> Option<Self> {
-        let fits = self.are_all() && fits(ds.len(), self.rows, self.cols, stride);
+        let fits = self.ds.is_none() && self.are_all() && fits(ds.len(), self.rows, self.cols, stride);
         fits.then_some(Self { ds: Some(Strided::new(ds.as_ptr(), stride)), ..self })
     }
 
-    /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow `index * repeat`
-    /// others. `None` if there is no such group, or if the groups do not divide the rows.
+    /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow
+    /// `index * repeat` others. `None` if there is no such group, if the groups do not divide the rows, or if these are no
+    /// longer all rows of the buffers.
     pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Option<Self> {
         let period = groups.checked_mul(repeat).filter(|&period| period > 0)?;
         let fits = self.are_all() && index < groups && self.rows.is_multiple_of(period);
@@ -172,6 +178,7 @@ impl<'a, T: Element> GradRows<'a, T> {
             ds: ds.map(strided),
             dx: dx.map(strided),
             in_place: dx.is_some_and(|dx| dx.p == dy.p),
+            all: rows,
             rows,
             first: 0,
             group: Group::ONE,
@@ -188,7 +195,12 @@ impl<'a, T: Element> GradRows<'a, T> {
 
     /// Whether these are all rows of the buffers.
     fn are_all(&self) -> bool {
-        self.first == 0 && self.group.groups == 1
+        self.rows == self.all
+    }
+
+    /// The number of rows of the buffers, of which these may be a part.
+    pub(crate) fn all(&self) -> usize {
+        self.all
     }
 
     /// Which row of the buffers row `r` of these is.
@@ -254,6 +266,10 @@ impl<'a, T: Element> GradRows<'a, T> {
     }
 
     /// The first `row` rows, and the others. All rows come first if there are fewer.
+    ///
+    /// Both are rows of the same buffers: see [`Stats`](crate::backward::Stats) for what that asks of statistics. To
+    /// cut a job into parts whose sums can be merged, split that:
+    /// [`Backward::split_at_part`](crate::backward::Backward::split_at_part).
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let row = row.min(self.rows);
         (Self { rows: row, ..self }, Self { rows: self.rows - row, first: self.first + row, ..self })

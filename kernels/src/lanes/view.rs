@@ -217,12 +217,14 @@ impl<'a, T: Element> RowIo<'a, T> {
     /// `wide`.
     ///
     /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
-    /// the same pointers and split, can be run at once.
+    /// the same pointers and split, can be run at once. [`x_row`](Self::x_row), which is safe, reads the row of x that
+    /// it is asked for.
     ///
-    /// # Safety
-    /// Unless there are no rows or no columns, for as long as the rows of a job that is run:
+    /// # Safety Unless there are no rows or no columns, for as long as a job is run on rows, or a row that `x_row`
+    /// gives is borrowed, these rows keep to the following. Whoever calls `from_raw` sees to it, also for those to whom
+    /// the rows are handed.
     /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of s and y for writes too.
-    /// - What is written is read and written by nothing else.
+    /// - What is written is read and written by nothing else. What `x_row` gives is written by nothing.
     /// - No row of s or y overlaps another row of any buffer. y may be x or the residual, and s may be x, the residual or
     ///   y: with the same pointer and stride, and not `wide`.
     #[inline(always)]
@@ -287,7 +289,8 @@ impl<'a, T: Element> RowIo<'a, T> {
     /// The size of a row of y.
     #[inline]
     pub fn y_row_bytes(&self) -> usize {
-        self.cols * self.y_element()
+        // Where there are no rows, there may be any number of columns.
+        self.cols.saturating_mul(self.y_element())
     }
 
     /// Whether every row of y starts on a cache line.
@@ -321,9 +324,10 @@ impl<'a, T: Element> RowIo<'a, T> {
         self.addends.is_some()
     }
 
-    /// Row `r` of x, or `None` if there are no more than `r` rows or x is yet to be summed.
+    /// Row `r` of x. `None` if there are no more than `r` rows, if there are no columns, or if x is yet to be summed.
     pub fn x_row(&self, r: usize) -> Option<&[T]> {
-        // SAFETY: the constructor checked that row r lies within x; nothing is written while self is shared.
+        // SAFETY: row r lies within x, and nothing writes it while self is borrowed: the constructors of slices have
+        // checked it, and from_raw makes it its caller's duty.
         (r < self.rows && self.cols > 0 && !self.is_sum())
             .then(|| unsafe { core::slice::from_raw_parts(self.x.add(r * self.x_stride), self.cols) })
     }

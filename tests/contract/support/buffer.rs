@@ -50,6 +50,18 @@ impl<V: Value> Buffer<V> {
         &mut self.data[self.start..][..self.rows * self.cols]
     }
 
+    /// The elements from the first row on, and the stride of rows.
+    #[allow(dead_code, reason = "for the fuzz targets, which share this module")]
+    pub(crate) fn slice(&self) -> (&[V], usize) {
+        (&self.data[self.start..], self.stride)
+    }
+
+    /// The same, to be written.
+    #[allow(dead_code, reason = "for the fuzz targets, which share this module")]
+    pub(crate) fn slice_mut(&mut self) -> (&mut [V], usize) {
+        (&mut self.data[self.start..], self.stride)
+    }
+
     pub(crate) fn rows(&self) -> Rows<'_, V> {
         Rows::strided(&self.data[self.start..], self.rows, self.stride)
     }
