@@ -325,7 +325,7 @@ impl LayerNorm {
         self.0.backward::<T, G, true>(io, gamma, stats, grads, Some(scratch))
     }
 
-    /// The elements of scratch memory that a backward call for so many rows takes, if it is cut into as many tasks as
+    /// The elements of scratch memory that a backward call for `rows` rows takes, if it is cut into as many tasks as
     /// it would be now: none without rows or columns. Else 128 * `cols`, columns rounded up to whole steps of 64 (32
     /// for f64), for the sums of 32 parts or fewer, 3 * `cols` for each task, and 64 bytes, so that all this can start
     /// on a cache line. Without those bytes calls are slower, unless the memory starts on one.
@@ -371,8 +371,9 @@ impl LayerNorm {
     /// With those of [`moments`](Self::moments), taken again where [`rescale`](Self::rescale) says so, y has the bits of
     /// [`forward`](Self::forward) on the whole.
     ///
-    /// # Errors If the lengths do not fit together, or if moments count fewer elements than a row of x has or have a
-    /// scale that is not one of its type; nothing has been written then.
+    /// # Errors
+    /// If the lengths do not fit together, or if moments count fewer elements than a row of x has or have a scale that
+    /// is not one of its type; nothing has been written then.
     pub fn normalize_with<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,

@@ -222,7 +222,7 @@ fn known(counts: [f64; 3]) -> [Moments; 3] {
 fn moments_of_another_number_of_rows_are_refused() {
     let length = |len| Error::Length { what: "moments", len, expected: 3 };
     refused(&length(2), &["moments", "2", "3"], |plan, moments, _| plan.moments(&X, &mut moments[..2]));
-    refused(&length(0), &["moments", "0", "3"], |plan, _, _| plan.moments_at_scale(&X, 1.0, &mut []));
+    refused(&length(0), &["moments", "0", "3"], |plan, _, _| plan.moments_at_scale(&X, 0.5, &mut []));
     let four = [known([4.0; 3])[0]; 4];
     refused(&length(4), &["moments", "4", "3"], |plan, _, y| plan.normalize_with(&X, &four, None, None, y));
     refused(&length(2), &["moments", "2", "3"], |plan, _, y| plan.normalize_with(&X, &four[..2], None, None, y));
@@ -269,6 +269,6 @@ fn rows_and_vectors_that_do_not_fit_are_refused_with_moments_as_well() {
         plan.moments(&X[..11], moments)
     });
     refused(&Error::Overlap { what: "x", cols: 4, stride: 3 }, &["x", "4", "3"], |plan, moments, _| {
-        plan.moments_at_scale(Rows::strided(&X, 3, 3), 1.0, moments)
+        plan.moments_at_scale(Rows::strided(&X, 3, 3), 0.5, moments)
     });
 }

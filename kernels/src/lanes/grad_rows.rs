@@ -142,8 +142,8 @@ impl<'a, T: Element> GradRows<'a, T> {
     }
 
     /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow
-    /// `index * repeat` others. `None` if there is no such group, if the groups do not divide the rows, or if these are no
-    /// longer all rows of the buffers.
+    /// `index * repeat` others. `None` if there is no such group, if the groups do not divide the rows, or if these
+    /// are no longer all rows of the buffers.
     pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Option<Self> {
         let period = groups.checked_mul(repeat).filter(|&period| period > 0)?;
         let fits = self.are_all() && index < groups && self.rows.is_multiple_of(period);

@@ -220,9 +220,10 @@ impl<'a, T: Element> RowIo<'a, T> {
     /// the same pointers and split, can be run at once. [`x_row`](Self::x_row), which is safe, reads the row of x that
     /// it is asked for.
     ///
-    /// # Safety Unless there are no rows or no columns, for as long as a job is run on rows, or a row that `x_row`
-    /// gives is borrowed, these rows keep to the following. Whoever calls `from_raw` sees to it, also for those to whom
-    /// the rows are handed.
+    /// # Safety
+    /// Unless there are no rows or no columns, for as long as a job is run on rows, or a row that `x_row` gives is
+    /// borrowed, these rows keep to the following. Whoever calls `from_raw` sees to it, also for those to whom the rows
+    /// are handed.
     /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of s and y for writes too.
     /// - What is written is read and written by nothing else. What `x_row` gives is written by nothing.
     /// - No row of s or y overlaps another row of any buffer. y may be x or the residual, and s may be x, the residual or
