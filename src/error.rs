@@ -156,12 +156,10 @@ pub enum Error {
         dtype: &'static str,
     },
     /// The scale at which moments are to be taken again is none that [`rescale`](crate::LayerNorm::rescale) gives.
-    #[error("scale is {scale}, expected one that rescale gives for {dtype}: one of {expected:?}")]
+    #[error("scale is {scale}, expected one that rescale gives for rows of {dtype}")]
     Scale {
         /// The scale that was asked for.
         scale: f64,
-        /// The scales of the type.
-        expected: [f64; 3],
         /// The type of x.
         dtype: &'static str,
     },

@@ -247,7 +247,7 @@ impl Plan {
     ) -> Result<(), Error> {
         let cols = self.cols;
         if let Some(scale) = scale.filter(|&scale| !is_slow_scale::<T>(scale)) {
-            return Err(Error::Scale { scale, expected: T::Float::RESCALE, dtype: T::DTYPE.name() });
+            return Err(Error::Scale { scale, dtype: T::DTYPE.name() });
         }
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, cols)?;
         shape::length("moments", Some(&*out), rows)?;

@@ -94,6 +94,8 @@ impl<F> Default for Stats<'_, F> {
 }
 
 impl<'a, F: Float> Stats<'a, F> {
+    /// Whether each has an element for each of `rows` rows, and none is there without those that belong to it.
+    #[inline(never)]
     fn fit(&self, rows: usize, centered: bool) -> bool {
         let lengths = [self.mean, self.mean_lo, self.rstd].into_iter().all(|s| s.is_none_or(|s| s.len() == rows));
         let [mean, mean_lo, rstd] = [self.mean, self.mean_lo, self.rstd].map(|s| s.is_some());
@@ -204,8 +206,9 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
         (Self(Job { rows: a, ..job }), Self(Job { rows: b, ..job }))
     }
 
-    /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`, to be merged by
-    /// [`merge`] when those of all parts are there.
+    /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`, to be
+    /// merged by [`merge`] when those of all parts are there. All parts and the merge take one tier: in `partials`,
+    /// sums lie in the order of its registers.
     ///
     /// # Panics
     /// If `partials` does not have [`Parts::partial_len`] elements for each part (it is not used, and may be empty, if no sums are

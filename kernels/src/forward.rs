@@ -233,7 +233,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         let fits = params.fit(rows.rows(), rows.cols()) && stats.fits(rows.rows()) && is_eps(eps);
         let params = params.with_harmless_offset();
         // Where there are no rows, there may be any number of columns.
-        let (row_bytes, from_memory) = (rows.cols().saturating_mul(size_of::<T>()), rows.come_from_memory());
+        let (row_bytes, from_memory) = (rows.cols().wrapping_mul(size_of::<T>()), rows.come_from_memory());
         let in_place = from_memory && rows.is_in_place();
         let few_lines = row_bytes <= BLOCK_LINES && row_bytes.is_multiple_of(LINE) && rows.cols() <= BLOCK_LINES_COLS;
         let short = rows.cols() <= BLOCK_COLS || few_lines;

@@ -25,6 +25,8 @@ compile_error!(
 );
 
 pub mod backward;
+#[cfg(test)]
+mod every_loop;
 pub mod forward;
 pub mod isa;
 pub mod lanes;

@@ -122,7 +122,12 @@ impl Moments {
     /// Whether these can be the moments of a row of `T` of which `cols` elements are to be normalized: they count as
     /// many elements or more, and their scale is 1 or one that [`rescale`](Self::rescale) gives for the type.
     pub fn are_of<T: Element>(&self, cols: usize) -> bool {
-        self.count >= cols as f64 && (self.scale == 1.0 || is_slow_scale::<T>(self.scale))
+        self.fit(cols, &T::Float::RESCALE)
+    }
+
+    #[inline(never)]
+    fn fit(&self, cols: usize, scales: &[f64; 3]) -> bool {
+        self.count >= cols as f64 && (self.scale == 1.0 || scales.contains(&self.scale))
     }
 
     /// What the variance (or, not centered, the mean of squares) and eps add up to, which the root is taken of.

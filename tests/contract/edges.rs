@@ -229,11 +229,10 @@ fn scales_that_are_not_of_the_type_are_refused<K: Types>() {
         for scale in refused {
             let mut moments = [Moments { count: 7.0, ..Moments::EMPTY }; 3];
             let error = plan.moments_at_scale(&x, scale, &mut moments).expect_err("a bad scale was accepted");
-            let Error::Scale { scale: named, expected, dtype } = error else { panic!("{error:?}") };
-            assert!(named.to_bits() == scale.to_bits() && expected == K::F::RESCALE && dtype == K::X::DTYPE.name());
+            let Error::Scale { scale: named, dtype } = error else { panic!("{error:?}") };
+            assert!(named.to_bits() == scale.to_bits() && dtype == K::X::DTYPE.name());
             let message = error.to_string();
-            let words = [format!("scale is {scale},"), format!("{:?}", expected[1]), dtype.into()];
-            assert!(words.iter().all(|word| message.contains(word)), "{message}: {words:?}");
+            assert!(message.contains(&format!("scale is {scale},")) && message.contains(dtype), "{message}");
             assert!(moments.iter().all(|m| m.count == 7.0), "moments have been written");
         }
         for scale in K::F::RESCALE {

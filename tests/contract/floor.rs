@@ -77,7 +77,7 @@ fn one_row_has_the_vectors_of_its_group<K: Types>() {
     }
 }
 
-/// Rows from split_at are rows of the same buffers, and have the statistics of these.
+/// Rows from `split_at` are rows of the same buffers, and have the statistics of these.
 fn gradients_of_some_rows<K: Types, const CENTERED: bool>(problem: &GradProblem<K>)
 where
     K::X: Compiled<CENTERED>,

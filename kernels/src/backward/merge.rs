@@ -7,7 +7,9 @@ use crate::lanes::{Compiled, Element, Float, Kernel, Lanes, Reg};
 /// The subtrees that are pending at most: 32 parts have a tree of depth 5.
 const DEPTH: usize = 8;
 
-/// Merges the sums of all parts into dgamma and dbeta, each if wanted.
+/// Merges the sums of all parts into dgamma and dbeta, each if wanted. The tier is the one on which all parts were run,
+/// since the order of the sums in `partials` is that of its registers; sums from another tier come out in other
+/// columns.
 ///
 /// # Panics
 /// If `partials` does not have [`Parts::partial_len`] elements for each part, or dgamma or dbeta does not have as many

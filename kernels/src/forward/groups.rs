@@ -47,8 +47,14 @@ impl Groups {
     #[inline(always)]
     pub(super) fn of_row(self, r: usize) -> usize {
         // `before` is within a period, which may be almost as large as numbers get.
-        let row = self.before.checked_add(r).unwrap_or_else(|| self.after(r).before);
+        let row = self.before.checked_add(r).unwrap_or_else(|| self.late_row(r));
         row / self.repeat % self.groups
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn late_row(self, r: usize) -> usize {
+        self.after(r).before
     }
 
     /// The same groups for a part of the rows that begins after `rows` others. The groups need not divide a part.

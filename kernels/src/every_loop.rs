@@ -1,0 +1,215 @@
+//! Small shapes that enter every loop: rows in blocks, fused rows, streamed rows, packed gammas, rows by columns,
+//! gradients and their sums. Each tier of this machine must give the bits of the portable one.
+//!
+//! The shapes are small enough for Miri, which runs the AVX2 tier if it is told that the processor has it: see
+//! CONTRIBUTING.md.
+
+use std::vec;
+use std::vec::Vec;
+
+use crate::Isa;
+use crate::backward::{Backward, Parts, Stats, merge};
+use crate::forward::{Forward, Groups, Params, StatsMut};
+use crate::lanes::{Compiled, Element, Float, GradRows, RowIo, Vector};
+use crate::layer_norm::LayerNorm;
+use crate::moments::{CHUNK, Moments, RowMoments};
+use crate::rms_norm::RmsNorm;
+
+/// Between -1 and 1, but for some that take a row out of the range of the loops.
+fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f64 / f64::from(1 << 23) - 1.0
+    };
+    (0..len).map(|_| T::from_computed(T::Float::from_f64(next()))).collect()
+}
+
+fn bits<T: Element>(v: &[T]) -> Vec<u64> {
+    v.iter().map(|v| Into::<f64>::into(v.to_computed()).to_bits()).collect()
+}
+
+fn float_bits<F: Float>(v: &[F]) -> Vec<u64> {
+    v.iter().map(|&v| Into::<f64>::into(v).to_bits()).collect()
+}
+
+/// How rows lie.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Apart,
+    Streamed,
+    InPlace,
+    Sum,
+    SumOver,
+}
+
+const FORMS: [Form; 5] = [Form::Apart, Form::Streamed, Form::InPlace, Form::Sum, Form::SumOver];
+
+/// The constructors of either operation.
+trait Jobs<const CENTERED: bool>: Element {
+    fn job<'a>(
+        io: RowIo<'a, Self>,
+        params: Params<'a, Self>,
+        streaming: bool,
+        stats: StatsMut<'a, Self::Float>,
+    ) -> Option<Forward<'a, Self, CENTERED>>;
+}
+
+impl<T: Element> Jobs<true> for T {
+    fn job<'a>(
+        io: RowIo<'a, T>,
+        params: Params<'a, T>,
+        streaming: bool,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Option<LayerNorm<'a, T>> {
+        LayerNorm::new(io, params, 1e-5, streaming, stats)
+    }
+}
+
+impl<T: Element> Jobs<false> for T {
+    fn job<'a>(
+        io: RowIo<'a, T>,
+        params: Params<'a, T>,
+        streaming: bool,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Option<RmsNorm<'a, T>> {
+        RmsNorm::new(io, Params { beta: None, ..params }, 1e-5, streaming, stats.rstd)
+    }
+}
+
+/// The bits of y, the sum and rstd.
+fn forward<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(
+    isa: Isa,
+    form: Form,
+    (rows, cols): (usize, usize),
+    (groups, offset): (usize, f64),
+) -> [Vec<u64>; 3] {
+    let mut x = numbers::<T>(rows * cols, 1);
+    // A row for the slow path.
+    if rows > 2 {
+        x[2 * cols..3 * cols].fill(T::from_computed(T::Float::NAN));
+    }
+    let (mut y, mut s) = (numbers::<T>(rows * cols, 2), numbers::<T>(rows * cols, 3));
+    let residual = numbers::<T>(rows * cols, 4);
+    let (gamma, beta) = (numbers::<T>(groups * cols, 5), numbers::<T>(groups * cols, 6));
+    let mut rstd = vec![T::Float::default(); rows];
+    let params = Params {
+        gamma: Some(Vector::from(&gamma[..])),
+        beta: Some(Vector::from(&beta[..])),
+        groups: Groups::new(groups, 1).expect("groups"),
+        offset: T::Float::from_f64(offset),
+    };
+    let io = match form {
+        Form::Apart | Form::Streamed => RowIo::new(&x, cols, &mut y, cols, rows, cols),
+        Form::InPlace => {
+            y.copy_from_slice(&x);
+            RowIo::in_place(&mut y, cols, rows, cols)
+        }
+        Form::Sum => RowIo::sum((&x, cols), (&residual, cols), (&mut s, cols), (&mut y, cols), rows, cols),
+        Form::SumOver => RowIo::sum_over((&x, cols), (&mut y, cols), rows, cols),
+    };
+    let stats = StatsMut { rstd: Some(&mut rstd), ..StatsMut::default() };
+    let job = T::job(io.expect("the rows fit"), params, matches!(form, Form::Streamed), stats);
+    job.expect("the lengths fit").run_on(isa);
+    [bits(&y), bits(&s), float_bits(&rstd)]
+}
+
+/// One row by its moments, in two pieces.
+fn by_columns<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(isa: Isa, cols: usize) -> Vec<u64> {
+    let (x, mut y) = (numbers::<T>(cols, 7), numbers::<T>(cols, 8));
+    let part = |x| RowMoments { x, centered: CENTERED, scale: None }.run_on(isa);
+    let moments = Moments::merge_all(x.chunks(CHUNK).map(part));
+    let io = RowIo::new(&x, cols, &mut y, cols, 1, cols).expect("the row fits");
+    let job = T::job(io, Params::default(), false, StatsMut::default()).expect("the lengths fit");
+    let (a, b) = job.with_moments(&moments).expect("an ordinary row").split_at_col(cols / 3);
+    a.run_on(isa);
+    b.run_on(isa);
+    bits(&y)
+}
+
+/// The bits of dx, dgamma and dbeta.
+fn backward<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+    isa: Isa,
+    (rows, cols): (usize, usize),
+    streaming: bool,
+) -> [Vec<u64>; 3] {
+    let (x, mut dy) = (numbers::<T>(rows * cols, 9), numbers::<T>(rows * cols, 10));
+    // dx of one row takes the slow path, and all of another.
+    dy[..cols].fill(T::from_computed(T::Float::from_f64(1e-30)));
+    if rows > 3 {
+        dy[3 * cols] = T::from_computed(T::Float::NAN);
+    }
+    let (gamma, mut dx) = (numbers::<T>(cols, 11), numbers::<T>(rows * cols, 12));
+    let grads = GradRows::new((&dy, cols), (&x, cols), rows, cols).and_then(|rows| rows.with_dx((&mut dx, cols)));
+    let gamma = Some(Vector::from(&gamma[..]));
+    let one = T::Float::from_f64(1.0);
+    let job = Backward::<T, CENTERED>::new(grads.expect("rows"), Stats::default(), gamma, one, 1e-5, true, streaming);
+    let parts = Parts::new(rows, cols);
+    let len = parts.partial_len::<T>(CENTERED).expect("a length") * parts.count();
+    let mut partials = vec![T::Float::NAN; len];
+    let mut work = vec![T::Float::NAN; parts.work_len::<T>(CENTERED).expect("a length")];
+    job.expect("the lengths fit").run_on(isa, &mut partials, &mut work);
+    let (mut dgamma, mut dbeta) = (vec![T::Float::NAN; cols], vec![T::Float::NAN; cols]);
+    merge::<T, CENTERED>(isa, &parts, &partials, Some(&mut dgamma), Some(&mut dbeta));
+    [bits(&dx), float_bits(&dgamma), float_bits(&dbeta)]
+}
+
+/// The tiers beside the portable one, among them the one that `LANENORM_TEST_MIN_ISA` names.
+fn tiers() -> impl Iterator<Item = Isa> {
+    if let Ok(least) = std::env::var("LANENORM_TEST_MIN_ISA") {
+        assert!(Isa::available().any(|isa| isa.tier().name() == least), "{least} is not here");
+    }
+    Isa::available().filter(|&isa| isa != Isa::SCALAR)
+}
+
+/// What the tiers give for all shapes.
+fn every_loop<T: Element>() {
+    for isa in tiers() {
+        // Eleven rows are a block and three that are fused; then whole steps, rows too long for blocks, and two chunks.
+        let with_offset = (1, 1.0);
+        for (shape, forms, vectors) in [
+            ((11, 5), &FORMS[..], &[(1, 0.0), with_offset, (11, 0.0)][..]),
+            ((8, 64), &FORMS[..2], &[(1, 0.0)]),
+            ((3, 200), &FORMS, &[with_offset]),
+            ((2, CHUNK + 9), &FORMS[..1], &[with_offset]),
+        ] {
+            for (&form, &vectors) in forms.iter().flat_map(|form| vectors.iter().map(move |vectors| (form, vectors))) {
+                let all = |isa| {
+                    (forward::<T, true>(isa, form, shape, vectors), forward::<T, false>(isa, form, shape, vectors))
+                };
+                assert_eq!(all(isa), all(Isa::SCALAR), "{isa}, {form:?}, {shape:?}, {vectors:?}");
+            }
+        }
+        let all = |isa| (by_columns::<T, true>(isa, 270), by_columns::<T, false>(isa, 70));
+        assert_eq!(all(isa), all(Isa::SCALAR), "{isa}: by columns");
+        // Two leaves, and two parts.
+        for shape in [(1, 70), (19, 9), (67, 3)] {
+            for streaming in [false, true] {
+                let all =
+                    |isa| (backward::<T, true>(isa, shape, streaming), backward::<T, false>(isa, shape, streaming));
+                assert_eq!(all(isa), all(Isa::SCALAR), "{isa}: gradients, {shape:?}, streaming: {streaming}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_loop_of_f32() {
+    every_loop::<f32>();
+}
+
+#[test]
+fn every_loop_of_f64() {
+    every_loop::<f64>();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri has no conversion to f16")]
+fn every_loop_of_f16() {
+    every_loop::<half::f16>();
+}
+
+#[test]
+fn every_loop_of_bf16() {
+    every_loop::<half::bf16>();
+}
