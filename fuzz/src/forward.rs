@@ -101,19 +101,24 @@ fn assert_accurate<K: Types>(problem: &Problem<K>) {
     }
 }
 
+/// (x + residual) + bias, each addition rounded to the type that rows are computed in, and the sum to that of x.
+pub(crate) fn added<K: Types>(x: &[K::X], residual: &[K::X], bias: Option<&[K::X]>, cols: usize) -> Vec<K::X> {
+    let add = |i: usize| {
+        let bias = bias.map_or(-0.0, |b| b[i % cols].wide());
+        let (x, residual) = (K::F::of(x[i].wide()), K::F::of(residual[i].wide()));
+        let sum = K::F::of(x.wide() + residual.wide());
+        K::X::of(K::F::of(sum.wide() + K::F::of(bias).wide()).wide())
+    };
+    (0..x.len()).map(add).collect()
+}
+
 /// Sums have the bits of adding first.
 fn sums<K: Types>(input: &Input, problem: &Problem<K>) {
     let Problem { rows, cols, .. } = *problem;
     let Shape { gaps, misalignment, has, in_place, .. } = input.shape;
     let residual: Vec<K::X> = input.addends[0].fill(rows, cols);
     let bias: Option<Vec<K::X>> = has[2].then(|| input.addends[1].fill(1, cols));
-    let add = |i: usize| {
-        let bias = bias.as_ref().map_or(-0.0, |b| b[i % cols].wide());
-        let (x, residual) = (K::F::of(problem.x[i].wide()), K::F::of(residual[i].wide()));
-        let sum = K::F::of(x.wide() + residual.wide());
-        K::X::of(K::F::of(sum.wide() + K::F::of(bias).wide()).wide())
-    };
-    let sum: Vec<K::X> = (0..rows * cols).map(add).collect();
+    let sum = added::<K>(&problem.x, &residual, bias.as_deref(), cols);
     let expected = Problem { x: sum.clone(), ..problem.clone() }.expected();
     for &isa in tiers() {
         let plan = problem.plan(isa).with_parallelism(input.shape.parallelism()).with_store(input.shape.store());

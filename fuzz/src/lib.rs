@@ -17,6 +17,7 @@ use contract::{accuracy, support};
 
 pub mod backward;
 pub mod capi;
+pub mod floor;
 pub mod forward;
 pub mod pointers;
 pub mod shape;
