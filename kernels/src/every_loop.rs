@@ -7,6 +7,8 @@
 use std::vec;
 use std::vec::Vec;
 
+use bytemuck::Pod;
+
 use crate::Isa;
 use crate::backward::{Backward, Parts, Stats, merge};
 use crate::forward::{Forward, Groups, Params, StatsMut};
@@ -25,12 +27,9 @@ fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
     (0..len).map(|_| T::from_computed(T::Float::from_f64(next()))).collect()
 }
 
-fn bits<T: Element>(v: &[T]) -> Vec<u64> {
-    v.iter().map(|v| Into::<f64>::into(v.to_computed()).to_bits()).collect()
-}
-
-fn float_bits<F: Float>(v: &[F]) -> Vec<u64> {
-    v.iter().map(|&v| Into::<f64>::into(v).to_bits()).collect()
+/// As bytes: a conversion may change the sign of a NaN.
+fn bits<T: Pod>(v: &[T]) -> Vec<u8> {
+    bytemuck::cast_slice(v).to_vec()
 }
 
 /// How rows lie.
@@ -83,7 +82,7 @@ fn forward<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(
     form: Form,
     (rows, cols): (usize, usize),
     (groups, offset): (usize, f64),
-) -> [Vec<u64>; 3] {
+) -> [Vec<u8>; 3] {
     let mut x = numbers::<T>(rows * cols, 1);
     // A row for the slow path.
     if rows > 2 {
@@ -111,11 +110,11 @@ fn forward<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(
     let stats = StatsMut { rstd: Some(&mut rstd), ..StatsMut::default() };
     let job = T::job(io.expect("the rows fit"), params, matches!(form, Form::Streamed), stats);
     job.expect("the lengths fit").run_on(isa);
-    [bits(&y), bits(&s), float_bits(&rstd)]
+    [bits(&y), bits(&s), bits(&rstd)]
 }
 
 /// One row by its moments, in two pieces.
-fn by_columns<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(isa: Isa, cols: usize) -> Vec<u64> {
+fn by_columns<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(isa: Isa, cols: usize) -> Vec<u8> {
     let (x, mut y) = (numbers::<T>(cols, 7), numbers::<T>(cols, 8));
     let part = |x| RowMoments { x, centered: CENTERED, scale: None }.run_on(isa);
     let moments = Moments::merge_all(x.chunks(CHUNK).map(part));
@@ -132,7 +131,7 @@ fn backward<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     isa: Isa,
     (rows, cols): (usize, usize),
     streaming: bool,
-) -> [Vec<u64>; 3] {
+) -> [Vec<u8>; 3] {
     let (x, mut dy) = (numbers::<T>(rows * cols, 9), numbers::<T>(rows * cols, 10));
     // dx of one row takes the slow path, and all of another.
     dy[..cols].fill(T::from_computed(T::Float::from_f64(1e-30)));
@@ -151,7 +150,7 @@ fn backward<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     job.expect("the lengths fit").run_on(isa, &mut partials, &mut work);
     let (mut dgamma, mut dbeta) = (vec![T::Float::NAN; cols], vec![T::Float::NAN; cols]);
     merge::<T, CENTERED>(isa, &parts, &partials, Some(&mut dgamma), Some(&mut dbeta));
-    [bits(&dx), float_bits(&dgamma), float_bits(&dbeta)]
+    [bits(&dx), bits(&dgamma), bits(&dbeta)]
 }
 
 /// The tiers beside the portable one, among them the one that `LANENORM_TEST_MIN_ISA` names.
