@@ -1,0 +1,351 @@
+# shellcheck shell=bash
+# What .ci/run and .ci/deep are made of. Each check is a function; arguments say how much of it is done.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export CARGO_TERM_COLOR=never
+# All builds are from nothing: what makes the next one fast makes these slow.
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0
+
+logs=target/ci
+mkdir -p "$logs"
+rm -f "$logs/steps"
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# Runs a step: its name, and its command. Seconds of processors are those of all that it ran.
+step() {
+  doing=$1
+  printf '\n=== %s (at %s s)\n' "$1" "$SECONDS"
+  local began=$SECONDS
+  TIMEFORMAT="--- $1: %0R s, processors %0U + %0S s"
+  time "${@:2}"
+  printf '%6s s  %s\n' $((SECONDS - began)) "$1" >>"$logs/steps"
+}
+
+# A lane: a function that calls steps one after another. The last line of a lane that fails names the step.
+lane() {
+  doing="before the first step"
+  trap 'rc=$?; [ "$rc" -eq 0 ] || printf "\n=== FAILED: %s (exit status %s)\n" "$doing" "$rc"' EXIT
+  "$1"
+}
+
+pids=()
+end_lanes() {
+  local pid
+  for pid in "${pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
+  wait
+}
+
+# Lanes side by side, since much of each keeps one core busy. The output of the first is shown as it comes, that of any
+# other when it ends. The first failure ends them all.
+lanes() {
+  local name failed='' rc ended
+  local -A names=()
+  set -m # Each is a process group, so that it can be ended with all that it started.
+  for name; do
+    if [ "$name" = "$1" ]; then
+      lane "$name" 2>&1 </dev/null &
+    else
+      lane "$name" >"$logs/$name.log" 2>&1 </dev/null &
+    fi
+    pids+=($!)
+    names[$!]=$name
+  done
+  trap end_lanes EXIT
+  trap 'exit 1' INT TERM
+  for name; do
+    wait -n -p ended && rc=0 || rc=$?
+    [ "$rc" -eq 0 ] || { failed=${names[$ended]} && end_lanes 2>/dev/null; }
+    if [ "${names[$ended]}" != "$1" ]; then
+      printf '\n=== the lane %s, done beside that:\n' "${names[$ended]}"
+      cat "$logs/${names[$ended]}.log"
+    fi
+    [ -z "$failed" ] || exit "$rc"
+  done
+  trap - EXIT INT TERM
+  set +m
+}
+
+summary() {
+  printf '\n=== seconds of each step\n'
+  sort -rn "$logs/steps"
+  printf '%6s s  in all\n' "$SECONDS"
+}
+
+arch=$(uname -m)
+# The tiers of this machine, found without asking the code under test; their absence from a test is a failure.
+tiers=(scalar)
+cpu_has() { grep -m1 '^flags' /proc/cpuinfo | grep -qw "$1"; }
+if [ "$arch" = x86_64 ]; then
+  if cpu_has avx2 && cpu_has fma && cpu_has f16c; then tiers+=(avx2); fi
+  if cpu_has avx512dq && cpu_has avx512vl && cpu_has avx512bw && cpu_has avx512cd; then tiers+=(avx512); fi
+elif [ "$arch" = aarch64 ]; then
+  tiers+=(neon)
+fi
+export LANENORM_TEST_MIN_ISA=${tiers[-1]}
+
+about_tiers() {
+  echo "tiers of this machine: ${tiers[*]}"
+  if [[ " ${tiers[*]} " != *" avx512 "* && $arch = x86_64 ]]; then
+    echo "note: this machine has no AVX-512; that tier is compiled and not run"
+  fi
+}
+
+# Installs what is missing (Debian).
+tools() {
+  local packages=()
+  needs() { has "$1" || packages+=("${@:2}"); } # a command, and what it comes with
+  needs c++ g++
+  needs valgrind valgrind libc6-dbg
+  needs mpicc libopenmpi-dev
+  needs mpirun openmpi-bin
+  ls /usr/lib/*/libclang-[0-9]*.so* >/dev/null 2>&1 || packages+=(libclang1)
+  /usr/bin/python3 -c 'import numpy' 2>/dev/null || packages+=(python3-numpy)
+  if [ "$arch" = x86_64 ]; then
+    needs qemu-aarch64-static qemu-user-static
+    needs aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+  fi
+  if [ ${#packages[@]} -gt 0 ]; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+  fi
+}
+
+# A command that runs tests, of which there must be some: a name that none has is a failure.
+some_tests() {
+  local log=$logs/tests.$BASHPID
+  "$@" | tee "$log"
+  grep -qE '^running [1-9]' "$log" || { echo "no test was run by: $*"; exit 1; }
+  rm "$log"
+}
+
+# The command that the README gives.
+readme_tests() {
+  local tests='cargo test --release --workspace'
+  grep -qxF "$tests" README.md || { echo "README.md does not give the command: $tests"; exit 1; }
+  $tests
+}
+
+manifests=(fuzz benches/sweep benches/peers integrations/mpi integrations/candle)
+formatting() {
+  local of
+  cargo fmt --all --check
+  for of in "${manifests[@]}"; do cargo fmt --manifest-path "$of/Cargo.toml" --check; done
+}
+
+lints() {
+  cargo clippy --workspace --all-targets --features lanenorm/capi -- -D warnings
+  # What is unused without the C ABI.
+  cargo clippy -p lanenorm "$@" -- -D warnings
+}
+
+other_targets() {
+  cargo clippy -p lanenorm-kernels --no-default-features -- -D warnings
+}
+
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features lanenorm/capi; }
+
+capi=(--features lanenorm/capi --lib --test capi)
+c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
+c_programs() { examples/c/run.sh; }
+
+c_library() {
+  cargo rustc --release --features capi --crate-type cdylib
+  [ "$arch" = x86_64 ] || return 0
+  strip -o target/stripped.so target/release/liblanenorm.so
+  local bytes
+  bytes=$(stat -c %s target/stripped.so)
+  echo "the stripped library has $bytes bytes"
+  [ "$bytes" -le 1500000 ] || { echo "expected at most 1500000"; exit 1; }
+}
+
+# After `c_library`.
+peers_in_python() { /usr/bin/python3 benches/peers/python/peers.py --check; }
+
+codegen() { cargo test --release --test codegen -q -- --ignored; }
+
+# The tests, thinned, with plans on each of these tiers.
+forced_tiers() {
+  local isa
+  for isa; do
+    echo "plans on $isa:"
+    LANENORM_ISA=$isa LANENORM_TEST_QUICK=1 cargo test --release --workspace --tests -q
+  done
+}
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+# Flags of sanitizers are not stable, but stable compilers take them. Their runtimes come with the compilers of rustup.
+runtime_of() { compgen -G "$(rustc --print target-libdir)/librustc-*_rt.$1.a" >/dev/null; }
+sanitizer() { # its target directory, its flags, arguments of cargo test
+  # With some optimization of our crates: without, the exhaustive tests take ten minutes.
+  RUSTC_BOOTSTRAP=1 RUSTFLAGS=$2 CARGO_PROFILE_DEV_OPT_LEVEL=1 LANENORM_TEST_QUICK=1 \
+    some_tests cargo test --config 'profile.dev.package."*".opt-level=0' --target "$host" \
+    --target-dir "target/$1" -q "${@:3}"
+}
+
+# Debug assertions, and AddressSanitizer where there is one.
+checked() {
+  local address=
+  # Checks are calls: as branches, the kernels would take ten minutes to compile.
+  if runtime_of asan; then
+    address="-Zsanitizer=address -Cllvm-args=-asan-instrumentation-with-call-threshold=0"
+  else
+    echo "without AddressSanitizer: this compiler comes without its runtime"
+  fi
+  sanitizer checked "$address" --workspace --features lanenorm/capi "$@"
+}
+
+# Without optimization, since it wants the large frames that come of that.
+small_thread() { LANENORM_TEST_QUICK=1 some_tests cargo test --test contract -q -- small_thread; }
+
+# The tests of the C ABI cut the work in every way, by rayon and by threads of their own.
+thread_sanitizer() {
+  has_source() { [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ]; }
+  if has rustup && ! has_source; then timeout 120 rustup component add rust-src || true; fi
+  # Without a standard library built for it, every lock there is a race.
+  if runtime_of tsan && has_source; then
+    sanitizer tsan -Zsanitizer=thread -Zbuild-std "${capi[@]}" "$@"
+  else
+    echo "skipped: this toolchain has no runtime for it, or no rust-src to build the standard library from"
+  fi
+}
+
+miri() {
+  # It has no vectors: this is the scalar tier.
+  MIRIFLAGS="-Zmiri-disable-isolation ${MIRIFLAGS:-}" LANENORM_TEST_MIN_ISA=scalar LANENORM_TEST_QUICK=1 \
+    cargo +nightly miri "$@" --target-dir target/miri -q
+}
+has_miri() {
+  has rustup && rustup toolchain list | grep -q '^nightly' || return 1
+  miri --version >/dev/null 2>&1 || timeout 120 rustup component add miri rust-src --toolchain nightly
+}
+# The examples of the documentation: all else takes hours there.
+miri_docs() { some_tests miri test -p lanenorm --doc -- layer_norm.rs rms_norm.rs sum.rs lib.rs; }
+# How threads outside of a pool are helped. rayon's own pointers are beyond the stricter model, and its threads never
+# end.
+miri_threads() {
+  MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-ignore-leaks" some_tests miri test -p lanenorm --lib -- parallel::team
+}
+in_miri() { # of these functions, each
+  has_miri || { echo "skipped: there is no nightly toolchain with Miri"; return; }
+  local what
+  for what; do "$what"; done
+}
+
+fuzz_targets=(forward backward capi pointers)
+# The flags of `cargo fuzz build -s none`, which would take a minute to install.
+fuzz_build() {
+  local flags="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module" llvm
+  for llvm in sanitizer-coverage-{level=4,inline-8bit-counters,pc-table,trace-compares,stack-depth} \
+    simplifycfg-branch-fold-threshold=0; do
+    flags+=" -Cllvm-args=-$llvm"
+  done
+  RUSTC_BOOTSTRAP=1 RUSTFLAGS=$flags cargo build --manifest-path fuzz/Cargo.toml --locked --release --bins \
+    --target "$host" --target-dir fuzz/target
+}
+
+fuzz_one() { # a target, seconds
+  mkdir -p "fuzz/corpus/$1" "fuzz/artifacts/$1"
+  # What is new goes to the first directory. An input that takes a minute is a failure as well.
+  "fuzz/target/$host/release/$1" "fuzz/corpus/$1" "fuzz/seeds/$1" "-artifact_prefix=fuzz/artifacts/$1/" \
+    "-max_total_time=$2" -timeout=60 -print_final_stats=1 >"$logs/fuzz-$1.log" 2>&1 ||
+    { tail -n 60 "$logs/fuzz-$1.log"; return 1; }
+  grep number_of_executed_units "$logs/fuzz-$1.log" | sed "s/^/$1: /"
+}
+
+# Each target for some seconds, two at once.
+fuzz() { # seconds
+  fuzz_build
+  local i fuzzers fuzzer target
+  for ((i = 0; i < ${#fuzz_targets[@]}; i += 2)); do
+    fuzzers=()
+    for target in "${fuzz_targets[@]:i:2}"; do fuzz_one "$target" "$1" & fuzzers+=($!); done
+    for fuzzer in "${fuzzers[@]}"; do wait "$fuzzer"; done
+  done
+}
+
+# The scalar tier where there is nothing else.
+without_avx() { # arguments of cargo test
+  [ "$arch" = x86_64 ] || return 0
+  CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="qemu-x86_64-static -cpu Nehalem" \
+    LANENORM_TEST_MIN_ISA=scalar LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q "$@"
+}
+
+# In a shell of its own, with the compiler of this project and the target added where rustup can, else with Debian's.
+for_neon() (
+  [ "$arch" = x86_64 ] || exit 0
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+  if has rustup && timeout 60 rustup target add aarch64-unknown-linux-gnu 2>/dev/null; then
+    true
+  elif [ -x ../shared/tools/aarch64-toolchain.sh ]; then
+    exports=$(../shared/tools/aarch64-toolchain.sh "${TMPDIR:-/tmp}/aarch64-toolchain")
+    eval "$exports"
+  else
+    echo "no compiler for aarch64: rustup could not add the target"
+    exit 1
+  fi
+  "$@"
+)
+# The kernels as they are, and quicker builds of the tests.
+neon_some() { neon_tests --config 'profile.release.package.lanenorm.opt-level=1' "$@"; }
+neon_tests() { # arguments of cargo test
+  LANENORM_TEST_MIN_ISA=neon LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q \
+    --target aarch64-unknown-linux-gnu --target-dir target/neon "$@"
+}
+neon_codegen() {
+  local compiler=${RUSTC-}
+  unset RUSTC
+  LANENORM_CODEGEN_TARGET=aarch64-unknown-linux-gnu LANENORM_CODEGEN_RUSTC=$compiler codegen
+}
+
+benches() { cargo bench -- --test; }
+examples() {
+  local example
+  for example in minilm lstm qk_norm char_mlp; do cargo run --release --example "$example"; done
+}
+
+# Both take the same dependencies, so they share a directory.
+outside=(--locked --release --target-dir target/outside)
+sweep() { # seconds for each benchmark
+  local of=(--manifest-path benches/sweep/Cargo.toml "${outside[@]}")
+  cargo clippy "${of[@]}" --all-targets -- -D warnings
+  cargo test "${of[@]}" -q
+  cargo run "${of[@]}" -q --bin scaling -- --budget "$1" --json target/scaling.json
+  cargo run "${of[@]}" -q --bin columns -- --budget "$1" --json target/columns.json
+  cargo run "${of[@]}" -q --bin pictures -- target --out target/pictures
+}
+
+mpi() (
+  # libclang1 lacks the headers that come with a compiler; those of the C compiler do. libclang-dev has them, in 24 MB.
+  BINDGEN_EXTRA_CLANG_ARGS="-isystem $(cc -print-file-name=include)"
+  export BINDGEN_EXTRA_CLANG_ARGS
+  of=(--manifest-path integrations/mpi/Cargo.toml "${outside[@]}")
+  cargo clippy "${of[@]}" -- -D warnings
+  cargo build "${of[@]}"
+  mpirun=(mpirun --allow-run-as-root --oversubscribe)
+  program=target/outside/release/lanenorm-mpi
+  "${mpirun[@]}" -n 4 "$program"
+  # Ranks on different processors.
+  "${mpirun[@]}" -n 2 "$program" : -n 1 env LANENORM_ISA=scalar "$program"
+)
+
+# Without optimization: candle takes minutes to build with it.
+candle=(--manifest-path integrations/candle/Cargo.toml --locked --target-dir target/candle)
+candle_tests() { cargo test "${candle[@]}" -q; }
+candle_lints() {
+  cargo clippy "${candle[@]}" --all-targets -- -D warnings
+  # With the examples, so that dependencies have the features with which they have been checked.
+  RUSTDOCFLAGS="-D warnings" cargo doc "${candle[@]}" --no-deps --lib --examples
+}
+
+# To build all the peers takes too long.
+peers_lints() {
+  cargo clippy --manifest-path benches/peers/Cargo.toml --locked --target-dir target/peers --all-targets -- -D warnings
+}
+
+packages() { # arguments of cargo package
+  # Cargo unpacks our own packages to verify them, and would take those of an earlier run for the same version.
+  rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/*/*/lanenorm-*
+  cargo package --workspace --allow-dirty "$@"
+}
