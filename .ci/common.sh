@@ -105,11 +105,15 @@ tools() {
     needs qemu-aarch64-static qemu-user-static
     needs aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
   fi
+  if has rustup && ! has_source; then timeout 120 rustup component add rust-src || true; fi
   if [ ${#packages[@]} -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
   fi
 }
+
+# Whether the sources of the standard library are there.
+has_source() { [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ]; }
 
 # A command that runs tests, of which there must be some: a name that none has is a failure.
 some_tests() {
@@ -139,8 +143,20 @@ lints() {
   cargo clippy -p lanenorm "$@" -- -D warnings
 }
 
+# The kernels where there is no operating system, and on x86 without SSE2, where bits cannot agree.
 other_targets() {
   cargo clippy -p lanenorm-kernels --no-default-features -- -D warnings
+  local bare=(cargo check -p lanenorm-kernels --no-default-features --target-dir target/bare) refused
+  if has rustup && timeout 60 rustup target add thumbv7em-none-eabihf 2>/dev/null; then
+    RUSTFLAGS="-D warnings" "${bare[@]}" --target thumbv7em-none-eabihf
+  else
+    echo "skipped: rustup could not add a target without an operating system"
+  fi
+  if has_source; then
+    refused=$(RUSTC_BOOTSTRAP=1 "${bare[@]}" -Zbuild-std=core --target i586-unknown-linux-gnu 2>&1) &&
+      { echo "x86 without SSE2 compiles"; exit 1; }
+    grep -q "lanenorm needs SSE2" <<<"$refused" || { echo "$refused"; exit 1; }
+  fi
 }
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features lanenorm/capi; }
@@ -200,8 +216,6 @@ small_thread() { LANENORM_TEST_QUICK=1 some_tests cargo test --test contract -q 
 
 # The tests of the C ABI cut the work in every way, by rayon and by threads of their own.
 thread_sanitizer() {
-  has_source() { [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ]; }
-  if has rustup && ! has_source; then timeout 120 rustup component add rust-src || true; fi
   # Without a standard library built for it, every lock there is a race.
   if runtime_of tsan && has_source; then
     sanitizer tsan -Zsanitizer=thread -Zbuild-std "${capi[@]}" "$@"
@@ -221,18 +235,20 @@ has_miri() {
 }
 # The examples of the documentation: all else takes hours there.
 miri_docs() { some_tests miri test -p lanenorm --doc -- layer_norm.rs rms_norm.rs sum.rs lib.rs; }
-# How threads outside of a pool are helped. rayon's own pointers are beyond the stricter model, and its threads never
-# end.
-miri_threads() {
-  MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-ignore-leaks" some_tests miri test -p lanenorm --lib -- parallel::team
-}
+# How threads outside of a pool are helped. The helpers and what they share outlive the tests.
+miri_threads() { MIRIFLAGS=-Zmiri-ignore-leaks some_tests miri test -p lanenorm --lib -- parallel::team; }
+# Every loop on small shapes, on the AVX2 tier.
+miri_loops() (
+  export RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+f16c,+bmi1,+bmi2,+lzcnt,+popcnt,+fxsr"
+  LANENORM_TEST_MIN_ISA=avx2 some_tests miri test -p lanenorm-kernels --lib -- every_loop
+)
 in_miri() { # of these functions, each
   has_miri || { echo "skipped: there is no nightly toolchain with Miri"; return; }
   local what
   for what; do "$what"; done
 }
 
-fuzz_targets=(forward backward capi pointers)
+fuzz_targets=(forward backward capi pointers floor)
 # The flags of `cargo fuzz build -s none`, which would take a minute to install.
 fuzz_build() {
   local flags="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module" llvm
