@@ -53,6 +53,7 @@ use core::ops::RangeInclusive;
 use crate::Isa;
 use crate::forward::{Params, RowNorm, WholeRow, is_eps};
 use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector, outline};
+use crate::moments::Moments;
 use crate::rescue::WideNorm;
 use crate::stack;
 pub(crate) use merge::Merge;
@@ -366,10 +367,13 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
     let mut rows = [Row::NAN; BLOCK_ROWS];
     // What the slow path takes of each row, if it has been taken.
     let mut norms = [None; BLOCK_ROWS];
-    let mut trust = Trust::All;
-    for (k, (row, wide)) in rows.iter_mut().zip(&mut norms).enumerate().take(n) {
-        outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r: r + k, gamma, row, wide });
-        trust = trust.min(row.trust);
+    let ([row_a, row_b], [wide_a, wide_b]) = (&mut rows, &mut norms);
+    // Two calls, since one would be inlined.
+    outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r, gamma, row: &mut *row_a, wide: wide_a });
+    let mut trust = row_a.trust;
+    if n == BLOCK_ROWS {
+        outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r: r + 1, gamma, row: &mut *row_b, wide: wide_b });
+        trust = trust.min(row_b.trust);
     }
     let wanted = match trust {
         Trust::All => !0,
@@ -470,36 +474,27 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     wide: &mut Option<WideNorm>,
 ) -> Row<T::Float> {
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
-    let mut norm = match job.norm(r) {
-        Some(norm) => norm,
-        // What forward keeps of a row on its slow path may be in range.
+    let kept = job.norm(r);
+    let mut fast = Moments::EMPTY;
+    let norm = match kept {
+        Some(_) => kept,
         None => {
             // SAFETY: r < rows, and rows have cols > 0 elements.
-            let (moments, _) = unsafe {
+            (fast, _) = unsafe {
                 let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
                 outline(simd, WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
             };
-            match RowNorm::trusted(simd, &moments, job.eps) {
-                Some(norm) => norm,
-                // An rstd that is not trusted either.
-                None if moments.m2 == 0.0 && job.eps == 0.0 => {
-                    RowNorm { rstd: T::Float::from_f64(f64::INFINITY), ..RowNorm::NAN }
-                }
-                None => {
-                    let (norm, of_slow_path) = slow::statistics(job, r, moments);
-                    *wide = Some(of_slow_path);
-                    norm
-                }
-            }
+            RowNorm::trusted(simd, &fast, job.eps)
         }
     };
-    let is_trusted = trusted_rstd.contains(&norm.rstd.into());
-    if !is_trusted {
-        match slow::constant(job, r) {
-            Some(constant) => norm = constant,
+    let (norm, is_constant) = match norm {
+        Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => (norm, false),
+        // What forward keeps of a row on its slow path may be in range.
+        _ => match slow::norm_of_untrusted(job, r, kept.is_none().then_some(&fast), wide) {
+            Some(norm) => norm,
             None => return Row::NAN,
-        }
-    }
+        },
+    };
     let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
     if !job.rows.has_dx() {
         return Row::new(&norm, 0.0, 0.0, Trust::All);
@@ -510,7 +505,7 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     let size = s1.abs() + s2.abs();
     let is_moderate = trusted_sums.contains(&size) && products.contains(&(size * rstd))
         // g times an rstd of 0 is 0 if it is finite.
-        || !is_trusted && size.is_finite();
+        || is_constant && size.is_finite();
     let trust = if is_moderate || size == 0.0 && slow::is_zero(job, r) { Trust::All } else { Trust::Statistics };
     let inv_cols = 1.0 / job.rows.cols() as f64;
     Row::new(&norm, s1 * inv_cols, s2 * inv_cols, trust)

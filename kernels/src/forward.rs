@@ -196,13 +196,13 @@ impl<'a, T: Element> Params<'a, T> {
         n: usize,
         room: &'r mut Room<T::Float>,
     ) -> &'r [T::Float] {
-        let Some(gamma) = &self.gamma else { return room.fill(n, |_| T::Float::from_f64(1.0)) };
+        let Some(gamma) = &self.gamma else { return room.fill(n, T::Float::from_f64(1.0)) };
         if self.offset.is_zero() {
             return gamma.read(isa, from, n, room);
         }
         let mut own = Room::NEW;
         let gamma = gamma.read(isa, from, n, &mut own);
-        room.fill(n, |i| gamma[i] + self.offset)
+        room.add(gamma, self.offset)
     }
 
     pub(crate) fn beta(&self, i: usize) -> T::Float {
@@ -625,7 +625,7 @@ fn rescue_row<T: Element>(job: &mut Job<'_, T>, r: usize, v: f64, mean: f64) -> 
     // SAFETY: r < rows: callers count it.
     let (x, cols) = (unsafe { job.rows.source(r) }, job.rows.cols());
     // SAFETY: rows have cols > 0 elements.
-    if v == 0.0 && unsafe { rescue::is_constant(job.isa, x, cols, job.centered) } {
+    if v == 0.0 && unsafe { rescue::is_constant(x, cols, job.centered) } {
         let norm = RowNorm::new(mean, 0.0, f64::INFINITY);
         job.stats.set(r, &norm);
         return Some(RowNorm { rstd: T::Float::default(), ..norm });

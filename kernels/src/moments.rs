@@ -121,6 +121,7 @@ impl Moments {
 
     /// Whether these can be the moments of a row of `T` of which `cols` elements are to be normalized: they count as
     /// many elements or more, and their scale is 1 or one that [`rescale`](Self::rescale) gives for the type.
+    #[inline(never)]
     pub fn are_of<T: Element>(&self, cols: usize) -> bool {
         self.fit(cols, &T::Float::RESCALE)
     }
@@ -604,6 +605,7 @@ pub struct RowMoments<'a, T> {
 
 impl<T: Element> RowMoments<'_, T> {
     /// Does the job on one tier, on the calling thread.
+    #[inline(never)]
     pub fn run_on(self, isa: Isa) -> Moments {
         if self.x.is_empty() {
             return Moments::EMPTY;

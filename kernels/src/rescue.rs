@@ -17,7 +17,7 @@ use core::slice::from_raw_parts;
 
 use crate::Isa;
 use crate::forward::Params;
-use crate::lanes::{Element, FOLD_ROWS, Float, Kernel, Lanes, MAX_REGS, Source, Target};
+use crate::lanes::{Element, FOLD_ROWS, Float, Kernel, Lanes, MAX_REGS, Source, Target, rolled};
 use crate::moments::{CHUNK, Moments, Tree, no_subtrees};
 
 /// The elements that are taken at once: few enough that their buffers fit on any stack.
@@ -40,6 +40,7 @@ impl<F: Float> Room<F> {
     /// # Safety
     /// - x has so many elements, and n is at most a block.
     /// - What is returned is used before they are written to.
+    #[inline(never)]
     pub(crate) unsafe fn of<T: Element<Float = F>>(&mut self, isa: Isa, x: Source<T>, at: usize, n: usize) -> &[F] {
         // SAFETY: the caller's duty. Elements that do not round are computed in their own type.
         unsafe {
@@ -52,8 +53,20 @@ impl<F: Float> Room<F> {
         }
     }
 
+    /// `v` in the first `n` elements.
+    #[inline(never)]
+    pub(crate) fn fill(&mut self, n: usize, v: F) -> &[F] {
+        self.map(n, |_| v)
+    }
+
+    /// Each element of `v`, at most a block, and `offset`.
+    #[inline(never)]
+    pub(crate) fn add(&mut self, v: &[F], offset: F) -> &[F] {
+        self.map(v.len(), |i| v[i] + offset)
+    }
+
     /// What `v` gives for each of the first `n` elements.
-    pub(crate) fn fill(&mut self, n: usize, v: impl Fn(usize) -> F) -> &[F] {
+    pub(crate) fn map(&mut self, n: usize, v: impl Fn(usize) -> F) -> &[F] {
         let room = &mut self.0[..n];
         room.iter_mut().enumerate().for_each(|(i, to)| *to = MaybeUninit::new(v(i)));
         // SAFETY: just written.
@@ -168,11 +181,12 @@ fn sums_of_deviations<S: Lanes, F: Float>(simd: S, x: &[F], scale: f64, origin: 
             }
         }
     }
-    // No deviations beyond the end.
     let mut rest = [0.0; LANES];
-    for i in 0..x.len() % LANES {
+    for i in 0..LANES {
         rest[i] = last[i].into() * scale - origin;
     }
+    // No deviations beyond the end.
+    rest[x.len() % LANES..].fill(0.0);
     let rest: &[S::f64s] = bytemuck::cast_slice(&rest);
     for (j, &d) in rest.iter().enumerate() {
         sums.add(simd, j, d, d);
@@ -214,15 +228,17 @@ impl<F: Float> Kernel for BlockMoments<'_, F> {
     fn run<S: Lanes>(self, simd: S) -> Moments {
         let Self { x, scale, centered } = self;
         let count = x.len() as f64;
-        let mut origin = 0.0;
-        if centered {
-            origin = x[0].into() * scale;
-            // An element is close enough to the mean for what f32 is rounded to: f64 has 29 bits more.
-            if const { size_of::<F>() == size_of::<f64>() } {
-                origin += sums_of_deviations(simd, x, scale, origin)[0] / count;
+        let mut origin = if centered { x[0].into() * scale } else { 0.0 };
+        // An element is close enough to the mean for what f32 is rounded to: f64 has 29 bits more.
+        let mut passes = if centered && size_of::<F>() == size_of::<f64>() { 2 } else { 1 };
+        let [s, q] = loop {
+            let sums = sums_of_deviations(simd, x, scale, origin);
+            passes -= 1;
+            if rolled(passes) == 0 {
+                break sums;
             }
-        }
-        let [s, q] = sums_of_deviations(simd, x, scale, origin);
+            origin += sums[0] / count;
+        };
         let offset = if centered { s / count } else { 0.0 };
         let m2 = q - s * offset;
         // NaN stays NaN.
@@ -230,46 +246,18 @@ impl<F: Float> Kernel for BlockMoments<'_, F> {
     }
 }
 
-/// Whether all elements of a row are equal; without a mean, whether all are zero.
+/// Whether all elements of a row are finite and have the same bits; without a mean, those of 0 or of -0.
 ///
 /// # Safety
 /// - x has at least `cols` elements, `cols > 0`.
 #[inline(never)]
-pub(crate) unsafe fn is_constant<T: Element>(isa: Isa, x: Source<T>, cols: usize, centered: bool) -> bool {
+pub(crate) unsafe fn is_constant<T: Element>(x: Source<T>, cols: usize, centered: bool) -> bool {
     // SAFETY: the caller's duty.
-    let v = if centered { unsafe { x.get(0) }.to_computed() } else { T::Float::default() };
-    isa.run(AllEqual { x, cols, v })
-}
-
-/// Whether the first `cols` elements, which whoever makes this knows to be there, are equal to v.
-struct AllEqual<T: Element> {
-    x: Source<T>,
-    cols: usize,
-    v: T::Float,
-}
-
-impl<T: Element> Kernel for AllEqual<T> {
-    type Output = bool;
-
-    #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { x, cols, v } = self;
-        let pair = 2 * T::Float::lanes::<S>();
-        let v = T::Float::splat(simd, v);
-        let one = T::Float::splat(simd, T::Float::from_f64(1.0));
-        let mut differ = [T::Float::splat(simd, T::Float::default()); 2];
-        let mut i = 0;
-        while i < cols {
-            let n = pair.min(cols - i);
-            // SAFETY: so many are left.
-            let x = unsafe { if n == pair { x.load(simd, i) } else { x.load_tail(simd, i, n, v) } };
-            for k in 0..2 {
-                differ[k] = T::Float::select_nonzero(simd, T::Float::minus(simd, x[k], v), one, differ[k]);
-            }
-            i += pair;
-        }
-        T::Float::fold(simd, T::Float::plus(simd, differ[0], differ[1])).is_zero()
-    }
+    let x = unsafe { from_raw_parts(x.as_ptr(), cols) };
+    let first = x[0].to_computed();
+    let fits = if centered { first.into().is_finite() } else { first.is_zero() };
+    let bytes: &[u8] = bytemuck::cast_slice(x);
+    fits && bytes[size_of::<T>()..] == bytes[..bytes.len() - size_of::<T>()]
 }
 
 /// y = (x - mean) * rstd * (gamma + offset) + beta in f64, rounded once to what the row is computed in and once to y. A NaN that
@@ -293,7 +281,11 @@ pub(crate) unsafe fn normalize<T: Element>(
     let out = out.zeros();
     for (at, n) in blocks(cols) {
         let gamma = params.read_gamma(isa, at, n, &mut gamma);
-        let beta = params.beta.as_ref().map(|v| v.read(isa, at, n, &mut beta));
+        let beta = match &params.beta {
+            Some(v) => Some(v.read(isa, at, n, &mut beta)),
+            None if norm.mean == 0.0 && norm.mean_lo == 0.0 => None,
+            None => Some(beta.fill(n, -T::Float::ZERO)),
+        };
         // SAFETY: the caller's duty.
         let x = unsafe { room.of(isa, x, at, n) };
         isa.run(NormalizeBlock { x, gamma, beta, norm: &norm, out: &mut out[..n] });
@@ -346,6 +338,7 @@ pub(crate) fn rounded<F: Float>(v: f64) -> F {
 struct NormalizeBlock<'b, F> {
     x: &'b [F],
     gamma: &'b [F],
+    /// None without a mean.
     beta: Option<&'b [F]>,
     norm: &'b WideNorm,
     out: &'b mut [F],
@@ -367,14 +360,9 @@ impl<F: Float> Kernel for NormalizeBlock<'_, F> {
                     out[i] = F::from_f64(norm.xhat(x[i]) * gamma[i].into() + beta[i].into());
                 }
             }
-            None if norm.mean == 0.0 && norm.mean_lo == 0.0 => {
-                for i in 0..n {
-                    out[i] = F::from_f64(norm.scaled(x[i]) * norm.rstd * gamma[i].into());
-                }
-            }
             None => {
                 for i in 0..n {
-                    out[i] = F::from_f64(norm.xhat(x[i]) * gamma[i].into());
+                    out[i] = F::from_f64(norm.scaled(x[i]) * norm.rstd * gamma[i].into());
                 }
             }
         }

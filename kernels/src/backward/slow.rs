@@ -5,52 +5,66 @@
 //! gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond their own: they are computed
 //! element by element with exponents apart, so that neither products nor sums leave the range.
 
-use super::{Job, power_of_two};
+use super::{Job, power_of_two, trusted};
 use crate::forward::{Params, RowNorm};
-use crate::lanes::{Element, Float, Kernel, Lanes, Source, sqrt_f64};
+use crate::lanes::{Element, Float, Kernel, Lanes, Source, rolled, sqrt_f64};
 use crate::moments::{Moments, RowMoments};
-use crate::rescue::{self, LANES, Room, Sums, WideNorm, blocks, halves, rounded, steps};
+use crate::rescue::{self, BLOCK, LANES, Room, Sums, WideNorm, blocks, halves, rounded, steps};
 
-/// Whether all of row `r` of dy is zero.
+/// Whether all of row `r` of dy is zero, of one sign.
 #[cold]
 #[inline(never)]
 pub(super) fn is_zero<T: Element>(job: &Job<'_, T>, r: usize) -> bool {
     // SAFETY: callers count the rows; rows have cols elements.
-    unsafe { rescue::is_constant(job.isa, job.rows.dy(job.rows.place(r)), job.rows.cols(), false) }
+    unsafe { rescue::is_constant(job.rows.dy(job.rows.place(r)), job.rows.cols(), false) }
+}
+
+/// What the loops take of row `r`, whose rstd or moments are not trusted, and whether it is constant: `None` if it is not for them. `fast`
+/// are the moments of the loops if forward has kept no statistics. What the slow path takes goes to `wide` if it comes to be known.
+#[cold]
+#[inline(never)]
+pub(super) fn norm_of_untrusted<T: Element>(
+    job: &Job<'_, T>,
+    r: usize,
+    fast: Option<&Moments>,
+    wide: &mut Option<WideNorm>,
+) -> Option<(RowNorm<T::Float>, bool)> {
+    if let Some(norm) = constant(job, r) {
+        return Some((norm, true));
+    }
+    let (moments, v) = moments(job, r, *fast?);
+    let norm = RowNorm::<T::Float>::rescued(&moments, v);
+    *wide = Some(wide_norm::<T::Float>(&moments, v));
+    trusted::<T>().rstd.contains(&norm.rstd.into()).then_some((norm, false))
 }
 
 /// What the loops take of row `r` if its xhat is defined to be zero: all elements are equal and eps is 0.
-#[cold]
-#[inline(never)]
-pub(super) fn constant<T: Element>(job: &Job<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
+fn constant<T: Element>(job: &Job<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
     if job.eps != 0.0 {
         return None;
     }
     // SAFETY: as above.
     let (mean, is_constant) = unsafe {
         let x = job.rows.x(job.rows.place(r));
-        (x.get(0).to_computed(), rescue::is_constant(job.isa, x, job.rows.cols(), job.centered))
+        (x.get(0).to_computed(), rescue::is_constant(x, job.rows.cols(), job.centered))
     };
     let zero = T::Float::default();
     is_constant.then_some(RowNorm { mean: if job.centered { mean } else { zero }, mean_lo: zero, rstd: zero })
 }
 
-/// The moments of a row, of the slow path if those of the loops are not trusted, and what the root is taken of at their scale.
-fn moments<T: Element>(job: &Job<'_, T>, r: usize, fast: Option<Moments>) -> (Moments, f64) {
-    let taken = |scale| RowMoments { x: job.rows.x_row(r), centered: job.centered, scale }.run_on(job.isa);
-    let mut m = fast.unwrap_or_else(|| taken(None));
-    if let Some(scale) = m.slow_scale::<T>(job.eps) {
-        m = taken(Some(scale));
-    }
-    (m, m.m2 / m.count + job.eps * m.scale * m.scale)
+/// The moments of row `r`, those of the loops or at a scale.
+fn taken<T: Element>(job: &Job<'_, T>, r: usize, scale: Option<f64>) -> Moments {
+    RowMoments { x: job.rows.x_row(r), centered: job.centered, scale }.run_on(job.isa)
 }
 
-/// The statistics that forward keeps of row `r`, whose fast moments are not trusted, and what the slow path takes.
-#[cold]
+/// The moments of a row, of the slow path if those of the loops are not trusted, and what the root is taken of at their scale.
 #[inline(never)]
-pub(super) fn statistics<T: Element>(job: &Job<'_, T>, r: usize, fast: Moments) -> (RowNorm<T::Float>, WideNorm) {
-    let (moments, v) = moments(job, r, Some(fast));
-    (RowNorm::rescued(&moments, v), wide_norm::<T::Float>(&moments, v))
+fn moments<T: Element>(job: &Job<'_, T>, r: usize, fast: Moments) -> (Moments, f64) {
+    let mut m = fast;
+    if let Some(scale) = m.slow_scale::<T>(job.eps) {
+        m = taken(job, r, Some(scale));
+    }
+    (m, m.m2 / m.count + job.eps * m.scale * m.scale)
 }
 
 /// What normalizing takes. rstd is zero if all elements are equal and eps is 0: xhat is 0 then, and dx is defined to be.
@@ -62,7 +76,7 @@ fn wide_norm<F: Float>(moments: &Moments, v: f64) -> WideNorm {
 #[cold]
 #[inline(never)]
 pub(super) fn norm_of<T: Element>(job: &Job<'_, T>, r: usize) -> WideNorm {
-    let (m, v) = moments(job, r, None);
+    let (m, v) = moments(job, r, taken(job, r, None));
     wide_norm::<T::Float>(&m, v)
 }
 
@@ -77,36 +91,47 @@ pub(super) fn add_rows<T: Element>(
     leaf: &mut [T::Float],
     lanes: usize,
 ) {
-    let (n, cols) = (norms.len(), job.rows.cols());
+    let cols = job.rows.cols();
     let (dgamma, dbeta) = leaf.split_at_mut(cols.next_multiple_of(T::STEP));
-    let mut rooms = [const { Room::<T::Float>::NEW }; 6];
-    let [dy_a, dy_b, x_a, x_b, to_dgamma, to_dbeta] = &mut rooms;
-    let (to_dgamma, to_dbeta) = (to_dgamma.zeros(), to_dbeta.zeros());
-    // Of one row, that row twice, of which the second is not added.
-    let (a, b) = (job.rows.place(r), job.rows.place(r + n - 1));
+    let mut rooms = [const { Room::<T::Float>::NEW }; 3];
+    let [dy_room, x_room, to_dbeta] = &mut rooms;
+    let to_dbeta = to_dbeta.zeros();
     for (at, len) in blocks(cols) {
-        // SAFETY: there are the rows, and they have cols elements.
-        let rows = unsafe {
-            [
-                [dy_a.of(job.isa, job.rows.dy(a), at, len), x_a.of(job.isa, job.rows.x(a), at, len)],
-                [dy_b.of(job.isa, job.rows.dy(b), at, len), x_b.of(job.isa, job.rows.x(b), at, len)],
-            ]
-        };
-        let sums = [&mut to_dgamma[..len], &mut to_dbeta[..len]];
-        job.isa.run(AddRows { rows: &rows[..n], norms, sums });
-        add_in_order::<T>(&mut dgamma[at..], &to_dgamma[..len], lanes);
+        // The sums begin with zeros too, so that the sign of a zero makes no difference.
+        let mut sums = [0.0; BLOCK];
+        to_dbeta.fill(T::Float::ZERO);
+        for (k, norm) in norms.iter().enumerate().take(rolled(norms.len())) {
+            // SAFETY: there are the rows, and they have cols elements.
+            let (dy, x) = unsafe {
+                let place = job.rows.place(r + k);
+                (dy_room.of(job.isa, job.rows.dy(place), at, len), x_room.of(job.isa, job.rows.x(place), at, len))
+            };
+            job.isa.run(AddRow { dy, x, norm, dgamma: &mut sums, dbeta: &mut *to_dbeta });
+        }
+        let pair = if T::SPLITS { Some(lanes) } else { None };
+        add_rounded(&mut dgamma[at..], &sums[..len], pair);
         if job.centered {
-            add_in_order::<T>(&mut dbeta[at..], &to_dbeta[..len], lanes);
+            add_in_order(&mut dbeta[at..], &to_dbeta[..len], pair);
         }
     }
 }
 
-/// Adds elements to a vector that is kept in pairs of registers, from where a pair begins.
-fn add_in_order<T: Element>(to: &mut [T::Float], v: &[T::Float], lanes: usize) {
-    if !T::SPLITS {
+/// Adds numbers, rounded, to a vector as [`add_in_order`] does.
+#[inline(never)]
+fn add_rounded<F: Float>(to: &mut [F], v: &[f64], lanes: Option<usize>) {
+    let mut room = Room::NEW;
+    let rounded = room.map(v.len(), |i| F::from_f64(v[i]));
+    add_in_order(to, rounded, lanes);
+}
+
+/// Adds elements to a vector from where a pair of registers begins, which has the even and the odd ones of so many `lanes` apart,
+/// if any.
+#[inline(never)]
+fn add_in_order<F: Float>(to: &mut [F], v: &[F], lanes: Option<usize>) {
+    let Some(lanes) = lanes else {
         to.iter_mut().zip(v).for_each(|(to, &v)| *to = *to + v);
         return;
-    }
+    };
     for (to, v) in to.chunks_mut(2 * lanes).zip(v.chunks(2 * lanes)) {
         let (even, odd) = to.split_at_mut(lanes);
         let (pairs, last) = v.as_chunks();
@@ -119,39 +144,26 @@ fn add_in_order<T: Element>(to: &mut [T::Float], v: &[T::Float], lanes: usize) {
     }
 }
 
-/// What blocks of one or two rows, each dy and x, add to the sums of dgamma and dbeta. All slices have one length.
-struct AddRows<'b, F> {
-    rows: &'b [[&'b [F]; 2]],
-    norms: &'b [WideNorm],
-    sums: [&'b mut [F]; 2],
+/// Adds what a block of dy and x, slices of one length, adds to the sums of dgamma and dbeta.
+struct AddRow<'b, F> {
+    dy: &'b [F],
+    x: &'b [F],
+    norm: &'b WideNorm,
+    dgamma: &'b mut [f64; BLOCK],
+    dbeta: &'b mut [F; BLOCK],
 }
 
-impl<F: Float> Kernel for AddRows<'_, F> {
+impl<F: Float> Kernel for AddRow<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, _: S) {
-        let Self { rows, norms, sums: [dgamma, dbeta] } = self;
-        let n = dgamma.len();
-        let dbeta = &mut dbeta[..n];
-        let add = |[dy, x]: [F; 2], norm: &WideNorm, sum: f64| sum + Into::<f64>::into(dy) * norm.xhat(x);
-        match (rows, norms) {
-            ([[dy, x], [dy_b, x_b]], &[norm, second]) => {
-                let (dy, x, dy_b, x_b) = (&dy[..n], &x[..n], &dy_b[..n], &x_b[..n]);
-                for i in 0..n {
-                    let sum = add([dy_b[i], x_b[i]], &second, add([dy[i], x[i]], &norm, -0.0));
-                    dgamma[i] = F::from_f64(sum);
-                    dbeta[i] = dy[i] + dy_b[i];
-                }
-            }
-            ([[dy, x], ..], &[norm, ..]) => {
-                let (dy, x) = (&dy[..n], &x[..n]);
-                for i in 0..n {
-                    dgamma[i] = F::from_f64(add([dy[i], x[i]], &norm, -0.0));
-                    dbeta[i] = dy[i];
-                }
-            }
-            _ => {}
+        let Self { dy, x, norm, dgamma, dbeta } = self;
+        let (norm, n) = (*norm, dy.len());
+        let (x, dgamma, dbeta) = (&x[..n], &mut dgamma[..n], &mut dbeta[..n]);
+        for i in 0..n {
+            dgamma[i] += dy[i].into() * norm.xhat(x[i]);
+            dbeta[i] = dbeta[i] + dy[i];
         }
     }
 }
@@ -215,7 +227,7 @@ fn write_blocks<T: Element>(job: &mut Job<'_, T>, r: usize, norm: &WideNorm) -> 
             let (dy, x) = (of_dy.of(isa, dy, at, n), of_x.of(isa, x, at, n));
             let ds = match ds {
                 Some(ds) => of_ds.of(isa, ds, at, n),
-                None => of_ds.fill(n, |_| -T::Float::ZERO),
+                None => of_ds.fill(n, -T::Float::ZERO),
             };
             isa.run(GradBlock { dy, x, ds, gamma, norm, c, out: &mut out[..n] });
             if let Some(dx) = dx {

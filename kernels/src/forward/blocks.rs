@@ -168,20 +168,33 @@ fn settle_block<S: Lanes, T: Element>(
         all_trusted &= T::Float::TRUSTED.contains(&v[k]);
     }
     if !all_trusted {
-        for k in 0..FOLD_ROWS {
-            if !T::Float::TRUSTED.contains(&v[k]) {
-                match rescue_row(job, r + k, v[k], mean[k]) {
-                    Some(constant) => {
-                        (norm.mean[k], norm.mean_lo[k], norm.rstd[k]) =
-                            (constant.mean, constant.mean_lo, constant.rstd);
-                    }
-                    None => norm.rescued[k] = true,
+        rescue_block(job, r, &v, &mean, &mut norm);
+    }
+    norm
+}
+
+/// What [`rescue_row`] does, for those of eight rows that need it.
+#[cold]
+#[inline(never)]
+fn rescue_block<T: Element>(
+    job: &mut Job<'_, T>,
+    r: usize,
+    v: &[f64; FOLD_ROWS],
+    mean: &[f64; FOLD_ROWS],
+    norm: &mut BlockNorm<T::Float>,
+) {
+    for k in 0..rolled(FOLD_ROWS) {
+        // Without a bound from which the compiler could tell how often to unroll the loop.
+        let k = k % FOLD_ROWS;
+        if !T::Float::TRUSTED.contains(&v[k]) {
+            match rescue_row(job, r + k, v[k], mean[k]) {
+                Some(RowNorm { mean, mean_lo, rstd }) => {
+                    (norm.mean[k], norm.mean_lo[k], norm.rstd[k]) = (mean, mean_lo, rstd);
                 }
-                norm.any_rescued |= norm.rescued[k];
+                None => (norm.rescued[k], norm.any_rescued) = (true, true),
             }
         }
     }
-    norm
 }
 
 /// Returns zeros, or a NaN in some lane if an element of the last row is not finite, or was not seen.

@@ -770,6 +770,7 @@ impl<T: Element> Target<T> {
     ///
     /// # Safety
     /// - There are as many.
+    #[inline(never)]
     pub(crate) unsafe fn write(self, isa: Isa, from: usize, v: &[T::Float; BLOCK], n: usize) {
         let values = &v[..n];
         // SAFETY: the caller's duty. Elements that do not round are computed in their own type.
