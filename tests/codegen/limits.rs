@@ -4,17 +4,20 @@ use crate::names::Tier;
 
 /// Whether functions compiled for a SIMD tier may call this one, which is compiled for no tier.
 pub(crate) fn may_be_called(callee: &str) -> bool {
-    const ALLOWED: [(&str, &str); 13] = [
+    const ALLOWED: [(&str, &str); 16] = [
         ("memcpy", "parts of registers, in tails alone: no main loop calls anything"),
         ("memset", "as above"),
         ("core::panicking::", "never returns"),
         ("core::slice::index::", "never returns"),
         ("<usize as core::fmt::Display>::fmt", "an argument of a panic"),
         ("forward::rescue_row", "the slow path of a row, in f64"),
+        ("forward::blocks::rescue_block", "the slow path of rows, in f64"),
         ("forward::canonicalize_row", "a row with a NaN"),
         ("<forward::Job>::canonicalize_nans", "rows with a NaN"),
         ("<lanes::view::Target>::canonicalize_nans", "a row with a NaN"),
         ("<forward::Params>::of_group", "where the gamma of a row starts, of several"),
+        ("<forward::groups::Groups>::late_row", "a row beyond the largest number"),
+        ("<backward::Job>::norm", "the statistics that were kept of a row, where nothing is computed"),
         ("backward::slow::", "the slow path of a row, in f64"),
         ("rescue::", "the slow path of a row, in f64"),
         ("isa::scalar", "dispatch, where that of NEON has been inlined into it"),
@@ -29,19 +32,22 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// where a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and of backward what one normalization alone
 /// enters is in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 23] = [
+const STACK: [(&str, &str, [usize; 3], &str); 26] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 2], "a pointer or a mask"),
     ("Blocks", "16", [40, 16, 0], "widening takes registers of its own, beside the sums and the statistics of two rows"),
     ("Blocks", "f32", [8, 0, 0], "the statistics of two rows"),
     ("Blocks", "f64", [6, 0, 0], "the statistics of two rows"),
+    ("FirstTouch", "f32", [0, 4, 0], "pointers"),
+    ("FirstTouch", "f64", [0, 8, 0], "pointers"),
     ("Fused", "16", [90, 32, 0], "eight sums, shift, statistics and what is being widened are more than 16 registers"),
     ("Fused", "f32, true, true", [22, 4, 0], "as of f32, and addresses of what is asked for"),
     ("Fused", "f32", [14, 4, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
     ("Fused", "f64", [20, 5, 0], "as of f32, and the sums of the first half of a chunk"),
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("Part", "16", [0, 1, 0], "where the loop ends"),
+    ("ProjectBlock", "f32", [4, 0, 0], "what a row takes, beside eight sums"),
     ("RunParts", "16", [34, 14, 36], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [30, 14, 24], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f64", [25, 14, 24], "the statistics of two rows, and seven pointers for each"),
