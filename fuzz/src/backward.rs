@@ -70,6 +70,7 @@ fn run<K: Types>(input: &Input) {
             scratch: [Scratch::Allocated, Scratch::Least, Scratch::Planned, Scratch::Long]
                 [usize::from(input.scratch % 4)],
             wanted,
+            environment: shape.environment(),
         };
         problem.assert_gives(&expected, &call);
     }

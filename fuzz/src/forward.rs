@@ -47,6 +47,7 @@ fn run<K: Types>(input: &Input) {
             x_gap: gaps[0],
             y_gap: gaps[1],
             misalignment: [misalignment[0], misalignment[1], misalignment[2], misalignment[3]],
+            environment: input.shape.environment(),
         };
         problem.assert_gives(&expected, &call);
     }

@@ -3,7 +3,7 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use lanenorm::{Parallelism, Store};
 
-use crate::support::{Operation, Random, TURNING_POINTS, Types, Value, special_row};
+use crate::support::{ENVIRONMENTS, Environment, Operation, Random, TURNING_POINTS, Types, Value, special_row};
 
 /// The operation, its shape and how the call is made.
 #[derive(Clone, Debug)]
@@ -61,6 +61,11 @@ impl Shape {
             Ok(tasks) => Parallelism::Tasks(tasks),
             Err(_) => Parallelism::Serial,
         }
+    }
+
+    /// The floating-point environment of the thread that calls: any one of those that the tests know.
+    pub(crate) fn environment(&self) -> Environment {
+        ENVIRONMENTS[(self.rows + self.cols) % ENVIRONMENTS.len()]
     }
 
     pub(crate) fn store(&self) -> Store {

@@ -266,6 +266,7 @@ impl<T: Element> Job<'_, T> {
     }
 
     /// The statistics of row `r`, if forward has kept them.
+    #[inline(always)]
     fn norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
         let norm = self.stats.row(self.rows.index(r))?;
         let zero = T::Float::default();
@@ -474,27 +475,24 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     wide: &mut Option<WideNorm>,
 ) -> Row<T::Float> {
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
-    let kept = job.norm(r);
-    let mut fast = Moments::EMPTY;
-    let norm = match kept {
-        Some(_) => kept,
+    let untrusted = |fast: Option<&Moments>, wide: &mut _| slow::norm_of_untrusted(job, r, fast, wide);
+    let norm = match job.norm(r) {
+        Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => Some((norm, false)),
+        Some(_) => untrusted(None, wide),
         None => {
             // SAFETY: r < rows, and rows have cols > 0 elements.
-            (fast, _) = unsafe {
+            let (moments, _) = unsafe {
                 let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
                 outline(simd, WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
             };
-            RowNorm::trusted(simd, &fast, job.eps)
+            match RowNorm::<T::Float>::trusted(simd, &moments, job.eps) {
+                Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => Some((norm, false)),
+                // What forward keeps of a row on its slow path may be in range.
+                _ => untrusted(Some(&moments), wide),
+            }
         }
     };
-    let (norm, is_constant) = match norm {
-        Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => (norm, false),
-        // What forward keeps of a row on its slow path may be in range.
-        _ => match slow::norm_of_untrusted(job, r, kept.is_none().then_some(&fast), wide) {
-            Some(norm) => norm,
-            None => return Row::NAN,
-        },
-    };
+    let Some((norm, is_constant)) = norm else { return Row::NAN };
     let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
     if !job.rows.has_dx() {
         return Row::new(&norm, 0.0, 0.0, Trust::All);

@@ -68,12 +68,10 @@ impl Environment {
 
 #[cfg(all(any(target_arch = "x86_64", target_arch = "x86"), not(miri)))]
 impl Drop for Environment {
-    /// A look at the register takes less than setting it, and most callers have raised the flag of inexact results themselves.
+    /// Without a look at what the register holds, which takes longer than setting it.
     #[inline(always)]
     fn drop(&mut self) {
-        if mxcsr::get() != self.mxcsr {
-            mxcsr::set(self.mxcsr);
-        }
+        mxcsr::set(self.mxcsr);
     }
 }
 
