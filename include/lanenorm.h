@@ -26,6 +26,10 @@
  * rounding, where a framework that adds twice has two. In f16 a sum beyond 65504 is infinite, and its row becomes
  * NaN: keep a residual stream that may grow so far in bf16 or float.
  *
+ * Floating-point environment. Whatever the calling thread has set up (MXCSR on x86, FPCR on aarch64: flush to zero, a
+ * rounding mode, exceptions that trap), results have the bits of the default environment, nothing traps, and the
+ * environment and its flags are as they were when a call returns.
+ *
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
  * header may be smaller: the fields beyond count as zero. It has to reach to the end of eps in a descriptor, of y
  * in a forward call, and of dx in a backward call. A structure that is larger than that of the library is refused,
@@ -752,7 +756,8 @@ lanenorm_status lanenorm_plan_backward_sizes(const lanenorm_plan *plan,
  * Takes the gradients of `block_count` blocks from `first_block` on, on the calling thread, without allocating: writes
  * dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order. The
  * buffers and partials are those of all rows; dgamma and dbeta are not touched yet. partials may be NULL if neither is
- * wanted.
+ * wanted. All blocks of one call, and their merge, take plans of one instruction set: partials of bf16 lie in an order
+ * of its own.
  */
 lanenorm_status lanenorm_plan_backward_blocks(const lanenorm_plan *plan,
                                               const lanenorm_backward_buffers *buffers,

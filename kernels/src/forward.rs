@@ -30,7 +30,8 @@
 //!
 //! The loops are trusted when v, what the root is taken of, is in [`Float::TRUSTED`] (2^-90 to 2^120 in f32), one compare
 //! for each row: then no square that matters has under- or overflowed, rstd is normal and x - hi is finite. All other rows
-//! go to `rescue`.
+//! go to `rescue`, but for rows of equal elements with eps = 0: their rstd is infinite and their xhat 0, which the loops give with
+//! an rstd of 0.
 //!
 //! An infinite or NaN gamma or beta makes NaNs whose sign and payload differ between processors. It shows in every row
 //! of y that it belongs to, so one row of each call is looked over while it is normalized, and all NaNs are made canonical
