@@ -10,11 +10,11 @@
 //! A thread of no pool is helped by threads that `team` keeps. It takes piece after piece from the front, and each
 //! helper part after part from the back, until nothing is left. Rayon could help from outside as well, at a price that
 //! these threads do not ask: `rayon::join` puts the caller to sleep and wakes two others; a job in the pool's queue is
-//! allocated, stays there while the pool is busy, and may be run by a thread that then takes up somebody else's job and
-//! makes the call wait for it; the pool cannot be started a second time when that fails once; and its locks are of no
-//! use in a child process. With two threads, a call of 512 rows of 768 f32 takes 0.50 of the time of one on an AMD EPYC
-//! of the Milan generation, where it takes 0.55 with a job in a pool's queue, and 0.59 and 0.77 if there is a call every
-//! millisecond (`benches/record/experiments.md`).
+//! allocated, stays there while the pool is busy, and may be run by a thread that then takes up somebody else's job
+//! and makes the call wait for it; the pool cannot be started a second time when that fails once; and its locks are of
+//! no use in a child process. With two threads, a call of 512 rows of 768 f32 takes 0.50 of the time of one on an AMD
+//! EPYC of the Milan generation, where it takes 0.55 with a job in a pool's queue, and 0.59 and 0.77 if there is a
+//! call every millisecond (`benches/record/experiments.md`).
 
 mod team;
 

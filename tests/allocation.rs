@@ -1,9 +1,9 @@
 //! A valid call allocates nothing, whatever path it takes, and neither does a refused one.
 //!
-//! What is asserted, precisely: no allocation or reallocation by the calling thread when the call is serial; none by the
-//! calling thread when a call with `Tasks(n)` is made outside of rayon pools by a thread that has helpers; and none by any
-//! thread of a rayon pool when such a call is made *on a thread of that pool* that has done the same before. The first such
-//! call may allocate, because the queues of rayon's workers register themselves and grow.
+//! What is asserted, precisely: no allocation or reallocation by the calling thread when the call is serial; none by
+//! the calling thread when a call with `Tasks(n)` is made outside of rayon pools by a thread that has helpers; and
+//! none by any thread of a rayon pool when such a call is made *on a thread of that pool* that has done the same
+//! before. The first such call may allocate, because the queues of rayon's workers register themselves and grow.
 
 #[path = "contract/support/data.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
@@ -339,8 +339,8 @@ fn calls_with_helpers_allocate_nothing() {
     }
 }
 
-/// Calls of C for ranges of rows and blocks, and those for all rows on the calling thread. Only whole backward calls take
-/// scratch memory.
+/// Calls of C for ranges of rows and blocks, and those for all rows on the calling thread. Only whole backward calls
+/// take scratch memory.
 #[cfg(feature = "capi")]
 #[test]
 fn calls_of_c_allocate_nothing() {

@@ -10,16 +10,17 @@
 //! dbeta  = sum over the rows of dy
 //! ```
 //!
-//! which is the chain rule applied to the formulas of [`layer_norm`](crate::layer_norm) and [`rms_norm`](crate::rms_norm), as
-//! in Ba, Kiros and Hinton, arXiv:1607.06450 (2016), and Zhang and Sennrich, arXiv:1910.07467 (2019). ds is a gradient that
-//! reaches x by another way: that of a residual connection, where x is a sum.
+//! which is the chain rule applied to the formulas of [`layer_norm`](crate::layer_norm) and
+//! [`rms_norm`](crate::rms_norm), as in Ba, Kiros and Hinton, arXiv:1607.06450 (2016), and Zhang and Sennrich,
+//! arXiv:1910.07467 (2019). ds is a gradient that reaches x by another way: that of a residual connection, where x is
+//! a sum.
 //!
 //! # Two touches
 //!
-//! Two rows are taken at a time. The first touch, the only one that reads memory, takes the two sums of each; the second, out of
-//! the cache, goes over the columns of both at once, writes dx, and adds to the running sums of dgamma and dbeta, which are loaded
-//! and stored once for two rows: stores are what the loop waits for. Where dx is streamed past the caches, the second touch also asks
-//! for the next two rows, since memory has nothing else to do.
+//! Two rows are taken at a time. The first touch, the only one that reads memory, takes the two sums of each; the
+//! second, out of the cache, goes over the columns of both at once, writes dx, and adds to the running sums of dgamma
+//! and dbeta, which are loaded and stored once for two rows: stores are what the loop waits for. Where dx is streamed
+//! past the caches, the second touch also asks for the next two rows, since memory has nothing else to do.
 //!
 //! ```text
 //! S1, S2 = sum g, sum g * (x - hi)           in f32, per virtual lane, folded by halves; chunks are added in f64
@@ -28,20 +29,21 @@
 //! dx     = fma(g, rstd, fma(xhat, -rstd * c2, -rstd * c1)) + ds
 //! ```
 //!
-//! Without a mean, S1, hi and lo are 0. As in [`forward`](crate::forward), only some rows without a mean have loops of their own. In
-//! the others' nothing comes of dbeta: it has no memory, and is stored where dgamma is stored next.
+//! Without a mean, S1, hi and lo are 0. As in [`forward`](crate::forward), only some rows without a mean have loops of
+//! their own. In the others' nothing comes of dbeta: it has no memory, and is stored where dgamma is stored next.
 //!
 //! # What fixes the bits of dgamma and dbeta
 //!
-//! Pairs of rows are added one after the other, but only up to [`LEAF_ROWS`] rows: the rounding errors of that are all that there are, since
-//! such sums are added to one another with their errors kept (Knuth's `TwoSum`). These longer sums are those of [`Parts`], into
-//! which the rows are cut by their number alone, and which several threads can share. The parts are added along a binary tree.
+//! Pairs of rows are added one after the other, but only up to [`LEAF_ROWS`] rows: the rounding errors of that are all
+//! that there are, since such sums are added to one another with their errors kept (Knuth's `TwoSum`). These longer
+//! sums are those of [`Parts`], into which the rows are cut by their number alone, and which several threads can
+//! share. The parts are added along a binary tree.
 //!
 //! # Range
 //!
-//! The loops are trusted with a row if rstd, S1 and S2 are of a moderate size. If not, and also where a number is not finite, the
-//! row takes the slow path in f64. What decides are the rounded statistics, so that it makes no difference whether forward has
-//! kept them or they are taken again.
+//! The loops are trusted with a row if rstd, S1 and S2 are of a moderate size. If not, and also where a number is not
+//! finite, the row takes the slow path in f64. What decides are the rounded statistics, so that it makes no difference
+//! whether forward has kept them or they are taken again.
 
 mod merge;
 mod slow;
@@ -135,13 +137,14 @@ impl Parts {
         self.rows.min(part.saturating_mul(self.part_rows))
     }
 
-    /// The elements of memory that the sums of one part take, each with its errors: columns in whole steps, for gamma and, if
-    /// `centered`, for beta. `None` on overflow.
+    /// The elements of memory that the sums of one part take, each with its errors: columns in whole steps, for gamma
+    /// and, if `centered`, for beta. `None` on overflow.
     pub fn partial_len<T: Element>(&self, centered: bool) -> Option<usize> {
         padded::<T>(self.cols)?.checked_mul(2 * sums(centered))
     }
 
-    /// The elements of memory that a thread takes to work on its parts: gamma, and the sums of a leaf. `None` on overflow.
+    /// The elements of memory that a thread takes to work on its parts: gamma, and the sums of a leaf. `None` on
+    /// overflow.
     pub fn work_len<T: Element>(&self, centered: bool) -> Option<usize> {
         padded::<T>(self.cols)?.checked_mul(1 + sums(centered))
     }
@@ -212,8 +215,8 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
     /// sums lie in the order of its registers.
     ///
     /// # Panics
-    /// If `partials` does not have [`Parts::partial_len`] elements for each part (it is not used, and may be empty, if no sums are
-    /// wanted), or if `work` has fewer than [`Parts::work_len`].
+    /// If `partials` does not have [`Parts::partial_len`] elements for each part (it is not used, and may be empty, if
+    /// no sums are wanted), or if `work` has fewer than [`Parts::work_len`].
     pub fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float])
     where
         T: Compiled<CENTERED>,
@@ -289,8 +292,9 @@ const fn range(from: i64, to: i64) -> RangeInclusive<f64> {
     power_of_two(from)..=power_of_two(to)
 }
 
-/// Statistics of f32 that come from trusted moments have an rstd from 2^-60 to 2^45, those of f64 one from 2^-500 to 2^480; a power of two
-/// less, lest rounding move one across the border. Beyond these ranges a product can lose digits that matter, or overflow.
+/// Statistics of f32 that come from trusted moments have an rstd from 2^-60 to 2^45, those of f64 one from 2^-500 to
+/// 2^480; a power of two less, lest rounding move one across the border. Beyond these ranges a product can lose digits
+/// that matter, or overflow.
 const fn trusted<T: Element>() -> Trusted {
     if size_of::<T::Float>() == size_of::<f64>() {
         Trusted { rstd: range(-499, 479), sums: range(-500, 900), products: range(-900, 900) }

@@ -1,10 +1,11 @@
 //! What the normalizations share: the job, the choice of loops, and the way out for rows of extreme range.
 //!
-//! Layer normalization subtracts the mean, RMS normalization does not. The loops are compiled for the first, and where speed
-//! matters most also for the second: `CENTERED` tells these apart. RMS normalization of the other types
-//! ([`Element::SHARES`]), and all of it on the portable tier, goes through the loops of the first with a mean of 0, which changes
-//! no bits: c is 0 and S is taken as 0, so that M2 is Q; x - 0 is x; and fma with a third operand of -0 is a rounded product. There
-//! `centered` tells them apart, outside of the loops (and on the portable tier in them, where fma is long).
+//! Layer normalization subtracts the mean, RMS normalization does not. The loops are compiled for the first, and where
+//! speed matters most also for the second: `CENTERED` tells these apart. RMS normalization of the other types
+//! ([`Element::SHARES`]), and all of it on the portable tier, goes through the loops of the first with a mean of 0,
+//! which changes no bits: c is 0 and S is taken as 0, so that M2 is Q; x - 0 is x; and fma with a third operand of -0
+//! is a rounded product. There `centered` tells them apart, outside of the loops (and on the portable tier in them,
+//! where fma is long).
 //!
 //! # Loops
 //!
@@ -23,19 +24,19 @@
 //!
 //! The portable tier has the last of them alone: it has no units that could overlap.
 //!
-//! Where x is the sum of two tensors, each chunk of it is taken just before its moments, which then read it from the cache:
-//! nothing else knows of sums.
+//! Where x is the sum of two tensors, each chunk of it is taken just before its moments, which then read it from the
+//! cache: nothing else knows of sums.
 //!
 //! # Range
 //!
-//! The loops are trusted when v, what the root is taken of, is in [`Float::TRUSTED`] (2^-90 to 2^120 in f32), one compare
-//! for each row: then no square that matters has under- or overflowed, rstd is normal and x - hi is finite. All other rows
-//! go to `rescue`, but for rows of equal elements with eps = 0: their rstd is infinite and their xhat 0, which the loops give with
-//! an rstd of 0.
+//! The loops are trusted when v, what the root is taken of, is in [`Float::TRUSTED`] (2^-90 to 2^120 in f32), one
+//! compare for each row: then no square that matters has under- or overflowed, rstd is normal and x - hi is finite.
+//! All other rows go to `rescue`, but for rows of equal elements with eps = 0: their rstd is infinite and their xhat
+//! 0, which the loops give with an rstd of 0.
 //!
 //! An infinite or NaN gamma or beta makes NaNs whose sign and payload differ between processors. It shows in every row
-//! of y that it belongs to, so one row of each call is looked over while it is normalized, and all NaNs are made canonical
-//! if need be. (Where rows have different gammas, the gammas are looked over instead.)
+//! of y that it belongs to, so one row of each call is looked over while it is normalized, and all NaNs are made
+//! canonical if need be. (Where rows have different gammas, the gammas are looked over instead.)
 
 mod affines;
 mod blocks;
@@ -138,8 +139,8 @@ impl<'a, F: Float> StatsMut<'a, F> {
 pub struct Params<'a, T: Element> {
     /// The gammas of all groups, one after the other. Absent ones count as 1.
     pub gamma: Option<Vector<'a, T>>,
-    /// The betas of all groups, one after the other, of the type of gamma. Absent ones count as 0; RMS normalization has
-    /// none.
+    /// The betas of all groups, one after the other, of the type of gamma. Absent ones count as 0; RMS normalization
+    /// has none.
     pub beta: Option<Vector<'a, T>>,
     /// Which rows have which.
     pub groups: Groups,
@@ -189,7 +190,8 @@ impl<'a, T: Element> Params<'a, T> {
         self.gamma.map_or(T::Float::from_f64(1.0), |g| g.get(i) + self.offset)
     }
 
-    /// What [`gamma`](Self::gamma) gives for n elements from `from` on, at most a block: where they are, or from `room`.
+    /// What [`gamma`](Self::gamma) gives for n elements from `from` on, at most a block: where they are, or from
+    /// `room`.
     pub(crate) fn read_gamma<'r>(
         &'r self,
         isa: Isa,
@@ -282,8 +284,9 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         }
     }
 
-    /// Normalizes rows whose moments are known, one for each row, on the calling thread: those of rows of which these are
-    /// some columns, say. Moments that cannot be trusted are taken for those of the slow path (see [`Moments::rescale`]).
+    /// Normalizes rows whose moments are known, one for each row, on the calling thread: those of rows of which these
+    /// are some columns, say. Moments that cannot be trusted are taken for those of the slow path (see
+    /// [`Moments::rescale`]).
     ///
     /// Returns whether the job was done. It is not, and nothing is written, if there are more or fewer moments than
     /// rows, if the rows are sums, or if moments count fewer elements than a row has or have a scale that is not one of
@@ -399,8 +402,8 @@ impl<'a, T: Element> Job<'a, T> {
         (Self { rows: rows_a, stats: stats_a, ..self }, Self { rows: rows_b, stats: stats_b, params: params_b, ..self })
     }
 
-    /// Chooses the loops. Each is dispatched by itself: without optimization, the frame of a function has room for every
-    /// value of everything inlined into it, and that of all loops together would overflow the stack of a thread.
+    /// Chooses the loops. Each is dispatched by itself: without optimization, the frame of a function has room for
+    /// every value of everything inlined into it, and that of all loops together would overflow the stack of a thread.
     ///
     /// Returns whether a row of y is known to be finite.
     #[inline(always)]
@@ -587,8 +590,8 @@ impl<T: Element, const CENTERED: bool> Kernel for RunColumns<'_, '_, T, CENTERED
     }
 }
 
-/// Makes all NaNs of a row of y the canonical one. Those that come from a NaN in gamma or beta may have lost themselves when
-/// they were rounded to 16 bits.
+/// Makes all NaNs of a row of y the canonical one. Those that come from a NaN in gamma or beta may have lost
+/// themselves when they were rounded to 16 bits.
 ///
 /// # Safety
 /// - There is such a row.
@@ -599,8 +602,8 @@ unsafe fn canonicalize_row<T: Element>(rows: &mut RowIo<'_, T>, r: usize, params
     unsafe { rows.canonicalize(r, |i| params.gamma(i).into().is_nan() || params.beta(i).into().is_nan()) };
 }
 
-/// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted and is not constant is normalized here
-/// and now on the slow path, and there is nothing left to do for it.
+/// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted and is not constant is
+/// normalized here and now on the slow path, and there is nothing left to do for it.
 #[inline(always)]
 fn settle<S: Lanes, T: Element>(
     simd: S,
@@ -618,8 +621,9 @@ fn settle<S: Lanes, T: Element>(
     Some(norm)
 }
 
-/// Normalizes a row on the slow path whose v and mean, of the fast sums, are not trusted. But a row of equal elements with eps = 0,
-/// which is what padding is, has an xhat of 0 and not of 0 * infinity: that is left to the loops, as a row with an rstd of 0.
+/// Normalizes a row on the slow path whose v and mean, of the fast sums, are not trusted. But a row of equal elements
+/// with eps = 0, which is what padding is, has an xhat of 0 and not of 0 * infinity: that is left to the loops, as a
+/// row with an rstd of 0.
 #[cold]
 #[inline(never)]
 fn rescue_row<T: Element>(job: &mut Job<'_, T>, r: usize, v: f64, mean: f64) -> Option<RowNorm<T::Float>> {
@@ -664,8 +668,8 @@ fn finish_row<T: Element>(job: &mut Job<'_, T>, r: usize, moments: &Moments) {
     }
 }
 
-/// Takes the moments of a row of `cols > 0` elements, which whoever makes this knows to be there, and normalizes it if it is a row
-/// of a job.
+/// Takes the moments of a row of `cols > 0` elements, which whoever makes this knows to be there, and normalizes it if
+/// it is a row of a job.
 pub(crate) struct WholeRow<'j, 'a, T: Element, const CENTERED: bool> {
     /// Borrowed for the same reason as jobs are.
     row: &'j Input<T>,

@@ -37,10 +37,11 @@
 //!
 //! # Why the samples are spread
 //!
-//! `Q - S * S / n` loses digits when c is far from the mean, measured in standard deviations. With 64 samples from
-//! the front, a row that steps up shortly after them puts c a long way off: an error of 107u at 768 columns in a simulation of random steps. Eight
-//! runs of eight samples, spread evenly over the chunk, keep the same rows at 5u. The runs are as long as an
-//! AVX2 register, and their first touch of a row that is not in cache yet opens eight lines of it at once.
+//! `Q - S * S / n` loses digits when c is far from the mean, measured in standard deviations. With 64 samples from the
+//! front, a row that steps up shortly after them puts c a long way off: an error of 107u at 768 columns in a
+//! simulation of random steps. Eight runs of eight samples, spread evenly over the chunk, keep the same rows at 5u.
+//! The runs are as long as an AVX2 register, and their first touch of a row that is not in cache yet opens eight lines
+//! of it at once.
 
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -94,8 +95,8 @@ impl Moments {
 
     /// The moments of the elements of all parts of a row, first to last, merged along the tree that their number fixes.
     ///
-    /// They are those of the whole row, bit by bit, where all parts but the last have the same length, [`CHUNK`] times a power
-    /// of two, and the last is not longer. Parts of no elements, and those that differ in scale, are merged as
+    /// They are those of the whole row, bit by bit, where all parts but the last have the same length, [`CHUNK`] times
+    /// a power of two, and the last is not longer. Parts of no elements, and those that differ in scale, are merged as
     /// [`merge`](Self::merge) does it.
     pub fn merge_all(parts: impl IntoIterator<Item = Self>) -> Self {
         in_default_environment(|| Self::merge_parts(parts))
@@ -137,9 +138,10 @@ impl Moments {
         self.m2 * (1.0 / self.count) + eps
     }
 
-    /// `None` if a row of `T` with these moments is in the range where the fast sums can be trusted. Else the scale with which
-    /// the moments of the row, or of each of its parts, are to be taken again, on the slow path: see [`RowMoments::scale`].
-    /// (Also of a row with a NaN or an infinity, whose squares cannot be told from those that overflow.)
+    /// `None` if a row of `T` with these moments is in the range where the fast sums can be trusted. Else the scale
+    /// with which the moments of the row, or of each of its parts, are to be taken again, on the slow path: see
+    /// [`RowMoments::scale`]. (Also of a row with a NaN or an infinity, whose squares cannot be told from those that
+    /// overflow.)
     ///
     /// # Errors
     /// If eps is negative, infinite or NaN.
@@ -240,8 +242,8 @@ pub(crate) fn no_subtrees<M: Copy>() -> Subtrees<M> {
     [MaybeUninit::uninit(); _]
 }
 
-/// Merges the moments (or other sums) of successive chunks along the tree, in one pass and without recursion: the stack holds one
-/// finished subtree for each bit set in the number of chunks so far, as in a binary counter.
+/// Merges the moments (or other sums) of successive chunks along the tree, in one pass and without recursion: the
+/// stack holds one finished subtree for each bit set in the number of chunks so far, as in a binary counter.
 #[derive(Debug)]
 pub(crate) struct Tree<'s, M = Moments> {
     /// Those below `depth` have been written.
@@ -541,7 +543,8 @@ unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool>(
     sums.finish(simd, c, len, centered)
 }
 
-/// The moments of a row or of a subtree of it, `cols > 0` elements. Sums are taken chunk by chunk, while they are in the cache.
+/// The moments of a row or of a subtree of it, `cols > 0` elements. Sums are taken chunk by chunk, while they are in
+/// the cache.
 ///
 /// # Safety
 /// - x has at least `cols` elements.
@@ -558,7 +561,8 @@ pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let (mut at, mut len) = (0, len_at(0));
-    // The shift of the next chunk is on its way while one is summed, but on the portable tier, which has one piece of code for it.
+    // The shift of the next chunk is on its way while one is summed, but on the portable tier, which has one piece of
+    // code for it.
     let ahead = S::SPECIALIZES;
     let mut c = T::Float::default();
     if ahead {
@@ -594,11 +598,11 @@ pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(
 pub struct RowMoments<'a, T> {
     /// The elements.
     pub x: &'a [T],
-    /// Whether squares are those of the deviations from the mean, as layer normalization needs them. Else they are those of
-    /// the elements, and origin and offset are zero.
+    /// Whether squares are those of the deviations from the mean, as layer normalization needs them. Else they are
+    /// those of the elements, and origin and offset are zero.
     pub centered: bool,
-    /// `None` for the fast sums. Else they are taken on the slow path, right for every finite element, of elements times a
-    /// power of two that [`Moments::rescale`] has given. (Moments at any other scale belong to no row: see
+    /// `None` for the fast sums. Else they are taken on the slow path, right for every finite element, of elements
+    /// times a power of two that [`Moments::rescale`] has given. (Moments at any other scale belong to no row: see
     /// [`Moments::are_of`].)
     pub scale: Option<f64>,
 }

@@ -1,16 +1,17 @@
-//! The slow path: rows whose squares leave the range of the type that they are computed in, rows with a NaN or an infinity, and
-//! what of the gradients leaves it.
+//! The slow path: rows whose squares leave the range of the type that they are computed in, rows with a NaN or an
+//! infinity, and what of the gradients leaves it.
 //!
-//! It computes in f64, which holds the square of every f32 (down to 2^-298, up to 2^256). Elements that are f64 themselves
-//! are first multiplied by a power of two that brings their squares into range.
+//! It computes in f64, which holds the square of every f32 (down to 2^-298, up to 2^256). Elements that are f64
+//! themselves are first multiplied by a power of two that brings their squares into range.
 //!
-//! A row is taken in blocks of [`BLOCK`] elements, those of 16 bits widened into a buffer. What is computed of a block are loops over
-//! slices without branches, compiled for each tier, which the compiler makes vectors of. All sums have [`LANES`] lanes on every
-//! tier, so that the bits are the same: element i of a block is added to lane i mod `LANES`, and lanes are folded by halves.
+//! A row is taken in blocks of [`BLOCK`] elements, those of 16 bits widened into a buffer. What is computed of a block
+//! are loops over slices without branches, compiled for each tier, which the compiler makes vectors of. All sums have
+//! [`LANES`] lanes on every tier, so that the bits are the same: element i of a block is added to lane i mod `LANES`,
+//! and lanes are folded by halves.
 //!
 //! The moments of a block are sums of the deviations from a number close to its mean, and of their squares. Blocks are
-//! merged along a binary tree, of which that of the fast path's chunks is the upper part, so that a row in parts has the
-//! moments of the whole.
+//! merged along a binary tree, of which that of the fast path's chunks is the upper part, so that a row in parts has
+//! the moments of the whole.
 
 use core::mem::MaybeUninit;
 use core::slice::from_raw_parts;
@@ -38,7 +39,7 @@ impl<F: Float> Room<F> {
     /// The `n` elements of x from `at` on: where they are, or from here.
     ///
     /// # Safety
-    /// - x has so many elements, and n is at most a block.
+    /// - x has `at + n` elements, and n is at most a block.
     /// - What is returned is used before they are written to.
     #[inline(never)]
     pub(crate) unsafe fn of<T: Element<Float = F>>(&mut self, isa: Isa, x: Source<T>, at: usize, n: usize) -> &[F] {
@@ -260,8 +261,9 @@ pub(crate) unsafe fn is_constant<T: Element>(x: Source<T>, cols: usize, centered
     fits && bytes[size_of::<T>()..] == bytes[..bytes.len() - size_of::<T>()]
 }
 
-/// y = (x - mean) * rstd * (gamma + offset) + beta in f64, rounded once to what the row is computed in and once to y. A NaN that
-/// comes from gamma or beta is any NaN, for the caller to see to. mean and rstd are those of x times the scale of the moments.
+/// y = (x - mean) * rstd * (gamma + offset) + beta in f64, rounded once to what the row is computed in and once to y.
+/// A NaN that comes from gamma or beta is any NaN, for the caller to see to. mean and rstd are those of x times the
+/// scale of the moments.
 ///
 /// # Safety
 /// - x and y have at least `cols` elements; they are the same or apart.
@@ -294,8 +296,8 @@ pub(crate) unsafe fn normalize<T: Element>(
     }
 }
 
-/// The mean of a row times a power of two, as a sum of two, and the reciprocal standard deviation of the row times it. Rows that are
-/// computed in f32 need none: theirs is 1.
+/// The mean of a row times a power of two, as a sum of two, and the reciprocal standard deviation of the row times it.
+/// Rows that are computed in f32 need none: theirs is 1.
 #[derive(Clone, Copy)]
 pub(crate) struct WideNorm {
     pub(crate) scale: f64,

@@ -1,5 +1,6 @@
-//! The bits do not depend on the floating-point environment of the thread that calls, nor on that of a thread of the pool: whether
-//! numbers are flushed to zero, how the processor rounds, which exceptions trap. The caller finds its own as it was, flags too.
+//! The bits do not depend on the floating-point environment of the thread that calls, nor on that of a thread of the
+//! pool: whether numbers are flushed to zero, how the processor rounds, which exceptions trap. The caller finds its
+//! own as it was, flags too.
 
 use lanenorm::kernels::moments::CHUNK;
 use lanenorm::{Isa, LayerNorm, Parallelism, Store};

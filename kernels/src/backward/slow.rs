@@ -1,9 +1,10 @@
-//! The slow path: rows whose statistics or gradients leave the range in which the loops are trusted, and rows with a number that is
-//! not finite.
+//! The slow path: rows whose statistics or gradients leave the range in which the loops are trusted, and rows with a
+//! number that is not finite.
 //!
-//! It computes in f64, block by block as [`rescue`] does. What is made of f32 stays well within the range of f64: a product of dy,
-//! gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond their own: they are computed
-//! element by element with exponents apart, so that neither products nor sums leave the range.
+//! It computes in f64, block by block as [`rescue`] does. What is made of f32 stays well within the range of f64: a
+//! product of dy, gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond
+//! their own: they are computed element by element with exponents apart, so that neither products nor sums leave the
+//! range.
 
 use super::{Job, power_of_two, trusted};
 use crate::forward::{Params, RowNorm};
@@ -19,8 +20,9 @@ pub(super) fn is_zero<T: Element>(job: &Job<'_, T>, r: usize) -> bool {
     unsafe { rescue::is_constant(job.rows.dy(job.rows.place(r)), job.rows.cols(), false) }
 }
 
-/// What the loops take of row `r`, whose rstd or moments are not trusted, and whether it is constant: `None` if it is not for them. `fast`
-/// are the moments of the loops if forward has kept no statistics. What the slow path takes goes to `wide` if it comes to be known.
+/// What the loops take of row `r`, whose rstd or moments are not trusted, and whether it is constant: `None` if it is
+/// not for them. `fast` are the moments of the loops if forward has kept no statistics. What the slow path takes goes
+/// to `wide` if it comes to be known.
 #[cold]
 #[inline(never)]
 pub(super) fn norm_of_untrusted<T: Element>(
@@ -57,7 +59,8 @@ fn taken<T: Element>(job: &Job<'_, T>, r: usize, scale: Option<f64>) -> Moments 
     RowMoments { x: job.rows.x_row(r), centered: job.centered, scale }.run_on(job.isa)
 }
 
-/// The moments of a row, of the slow path if those of the loops are not trusted, and what the root is taken of at their scale.
+/// The moments of a row, of the slow path if those of the loops are not trusted, and what the root is taken of at
+/// their scale.
 #[inline(never)]
 fn moments<T: Element>(job: &Job<'_, T>, r: usize, fast: Moments) -> (Moments, f64) {
     let mut m = fast;
@@ -67,7 +70,8 @@ fn moments<T: Element>(job: &Job<'_, T>, r: usize, fast: Moments) -> (Moments, f
     (m, m.m2 / m.count + job.eps * m.scale * m.scale)
 }
 
-/// What normalizing takes. rstd is zero if all elements are equal and eps is 0: xhat is 0 then, and dx is defined to be.
+/// What normalizing takes. rstd is zero if all elements are equal and eps is 0: xhat is 0 then, and dx is defined to
+/// be.
 fn wide_norm<F: Float>(moments: &Moments, v: f64) -> WideNorm {
     WideNorm::new::<F>(moments, if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) })
 }
@@ -80,8 +84,8 @@ pub(super) fn norm_of<T: Element>(job: &Job<'_, T>, r: usize) -> WideNorm {
     wide_norm::<T::Float>(&m, v)
 }
 
-/// Adds the rows from `r` on, one or two, as a block is added, to the sums of dgamma and dbeta. These are kept in pairs of registers
-/// of `lanes` elements.
+/// Adds the rows from `r` on, one or two, as a block is added, to the sums of dgamma and dbeta. These are kept in
+/// pairs of registers of `lanes` elements.
 #[cold]
 #[inline(never)]
 pub(super) fn add_rows<T: Element>(
@@ -124,8 +128,8 @@ fn add_rounded<F: Float>(to: &mut [F], v: &[f64], lanes: Option<usize>) {
     add_in_order(to, rounded, lanes);
 }
 
-/// Adds elements to a vector from where a pair of registers begins, which has the even and the odd ones of so many `lanes` apart,
-/// if any.
+/// Adds v to the elements of a vector from where a pair of registers begins. If the registers of a pair hold the even
+/// and the odd elements, `lanes` is the number of elements in each.
 #[inline(never)]
 fn add_in_order<F: Float>(to: &mut [F], v: &[F], lanes: Option<usize>) {
     let Some(lanes) = lanes else {

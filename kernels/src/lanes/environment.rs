@@ -1,17 +1,19 @@
-//! The floating-point environment: how the processor rounds, whether it flushes subnormal numbers to zero, which exceptions
-//! trap, and which have been raised.
+//! The floating-point environment: how the processor rounds, whether it flushes subnormal numbers to zero, which
+//! exceptions trap, and which have been raised.
 //!
-//! Each thread has its own, and a host may have changed it: `-ffast-math` programs and audio hosts flush subnormal numbers,
-//! interval arithmetic changes the rounding mode, debuggers of numerics let exceptions trap. The kernels run in the default
-//! environment (round to nearest even, nothing flushed, nothing trapped), and give the caller's back with its flags as they
-//! were. Rust itself takes the default environment for granted, so that nothing here asks for more than the language does.
+//! Each thread has its own, and a host may have changed it: `-ffast-math` programs and audio hosts flush subnormal
+//! numbers, interval arithmetic changes the rounding mode, debuggers of numerics let exceptions trap. The kernels run
+//! in the default environment (round to nearest even, nothing flushed, nothing trapped), and give the caller's back
+//! with its flags as they were. Rust itself takes the default environment for granted, so that nothing here asks for
+//! more than the language does.
 //!
 //! On x86 it is MXCSR, on aarch64 FPCR and FPSR. Elsewhere the caller must see to it.
 
 /// Runs `f` in the default environment.
 ///
-/// What `f` computes must be in functions that are not inlined into its body, or be made of what these return: the compiler
-/// does not know that arithmetic depends on the environment, and may move arithmetic on values in registers out of `f`.
+/// What `f` computes must be in functions that are not inlined into its body, or be made of what these return: the
+/// compiler does not know that arithmetic depends on the environment, and may move arithmetic on values in registers
+/// out of `f`.
 #[inline(always)]
 pub(crate) fn in_default_environment<R>(f: impl FnOnce() -> R) -> R {
     let _kept = Environment::enter();
@@ -41,8 +43,8 @@ mod mxcsr {
     #[inline(always)]
     pub(super) fn get() -> u32 {
         let mut v = 0_u32;
-        // SAFETY: stores to a local variable. Memory counts as read and written, so that arithmetic on what is in memory stays on
-        // its side.
+        // SAFETY: stores to a local variable. Memory counts as read and written, so that arithmetic on what is in
+        // memory stays on its side.
         unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut v, options(nostack, preserves_flags)) };
         v
     }
@@ -80,7 +82,8 @@ impl Environment {
     #[inline(always)]
     fn enter() -> Self {
         let (fpcr, fpsr): (u64, u64);
-        // SAFETY: reads two registers. Memory counts as written, so that arithmetic on what is in memory stays on its side.
+        // SAFETY: reads two registers. Memory counts as written, so that arithmetic on what is in memory stays on its
+        // side.
         unsafe {
             core::arch::asm!("mrs {}, fpcr", "mrs {}, fpsr", out(reg) fpcr, out(reg) fpsr,
                 options(nostack, preserves_flags));

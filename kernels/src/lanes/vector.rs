@@ -31,7 +31,8 @@ impl<'a, T: Element, G: Beside<T>> From<&'a [G]> for Vector<'a, T> {
 }
 
 impl<T: Element> Vector<'_, T> {
-    /// Elements given by a pointer, for callers that have no slice of their own: f32 beside elements of 16 bits if `wide`.
+    /// Elements given by a pointer, for callers that have no slice of their own: f32 beside elements of 16 bits if
+    /// `wide`.
     ///
     /// # Safety
     /// - There are that many elements, aligned and valid for reads, and nothing writes them while this lives.
@@ -92,8 +93,8 @@ impl<T: Element> Vector<'_, T> {
     /// If there are fewer.
     pub(crate) fn read<'r>(&'r self, isa: Isa, from: usize, n: usize, room: &'r mut Room<T::Float>) -> &'r [T::Float] {
         let Self { p, wide, .. } = self.part(from, n);
-        // SAFETY: there are so many, checked by `part`; the elements are of the type that rows are computed in if they are f32 beside
-        // 16 bits, or do not round.
+        // SAFETY: there are so many, checked by `part`; the elements are of the type that rows are computed in if they
+        // are f32 beside 16 bits, or do not round.
         unsafe {
             if T::ROUNDS && !wide { room.of(isa, Source(p), 0, n) } else { core::slice::from_raw_parts(p.cast(), n) }
         }
@@ -205,8 +206,8 @@ impl<T: Element> Affine<T> {
         }
     }
 
-    /// The pairs of registers for the elements from `i + j` on, of which `j` lie within a step of stand-ins. There is no
-    /// beta unless `CENTERED`.
+    /// The pairs of registers for the elements from `i + j` on, of which `j` lie within a step of stand-ins. There is
+    /// no beta unless `CENTERED`.
     ///
     /// # Safety
     /// - gamma and beta, if present, have that many elements.
@@ -276,8 +277,8 @@ impl<T: Element> Affine<T> {
 /// The columns that [`Packed`] has room for: an L1 cache has it for them beside the rows.
 pub(crate) const PACKED_COLS: usize = 1024;
 
-/// gamma plus offset, and beta, in f32 and in the order of the pairs of registers: for elements of 16 bits, widening them once
-/// for many rows.
+/// gamma plus offset, and beta, in f32 and in the order of the pairs of registers: for elements of 16 bits, widening
+/// them once for many rows.
 ///
 /// In a cell, since what has been packed is read through pointers while this is borrowed again.
 #[derive(Debug)]

@@ -28,13 +28,13 @@ impl CacheLine {
 /// x and y of so many bytes are in memory, or in a far cache.
 const MEMORY_BYTES: usize = 16 << 20;
 
-/// How many bytes before loops read wide elements from memory, these are asked for: to come into the second-level cache, and then into the
-/// first, more than once, since requests are lost where others wait.
+/// How many bytes before loops read wide elements from memory, these are asked for: to come into the second-level
+/// cache, and then into the first, more than once, since requests are lost where others wait.
 const FAR: usize = 16 << 10;
 pub(super) const NEAR: [usize; 5] = [8 << 10, 7 << 10, 6 << 10, 5 << 10, 4 << 10];
 
-/// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x may
-/// be a sum that is yet to be taken. Beside an x of 16 bits, y may have f32.
+/// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x
+/// may be a sum that is yet to be taken. Beside an x of 16 bits, y may have f32.
 ///
 /// Row `r` of x starts at element `r * x_stride`, row `r` of y at `r * y_stride`. Rows never overlap one another.
 #[derive(Debug)]
@@ -142,8 +142,8 @@ impl<'a, T: Element> RowIo<'a, T> {
         })
     }
 
-    /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride. `None` if the rows
-    /// do not fit into the slices or overlap one another.
+    /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride. `None` if
+    /// the rows do not fit into the slices or overlap one another.
     #[inline(always)]
     pub fn sum<Y: Beside<T>>(
         (x, x_stride): (&'a [T], usize),
@@ -179,8 +179,8 @@ impl<'a, T: Element> RowIo<'a, T> {
         fits.then(|| Self::of_addends(addends, s_ptr, s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
     }
 
-    /// Rows of x + residual, to be normalized into y, where the sums lie meanwhile. Each buffer comes with its stride. `None` if the
-    /// rows do not fit into the slices or overlap one another.
+    /// Rows of x + residual, to be normalized into y, where the sums lie meanwhile. Each buffer comes with its stride.
+    /// `None` if the rows do not fit into the slices or overlap one another.
     #[inline(always)]
     pub fn sum_into(
         (x, x_stride): (&'a [T], usize),
@@ -197,8 +197,8 @@ impl<'a, T: Element> RowIo<'a, T> {
         fits.then(|| Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
     }
 
-    /// Rows of x + y, to be normalized where y lies. Each buffer comes with its stride. `None` if the rows do not fit into the
-    /// slices or overlap one another.
+    /// Rows of x + y, to be normalized where y lies. Each buffer comes with its stride. `None` if the rows do not fit
+    /// into the slices or overlap one another.
     #[inline(always)]
     pub fn sum_over(
         (x, x_stride): (&'a [T], usize),
@@ -212,9 +212,9 @@ impl<'a, T: Element> RowIo<'a, T> {
         fits.then(|| Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
     }
 
-    /// Rows given by pointers, for callers that have no slices of their own: of x, or of the sum of x and a residual that
-    /// is to be written to s (`sum` has these two), to be normalized into y, which has f32 beside an x of 16 bits if
-    /// `wide`.
+    /// Rows given by pointers, for callers that have no slices of their own: of x, or of the sum of x and a residual
+    /// that is to be written to s (`sum` has these two), to be normalized into y, which has f32 beside an x of 16 bits
+    /// if `wide`.
     ///
     /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
     /// the same pointers and split, can be run at once. [`x_row`](Self::x_row), which is safe, reads the row of x that
@@ -367,8 +367,8 @@ impl<'a, T: Element> RowIo<'a, T> {
         unsafe { if self.wide { self.y.cast::<f32>().add(i).cast() } else { self.y.add(i) } }
     }
 
-    /// What the moments of row `r`, and of those below it, are taken of. The bias, which sums may have, has `self.cols()`
-    /// elements. With `asks`, loops ask for elements before they read them.
+    /// What the moments of row `r`, and of those below it, are taken of. The bias, which sums may have, has
+    /// `self.cols()` elements. With `asks`, loops ask for elements before they read them.
     ///
     /// # Safety
     /// - `r < self.rows()`.
@@ -413,8 +413,8 @@ impl<'a, T: Element> RowIo<'a, T> {
         }
     }
 
-    /// Asks for the cache lines of y that row `r`, which need not be there, fills only in part: an ordinary store that waits for
-    /// memory would hold up the streaming stores behind it.
+    /// Asks for the cache lines of y that row `r`, which need not be there, fills only in part: an ordinary store that
+    /// waits for memory would hold up the streaming stores behind it.
     #[inline(always)]
     pub(crate) fn prefetch_edges<S: Lanes>(&self, simd: S, r: usize) {
         let element = self.y_element();
@@ -545,8 +545,9 @@ impl<T: Element> Source<T> {
         Self(unsafe { self.0.add(i) })
     }
 
-    /// Asks for `n` elements from `i` on, which need not be there. Wide ones come into the second-level cache: where the first is
-    /// asked for what memory has, other loads wait. Loops over 16 bits wait for arithmetic, and not for loads.
+    /// Asks for `n` elements from `i` on, which need not be there. Wide ones come into the second-level cache: where
+    /// the first is asked for what memory has, other loads wait. Loops over 16 bits wait for arithmetic, and not for
+    /// loads.
     #[inline(always)]
     pub(crate) fn prefetch<S: Lanes>(self, simd: S, i: usize, n: usize) {
         let p = self.0.wrapping_add(i).cast::<u8>();
@@ -718,8 +719,8 @@ impl<T: Element> Target<T> {
     #[inline(always)]
     pub(crate) unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>) {
         let is_line = !T::ROUNDS && n * size_of::<T>() == LINE && n == T::Float::lanes::<S>();
-        // SAFETY: the caller's duty; a register that is a whole cache line is aligned. Elements that do not round are computed in
-        // their own type.
+        // SAFETY: the caller's duty; a register that is a whole cache line is aligned. Elements that do not round are
+        // computed in their own type.
         unsafe {
             if is_line && self.streaming && self.p.add(i).cast::<u8>().align_offset(LINE) == 0 {
                 T::Float::stream(simd, self.p.add(i).cast(), v[0]);
