@@ -268,8 +268,8 @@ impl<T: Element> Job<'_, T> {
         params.gamma(i)
     }
 
-    /// The statistics of row `r`, if forward has kept them.
-    #[inline(always)]
+    /// The statistics of row `r`, if forward has kept them. Not inlined: 2 KB of code would save a nanosecond of a row.
+    #[inline(never)]
     fn norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
         let norm = self.stats.row(self.rows.index(r))?;
         let zero = T::Float::default();
