@@ -268,7 +268,7 @@ impl<T: Element> Job<'_, T> {
         params.gamma(i)
     }
 
-    /// The statistics of row `r`, if forward has kept them. Not inlined: 2 KB of code would save a nanosecond of a row.
+    /// The statistics of row `r`, if forward has kept them. Not inlined: that would be 2 KB of code.
     #[inline(never)]
     fn norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
         let norm = self.stats.row(self.rows.index(r))?;
