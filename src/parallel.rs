@@ -105,7 +105,7 @@ impl<const POOLS: bool> Tasks<POOLS> {
     /// Everything on the calling thread.
     pub(crate) const ONE: Self = Self { count: 1, pool: false };
 
-    /// No more than so many.
+    /// No more than this number of threads.
     #[inline]
     pub(crate) fn at_most(self, most: usize) -> Self {
         Self { count: self.count.min(most).max(1), ..self }
@@ -189,7 +189,7 @@ pub(crate) fn share<W: Work, const POOLS: bool>(work: W, memory: &mut [W::Memory
     }
 }
 
-/// How many parts are made for each of so many tasks: several where there is much work, so that threads which are late,
+/// How many parts are made for each of `tasks` tasks: several where there is much work, so that threads which are late,
 /// or slow, leave some to the others; but not where others of a pool are to be left alone.
 fn parts_per_task<W: Work>(work: &W, tasks: usize, all: bool) -> usize {
     if all { (work.elements() / ELEMENTS_PER_PART / tasks).clamp(1, PARTS_PER_TASK) } else { 1 }
@@ -302,7 +302,7 @@ fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     erased(&mut run_a, &mut run_b);
 }
 
-/// Whether the first of so many rows is to be cut, for `count` tasks.
+/// Whether the first of `rows` rows is to be cut, for `count` tasks.
 pub(crate) fn first_is_cut(rows: usize, cols: usize, is_sum: bool, count: usize) -> bool {
     let few = rows == 1 || (rows < 8 * count && !rows.is_multiple_of(count));
     count > 1 && cols >= 2 * CUT_COLS && !is_sum && few

@@ -93,7 +93,7 @@ impl<T: Element> Vector<'_, T> {
     /// If there are fewer.
     pub(crate) fn read<'r>(&'r self, isa: Isa, from: usize, n: usize, room: &'r mut Room<T::Float>) -> &'r [T::Float] {
         let Self { p, wide, .. } = self.part(from, n);
-        // SAFETY: there are so many, checked by `part`; the elements are of the type that rows are computed in if they
+        // SAFETY: there are n elements, checked by `part`; the elements are of the type that rows are computed in if they
         // are f32 beside 16 bits, or do not round.
         unsafe {
             if T::ROUNDS && !wide { room.of(isa, Source(p), 0, n) } else { core::slice::from_raw_parts(p.cast(), n) }
