@@ -56,7 +56,6 @@ use crate::Isa;
 use crate::forward::{Params, RowNorm, WholeRow, is_eps};
 use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector, outline};
 use crate::moments::Moments;
-use crate::rescue::WideNorm;
 use crate::stack;
 pub(crate) use merge::Merge;
 pub use merge::merge;
@@ -370,14 +369,14 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
     leaf: &mut [T::Float],
 ) {
     let mut rows = [Row::NAN; BLOCK_ROWS];
-    // What the slow path takes of each row, if it has been taken.
-    let mut norms = [None; BLOCK_ROWS];
-    let ([row_a, row_b], [wide_a, wide_b]) = (&mut rows, &mut norms);
+    // The moments of each row, if they have been taken.
+    let mut moments = [None; BLOCK_ROWS];
+    let ([row_a, row_b], [moments_a, moments_b]) = (&mut rows, &mut moments);
     // Two calls, since one would be inlined.
-    outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r, gamma, row: &mut *row_a, wide: wide_a });
+    outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r, gamma, row: &mut *row_a, moments: moments_a });
     let mut trust = row_a.trust;
     if n == BLOCK_ROWS {
-        outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r: r + 1, gamma, row: &mut *row_b, wide: wide_b });
+        outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r: r + 1, gamma, row: &mut *row_b, moments: moments_b });
         trust = trust.min(row_b.trust);
     }
     let wanted = match trust {
@@ -386,15 +385,7 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
         _ => ways::SUMS,
     };
     match (trust, n) {
-        (Trust::Nothing, _) => {
-            for (k, norm) in norms.iter_mut().enumerate().take(n) {
-                norm.get_or_insert_with(|| slow::norm_of(job, r + k));
-            }
-            if let (true, [Some(a), b]) = (job.sums, norms) {
-                let both = [a, b.unwrap_or(a)];
-                slow::add_rows(job, r, &both[..n], leaf, T::Float::lanes::<S>());
-            }
-        }
+        (Trust::Nothing, _) => {}
         (_, BLOCK_ROWS) => {
             outline(
                 simd,
@@ -409,6 +400,7 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
     if trust == Trust::All {
         return;
     }
+    slow::take_rows(job, r, &rows[..n], &moments[..n], gamma, leaf, trust == Trust::Nothing);
     for (k, row) in rows.iter().enumerate().take(n) {
         if row.trust == Trust::All {
             let wanted = !ways::SUMS;
@@ -423,9 +415,6 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
                     leaf: &mut *leaf,
                 },
             );
-        } else {
-            let norm = norms[k].unwrap_or_else(|| slow::norm_of(job, r + k));
-            slow::write_dx(job, r + k, &norm);
         }
     }
 }
@@ -436,8 +425,8 @@ struct FirstTouch<'j, 'a, T: Element, const CENTERED: bool> {
     r: usize,
     gamma: &'j [T::Float],
     row: &'j mut Row<T::Float>,
-    /// What the slow path takes, if it has been taken.
-    wide: &'j mut Option<WideNorm>,
+    /// Those of the row, if they are taken.
+    moments: &'j mut Option<Moments>,
 }
 
 impl<T: Element, const CENTERED: bool> Kernel for FirstTouch<'_, '_, T, CENTERED> {
@@ -445,7 +434,7 @@ impl<T: Element, const CENTERED: bool> Kernel for FirstTouch<'_, '_, T, CENTERED
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        *self.row = first_touch::<S, T, CENTERED>(simd, self.job, self.r, self.gamma, self.wide);
+        *self.row = first_touch::<S, T, CENTERED>(simd, self.job, self.r, self.gamma, self.moments);
     }
 }
 
@@ -476,23 +465,23 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     job: &Job<'_, T>,
     r: usize,
     gamma: &[T::Float],
-    wide: &mut Option<WideNorm>,
+    taken: &mut Option<Moments>,
 ) -> Row<T::Float> {
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
-    let untrusted = |fast: Option<&Moments>, wide: &mut _| slow::norm_of_untrusted(job, r, fast, wide);
     let norm = match job.norm(r) {
         Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => Some((norm, false)),
-        Some(_) => untrusted(None, wide),
+        Some(_) => slow::norm_of_untrusted(job, r, taken),
         None => {
             // SAFETY: r < rows, and rows have cols > 0 elements.
             let (moments, _) = unsafe {
                 let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
                 outline(simd, WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
             };
+            *taken = Some(moments);
             match RowNorm::<T::Float>::trusted(simd, &moments, job.eps) {
                 Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => Some((norm, false)),
                 // What forward keeps of a row on its slow path may be in range.
-                _ => untrusted(Some(&moments), wide),
+                _ => slow::norm_of_untrusted(job, r, taken),
             }
         }
     };

@@ -50,7 +50,7 @@ use crate::lanes::{
     in_default_environment, sqrt_f64,
 };
 use crate::moments::{self, CHUNK, Moments};
-use crate::rescue::{self, Room};
+use crate::rescue::{self, NormalizeRow, WideNorm};
 use crate::stack;
 use blocks::Blocks;
 use elements::Row;
@@ -188,24 +188,6 @@ impl<'a, T: Element> Params<'a, T> {
     /// The gamma to multiply by, which is NaN or infinite if the sum with the offset is.
     pub(crate) fn gamma(&self, i: usize) -> T::Float {
         self.gamma.map_or(T::Float::from_f64(1.0), |g| g.get(i) + self.offset)
-    }
-
-    /// What [`gamma`](Self::gamma) gives for n elements from `from` on, at most a block: where they are, or from
-    /// `room`.
-    pub(crate) fn read_gamma<'r>(
-        &'r self,
-        isa: Isa,
-        from: usize,
-        n: usize,
-        room: &'r mut Room<T::Float>,
-    ) -> &'r [T::Float] {
-        let Some(gamma) = &self.gamma else { return room.fill(n, T::Float::from_f64(1.0)) };
-        if self.offset.is_zero() {
-            return gamma.read(isa, from, n, room);
-        }
-        let mut own = Room::NEW;
-        let gamma = gamma.read(isa, from, n, &mut own);
-        room.add(gamma, self.offset)
     }
 
     pub(crate) fn beta(&self, i: usize) -> T::Float {
@@ -661,11 +643,12 @@ fn finish_row<T: Element>(job: &mut Job<'_, T>, r: usize, moments: &Moments) {
     job.stats.set(r, &RowNorm::rescued(moments, v));
     // Equal elements and eps = 0: xhat is 0, not 0 * infinity.
     let rstd = if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) };
-    // SAFETY: rows have cols elements; x and y are the same or apart, as RowIo promises.
-    unsafe {
-        let (x, y) = (job.rows.source(r), job.target(r));
-        rescue::normalize(job.isa, x, y, cols, moments, rstd, &job.params.of_row(r, cols));
-    }
+    let norm = WideNorm::new::<T::Float>(moments, rstd);
+    // SAFETY: r < rows.
+    let (x, y) = unsafe { (job.rows.source(r), job.target(r)) };
+    let (affine, has_beta) = (job.affine(r), job.params.beta.is_some());
+    // All have cols elements; x and y are the same or apart, as RowIo promises.
+    job.isa.run(&NormalizeRow { x, y, cols, norm, affine, has_beta });
 }
 
 /// Takes the moments of a row of `cols > 0` elements, which whoever makes this knows to be there, and normalizes it if

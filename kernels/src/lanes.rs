@@ -36,6 +36,7 @@ pub use element::{Beside, Element};
 pub(crate) use element::{Pair, Reg};
 pub(crate) use environment::in_default_environment;
 pub use float::Float;
+pub(crate) use float::WIDE_REGS;
 pub use grad_rows::{GradRows, RawGradRows};
 pub(crate) use input::Input;
 pub use vector::Vector;

@@ -4,10 +4,10 @@
 //! It computes in f64, which holds the square of every f32 (down to 2^-298, up to 2^256). Elements that are f64
 //! themselves are first multiplied by a power of two that brings their squares into range.
 //!
-//! A row is taken in blocks of [`BLOCK`] elements, those of 16 bits widened into a buffer. What is computed of a block
-//! are loops over slices without branches, compiled for each tier, which the compiler makes vectors of. All sums have
-//! [`LANES`] lanes on every tier, so that the bits are the same: element i of a block is added to lane i mod `LANES`,
-//! and lanes are folded by halves.
+//! Kernels load pairs of registers as the loops of the fast path do, and widen them to f64 in registers. Sums are taken
+//! of blocks of [`BLOCK`] elements, in [`LANES`] lanes on every tier, so that the bits are the same: element i of a
+//! block is added to lane i mod `LANES`, and lanes are folded by halves. Where a pair is the even and the odd elements,
+//! their lanes are folded apart, and come together last.
 //!
 //! The moments of a block are sums of the deviations from a number close to its mean, and of their squares. Blocks are
 //! merged along a binary tree, of which that of the fast path's chunks is the upper part, so that a row in parts has
@@ -17,11 +17,10 @@ use core::mem::MaybeUninit;
 use core::slice::from_raw_parts;
 
 use crate::Isa;
-use crate::forward::Params;
-use crate::lanes::{Element, FOLD_ROWS, Float, Kernel, Lanes, MAX_REGS, Source, Target, rolled};
+use crate::lanes::{Affine, Element, Float, Kernel, Lanes, MAX_REGS, Source, Target, rolled, way};
 use crate::moments::{CHUNK, Moments, Tree, no_subtrees};
 
-/// The elements that are taken at once: few enough that their buffers fit on any stack.
+/// The elements that are summed at once.
 pub(crate) const BLOCK: usize = 256;
 
 /// The sums that are taken side by side.
@@ -29,88 +28,87 @@ pub(crate) const LANES: usize = 16;
 
 const _: () = assert!((CHUNK / BLOCK).is_power_of_two() && BLOCK.is_multiple_of(LANES));
 
-/// Room for a block of elements in the type that they are computed in.
+/// The elements of a pair of registers, and those of the fewest pairs that have one for each of the [`LANES`].
+#[inline(always)]
+pub(crate) fn pair_and_step<S: Lanes, T: Element>() -> (usize, usize) {
+    let pair = 2 * T::Float::lanes::<S>();
+    (pair, pair.max(LANES))
+}
+
+/// `choice`, of which the compiler knows nothing: else it would make a loop for each.
+#[inline(always)]
+pub(crate) fn in_the_loop(choice: bool) -> bool {
+    core::hint::black_box(choice)
+}
+
+/// Room for a step of elements of any type, for the end of a row that has fewer.
 #[repr(align(64))]
-pub(crate) struct Room<F>([MaybeUninit<F>; BLOCK]);
+pub(crate) struct Tail([MaybeUninit<u8>; TAIL]);
 
-impl<F: Float> Room<F> {
-    pub(crate) const NEW: Self = Self([const { MaybeUninit::uninit() }; BLOCK]);
+/// The bytes of the longest step.
+const TAIL: usize = 128;
 
-    /// The `n` elements of x from `at` on: where they are, or from here.
-    ///
-    /// # Safety
-    /// - x has `at + n` elements, and n is at most a block.
-    /// - What is returned is used before they are written to.
-    #[inline(never)]
-    pub(crate) unsafe fn of<T: Element<Float = F>>(&mut self, isa: Isa, x: Source<T>, at: usize, n: usize) -> &[F] {
-        // SAFETY: the caller's duty. Elements that do not round are computed in their own type.
-        unsafe {
-            let x = x.after(at);
-            if !T::ROUNDS {
-                return from_raw_parts(x.as_ptr().cast(), n);
-            }
-            isa.run(Widen { x, n, to: self });
-            from_raw_parts(self.0.as_ptr().cast(), n)
-        }
-    }
-
-    /// `v` in the first `n` elements.
-    #[inline(never)]
-    pub(crate) fn fill(&mut self, n: usize, v: F) -> &[F] {
-        self.map(n, |_| v)
-    }
-
-    /// Each element of `v`, at most a block, and `offset`.
-    #[inline(never)]
-    pub(crate) fn add(&mut self, v: &[F], offset: F) -> &[F] {
-        self.map(v.len(), |i| v[i] + offset)
-    }
-
-    /// What `v` gives for each of the first `n` elements.
-    pub(crate) fn map(&mut self, n: usize, v: impl Fn(usize) -> F) -> &[F] {
-        let room = &mut self.0[..n];
-        room.iter_mut().enumerate().for_each(|(i, to)| *to = MaybeUninit::new(v(i)));
-        // SAFETY: just written.
-        unsafe { from_raw_parts(room.as_ptr().cast(), n) }
-    }
-
-    /// Zeros, to be written over.
-    pub(crate) fn zeros(&mut self) -> &mut [F; BLOCK] {
-        self.0 = [MaybeUninit::new(F::ZERO); BLOCK];
-        // SAFETY: just written.
-        unsafe { &mut *self.0.as_mut_ptr().cast() }
-    }
-}
-
-/// Widens `n` elements of 16 bits, at most a block, which whoever makes this knows to be there.
-struct Widen<'b, T: Element> {
-    x: Source<T>,
-    n: usize,
-    to: &'b mut Room<T::Float>,
-}
-
-impl<T: Element> Kernel for Widen<'_, T> {
-    type Output = ();
+impl Tail {
+    pub(crate) const NEW: Self = Self([const { MaybeUninit::uninit() }; TAIL]);
 
     #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) {
-        let Self { x, n, to: Room(to) } = self;
-        let zero = T::Float::splat(simd, T::Float::ZERO);
-        let pair = 2 * T::Float::lanes::<S>();
-        for (k, to) in to.chunks_exact_mut(pair).take(n.div_ceil(pair)).enumerate() {
-            let at = k * pair;
-            // SAFETY: there are n elements; the room has whole pairs.
-            unsafe {
-                let v = if at + pair <= n { x.load(simd, at) } else { x.load_tail(simd, at, n - at, zero) };
-                T::simd_store_computed(simd, to.as_mut_ptr().cast(), T::simd_in_order(simd, v));
-            }
-        }
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
     }
 }
 
-/// The first element of each block of a row of `cols`, and how many there are.
-pub(crate) fn blocks(cols: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..cols).step_by(BLOCK).map(move |at| (at, BLOCK.min(cols - at)))
+/// The bytes from `from` on, and zeros after them, for as long as the room is not used again.
+///
+/// # Safety
+/// - There are that many bytes, at most those of the room.
+#[inline(never)]
+pub(crate) unsafe fn pad(from: *const u8, bytes: usize, room: &mut Tail) -> *const u8 {
+    let to = room.as_mut_ptr();
+    // SAFETY: the caller's duty.
+    unsafe {
+        to.write_bytes(0, TAIL);
+        to.copy_from_nonoverlapping(from, bytes);
+    }
+    to
+}
+
+/// The elements of a block from `i` to `n`, and after them elements that do not deviate from `origin`; and what all of
+/// them are still to be multiplied by.
+///
+/// # Safety
+/// - x begins a block that has as many elements, and the room has place for what is left.
+#[inline(never)]
+unsafe fn pad_block<T: Element>(
+    x: Source<T>,
+    i: usize,
+    n: usize,
+    scale: f64,
+    origin: f64,
+    room: &mut Tail,
+) -> (Source<T>, f64) {
+    let is_f64 = size_of::<T>() == size_of::<f64>();
+    let of = |v| T::from_computed(T::Float::from_f64(v));
+    let to = room.as_mut_ptr().cast::<T>();
+    // SAFETY: the caller's duty. A block has a first element.
+    unsafe {
+        // Sums of the others are taken in one pass, from the first element or from zero.
+        let fill = match origin {
+            _ if is_f64 => of(origin),
+            0.0 => T::zeroed(),
+            _ => x.get(0),
+        };
+        for k in 0..rolled(TAIL / size_of::<T>()) {
+            let v = if i + k >= n {
+                fill
+            } else if is_f64 {
+                of(x.get(i + k).to_computed().into() * scale)
+            } else {
+                x.get(i + k)
+            };
+            to.add(k).write(v);
+        }
+        (Source::from(from_raw_parts(to, TAIL / size_of::<T>())), if is_f64 { 1.0 } else { scale })
+    }
 }
 
 /// Two running sums, of [`LANES`] lanes each.
@@ -134,65 +132,103 @@ impl<S: Lanes> Sums<S> {
         self.q[j] = simd.add_f64s(self.q[j], simd.mul_f64s(a, b));
     }
 
-    /// The sums over all lanes, by halves.
+    /// Which of the sums register `j` of pair `k` of a step is added to.
     #[inline(always)]
-    pub(crate) fn fold(mut self, simd: S) -> [f64; 2] {
-        let mut regs = LANES / S::F64_LANES;
+    pub(crate) fn register<T: Element>(k: usize, j: usize) -> usize {
+        let (regs, of_pair) = (LANES / S::F64_LANES, wide_regs::<S, T>());
+        if T::SPLITS && regs < of_pair { j * regs / of_pair } else { (k * of_pair + j) % regs }
+    }
+
+    /// The sums over all lanes, by halves. Where pairs are split, even and odd lanes come together last.
+    #[inline(always)]
+    pub(crate) fn fold<T: Element>(mut self, simd: S) -> [f64; 2] {
+        let (pair, _) = pair_and_step::<S, T>();
+        let (mut regs, mut apart) = (LANES / S::F64_LANES, 1);
+        if T::SPLITS {
+            apart = pair.min(LANES) / S::F64_LANES;
+        }
+        while regs > apart {
+            regs /= 2;
+            self.halve(simd, 0, regs);
+        }
+        if !T::SPLITS {
+            return [simd.fold_f64(self.s[0]), simd.fold_f64(self.q[0])];
+        }
+        let odd = regs / 2;
+        regs = odd;
         while regs > 1 {
             regs /= 2;
-            for j in 0..regs {
-                self.s[j] = simd.add_f64s(self.s[j], self.s[j + regs]);
-                self.q[j] = simd.add_f64s(self.q[j], self.q[j + regs]);
-            }
+            self.halve(simd, 0, regs);
+            self.halve(simd, odd, regs);
         }
-        [simd.fold_f64(self.s[0]), simd.fold_f64(self.q[0])]
+        let Self { s, q } = self;
+        [simd.fold_f64(s[0]) + simd.fold_f64(s[odd]), simd.fold_f64(q[0]) + simd.fold_f64(q[odd])]
     }
-}
 
-/// The elements of a block in steps of [`LANES`], and the rest with zeros beyond the end.
-#[inline(always)]
-pub(crate) fn steps<F: Float>(x: &[F]) -> (&[[F; LANES]], [F; LANES]) {
-    let (steps, rest) = x.as_chunks();
-    let mut last = [F::ZERO; LANES];
-    for (to, &x) in last.iter_mut().zip(rest) {
-        *to = x;
-    }
-    (steps, last)
-}
-
-/// A step as [`Float::widen`] takes it.
-#[inline(always)]
-pub(crate) fn halves<F: Float>(step: &[F; LANES]) -> &[[F; FOLD_ROWS]; 2] {
-    bytemuck::cast_ref(step)
-}
-
-/// The sums of x * scale - origin and of its squares.
-#[inline(always)]
-fn sums_of_deviations<S: Lanes, F: Float>(simd: S, x: &[F], scale: f64, origin: f64) -> [f64; 2] {
-    let mut sums = Sums::new(simd);
-    let (scales, origins) = (simd.splat_f64s(scale), simd.splat_f64s(origin));
-    let (steps, last) = steps(x);
-    for step in steps {
-        for (k, half) in halves(step).iter().enumerate() {
-            let wide = F::widen(simd, half);
-            let wide: &[S::f64s] = bytemuck::cast_slice(&wide);
-            for (j, &x) in wide.iter().enumerate() {
-                let d = simd.sub_f64s(simd.mul_f64s(x, scales), origins);
-                sums.add(simd, k * wide.len() + j, d, d);
-            }
+    /// Adds to each of `regs` registers from `at` on the one that comes as many after it.
+    #[inline(always)]
+    fn halve(&mut self, simd: S, at: usize, regs: usize) {
+        for j in at..at + regs {
+            self.s[j] = simd.add_f64s(self.s[j], self.s[j + regs]);
+            self.q[j] = simd.add_f64s(self.q[j], self.q[j + regs]);
         }
     }
-    let mut rest = [0.0; LANES];
-    for i in 0..LANES {
-        rest[i] = last[i].into() * scale - origin;
+}
+
+/// The registers of f64 that a pair is widened to.
+#[inline(always)]
+pub(crate) fn wide_regs<S: Lanes, T: Element>() -> usize {
+    2 * T::Float::lanes::<S>() / S::F64_LANES
+}
+
+/// `pairs`, to be taken in a loop: on the portable tier, where little code is worth more, it is not unrolled.
+#[inline(always)]
+pub(crate) fn each<S: Lanes>(pairs: usize) -> usize {
+    if S::SPECIALIZES { pairs } else { rolled(pairs) }
+}
+
+/// The sums of x * scale - origin and of its squares, over `n` elements, which whoever makes this knows to be there.
+struct SumsOfDeviations<T> {
+    x: Source<T>,
+    n: usize,
+    scale: f64,
+    origin: f64,
+}
+
+impl<T: Element> Kernel for SumsOfDeviations<T> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> [f64; 2] {
+        let Self { x, n, scale, origin } = self;
+        let mut sums = Sums::new(simd);
+        let (mut scales, origins) = (simd.splat_f64s(scale), simd.splat_f64s(origin));
+        let (pair, step) = pair_and_step::<S, T>();
+        let mut tail = Tail::NEW;
+        let mut i = 0;
+        while i < n {
+            // SAFETY: there are n elements. The tail has a step.
+            let x = unsafe {
+                if i + step <= n {
+                    x.after(i)
+                } else {
+                    let (x, scale) = pad_block(x, i, n, scale, origin, &mut tail);
+                    scales = simd.splat_f64s(scale);
+                    x
+                }
+            };
+            for k in 0..each::<S>(step / pair) {
+                // SAFETY: there is a step.
+                let x = unsafe { x.load_wide(simd, k * pair) };
+                for j in 0..wide_regs::<S, T>() {
+                    let d = simd.sub_f64s(simd.mul_f64s(x[j], scales), origins);
+                    sums.add(simd, Sums::<S>::register::<T>(k, j), d, d);
+                }
+            }
+            i += step;
+        }
+        sums.fold::<T>(simd)
     }
-    // No deviations beyond the end.
-    rest[x.len() % LANES..].fill(0.0);
-    let rest: &[S::f64s] = bytemuck::cast_slice(&rest);
-    for (j, &d) in rest.iter().enumerate() {
-        sums.add(simd, j, d, d);
-    }
-    sums.fold(simd)
 }
 
 /// The moments of a row of elements times `scale`, about zero unless `centered`. All NaN if an element is not finite.
@@ -202,13 +238,16 @@ fn sums_of_deviations<S: Lanes, F: Float>(simd: S, x: &[F], scale: f64, origin: 
 #[cold]
 #[inline(never)]
 pub(crate) unsafe fn moments<T: Element>(isa: Isa, x: Source<T>, cols: usize, scale: f64, centered: bool) -> Moments {
+    // SAFETY: the caller's duty.
+    merged(cols, scale, &mut |at, n| unsafe { block_moments(isa, x.after(at), n, scale, centered) })
+}
+
+/// The moments of a row of which `block` gives those of `n` elements from `at` on.
+fn merged(cols: usize, scale: f64, block: &mut dyn FnMut(usize, usize) -> Moments) -> Moments {
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
-    let mut room = Room::NEW;
-    for (at, n) in blocks(cols) {
-        // SAFETY: the caller's duty.
-        let x = unsafe { room.of(isa, x, at, n) };
-        tree.push(isa.run(BlockMoments { x, scale, centered }));
+    for at in (0..cols).step_by(BLOCK) {
+        tree.push(block(at, BLOCK.min(cols - at)));
     }
     let total = tree.total();
     // Finite elements have finite squares at this scale.
@@ -216,35 +255,27 @@ pub(crate) unsafe fn moments<T: Element>(isa: Isa, x: Source<T>, cols: usize, sc
 }
 
 /// The moments of a block.
-struct BlockMoments<'b, F> {
-    x: &'b [F],
-    scale: f64,
-    centered: bool,
-}
-
-impl<F: Float> Kernel for BlockMoments<'_, F> {
-    type Output = Moments;
-
-    #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) -> Moments {
-        let Self { x, scale, centered } = self;
-        let count = x.len() as f64;
-        let mut origin = if centered { x[0].into() * scale } else { 0.0 };
-        // An element is close enough to the mean for what f32 is rounded to: f64 has 29 bits more.
-        let mut passes = if centered && size_of::<F>() == size_of::<f64>() { 2 } else { 1 };
-        let [s, q] = loop {
-            let sums = sums_of_deviations(simd, x, scale, origin);
-            passes -= 1;
-            if rolled(passes) == 0 {
-                break sums;
-            }
-            origin += sums[0] / count;
-        };
-        let offset = if centered { s / count } else { 0.0 };
-        let m2 = q - s * offset;
-        // NaN stays NaN.
-        Moments { count, origin, offset, m2: if m2 < 0.0 { 0.0 } else { m2 }, scale }
-    }
+///
+/// # Safety
+/// - x has at least `n` elements, `n > 0`.
+unsafe fn block_moments<T: Element>(isa: Isa, x: Source<T>, n: usize, scale: f64, centered: bool) -> Moments {
+    let count = n as f64;
+    // SAFETY: the caller's duty.
+    let mut origin = if centered { unsafe { x.get(0) }.to_computed().into() * scale } else { 0.0 };
+    // An element is close enough to the mean for what f32 is rounded to: f64 has 29 bits more.
+    let mut passes = if centered && size_of::<T>() == size_of::<f64>() { 2 } else { 1 };
+    let [s, q] = loop {
+        let sums = isa.run(SumsOfDeviations { x, n, scale, origin });
+        passes -= 1;
+        if rolled(passes) == 0 {
+            break sums;
+        }
+        origin += sums[0] / count;
+    };
+    let offset = if centered { s / count } else { 0.0 };
+    let m2 = q - s * offset;
+    // NaN stays NaN.
+    Moments { count, origin, offset, m2: if m2 < 0.0 { 0.0 } else { m2 }, scale }
 }
 
 /// Whether all elements of a row are finite and have the same bits; without a mean, those of 0 or of -0.
@@ -263,36 +294,57 @@ pub(crate) unsafe fn is_constant<T: Element>(x: Source<T>, cols: usize, centered
 
 /// y = (x - mean) * rstd * (gamma + offset) + beta in f64, rounded once to what the row is computed in and once to y.
 /// A NaN that comes from gamma or beta is any NaN, for the caller to see to. mean and rstd are those of x times the
-/// scale of the moments.
+/// scale of the moments. `has_beta` is false only if there is none.
 ///
-/// # Safety
-/// - x and y have at least `cols` elements; they are the same or apart.
-#[cold]
-#[inline(never)]
-pub(crate) unsafe fn normalize<T: Element>(
-    isa: Isa,
-    x: Source<T>,
-    y: Target<T>,
-    cols: usize,
-    moments: &Moments,
-    rstd: f64,
-    params: &Params<'_, T>,
-) {
-    let norm = WideNorm::new::<T::Float>(moments, rstd);
-    let (mut room, mut gamma, mut beta, mut out) = (Room::NEW, Room::NEW, Room::NEW, Room::NEW);
-    let out = out.zeros();
-    for (at, n) in blocks(cols) {
-        let gamma = params.read_gamma(isa, at, n, &mut gamma);
-        let beta = match &params.beta {
-            Some(v) => Some(v.read(isa, at, n, &mut beta)),
-            None if norm.mean == 0.0 && norm.mean_lo == 0.0 => None,
-            None => Some(beta.fill(n, -T::Float::ZERO)),
-        };
-        // SAFETY: the caller's duty.
-        let x = unsafe { room.of(isa, x, at, n) };
-        isa.run(NormalizeBlock { x, gamma, beta, norm: &norm, out: &mut out[..n] });
-        // SAFETY: the caller's duty.
-        unsafe { y.write(isa, at, out, n) };
+/// Whoever makes it knows that x, y, and what gamma and beta there are have `cols` elements; x and y are the same or
+/// apart.
+pub(crate) struct NormalizeRow<T: Element> {
+    pub(crate) x: Source<T>,
+    pub(crate) y: Target<T>,
+    pub(crate) cols: usize,
+    pub(crate) norm: WideNorm,
+    pub(crate) affine: Affine<T>,
+    pub(crate) has_beta: bool,
+}
+
+/// By reference, which is less code to call.
+impl<T: Element> Kernel for &NormalizeRow<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let &NormalizeRow { x, y, cols, norm, affine, has_beta } = self;
+        // Subtracting and adding nothing changes no bits.
+        let is_plain = !has_beta && norm.mean == 0.0 && norm.mean_lo == 0.0;
+        let norm = norm.in_registers(simd);
+        let (pair, _) = pair_and_step::<S, T>();
+        let (mut tail, mut tails) = ([Tail::NEW], [const { Tail::NEW }; 2]);
+        let mut i = 0;
+        while i < cols {
+            let n = cols - i;
+            // SAFETY: all have n elements from i on.
+            let (mut v, [gamma, beta]) = unsafe {
+                let [x] = Source::padded([x], i, n, pair, &mut tail);
+                let (mut affine, mut at) = (affine, i);
+                if n < pair {
+                    (affine, at) = (affine.padded(i, n, &mut tails), 0);
+                }
+                (x.load_wide(simd, 0), affine.load::<S, true, { way::REST }>(simd, at, 0))
+            };
+            let (gamma, beta) = (T::Float::to_f64s(simd, gamma), T::Float::to_f64s(simd, beta));
+            let is_plain_here = in_the_loop(is_plain);
+            for j in 0..wide_regs::<S, T>() {
+                let x = norm.scaled::<T>(simd, v[j]);
+                v[j] = if is_plain_here {
+                    simd.mul_f64s(simd.mul_f64s(x, norm.rstd), gamma[j])
+                } else {
+                    simd.add_f64s(simd.mul_f64s(norm.xhat(simd, x), gamma[j]), beta[j])
+                };
+            }
+            // SAFETY: as above.
+            unsafe { y.store_wide(simd, i, n, v, &mut tail[0]) };
+            i += pair;
+        }
     }
 }
 
@@ -320,13 +372,33 @@ impl WideNorm {
     }
 
     #[inline(always)]
-    pub(crate) fn xhat<F: Float>(&self, x: F) -> f64 {
-        ((self.scaled(x) - self.mean) - self.mean_lo) * self.rstd
+    pub(crate) fn in_registers<S: Lanes>(&self, simd: S) -> RegNorm<S> {
+        let Self { scale, mean, mean_lo, rstd } = *self;
+        let splat = |v| simd.splat_f64s(v);
+        RegNorm { scale: splat(scale), mean: splat(mean), mean_lo: splat(mean_lo), rstd: splat(rstd) }
+    }
+}
+
+/// The same in registers.
+#[derive(Clone, Copy)]
+pub(crate) struct RegNorm<S: Lanes> {
+    scale: S::f64s,
+    mean: S::f64s,
+    mean_lo: S::f64s,
+    pub(crate) rstd: S::f64s,
+}
+
+impl<S: Lanes> RegNorm<S> {
+    /// x times the scale.
+    #[inline(always)]
+    pub(crate) fn scaled<T: Element>(&self, simd: S, x: S::f64s) -> S::f64s {
+        if size_of::<T>() == size_of::<f64>() { simd.mul_f64s(x, self.scale) } else { x }
     }
 
+    /// That of x times the scale.
     #[inline(always)]
-    fn scaled<F: Float>(&self, x: F) -> f64 {
-        if size_of::<F>() == size_of::<f64>() { x.into() * self.scale } else { x.into() }
+    pub(crate) fn xhat(&self, simd: S, x: S::f64s) -> S::f64s {
+        simd.mul_f64s(simd.sub_f64s(simd.sub_f64s(x, self.mean), self.mean_lo), self.rstd)
     }
 }
 
@@ -336,37 +408,51 @@ pub(crate) fn rounded<F: Float>(v: f64) -> F {
     if v.is_nan() { F::NAN } else { F::from_f64(v) }
 }
 
-/// Normalizes a block. All slices have one length. A NaN that comes from gamma or beta is any NaN.
-struct NormalizeBlock<'b, F> {
-    x: &'b [F],
-    gamma: &'b [F],
-    /// None without a mean.
-    beta: Option<&'b [F]>,
-    norm: &'b WideNorm,
-    out: &'b mut [F],
-}
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
 
-impl<F: Float> Kernel for NormalizeBlock<'_, F> {
-    type Output = ();
+    use super::*;
 
-    #[inline(always)]
-    fn run<S: Lanes>(self, _: S) {
-        let Self { x, gamma, beta, norm, out } = self;
-        let norm = *norm;
-        let n = out.len();
-        let (x, gamma) = (&x[..n], &gamma[..n]);
-        match beta {
-            Some(beta) => {
-                let beta = &beta[..n];
-                for i in 0..n {
-                    out[i] = F::from_f64(norm.xhat(x[i]) * gamma[i].into() + beta[i].into());
+    /// The element that a lane has where pairs of so many are split into even and odd ones.
+    fn element_of(lane: usize, split: usize) -> usize {
+        let (start, at, half) = (lane / split * split, lane % split, split / 2);
+        start + if at < half { 2 * at } else { 2 * (at - half) + 1 }
+    }
+
+    /// Each element of a step is added to the lane of its number, also on tiers that this processor lacks.
+    fn elements_have_their_lanes<S: Lanes, T: Element>() {
+        let (pair, step) = pair_and_step::<S, T>();
+        for k in 0..step / pair {
+            for i in 0..pair {
+                let (half, at) = (i / (pair / 2), i % (pair / 2));
+                let element = k * pair + if T::SPLITS { 2 * at + half } else { i };
+                let register = Sums::<S>::register::<T>(k, i / S::F64_LANES);
+                let mut lane = register * S::F64_LANES + i % S::F64_LANES;
+                if T::SPLITS {
+                    lane = element_of(lane, pair.min(LANES));
                 }
-            }
-            None => {
-                for i in 0..n {
-                    out[i] = F::from_f64(norm.scaled(x[i]) * norm.rstd * gamma[i].into());
-                }
+                assert_eq!(lane, element % LANES, "{:?}, {} lanes of f64", T::DTYPE, S::F64_LANES);
             }
         }
+    }
+
+    fn of_all_types<S: Lanes>() {
+        elements_have_their_lanes::<S, f32>();
+        elements_have_their_lanes::<S, f64>();
+        elements_have_their_lanes::<S, f16>();
+        elements_have_their_lanes::<S, bf16>();
+    }
+
+    #[test]
+    fn elements_have_their_lanes_on_all_tiers() {
+        of_all_types::<pulp::Scalar128b>();
+        #[cfg(target_arch = "x86_64")]
+        {
+            of_all_types::<pulp::x86::V3>();
+            of_all_types::<pulp::x86::V4>();
+        }
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        of_all_types::<pulp::aarch64::Neon>();
     }
 }

@@ -47,7 +47,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 26] = [
     ("Fused", "f64", [20, 5, 0], "as of f32, and the sums of the first half of a chunk"),
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("Part", "16", [0, 1, 0], "where the loop ends"),
-    ("ProjectBlock", "f32", [4, 0, 0], "what a row takes, beside eight sums"),
+    ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
     ("RunParts", "16", [34, 14, 36], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [30, 14, 24], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f64", [25, 14, 24], "the statistics of two rows, and seven pointers for each"),

@@ -74,10 +74,11 @@ pub(crate) fn kernel(name: &str, arch: &str) -> Option<(Tier, String)> {
         .then(|| (Tier::Neon, format!("{operation}<{}, {centered}>", short(element))))
 }
 
-/// Paths cut down to their last names: `Fused<f32, true>` of `lanenorm_kernels::forward::fused::Fused<f32, true>`.
+/// Paths cut down to their last names: `Fused<f32, true>` of `lanenorm_kernels::forward::fused::Fused<f32, true>`, also
+/// where kernels are passed by reference.
 fn short(name: &str) -> String {
     let mut short = String::new();
-    for part in name.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')) {
+    for part in name.trim_start_matches('&').split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')) {
         let start = part.rfind("::").map_or(0, |at| at + 2);
         short += &part[start..];
     }

@@ -1,16 +1,15 @@
 //! The slow path: rows whose statistics or gradients leave the range in which the loops are trusted, and rows with a
 //! number that is not finite.
 //!
-//! It computes in f64, block by block as [`rescue`] does. What is made of f32 stays well within the range of f64: a
-//! product of dy, gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond
-//! their own: they are computed element by element with exponents apart, so that neither products nor sums leave the
-//! range.
+//! It computes in f64, as [`rescue`] does. What is made of f32 stays well within the range of f64: a product of dy,
+//! gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond their own: they are
+//! computed element by element with exponents apart, so that neither products nor sums leave the range.
 
-use super::{Job, power_of_two, trusted};
-use crate::forward::{Params, RowNorm};
-use crate::lanes::{Element, Float, Kernel, Lanes, Source, rolled, sqrt_f64};
+use super::{BLOCK_ROWS, Job, Row, Trust, power_of_two, trusted};
+use crate::forward::RowNorm;
+use crate::lanes::{Element, Float, Kernel, Lanes, Pair, Source, Target, WIDE_REGS, sqrt_f64};
 use crate::moments::{Moments, RowMoments};
-use crate::rescue::{self, BLOCK, LANES, Room, Sums, WideNorm, blocks, halves, rounded, steps};
+use crate::rescue::{self, BLOCK, Sums, Tail, WideNorm, each, in_the_loop, pair_and_step, rounded, wide_regs};
 
 /// Whether all of row `r` of dy is zero, of one sign.
 #[cold]
@@ -21,22 +20,21 @@ pub(super) fn is_zero<T: Element>(job: &Job<'_, T>, r: usize) -> bool {
 }
 
 /// What the loops take of row `r`, whose rstd or moments are not trusted, and whether it is constant: `None` if it is
-/// not for them. `fast` are the moments of the loops if forward has kept no statistics. What the slow path takes goes
-/// to `wide` if it comes to be known.
+/// not for them. `taken` are the moments of the loops if forward has kept no statistics, and become those of the slow
+/// path if these are taken.
 #[cold]
 #[inline(never)]
 pub(super) fn norm_of_untrusted<T: Element>(
     job: &Job<'_, T>,
     r: usize,
-    fast: Option<&Moments>,
-    wide: &mut Option<WideNorm>,
+    taken: &mut Option<Moments>,
 ) -> Option<(RowNorm<T::Float>, bool)> {
     if let Some(norm) = constant(job, r) {
         return Some((norm, true));
     }
-    let (moments, v) = moments(job, r, *fast?);
+    let (moments, v) = moments(job, r, (*taken)?);
+    *taken = Some(moments);
     let norm = RowNorm::<T::Float>::rescued(&moments, v);
-    *wide = Some(wide_norm::<T::Float>(&moments, v));
     trusted::<T>().rstd.contains(&norm.rstd.into()).then_some((norm, false))
 }
 
@@ -60,129 +58,144 @@ fn taken<T: Element>(job: &Job<'_, T>, r: usize, scale: Option<f64>) -> Moments 
 }
 
 /// The moments of a row, of the slow path if those of the loops are not trusted, and what the root is taken of at
-/// their scale.
+/// their scale. `taken` are of either.
 #[inline(never)]
-fn moments<T: Element>(job: &Job<'_, T>, r: usize, fast: Moments) -> (Moments, f64) {
-    let mut m = fast;
-    if let Some(scale) = m.slow_scale::<T>(job.eps) {
+fn moments<T: Element>(job: &Job<'_, T>, r: usize, taken_before: Moments) -> (Moments, f64) {
+    let mut m = taken_before;
+    // Those of the loops have this scale, and those of the slow path another.
+    let is_fast = m.scale == 1.0;
+    if let Some(scale) = m.slow_scale::<T>(job.eps).filter(|_| is_fast) {
         m = taken(job, r, Some(scale));
     }
     (m, m.m2 / m.count + job.eps * m.scale * m.scale)
 }
 
-/// What normalizing takes. rstd is zero if all elements are equal and eps is 0: xhat is 0 then, and dx is defined to
-/// be.
-fn wide_norm<F: Float>(moments: &Moments, v: f64) -> WideNorm {
-    WideNorm::new::<F>(moments, if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) })
+/// What the slow path takes of row `r`, whose moments are given if they have been taken. rstd is zero if all elements
+/// are equal and eps is 0: xhat is 0 then, and dx is defined to be.
+#[inline(never)]
+fn norm_of<T: Element>(job: &Job<'_, T>, r: usize, moments_before: Option<Moments>) -> WideNorm {
+    let (m, v) = moments(job, r, moments_before.unwrap_or_else(|| taken(job, r, None)));
+    WideNorm::new::<T::Float>(&m, if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) })
 }
 
-/// What the slow path takes of row `r`.
+/// Takes the rows from `r` on, one or two, as far as the loops are not trusted with them: dx where not all is, and what
+/// the block adds to the sums of dgamma and dbeta if `adds`. `moments` are given where they have been taken. gamma and
+/// the sums are kept in pairs of registers.
 #[cold]
 #[inline(never)]
-pub(super) fn norm_of<T: Element>(job: &Job<'_, T>, r: usize) -> WideNorm {
-    let (m, v) = moments(job, r, taken(job, r, None));
-    wide_norm::<T::Float>(&m, v)
-}
-
-/// Adds the rows from `r` on, one or two, as a block is added, to the sums of dgamma and dbeta. These are kept in
-/// pairs of registers of `lanes` elements.
-#[cold]
-#[inline(never)]
-pub(super) fn add_rows<T: Element>(
-    job: &Job<'_, T>,
+pub(super) fn take_rows<T: Element>(
+    job: &mut Job<'_, T>,
     r: usize,
-    norms: &[WideNorm],
+    rows: &[Row<T::Float>],
+    moments: &[Option<Moments>],
+    gamma: &[T::Float],
     leaf: &mut [T::Float],
-    lanes: usize,
+    adds: bool,
 ) {
+    let adds = adds && job.sums;
     let cols = job.rows.cols();
-    let (dgamma, dbeta) = leaf.split_at_mut(cols.next_multiple_of(T::STEP));
-    let mut rooms = [const { Room::<T::Float>::NEW }; 3];
-    let [dy_room, x_room, to_dbeta] = &mut rooms;
-    let to_dbeta = to_dbeta.zeros();
-    for (at, len) in blocks(cols) {
-        // The sums begin with zeros too, so that the sign of a zero makes no difference.
-        let mut sums = [0.0; BLOCK];
-        to_dbeta.fill(T::Float::ZERO);
-        for (k, norm) in norms.iter().enumerate().take(rolled(norms.len())) {
-            // SAFETY: there are the rows, and they have cols elements.
-            let (dy, x) = unsafe {
-                let place = job.rows.place(r + k);
-                (dy_room.of(job.isa, job.rows.dy(place), at, len), x_room.of(job.isa, job.rows.x(place), at, len))
-            };
-            job.isa.run(AddRow { dy, x, norm, dgamma: &mut sums, dbeta: &mut *to_dbeta });
+    let padded = cols.next_multiple_of(T::STEP);
+    assert!(gamma.len() == padded && leaf.len() == padded * if job.centered { 2 } else { 1 });
+    let mut taken = [None; BLOCK_ROWS];
+    for (k, ((row, moments), taken)) in rows.iter().zip(moments).zip(&mut taken).enumerate() {
+        if adds || row.trust != Trust::All {
+            let (norm, place) = (norm_of(job, r + k, *moments), job.rows.place(r + k));
+            // SAFETY: there is the row.
+            *taken = Some(unsafe { SlowRow { norm, dy: job.rows.dy(place), x: job.rows.x(place) } });
         }
-        let pair = if T::SPLITS { Some(lanes) } else { None };
-        add_rounded(&mut dgamma[at..], &sums[..len], pair);
-        if job.centered {
-            add_in_order(&mut dbeta[at..], &to_dbeta[..len], pair);
+    }
+    if adds {
+        let dgamma = leaf.as_mut_ptr();
+        let dbeta = dgamma.wrapping_add(leaf.len() - padded);
+        job.isa.run(&AddRows { rows: &taken, dgamma, dbeta, cols });
+    }
+    for (k, (row, taken)) in rows.iter().zip(&taken).enumerate() {
+        if let (true, Some(taken)) = (row.trust != Trust::All, taken) {
+            write_dx(job, r + k, taken, gamma);
         }
     }
 }
 
-/// Adds numbers, rounded, to a vector as [`add_in_order`] does.
-#[inline(never)]
-fn add_rounded<F: Float>(to: &mut [F], v: &[f64], lanes: Option<usize>) {
-    let mut room = Room::NEW;
-    let rounded = room.map(v.len(), |i| F::from_f64(v[i]));
-    add_in_order(to, rounded, lanes);
+/// A row that is taken.
+#[derive(Clone, Copy)]
+struct SlowRow<T> {
+    norm: WideNorm,
+    dy: Source<T>,
+    x: Source<T>,
 }
 
-/// Adds v to the elements of a vector from where a pair of registers begins. If the registers of a pair hold the even
-/// and the odd elements, `lanes` is the number of elements in each.
-#[inline(never)]
-fn add_in_order<F: Float>(to: &mut [F], v: &[F], lanes: Option<usize>) {
-    let Some(lanes) = lanes else {
-        to.iter_mut().zip(v).for_each(|(to, &v)| *to = *to + v);
-        return;
-    };
-    for (to, v) in to.chunks_mut(2 * lanes).zip(v.chunks(2 * lanes)) {
-        let (even, odd) = to.split_at_mut(lanes);
-        let (pairs, last) = v.as_chunks();
-        for ((even, odd), &[a, b]) in even.iter_mut().zip(odd).zip(pairs) {
-            (*even, *odd) = (*even + a, *odd + b);
-        }
-        if let [last] = last {
-            even[pairs.len()] = even[pairs.len()] + *last;
-        }
-    }
+/// Adds rows, as a block is added, to the sums of dgamma and dbeta. Without a beta, `dbeta` is `dgamma`: what is stored
+/// there is then replaced. Whoever makes this knows that rows have `cols` elements, and the sums whole steps.
+struct AddRows<'j, T: Element> {
+    rows: &'j [Option<SlowRow<T>>; BLOCK_ROWS],
+    dgamma: *mut T::Float,
+    dbeta: *mut T::Float,
+    cols: usize,
 }
 
-/// Adds what a block of dy and x, slices of one length, adds to the sums of dgamma and dbeta.
-struct AddRow<'b, F> {
-    dy: &'b [F],
-    x: &'b [F],
-    norm: &'b WideNorm,
-    dgamma: &'b mut [f64; BLOCK],
-    dbeta: &'b mut [F; BLOCK],
-}
-
-impl<F: Float> Kernel for AddRow<'_, F> {
+impl<T: Element> Kernel for &AddRows<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Lanes>(self, _: S) {
-        let Self { dy, x, norm, dgamma, dbeta } = self;
-        let (norm, n) = (*norm, dy.len());
-        let (x, dgamma, dbeta) = (&x[..n], &mut dgamma[..n], &mut dbeta[..n]);
-        for i in 0..n {
-            dgamma[i] += dy[i].into() * norm.xhat(x[i]);
-            dbeta[i] = dbeta[i] + dy[i];
+    fn run<S: Lanes>(self, simd: S) {
+        let &AddRows { rows, dgamma, dbeta, cols } = self;
+        let mut tails = [const { Tail::NEW }; 2];
+        let (pair, _) = pair_and_step::<S, T>();
+        let mut i = 0;
+        while i < cols {
+            let n = cols - i;
+            // The sums begin with zeros too, so that the sign of a zero makes no difference.
+            let (mut to_dgamma, mut to_dbeta) = ([simd.splat_f64s(0.0); _], [simd.splat_f64s(0.0); _]);
+            for &SlowRow { norm, dy, x } in rows.iter().flatten() {
+                let norm = norm.in_registers(simd);
+                // SAFETY: rows have n elements from i on.
+                let [dy, x] = unsafe {
+                    let [dy, x] = Source::padded([dy, x], i, n, pair, &mut tails);
+                    [dy.load_wide(simd, 0), x.load_wide(simd, 0)]
+                };
+                for j in 0..wide_regs::<S, T>() {
+                    let xhat = norm.xhat(simd, norm.scaled::<T>(simd, x[j]));
+                    to_dgamma[j] = simd.add_f64s(to_dgamma[j], simd.mul_f64s(dy[j], xhat));
+                    // Of two f32, rounding the sum to f64 before does no harm.
+                    to_dbeta[j] = simd.add_f64s(to_dbeta[j], dy[j]);
+                }
+            }
+            // SAFETY: the sums have whole pairs.
+            unsafe {
+                let dgamma = dgamma.add(i);
+                let sums = sum_wide::<S, T>(simd, dgamma, to_dgamma);
+                let dbeta = dbeta.add(i);
+                T::simd_store_computed(simd, dbeta, sum_wide::<S, T>(simd, dbeta, to_dbeta));
+                T::simd_store_computed(simd, dgamma, sums);
+            }
+            i += pair;
         }
     }
 }
 
-/// Writes dx of row `r`, if it is wanted.
-#[cold]
+/// The sum of a pair and of what has been widened, rounded.
+///
+/// # Safety
+/// - `to` is valid for reads of a pair.
+#[inline(always)]
+unsafe fn sum_wide<S: Lanes, T: Element>(simd: S, to: *const T::Float, v: [S::f64s; WIDE_REGS]) -> Pair<S, T> {
+    let [a, b] = T::Float::from_f64s(simd, v);
+    // SAFETY: the caller's duty.
+    let [to_a, to_b] = unsafe { T::simd_load_computed(simd, to) };
+    [T::Float::plus(simd, to_a, a), T::Float::plus(simd, to_b, b)]
+}
+
+/// Writes dx of row `r`, if it is wanted. gamma has whole steps of columns.
 #[inline(never)]
-pub(super) fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize, norm: &WideNorm) {
+fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize, row: &SlowRow<T>, gamma: &[T::Float]) {
+    let &SlowRow { ref norm, dy, x } = row;
     let at = job.rows.place(r);
     // SAFETY: r < rows.
     let Some(dx) = (unsafe { job.rows.dx(at, false) }) else { return };
     let cols = job.rows.cols();
     let is_done = if const { size_of::<T::Float>() == size_of::<f64>() } {
         // SAFETY: r < rows.
-        let (dy, x, ds) = unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at)) };
+        let ds = unsafe { job.rows.ds(at) };
         // SAFETY: callers ask for i < cols.
         let get = |p: Source<T>, i| -> f64 { unsafe { p.get(i) }.to_computed().into() };
         let element = |i| Inputs { dy: get(dy, i), gamma: job.gamma(i).into(), x: get(x, i) };
@@ -192,7 +205,7 @@ pub(super) fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize, norm: &WideNo
             unsafe { dx.set(i, v) };
         })
     } else {
-        write_blocks(job, r, norm)
+        write_row(job, r, row, dx, gamma)
     };
     if !is_done {
         // SAFETY: rows have cols elements.
@@ -200,121 +213,130 @@ pub(super) fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize, norm: &WideNo
     }
 }
 
-/// Writes dx of row `r`, block by block. Returns false, and writes nothing, if a number is not finite.
-fn write_blocks<T: Element>(job: &mut Job<'_, T>, r: usize, norm: &WideNorm) -> bool {
-    let (isa, place, cols) = (job.isa, job.rows.place(r), job.rows.cols());
-    let params = Params { gamma: job.gamma, offset: job.offset, ..Params::default() };
-    let mut rooms = [const { Room::<T::Float>::NEW }; 5];
-    let [of_dy, of_x, of_ds, of_gamma, out] = &mut rooms;
-    let out = out.zeros();
+/// Writes dx of row `r`, where gamma has whole steps of columns. Returns false, and writes nothing, if a number is not
+/// finite.
+fn write_row<T: Element>(job: &Job<'_, T>, r: usize, row: &SlowRow<T>, dx: Target<T>, gamma: &[T::Float]) -> bool {
+    let (isa, cols) = (job.isa, job.rows.cols());
+    let &SlowRow { ref norm, dy, x } = row;
     // SAFETY: r < rows.
-    let (dy, x, ds, dx) =
-        unsafe { (job.rows.dy(place), job.rows.x(place), job.rows.ds(place), job.rows.dx(place, false)) };
-    let (mut s1, mut s2) = (0.0, 0.0);
-    for (at, n) in blocks(cols) {
-        let gamma = params.read_gamma(isa, at, n, of_gamma);
-        // SAFETY: rows have cols elements.
-        let (dy, x) = unsafe { (of_dy.of(isa, dy, at, n), of_x.of(isa, x, at, n)) };
-        let [g, projected] = isa.run(ProjectBlock { dy, x, gamma, norm });
-        (s1, s2) = (s1 + g, s2 + projected);
-    }
+    let ds = unsafe { job.rows.ds(job.rows.place(r)) };
+    let [s1, s2] = isa.run(&ProjectRow { dy, x, gamma, norm, cols });
     // Where all is finite, so are the sums, and where one number is not, the first of them is not either.
     if !((s1 + s2).is_finite() && norm.rstd.is_finite()) {
         return false;
     }
     let inv_cols = 1.0 / cols as f64;
     let c = [if job.centered { s1 * inv_cols } else { 0.0 }, s2 * inv_cols];
-    for (at, n) in blocks(cols) {
-        let gamma = params.read_gamma(isa, at, n, of_gamma);
-        // SAFETY: as above; dx may be dy, of which this block is read before it is written.
-        unsafe {
-            let (dy, x) = (of_dy.of(isa, dy, at, n), of_x.of(isa, x, at, n));
-            let ds = match ds {
-                Some(ds) => of_ds.of(isa, ds, at, n),
-                None => of_ds.fill(n, -T::Float::ZERO),
-            };
-            isa.run(GradBlock { dy, x, ds, gamma, norm, c, out: &mut out[..n] });
-            if let Some(dx) = dx {
-                dx.write(isa, at, out, n);
-            }
-        }
+    if isa.run(&GradRow { dy, x, ds, dx, gamma, norm, c, cols }) {
+        // SAFETY: rows have cols elements.
+        unsafe { dx.canonicalize_nans(cols) };
     }
     true
 }
 
-/// The sums of g and of g * xhat over a block. All slices have one length.
-struct ProjectBlock<'b, F> {
-    dy: &'b [F],
-    x: &'b [F],
-    gamma: &'b [F],
+/// The sums of g and of g * xhat over a row. Whoever makes this knows that there are `cols` elements, of gamma in whole
+/// steps.
+struct ProjectRow<'b, T: Element> {
+    dy: Source<T>,
+    x: Source<T>,
+    gamma: &'b [T::Float],
     norm: &'b WideNorm,
+    cols: usize,
 }
 
-impl<F: Float> Kernel for ProjectBlock<'_, F> {
+impl<T: Element> Kernel for &ProjectRow<'_, T> {
     type Output = [f64; 2];
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> [f64; 2] {
-        let Self { dy, x, gamma, norm } = self;
-        let mut sums = Sums::new(simd);
-        let ((dys, dy), (xs, x), (gammas, gamma)) = (steps(dy), steps(x), steps(gamma));
-        for ((dy, x), gamma) in dys.iter().zip(xs).zip(gammas) {
-            project_step(simd, &mut sums, norm, dy, x, gamma);
+        let &ProjectRow { dy, x, gamma, norm, cols } = self;
+        let norm = norm.in_registers(simd);
+        let mut tails = [const { Tail::NEW }; 2];
+        let (pair, step) = pair_and_step::<S, T>();
+        let (mut s1, mut s2) = (0.0, 0.0);
+        let mut i = 0;
+        while i < cols {
+            let end = cols.min(i + BLOCK);
+            let mut sums = Sums::new(simd);
+            while i < end {
+                // SAFETY: there are elements up to the end, and of gamma in whole steps. The tails have a step.
+                unsafe {
+                    // Beyond the end dy is zero.
+                    let [dy, x] = Source::padded([dy, x], i, end - i, step, &mut tails);
+                    for k in 0..each::<S>(step / pair) {
+                        let at = k * pair;
+                        let gamma = T::simd_load_computed(simd, gamma.as_ptr().add(i + at));
+                        let (dy, x) = (dy.load_wide(simd, at), x.load_wide(simd, at));
+                        let gamma = T::Float::to_f64s(simd, gamma);
+                        for j in 0..wide_regs::<S, T>() {
+                            let (g, xhat) = (simd.mul_f64s(dy[j], gamma[j]), norm.xhat(simd, x[j]));
+                            sums.add(simd, Sums::<S>::register::<T>(k, j), g, xhat);
+                        }
+                    }
+                }
+                i += step;
+            }
+            let [g, projected] = sums.fold::<T>(simd);
+            (s1, s2) = (s1 + g, s2 + projected);
+            i = end;
         }
-        // Beyond the end dy is zero.
-        project_step(simd, &mut sums, norm, &dy, &x, &gamma);
-        sums.fold(simd)
+        [s1, s2]
     }
 }
 
-#[inline(always)]
-fn project_step<S: Lanes, F: Float>(
-    simd: S,
-    sums: &mut Sums<S>,
-    norm: &WideNorm,
-    dy: &[F; LANES],
-    x: &[F; LANES],
-    gamma: &[F; LANES],
-) {
-    let (mean, mean_lo) = (simd.splat_f64s(norm.mean), simd.splat_f64s(norm.mean_lo));
-    let rstd = simd.splat_f64s(norm.rstd);
-    for k in 0..2 {
-        let (dy, x) = (F::widen(simd, &halves(dy)[k]), F::widen(simd, &halves(x)[k]));
-        let gamma = F::widen(simd, &halves(gamma)[k]);
-        let (dy, x): (&[S::f64s], &[S::f64s]) = (bytemuck::cast_slice(&dy), bytemuck::cast_slice(&x));
-        let gamma: &[S::f64s] = bytemuck::cast_slice(&gamma);
-        for j in 0..dy.len() {
-            let d = simd.sub_f64s(simd.sub_f64s(x[j], mean), mean_lo);
-            sums.add(simd, k * dy.len() + j, simd.mul_f64s(dy[j], gamma[j]), simd.mul_f64s(d, rstd));
-        }
-    }
-}
-
-/// dx of a block. All slices have one length.
-struct GradBlock<'b, F> {
-    dy: &'b [F],
-    x: &'b [F],
-    ds: &'b [F],
-    gamma: &'b [F],
+/// dx of a row, and whether there may be a NaN in it, which is yet to be made canonical: only ds can bring one, of which
+/// no digits are lost. Whoever makes this knows that there are `cols` elements, of gamma in whole steps. dx may be dy.
+struct GradRow<'b, T: Element> {
+    dy: Source<T>,
+    x: Source<T>,
+    ds: Option<Source<T>>,
+    dx: Target<T>,
+    gamma: &'b [T::Float],
     norm: &'b WideNorm,
     /// c1 and c2.
     c: [f64; 2],
-    out: &'b mut [F],
+    cols: usize,
 }
 
-impl<F: Float> Kernel for GradBlock<'_, F> {
-    type Output = ();
+impl<T: Element> Kernel for &GradRow<'_, T> {
+    type Output = bool;
 
     #[inline(always)]
-    fn run<S: Lanes>(self, _: S) {
-        let Self { dy, x, ds, gamma, norm, c: [c1, c2], out } = self;
-        let norm = *norm;
-        let n = out.len();
-        let (dy, x, ds, gamma) = (&dy[..n], &x[..n], &ds[..n], &gamma[..n]);
-        for i in 0..n {
-            let g = dy[i].into() * gamma[i].into();
-            out[i] = rounded(((g - c1) - norm.xhat(x[i]) * c2) * norm.rstd + ds[i].into());
+    fn run<S: Lanes>(self, simd: S) -> bool {
+        let &GradRow { dy, x, ds, dx, gamma, norm, c: [c1, c2], cols } = self;
+        let (has_ds, ds_or_dy) = (ds.is_some(), ds.unwrap_or(dy));
+        let norm = norm.in_registers(simd);
+        let (c1, c2) = (simd.splat_f64s(c1), simd.splat_f64s(c2));
+        let mut tails = [const { Tail::NEW }; 3];
+        let mut seen = simd.splat_f64s(0.0);
+        let (pair, _) = pair_and_step::<S, T>();
+        let mut i = 0;
+        while i < cols {
+            let n = cols - i;
+            // SAFETY: all have n elements from i on, and gamma whole pairs.
+            let (mut v, x, ds, gamma) = unsafe {
+                let [dy, x, ds] = Source::padded([dy, x, ds_or_dy], i, n, pair, &mut tails);
+                let gamma = T::simd_load_computed(simd, gamma.as_ptr().add(i));
+                (dy.load_wide(simd, 0), x.load_wide(simd, 0), ds, T::Float::to_f64s(simd, gamma))
+            };
+            for j in 0..wide_regs::<S, T>() {
+                let g = simd.sub_f64s(simd.mul_f64s(v[j], gamma[j]), c1);
+                let projected = simd.sub_f64s(g, simd.mul_f64s(norm.xhat(simd, x[j]), c2));
+                v[j] = simd.mul_f64s(projected, norm.rstd);
+            }
+            if in_the_loop(has_ds) {
+                // SAFETY: there is a pair.
+                let ds = unsafe { ds.load_wide(simd, 0) };
+                for j in 0..wide_regs::<S, T>() {
+                    v[j] = simd.add_f64s(v[j], ds[j]);
+                    seen = simd.add_f64s(seen, v[j]);
+                }
+            }
+            // SAFETY: as above.
+            unsafe { dx.store_wide(simd, i, n, v, &mut tails[0]) };
+            i += pair;
         }
+        f64::any_nan(simd, seen)
     }
 }
 

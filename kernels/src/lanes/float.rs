@@ -8,6 +8,9 @@ use bytemuck::Pod;
 
 use super::{FOLD_ROWS, Lanes};
 
+/// The registers of f64 that two of f32 are widened to, on every tier.
+pub(crate) const WIDE_REGS: usize = 4;
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}
@@ -102,6 +105,14 @@ pub trait Float:
 
     /// See [`Lanes::narrow`].
     fn narrow<S: Lanes>(simd: S, v: &[f64; FOLD_ROWS]) -> [Self; FOLD_ROWS];
+
+    /// Two registers widened: the first two of f64 if that changes nothing.
+    #[doc(hidden)]
+    fn to_f64s<S: Lanes>(simd: S, v: [Self::Reg<S>; 2]) -> [S::f64s; WIDE_REGS];
+
+    /// The inverse of [`to_f64s`](Self::to_f64s), rounded.
+    #[doc(hidden)]
+    fn from_f64s<S: Lanes>(simd: S, v: [S::f64s; WIDE_REGS]) -> [Self::Reg<S>; 2];
 
     /// Whether a lane is NaN.
     fn any_nan<S: Lanes>(simd: S, v: Self::Reg<S>) -> bool;
@@ -203,6 +214,28 @@ impl Float for f32 {
     #[inline(always)]
     fn narrow<S: Lanes>(simd: S, v: &[f64; FOLD_ROWS]) -> [Self; FOLD_ROWS] {
         simd.narrow(v)
+    }
+
+    #[inline(always)]
+    fn to_f64s<S: Lanes>(simd: S, v: [S::f32s; 2]) -> [S::f64s; WIDE_REGS] {
+        let mut wide = [simd.splat_f64s(0.0); WIDE_REGS];
+        let (parts, to): (&[[Self; FOLD_ROWS]], &mut [[f64; FOLD_ROWS]]) =
+            (bytemuck::cast_slice(&v), bytemuck::cast_slice_mut(&mut wide));
+        for (to, part) in to.iter_mut().zip(parts) {
+            *to = simd.widen(part);
+        }
+        wide
+    }
+
+    #[inline(always)]
+    fn from_f64s<S: Lanes>(simd: S, v: [S::f64s; WIDE_REGS]) -> [S::f32s; 2] {
+        let mut narrow = [simd.splat_f32s(0.0); 2];
+        let (parts, to): (&[[f64; FOLD_ROWS]], &mut [[Self; FOLD_ROWS]]) =
+            (bytemuck::cast_slice(&v), bytemuck::cast_slice_mut(&mut narrow));
+        for (to, part) in to.iter_mut().zip(parts) {
+            *to = simd.narrow(part);
+        }
+        narrow
     }
 
     #[inline(always)]
@@ -324,6 +357,16 @@ impl Float for f64 {
     #[inline(always)]
     fn narrow<S: Lanes>(_: S, v: &[f64; FOLD_ROWS]) -> [Self; FOLD_ROWS] {
         *v
+    }
+
+    #[inline(always)]
+    fn to_f64s<S: Lanes>(_: S, [a, b]: [S::f64s; 2]) -> [S::f64s; WIDE_REGS] {
+        [a, b, a, b]
+    }
+
+    #[inline(always)]
+    fn from_f64s<S: Lanes>(_: S, [a, b, ..]: [S::f64s; WIDE_REGS]) -> [S::f64s; 2] {
+        [a, b]
     }
 
     #[inline(always)]

@@ -5,9 +5,8 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use super::element::Format;
-use super::{Beside, Element, Float, Kernel, Lanes, Pair, Source, Target, outline};
-use crate::Isa;
-use crate::rescue::Room;
+use super::{Beside, Element, Float, Kernel, Lanes, Pair, Target, outline};
+use crate::rescue::{Tail, pad};
 
 /// A vector beside rows of type `T`, of any type that it may have there.
 #[derive(Clone, Copy, Debug)]
@@ -84,19 +83,6 @@ impl<T: Element> Vector<'_, T> {
             } else {
                 (*self.p.add(i)).to_computed()
             }
-        }
-    }
-
-    /// n elements from `from` on, at most a block, as rows are computed in: where they are, or from `room`.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    pub(crate) fn read<'r>(&'r self, isa: Isa, from: usize, n: usize, room: &'r mut Room<T::Float>) -> &'r [T::Float] {
-        let Self { p, wide, .. } = self.part(from, n);
-        // SAFETY: there are n elements, checked by `part`; the elements are of the type that rows are computed in if they
-        // are f32 beside 16 bits, or do not round.
-        unsafe {
-            if T::ROUNDS && !wide { room.of(isa, Source(p), 0, n) } else { core::slice::from_raw_parts(p.cast(), n) }
         }
     }
 
@@ -265,6 +251,26 @@ impl<T: Element> Affine<T> {
             }
             [gamma, T::simd_load_beside_tail(simd, self.beta, self.format, i & self.beta_mask, n)]
         }
+    }
+
+    /// What is read for the `n` elements from `i` on, fewer than a pair of registers, with zeros above: to be loaded as
+    /// the first pair.
+    ///
+    /// # Safety
+    /// - gamma and beta, if present, have that many elements.
+    #[inline(always)]
+    pub(crate) unsafe fn padded(mut self, i: usize, n: usize, [gamma, beta]: &mut [Tail; 2]) -> Self {
+        let element = if self.format == Format::Own { size_of::<T>() } else { size_of::<f32>() };
+        for (p, mask, tail) in
+            [(&mut self.gamma, &mut self.gamma_mask, gamma), (&mut self.beta, &mut self.beta_mask, beta)]
+        {
+            if *mask != 0 {
+                // SAFETY: the caller's duty.
+                *p = unsafe { pad(p.cast::<u8>().add(i * element), n * element, tail).cast() };
+                *mask = 0;
+            }
+        }
+        self
     }
 
     #[inline(always)]

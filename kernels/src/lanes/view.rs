@@ -2,11 +2,9 @@
 
 use core::marker::PhantomData;
 
-use super::element::Format;
 use super::input::{Addition, Ahead};
-use super::{Beside, Element, Float, Input, Kernel, Lanes, Pair, way};
-use crate::Isa;
-use crate::rescue::BLOCK;
+use super::{Beside, Element, Float, Input, Lanes, Pair, WIDE_REGS, rolled, way};
+use crate::rescue::{Tail, pad};
 
 /// The bytes of a cache line.
 pub const LINE: usize = 64;
@@ -595,6 +593,42 @@ impl<T: Element> Source<T> {
         unsafe { T::simd_load(simd, self.0.add(i)) }
     }
 
+    /// A pair of registers of elements from `i` on, widened.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn load_wide<S: Lanes>(self, simd: S, i: usize) -> [S::f64s; WIDE_REGS] {
+        // SAFETY: the caller's duty.
+        T::Float::to_f64s(simd, unsafe { self.load(simd, i) })
+    }
+
+    /// Each from element `i` on, where `n` elements are left: if these are fewer than `whole`, which is at most a step of
+    /// sums in f64, with zeros above, for as long as the tails are not used again.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn padded<const N: usize>(
+        mut all: [Self; N],
+        i: usize,
+        n: usize,
+        whole: usize,
+        tails: &mut [Tail; N],
+    ) -> [Self; N] {
+        for k in 0..N {
+            // SAFETY: the caller's duty.
+            all[k] = unsafe { all[k].after(i) };
+        }
+        if n < whole {
+            for (of, tail) in all.iter_mut().zip(tails).take(rolled(N)) {
+                // SAFETY: the caller's duty.
+                *of = Self(unsafe { pad(of.0.cast(), n * size_of::<T>(), tail) }.cast());
+            }
+        }
+        all
+    }
+
     /// `n` elements from `i` on, at most a pair of registers, and `fill` in the lanes above.
     ///
     /// # Safety
@@ -730,6 +764,34 @@ impl<T: Element> Target<T> {
         }
     }
 
+    /// Writes a pair of registers that has been widened, or the `n` elements of it that are left, from `i` on, with
+    /// ordinary stores. NaNs among them are canonical, or seen to later.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn store_wide<S: Lanes>(
+        self,
+        simd: S,
+        i: usize,
+        n: usize,
+        v: [S::f64s; WIDE_REGS],
+        tail: &mut Tail,
+    ) {
+        let is_whole = n >= 2 * T::Float::lanes::<S>();
+        let element = if self.is_wide() { size_of::<f32>() } else { size_of::<T>() };
+        // SAFETY: the caller's duty; the tail has a pair.
+        unsafe {
+            let y = self.p.cast::<u8>().add(i * element);
+            let to = if is_whole { y } else { tail.as_mut_ptr() };
+            let v = T::Float::from_f64s(simd, v);
+            T::simd_store_beside::<S, false>(simd, to.cast(), self.is_wide(), 0, v);
+            if !is_whole {
+                y.copy_from_nonoverlapping(to, n * element);
+            }
+        }
+    }
+
     /// Makes all NaNs canonical, and makes canonical NaNs of the elements that `is_nan` names.
     ///
     /// # Safety
@@ -767,25 +829,6 @@ impl<T: Element> Target<T> {
         }
     }
 
-    /// Writes n elements from `from` on, at most a block, rounded. NaNs among them are canonical.
-    ///
-    /// # Safety
-    /// - There are as many.
-    #[inline(never)]
-    pub(crate) unsafe fn write(self, isa: Isa, from: usize, v: &[T::Float; BLOCK], n: usize) {
-        let values = &v[..n];
-        // SAFETY: the caller's duty. Elements that do not round are computed in their own type.
-        unsafe {
-            if self.is_wide() {
-                self.p.cast::<f32>().add(from).cast::<T::Float>().copy_from_nonoverlapping(values.as_ptr(), n);
-            } else if T::ROUNDS {
-                isa.run(Narrow { y: self.p.add(from), v, n });
-            } else {
-                self.p.add(from).cast::<T::Float>().copy_from_nonoverlapping(values.as_ptr(), n);
-            }
-        }
-    }
-
     /// Writes element `i`, which is of a type that does not round.
     ///
     /// # Safety
@@ -806,35 +849,6 @@ impl<T: Element> Target<T> {
                 *self.p.cast::<f32>().add(i) = f32::NAN;
             } else {
                 *self.p.add(i) = <T as Beside<T>>::NAN;
-            }
-        }
-    }
-}
-
-/// Rounds `n` numbers, at most a block, to elements of 16 bits, for which whoever makes this knows that there is room.
-struct Narrow<'b, T: Element> {
-    y: *mut T,
-    v: &'b [T::Float; BLOCK],
-    n: usize,
-}
-
-impl<T: Element> Kernel for Narrow<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) {
-        let Self { y, v, n } = self;
-        let pair = 2 * T::Float::lanes::<S>();
-        for (k, v) in v.chunks_exact(pair).take(n.div_ceil(pair)).enumerate() {
-            let at = k * pair;
-            // SAFETY: there is room for n elements; v has whole pairs.
-            unsafe {
-                let v = T::simd_load_beside(simd, v.as_ptr().cast(), Format::Wide, 0);
-                if at + pair <= n {
-                    T::simd_store_beside::<S, false>(simd, y, false, at, v);
-                } else {
-                    T::simd_store_beside_tail(simd, y, false, at, n - at, v);
-                }
             }
         }
     }
