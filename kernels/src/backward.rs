@@ -268,9 +268,15 @@ impl<T: Element> Job<'_, T> {
         params.gamma(i)
     }
 
-    /// The statistics of row `r`, if forward has kept them. Not inlined: that would be 2 KB of code.
-    #[inline(never)]
+    /// The statistics of row `r`, if forward has kept them.
+    #[inline(always)]
     fn norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
+        if self.stats.rstd.is_none() { None } else { self.kept_norm(r) }
+    }
+
+    /// Not inlined: that would be 2 KB of code.
+    #[inline(never)]
+    fn kept_norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
         let norm = self.stats.row(self.rows.index(r))?;
         let zero = T::Float::default();
         Some(if self.centered { norm } else { RowNorm { mean: zero, mean_lo: zero, ..norm } })
@@ -479,24 +485,31 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     wide: &mut Option<WideNorm>,
 ) -> Row<T::Float> {
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
-    let untrusted = |fast: Option<&Moments>, wide: &mut _| slow::norm_of_untrusted(job, r, fast, wide);
-    let norm = match job.norm(r) {
-        Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => Some((norm, false)),
-        Some(_) => untrusted(None, wide),
+    let is_trusted = |norm: &RowNorm<T::Float>| trusted_rstd.contains(&norm.rstd.into());
+    // Matched where they are: see `Forward::run_on`.
+    let (norm, is_constant) = match job.norm(r) {
+        Some(norm) if is_trusted(&norm) => (norm, false),
+        Some(_) => match slow::norm_of_untrusted(job, r, None, wide) {
+            Some(norm) => norm,
+            None => return Row::NAN,
+        },
         None => {
             // SAFETY: r < rows, and rows have cols > 0 elements.
-            let (moments, _) = unsafe {
+            let of_row = unsafe {
                 let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
                 outline(simd, WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
             };
-            match RowNorm::<T::Float>::trusted(simd, &moments, job.eps) {
-                Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => Some((norm, false)),
+            let (moments, _) = &of_row;
+            match RowNorm::<T::Float>::trusted(simd, moments, job.eps) {
+                Some(norm) if is_trusted(&norm) => (norm, false),
                 // What forward keeps of a row on its slow path may be in range.
-                _ => untrusted(Some(&moments), wide),
+                _ => match slow::norm_of_untrusted(job, r, Some(moments), wide) {
+                    Some(norm) => norm,
+                    None => return Row::NAN,
+                },
             }
         }
     };
-    let Some((norm, is_constant)) = norm else { return Row::NAN };
     let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
     if !job.rows.has_dx() {
         return Row::new(&norm, 0.0, 0.0, Trust::All);

@@ -17,7 +17,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
         ("<lanes::view::Target>::canonicalize_nans", "a row with a NaN"),
         ("<forward::Params>::of_group", "where the gamma of a row starts, of several"),
         ("<forward::groups::Groups>::late_row", "a row beyond the largest number"),
-        ("<backward::Job>::norm", "the statistics that were kept of a row, where nothing is computed"),
+        ("<backward::Job>::kept_norm", "the statistics that were kept of a row, where nothing is computed"),
         ("backward::slow::", "the slow path of a row, in f64"),
         ("rescue::", "the slow path of a row, in f64"),
         ("isa::scalar", "dispatch, where that of NEON has been inlined into it"),
