@@ -31,19 +31,19 @@
  * environment and its flags are as they were when a call returns.
  *
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
- * header may be smaller: the fields beyond count as zero. It has to reach to the end of eps in a descriptor, of y
- * in a forward call, and of dx in a backward call. A structure that is larger than that of the library is refused,
- * even if it ends in zeros (LANENORM_STATUS_SIZE), so that nothing a newer header asks for is passed over. A plan
- * is of the library that made it: to another version or build it is not initialized. All versions export the same
- * names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared library that
- * hides its symbols.
+ * header may be smaller, by whole words: the fields beyond count as zero. It has to reach to the end of eps in a
+ * descriptor, of y in a forward call, and of dx in a backward call. A structure that is larger than that of the
+ * library is refused, even if it ends in zeros (LANENORM_STATUS_SIZE), so that nothing a newer header asks for is
+ * passed over. A plan is of the library that made it: to another version or build it is not initialized. All versions
+ * export the same names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared
+ * library that hides its symbols.
  *
  * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS by the first that uses the pool. If another
  * thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the environment, call
  * lanenorm_isa_name and make one large call before they start. Calls need 32 KiB of stack at most in release builds;
- * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; the
- * pool's threads stay, and so does the library in memory. A program that links two static libraries in Rust can meet
- * the symbols of Rust's runtime twice: use the shared library, or make one static library of both.
+ * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; where
+ * calls have had help of the library's threads, it stays in memory. A program that links two static libraries in Rust
+ * can meet the symbols of Rust's runtime twice: use the shared library, or make one static library of both.
  *
  * This file is generated: see tests/header.rs.
  */

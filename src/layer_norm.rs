@@ -13,8 +13,8 @@ use crate::{Error, Parallelism, Sum, shape};
 /// A plan for layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta for each row of `cols` elements.
 ///
 /// mean and var are those of the row, var divided by `cols` (Ba, Kiros and Hinton, "Layer Normalization",
-/// arXiv:1607.06450, 2016). A plan is a handful of numbers: cheap to make, to copy and to share between threads. Running it
-/// allocates nothing, but for a few words where [`Parallelism`] says so.
+/// arXiv:1607.06450, 2016). A plan is a handful of numbers: cheap to make, to copy and to share between threads. Running
+/// it allocates nothing, but for what it takes to start a thread ([`Parallelism`]).
 ///
 /// Elements are f32, f64, f16 or bf16. gamma and beta, if given, have `cols` elements (of each
 /// [group](Self::with_groups)). x and y are slices of whole rows (row-major) or strided [`Rows`] and [`RowsMut`]. Zero rows
@@ -257,8 +257,9 @@ impl LayerNorm {
     /// forward call, and so are eps, [offset](Self::with_offset) and [groups](Self::with_groups); absent, it counts as 1.
     ///
     /// Statistics that forward has kept ([`StatsMut`]) spare taking them again; dx, dgamma and dbeta have the same bits
-    /// without them. dgamma and dbeta depend on the order of the rows and on nothing else: they have the same bits for any number of
-    /// threads. They are summed up in f32 (f64 for f64) whatever the type of x.
+    /// without them, if `mean_lo` has been kept too: without it the mean is one of 24 bits. dgamma and dbeta depend on
+    /// the order of the rows and on nothing else: they have the same bits for any number of threads. They are summed up
+    /// in f32 (f64 for f64) whatever the type of x.
     ///
     /// A row with a NaN or an infinity in x, dy or gamma has a dx of NaN; its neighbours are untouched. Of a row whose
     /// elements are all equal, with eps 0, dx is defined to be 0. Memory is allocated for the call: see
@@ -372,8 +373,8 @@ impl LayerNorm {
     /// [`forward`](Self::forward) on the whole.
     ///
     /// # Errors
-    /// If the lengths do not fit together, or if moments count fewer elements than a row of x has or have a scale that
-    /// is not one of its type; nothing has been written then.
+    /// If the lengths do not fit together, or if moments cannot be those of such rows of x (see
+    /// [`Moments::are_of`]); nothing has been written then.
     pub fn normalize_with<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,

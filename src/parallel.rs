@@ -16,6 +16,7 @@
 //! EPYC of the Milan generation, where it takes 0.55 with a job in a pool's queue, and 0.59 and 0.77 if there is a
 //! call every millisecond (`benches/record/experiments.md`).
 
+mod pin;
 mod team;
 
 use std::mem;

@@ -268,15 +268,15 @@ impl Plan {
     {
         let cols = self.cols;
         shape::length("moments", Some(moments), io.rows())?;
-        for (row, moments) in moments.iter().enumerate() {
-            if !moments.are_of::<T>(cols) {
-                let &Moments { count, scale, .. } = moments;
-                return Err(Error::Moments { row, count, scale, cols, dtype: T::DTYPE.name() });
-            }
-        }
         let elements = io.rows() * cols;
         if elements == 0 {
             return Ok(());
+        }
+        for (row, moments) in moments.iter().enumerate() {
+            if !moments.are_of::<T>(cols) {
+                let (&Moments { count, m2, scale, .. }, mean) = (moments, moments.mean());
+                return Err(Error::Moments { row, count, scale, mean, m2, cols, dtype: T::DTYPE.name() });
+            }
         }
         let streaming = self.streams(&io);
         let Some(job) = job(io, streaming) else { unreachable!("the plans have checked all lengths") };

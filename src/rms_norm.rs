@@ -13,8 +13,8 @@ use crate::{Error, Parallelism, Sum, shape};
 /// A plan for RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + offset) for each row of `cols` elements.
 ///
 /// The formula is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, 2019. A plan is a
-/// handful of numbers: cheap to make, to copy and to share between threads. Running it allocates
-/// nothing, but for a few words where [`Parallelism`] says so.
+/// handful of numbers: cheap to make, to copy and to share between threads. Running it allocates nothing, but for what
+/// it takes to start a thread ([`Parallelism`]).
 ///
 /// Elements are f32, f64, f16 or bf16. gamma, if given, has `cols` elements (of each [group](Self::with_groups)); without it
 /// the factor is 1. x and y are slices of whole rows (row-major) or strided [`Rows`] and [`RowsMut`]. Zero rows or zero
@@ -348,8 +348,8 @@ impl RmsNorm {
     /// [`forward`](Self::forward) on the whole.
     ///
     /// # Errors
-    /// If the lengths do not fit together, or if moments count fewer elements than a row of x has or have a scale that
-    /// is not one of its type; nothing has been written then.
+    /// If the lengths do not fit together, or if moments cannot be those of such rows of x (see
+    /// [`Moments::are_of`]); nothing has been written then.
     pub fn normalize_with<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,

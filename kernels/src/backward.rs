@@ -55,7 +55,6 @@ use core::ops::RangeInclusive;
 use crate::Isa;
 use crate::forward::{Params, RowNorm, WholeRow, is_eps};
 use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector, outline};
-use crate::moments::Moments;
 use crate::rescue::WideNorm;
 use crate::stack;
 pub(crate) use merge::Merge;
