@@ -350,6 +350,54 @@ mod unix {
         }
     }
 
+    /// Whether the system refuses to start threads from here on: no user may have more than one. Root may have any
+    /// number, so a process of root becomes one of nobody.
+    #[cfg(target_os = "linux")]
+    fn no_more_threads() -> bool {
+        const NOBODY: libc::uid_t = 65534;
+        // SAFETY: a number goes in.
+        let may_be_refused = unsafe { libc::getuid() != 0 || libc::setuid(NOBODY) == 0 };
+        may_be_refused && limit_threads(|_| 1) && thread::Builder::new().spawn(|| ()).is_err()
+    }
+
+    /// Sets how many threads the user may have, given the most that can be set. Returns whether that was possible.
+    #[cfg(target_os = "linux")]
+    fn limit_threads(most: impl Fn(libc::rlim_t) -> libc::rlim_t) -> bool {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limits are written to a place for them.
+        let is_known = unsafe { libc::getrlimit(libc::RLIMIT_NPROC, &mut limit) } == 0;
+        limit.rlim_cur = most(limit.rlim_max);
+        // SAFETY: they are read from there.
+        is_known && unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &limit) } == 0
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn help_comes_when_threads_can_be_started_again() {
+        if is_child("unix::help_comes_when_threads_can_be_started_again", &[]) {
+            let input = Input::large();
+            if !no_more_threads() {
+                eprintln!("skipped: this system does not refuse to start a thread");
+                return;
+            }
+            for _ in 0..20 {
+                input.check(Parallelism::Auto);
+            }
+            assert!(matches!(helpers(), None | Some(0)), "nobody helps where no thread can be started");
+            assert!(limit_threads(|most| most), "the limit that was there before");
+            // No pause between two attempts is longer.
+            let calls = (1..=1024).find(|_| {
+                input.check(Parallelism::Auto);
+                helpers() != Some(0)
+            });
+            assert!(calls.is_some(), "help comes again");
+            for _ in 0..20 {
+                input.check(Parallelism::Auto);
+            }
+            assert!(matches!(helpers(), None | Some(1..=3)), "{:?} helpers", helpers());
+        }
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_first_call_from_a_pinned_thread_does_not_decide_for_ever() {
