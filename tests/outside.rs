@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use lanenorm::Isa;
 use lanenorm::{LayerNorm, Parallelism};
 use this_program::this_program;
 
@@ -280,6 +282,8 @@ fn destructors_of_threads_may_call() {
 #[cfg(unix)]
 #[allow(unsafe_code)]
 mod unix {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
     use std::ffi::c_void;
     use std::sync::OnceLock;
 
@@ -347,6 +351,69 @@ mod unix {
                 }
                 done.store(true, Ordering::Release);
             });
+        }
+    }
+
+    /// Stops the thread that asks for it at its next allocation, until a child process is there.
+    struct Stopping;
+
+    thread_local! {
+        static STOPS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    static STOPPED: AtomicBool = AtomicBool::new(false);
+    static FORKED: AtomicBool = AtomicBool::new(false);
+
+    // SAFETY: the system's allocator does it all.
+    unsafe impl GlobalAlloc for Stopping {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            if STOPS.take() {
+                STOPPED.store(true, Ordering::Release);
+                while !FORKED.load(Ordering::Acquire) {
+                    thread::yield_now();
+                }
+            }
+            // SAFETY: the caller's duty.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+            // SAFETY: the caller's duty.
+            unsafe { System.dealloc(p, layout) };
+        }
+    }
+
+    #[global_allocator]
+    static ALLOCATOR: Stopping = Stopping;
+
+    /// The first plan reads the environment. A child process may begin while another thread does.
+    #[test]
+    fn child_processes_may_make_plans_while_the_first_is_made() {
+        if is_child("unix::child_processes_may_make_plans_while_the_first_is_made", &[("LANENORM_ISA", "scalar")]) {
+            let is_scalar = || LayerNorm::new(8, 1e-5).is_ok_and(|plan| plan.isa() == Isa::SCALAR);
+            let first = thread::spawn(move || {
+                STOPS.set(true);
+                is_scalar()
+            });
+            while !STOPPED.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+            // SAFETY: the child makes a plan, and ends; after a minute in any case.
+            let child = unsafe { libc::fork() };
+            assert!(child >= 0);
+            if child == 0 {
+                // SAFETY: always.
+                unsafe {
+                    libc::alarm(60);
+                    libc::_exit(if is_scalar() { 0 } else { 1 });
+                }
+            }
+            FORKED.store(true, Ordering::Release);
+            let mut status = 0;
+            // SAFETY: the child is one of this process.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert_eq!(status, 0, "of the child: 14 is the signal of one that hangs");
+            assert!(first.join().expect("no panic"), "the plan of the parent");
         }
     }
 
