@@ -347,7 +347,18 @@ mpi() (
   "${mpirun[@]}" -n 4 "$program"
   # Ranks on different processors.
   "${mpirun[@]}" -n 2 "$program" : -n 1 env LANENORM_ISA=scalar "$program"
+  # A rank that fails ends the job: one with an error, and one that panics, since it cannot print.
+  ends_the_job 'rank 2 ends the job: LANENORM_ISA is "sse9"' \
+    -n 2 "$program" : -n 1 env LANENORM_ISA=sse9 "$program"
+  ends_the_job "rank 0 ends the job: it panicked" \
+    -n 1 sh -c "exec $program >/dev/full" : -n 2 "$program"
 )
+ends_the_job() { # what a rank says, arguments of mpirun
+  local said rc
+  said=$(timeout -k 10 60 "${mpirun[@]}" "${@:2}" 2>&1) && rc=0 || rc=$?
+  [ "$rc" -eq 1 ] && grep -q "$1" <<<"$said" ||
+    { printf '%s\nmpirun exits with %s, expected 1, and: %s\n' "$said" "$rc" "$1"; return 1; }
+}
 
 # Without optimization: candle takes minutes to build with it.
 candle=(--manifest-path integrations/candle/Cargo.toml --locked --target-dir target/candle)

@@ -756,8 +756,7 @@ lanenorm_status lanenorm_plan_backward_sizes(const lanenorm_plan *plan,
  * Takes the gradients of `block_count` blocks from `first_block` on, on the calling thread, without allocating: writes
  * dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order. The
  * buffers and partials are those of all rows; dgamma and dbeta are not touched yet. partials may be NULL if neither is
- * wanted. All blocks of one call, and their merge, take plans of one instruction set: partials of bf16 lie in an order
- * of its own.
+ * wanted.
  */
 lanenorm_status lanenorm_plan_backward_blocks(const lanenorm_plan *plan,
                                               const lanenorm_backward_buffers *buffers,

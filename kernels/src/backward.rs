@@ -210,8 +210,7 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
     }
 
     /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`, to be
-    /// merged by [`merge`] when those of all parts are there. All parts and the merge take one tier: in `partials`,
-    /// sums lie in the order of its registers.
+    /// merged by [`merge`] when those of all parts are there. Each part and the merge may take another tier.
     ///
     /// # Panics
     /// If `partials` does not have [`Parts::partial_len`] elements for each part (it is not used, and may be empty, if
