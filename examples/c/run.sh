@@ -18,7 +18,7 @@ warnings=(-Wall -Wextra -Werror -pedantic -O3 -fopenmp -Iinclude)
 c=("${CC:-cc}" -std=c99 "${warnings[@]}")
 cxx=("${CXX:-c++}" -std=c++11 "${warnings[@]}")
 static=("$lib/liblanenorm.a" -lpthread -ldl -lm)
-dynamic=(-L"$out/lib" -Wl,-rpath,"$PWD/$out/lib" -llanenorm -lpthread -lm)
+dynamic=(-L"$out/lib" -Wl,-rpath,"$PWD/$out/lib" -llanenorm -lpthread -ldl -lm)
 case $out in /*) dynamic[1]=-Wl,-rpath,$out/lib ;; esac
 run() { printf '%s\n' "-- $*"; "$@"; }
 
@@ -36,6 +36,7 @@ for name in check forward openmp decoder_norms; do
     run "$out/$linked" --quick
   done
 done
+shared=$out/lib/$soname
 for source in tests/c/*.c; do
   [ -e "$source" ] || continue # A package comes without tests.
   name=$(basename "$source" .c)
@@ -45,8 +46,8 @@ for source in tests/c/*.c; do
   "${c11[@]}" -g -fsanitize=address,undefined -fno-sanitize-recover=all -o "$out/$name-asan" "${static[@]}"
   # Without a look for leaks: a child process cannot free what its parent's threads had, and a thread that starts a
   # helper in a late round of its destructors leaves 32 bytes, for whose own destructor there is no round left.
-  for linked in "$name" "$name-shared" "$name-asan"; do ASAN_OPTIONS=detect_leaks=0 run "$out/$linked"; done
-  LANENORM_ISA=scalar run valgrind -q --error-exitcode=1 "$out/$name"
+  for linked in "$name" "$name-shared" "$name-asan"; do ASAN_OPTIONS=detect_leaks=0 run "$out/$linked" "$shared"; done
+  LANENORM_ISA=scalar run valgrind -q --error-exitcode=1 "$out/$name" "$shared"
 done
 
 LANENORM_ISA=sse9 run "$out/check"

@@ -150,7 +150,7 @@ impl Moments {
     fn fit(&self, cols: usize, scales: &[f64; 3]) -> bool {
         let Self { count, origin, offset, m2, scale } = *self;
         let mean = origin + offset;
-        let is_possible = !(m2 < 0.0) && (mean.is_finite() || !m2.is_finite());
+        let is_possible = (m2 >= 0.0 || m2.is_nan()) && (mean.is_finite() || !m2.is_finite());
         count >= cols as f64 && (scale == 1.0 || scales.contains(&scale)) && is_possible
     }
 
