@@ -307,7 +307,7 @@ for_neon() (
   "$@"
 )
 # The kernels as they are, and quicker builds of the tests.
-neon_some() { neon_tests --config 'profile.release.package.lanenorm.opt-level=1' "$@"; }
+neon_some() { RUSTFLAGS=--cfg=few_tests neon_tests --config 'profile.release.package.lanenorm.opt-level=1' "$@"; }
 neon_tests() { # arguments of cargo test
   LANENORM_TEST_MIN_ISA=neon LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q \
     --target aarch64-unknown-linux-gnu --target-dir target/neon "$@"
