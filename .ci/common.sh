@@ -165,8 +165,9 @@ capi=(--features lanenorm/capi --lib --test capi)
 c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
 c_programs() { examples/c/run.sh; }
 
+# As `c_programs` builds it.
 c_library() {
-  cargo rustc --release --features capi --crate-type cdylib
+  cargo rustc --release --lib --features capi --crate-type cdylib,staticlib
   [ "$arch" = x86_64 ] || return 0
   strip -o target/stripped.so target/release/liblanenorm.so
   local bytes

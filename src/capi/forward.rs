@@ -173,7 +173,7 @@ pub(super) unsafe fn forward(
 ) -> Result<(), lanenorm_status> {
     let rows = buffers.rows;
     let (first, count, tasks) = match part {
-        Part::All { threads } => (0, rows, parallelism(threads).tasks(rows.saturating_mul(plan.cols))),
+        Part::All { threads } => (0, rows, parallelism(threads).tasks_for(rows.saturating_mul(plan.cols))),
         Part::Rows { first, count } => {
             if first > rows || count > rows - first {
                 let message = format_args!("{count} rows from row {first} on, of {rows} rows");
