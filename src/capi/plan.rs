@@ -273,6 +273,7 @@ fn dtype(number: i32, default: Dtype) -> Option<Dtype> {
 }
 
 /// Makes a plan of a descriptor, which is not needed any more then. After an error the plan is as it was.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_init(plan: *mut lanenorm_plan, desc: *const lanenorm_desc) -> lanenorm_status {
     guard(|| {
