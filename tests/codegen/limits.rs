@@ -32,22 +32,24 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// where a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and of backward what one normalization alone
 /// enters is in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 26] = [
+const STACK: [(&str, &str, [usize; 3], &str); 28] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 2], "a pointer or a mask"),
+    ("BlockMoments", "f32", [0, 0, 8], "the sums and the shifts of eight rows"),
     ("Blocks", "16", [40, 16, 0], "widening takes registers of its own, beside the sums and the statistics of two rows"),
     ("Blocks", "f32", [8, 0, 0], "the statistics of two rows"),
     ("Blocks", "f64", [6, 0, 0], "the statistics of two rows"),
-    ("FirstTouch", "f32", [0, 8, 0], "pointers"),
-    ("FirstTouch", "f64", [0, 8, 0], "pointers"),
+    ("FirstTouch", "16", [0, 0, 36], "as of f32, and what is being widened"),
+    ("FirstTouch", "f32", [0, 8, 18], "pointers, and on NEON 16 sums, the shift and what is loaded"),
+    ("FirstTouch", "f64", [0, 8, 18], "pointers, and on NEON 16 sums, the shift and what is loaded"),
     ("Fused", "16", [90, 32, 0], "eight sums, shift, statistics and what is being widened are more than 16 registers"),
     ("Fused", "f32, true, true", [22, 4, 0], "as of f32, and addresses of what is asked for"),
     ("Fused", "f32", [14, 4, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
     ("Fused", "f64", [20, 5, 0], "as of f32, and the sums of the first half of a chunk"),
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("Part", "16", [0, 1, 0], "where the loop ends"),
-    ("ProjectBlock", "f32", [4, 0, 0], "what a row takes, beside eight sums"),
+    ("ProjectBlock", "f32", [4, 0, 4], "what a row takes, beside eight sums"),
     ("RunParts", "16", [34, 14, 36], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [30, 14, 24], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f64", [25, 14, 24], "the statistics of two rows, and seven pointers for each"),
