@@ -15,7 +15,8 @@ pub fn isa(tier: Tier) -> Result<Isa, Error> {
 
 /// The tier that plans use unless told otherwise: the one that the environment variable `LANENORM_ISA` names
 /// (`scalar`, `neon`, `avx2`, `avx512`), or else the widest that this processor has. The variable is read once per
-/// process. One that is set and empty names no tier, and is refused. It is a matter of plans alone: [`Isa::best`] and all of [`kernels`](crate::kernels) read no environment.
+/// process. One that is set and empty names no tier, and is refused. It is a matter of plans alone: [`Isa::best`] and
+/// all of [`kernels`](crate::kernels) read no environment.
 ///
 /// # Errors
 /// [`Error::Isa`] or [`Error::UnknownIsa`] if the variable asks for what is not there.
