@@ -1,6 +1,6 @@
-//! The programs of the README and of `docs/embedding.md` are short, and are those that are compiled elsewhere: the ones in
-//! Rust as documentation tests of this crate, the ones in C by `examples/c/run.sh`, the one for candle as a documentation
-//! test of its crate. Links between pages lead to files and headings.
+//! The programs of the README and of `docs/embedding.md` are short, and are those that are compiled elsewhere: the ones
+//! in Rust as documentation tests of this crate, the ones in C by `examples/c/run.sh`, the one for candle as a
+//! documentation test of its crate. Links between pages lead to files and headings.
 
 use std::fs;
 use std::path::Path;
