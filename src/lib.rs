@@ -3,7 +3,7 @@
 //!
 //! ```
 //! // Two rows of four features, row-major.
-//! let x = [1.0, 2.0, 3.0, 4.0, 1e6, 1e6 + 1.0, 1e6 + 2.0, 1e6 + 3.0];
+//! let x = [1.0f32, 2.0, 3.0, 4.0, 1e6, 1e6 + 1.0, 1e6 + 2.0, 1e6 + 3.0];
 //! let (gamma, beta) = ([1.0; 4], [0.0; 4]);
 //! let mut y = [0.0; 8];
 //! lanenorm::layer_norm(&x, 4, Some(&gamma), Some(&beta), 1e-5, &mut y)?;
@@ -93,3 +93,7 @@ pub const BUILD: &str = env!("LANENORM_BUILD");
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

@@ -1,4 +1,4 @@
-//! The contract of lanenorm, one module for each promise. See "The contract" in the README.
+//! The contract of lanenorm, one module for each promise. See `docs/numerics.md`.
 //!
 //! - `LANENORM_TEST_MIN_ISA=avx512` fails where that tier is absent, instead of skipping it.
 //! - `RUSTFLAGS=--cfg=few_tests` leaves out all but frozen bits and sums, which call every kernel: for a quick build.
