@@ -8,8 +8,8 @@
 #
 # Seen: argmax and max are as guessed. But np.sort of [1, NaN, 3, 2, -1] gives [1, NaN, -1, 2, 3]: the NaN stays where
 # it was, and the numbers around it are not in order. np.argsort does the same. What builds on sorted arrays goes wrong
-# too: np.unique of two NaNs gives both, and np.median of the bfloat16 array is -1, its smallest number, without a NaN or an
-# error. float16 and float32 with the same values are right.
+# too: np.unique of two NaNs gives both, and np.median of the bfloat16 array is -1, its smallest number.
+# float16 and float32 with the same values are right.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

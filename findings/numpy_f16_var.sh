@@ -2,7 +2,8 @@
 # numpy 2.4.6: variance and standard deviation of float16.
 #
 # Guess before the run: np.mean of float16 is documented to be computed in float32 and rounded once, so np.var and
-# np.std of float16 are too. A row of 1000 equal values 100 has mean 100, var 0 and std 0; -300 and 300 in turn have std 300.
+# np.std of float16 are too. A row of 1000 equal values 100 has mean 100, var 0 and std 0; -300 and 300 in turn have
+# std 300.
 #
 # Seen: the mean is 100, but var and std are inf. They keep the sum of the row, 1e5, in float16, whose largest number is
 # 65504, and the squares too: with -300 and 300 in turn the mean is right and std is inf, though 300 is a number of
