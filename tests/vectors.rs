@@ -279,7 +279,7 @@ fn every_tier_has_the_bits_of_the_file() {
     assert_eq!(description, DESCRIPTION);
     let failures: Vec<_> =
         cases.iter().flat_map(|case| Isa::available().filter_map(|isa| case.check(isa).err())).collect();
-    assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    assert!(failures.is_empty(), "{} failures in {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
 }
 
 #[test]
