@@ -165,8 +165,9 @@ capi=(--features lanenorm/capi --lib --test capi)
 c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
 c_programs() { examples/c/run.sh; }
 
+# As `c_programs` builds it.
 c_library() {
-  cargo rustc --release --features capi --crate-type cdylib
+  cargo rustc --release --lib --features capi --crate-type cdylib,staticlib
   [ "$arch" = x86_64 ] || return 0
   strip -o target/stripped.so target/release/liblanenorm.so
   local bytes
@@ -259,8 +260,9 @@ fuzz_build() {
     simplifycfg-branch-fold-threshold=0; do
     flags+=" -Cllvm-args=-$llvm"
   done
-  RUSTC_BOOTSTRAP=1 RUSTFLAGS=$flags cargo build --manifest-path fuzz/Cargo.toml --locked --release --bins \
-    --target "$host" --target-dir fuzz/target
+  # With some optimization of what is instrumented: with all of it, the build takes twice as long.
+  RUSTC_BOOTSTRAP=1 RUSTFLAGS=$flags CARGO_PROFILE_RELEASE_OPT_LEVEL=1 cargo build --manifest-path fuzz/Cargo.toml \
+    --locked --release --bins --target "$host" --target-dir fuzz/target
 }
 
 fuzz_one() { # a target, seconds
@@ -307,7 +309,7 @@ for_neon() (
   "$@"
 )
 # The kernels as they are, and quicker builds of the tests.
-neon_some() { neon_tests --config 'profile.release.package.lanenorm.opt-level=1' "$@"; }
+neon_some() { RUSTFLAGS=--cfg=few_tests neon_tests --config 'profile.release.package.lanenorm.opt-level=1' "$@"; }
 neon_tests() { # arguments of cargo test
   LANENORM_TEST_MIN_ISA=neon LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q \
     --target aarch64-unknown-linux-gnu --target-dir target/neon "$@"
@@ -347,7 +349,18 @@ mpi() (
   "${mpirun[@]}" -n 4 "$program"
   # Ranks on different processors.
   "${mpirun[@]}" -n 2 "$program" : -n 1 env LANENORM_ISA=scalar "$program"
+  # A rank that fails ends the job: one with an error, and one that panics, since it cannot print.
+  ends_the_job 'rank 2 ends the job: LANENORM_ISA is "sse9"' \
+    -n 2 "$program" : -n 1 env LANENORM_ISA=sse9 "$program"
+  ends_the_job "rank 0 ends the job: it panicked" \
+    -n 1 sh -c "exec $program >/dev/full" : -n 2 "$program"
 )
+ends_the_job() { # what a rank says, arguments of mpirun
+  local said rc
+  said=$(timeout -k 10 60 "${mpirun[@]}" "${@:2}" 2>&1) && rc=0 || rc=$?
+  [ "$rc" -eq 1 ] && grep -q "$1" <<<"$said" ||
+    { printf '%s\nmpirun exits with %s, expected 1, and: %s\n' "$said" "$rc" "$1"; return 1; }
+}
 
 # Without optimization: candle takes minutes to build with it.
 candle=(--manifest-path integrations/candle/Cargo.toml --locked --target-dir target/candle)

@@ -31,19 +31,19 @@
  * environment and its flags are as they were when a call returns.
  *
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
- * header may be smaller: the fields beyond count as zero. It has to reach to the end of eps in a descriptor, of y
- * in a forward call, and of dx in a backward call. A structure that is larger than that of the library is refused,
- * even if it ends in zeros (LANENORM_STATUS_SIZE), so that nothing a newer header asks for is passed over. A plan
- * is of the library that made it: to another version or build it is not initialized. All versions export the same
- * names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared library that
- * hides its symbols.
+ * header may be smaller, by whole words: the fields beyond count as zero. It has to reach to the end of eps in a
+ * descriptor, of y in a forward call, and of dx in a backward call. A structure that is larger than that of the
+ * library is refused, even if it ends in zeros (LANENORM_STATUS_SIZE), so that nothing a newer header asks for is
+ * passed over. A plan is of the library that made it: to another version or build it is not initialized. All versions
+ * export the same names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared
+ * library that hides its symbols.
  *
  * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS by the first that uses the pool. If another
  * thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the environment, call
  * lanenorm_isa_name and make one large call before they start. Calls need 32 KiB of stack at most in release builds;
- * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; the
- * pool's threads stay, and so does the library in memory. A program that links two static libraries in Rust can meet
- * the symbols of Rust's runtime twice: use the shared library, or make one static library of both.
+ * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; where
+ * calls have had help of the library's threads, it stays in memory. A program that links two static libraries in Rust
+ * can meet the symbols of Rust's runtime twice: use the shared library, or make one static library of both.
  *
  * This file is generated: see tests/header.rs.
  */
@@ -54,11 +54,28 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/** The version of this header. lanenorm_version() tells that of the library. */
+#define LANENORM_VERSION "0.1.0"
+#define LANENORM_VERSION_MAJOR 0
+#define LANENORM_VERSION_MINOR 1
+#define LANENORM_VERSION_PATCH 0
+
+/** A warning where a status is not looked at. Define it as nothing to have none. */
+#ifndef LANENORM_NODISCARD
+#if (defined(__cplusplus) && __cplusplus >= 201703L) || (defined(__STDC_VERSION__) && __STDC_VERSION__ >= 202311L)
+#define LANENORM_NODISCARD [[nodiscard]]
+#elif defined(__GNUC__)
+#define LANENORM_NODISCARD __attribute__((warn_unused_result))
+#else
+#define LANENORM_NODISCARD
+#endif
+#endif
+
 
 /**
  * What a call returns. Unless it is `LANENORM_STATUS_OK`, nothing has been written.
  */
-typedef enum {
+typedef enum lanenorm_status {
   /**
    * Done.
    */
@@ -116,7 +133,7 @@ typedef enum {
 /**
  * The operations.
  */
-typedef enum {
+typedef enum lanenorm_op {
   /**
    * y = (x - mean) / sqrt(var + eps) * (gamma + gamma_offset) + beta
    */
@@ -130,7 +147,7 @@ typedef enum {
 /**
  * The types of elements.
  */
-typedef enum {
+typedef enum lanenorm_dtype {
   /**
    * That of x; for x itself, f32.
    */
@@ -156,7 +173,7 @@ typedef enum {
 /**
  * How y (or dx) is stored. The bits are the same.
  */
-typedef enum {
+typedef enum lanenorm_store {
   /**
    * Past the caches if it is large and not in place, else ordinarily.
    */
@@ -174,7 +191,7 @@ typedef enum {
 /**
  * The instruction sets.
  */
-typedef enum {
+typedef enum lanenorm_tier {
   /**
    * That of `lanenorm_isa_name`.
    */
@@ -201,7 +218,7 @@ typedef enum {
  * A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of
  * threads. It can be copied within the process, and there is nothing to free. Only the library that made it takes it.
  */
-typedef struct {
+typedef struct lanenorm_plan {
   /**
    * Private.
    */
@@ -212,7 +229,7 @@ typedef struct {
  * What is to be computed. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else zero, and set
  * op, dtype, cols, eps and whatever else differs from zero.
  */
-typedef struct {
+typedef struct lanenorm_desc {
   /**
    * `sizeof(lanenorm_desc)`. See "Versions" at the top.
    */
@@ -267,7 +284,7 @@ typedef struct {
 /**
  * Rows to be read: row r starts at element (r / inner_rows) * outer_stride + (r % inner_rows) * row_stride of data.
  */
-typedef struct {
+typedef struct lanenorm_rows {
   /**
    * The first element of the first row; NULL where the buffer is optional and absent.
    */
@@ -285,7 +302,7 @@ typedef struct {
 /**
  * Rows to be written. What lies between them is not touched.
  */
-typedef struct {
+typedef struct lanenorm_rows_mut {
   /**
    * As in `lanenorm_rows`.
    */
@@ -307,7 +324,7 @@ typedef struct {
  * y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap with
  * an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
  */
-typedef struct {
+typedef struct lanenorm_forward_buffers {
   /**
    * `sizeof(lanenorm_forward_buffers)`. See "Versions" at the top.
    */
@@ -323,19 +340,19 @@ typedef struct {
   /**
    * What is normalized; or what is added to the residual first.
    */
-  lanenorm_rows x;
+  struct lanenorm_rows x;
   /**
    * Optional: then x + residual (+ bias), rounded once to the type of x, is normalized.
    */
-  lanenorm_rows residual;
+  struct lanenorm_rows residual;
   /**
    * Optional, with a residual: where the sum goes. (Without it, y must have the type of x.)
    */
-  lanenorm_rows_mut sum;
+  struct lanenorm_rows_mut sum;
   /**
    * The result.
    */
-  lanenorm_rows_mut y;
+  struct lanenorm_rows_mut y;
   /**
    * Optional, with a residual: cols elements that are added to each x + residual before it is rounded.
    */
@@ -368,7 +385,7 @@ typedef struct {
  *
  * dx may be dy itself, with the same strides. Else outputs overlap nothing, as in forward calls.
  */
-typedef struct {
+typedef struct lanenorm_backward_buffers {
   /**
    * `sizeof(lanenorm_backward_buffers)`. See "Versions" at the top.
    */
@@ -384,19 +401,19 @@ typedef struct {
   /**
    * The gradient of y.
    */
-  lanenorm_rows dy;
+  struct lanenorm_rows dy;
   /**
    * What was normalized (the sum, if it was one).
    */
-  lanenorm_rows x;
+  struct lanenorm_rows x;
   /**
    * Optional, with dx: a gradient that reaches x by another way (a residual connection), to be added to dx.
    */
-  lanenorm_rows ds;
+  struct lanenorm_rows ds;
   /**
    * Optional: the gradient of x.
    */
-  lanenorm_rows_mut dx;
+  struct lanenorm_rows_mut dx;
   /**
    * Optional: that of the forward call.
    */
@@ -428,7 +445,7 @@ typedef struct {
  * How a backward call is cut into blocks of rows, each of which sums up gradients of gamma and beta of its own. This
  * depends on the number of rows alone, which is why the bits do not depend on threads.
  */
-typedef struct {
+typedef struct lanenorm_backward_sizes {
   /**
    * The number of blocks: 32 at most for each group.
    */
@@ -475,185 +492,198 @@ const char *lanenorm_isa_name(void);
  * gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd
  * may be NULL. y may be x.
  */
-lanenorm_status lanenorm_layer_norm_f32(const float *x,
-                                        size_t rows,
-                                        size_t cols,
-                                        const float *gamma,
-                                        const float *beta,
-                                        float eps,
-                                        float *y,
-                                        float *mean,
-                                        float *rstd,
-                                        size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_layer_norm_f32(const float *x,
+                                             size_t rows,
+                                             size_t cols,
+                                             const float *gamma,
+                                             const float *beta,
+                                             float eps,
+                                             float *y,
+                                             float *mean,
+                                             float *rstd,
+                                             size_t threads);
 
 /**
  * `lanenorm_layer_norm_f32` in double.
  */
-lanenorm_status lanenorm_layer_norm_f64(const double *x,
-                                        size_t rows,
-                                        size_t cols,
-                                        const double *gamma,
-                                        const double *beta,
-                                        double eps,
-                                        double *y,
-                                        double *mean,
-                                        double *rstd,
-                                        size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_layer_norm_f64(const double *x,
+                                             size_t rows,
+                                             size_t cols,
+                                             const double *gamma,
+                                             const double *beta,
+                                             double eps,
+                                             double *y,
+                                             double *mean,
+                                             double *rstd,
+                                             size_t threads);
 
 /**
  * `lanenorm_layer_norm_f32` for x, gamma, beta and y in f16 (IEEE 754 binary16), computed in float and rounded once.
  */
-lanenorm_status lanenorm_layer_norm_f16(const uint16_t *x,
-                                        size_t rows,
-                                        size_t cols,
-                                        const uint16_t *gamma,
-                                        const uint16_t *beta,
-                                        float eps,
-                                        uint16_t *y,
-                                        float *mean,
-                                        float *rstd,
-                                        size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_layer_norm_f16(const uint16_t *x,
+                                             size_t rows,
+                                             size_t cols,
+                                             const uint16_t *gamma,
+                                             const uint16_t *beta,
+                                             float eps,
+                                             uint16_t *y,
+                                             float *mean,
+                                             float *rstd,
+                                             size_t threads);
 
 /**
  * `lanenorm_layer_norm_f32` for x, gamma, beta and y in bf16, computed in float and rounded once.
  */
-lanenorm_status lanenorm_layer_norm_bf16(const uint16_t *x,
-                                         size_t rows,
-                                         size_t cols,
-                                         const uint16_t *gamma,
-                                         const uint16_t *beta,
-                                         float eps,
-                                         uint16_t *y,
-                                         float *mean,
-                                         float *rstd,
-                                         size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_layer_norm_bf16(const uint16_t *x,
+                                              size_t rows,
+                                              size_t cols,
+                                              const uint16_t *gamma,
+                                              const uint16_t *beta,
+                                              float eps,
+                                              uint16_t *y,
+                                              float *mean,
+                                              float *rstd,
+                                              size_t threads);
 
 /**
  * RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements.
  * gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect. y may be x.
  */
-lanenorm_status lanenorm_rms_norm_f32(const float *x,
-                                      size_t rows,
-                                      size_t cols,
-                                      const float *gamma,
-                                      float gamma_offset,
-                                      float eps,
-                                      float *y,
-                                      float *rstd,
-                                      size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_rms_norm_f32(const float *x,
+                                           size_t rows,
+                                           size_t cols,
+                                           const float *gamma,
+                                           float gamma_offset,
+                                           float eps,
+                                           float *y,
+                                           float *rstd,
+                                           size_t threads);
 
 /**
  * `lanenorm_rms_norm_f32` for x, gamma and y in f16 (IEEE 754 binary16), computed in float and rounded once.
  */
-lanenorm_status lanenorm_rms_norm_f16(const uint16_t *x,
-                                      size_t rows,
-                                      size_t cols,
-                                      const uint16_t *gamma,
-                                      float gamma_offset,
-                                      float eps,
-                                      uint16_t *y,
-                                      float *rstd,
-                                      size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_rms_norm_f16(const uint16_t *x,
+                                           size_t rows,
+                                           size_t cols,
+                                           const uint16_t *gamma,
+                                           float gamma_offset,
+                                           float eps,
+                                           uint16_t *y,
+                                           float *rstd,
+                                           size_t threads);
 
 /**
  * `lanenorm_rms_norm_f32` for x, gamma and y in bf16, computed in float and rounded once.
  */
-lanenorm_status lanenorm_rms_norm_bf16(const uint16_t *x,
-                                       size_t rows,
-                                       size_t cols,
-                                       const uint16_t *gamma,
-                                       float gamma_offset,
-                                       float eps,
-                                       uint16_t *y,
-                                       float *rstd,
-                                       size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_rms_norm_bf16(const uint16_t *x,
+                                            size_t rows,
+                                            size_t cols,
+                                            const uint16_t *gamma,
+                                            float gamma_offset,
+                                            float eps,
+                                            uint16_t *y,
+                                            float *rstd,
+                                            size_t threads);
 
 /**
  * x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer.
  * The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or x, and y may
  * be x or residual; but sum is not y.
  */
-lanenorm_status lanenorm_add_layer_norm_f32(const float *x,
-                                            const float *residual,
-                                            size_t rows,
-                                            size_t cols,
-                                            const float *gamma,
-                                            const float *beta,
-                                            float eps,
-                                            float *sum,
-                                            float *y,
-                                            size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_add_layer_norm_f32(const float *x,
+                                                 const float *residual,
+                                                 size_t rows,
+                                                 size_t cols,
+                                                 const float *gamma,
+                                                 const float *beta,
+                                                 float eps,
+                                                 float *sum,
+                                                 float *y,
+                                                 size_t threads);
 
 /**
  * `lanenorm_add_layer_norm_f32` in f16: the sum is rounded before it is normalized.
  */
-lanenorm_status lanenorm_add_layer_norm_f16(const uint16_t *x,
-                                            const uint16_t *residual,
-                                            size_t rows,
-                                            size_t cols,
-                                            const uint16_t *gamma,
-                                            const uint16_t *beta,
-                                            float eps,
-                                            uint16_t *sum,
-                                            uint16_t *y,
-                                            size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_add_layer_norm_f16(const uint16_t *x,
+                                                 const uint16_t *residual,
+                                                 size_t rows,
+                                                 size_t cols,
+                                                 const uint16_t *gamma,
+                                                 const uint16_t *beta,
+                                                 float eps,
+                                                 uint16_t *sum,
+                                                 uint16_t *y,
+                                                 size_t threads);
 
 /**
  * `lanenorm_add_layer_norm_f32` in bf16: the sum is rounded before it is normalized.
  */
-lanenorm_status lanenorm_add_layer_norm_bf16(const uint16_t *x,
-                                             const uint16_t *residual,
-                                             size_t rows,
-                                             size_t cols,
-                                             const uint16_t *gamma,
-                                             const uint16_t *beta,
-                                             float eps,
-                                             uint16_t *sum,
-                                             uint16_t *y,
-                                             size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_add_layer_norm_bf16(const uint16_t *x,
+                                                  const uint16_t *residual,
+                                                  size_t rows,
+                                                  size_t cols,
+                                                  const uint16_t *gamma,
+                                                  const uint16_t *beta,
+                                                  float eps,
+                                                  uint16_t *sum,
+                                                  uint16_t *y,
+                                                  size_t threads);
 
 /**
  * x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum
  * may be NULL.
  */
-lanenorm_status lanenorm_add_rms_norm_f32(const float *x,
-                                          const float *residual,
-                                          size_t rows,
-                                          size_t cols,
-                                          const float *gamma,
-                                          float gamma_offset,
-                                          float eps,
-                                          float *sum,
-                                          float *y,
-                                          size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_add_rms_norm_f32(const float *x,
+                                               const float *residual,
+                                               size_t rows,
+                                               size_t cols,
+                                               const float *gamma,
+                                               float gamma_offset,
+                                               float eps,
+                                               float *sum,
+                                               float *y,
+                                               size_t threads);
 
 /**
  * `lanenorm_add_rms_norm_f32` in f16: the sum is rounded before it is normalized.
  */
-lanenorm_status lanenorm_add_rms_norm_f16(const uint16_t *x,
-                                          const uint16_t *residual,
-                                          size_t rows,
-                                          size_t cols,
-                                          const uint16_t *gamma,
-                                          float gamma_offset,
-                                          float eps,
-                                          uint16_t *sum,
-                                          uint16_t *y,
-                                          size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_add_rms_norm_f16(const uint16_t *x,
+                                               const uint16_t *residual,
+                                               size_t rows,
+                                               size_t cols,
+                                               const uint16_t *gamma,
+                                               float gamma_offset,
+                                               float eps,
+                                               uint16_t *sum,
+                                               uint16_t *y,
+                                               size_t threads);
 
 /**
  * `lanenorm_add_rms_norm_f32` in bf16: the sum is rounded before it is normalized.
  */
-lanenorm_status lanenorm_add_rms_norm_bf16(const uint16_t *x,
-                                           const uint16_t *residual,
-                                           size_t rows,
-                                           size_t cols,
-                                           const uint16_t *gamma,
-                                           float gamma_offset,
-                                           float eps,
-                                           uint16_t *sum,
-                                           uint16_t *y,
-                                           size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_add_rms_norm_bf16(const uint16_t *x,
+                                                const uint16_t *residual,
+                                                size_t rows,
+                                                size_t cols,
+                                                const uint16_t *gamma,
+                                                float gamma_offset,
+                                                float eps,
+                                                uint16_t *sum,
+                                                uint16_t *y,
+                                                size_t threads);
 
 /**
  * The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
@@ -664,114 +694,123 @@ lanenorm_status lanenorm_add_rms_norm_bf16(const uint16_t *x,
  * dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the time
  * of the call.
  */
-lanenorm_status lanenorm_layer_norm_backward_f32(const float *dy,
-                                                 const float *x,
-                                                 const float *mean,
-                                                 const float *rstd,
-                                                 size_t rows,
-                                                 size_t cols,
-                                                 const float *gamma,
-                                                 float eps,
-                                                 float *dx,
-                                                 float *dgamma,
-                                                 float *dbeta,
-                                                 size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_layer_norm_backward_f32(const float *dy,
+                                                      const float *x,
+                                                      const float *mean,
+                                                      const float *rstd,
+                                                      size_t rows,
+                                                      size_t cols,
+                                                      const float *gamma,
+                                                      float eps,
+                                                      float *dx,
+                                                      float *dgamma,
+                                                      float *dbeta,
+                                                      size_t threads);
 
 /**
  * `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma and dbeta are summed up, and written, in
  * float.
  */
-lanenorm_status lanenorm_layer_norm_backward_bf16(const uint16_t *dy,
-                                                  const uint16_t *x,
-                                                  const float *mean,
-                                                  const float *rstd,
-                                                  size_t rows,
-                                                  size_t cols,
-                                                  const uint16_t *gamma,
-                                                  float eps,
-                                                  uint16_t *dx,
-                                                  float *dgamma,
-                                                  float *dbeta,
-                                                  size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_layer_norm_backward_bf16(const uint16_t *dy,
+                                                       const uint16_t *x,
+                                                       const float *mean,
+                                                       const float *rstd,
+                                                       size_t rows,
+                                                       size_t cols,
+                                                       const uint16_t *gamma,
+                                                       float eps,
+                                                       uint16_t *dx,
+                                                       float *dgamma,
+                                                       float *dbeta,
+                                                       size_t threads);
 
 /**
  * The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma
  * and rstd may be NULL.
  */
-lanenorm_status lanenorm_rms_norm_backward_f32(const float *dy,
-                                               const float *x,
-                                               const float *rstd,
-                                               size_t rows,
-                                               size_t cols,
-                                               const float *gamma,
-                                               float gamma_offset,
-                                               float eps,
-                                               float *dx,
-                                               float *dgamma,
-                                               size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_rms_norm_backward_f32(const float *dy,
+                                                    const float *x,
+                                                    const float *rstd,
+                                                    size_t rows,
+                                                    size_t cols,
+                                                    const float *gamma,
+                                                    float gamma_offset,
+                                                    float eps,
+                                                    float *dx,
+                                                    float *dgamma,
+                                                    size_t threads);
 
 /**
  * Makes a plan of a descriptor, which is not needed any more then. After an error the plan is as it was.
  */
-lanenorm_status lanenorm_plan_init(lanenorm_plan *plan,
-                                   const lanenorm_desc *desc);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_init(struct lanenorm_plan *plan,
+                                        const struct lanenorm_desc *desc);
 
 /**
  * The instruction set of a plan, as `lanenorm_isa_name`; "unavailable" if it is not initialized.
  */
-const char *lanenorm_plan_isa_name(const lanenorm_plan *plan);
+const char *lanenorm_plan_isa_name(const struct lanenorm_plan *plan);
 
 /**
  * Normalizes all rows, on as many threads as asked for.
  */
-lanenorm_status lanenorm_plan_forward(const lanenorm_plan *plan,
-                                      const lanenorm_forward_buffers *buffers,
-                                      size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_forward(const struct lanenorm_plan *plan,
+                                           const struct lanenorm_forward_buffers *buffers,
+                                           size_t threads);
 
 /**
  * Normalizes `row_count` rows from `first_row` on, on the calling thread, without allocating. An engine's threads call
  * this at once, each for rows of its own, in any order; each row gets the bits that it gets from one call for all. The
  * buffers are those of all rows.
  */
-lanenorm_status lanenorm_plan_forward_rows(const lanenorm_plan *plan,
-                                           const lanenorm_forward_buffers *buffers,
-                                           size_t first_row,
-                                           size_t row_count);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_forward_rows(const struct lanenorm_plan *plan,
+                                                const struct lanenorm_forward_buffers *buffers,
+                                                size_t first_row,
+                                                size_t row_count);
 
 /**
  * Takes the gradients of all rows, on as many threads as asked for. Memory is allocated for the time of the call.
  */
-lanenorm_status lanenorm_plan_backward(const lanenorm_plan *plan,
-                                       const lanenorm_backward_buffers *buffers,
-                                       size_t threads);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_backward(const struct lanenorm_plan *plan,
+                                            const struct lanenorm_backward_buffers *buffers,
+                                            size_t threads);
 
 /**
  * Writes to sizes how many blocks `rows` rows have, and the memory that they take.
  */
-lanenorm_status lanenorm_plan_backward_sizes(const lanenorm_plan *plan,
-                                             size_t rows,
-                                             lanenorm_backward_sizes *sizes);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_backward_sizes(const struct lanenorm_plan *plan,
+                                                  size_t rows,
+                                                  struct lanenorm_backward_sizes *sizes);
 
 /**
  * Takes the gradients of `block_count` blocks from `first_block` on, on the calling thread, without allocating: writes
  * dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order. The
  * buffers and partials are those of all rows; dgamma and dbeta are not touched yet. partials may be NULL if neither is
- * wanted. All blocks of one call, and their merge, take plans of one instruction set: partials of bf16 lie in an order
- * of its own.
+ * wanted.
  */
-lanenorm_status lanenorm_plan_backward_blocks(const lanenorm_plan *plan,
-                                              const lanenorm_backward_buffers *buffers,
-                                              void *partials,
-                                              void *work,
-                                              size_t first_block,
-                                              size_t block_count);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_backward_blocks(const struct lanenorm_plan *plan,
+                                                   const struct lanenorm_backward_buffers *buffers,
+                                                   void *partials,
+                                                   void *work,
+                                                   size_t first_block,
+                                                   size_t block_count);
 
 /**
  * Merges the partials of all blocks into dgamma and dbeta, as far as they are wanted, on the calling thread.
  */
-lanenorm_status lanenorm_plan_backward_finish(const lanenorm_plan *plan,
-                                              const lanenorm_backward_buffers *buffers,
-                                              const void *partials);
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_backward_finish(const struct lanenorm_plan *plan,
+                                                   const struct lanenorm_backward_buffers *buffers,
+                                                   const void *partials);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -60,7 +60,7 @@ impl Plan {
     pub(crate) fn backward_tasks<const POOLS: bool>(&self, rows: usize, parts: &Parts) -> Tasks<POOLS> {
         // An element takes twice the time of one forward.
         let elements = rows.saturating_mul(self.cols).saturating_mul(2);
-        self.parallelism.tasks(elements).at_most(parts.count())
+        self.parallelism.tasks_for(elements).at_most(parts.count())
     }
 
     /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call.

@@ -139,9 +139,10 @@ pub enum Error {
         /// The rows in a row that each serves.
         repeat: usize,
     },
-    /// The moments of a row are those of other elements: of fewer than it has, or of another type.
+    /// The moments of a row are those of other elements (of fewer than it has, or of another type), or of none at all.
     #[error(
-        "the moments of row {row} are of {count} elements at a scale of {scale}, but the row has {cols} columns of {dtype}"
+        "the moments of row {row} are of {count} elements at a scale of {scale}, with a mean of {mean} and an m2 of {m2}, \
+         which no row of {cols} columns of {dtype} has"
     )]
     Moments {
         /// The row.
@@ -150,6 +151,10 @@ pub enum Error {
         count: f64,
         /// Their scale.
         scale: f64,
+        /// Their [mean](lanenorm_kernels::moments::Moments::mean).
+        mean: f64,
+        /// Their sum of squared deviations, which is not negative.
+        m2: f64,
         /// The number of columns.
         cols: usize,
         /// The type of x.

@@ -1,4 +1,5 @@
-use std::sync::OnceLock;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use lanenorm_kernels::{Isa, Tier};
 
@@ -13,14 +14,31 @@ pub fn isa(tier: Tier) -> Result<Isa, Error> {
 }
 
 /// The tier that plans use unless told otherwise: the one that the environment variable `LANENORM_ISA` names
-/// (`scalar`, `neon`, `avx2`, `avx512`), or else the widest that this processor has. The variable is read once per process.
-/// It is a matter of plans alone: [`Isa::best`] and all of [`kernels`](crate::kernels) read no environment.
+/// (`scalar`, `neon`, `avx2`, `avx512`), or else the widest that this processor has. The variable is read once per
+/// process. One that is set and empty names no tier, and is refused. It is a matter of plans alone: [`Isa::best`] and
+/// all of [`kernels`](crate::kernels) read no environment.
 ///
 /// # Errors
 /// [`Error::Isa`] or [`Error::UnknownIsa`] if the variable asks for what is not there.
+#[allow(unsafe_code)]
 pub fn default_isa() -> Result<Isa, Error> {
-    static CHOICE: OnceLock<Result<Isa, Error>> = OnceLock::new();
-    CHOICE.get_or_init(|| choose(std::env::var_os("LANENORM_ISA").as_deref())).clone()
+    static CHOICE: AtomicPtr<Result<Isa, Error>> = AtomicPtr::new(ptr::null_mut());
+    let mut choice = CHOICE.load(Ordering::Acquire);
+    if choice.is_null() {
+        // No lock, which a child process might find locked for ever. Of threads that come at once, each makes a choice,
+        // and the first one counts.
+        let new = Box::into_raw(Box::new(choose(std::env::var_os("LANENORM_ISA").as_deref())));
+        choice = match CHOICE.compare_exchange(choice, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => new,
+            Err(first) => {
+                // SAFETY: nobody else has seen it.
+                drop(unsafe { Box::from_raw(new) });
+                first
+            }
+        };
+    }
+    // SAFETY: the choice that counts is neither freed nor written again.
+    unsafe { &*choice }.clone()
 }
 
 fn choose(asked: Option<&std::ffi::OsStr>) -> Result<Isa, Error> {

@@ -3,7 +3,7 @@
 //!
 //! ```
 //! // Two rows of four features, row-major.
-//! let x = [1.0, 2.0, 3.0, 4.0, 1e6, 1e6 + 1.0, 1e6 + 2.0, 1e6 + 3.0];
+//! let x = [1.0f32, 2.0, 3.0, 4.0, 1e6, 1e6 + 1.0, 1e6 + 2.0, 1e6 + 3.0];
 //! let (gamma, beta) = ([1.0; 4], [0.0; 4]);
 //! let mut y = [0.0; 8];
 //! lanenorm::layer_norm(&x, 4, Some(&gamma), Some(&beta), 1e-5, &mut y)?;
@@ -60,6 +60,7 @@ mod gradients;
 mod io;
 mod isa;
 mod layer_norm;
+mod norm;
 mod parallel;
 mod plan;
 mod rms_norm;
@@ -79,6 +80,7 @@ pub use lanenorm_kernels::layer_norm::StatsMut;
 pub use lanenorm_kernels::moments::Moments;
 pub use lanenorm_kernels::{Isa, Tier};
 pub use layer_norm::{LayerNorm, layer_norm, layer_norm_in_place};
+pub use norm::{Center, Centered, Norm, Uncentered};
 pub use parallel::Parallelism;
 pub use plan::Store;
 pub use rms_norm::{RmsNorm, rms_norm, rms_norm_in_place};
@@ -91,3 +93,7 @@ pub const BUILD: &str = env!("LANENORM_BUILD");
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

@@ -16,6 +16,7 @@
 //! EPYC of the Milan generation, where it takes 0.55 with a job in a pool's queue, and 0.59 and 0.77 if there is a
 //! call every millisecond (`benches/record/experiments.md`).
 
+mod pin;
 mod team;
 
 use std::mem;
@@ -133,9 +134,19 @@ impl<const POOLS: bool> Tasks<POOLS> {
 }
 
 impl Parallelism {
+    /// [`Tasks`](Self::Tasks) of this number, at least one.
+    pub fn tasks(count: usize) -> Self {
+        Self::Tasks(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN))
+    }
+
+    /// [`AtMost`](Self::AtMost) this number of threads, at least one.
+    pub fn at_most(threads: usize) -> Self {
+        Self::AtMost(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN))
+    }
+
     /// The tasks for a job of `elements`.
     #[inline(always)]
-    pub(crate) fn tasks<const POOLS: bool>(self, elements: usize) -> Tasks<POOLS> {
+    pub(crate) fn tasks_for<const POOLS: bool>(self, elements: usize) -> Tasks<POOLS> {
         let most = match self {
             Self::Serial => 1,
             Self::Tasks(n) if n.get() > 1 => {
@@ -568,7 +579,7 @@ mod tests {
     use super::*;
 
     fn tasks(parallelism: Parallelism, elements: usize) -> usize {
-        parallelism.tasks::<true>(elements).count
+        parallelism.tasks_for::<true>(elements).count
     }
 
     fn number(n: usize) -> NonZeroUsize {
@@ -586,10 +597,10 @@ mod tests {
                 }
             }
             assert_eq!([1, 3, 9, usize::MAX].map(|n| at_most(n, usize::MAX)), [1, 3, 4, 4]);
-            let own = Parallelism::OwnThreads.tasks::<true>(usize::MAX);
+            let own = Parallelism::OwnThreads.tasks_for::<true>(usize::MAX);
             assert_eq!(own, Tasks { count: team::threads().min(MOST_TASKS), pool: false }, "as outside of the pool");
-            assert!(Parallelism::Auto.tasks::<true>(usize::MAX).pool);
-            assert!(!Parallelism::Auto.tasks::<false>(usize::MAX).pool);
+            assert!(Parallelism::Auto.tasks_for::<true>(usize::MAX).pool);
+            assert!(!Parallelism::Auto.tasks_for::<false>(usize::MAX).pool);
         });
         assert_eq!(at_most(9, ELEMENTS_FROM_OUTSIDE - 1), 1, "not worth calling anybody");
         assert!(at_most(9, 2 * ELEMENTS_FROM_OUTSIDE - 1) <= 2, "not worth calling all");
@@ -658,7 +669,7 @@ mod tests {
         for tasks in 1..4 {
             for on_pool in [true, false] {
                 let count = [AtomicUsize::new(0), AtomicUsize::new(0)];
-                let share = || share(Slow(40, &count), &mut [], Parallelism::Tasks(number(tasks)).tasks::<true>(0));
+                let share = || share(Slow(40, &count), &mut [], Parallelism::Tasks(number(tasks)).tasks_for::<true>(0));
                 if on_pool {
                     pool.install(share);
                 } else {
@@ -678,7 +689,7 @@ mod tests {
                 for elements in [0, usize::MAX] {
                     let numbers: Vec<_> = (0..len).map(|_| AtomicUsize::new(0)).collect();
                     let share = || {
-                        let tasks = Parallelism::Tasks(number(tasks)).tasks::<true>(0);
+                        let tasks = Parallelism::Tasks(number(tasks)).tasks_for::<true>(0);
                         share(Count { numbers: &numbers, elements }, &mut vec![0; 3 * tasks.count], tasks);
                     };
                     share();

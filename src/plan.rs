@@ -227,7 +227,7 @@ impl Plan {
         if let Some(bias) = bias {
             job = job.and_then(|job| job.with_bias(bias));
         }
-        let tasks = self.parallelism.tasks(elements);
+        let tasks = self.parallelism.tasks_for(elements);
         if tasks.count > 1 {
             let Some(job) = job else { unreachable!("the plans have checked all lengths") };
             parallel::run(self.isa, job, tasks);
@@ -252,7 +252,7 @@ impl Plan {
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, cols)?;
         shape::length("moments", Some(&*out), rows)?;
         let row = |r| RowMoments { x: if cols == 0 { &[] } else { &x.data[r * stride..][..cols] }, centered, scale };
-        parallel::moments(self.isa, out, &row, self.parallelism.tasks(rows * cols));
+        parallel::moments(self.isa, out, &row, self.parallelism.tasks_for(rows * cols));
         Ok(())
     }
 
@@ -268,19 +268,19 @@ impl Plan {
     {
         let cols = self.cols;
         shape::length("moments", Some(moments), io.rows())?;
-        for (row, moments) in moments.iter().enumerate() {
-            if !moments.are_of::<T>(cols) {
-                let &Moments { count, scale, .. } = moments;
-                return Err(Error::Moments { row, count, scale, cols, dtype: T::DTYPE.name() });
-            }
-        }
         let elements = io.rows() * cols;
         if elements == 0 {
             return Ok(());
         }
+        for (row, moments) in moments.iter().enumerate() {
+            if !moments.are_of::<T>(cols) {
+                let (&Moments { count, m2, scale, .. }, mean) = (moments, moments.mean());
+                return Err(Error::Moments { row, count, scale, mean, m2, cols, dtype: T::DTYPE.name() });
+            }
+        }
         let streaming = self.streams(&io);
         let Some(job) = job(io, streaming) else { unreachable!("the plans have checked all lengths") };
-        parallel::run_with(self.isa, job, moments, self.parallelism.tasks(elements));
+        parallel::run_with(self.isa, job, moments, self.parallelism.tasks_for(elements));
         Ok(())
     }
 

@@ -26,3 +26,19 @@ fn the_committed_header_is_the_generated_one() {
         "include/lanenorm.h is not that of src/capi: run LANENORM_WRITE_HEADER=1 cargo test --test header"
     );
 }
+
+#[test]
+fn the_header_has_the_version_of_the_library() {
+    let header = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("include/lanenorm.h"));
+    let header = header.expect("include/lanenorm.h");
+    let macros = [
+        ("", concat!('"', env!("CARGO_PKG_VERSION"), '"')),
+        ("_MAJOR", env!("CARGO_PKG_VERSION_MAJOR")),
+        ("_MINOR", env!("CARGO_PKG_VERSION_MINOR")),
+        ("_PATCH", env!("CARGO_PKG_VERSION_PATCH")),
+    ];
+    for (name, value) in macros {
+        let line = format!("\n#define LANENORM_VERSION{name} {value}\n");
+        assert!(header.contains(&line), "include/lanenorm.h lacks {line:?}");
+    }
+}

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use lanenorm::Isa;
 use lanenorm::{LayerNorm, Parallelism};
 use this_program::this_program;
 
@@ -280,6 +282,8 @@ fn destructors_of_threads_may_call() {
 #[cfg(unix)]
 #[allow(unsafe_code)]
 mod unix {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
     use std::ffi::c_void;
     use std::sync::OnceLock;
 
@@ -347,6 +351,117 @@ mod unix {
                 }
                 done.store(true, Ordering::Release);
             });
+        }
+    }
+
+    /// Stops the thread that asks for it at its next allocation, until a child process is there.
+    struct Stopping;
+
+    thread_local! {
+        static STOPS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    static STOPPED: AtomicBool = AtomicBool::new(false);
+    static FORKED: AtomicBool = AtomicBool::new(false);
+
+    // SAFETY: the system's allocator does it all.
+    unsafe impl GlobalAlloc for Stopping {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            if STOPS.take() {
+                STOPPED.store(true, Ordering::Release);
+                while !FORKED.load(Ordering::Acquire) {
+                    thread::yield_now();
+                }
+            }
+            // SAFETY: the caller's duty.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+            // SAFETY: the caller's duty.
+            unsafe { System.dealloc(p, layout) };
+        }
+    }
+
+    #[global_allocator]
+    static ALLOCATOR: Stopping = Stopping;
+
+    /// The first plan reads the environment. A child process may begin while another thread does.
+    #[test]
+    fn child_processes_may_make_plans_while_the_first_is_made() {
+        if is_child("unix::child_processes_may_make_plans_while_the_first_is_made", &[("LANENORM_ISA", "scalar")]) {
+            let is_scalar = || LayerNorm::new(8, 1e-5).is_ok_and(|plan| plan.isa() == Isa::SCALAR);
+            let first = thread::spawn(move || {
+                STOPS.set(true);
+                is_scalar()
+            });
+            while !STOPPED.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+            // SAFETY: the child makes a plan, and ends; after a minute in any case.
+            let child = unsafe { libc::fork() };
+            assert!(child >= 0);
+            if child == 0 {
+                // SAFETY: always.
+                unsafe {
+                    libc::alarm(60);
+                    libc::_exit(if is_scalar() { 0 } else { 1 });
+                }
+            }
+            FORKED.store(true, Ordering::Release);
+            let mut status = 0;
+            // SAFETY: the child is one of this process.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert_eq!(status, 0, "of the child: 14 is the signal of one that hangs");
+            assert!(first.join().expect("no panic"), "the plan of the parent");
+        }
+    }
+
+    /// Whether the system refuses to start threads from here on: no user may have more than one. Root may have any
+    /// number, so a process of root becomes one of nobody.
+    #[cfg(target_os = "linux")]
+    fn no_more_threads() -> bool {
+        const NOBODY: libc::uid_t = 65534;
+        // SAFETY: a number goes in.
+        let may_be_refused = unsafe { libc::getuid() != 0 || libc::setuid(NOBODY) == 0 };
+        may_be_refused && limit_threads(|_| 1) && thread::Builder::new().spawn(|| ()).is_err()
+    }
+
+    /// Sets how many threads the user may have, given the most that can be set. Returns whether that was possible.
+    #[cfg(target_os = "linux")]
+    fn limit_threads(most: impl Fn(libc::rlim_t) -> libc::rlim_t) -> bool {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limits are written to a place for them.
+        let is_known = unsafe { libc::getrlimit(libc::RLIMIT_NPROC, &mut limit) } == 0;
+        limit.rlim_cur = most(limit.rlim_max);
+        // SAFETY: they are read from there.
+        is_known && unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &limit) } == 0
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn help_comes_when_threads_can_be_started_again() {
+        if is_child("unix::help_comes_when_threads_can_be_started_again", &[]) {
+            let input = Input::large();
+            if !no_more_threads() {
+                eprintln!("skipped: this system does not refuse to start a thread");
+                return;
+            }
+            for _ in 0..20 {
+                input.check(Parallelism::Auto);
+            }
+            assert!(matches!(helpers(), None | Some(0)), "nobody helps where no thread can be started");
+            assert!(limit_threads(|most| most), "the limit that was there before");
+            // No pause between two attempts is longer.
+            let calls = (1..=1024).find(|_| {
+                input.check(Parallelism::Auto);
+                helpers() != Some(0)
+            });
+            assert!(calls.is_some(), "help comes again");
+            for _ in 0..20 {
+                input.check(Parallelism::Auto);
+            }
+            assert!(matches!(helpers(), None | Some(1..=3)), "{:?} helpers", helpers());
         }
     }
 

@@ -1,11 +1,19 @@
-//! The programs of the README are short, and are those that are compiled elsewhere: the ones in Rust as documentation tests of
-//! this crate, the ones in C by `examples/c/run.sh`, the one for candle as a documentation test of its crate.
+//! The programs of the README and of `docs/embedding.md` are short, and are those that are compiled elsewhere: the ones
+//! in Rust as documentation tests of this crate, the ones in C by `examples/c/run.sh`, the one for candle as a
+//! documentation test of its crate. Links between pages lead to files and headings.
 
 use std::fs;
 use std::path::Path;
 
+const README: &str = "README.md";
+const EMBEDDING: &str = "docs/embedding.md";
+
 fn read(path: &str) -> Option<String> {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
+}
+
+fn page(path: &str) -> String {
+    read(path).unwrap_or_else(|| panic!("there is no {path}"))
 }
 
 #[track_caller]
@@ -15,24 +23,24 @@ fn assert_is_short(program: &str, what: &str) {
 
 #[track_caller]
 fn assert_shows(program: &str, path: &str) {
-    let readme = read("README.md").expect("README.md");
-    assert!(readme.contains(program.trim_end()), "README.md does not show {path} as it is:\n{program}");
+    assert!(page(EMBEDDING).contains(program.trim_end()), "{EMBEDDING} does not show {path} as it is:\n{program}");
     assert_is_short(program, path);
 }
 
 #[test]
 fn programs_in_rust_are_short() {
-    let readme = read("README.md").expect("README.md");
-    let mut programs = 0;
-    for block in readme.split("```rust\n").skip(1) {
-        let (program, _) = block.split_once("```").expect("its end");
-        // Pages leave these lines out.
-        let shown: String =
-            program.lines().filter(|line| !line.starts_with("# ")).map(|line| format!("{line}\n")).collect();
-        assert_is_short(&shown, program);
-        programs += 1;
+    for path in [README, EMBEDDING] {
+        let page = page(path);
+        let mut programs = 0;
+        for block in page.split("```rust\n").skip(1) {
+            let (program, _) = block.split_once("```").expect("its end");
+            assert_is_short(program, program);
+            // On GitHub such lines are seen.
+            assert!(!program.lines().any(|line| line.starts_with("# ")), "{path} hides lines:\n{program}");
+            programs += 1;
+        }
+        assert!(programs >= 2, "{path} shows {programs} programs in Rust");
     }
-    assert!(programs >= 2, "README.md shows {programs} programs in Rust");
 }
 
 #[test]
@@ -40,6 +48,7 @@ fn programs_in_c_are_those_of_the_examples() {
     for path in ["examples/c/forward.c", "examples/c/openmp.c"] {
         assert_shows(&read(path).expect(path), path);
     }
+    assert!(page(README).contains("(examples/c/forward.c)"), "{README} does not link to the first program in C");
 }
 
 #[test]
@@ -50,4 +59,57 @@ fn the_program_for_candle_is_that_of_its_crate() {
     let (_, program) = theirs.split_once("```rust\n").expect("a program");
     let (program, _) = program.split_once("```").expect("its end");
     assert_shows(program, path);
+}
+
+/// The targets of links and pictures.
+fn targets(page: &str) -> Vec<&str> {
+    let mut targets = Vec::new();
+    for (open, close) in [("](", ')'), ("srcset=\"", '"'), ("src=\"", '"'), ("]: ", '\n')] {
+        targets.extend(page.split(open).skip(1).filter_map(|rest| Some(rest.split_once(close)?.0)));
+    }
+    targets
+}
+
+/// The names by which GitHub links to the headings of a page.
+fn anchors(page: &str) -> Vec<String> {
+    let name = |heading: &str| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    page.lines().filter(|line| line.starts_with('#')).map(|line| name(line.trim_start_matches('#').trim())).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let pages = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).expect("docs");
+    let mut paths: Vec<String> =
+        pages.map(|page| format!("docs/{}", page.expect("a page").file_name().display())).collect();
+    paths.sort();
+    paths.extend(
+        [README, "CONTRIBUTING.md", "benches/record/README.md", "integrations/candle/README.md"].map(str::to_owned),
+    );
+    let mut links = 0;
+    for path in paths {
+        let from = page(&path);
+        for target in targets(&from).into_iter().filter(|target| !target.starts_with("https://")) {
+            let (file, anchor) = target.split_once('#').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
+            let to = Path::new(env!("CARGO_MANIFEST_DIR")).join(&path).parent().expect("a folder").join(file);
+            assert!(file.is_empty() || to.exists(), "{path} links to {target}, which is not there");
+            if let Some(anchor) = anchor {
+                let to = if file.is_empty() { from.clone() } else { fs::read_to_string(to).expect(target) };
+                assert!(
+                    anchors(&to).iter().any(|name| name == anchor),
+                    "{path} links to {target}, which has no such heading"
+                );
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 100, "there are only {links} links");
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = page(README).lines().count();
+    assert!(lines <= 180, "{README} has {lines} lines, and may have 180: docs/ is for the rest");
 }

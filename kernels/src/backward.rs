@@ -210,8 +210,7 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
     }
 
     /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`, to be
-    /// merged by [`merge`] when those of all parts are there. All parts and the merge take one tier: in `partials`,
-    /// sums lie in the order of its registers.
+    /// merged by [`merge`] when those of all parts are there. Each part and the merge may take another tier.
     ///
     /// # Panics
     /// If `partials` does not have [`Parts::partial_len`] elements for each part (it is not used, and may be empty, if
@@ -267,9 +266,15 @@ impl<T: Element> Job<'_, T> {
         params.gamma(i)
     }
 
-    /// The statistics of row `r`, if forward has kept them. Not inlined: that would be 2 KB of code.
-    #[inline(never)]
+    /// The statistics of row `r`, if forward has kept them.
+    #[inline(always)]
     fn norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
+        if self.stats.rstd.is_none() { None } else { self.kept_norm(r) }
+    }
+
+    /// Not inlined: that would be 2 KB of code.
+    #[inline(never)]
+    fn kept_norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
         let norm = self.stats.row(self.rows.index(r))?;
         let zero = T::Float::default();
         Some(if self.centered { norm } else { RowNorm { mean: zero, mean_lo: zero, ..norm } })
@@ -468,24 +473,37 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     taken: &mut Option<Moments>,
 ) -> Row<T::Float> {
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
-    let norm = match job.norm(r) {
-        Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => Some((norm, false)),
-        Some(_) => slow::norm_of_untrusted(job, r, taken),
+    let is_trusted = |norm: &RowNorm<T::Float>| trusted_rstd.contains(&norm.rstd.into());
+    let of_row;
+    let mut fast = None;
+    // Matched where they are: see `Forward::run_on`.
+    let (norm, is_constant) = match job.norm(r) {
+        Some(norm) if is_trusted(&norm) => (norm, false),
+        Some(_) => match slow::norm_of_untrusted(job, r, taken) {
+            Some(norm) => norm,
+            None => return Row::NAN,
+        },
         None => {
             // SAFETY: r < rows, and rows have cols > 0 elements.
-            let (moments, _) = unsafe {
+            of_row = unsafe {
                 let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
                 outline(simd, WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
             };
-            *taken = Some(moments);
-            match RowNorm::<T::Float>::trusted(simd, &moments, job.eps) {
-                Some(norm) if trusted_rstd.contains(&norm.rstd.into()) => Some((norm, false)),
+            let (moments, _) = &of_row;
+            fast = Some(moments);
+            match RowNorm::<T::Float>::trusted(simd, moments, job.eps) {
+                Some(norm) if is_trusted(&norm) => (norm, false),
                 // What forward keeps of a row on its slow path may be in range.
-                _ => slow::norm_of_untrusted(job, r, taken),
+                _ => {
+                    *taken = fast.take().copied();
+                    match slow::norm_of_untrusted(job, r, taken) {
+                        Some(norm) => norm,
+                        None => return Row::NAN,
+                    }
+                }
             }
         }
     };
-    let Some((norm, is_constant)) = norm else { return Row::NAN };
     let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
     if !job.rows.has_dx() {
         return Row::new(&norm, 0.0, 0.0, Trust::All);
@@ -497,7 +515,13 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
     let is_moderate = trusted_sums.contains(&size) && products.contains(&(size * rstd))
         // g times an rstd of 0 is 0 if it is finite.
         || is_constant && size.is_finite();
-    let trust = if is_moderate || size == 0.0 && slow::is_zero(job, r) { Trust::All } else { Trust::Statistics };
+    let mut trust = Trust::All;
+    if !(is_moderate || size == 0.0 && slow::is_zero(job, r)) {
+        trust = Trust::Statistics;
+        if let Some(&moments) = fast {
+            *taken = Some(moments);
+        }
+    }
     let inv_cols = 1.0 / job.rows.cols() as f64;
     Row::new(&norm, s1 * inv_cols, s2 * inv_cols, trust)
 }

@@ -161,17 +161,39 @@ fn tiers() -> impl Iterator<Item = Isa> {
     Isa::available().filter(|&isa| isa != Isa::SCALAR)
 }
 
+/// Shapes of rows, how they lie, and which vectors they meet: groups of gamma and beta, and the offset.
+type Cases<'a> = &'a [((usize, usize), &'a [Form], &'a [(usize, f64)])];
+
+/// Eleven rows are a block and three that are fused; then whole steps, rows too long for blocks, and two chunks.
+const CASES: Cases<'_> = &[
+    ((11, 5), &FORMS, &[(1, 0.0), (1, 1.0), (11, 0.0)]),
+    ((8, 64), &[Form::Apart, Form::Streamed], &[(1, 0.0)]),
+    ((3, 200), &FORMS, &[(1, 1.0)]),
+    ((2, CHUNK + 9), &[Form::Apart], &[(1, 1.0)]),
+];
+
+/// Miri takes seconds for each. These enter all functions and reach all code that [`CASES`] do, as the compiler counts
+/// it (`-Cinstrument-coverage`) for f32, f64 and bf16.
+const CASES_OF_MIRI: Cases<'_> = &[
+    ((11, 5), &[Form::Streamed, Form::SumOver], &[(11, 0.0)]),
+    ((8, 64), &[Form::Apart], &[(1, 0.0)]),
+    ((2, 200), &[Form::Streamed, Form::InPlace, Form::Sum], &[(1, 1.0)]),
+    ((3, 200), &[Form::Streamed], &[(1, 1.0)]),
+    ((2, CHUNK + 9), &[Form::Apart], &[(1, 1.0)]),
+];
+
+/// Shapes of gradients, and whether dx is streamed. The last have two leaves, and two parts.
+const GRADIENTS: &[((usize, usize), &[bool])] =
+    &[((1, 70), &[false, true]), ((19, 9), &[false, true]), ((67, 3), &[false, true])];
+
+/// The same in few, as [`CASES_OF_MIRI`].
+const GRADIENTS_OF_MIRI: &[((usize, usize), &[bool])] = &[((1, 70), &[true]), ((7, 9), &[false]), ((67, 3), &[false])];
+
 /// What the tiers give for all shapes.
 fn every_loop<T: Element>() {
+    let (cases, gradients) = if cfg!(miri) { (CASES_OF_MIRI, GRADIENTS_OF_MIRI) } else { (CASES, GRADIENTS) };
     for isa in tiers() {
-        // Eleven rows are a block and three that are fused; then whole steps, rows too long for blocks, and two chunks.
-        let with_offset = (1, 1.0);
-        for (shape, forms, vectors) in [
-            ((11, 5), &FORMS[..], &[(1, 0.0), with_offset, (11, 0.0)][..]),
-            ((8, 64), &FORMS[..2], &[(1, 0.0)]),
-            ((3, 200), &FORMS, &[with_offset]),
-            ((2, CHUNK + 9), &FORMS[..1], &[with_offset]),
-        ] {
+        for &(shape, forms, vectors) in cases {
             for (&form, &vectors) in forms.iter().flat_map(|form| vectors.iter().map(move |vectors| (form, vectors))) {
                 let all = |isa| {
                     (forward::<T, true>(isa, form, shape, vectors), forward::<T, false>(isa, form, shape, vectors))
@@ -181,9 +203,8 @@ fn every_loop<T: Element>() {
         }
         let all = |isa| (by_columns::<T, true>(isa, 270), by_columns::<T, false>(isa, 70));
         assert_eq!(all(isa), all(Isa::SCALAR), "{isa}: by columns");
-        // Two leaves, and two parts.
-        for shape in [(1, 70), (19, 9), (67, 3)] {
-            for streaming in [false, true] {
+        for &(shape, streaming) in gradients {
+            for &streaming in streaming {
                 let all =
                     |isa| (backward::<T, true>(isa, shape, streaming), backward::<T, false>(isa, shape, streaming));
                 assert_eq!(all(isa), all(Isa::SCALAR), "{isa}: gradients, {shape:?}, streaming: {streaming}");

@@ -271,15 +271,16 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     /// [`Moments::rescale`]).
     ///
     /// Returns whether the job was done. It is not, and nothing is written, if there are more or fewer moments than
-    /// rows, if the rows are sums, or if moments count fewer elements than a row has or have a scale that is not one of
-    /// the type: see [`Moments::are_of`].
+    /// rows, if the rows are sums, or if there are columns, and moments that cannot be those of a row of them: see
+    /// [`Moments::are_of`].
     #[must_use]
     pub fn run_with(self, isa: Isa, moments: &[Moments]) -> bool
     where
         T: Compiled<CENTERED>,
     {
         let (rows, cols) = (self.0.rows.rows(), self.0.rows.cols());
-        if moments.len() != rows || self.0.rows.is_sum() || !moments.iter().all(|m| m.are_of::<T>(cols)) {
+        let are_of = || cols == 0 || moments.iter().all(|m| m.are_of::<T>(cols));
+        if moments.len() != rows || self.0.rows.is_sum() || !are_of() {
             return false;
         }
         if cols > 0 {

@@ -85,6 +85,25 @@ impl Moments {
     /// The moments of elements of which one is not finite, but for their number.
     pub(crate) const NAN: Self = Self { count: 0.0, origin: f64::NAN, offset: f64::NAN, m2: f64::NAN, scale: 1.0 };
 
+    /// The mean of the elements, rounded to f64; 0 if there are none.
+    pub fn mean(&self) -> f64 {
+        #[inline(never)]
+        fn mean(&Moments { origin, offset, scale, .. }: &Moments) -> f64 {
+            (origin + offset) / scale
+        }
+        in_default_environment(|| mean(self))
+    }
+
+    /// The variance, M2 divided by the number of elements; without a mean, the mean of the squares. NaN if there are no
+    /// elements.
+    pub fn var(&self) -> f64 {
+        #[inline(never)]
+        fn var(&Moments { count, m2, scale, .. }: &Moments) -> f64 {
+            m2 / count / scale / scale
+        }
+        in_default_environment(|| var(self))
+    }
+
     /// The moments of the elements of both. The order matters in the last bits.
     ///
     /// Those of no elements change nothing. Where the two differ in scale they have no sum, and all but the count is
@@ -121,15 +140,18 @@ impl Moments {
     }
 
     /// Whether these can be the moments of a row of `T` of which `cols` elements are to be normalized: they count as
-    /// many elements or more, and their scale is 1 or one that [`rescale`](Self::rescale) gives for the type.
-    #[inline(never)]
+    /// many elements or more, their scale is 1 or one that [`rescale`](Self::rescale) gives for the type, `m2` is not
+    /// negative, and where it is finite, so is the mean.
     pub fn are_of<T: Element>(&self, cols: usize) -> bool {
-        self.fit(cols, &T::Float::RESCALE)
+        in_default_environment(|| self.fit(cols, &T::Float::RESCALE))
     }
 
     #[inline(never)]
     fn fit(&self, cols: usize, scales: &[f64; 3]) -> bool {
-        self.count >= cols as f64 && (self.scale == 1.0 || scales.contains(&self.scale))
+        let Self { count, origin, offset, m2, scale } = *self;
+        let mean = origin + offset;
+        let is_possible = (m2 >= 0.0 || m2.is_nan()) && (mean.is_finite() || !m2.is_finite());
+        count >= cols as f64 && (scale == 1.0 || scales.contains(&scale)) && is_possible
     }
 
     /// What the variance (or, not centered, the mean of squares) and eps add up to, which the root is taken of.
@@ -185,7 +207,12 @@ impl core::error::Error for BadEps {}
 
 /// Whether [`Moments::rescale`] gives this scale for rows of `T`.
 pub fn is_slow_scale<T: Element>(scale: f64) -> bool {
-    T::Float::RESCALE.contains(&scale)
+    /// Not inlined: see [`in_default_environment`].
+    #[inline(never)]
+    fn is_one_of(scales: &[f64; 3], scale: f64) -> bool {
+        scales.contains(&scale)
+    }
+    in_default_environment(|| is_one_of(&T::Float::RESCALE, scale))
 }
 
 /// The scale at which the slow path takes the moments of a row whose v is not trusted.

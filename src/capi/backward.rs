@@ -67,6 +67,7 @@ pub struct lanenorm_backward_sizes {
 }
 
 /// Takes the gradients of all rows, on as many threads as asked for. Memory is allocated for the time of the call.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward(
     plan: *const lanenorm_plan,
@@ -84,6 +85,7 @@ pub unsafe extern "C" fn lanenorm_plan_backward(
 }
 
 /// Writes to sizes how many blocks `rows` rows have, and the memory that they take.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward_sizes(
     plan: *const lanenorm_plan,
@@ -106,8 +108,8 @@ pub unsafe extern "C" fn lanenorm_plan_backward_sizes(
 /// Takes the gradients of `block_count` blocks from `first_block` on, on the calling thread, without allocating: writes
 /// dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order. The
 /// buffers and partials are those of all rows; dgamma and dbeta are not touched yet. partials may be NULL if neither is
-/// wanted. All blocks of one call, and their merge, take plans of one instruction set: partials of bf16 lie in an order
-/// of its own.
+/// wanted.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward_blocks(
     plan: *const lanenorm_plan,
@@ -128,6 +130,7 @@ pub unsafe extern "C" fn lanenorm_plan_backward_blocks(
 }
 
 /// Merges the partials of all blocks into dgamma and dbeta, as far as they are wanted, on the calling thread.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward_finish(
     plan: *const lanenorm_plan,

@@ -84,6 +84,7 @@ pub(super) enum Part {
 }
 
 /// Normalizes all rows, on as many threads as asked for.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_forward(
     plan: *const lanenorm_plan,
@@ -103,6 +104,7 @@ pub unsafe extern "C" fn lanenorm_plan_forward(
 /// Normalizes `row_count` rows from `first_row` on, on the calling thread, without allocating. An engine's threads call
 /// this at once, each for rows of its own, in any order; each row gets the bits that it gets from one call for all. The
 /// buffers are those of all rows.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_forward_rows(
     plan: *const lanenorm_plan,
@@ -173,7 +175,7 @@ pub(super) unsafe fn forward(
 ) -> Result<(), lanenorm_status> {
     let rows = buffers.rows;
     let (first, count, tasks) = match part {
-        Part::All { threads } => (0, rows, parallelism(threads).tasks(rows.saturating_mul(plan.cols))),
+        Part::All { threads } => (0, rows, parallelism(threads).tasks_for(rows.saturating_mul(plan.cols))),
         Part::Rows { first, count } => {
             if first > rows || count > rows - first {
                 let message = format_args!("{count} rows from row {first} on, of {rows} rows");

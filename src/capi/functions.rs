@@ -17,6 +17,7 @@ use lanenorm_kernels::lanes::Float;
 /// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
 /// gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd
 /// may be NULL. y may be x.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_f32(
     x: *const f32,
@@ -45,6 +46,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f32(
 }
 
 /// `lanenorm_layer_norm_f32` in double.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_f64(
     x: *const f64,
@@ -73,6 +75,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f64(
 }
 
 /// `lanenorm_layer_norm_f32` for x, gamma, beta and y in f16 (IEEE 754 binary16), computed in float and rounded once.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_f16(
     x: *const u16,
@@ -101,6 +104,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f16(
 }
 
 /// `lanenorm_layer_norm_f32` for x, gamma, beta and y in bf16, computed in float and rounded once.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_bf16(
     x: *const u16,
@@ -130,6 +134,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_bf16(
 
 /// RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements.
 /// gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect. y may be x.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_f32(
     x: *const f32,
@@ -149,6 +154,7 @@ pub unsafe extern "C" fn lanenorm_rms_norm_f32(
 }
 
 /// `lanenorm_rms_norm_f32` for x, gamma and y in f16 (IEEE 754 binary16), computed in float and rounded once.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_f16(
     x: *const u16,
@@ -168,6 +174,7 @@ pub unsafe extern "C" fn lanenorm_rms_norm_f16(
 }
 
 /// `lanenorm_rms_norm_f32` for x, gamma and y in bf16, computed in float and rounded once.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_bf16(
     x: *const u16,
@@ -189,6 +196,7 @@ pub unsafe extern "C" fn lanenorm_rms_norm_bf16(
 /// x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer.
 /// The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or x, and y may
 /// be x or residual; but sum is not y.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_layer_norm_f32(
     x: *const f32,
@@ -217,6 +225,7 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_f32(
 }
 
 /// `lanenorm_add_layer_norm_f32` in f16: the sum is rounded before it is normalized.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_layer_norm_f16(
     x: *const u16,
@@ -245,6 +254,7 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_f16(
 }
 
 /// `lanenorm_add_layer_norm_f32` in bf16: the sum is rounded before it is normalized.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_layer_norm_bf16(
     x: *const u16,
@@ -274,6 +284,7 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_bf16(
 
 /// x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum
 /// may be NULL.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_rms_norm_f32(
     x: *const f32,
@@ -301,6 +312,7 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_f32(
 }
 
 /// `lanenorm_add_rms_norm_f32` in f16: the sum is rounded before it is normalized.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_rms_norm_f16(
     x: *const u16,
@@ -328,6 +340,7 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_f16(
 }
 
 /// `lanenorm_add_rms_norm_f32` in bf16: the sum is rounded before it is normalized.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_rms_norm_bf16(
     x: *const u16,
@@ -361,6 +374,7 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_bf16(
 ///
 /// dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the time
 /// of the call.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_backward_f32(
     dy: *const f32,
@@ -394,6 +408,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_f32(
 
 /// `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma and dbeta are summed up, and written, in
 /// float.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_backward_bf16(
     dy: *const u16,
@@ -427,6 +442,7 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_bf16(
 
 /// The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma
 /// and rstd may be NULL.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_backward_f32(
     dy: *const f32,

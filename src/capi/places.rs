@@ -187,6 +187,9 @@ pub(super) unsafe fn fill_with_zeros(data: *mut c_void, first: usize, bytes: usi
 pub(super) struct Place {
     what: &'static str,
     span: Span,
+    runs: usize,
+    /// The rows of a run.
+    inner_rows: usize,
     row_len: usize,
     run_len: usize,
     stride: usize,
@@ -265,6 +268,8 @@ impl Place {
         Self {
             what,
             span,
+            runs: shape.rows / shape.inner_rows,
+            inner_rows: shape.inner_rows,
             row_len: bytes(shape.cols),
             run_len: bytes((shape.inner_rows - 1) * stride + shape.cols),
             stride: bytes(stride),
@@ -275,7 +280,17 @@ impl Place {
 
     fn vector(what: &'static str, span: Span) -> Self {
         let len = span.end - span.start;
-        Self { what, span, row_len: len, run_len: len, stride: 0, outer_stride: 0, replaceable: false }
+        Self {
+            what,
+            span,
+            runs: 1,
+            inner_rows: 1,
+            row_len: len,
+            run_len: len,
+            stride: 0,
+            outer_stride: 0,
+            replaceable: false,
+        }
     }
 
     /// Whether the elements of both are the same ones.
@@ -284,9 +299,15 @@ impl Place {
         at(self) == at(other)
     }
 
-    /// Whether no element belongs to both, though some of one lie between those of the other: columns of the same rows, say. If
-    /// both repeat with some period, and the rows (or runs) have different phases, this is so.
+    /// Whether no element belongs to both, though some of one lie between those of the other: columns of the same rows,
+    /// say. This is exact where both have the same strides and runs follow one another. Else it is so if both repeat
+    /// with some period, and the rows (or runs) have different phases.
     fn is_interleaved_with(&self, other: &Self) -> bool {
+        let strides = |place: &Self| (place.stride, place.outer_stride);
+        let run_len = self.run_len.max(other.run_len);
+        if strides(self) == strides(other) && (self.outer_stride == 0 || self.outer_stride >= run_len) {
+            return !self.meets_with_same_strides(other);
+        }
         let outer = gcd(self.outer_stride, other.outer_stride);
         let all = gcd(outer, gcd(self.stride, other.stride));
         let apart = |period: usize, len: usize, other_len: usize| {
@@ -301,6 +322,35 @@ impl Place {
         };
         apart(outer, self.run_len, other.run_len) || apart(all, self.row_len, other.row_len)
     }
+
+    /// Whether some row of one meets some row of the other, whose strides are the same. No run of either reaches into
+    /// the next.
+    fn meets_with_same_strides(&self, other: &Self) -> bool {
+        // Spans meet, so that this fits.
+        let ahead = other.span.start.wrapping_sub(self.span.start) as isize;
+        let within = |n: isize, of: usize| n.unsigned_abs() < of;
+        meeting(ahead, self.outer_stride, self.run_len, other.run_len).filter(|&n| within(n, self.runs)).any(|n| {
+            let ahead = moved(ahead, n, self.outer_stride as isize);
+            meeting(ahead, self.stride, self.row_len, other.row_len).any(|n| within(n, self.inner_rows))
+        })
+    }
+}
+
+/// How often a period must be added to `ahead`, where something of `other_len` bytes starts, for it to meet the `len` bytes
+/// from 0 on. The period is 0, or not less than either length.
+fn meeting(ahead: isize, period: usize, len: usize, other_len: usize) -> impl Iterator<Item = isize> {
+    let period = period as isize;
+    let last = if period == 0 { 0 } else { -ahead.div_euclid(period) };
+    let first = if period == 0 { 0 } else { last - 1 };
+    (first..=last).filter(move |&times| {
+        let at = moved(ahead, times, period);
+        -(other_len as isize) < at && at < len as isize
+    })
+}
+
+/// The sum fits, and the product need not.
+fn moved(ahead: isize, times: isize, period: isize) -> isize {
+    ahead.wrapping_add(times.wrapping_mul(period))
 }
 
 /// The places of a call's buffers: first those that are read, then those that are written.
@@ -379,5 +429,48 @@ impl Places {
         }
         self.push(Place { replaceable: false, ..place });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use super::*;
+
+    /// Where elements lie, of rows of so many columns.
+    fn elements(rows: &Strided, shape: &Shape) -> Vec<usize> {
+        let first = |r| (r / shape.inner_rows) * rows.outer_stride + (r % shape.inner_rows) * rows.stride;
+        (0..shape.rows).flat_map(|r| (0..shape.cols).map(move |i| rows.data.addr() + first(r) + i)).collect()
+    }
+
+    #[test]
+    fn rows_with_the_same_strides_may_lie_between_one_another_wherever_they_share_nothing() {
+        let mut counts = [0, 0];
+        let shapes = [(1, 0), (2, 0), (6, 0), (6, 3), (6, 2), (8, 4), (4, 1)];
+        for (rows, inner_rows) in shapes {
+            for (cols, other_cols) in [(1, 1), (2, 2), (2, 3), (3, 1)] {
+                let shape = Shape::new(rows, inner_rows, cols).expect("a valid shape");
+                let other_shape = Shape { cols: other_cols, ..shape };
+                for (stride, outer_stride) in (3..9).flat_map(|a| (8..40).map(move |b| (a, b))) {
+                    let of = |at, shape: &Shape| {
+                        Rows::new("x", ptr::without_provenance(at), (stride, outer_stride), shape, 1)
+                            .map(|rows| (Place::rows("x", &rows, shape, 1, false), elements(&rows.rows, shape)))
+                    };
+                    let Ok((a, of_a)) = of(1000, &shape) else { continue };
+                    for at in 980..1020 {
+                        let Ok((b, of_b)) = of(at, &other_shape) else { continue };
+                        let meet = of_a.iter().any(|x| of_b.contains(x));
+                        let may_meet = a.span.meets(b.span) && !a.is_interleaved_with(&b);
+                        let context = (rows, inner_rows, cols, other_cols, stride, outer_stride, at);
+                        assert!(may_meet || !meet, "{context:?}");
+                        let is_exact = shape.inner_rows == rows || outer_stride >= a.run_len.max(b.run_len);
+                        assert!(!may_meet || meet || !is_exact, "{context:?}");
+                        counts[usize::from(meet)] += 1;
+                    }
+                }
+            }
+        }
+        assert!(counts.iter().all(|&n| n > 10_000), "{counts:?}");
     }
 }

@@ -273,6 +273,7 @@ fn dtype(number: i32, default: Dtype) -> Option<Dtype> {
 }
 
 /// Makes a plan of a descriptor, which is not needed any more then. After an error the plan is as it was.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_init(plan: *mut lanenorm_plan, desc: *const lanenorm_desc) -> lanenorm_status {
     guard(|| {
@@ -376,7 +377,7 @@ pub(super) unsafe fn sized<'a, T: HasSize>(
     }
 }
 
-/// Copies `given` bytes, if they are `least` or more, and zeros up to `size` bytes.
+/// Copies `given` bytes, if they are `least` or more and whole words, and zeros up to `size` bytes.
 ///
 /// # Safety
 /// - `from` is valid for reads of `given` bytes, and `to` for writes of `size`.
@@ -389,8 +390,11 @@ unsafe fn copy_smaller(
     to: *mut u8,
     (least, size): (usize, usize),
 ) -> Result<(), lanenorm_status> {
-    if !(least..=size).contains(&given) {
-        let message = format_args!("struct_size of {what} is {given}, expected {least} to {size}");
+    // A structure ends where a field does; half a pointer is none.
+    const WORD: usize = size_of::<usize>();
+    if !(least..=size).contains(&given) || !given.is_multiple_of(WORD) {
+        let message =
+            format_args!("struct_size of {what} is {given}, expected {least} to {size}, a multiple of {WORD}");
         return Err(refuse(lanenorm_status::Size, message));
     }
     // SAFETY: the caller's duty, and `given <= size`.

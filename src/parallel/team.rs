@@ -17,6 +17,8 @@ use std::thread;
 use std::time::Duration;
 use std::{env, hint, mem, process, ptr};
 
+use super::pin::stay_in_memory;
+
 /// How often a caller looks whether its helpers have left before it goes to sleep: for some twenty microseconds, which
 /// is what going to sleep and waking take.
 const LOOKS_OF_CALLER: usize = 1500;
@@ -206,6 +208,9 @@ impl Team {
         drop(state);
         for _ in 0..wakes {
             self.wake.notify_one();
+        }
+        if starts > 0 {
+            stay_in_memory();
         }
         for number in first..first + starts {
             let builder = thread::Builder::new().name(format!("lanenorm-{number}")).stack_size(STACK);

@@ -1,7 +1,7 @@
 //! Bad calls: each kind has its status, its message names what is wrong, and everything stays as it was.
 
 use std::ffi::c_void;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::ptr::{null, null_mut};
 
 use lanenorm::capi::*;
@@ -282,6 +282,11 @@ fn sizes_that_do_not_fit() {
     let (d, expected) = (layer_norm(), lanenorm_status::Size);
     refused_forward(d, expected, &["struct_size", "7"], |b| b.struct_size = 7);
     refused_forward(d, expected, &["struct_size"], |b| b.struct_size += 8);
+    // Within a pointer.
+    for size in (offset_of!(lanenorm_forward_buffers, y)..size_of::<lanenorm_forward_buffers>()).filter(|n| n % 8 != 0)
+    {
+        refused_forward(d, expected, &["struct_size", &size.to_string()], |b| b.struct_size = size);
+    }
     refused_forward(d, expected, &["6", "4"], |b| b.inner_rows = 4);
     refused_forward(lanenorm_desc { groups: 4, ..d }, expected, &["6", "4"], |_| ());
     refused_forward(lanenorm_desc { groups: 2, group_repeat: 2, ..d }, expected, &["6", "2"], |_| ());

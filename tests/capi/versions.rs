@@ -74,12 +74,14 @@ fn structures_that_end_too_early_or_are_larger_are_refused() {
     let plan = init(&d);
     let refused = |status, what: &str, given: usize, least: usize, size: usize| {
         assert_eq!(status, lanenorm_status::Size);
-        assert_eq!(last_error(), format!("struct_size of {what} is {given}, expected {least} to {size}"));
+        let word = size_of::<usize>();
+        let expected = format!("struct_size of {what} is {given}, expected {least} to {size}, a multiple of {word}");
+        assert_eq!(last_error(), expected);
     };
     // SAFETY: these calls are refused before anything is read but the sizes.
     unsafe {
         let (least, size) = (offset_of!(lanenorm_desc, groups), size_of::<lanenorm_desc>());
-        for given in [0, 8, least - 1, size + 1, size + 8, usize::MAX] {
+        for given in [0, 8, least - 1, least + 4, size - 1, size + 1, size + 8, usize::MAX] {
             let mut plan = BLANK;
             // What is behind it is zero, which makes no difference.
             let longer = [lanenorm_desc { struct_size: given, ..d }, lanenorm_desc { struct_size: 0, ..DESC }];
@@ -87,12 +89,12 @@ fn structures_that_end_too_early_or_are_larger_are_refused() {
             assert!(is_blank(&plan));
         }
         let (least, size) = (offset_of!(lanenorm_forward_buffers, bias), size_of::<lanenorm_forward_buffers>());
-        for given in [0, least - 1, size + 1] {
+        for given in [0, least - 1, least + 4, size - 4, size + 1] {
             let buffers = lanenorm_forward_buffers { struct_size: given, ..FORWARD };
             refused(lanenorm_plan_forward(&plan, &buffers, 1), "buffers", given, least, size);
         }
         let (least, size) = (offset_of!(lanenorm_backward_buffers, gamma), size_of::<lanenorm_backward_buffers>());
-        for given in [0, least - 1, size + 1] {
+        for given in [0, least - 1, least + 4, size - 4, size + 1] {
             let buffers = lanenorm_backward_buffers { struct_size: given, ..BACKWARD };
             refused(lanenorm_plan_backward(&plan, &buffers, 1), "buffers", given, least, size);
         }

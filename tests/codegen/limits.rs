@@ -17,7 +17,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
         ("<lanes::view::Target>::canonicalize_nans", "a row with a NaN"),
         ("<forward::Params>::of_group", "where the gamma of a row starts, of several"),
         ("<forward::groups::Groups>::late_row", "a row beyond the largest number"),
-        ("<backward::Job>::norm", "the statistics that were kept of a row, where nothing is computed"),
+        ("<backward::Job>::kept_norm", "the statistics that were kept of a row, where nothing is computed"),
         ("backward::slow::", "the slow path of a row, in f64"),
         ("rescue::", "the slow path of a row, in f64"),
         ("isa::scalar", "dispatch, where that of NEON has been inlined into it"),
@@ -32,15 +32,17 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// where a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and of backward what one normalization alone
 /// enters is in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 26] = [
+const STACK: [(&str, &str, [usize; 3], &str); 28] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 2], "a pointer or a mask"),
+    ("BlockMoments", "f32", [0, 0, 8], "the sums and the shifts of eight rows"),
     ("Blocks", "16", [40, 16, 0], "widening takes registers of its own, beside the sums and the statistics of two rows"),
     ("Blocks", "f32", [8, 0, 0], "the statistics of two rows"),
     ("Blocks", "f64", [6, 0, 0], "the statistics of two rows"),
-    ("FirstTouch", "f32", [0, 8, 0], "pointers"),
-    ("FirstTouch", "f64", [0, 8, 0], "pointers"),
+    ("FirstTouch", "16", [0, 0, 36], "as of f32, and what is being widened"),
+    ("FirstTouch", "f32", [0, 8, 18], "pointers, and on NEON 16 sums, the shift and what is loaded"),
+    ("FirstTouch", "f64", [0, 8, 18], "pointers, and on NEON 16 sums, the shift and what is loaded"),
     ("Fused", "16", [90, 32, 0], "eight sums, shift, statistics and what is being widened are more than 16 registers"),
     ("Fused", "f32, true, true", [22, 4, 0], "as of f32, and addresses of what is asked for"),
     ("Fused", "f32", [14, 4, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
@@ -48,7 +50,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 26] = [
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("Part", "16", [0, 1, 0], "where the loop ends"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
-    ("RunParts", "16", [34, 14, 36], "the statistics of two rows, and seven pointers for each"),
+    ("RunParts", "16", [35, 14, 36], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [30, 14, 24], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f64", [25, 14, 24], "the statistics of two rows, and seven pointers for each"),
     ("SecondTouch", "16", [7, 6, 0], "pointers"),

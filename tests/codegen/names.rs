@@ -67,11 +67,13 @@ pub(crate) fn kernel(name: &str, arch: &str) -> Option<(Tier, String)> {
             return (arch == "aarch64").then(|| (Tier::Neon, format!("{operation}<{}", short(kernel))));
         }
     }
-    let (element, rest) = name.strip_prefix('<')?.split_once(" as lanenorm_kernels::lanes::element::Compiled<")?;
-    let (centered, operation) = rest.split_once(">>::")?;
-    // Those of the others are one more call deep.
-    (arch == "aarch64" && ["moments", "merge"].contains(&operation))
-        .then(|| (Tier::Neon, format!("{operation}<{}, {centered}>", short(element))))
+    let element = name.strip_prefix("<lanenorm_kernels::backward::merge::Merge<");
+    if let Some(element) = element.and_then(|name| name.strip_suffix(">>::run_on")) {
+        return (arch == "aarch64").then(|| (Tier::Neon, format!("merge<{}>", short(element))));
+    }
+    let (element, centered) =
+        name.strip_prefix("<lanenorm_kernels::moments::RowMoments<")?.split_once(">>::run_here::<")?;
+    (arch == "aarch64").then(|| (Tier::Neon, format!("moments<{}, {centered}", short(element))))
 }
 
 /// Paths cut down to their last names: `Fused<f32, true>` of `lanenorm_kernels::forward::fused::Fused<f32, true>`, also

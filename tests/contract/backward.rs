@@ -1,19 +1,31 @@
 //! The gradients: the same promises as of the normalizations, and what is new in them.
 
+#[cfg(not(few_tests))]
 mod accuracy;
+#[cfg(not(few_tests))]
 mod bits;
+#[cfg(not(few_tests))]
 mod differences;
+#[cfg(not(few_tests))]
 mod errors;
 mod golden;
+#[cfg(not(few_tests))]
 mod groups;
-#[cfg(unix)]
+#[cfg(all(unix, not(few_tests)))]
 mod guard_pages;
+#[cfg(not(few_tests))]
 mod halves;
+#[cfg(not(few_tests))]
 mod kernels;
+#[cfg(not(few_tests))]
 mod not_finite;
 mod oracle;
+#[cfg(not(few_tests))]
 mod placement;
+#[cfg(not(few_tests))]
 mod range;
+#[cfg(not(few_tests))]
 mod shapes;
 mod sums;
+#[cfg(not(few_tests))]
 mod threads;

@@ -3,7 +3,7 @@
 //! own as it was, flags too.
 
 use lanenorm::kernels::moments::CHUNK;
-use lanenorm::{Isa, LayerNorm, Parallelism, Store};
+use lanenorm::{Isa, LayerNorm, Moments, Parallelism, Store};
 
 use super::moments::{Own, in_parts};
 use super::sum::Case;
@@ -147,5 +147,33 @@ fn a_negative_subnormal_eps_is_refused() {
     for environment in ENVIRONMENTS {
         assert!(environment.within(|| LayerNorm::new(3, -1e-310)).is_err(), "{environment:?}");
         assert!(environment.within(|| LayerNorm::new(3, -0.0)).is_ok(), "{environment:?}");
+    }
+}
+
+/// Numbers that raise flags, or trap, where they are compared.
+#[test]
+fn moments_that_are_refused_leave_the_environment_alone() {
+    let signaling = f64::from_bits(0x7ff0_0000_0000_0001);
+    let x = [1.0_f32, 2.0, 3.0];
+    let plan = LayerNorm::new(3, 1e-5).expect("a valid eps");
+    let known = Moments { count: 3.0, origin: 2.0, m2: 2.0, ..Moments::EMPTY };
+    for environment in ENVIRONMENTS {
+        for bad in [5e-324, signaling] {
+            let of_all = [
+                Moments { count: bad, ..known },
+                Moments { scale: bad, ..known },
+                Moments { m2: -f64::from_bits(1), origin: bad, ..known },
+            ];
+            let errors = environment.within(|| {
+                let (mut moments, mut y) = ([known], [7.0; 3]);
+                let mut errors = usize::from(plan.moments_at_scale(&x, bad, &mut moments).is_err());
+                for moments in of_all {
+                    errors += usize::from(plan.normalize_with(&x, &[moments], None, None, &mut y).is_err());
+                }
+                assert!(moments == [known] && y == [7.0; 3], "something has been written");
+                errors
+            });
+            assert_eq!(errors, 4, "{environment:?}, {bad:e}");
+        }
     }
 }

@@ -230,13 +230,23 @@ fn moments_of_another_number_of_rows_are_refused() {
 
 #[test]
 fn moments_of_other_elements_are_refused() {
-    let error = |row, count, scale, dtype| Error::Moments { row, count, scale, cols: 4, dtype };
+    let of =
+        |row, [count, mean, m2, scale]: [f64; 4], dtype| Error::Moments { row, count, scale, mean, m2, cols: 4, dtype };
+    let error = |row, count, scale, dtype| of(row, [count, 1.0 / scale, count, scale], dtype);
     refused(&error(1, 3.0, 1.0, "f32"), &["row 1", "3", "4", "f32"], |plan, _, y| {
         plan.normalize_with(&X, &known([4.0, 3.0, 9.0]), None, None, y)
     });
-    refused(&error(0, 0.0, 1.0, "f32"), &["row 0", "0", "4"], |plan, _, y| {
+    refused(&of(0, [0.0, 0.0, 0.0, 1.0], "f32"), &["row 0", "0", "4"], |plan, _, y| {
         plan.normalize_with(&X, &[Moments::EMPTY; 3], None, None, y)
     });
+    // Such moments no row has.
+    let [one, two, _] = known([4.0; 3]);
+    for (m2, origin, scale) in [(-1.0, 0.0, 0.5), (-1e-300, 1.0, 1.0), (5.0, f64::INFINITY, 1.0)] {
+        let bad = Moments { origin, m2, scale, ..two };
+        refused(&of(1, [4.0, origin / scale, m2, scale], "f32"), &["row 1", &m2.to_string()], |plan, _, y| {
+            plan.normalize_with(&X, &[one, bad, two], None, None, y)
+        });
+    }
     // Of another type, or of none.
     for scale in [f64::RESCALE[0], f64::RESCALE[1], 2.0, 0.0] {
         refused(&error(2, 4.0, scale, "f32"), &["row 2", &scale.to_string(), "f32"], |plan, _, y| {
@@ -252,6 +262,9 @@ fn moments_of_other_elements_are_refused() {
     let refused = plan.normalize_with(&X.map(f64::from), &moments, None, None, &mut y);
     assert_eq!((refused, y), (Err(error(2, 4.0, 0.5, "f64")), [7.0; 12]));
     moments[2] = Moments { count: f64::NAN, ..moments[1] };
+    let refused = plan.normalize_with(&X.map(f64::from), &moments, None, None, &mut y);
+    assert!(matches!(refused, Err(Error::Moments { row: 2, .. })) && y == [7.0; 12]);
+    moments[2] = Moments { origin: f64::NAN, m2: 0.0, ..moments[1] };
     let refused = plan.normalize_with(&X.map(f64::from), &moments, None, None, &mut y);
     assert!(matches!(refused, Err(Error::Moments { row: 2, .. })) && y == [7.0; 12]);
 }

@@ -18,6 +18,7 @@ mod norm;
 mod rows;
 mod sharded;
 
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use lanenorm::{Error, LayerNorm, RmsNorm, bf16};
@@ -110,13 +111,18 @@ fn run(world: &SimpleCommunicator) -> Result<bool, Error> {
 fn main() -> ExitCode {
     let universe = mpi::initialize().expect("MPI is initialized once");
     let world = universe.world();
-    match run(&world) {
+    // Any other end of this rank would leave the others waiting for it. A panic that unwound from here would wait too:
+    // what it drops finalizes MPI.
+    match panic::catch_unwind(AssertUnwindSafe(|| run(&world))) {
         // Every rank has all counts, so that all exit alike.
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            // The others may be waiting for this rank.
-            eprintln!("rank {}: {error}", world.rank());
+        Ok(Ok(true)) => ExitCode::SUCCESS,
+        Ok(Ok(false)) => ExitCode::FAILURE,
+        Ok(Err(error)) => {
+            eprintln!("rank {} ends the job: {error}", world.rank());
+            world.abort(1)
+        }
+        Err(_) => {
+            eprintln!("rank {} ends the job: it panicked", world.rank());
             world.abort(1)
         }
     }

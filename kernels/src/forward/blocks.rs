@@ -155,7 +155,7 @@ fn settle_block<S: Lanes, T: Element>(
         let rest = simd.sub_f64s(c[j], bytemuck::cast_slice::<f64, S::f64s>(&hi_wide)[j]);
         bytemuck::cast_slice_mut::<f64, S::f64s>(&mut lo)[j] = simd.add_f64s(rest, offsets[j]);
     }
-    let mut norm = BlockNorm {
+    let norm = BlockNorm {
         mean: hi,
         mean_lo: T::Float::narrow(simd, &lo),
         rstd: T::Float::narrow(simd, &rstd),
@@ -167,22 +167,20 @@ fn settle_block<S: Lanes, T: Element>(
     for k in 0..FOLD_ROWS {
         all_trusted &= T::Float::TRUSTED.contains(&v[k]);
     }
-    if !all_trusted {
-        rescue_block(job, r, &v, &mean, &mut norm);
-    }
-    norm
+    if all_trusted { norm } else { rescue_block(job, r, v, mean, norm) }
 }
 
-/// What [`rescue_row`] does, for those of eight rows that need it.
+/// What [`rescue_row`] does, for those of eight rows that need it. All by value, so that the loop keeps what it has in
+/// registers.
 #[cold]
 #[inline(never)]
 fn rescue_block<T: Element>(
     job: &mut Job<'_, T>,
     r: usize,
-    v: &[f64; FOLD_ROWS],
-    mean: &[f64; FOLD_ROWS],
-    norm: &mut BlockNorm<T::Float>,
-) {
+    v: [f64; FOLD_ROWS],
+    mean: [f64; FOLD_ROWS],
+    mut norm: BlockNorm<T::Float>,
+) -> BlockNorm<T::Float> {
     for k in 0..rolled(FOLD_ROWS) {
         // Without a bound from which the compiler could tell how often to unroll the loop.
         let k = k % FOLD_ROWS;
@@ -195,6 +193,7 @@ fn rescue_block<T: Element>(
             }
         }
     }
+    norm
 }
 
 /// Returns zeros, or a NaN in some lane if an element of the last row is not finite, or was not seen.

@@ -66,7 +66,7 @@ pub trait Compiled<const CENTERED: bool>: Sized {
         isa: Isa,
     ) where
         Self: Element;
-    fn merge(merge: Merge<'_, Self>, isa: Isa)
+    fn merge(merge: Merge<'_, Self::Float>, isa: Isa)
     where
         Self: Element;
 }
@@ -277,7 +277,7 @@ macro_rules! through {
 }
 
 macro_rules! compiled {
-    ($($t:ty, $centered:literal, $order:ty;)*) => {$(
+    ($($t:ty, $centered:literal;)*) => {$(
         impl Compiled<$centered> for $t {
             fn forward(job: &mut Forward<'_, Self, $centered>, isa: Isa) {
                 in_default_environment(|| through!($t, $centered, isa, job.run_here(isa)));
@@ -300,20 +300,20 @@ macro_rules! compiled {
                 in_default_environment(|| through!($t, $centered, isa, job.run_here(isa, partials, work)));
             }
 
-            fn merge(merge: Merge<'_, Self>, isa: Isa) {
-                in_default_environment(|| merge.of::<$order>().run_on(isa));
+            fn merge(merge: Merge<'_, <Self as Element>::Float>, isa: Isa) {
+                in_default_environment(|| merge.run_on(isa));
             }
         }
     )*};
 }
 
 compiled! {
-    f32, true, f32;
-    f32, false, f32;
-    f64, true, f64;
-    f64, false, f64;
-    f16, true, f32;
-    f16, false, f32;
-    bf16, true, bf16;
-    bf16, false, bf16;
+    f32, true;
+    f32, false;
+    f64, true;
+    f64, false;
+    f16, true;
+    f16, false;
+    bf16, true;
+    bf16, false;
 }

@@ -1,5 +1,5 @@
-//! The floor below the plan, for engines with their own threads: however a job is split at its parts, and whatever
-//! thread takes them, the merged sums and dx have the bits of the plan. Bad lengths give `None`.
+//! The floor below the plan, for engines with their own threads: however a job is split at its parts, whatever thread
+//! takes them and on which tiers, the merged sums and dx have the bits of the plan. Bad lengths give `None`.
 
 use std::sync::Mutex;
 
@@ -44,7 +44,7 @@ fn pieces<T: Element, const CENTERED: bool>(
     pieces
 }
 
-/// Takes pieces of a few parts from a queue, last ones first, on threads of its own.
+/// Takes pieces of a few parts from a queue, last ones first, on threads of its own, by turns on one tier and another.
 fn assert_parts_can_be_split<K: Types, const CENTERED: bool>(problem: &GradProblem<K>)
 where
     K::X: Compiled<CENTERED>,
@@ -55,8 +55,10 @@ where
     let parts = Parts::new(rows, cols);
     let partial = parts.partial_len::<K::X>(CENTERED).expect("a length");
     let work = parts.work_len::<K::X>(CENTERED).expect("a length");
-    for &isa in tiers() {
+    for (t, &isa) in tiers().iter().enumerate() {
         for (i, per_piece) in [1, 2, 3, 64].into_iter().enumerate() {
+            let count = tiers().len();
+            let other = tiers()[(t + [1, count - 1][i % 2]) % count];
             let mut partials = vec![K::F::QUIET_NAN; partial * parts.count()];
             let mut dx = vec![K::X::SENTINEL; rows * cols];
             let mean = CENTERED.then_some(&kept.mean[..]);
@@ -65,13 +67,14 @@ where
             let job = job::<K, CENTERED>(problem, &mut dx, stats, i % 2 == 0);
             assert_eq!(job.parts(), parts.count());
             let pieces = pieces(job, per_piece);
-            let queue: Vec<_> = pieces.into_iter().zip(partials.chunks_mut(partial * per_piece)).collect();
+            let of_each = [isa, other].into_iter().cycle().zip(partials.chunks_mut(partial * per_piece));
+            let queue: Vec<_> = pieces.into_iter().zip(of_each).collect();
             let queue = Mutex::new(queue);
             let take_all = || {
                 let mut work = vec![K::F::QUIET_NAN; work + i];
                 loop {
                     let next = queue.lock().expect("no panic").pop();
-                    let Some((mut piece, partials)) = next else { break };
+                    let Some((mut piece, (isa, partials))) = next else { break };
                     piece.run_on(isa, partials, &mut work);
                 }
             };
@@ -80,9 +83,9 @@ where
 
             let sums = || vec![K::F::SENTINEL; cols];
             let (mut dgamma, mut dbeta) = (sums(), CENTERED.then(sums));
-            merge::<K::X, CENTERED>(isa, &parts, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
+            merge::<K::X, CENTERED>(other, &parts, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
             let got = Grads::<K> { dx: Some(dx), dgamma: Some(dgamma), dbeta };
-            got.assert_same(&expected, cols, format_args!("{isa}, {problem}, {per_piece} parts at once"));
+            got.assert_same(&expected, cols, format_args!("{isa}, {other}, {problem}, {per_piece} parts at once"));
         }
     }
 }

@@ -1,0 +1,316 @@
+//! The plans. `LayerNorm` and `RmsNorm` are one type, but for a parameter that says whether rows have a mean.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use lanenorm_kernels::backward::Stats;
+use lanenorm_kernels::forward::{Params, StatsMut};
+use lanenorm_kernels::lanes::{Beside, Element, RowIo};
+use lanenorm_kernels::moments::Moments;
+use lanenorm_kernels::{Isa, layer_norm, rms_norm};
+
+use crate::gradients::{GradIo, ParamGrads};
+use crate::io::{Form, Io};
+use crate::plan::{Plan, Store};
+use crate::rows::Rows;
+use crate::{Error, Parallelism, shape};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Whether a normalization subtracts the mean of a row: [`Centered`] or [`Uncentered`].
+pub trait Center: sealed::Sealed + Copy + fmt::Debug + Send + Sync + 'static {
+    #[doc(hidden)]
+    const CENTERED: bool;
+}
+
+/// The mean is subtracted: layer normalization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Centered;
+
+/// Nothing is subtracted: RMS normalization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uncentered;
+
+impl sealed::Sealed for Centered {}
+impl sealed::Sealed for Uncentered {}
+
+impl Center for Centered {
+    const CENTERED: bool = true;
+}
+
+impl Center for Uncentered {
+    const CENTERED: bool = false;
+}
+
+/// A plan for normalizing rows of `cols` elements: [`LayerNorm`](crate::LayerNorm) or [`RmsNorm`](crate::RmsNorm).
+///
+/// A plan is a handful of numbers: cheap to make, to copy and to share between threads. Running it allocates nothing,
+/// but for what it takes to start a thread ([`Parallelism`]).
+///
+/// Elements are f32, f64, f16 or bf16. gamma (weight) and, in layer normalization, beta (bias) have `cols` elements (of
+/// each [group](Self::with_groups)); without them the factor is 1 and the addend 0. x and y are slices of whole rows
+/// (row-major) or strided [`Rows`] and [`RowsMut`](crate::RowsMut). Zero rows or zero columns are fine, and nothing happens.
+#[doc(alias = "layernorm")]
+#[doc(alias = "rmsnorm")]
+#[derive(Clone, Copy)]
+pub struct Norm<M> {
+    pub(crate) plan: Plan,
+    center: PhantomData<M>,
+}
+
+impl<M: Center> fmt::Debug for Norm<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { cols, eps, offset, groups, repeat, isa, parallelism, store } = self.plan;
+        let name = if M::CENTERED { "LayerNorm" } else { "RmsNorm" };
+        write!(f, "{name} {{ cols: {cols}, eps: {eps:?}, offset: {offset}, groups: {groups}, repeat: {repeat}, ")?;
+        write!(f, "isa: {isa}, parallelism: {parallelism:?}, store: {store:?} }}")
+    }
+}
+
+impl<M: Center> Norm<M> {
+    /// A plan for rows of `cols` elements, on the [default tier](crate::default_isa), which obeys the environment
+    /// variable `LANENORM_ISA`.
+    ///
+    /// # Errors
+    /// If eps is negative, infinite or NaN, or if `LANENORM_ISA` asks for a tier that is not there.
+    pub fn new(cols: usize, eps: f64) -> Result<Self, Error> {
+        Plan::new(cols, eps).map(Self::from)
+    }
+
+    fn from(plan: Plan) -> Self {
+        Self { plan, center: PhantomData }
+    }
+
+    /// A plan for the last dimensions of a tensor, flattened into one row: `normalized_shape` as in `PyTorch`'s module.
+    /// No dimensions are one element.
+    ///
+    /// These are the dimensions that share statistics, and not the shape of the tensor. With `&[3, 8]`, 24 elements are
+    /// one row; three rows of eight take `&[8]`. A plan cannot tell which is meant: both are valid calls.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and if the product of the dimensions overflows.
+    pub fn with_normalized_shape(normalized_shape: &[usize], eps: f64) -> Result<Self, Error> {
+        Self::new(shape::product(normalized_shape)?, eps)
+    }
+
+    /// A plan for the dimensions from `axis` on of tensors of a shape, flattened into one row: `axis` as in ONNX's
+    /// operator, where a negative one counts from the end and -1 is the default.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), if the shape has no such axis, and if the product of its dimensions overflows.
+    pub fn with_axis(shape: &[usize], axis: isize, eps: f64) -> Result<Self, Error> {
+        Self::with_normalized_shape(shape::from_axis(shape, axis)?, eps)
+    }
+
+    /// The same plan with another parallelism.
+    pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
+        Self::from(Plan { parallelism, ..self.plan })
+    }
+
+    /// The same plan on another tier (see [`isa`](crate::isa())).
+    pub fn with_isa(self, isa: Isa) -> Self {
+        Self::from(Plan { isa, ..self.plan })
+    }
+
+    /// The same plan with another choice of stores.
+    pub fn with_store(self, store: Store) -> Self {
+        Self::from(Plan { store, ..self.plan })
+    }
+
+    /// The same plan with another number added to gamma, in the type that rows are computed in: 1 for the scale of
+    /// adaptive normalization (`AdaLN`), which enters as 1 + gamma, and for models that keep gamma - 1, as Gemma does.
+    /// It has no effect where there is no gamma.
+    pub fn with_offset(self, offset: f32) -> Self {
+        Self::from(Plan { offset, ..self.plan })
+    }
+
+    /// The same plan with a gamma and a beta for each of several groups of rows: row r has those of group
+    /// (r / repeat) % groups. gamma and beta then have `groups * cols` elements, group after group.
+    ///
+    /// One group (the default) is one gamma for all rows; a group for each head or gate, and repeat 1, gives each its
+    /// own; a group for each sample, and repeat the rows of a sample, is adaptive normalization.
+    ///
+    /// # Errors
+    /// If there are no groups or rows, or if their product overflows. A call returns one if its rows are no multiple of
+    /// `groups * repeat`.
+    pub fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
+        self.plan.with_groups(groups, repeat).map(Self::from)
+    }
+
+    /// The number of elements in a row.
+    pub fn cols(&self) -> usize {
+        self.plan.cols
+    }
+
+    /// The number added to the variance, or in RMS normalization to the mean of squares.
+    #[doc(alias = "variance_epsilon")]
+    pub fn eps(&self) -> f64 {
+        self.plan.eps
+    }
+
+    /// The number added to gamma.
+    pub fn offset(&self) -> f32 {
+        self.plan.offset
+    }
+
+    /// The tier that runs.
+    pub fn isa(&self) -> Isa {
+        self.plan.isa
+    }
+
+    /// The moments of each row of x (about zero in RMS normalization), which may be some columns of longer rows: one
+    /// part of a row that several processes share. Merged by [`Moments::merge_all`], they are those of the whole row.
+    ///
+    /// # Errors
+    /// If the lengths do not fit together; nothing has been written then.
+    pub fn moments<'a, T: Element>(&self, x: impl Into<Rows<'a, T>>, moments: &mut [Moments]) -> Result<(), Error> {
+        self.plan.moments(x.into(), M::CENTERED, None, moments)
+    }
+
+    /// `None` if the moments of a whole row can be trusted. Else the row is of extreme range, or not finite, and the
+    /// moments of all its parts must be taken again, by [`moments_at_scale`](Self::moments_at_scale) with the scale that
+    /// this gives.
+    pub fn rescale<T: Element>(&self, moments: &Moments) -> Option<f64> {
+        moments.rescale::<T>(self.plan.eps).unwrap_or_else(|e| unreachable!("the plan has checked eps: {e}"))
+    }
+
+    /// The moments of each row of x times a power of two, on the slow path, which is right for every finite element.
+    ///
+    /// The scale is one that [`rescale`](Self::rescale) gives for the type of x: 0.5 for f32, f16 and bf16, and one of
+    /// three for f64. [`normalize_with`](crate::LayerNorm::normalize_with) takes these moments and the fast ones, and no others.
+    ///
+    /// # Errors
+    /// If the scale is another number, or if the lengths do not fit together; nothing has been written then.
+    pub fn moments_at_scale<'a, T: Element>(
+        &self,
+        x: impl Into<Rows<'a, T>>,
+        scale: f64,
+        moments: &mut [Moments],
+    ) -> Result<(), Error> {
+        self.plan.moments(x.into(), M::CENTERED, Some(scale), moments)
+    }
+
+    /// The elements of scratch memory that a backward call for `rows` rows takes, if it is cut into as many tasks as
+    /// it would be now: none without rows or columns. Else, with n the columns rounded up to whole steps of 64 (32 for
+    /// f64) and times the number of parameters (2 with a beta, 1 without), 64 * n for the sums of 32 parts or fewer,
+    /// n + `cols` for each task, and 64 bytes, so that all this can start on a cache line. Without those bytes calls
+    /// are slower, unless the memory starts on one.
+    ///
+    /// # Errors
+    /// If their number overflows.
+    pub fn backward_scratch_len<T: Element>(&self, rows: usize) -> Result<usize, Error> {
+        self.plan.backward_scratch_len::<T>(rows, M::CENTERED)
+    }
+
+    /// What `forward` writes for each row of x.
+    pub(crate) fn collect<'a, T: Element>(
+        &self,
+        x: Rows<'a, T>,
+        forward: impl FnOnce(Rows<'a, T>, &mut [T]) -> Result<(), Error>,
+    ) -> Result<Vec<T>, Error> {
+        let cols = self.plan.cols;
+        let (rows, _) = shape::rows("x", x.data.len(), x.layout, cols)?;
+        // Rows lie in a slice, so that this does not overflow.
+        let mut y = vec![T::zeroed(); rows * cols];
+        forward(x, &mut y)?;
+        Ok(y)
+    }
+
+    /// The rows of any form, with gamma and beta, and the statistics that are wanted.
+    #[inline(always)]
+    pub(crate) fn run<'a, T: Element, G: Beside<T>, Y: Beside<T>>(
+        &self,
+        io: Io<'a, T, Y>,
+        gamma: Option<&'a [G]>,
+        beta: Option<&'a [G]>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
+        let plan = &self.plan;
+        match io.0 {
+            Form::Apart { x, y } => self.finish(plan.rows(x, y)?, None, gamma, beta, stats),
+            Form::InPlace { x } => self.finish(plan.rows_in_place(x)?, None, gamma, beta, stats),
+            Form::Sum { sum, y } => {
+                let bias = sum.bias;
+                self.finish(plan.rows_of_sum(sum, y)?, bias, gamma, beta, stats)
+            }
+            Form::Dropped { x, residual, bias, y } => {
+                self.finish(plan.rows_of_dropped_sum(x, residual, bias, y)?, bias, gamma, beta, stats)
+            }
+        }
+    }
+
+    /// The rows of a call. What has a form of its own comes here without being an [`Io`] first, since moving that
+    /// takes as long as a short row.
+    #[inline(always)]
+    pub(crate) fn finish<'a, T: Element, G: Beside<T>>(
+        &self,
+        io: RowIo<'a, T>,
+        bias: Option<&'a [T]>,
+        gamma: Option<&'a [G]>,
+        beta: Option<&'a [G]>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
+        let plan = &self.plan;
+        let params = plan.params(io.rows(), gamma, beta)?;
+        Plan::check_stats(io.rows(), &stats)?;
+        let eps = plan.eps;
+        if M::CENTERED {
+            plan.run(io, bias, |io, streaming| layer_norm::LayerNorm::new(io, params, eps, streaming, stats));
+        } else {
+            plan.run(io, bias, |io, streaming| rms_norm::RmsNorm::new(io, params, eps, streaming, stats.rstd));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn run_with<T: Element>(
+        &self,
+        io: RowIo<'_, T>,
+        moments: &[Moments],
+        params: Params<'_, T>,
+    ) -> Result<(), Error> {
+        let plan = &self.plan;
+        let eps = plan.eps;
+        if M::CENTERED {
+            let stats = StatsMut::default();
+            plan.run_with(io, moments, |io, streaming| layer_norm::LayerNorm::new(io, params, eps, streaming, stats))
+        } else {
+            plan.run_with(io, moments, |io, streaming| rms_norm::RmsNorm::new(io, params, eps, streaming, None))
+        }
+    }
+
+    pub(crate) fn run_backward<T: Element, G: Beside<T>>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<&[G]>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+        scratch: Option<&mut [T::Float]>,
+    ) -> Result<(), Error> {
+        if M::CENTERED {
+            self.plan.backward::<T, G, true>(io, gamma, stats, grads, scratch)
+        } else {
+            self.plan.backward::<T, G, false>(io, gamma, stats, grads, scratch)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{LayerNorm, Parallelism, RmsNorm, Tier, isa};
+
+    #[test]
+    fn plans_are_written_in_one_line() {
+        let scalar = isa(Tier::Scalar).expect("every processor has it");
+        let plan = LayerNorm::new(768, 1e-5).expect("a valid eps").with_isa(scalar);
+        let expected = "LayerNorm { cols: 768, eps: 1e-5, offset: 0, groups: 1, repeat: 1, isa: scalar, \
+                        parallelism: Auto, store: Auto }";
+        assert_eq!(format!("{plan:?}"), expected);
+        let plan = RmsNorm::new(8, 0.0).and_then(|plan| plan.with_groups(2, 3)).expect("a valid plan");
+        let plan = plan.with_isa(scalar).with_offset(1.5).with_parallelism(Parallelism::at_most(0));
+        let expected = "RmsNorm { cols: 8, eps: 0.0, offset: 1.5, groups: 2, repeat: 3, isa: scalar, \
+                        parallelism: AtMost(1), store: Auto }";
+        assert_eq!(format!("{plan:?}"), expected);
+    }
+}

@@ -1,0 +1,34 @@
+//! Keeps the library in memory while threads of its own run in it.
+//!
+//! A program may load the library with `dlopen` (or a library that it is linked into) and unload it when no call is
+//! running. A helper that sleeps, or has been started and has not yet come to run, would wake where nothing is any
+//! more.
+#![allow(unsafe_code)]
+
+#[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
+pub(super) fn stay_in_memory() {
+    use std::mem::MaybeUninit;
+    use std::ptr;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static STAYS: AtomicBool = AtomicBool::new(false);
+
+    if STAYS.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: the address is one of this library, or of the program that it is a part of. The name that is found is
+    // valid as long as that is there. Nothing is loaded: what is there already is told never to be unloaded.
+    unsafe {
+        if libc::dladdr(ptr::from_ref(&STAYS).cast(), info.as_mut_ptr()) != 0 {
+            let name = (*info.as_ptr()).dli_fname;
+            if !name.is_null() {
+                libc::dlopen(name, libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE);
+            }
+        }
+    }
+}
+
+/// Where no way to do this is known.
+#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
+pub(super) fn stay_in_memory() {}
