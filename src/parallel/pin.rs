@@ -5,7 +5,7 @@
 //! more.
 #![allow(unsafe_code)]
 
-#[cfg(any(target_os = "linux", target_os = "macos", target_os = "freebsd"))]
+#[cfg(all(any(target_os = "linux", target_os = "macos", target_os = "freebsd"), not(miri)))]
 pub(super) fn stay_in_memory() {
     use std::mem::MaybeUninit;
     use std::ptr;
@@ -29,6 +29,6 @@ pub(super) fn stay_in_memory() {
     }
 }
 
-/// Where no way to do this is known.
-#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
+/// Where no way to do this is known, and under Miri, which has no libraries to unload.
+#[cfg(not(all(any(target_os = "linux", target_os = "macos", target_os = "freebsd"), not(miri))))]
 pub(super) fn stay_in_memory() {}
