@@ -51,7 +51,8 @@ impl Center for Uncentered {
 ///
 /// Elements are f32, f64, f16 or bf16. gamma (weight) and, in layer normalization, beta (bias) have `cols` elements (of
 /// each [group](Self::with_groups)); without them the factor is 1 and the addend 0. x and y are slices of whole rows
-/// (row-major) or strided [`Rows`] and [`RowsMut`](crate::RowsMut). Zero rows or zero columns are fine, and nothing happens.
+/// (row-major) or strided [`Rows`] and [`RowsMut`](crate::RowsMut). Zero rows or zero columns are fine, and nothing
+/// happens.
 #[doc(alias = "layernorm")]
 #[doc(alias = "rmsnorm")]
 #[derive(Clone, Copy)]
@@ -170,8 +171,8 @@ impl<M: Center> Norm<M> {
     }
 
     /// `None` if the moments of a whole row can be trusted. Else the row is of extreme range, or not finite, and the
-    /// moments of all its parts must be taken again, by [`moments_at_scale`](Self::moments_at_scale) with the scale that
-    /// this gives.
+    /// moments of all its parts must be taken again, by [`moments_at_scale`](Self::moments_at_scale) with the scale
+    /// returned.
     pub fn rescale<T: Element>(&self, moments: &Moments) -> Option<f64> {
         moments.rescale::<T>(self.plan.eps).unwrap_or_else(|e| unreachable!("the plan has checked eps: {e}"))
     }
@@ -179,7 +180,8 @@ impl<M: Center> Norm<M> {
     /// The moments of each row of x times a power of two, on the slow path, which is right for every finite element.
     ///
     /// The scale is one that [`rescale`](Self::rescale) gives for the type of x: 0.5 for f32, f16 and bf16, and one of
-    /// three for f64. [`normalize_with`](crate::LayerNorm::normalize_with) takes these moments and the fast ones, and no others.
+    /// three for f64. [`normalize_with`](crate::LayerNorm::normalize_with) takes these moments and the fast ones, and
+    /// no others.
     ///
     /// # Errors
     /// If the scale is another number, or if the lengths do not fit together; nothing has been written then.

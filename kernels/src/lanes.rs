@@ -17,6 +17,7 @@ mod float;
 mod grad_rows;
 mod input;
 mod scalar;
+mod tail;
 mod vector;
 mod view;
 
@@ -39,6 +40,7 @@ pub use float::Float;
 pub(crate) use float::WIDE_REGS;
 pub use grad_rows::{GradRows, RawGradRows};
 pub(crate) use input::Input;
+pub(crate) use tail::{TAIL, Tail};
 pub use vector::Vector;
 pub(crate) use vector::{Affine, PACKED_COLS, Packed, way};
 pub(crate) use view::{CacheLine, Source, Target};

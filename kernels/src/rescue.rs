@@ -13,11 +13,10 @@
 //! merged along a binary tree, of which that of the fast path's chunks is the upper part, so that a row in parts has
 //! the moments of the whole.
 
-use core::mem::MaybeUninit;
 use core::slice::from_raw_parts;
 
 use crate::Isa;
-use crate::lanes::{Affine, Element, Float, Kernel, Lanes, MAX_REGS, Source, Target, rolled, way};
+use crate::lanes::{Affine, Element, Float, Kernel, Lanes, MAX_REGS, Source, TAIL, Tail, Target, rolled, way};
 use crate::moments::{CHUNK, Moments, Tree, no_subtrees};
 
 /// The elements that are summed at once.
@@ -39,37 +38,6 @@ pub(crate) fn pair_and_step<S: Lanes, T: Element>() -> (usize, usize) {
 #[inline(always)]
 pub(crate) fn in_the_loop(choice: bool) -> bool {
     core::hint::black_box(choice)
-}
-
-/// Room for a step of elements of any type, for the end of a row that has fewer.
-#[repr(align(64))]
-pub(crate) struct Tail([MaybeUninit<u8>; TAIL]);
-
-/// The bytes of the longest step.
-const TAIL: usize = 128;
-
-impl Tail {
-    pub(crate) const NEW: Self = Self([const { MaybeUninit::uninit() }; TAIL]);
-
-    #[inline(always)]
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.0.as_mut_ptr().cast()
-    }
-}
-
-/// The bytes from `from` on, and zeros after them, for as long as the room is not used again.
-///
-/// # Safety
-/// - There are that many bytes, at most those of the room.
-#[inline(never)]
-pub(crate) unsafe fn pad(from: *const u8, bytes: usize, room: &mut Tail) -> *const u8 {
-    let to = room.as_mut_ptr();
-    // SAFETY: the caller's duty.
-    unsafe {
-        to.write_bytes(0, TAIL);
-        to.copy_from_nonoverlapping(from, bytes);
-    }
-    to
 }
 
 /// The elements of a block from `i` to `n`, and after them elements that do not deviate from `origin`; and what all of
@@ -414,7 +382,7 @@ mod tests {
 
     use super::*;
 
-    /// The element that a lane has where pairs of so many are split into even and odd ones.
+    /// The element that `lane` has, where pairs of `split` elements are split into even and odd ones.
     fn element_of(lane: usize, split: usize) -> usize {
         let (start, at, half) = (lane / split * split, lane % split, split / 2);
         start + if at < half { 2 * at } else { 2 * (at - half) + 1 }

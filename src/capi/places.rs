@@ -299,9 +299,9 @@ impl Place {
         at(self) == at(other)
     }
 
-    /// Whether no element belongs to both, though some of one lie between those of the other: columns of the same rows,
-    /// say. This is exact where both have the same strides and runs follow one another. Else it is so if both repeat
-    /// with some period, and the rows (or runs) have different phases.
+    /// Whether `self` and `other` share no element, though their spans meet: columns of the same rows, say. The answer
+    /// is exact where both have the same strides and their runs follow one another. Elsewhere it is yes if both repeat
+    /// with some period, and their rows (or runs) have different phases.
     fn is_interleaved_with(&self, other: &Self) -> bool {
         let strides = |place: &Self| (place.stride, place.outer_stride);
         let run_len = self.run_len.max(other.run_len);
@@ -336,8 +336,8 @@ impl Place {
     }
 }
 
-/// How often a period must be added to `ahead`, where something of `other_len` bytes starts, for it to meet the `len` bytes
-/// from 0 on. The period is 0, or not less than either length.
+/// How often the period must be added to `ahead`, where `other_len` bytes start, for these to meet the `len` bytes from
+/// 0 on. The period is 0, or not less than either length.
 fn meeting(ahead: isize, period: usize, len: usize, other_len: usize) -> impl Iterator<Item = isize> {
     let period = period as isize;
     let last = if period == 0 { 0 } else { -ahead.div_euclid(period) };
@@ -438,7 +438,7 @@ mod tests {
 
     use super::*;
 
-    /// Where elements lie, of rows of so many columns.
+    /// The addresses of all elements of `rows`.
     fn elements(rows: &Strided, shape: &Shape) -> Vec<usize> {
         let first = |r| (r / shape.inner_rows) * rows.outer_stride + (r % shape.inner_rows) * rows.stride;
         (0..shape.rows).flat_map(|r| (0..shape.cols).map(move |i| rows.data.addr() + first(r) + i)).collect()

@@ -7,9 +7,9 @@
 
 use super::{BLOCK_ROWS, Job, Row, Trust, power_of_two, trusted};
 use crate::forward::RowNorm;
-use crate::lanes::{Element, Float, Kernel, Lanes, Pair, Source, Target, WIDE_REGS, sqrt_f64};
+use crate::lanes::{Element, Float, Kernel, Lanes, Pair, Source, Tail, Target, WIDE_REGS, sqrt_f64};
 use crate::moments::{Moments, RowMoments};
-use crate::rescue::{self, BLOCK, Sums, Tail, WideNorm, each, in_the_loop, pair_and_step, rounded, wide_regs};
+use crate::rescue::{self, BLOCK, Sums, WideNorm, each, in_the_loop, pair_and_step, rounded, wide_regs};
 
 /// Whether all of row `r` of dy is zero, of one sign.
 #[cold]
@@ -284,8 +284,9 @@ impl<T: Element> Kernel for &ProjectRow<'_, T> {
     }
 }
 
-/// dx of a row, and whether there may be a NaN in it, which is yet to be made canonical: only ds can bring one, of which
-/// no digits are lost. Whoever makes this knows that there are `cols` elements, of gamma in whole steps. dx may be dy.
+/// Writes dx of a row, and returns whether it may have a NaN, which is yet to be made canonical. Only ds can bring one,
+/// and no digits of that are lost. Whoever makes this knows that there are `cols` elements, of gamma in whole steps. dx
+/// may be dy.
 struct GradRow<'b, T: Element> {
     dy: Source<T>,
     x: Source<T>,

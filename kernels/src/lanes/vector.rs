@@ -5,8 +5,8 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use super::element::Format;
+use super::tail::{Tail, pad};
 use super::{Beside, Element, Float, Kernel, Lanes, Pair, Target, outline};
-use crate::rescue::{Tail, pad};
 
 /// A vector beside rows of type `T`, of any type that it may have there.
 #[derive(Clone, Copy, Debug)]

@@ -3,8 +3,8 @@
 use core::marker::PhantomData;
 
 use super::input::{Addition, Ahead};
+use super::tail::{Tail, pad};
 use super::{Beside, Element, Float, Input, Lanes, Pair, WIDE_REGS, rolled, way};
-use crate::rescue::{Tail, pad};
 
 /// The bytes of a cache line.
 pub const LINE: usize = 64;
@@ -603,8 +603,8 @@ impl<T: Element> Source<T> {
         T::Float::to_f64s(simd, unsafe { self.load(simd, i) })
     }
 
-    /// Each from element `i` on, where `n` elements are left: if these are fewer than `whole`, which is at most a step of
-    /// sums in f64, with zeros above, for as long as the tails are not used again.
+    /// The elements of each source from `i` on. If the `n` elements left are fewer than `whole` (a step of sums in f64
+    /// at most), they are copies in the tails, with zeros above, for as long as the tails are not used again.
     ///
     /// # Safety
     /// - There are that many.
