@@ -1,5 +1,6 @@
 //! The gradients, for the plans of both normalizations.
 
+use lanenorm_kernels::Center;
 use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
 use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, GradRows, LINE, Vector};
 
@@ -64,7 +65,7 @@ impl Plan {
     }
 
     /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call.
-    pub(crate) fn backward<T, G: Beside<T>, const CENTERED: bool>(
+    pub(crate) fn backward<T, G: Beside<T>, M: Center>(
         &self,
         mut io: GradIo<'_, T>,
         gamma: Option<&[G]>,
@@ -73,14 +74,14 @@ impl Plan {
         scratch: Option<&mut [T::Float]>,
     ) -> Result<(), Error>
     where
-        T: Element + Compiled<CENTERED>,
+        T: Element + Compiled<M>,
     {
         let &Self { cols, groups, .. } = self;
         let ParamGrads { mut dgamma, mut dbeta } = grads;
         let layouts = self.grad_layouts(&io)?;
         let rows = layouts.rows;
         self.params::<T, G>(rows, gamma, None)?;
-        check_stats::<_, CENTERED>(rows, &stats)?;
+        check_stats::<_, M>(rows, &stats)?;
         let sums = dgamma.is_some() || dbeta.is_some();
         let params_len = self.params_len(if dgamma.is_some() { "dgamma" } else { "dbeta" }, sums)?;
         shape::length("dgamma", dgamma.as_deref(), params_len)?;
@@ -105,7 +106,7 @@ impl Plan {
         let parts = Parts::new(rows / groups, cols);
         let tasks = self.backward_tasks(rows, &parts);
         let overflow = || Error::Overflow { what: "scratch", rows, stride: cols };
-        let lens = Scratch::new::<T>(&parts, CENTERED).ok_or_else(overflow)?;
+        let lens = Scratch::new::<T>(&parts, M::CENTERED).ok_or_else(overflow)?;
         let needed = lens.total(1).ok_or_else(overflow)?;
         let mut own;
         let scratch = match scratch {
@@ -114,7 +115,7 @@ impl Plan {
             }
             Some(scratch) => scratch,
             None => {
-                own = vec![T::Float::default(); self.backward_scratch_len::<T>(rows, CENTERED)?];
+                own = vec![T::Float::default(); self.backward_scratch_len::<T>(rows, M::CENTERED)?];
                 &mut own[..]
             }
         };
@@ -126,14 +127,14 @@ impl Plan {
         for group in 0..groups {
             let of_group = group * cols..(group + 1) * cols;
             let grad_rows = grad_rows.reborrow();
-            let Some(job) = self.grad_job::<T, CENTERED>(grad_rows, group, gamma, stats, sums, streaming) else {
+            let Some(job) = self.grad_job::<T, M>(grad_rows, group, gamma, stats, sums, streaming) else {
                 unreachable!("all lengths have been checked")
             };
             parallel::backward(self.isa, job, partials, work, &lens, tasks);
             if sums {
                 let dgamma = dgamma.as_deref_mut().map(|dgamma| &mut dgamma[of_group.clone()]);
                 let dbeta = dbeta.as_deref_mut().map(|dbeta| &mut dbeta[of_group]);
-                merge::<T, CENTERED>(self.isa, &parts, partials, dgamma, dbeta);
+                merge::<T, M>(self.isa, &parts, partials, dgamma, dbeta);
             }
         }
         Ok(())
@@ -154,7 +155,7 @@ impl Plan {
     }
 
     /// The job of the rows of one group; gamma is that of all groups. `None` if the lengths do not fit together.
-    fn grad_job<'a, T: Element, const CENTERED: bool>(
+    fn grad_job<'a, T: Element, M: Center>(
         &self,
         rows: GradRows<'a, T>,
         group: usize,
@@ -162,7 +163,7 @@ impl Plan {
         stats: Stats<'a, T::Float>,
         sums: bool,
         streaming: bool,
-    ) -> Option<Backward<'a, T, CENTERED>> {
+    ) -> Option<Backward<'a, T, M>> {
         let &Self { cols, groups, repeat, .. } = self;
         let rows = rows.with_group(group, groups, repeat)?;
         let gamma = gamma.map(|gamma| gamma.part(group * cols, cols));
@@ -207,12 +208,12 @@ fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, layouts: &Layouts, cols:
     }
 }
 
-fn check_stats<F, const CENTERED: bool>(rows: usize, stats: &Stats<'_, F>) -> Result<(), Error> {
+fn check_stats<F, M: Center>(rows: usize, stats: &Stats<'_, F>) -> Result<(), Error> {
     let &Stats { mean, mean_lo, rstd } = stats;
     shape::length("mean", mean, rows)?;
     shape::length("mean_lo", mean_lo, rows)?;
     shape::length("rstd", rstd, rows)?;
-    check_stats_together(rows, CENTERED, [mean.is_some(), mean_lo.is_some(), rstd.is_some()])
+    check_stats_together(rows, M::CENTERED, [mean.is_some(), mean_lo.is_some(), rstd.is_some()])
 }
 
 /// That of the mean, what rounding took from it, and rstd those are given that belong together.

@@ -5,9 +5,9 @@ use lanenorm_kernels::moments::Moments;
 
 use crate::gradients::{GradIo, ParamGrads};
 use crate::io::Io;
-use crate::norm::{Centered, Norm};
+use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
-use crate::{Error, Sum};
+use crate::{Centered, Error, Sum};
 
 /// A plan for layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta for each row of `cols` elements.
 ///

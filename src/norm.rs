@@ -7,42 +7,13 @@ use lanenorm_kernels::backward::Stats;
 use lanenorm_kernels::forward::{Params, StatsMut};
 use lanenorm_kernels::lanes::{Beside, Element, RowIo};
 use lanenorm_kernels::moments::Moments;
-use lanenorm_kernels::{Isa, layer_norm, rms_norm};
+use lanenorm_kernels::{Center, Centered, Isa, Uncentered, layer_norm, rms_norm};
 
 use crate::gradients::{GradIo, ParamGrads};
 use crate::io::{Form, Io};
 use crate::plan::{Plan, Store};
 use crate::rows::Rows;
 use crate::{Error, Parallelism, shape};
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// Whether a normalization subtracts the mean of a row: [`Centered`] or [`Uncentered`].
-pub trait Center: sealed::Sealed + Copy + fmt::Debug + Send + Sync + 'static {
-    #[doc(hidden)]
-    const CENTERED: bool;
-}
-
-/// The mean is subtracted: layer normalization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Centered;
-
-/// Nothing is subtracted: RMS normalization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uncentered;
-
-impl sealed::Sealed for Centered {}
-impl sealed::Sealed for Uncentered {}
-
-impl Center for Centered {
-    const CENTERED: bool = true;
-}
-
-impl Center for Uncentered {
-    const CENTERED: bool = false;
-}
 
 /// A plan for normalizing rows of `cols` elements: [`LayerNorm`](crate::LayerNorm) or [`RmsNorm`](crate::RmsNorm).
 ///
@@ -291,9 +262,9 @@ impl<M: Center> Norm<M> {
         scratch: Option<&mut [T::Float]>,
     ) -> Result<(), Error> {
         if M::CENTERED {
-            self.plan.backward::<T, G, true>(io, gamma, stats, grads, scratch)
+            self.plan.backward::<T, G, Centered>(io, gamma, stats, grads, scratch)
         } else {
-            self.plan.backward::<T, G, false>(io, gamma, stats, grads, scratch)
+            self.plan.backward::<T, G, Uncentered>(io, gamma, stats, grads, scratch)
         }
     }
 }

@@ -23,11 +23,11 @@ use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
-use lanenorm_kernels::Isa;
 use lanenorm_kernels::backward::Backward;
 use lanenorm_kernels::forward::{Forward, Normalize};
 use lanenorm_kernels::lanes::{Compiled, Element};
 use lanenorm_kernels::moments::{CHUNK, Moments, RowMoments};
+use lanenorm_kernels::{Center, Isa};
 
 use crate::backward::Scratch;
 
@@ -320,9 +320,9 @@ pub(crate) fn first_is_cut(rows: usize, cols: usize, is_sum: bool, count: usize)
 }
 
 /// Runs the job on up to `tasks` threads.
-pub(crate) fn run<T, const CENTERED: bool>(isa: Isa, mut job: Forward<'_, T, CENTERED>, tasks: Tasks)
+pub(crate) fn run<T, M: Center>(isa: Isa, mut job: Forward<'_, T, M>, tasks: Tasks)
 where
-    T: Element + Compiled<CENTERED>,
+    T: Element + Compiled<M>,
 {
     while first_is_cut(job.rows().rows(), job.rows().cols(), job.rows().is_sum(), tasks.count) {
         let (row, rest) = job.split_at(1);
@@ -332,12 +332,12 @@ where
     share(Rows { isa, job }, &mut [], tasks);
 }
 
-struct Rows<'a, T: Element, const CENTERED: bool> {
+struct Rows<'a, T: Element, M: Center> {
     isa: Isa,
-    job: Forward<'a, T, CENTERED>,
+    job: Forward<'a, T, M>,
 }
 
-impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Work for Rows<'_, T, CENTERED> {
+impl<T: Element + Compiled<M>, M: Center> Work for Rows<'_, T, M> {
     type Memory = ();
 
     fn len(&self) -> usize {
@@ -359,30 +359,27 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Work for Rows<'_, T,
 }
 
 /// One long row, which is no sum: its moments in parallel, then its columns in parallel.
-pub(crate) fn cut_row<T, const CENTERED: bool, const POOLS: bool>(
-    isa: Isa,
-    job: Forward<'_, T, CENTERED>,
-    tasks: Tasks<POOLS>,
-) where
-    T: Element + Compiled<CENTERED>,
+pub(crate) fn cut_row<T, M: Center, const POOLS: bool>(isa: Isa, job: Forward<'_, T, M>, tasks: Tasks<POOLS>)
+where
+    T: Element + Compiled<M>,
 {
     let Some(x) = job.rows().x_row(0) else { return };
-    let moments = moments_of_row(isa, RowMoments { x, centered: CENTERED, scale: None }, tasks);
+    let moments = moments_of_row(isa, RowMoments { x, centered: M::CENTERED, scale: None }, tasks);
     match job.with_moments(&moments) {
         Ok(job) => share(Columns { isa, job }, &mut [], tasks),
         Err(mut job) => job.run_on(isa),
     }
 }
 
-struct Columns<'a, T: Element, const CENTERED: bool> {
+struct Columns<'a, T: Element, M: Center> {
     isa: Isa,
-    job: Normalize<'a, T, CENTERED>,
+    job: Normalize<'a, T, M>,
 }
 
 /// Whole cache lines, so that two threads do not write to one.
 const COLUMNS: usize = 64;
 
-impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Work for Columns<'_, T, CENTERED> {
+impl<T: Element + Compiled<M>, M: Center> Work for Columns<'_, T, M> {
     type Memory = ();
 
     fn len(&self) -> usize {
@@ -490,24 +487,20 @@ impl<'a, T: Element, F: Fn(usize) -> RowMoments<'a, T> + Sync> Work for OfRows<'
 }
 
 /// Normalizes rows whose moments are known, on up to `tasks` threads.
-pub(crate) fn run_with<T, const CENTERED: bool>(
-    isa: Isa,
-    job: Forward<'_, T, CENTERED>,
-    moments: &[Moments],
-    tasks: Tasks,
-) where
-    T: Element + Compiled<CENTERED>,
+pub(crate) fn run_with<T, M: Center>(isa: Isa, job: Forward<'_, T, M>, moments: &[Moments], tasks: Tasks)
+where
+    T: Element + Compiled<M>,
 {
     share(RowsWith { isa, job, moments }, &mut [], tasks);
 }
 
-struct RowsWith<'a, 'm, T: Element, const CENTERED: bool> {
+struct RowsWith<'a, 'm, T: Element, M: Center> {
     isa: Isa,
-    job: Forward<'a, T, CENTERED>,
+    job: Forward<'a, T, M>,
     moments: &'m [Moments],
 }
 
-impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Work for RowsWith<'_, '_, T, CENTERED> {
+impl<T: Element + Compiled<M>, M: Center> Work for RowsWith<'_, '_, T, M> {
     type Memory = ();
 
     fn len(&self) -> usize {
@@ -530,27 +523,27 @@ impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Work for RowsWith<'_
 }
 
 /// Takes the gradients of the job's parts on up to `tasks` threads; there is work memory for so many.
-pub(crate) fn backward<T, const CENTERED: bool>(
+pub(crate) fn backward<T, M: Center>(
     isa: Isa,
-    job: Backward<'_, T, CENTERED>,
+    job: Backward<'_, T, M>,
     partials: &mut [T::Float],
     work: &mut [T::Float],
     scratch: &Scratch,
     tasks: Tasks,
 ) where
-    T: Element + Compiled<CENTERED>,
+    T: Element + Compiled<M>,
 {
     share(Gradients { isa, job, partials, scratch }, work, tasks);
 }
 
-struct Gradients<'a, 'p, T: Element, const CENTERED: bool> {
+struct Gradients<'a, 'p, T: Element, M: Center> {
     isa: Isa,
-    job: Backward<'a, T, CENTERED>,
+    job: Backward<'a, T, M>,
     partials: &'p mut [T::Float],
     scratch: &'p Scratch,
 }
 
-impl<T: Element + Compiled<CENTERED>, const CENTERED: bool> Work for Gradients<'_, '_, T, CENTERED> {
+impl<T: Element + Compiled<M>, M: Center> Work for Gradients<'_, '_, T, M> {
     type Memory = T::Float;
 
     fn len(&self) -> usize {

@@ -1,9 +1,9 @@
 //! What the plans of all operations share.
 
-use lanenorm_kernels::Isa;
 use lanenorm_kernels::forward::{Forward, Groups, Params, StatsMut};
 use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, RowIo, Vector};
 use lanenorm_kernels::moments::{Moments, RowMoments, is_slow_scale};
+use lanenorm_kernels::{Center, Isa};
 
 use crate::rows::{Layout, Rows, RowsMut};
 use crate::sum::{Place, Sum};
@@ -208,13 +208,13 @@ impl Plan {
 
     /// Runs the job that `job` makes, once it is known whether to stream.
     #[inline(always)]
-    pub(crate) fn run<'a, T, const CENTERED: bool>(
+    pub(crate) fn run<'a, T, M: Center>(
         &self,
         io: RowIo<'a, T>,
         bias: Option<&'a [T]>,
-        job: impl FnOnce(RowIo<'a, T>, bool) -> Option<Forward<'a, T, CENTERED>>,
+        job: impl FnOnce(RowIo<'a, T>, bool) -> Option<Forward<'a, T, M>>,
     ) where
-        T: Element + Compiled<CENTERED>,
+        T: Element + Compiled<M>,
     {
         // Rows lie in slices, so that this does not overflow.
         let elements = io.rows() * self.cols;
@@ -257,14 +257,14 @@ impl Plan {
     }
 
     /// Runs a job with moments that are known.
-    pub(crate) fn run_with<'a, T, const CENTERED: bool>(
+    pub(crate) fn run_with<'a, T, M: Center>(
         &self,
         io: RowIo<'a, T>,
         moments: &[Moments],
-        job: impl FnOnce(RowIo<'a, T>, bool) -> Option<Forward<'a, T, CENTERED>>,
+        job: impl FnOnce(RowIo<'a, T>, bool) -> Option<Forward<'a, T, M>>,
     ) -> Result<(), Error>
     where
-        T: Element + Compiled<CENTERED>,
+        T: Element + Compiled<M>,
     {
         let cols = self.cols;
         shape::length("moments", Some(moments), io.rows())?;

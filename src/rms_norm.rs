@@ -5,9 +5,9 @@ use lanenorm_kernels::moments::Moments;
 
 use crate::gradients::{GradIo, ParamGrads};
 use crate::io::Io;
-use crate::norm::{Norm, Uncentered};
+use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
-use crate::{Error, Sum};
+use crate::{Error, Sum, Uncentered};
 
 /// A plan for RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + offset) for each row of `cols` elements.
 ///

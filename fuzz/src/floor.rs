@@ -3,6 +3,7 @@
 //! is refused.
 
 use arbitrary::Arbitrary;
+use lanenorm::kernels::{Center, Centered, Uncentered};
 use lanenorm::kernels::backward::{Backward, Parts, Stats, merge};
 use lanenorm::kernels::forward::{Forward, Groups, Normalize, Params, RowNorm, StatsMut};
 use lanenorm::kernels::lanes::{Compiled, GradRows, RowIo, Vector};
@@ -93,35 +94,35 @@ fn run<K: Types>(input: &Input) {
     let x = input.numbers[0].fill(rows, cols);
     let problem = Problem::<K> { operation: input.shape.operation(), groups, rows, cols, x, gamma, beta, eps };
     if rms {
-        forward::<K, false>(input, &problem);
-        backward::<K, false>(input, problem);
+        forward::<K, Uncentered>(input, &problem);
+        backward::<K, Uncentered>(input, problem);
     } else {
-        forward::<K, true>(input, &problem);
-        backward::<K, true>(input, problem);
+        forward::<K, Centered>(input, &problem);
+        backward::<K, Centered>(input, problem);
     }
 }
 
 /// The constructors of either operation.
-trait Jobs<T: Element, const CENTERED: bool> {
+trait Jobs<T: Element, M: Center> {
     fn rows<'a>(
         rows: RowIo<'a, T>,
         params: Params<'a, T>,
         eps: f64,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
-    ) -> Option<Forward<'a, T, CENTERED>>;
+    ) -> Option<Forward<'a, T, M>>;
 
     fn row<'a>(
         row: RowIo<'a, T>,
         params: Params<'a, T>,
         norm: RowNorm<T::Float>,
         streaming: bool,
-    ) -> Option<Normalize<'a, T, CENTERED>>;
+    ) -> Option<Normalize<'a, T, M>>;
 }
 
 struct Floor;
 
-impl<T: Element> Jobs<T, true> for Floor {
+impl<T: Element> Jobs<T, Centered> for Floor {
     fn rows<'a>(
         rows: RowIo<'a, T>,
         params: Params<'a, T>,
@@ -142,7 +143,7 @@ impl<T: Element> Jobs<T, true> for Floor {
     }
 }
 
-impl<T: Element> Jobs<T, false> for Floor {
+impl<T: Element> Jobs<T, Uncentered> for Floor {
     fn rows<'a>(
         rows: RowIo<'a, T>,
         params: Params<'a, T>,
@@ -174,10 +175,10 @@ struct Values<'a, T: Element> {
     known: &'a [RowNorm<T::Float>],
 }
 
-fn forward<K: Types, const CENTERED: bool>(input: &Input, problem: &Problem<K>)
+fn forward<K: Types, M: Center>(input: &Input, problem: &Problem<K>)
 where
-    Floor: Jobs<K::X, CENTERED>,
-    K::X: Compiled<CENTERED>,
+    Floor: Jobs<K::X, M>,
+    K::X: Compiled<M>,
 {
     let Problem { rows, cols, eps, .. } = *problem;
     let Shape { gaps, misalignment, has, streaming, .. } = input.shape;
@@ -201,7 +202,7 @@ where
     let values = Values { params: params(problem, groups), bias: bias.as_deref(), eps, streaming, known: &known };
 
     let blank = |written: bool| vec![if written { K::F::SENTINEL } else { K::F::default() }; rows];
-    let (mut mean, mut mean_lo, mut rstd) = (blank(CENTERED), blank(CENTERED), blank(true));
+    let (mut mean, mut mean_lo, mut rstd) = (blank(M::CENTERED), blank(M::CENTERED), blank(true));
     let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
     let x = Buffer::holding(&problem.x, cols, gaps[0], misalignment[0]);
     let mut y = Buffer::<K::Y>::blank(rows, cols, gaps[1], misalignment[1]);
@@ -229,7 +230,7 @@ where
     let io = io.expect("the rows fit");
     assert_eq!((io.rows(), io.cols(), io.is_sum()), (rows, cols, is_sum));
     let mut cuts = Cuts(input.cuts.iter());
-    run_rows::<K::X, CENTERED>(io, 0, values, stats, &mut cuts);
+    run_rows::<K::X, M>(io, 0, values, stats, &mut cuts);
 
     let what = format_args!("{problem}, {form:?}, {:?}", input.cuts);
     let y = match form {
@@ -261,14 +262,14 @@ fn params<K: Types>(problem: &Problem<K>, groups: Groups) -> Params<'_, K::X> {
 }
 
 /// Rows of which no job has been made yet. `first` rows of the problem come before them.
-fn run_rows<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+fn run_rows<T: Element + Compiled<M>, M: Center>(
     io: RowIo<'_, T>,
     first: usize,
     values: Values<'_, T>,
     stats: StatsMut<'_, T::Float>,
     cuts: &mut Cuts<'_>,
 ) where
-    Floor: Jobs<T, CENTERED>,
+    Floor: Jobs<T, M>,
 {
     let cut = cuts.next();
     let (rows, cols) = (io.rows(), io.cols());
@@ -281,24 +282,24 @@ fn run_rows<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
             let second = first + a.rows();
             let (stats_a, stats_b) = stats.split_at(at);
             for (io, first, stats) in cut.in_order(((a, first, stats_a), (b, second, stats_b))) {
-                run_rows::<T, CENTERED>(io, first, values, stats, cuts);
+                run_rows::<T, M>(io, first, values, stats, cuts);
             }
         }
         // Rows of an extreme range are not told by their statistics.
         What::ByMoments if rows == 1 && !io.is_sum() && cols > 0 => {
-            let moments = moments_of::<T>(&io, CENTERED, values.eps, cut);
+            let moments = moments_of::<T>(&io, M::CENTERED, values.eps, cut);
             if cut.place(1) == 0 && moments[0].scale == 1.0 {
                 let norm = values.known[first];
-                set(stats, norm, CENTERED);
+                set(stats, norm, M::CENTERED);
                 let job = Floor::row(io, params, norm, values.streaming).expect("the lengths fit");
                 run_columns(job, cuts);
             } else {
-                by_columns::<T, CENTERED>(io, params, values, stats, &moments, cut);
+                by_columns::<T, M>(io, params, values, stats, &moments, cut);
             }
         }
         What::Refuse => {
-            refused::<T, CENTERED>(io.rows(), io.cols(), values, cut);
-            run_rows::<T, CENTERED>(io, first, values, stats, cuts);
+            refused::<T, M>(io.rows(), io.cols(), values, cut);
+            run_rows::<T, M>(io, first, values, stats, cuts);
         }
         _ => {
             let job = Floor::rows(io, params, values.eps, values.streaming, stats).expect("the lengths fit");
@@ -324,7 +325,7 @@ fn set<F: Copy>(stats: StatsMut<'_, F>, norm: RowNorm<F>, centered: bool) {
 }
 
 /// A row, or two pieces of its columns, with its moments.
-fn by_columns<'a, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+fn by_columns<'a, T: Element + Compiled<M>, M: Center>(
     io: RowIo<'a, T>,
     params: Params<'a, T>,
     values: Values<'a, T>,
@@ -332,7 +333,7 @@ fn by_columns<'a, T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     moments: &[Moments],
     cut: Cut,
 ) where
-    Floor: Jobs<T, CENTERED>,
+    Floor: Jobs<T, M>,
 {
     let cols = io.cols();
     let job = |io, params, stats| {
@@ -371,8 +372,8 @@ fn moments_of<T: Element>(io: &RowIo<'_, T>, centered: bool, eps: f64, cut: Cut)
     (0..io.rows()).map(row).collect()
 }
 
-fn run_job<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
-    mut job: Forward<'_, T, CENTERED>,
+fn run_job<T: Element + Compiled<M>, M: Center>(
+    mut job: Forward<'_, T, M>,
     eps: f64,
     cuts: &mut Cuts<'_>,
 ) {
@@ -387,7 +388,7 @@ fn run_job<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
             }
         }
         What::ByMoments if !job.rows().is_sum() => {
-            let moments = moments_of(job.rows(), CENTERED, eps, cut);
+            let moments = moments_of(job.rows(), M::CENTERED, eps, cut);
             if rows != 1 || cut.backwards {
                 assert!(job.run_with(cut.isa(), &moments));
                 return;
@@ -401,8 +402,8 @@ fn run_job<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     }
 }
 
-fn run_columns<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
-    job: Normalize<'_, T, CENTERED>,
+fn run_columns<T: Element + Compiled<M>, M: Center>(
+    job: Normalize<'_, T, M>,
     cuts: &mut Cuts<'_>,
 ) {
     let cut = cuts.next();
@@ -419,13 +420,13 @@ fn run_columns<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
 }
 
 /// Constructors that get something that does not fit.
-fn refused<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+fn refused<T: Element + Compiled<M>, M: Center>(
     rows: usize,
     cols: usize,
     values: Values<'_, T>,
     cut: Cut,
 ) where
-    Floor: Jobs<T, CENTERED>,
+    Floor: Jobs<T, M>,
 {
     let zero = T::from_computed(T::Float::default());
     let (x, long) = (vec![zero; rows * cols], vec![zero; cols + 1]);
@@ -459,9 +460,9 @@ fn refused<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     assert!(!fits, "{cut:?}");
 }
 
-fn backward<K: Types, const CENTERED: bool>(input: &Input, forward: Problem<K>)
+fn backward<K: Types, M: Center>(input: &Input, forward: Problem<K>)
 where
-    K::X: Compiled<CENTERED>,
+    K::X: Compiled<M>,
 {
     let Problem { rows, cols, eps, groups: (groups, repeat), .. } = forward;
     let Shape { gaps, misalignment, has, streaming, in_place, .. } = input.shape;
@@ -472,8 +473,8 @@ where
     let kept = input.kept.then(|| forward.run(&Call::plain(Isa::SCALAR)));
     let kept = kept.as_ref();
     let stats = Stats {
-        mean: kept.filter(|_| CENTERED).map(|kept| &kept.mean[..]),
-        mean_lo: kept.filter(|_| CENTERED).map(|kept| &kept.mean_lo[..]),
+        mean: kept.filter(|_| M::CENTERED).map(|kept| &kept.mean[..]),
+        mean_lo: kept.filter(|_| M::CENTERED).map(|kept| &kept.mean_lo[..]),
         rstd: kept.map(|kept| &kept.rstd[..]),
     };
     let offset = K::F::of(forward.operation.offset().into());
@@ -496,20 +497,20 @@ where
         let grad_rows = grad_rows.and_then(|rows| rows.with_group(group, groups, repeat)).expect("the rows fit");
         let gamma = forward.gamma.as_deref().map(|gamma| Vector::from(&gamma[group * cols..][..cols]));
         let make = |rows| {
-            Backward::<_, CENTERED>::new(rows, stats, gamma, offset, eps, true, streaming).expect("the lengths fit")
+            Backward::<_, M>::new(rows, stats, gamma, offset, eps, true, streaming).expect("the lengths fit")
         };
-        let run = |job: Backward<'_, K::X, CENTERED>, rows, cuts: &mut Cuts<'_>| {
+        let run = |job: Backward<'_, K::X, M>, rows, cuts: &mut Cuts<'_>| {
             let parts = Parts::new(rows, cols);
             assert_eq!(job.parts(), parts.count());
-            let partial = parts.partial_len::<K::X>(CENTERED).expect("a length");
+            let partial = parts.partial_len::<K::X>(M::CENTERED).expect("a length");
             let mut partials = vec![K::F::QUIET_NAN; partial * parts.count()];
-            let mut work = vec![K::F::QUIET_NAN; parts.work_len::<K::X>(CENTERED).expect("a length")];
+            let mut work = vec![K::F::QUIET_NAN; parts.work_len::<K::X>(M::CENTERED).expect("a length")];
             // Sums lie in the order of a tier's registers.
             let isa = cuts.next().isa();
-            run_parts::<K, CENTERED>(job, isa, (&mut partials, partial), &mut work, cuts);
+            run_parts::<K, M>(job, isa, (&mut partials, partial), &mut work, cuts);
             let sums = || vec![K::F::SENTINEL; cols];
-            let (mut dgamma, mut dbeta) = (sums(), CENTERED.then(sums));
-            merge::<K::X, CENTERED>(isa, &parts, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
+            let (mut dgamma, mut dbeta) = (sums(), M::CENTERED.then(sums));
+            merge::<K::X, M>(isa, &parts, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
             (dgamma, dbeta)
         };
         let cut = cuts.next();
@@ -539,14 +540,14 @@ where
     assert_same_bits(format_args!("{problem}: x has changed"), cols, &forward.x, &x.into_rows());
 }
 
-fn run_parts<K: Types, const CENTERED: bool>(
-    mut job: Backward<'_, K::X, CENTERED>,
+fn run_parts<K: Types, M: Center>(
+    mut job: Backward<'_, K::X, M>,
     isa: Isa,
     (partials, partial): (&mut [K::F], usize),
     work: &mut [K::F],
     cuts: &mut Cuts<'_>,
 ) where
-    K::X: Compiled<CENTERED>,
+    K::X: Compiled<M>,
 {
     let (cut, parts) = (cuts.next(), job.parts());
     if cut.what == What::Split {
@@ -554,7 +555,7 @@ fn run_parts<K: Types, const CENTERED: bool>(
         let (a, b) = job.split_at_part(at);
         let sums = partials.split_at_mut(at.min(parts) * partial);
         for (job, partials) in cut.in_order(((a, sums.0), (b, sums.1))) {
-            run_parts::<K, CENTERED>(job, isa, (partials, partial), work, cuts);
+            run_parts::<K, M>(job, isa, (partials, partial), work, cuts);
         }
     } else {
         job.run_on(isa, partials, work);

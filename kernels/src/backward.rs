@@ -50,11 +50,14 @@ mod slow;
 mod touches;
 
 use core::array::from_ref;
+use core::marker::PhantomData;
 use core::ops::RangeInclusive;
 
 use crate::Isa;
 use crate::forward::{Params, RowNorm, WholeRow, is_eps};
-use crate::lanes::{Affine, Compiled, Element, Float, GradRows, Kernel, Lanes, Vector, outline};
+use crate::lanes::{
+    Affine, Center, Compiled, Element, Float, GradRows, Kernel, Lanes, Mean, Uncentered, Vector, outline,
+};
 use crate::moments::Moments;
 use crate::stack;
 pub(crate) use merge::Merge;
@@ -161,9 +164,9 @@ fn padded<T: Element>(cols: usize) -> Option<usize> {
 
 /// The job of taking the gradients of some rows, which are some parts of all rows: see [`Parts`].
 #[derive(Debug)]
-pub struct Backward<'a, T: Element, const CENTERED: bool>(Job<'a, T>);
+pub struct Backward<'a, T: Element, M: Center>(Job<'a, T>, PhantomData<M>);
 
-impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
+impl<'a, T: Element, M: Center> Backward<'a, T, M> {
     /// The job for all of `rows`, which make parts of their own: [`Parts::new`] of `rows.rows()`. The gradients of
     /// gamma and beta are taken if `sums`, and dx is written with `streaming` stores if so asked. gamma is that of the
     /// rows' group.
@@ -184,7 +187,7 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
         sums: bool,
         streaming: bool,
     ) -> Option<Self> {
-        let lengths = stats.fit(rows.all(), CENTERED) && gamma.is_none_or(|g| g.len() == rows.cols());
+        let lengths = stats.fit(rows.all(), M::CENTERED) && gamma.is_none_or(|g| g.len() == rows.cols());
         let wanted = rows.has_dx() || sums && !rows.has_ds();
         let fits = lengths && wanted && is_eps(eps);
         let part_rows = Parts::new(rows.rows(), rows.cols()).part_rows;
@@ -192,8 +195,8 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
         let harmless = gamma.is_none() || offset.is_zero();
         let offset = if harmless { -T::Float::default() } else { offset };
         let isa = Isa::SCALAR;
-        let job = Job { isa, centered: CENTERED, rows, stats, gamma, offset, eps, sums, streaming, part_rows };
-        fits.then_some(Self(job))
+        let job = Job { isa, centered: M::CENTERED, rows, stats, gamma, offset, eps, sums, streaming, part_rows };
+        fits.then_some(Self(job, PhantomData))
     }
 
     /// The number of parts.
@@ -203,10 +206,10 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
 
     /// The job for the first `parts` parts, and that for the others. All parts come first if there are fewer.
     pub fn split_at_part(self, parts: usize) -> (Self, Self) {
-        let Self(job) = self;
+        let Self(job, _) = self;
         let row = parts.saturating_mul(job.part_rows).min(job.rows.rows());
         let (a, b) = job.rows.split_at(row);
-        (Self(Job { rows: a, ..job }), Self(Job { rows: b, ..job }))
+        (Self(Job { rows: a, ..job }, PhantomData), Self(Job { rows: b, ..job }, PhantomData))
     }
 
     /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`, to be
@@ -217,26 +220,26 @@ impl<'a, T: Element, const CENTERED: bool> Backward<'a, T, CENTERED> {
     /// no sums are wanted), or if `work` has fewer than [`Parts::work_len`].
     pub fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float])
     where
-        T: Compiled<CENTERED>,
+        T: Compiled<M>,
     {
         let job = &self.0;
         let parts = Parts { rows: job.rows.rows(), cols: job.rows.cols(), part_rows: job.part_rows };
         if parts.rows == 0 || parts.cols == 0 {
             return;
         }
-        let partial_len = parts.partial_len::<T>(CENTERED);
-        let work_len = parts.work_len::<T>(CENTERED);
+        let partial_len = parts.partial_len::<T>(M::CENTERED);
+        let work_len = parts.work_len::<T>(M::CENTERED);
         let expected = partial_len.and_then(|len| len.checked_mul(parts.count()));
         assert!(!job.sums || Some(partials.len()) == expected, "{} elements, expected {expected:?}", partials.len());
         assert!(work_len.is_some_and(|len| len <= work.len()), "{} elements, expected {work_len:?}", work.len());
         T::backward(self, partials, work, isa);
     }
 
-    /// The job, which has rows and columns, through the loops for `LOOPS`.
+    /// The job, which has rows and columns, through the loops for `L`.
     #[inline(always)]
-    pub(crate) fn run_here<const LOOPS: bool>(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
+    pub(crate) fn run_here<L: Center>(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
         self.0.isa = isa;
-        let mut parts = RunParts::<T, LOOPS> { job: &mut self.0, partials, work };
+        let mut parts = RunParts::<T, L> { job: &mut self.0, partials, work, center: PhantomData };
         stack::within_a_page(&mut parts, isa, run_parts);
     }
 }
@@ -308,25 +311,26 @@ const fn trusted<T: Element>() -> Trusted {
 }
 
 /// The parts of a job.
-struct RunParts<'j, 'a, T: Element, const CENTERED: bool> {
+struct RunParts<'j, 'a, T: Element, M: Center> {
     job: &'j mut Job<'a, T>,
     partials: &'j mut [T::Float],
     work: &'j mut [T::Float],
+    center: PhantomData<M>,
 }
 
-fn run_parts<T: Element, const CENTERED: bool>(parts: &mut RunParts<'_, '_, T, CENTERED>, isa: Isa) {
-    let RunParts { job, partials, work } = parts;
-    isa.run(RunParts::<T, CENTERED> { job, partials, work });
+fn run_parts<T: Element, M: Center>(parts: &mut RunParts<'_, '_, T, M>, isa: Isa) {
+    let RunParts { job, partials, work, center } = parts;
+    isa.run(RunParts { job, partials, work, center: *center });
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for RunParts<'_, '_, T, CENTERED> {
+impl<T: Element, M: Center> Kernel for RunParts<'_, '_, T, M> {
     type Output = ();
 
-    const PORTABLE: bool = CENTERED;
+    const PORTABLE: bool = M::CENTERED;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { job, partials, work } = self;
+        let Self { job, partials, work, .. } = self;
         let (rows, cols) = (job.rows.rows(), job.rows.cols());
         let padded = cols.next_multiple_of(T::STEP);
         let (gamma, leaf) = work.split_at_mut(padded);
@@ -335,7 +339,7 @@ impl<T: Element, const CENTERED: bool> Kernel for RunParts<'_, '_, T, CENTERED> 
         leaf.fill(T::Float::default());
         for r in (0..rows).step_by(BLOCK_ROWS) {
             let n = BLOCK_ROWS.min(rows - r);
-            touch_rows::<S, T, CENTERED>(simd, job, r, n, gamma, leaf);
+            touch_rows::<S, T, M>(simd, job, r, n, gamma, leaf);
             if job.sums && ((r + n).is_multiple_of(LEAF_ROWS) || r + n == rows) {
                 let len = 2 * leaf.len();
                 let part = &mut partials[r / job.part_rows * len..][..len];
@@ -357,7 +361,7 @@ fn pack_gamma<S: Lanes, T: Element>(simd: S, job: &Job<'_, T>, packed: &mut [T::
     for i in (0..packed.len()).step_by(pair) {
         // SAFETY: gamma has cols elements, checked by the constructor; the room has whole pairs.
         unsafe {
-            let [gamma, _] = affine.load_tail::<S, false>(simd, i.min(cols), pair.min(cols - i.min(cols)));
+            let [gamma, _] = affine.load_tail::<S, Uncentered>(simd, i.min(cols), pair.min(cols - i.min(cols)));
             T::simd_store_computed(simd, packed[i..i + pair].as_mut_ptr(), gamma);
         }
     }
@@ -365,7 +369,7 @@ fn pack_gamma<S: Lanes, T: Element>(simd: S, job: &Job<'_, T>, packed: &mut [T::
 
 /// Both touches of the `n` rows from `r` on, one or two.
 #[inline(always)]
-fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
+fn touch_rows<S: Lanes, T: Element, M: Center>(
     simd: S,
     job: &mut Job<'_, T>,
     r: usize,
@@ -373,15 +377,16 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
     gamma: &[T::Float],
     leaf: &mut [T::Float],
 ) {
+    let center = PhantomData::<M>;
     let mut rows = [Row::NAN; BLOCK_ROWS];
     // The moments of each row, if they have been taken.
     let mut moments = [None; BLOCK_ROWS];
     let ([row_a, row_b], [moments_a, moments_b]) = (&mut rows, &mut moments);
     // Two calls, since one would be inlined.
-    outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r, gamma, row: &mut *row_a, moments: moments_a });
+    outline(simd, FirstTouch { job: &*job, r, gamma, row: &mut *row_a, moments: moments_a, center });
     let mut trust = row_a.trust;
     if n == BLOCK_ROWS {
-        outline(simd, FirstTouch::<T, CENTERED> { job: &*job, r: r + 1, gamma, row: &mut *row_b, moments: moments_b });
+        outline(simd, FirstTouch { job: &*job, r: r + 1, gamma, row: &mut *row_b, moments: moments_b, center });
         trust = trust.min(row_b.trust);
     }
     let wanted = match trust {
@@ -392,14 +397,11 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
     match (trust, n) {
         (Trust::Nothing, _) => {}
         (_, BLOCK_ROWS) => {
-            outline(
-                simd,
-                SecondTouch::<T, CENTERED, _> { job: &mut *job, r, rows: &rows, wanted, gamma, leaf: &mut *leaf },
-            );
+            outline(simd, SecondTouch { job: &mut *job, r, rows: &rows, wanted, gamma, leaf: &mut *leaf, center });
         }
         _ => {
             let rows = from_ref(&rows[0]);
-            outline(simd, SecondTouch::<T, CENTERED, _> { job: &mut *job, r, rows, wanted, gamma, leaf: &mut *leaf });
+            outline(simd, SecondTouch { job: &mut *job, r, rows, wanted, gamma, leaf: &mut *leaf, center });
         }
     }
     if trust == Trust::All {
@@ -411,61 +413,56 @@ fn touch_rows<S: Lanes, T: Element, const CENTERED: bool>(
             let wanted = !ways::SUMS;
             outline(
                 simd,
-                SecondTouch::<T, CENTERED, _> {
-                    job: &mut *job,
-                    r: r + k,
-                    rows: from_ref(row),
-                    wanted,
-                    gamma,
-                    leaf: &mut *leaf,
-                },
+                SecondTouch { job: &mut *job, r: r + k, rows: from_ref(row), wanted, gamma, leaf: &mut *leaf, center },
             );
         }
     }
 }
 
 /// What the second touch of row `r` takes.
-struct FirstTouch<'j, 'a, T: Element, const CENTERED: bool> {
+struct FirstTouch<'j, 'a, T: Element, M: Center> {
     job: &'j Job<'a, T>,
     r: usize,
     gamma: &'j [T::Float],
     row: &'j mut Row<T::Float>,
     /// Those of the row, if they are taken.
     moments: &'j mut Option<Moments>,
+    center: PhantomData<M>,
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for FirstTouch<'_, '_, T, CENTERED> {
+impl<T: Element, M: Center> Kernel for FirstTouch<'_, '_, T, M> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        *self.row = first_touch::<S, T, CENTERED>(simd, self.job, self.r, self.gamma, self.moments);
+        *self.row = first_touch::<S, T, M>(simd, self.job, self.r, self.gamma, self.moments);
     }
 }
 
 /// The second touch of the `R` rows from `r` on.
-struct SecondTouch<'j, 'a, T: Element, const CENTERED: bool, const R: usize> {
+struct SecondTouch<'j, 'a, T: Element, M: Center, const R: usize> {
     job: &'j mut Job<'a, T>,
     r: usize,
     rows: &'j [Row<T::Float>; R],
     wanted: u8,
     gamma: &'j [T::Float],
     leaf: &'j mut [T::Float],
+    center: PhantomData<M>,
 }
 
-impl<T: Element, const CENTERED: bool, const R: usize> Kernel for SecondTouch<'_, '_, T, CENTERED, R> {
+impl<T: Element, M: Center, const R: usize> Kernel for SecondTouch<'_, '_, T, M, R> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { job, r, rows, wanted, gamma, leaf } = self;
-        second_touch::<S, T, CENTERED, R>(simd, job, r, rows, wanted, gamma, leaf);
+        let Self { job, r, rows, wanted, gamma, leaf, .. } = self;
+        second_touch::<S, T, M, R>(simd, job, r, rows, wanted, gamma, leaf);
     }
 }
 
 /// What the second touch of row `r` takes.
 #[inline(always)]
-fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
+fn first_touch<S: Lanes, T: Element, M: Center>(
     simd: S,
     job: &Job<'_, T>,
     r: usize,
@@ -487,7 +484,7 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
             // SAFETY: r < rows, and rows have cols > 0 elements.
             of_row = unsafe {
                 let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
-                outline(simd, WholeRow::<T, CENTERED>::moments(&x, cols, job.centered))
+                outline(simd, WholeRow::<T, M>::moments(&x, cols, Mean::new(job.centered)))
             };
             let (moments, _) = &of_row;
             fast = Some(moments);
@@ -509,7 +506,7 @@ fn first_touch<S: Lanes, T: Element, const CENTERED: bool>(
         return Row::new(&norm, 0.0, 0.0, Trust::All);
     }
     // SAFETY: there is a row r; gamma has whole steps.
-    let (s1, s2) = unsafe { project::<S, T, CENTERED>(simd, job, r, norm.mean, gamma) };
+    let (s1, s2) = unsafe { project::<S, T, M>(simd, job, r, norm.mean, gamma) };
     let s2 = (s2 - mean_lo * s1) * rstd;
     let size = s1.abs() + s2.abs();
     let is_moderate = trusted_sums.contains(&size) && products.contains(&(size * rstd))

@@ -12,7 +12,7 @@ use bytemuck::Pod;
 use crate::Isa;
 use crate::backward::{Backward, Parts, Stats, merge};
 use crate::forward::{Forward, Groups, Params, StatsMut};
-use crate::lanes::{Compiled, Element, Float, GradRows, RowIo, Vector};
+use crate::lanes::{Center, Centered, Compiled, Element, Float, GradRows, RowIo, Uncentered, Vector};
 use crate::layer_norm::LayerNorm;
 use crate::moments::{CHUNK, Moments, RowMoments};
 use crate::rms_norm::RmsNorm;
@@ -45,16 +45,16 @@ enum Form {
 const FORMS: [Form; 5] = [Form::Apart, Form::Streamed, Form::InPlace, Form::Sum, Form::SumOver];
 
 /// The constructors of either operation.
-trait Jobs<const CENTERED: bool>: Element {
+trait Jobs<M: Center>: Element {
     fn job<'a>(
         io: RowIo<'a, Self>,
         params: Params<'a, Self>,
         streaming: bool,
         stats: StatsMut<'a, Self::Float>,
-    ) -> Option<Forward<'a, Self, CENTERED>>;
+    ) -> Option<Forward<'a, Self, M>>;
 }
 
-impl<T: Element> Jobs<true> for T {
+impl<T: Element> Jobs<Centered> for T {
     fn job<'a>(
         io: RowIo<'a, T>,
         params: Params<'a, T>,
@@ -65,7 +65,7 @@ impl<T: Element> Jobs<true> for T {
     }
 }
 
-impl<T: Element> Jobs<false> for T {
+impl<T: Element> Jobs<Uncentered> for T {
     fn job<'a>(
         io: RowIo<'a, T>,
         params: Params<'a, T>,
@@ -77,7 +77,7 @@ impl<T: Element> Jobs<false> for T {
 }
 
 /// The bits of y, the sum and rstd.
-fn forward<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(
+fn forward<T: Jobs<M> + Compiled<M>, M: Center>(
     isa: Isa,
     form: Form,
     (rows, cols): (usize, usize),
@@ -114,9 +114,9 @@ fn forward<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(
 }
 
 /// One row by its moments, in two pieces.
-fn by_columns<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(isa: Isa, cols: usize) -> Vec<u8> {
+fn by_columns<T: Jobs<M> + Compiled<M>, M: Center>(isa: Isa, cols: usize) -> Vec<u8> {
     let (x, mut y) = (numbers::<T>(cols, 7), numbers::<T>(cols, 8));
-    let part = |x| RowMoments { x, centered: CENTERED, scale: None }.run_on(isa);
+    let part = |x| RowMoments { x, centered: M::CENTERED, scale: None }.run_on(isa);
     let moments = Moments::merge_all(x.chunks(CHUNK).map(part));
     let io = RowIo::new(&x, cols, &mut y, cols, 1, cols).expect("the row fits");
     let job = T::job(io, Params::default(), false, StatsMut::default()).expect("the lengths fit");
@@ -127,7 +127,7 @@ fn by_columns<T: Jobs<CENTERED> + Compiled<CENTERED>, const CENTERED: bool>(isa:
 }
 
 /// The bits of dx, dgamma and dbeta.
-fn backward<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+fn backward<T: Element + Compiled<M>, M: Center>(
     isa: Isa,
     (rows, cols): (usize, usize),
     streaming: bool,
@@ -142,14 +142,14 @@ fn backward<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
     let grads = GradRows::new((&dy, cols), (&x, cols), rows, cols).and_then(|rows| rows.with_dx((&mut dx, cols)));
     let gamma = Some(Vector::from(&gamma[..]));
     let one = T::Float::from_f64(1.0);
-    let job = Backward::<T, CENTERED>::new(grads.expect("rows"), Stats::default(), gamma, one, 1e-5, true, streaming);
+    let job = Backward::<T, M>::new(grads.expect("rows"), Stats::default(), gamma, one, 1e-5, true, streaming);
     let parts = Parts::new(rows, cols);
-    let len = parts.partial_len::<T>(CENTERED).expect("a length") * parts.count();
+    let len = parts.partial_len::<T>(M::CENTERED).expect("a length") * parts.count();
     let mut partials = vec![T::Float::NAN; len];
-    let mut work = vec![T::Float::NAN; parts.work_len::<T>(CENTERED).expect("a length")];
+    let mut work = vec![T::Float::NAN; parts.work_len::<T>(M::CENTERED).expect("a length")];
     job.expect("the lengths fit").run_on(isa, &mut partials, &mut work);
     let (mut dgamma, mut dbeta) = (vec![T::Float::NAN; cols], vec![T::Float::NAN; cols]);
-    merge::<T, CENTERED>(isa, &parts, &partials, Some(&mut dgamma), Some(&mut dbeta));
+    merge::<T, M>(isa, &parts, &partials, Some(&mut dgamma), Some(&mut dbeta));
     [bits(&dx), bits(&dgamma), bits(&dbeta)]
 }
 
@@ -196,17 +196,21 @@ fn every_loop<T: Element>() {
         for &(shape, forms, vectors) in cases {
             for (&form, &vectors) in forms.iter().flat_map(|form| vectors.iter().map(move |vectors| (form, vectors))) {
                 let all = |isa| {
-                    (forward::<T, true>(isa, form, shape, vectors), forward::<T, false>(isa, form, shape, vectors))
+                    (
+                        forward::<T, Centered>(isa, form, shape, vectors),
+                        forward::<T, Uncentered>(isa, form, shape, vectors),
+                    )
                 };
                 assert_eq!(all(isa), all(Isa::SCALAR), "{isa}, {form:?}, {shape:?}, {vectors:?}");
             }
         }
-        let all = |isa| (by_columns::<T, true>(isa, 270), by_columns::<T, false>(isa, 70));
+        let all = |isa| (by_columns::<T, Centered>(isa, 270), by_columns::<T, Uncentered>(isa, 70));
         assert_eq!(all(isa), all(Isa::SCALAR), "{isa}: by columns");
         for &(shape, streaming) in gradients {
             for &streaming in streaming {
-                let all =
-                    |isa| (backward::<T, true>(isa, shape, streaming), backward::<T, false>(isa, shape, streaming));
+                let all = |isa| {
+                    (backward::<T, Centered>(isa, shape, streaming), backward::<T, Uncentered>(isa, shape, streaming))
+                };
                 assert_eq!(all(isa), all(Isa::SCALAR), "{isa}: gradients, {shape:?}, streaming: {streaming}");
             }
         }

@@ -1,11 +1,10 @@
 //! What the normalizations share: the job, the choice of loops, and the way out for rows of extreme range.
 //!
-//! Layer normalization subtracts the mean, RMS normalization does not. The loops are compiled for the first, and where
-//! speed matters most also for the second: `CENTERED` tells these apart. RMS normalization of the other types
-//! ([`Element::SHARES`]), and all of it on the portable tier, goes through the loops of the first with a mean of 0,
-//! which changes no bits: c is 0 and S is taken as 0, so that M2 is Q; x - 0 is x; and fma with a third operand of -0
-//! is a rounded product. There `centered` tells them apart, outside of the loops (and on the portable tier in them,
-//! where fma is long).
+//! Layer normalization subtracts the mean, RMS normalization does not: the type parameter `M` says which, of a job and
+//! of the loops. Some loops of layer normalization take the rows of RMS normalization too, with a mean of 0: those on the
+//! portable tier, and those of types whose speed matters less than their code ([`Either`](crate::lanes::Either)). This
+//! changes no bits: c is 0 and S is taken as 0, so that M2 is Q; x - 0 is x; and fma with a third operand of -0 is a
+//! rounded product.
 //!
 //! # Loops
 //!
@@ -44,9 +43,11 @@ mod elements;
 mod fused;
 mod groups;
 
+use core::marker::PhantomData;
+
 use crate::Isa;
 use crate::lanes::{
-    Affine, Compiled, Element, FOLD_ROWS, Float, Input, Kernel, LINE, Lanes, RowIo, Target, Vector,
+    Affine, Center, Compiled, Element, FOLD_ROWS, Float, Input, Kernel, LINE, Lanes, Mean, RowIo, Target, Vector,
     in_default_environment, sqrt_f64,
 };
 use crate::moments::{self, CHUNK, Moments};
@@ -203,9 +204,9 @@ impl<'a, T: Element> Params<'a, T> {
 /// The job of normalizing some rows: see [`LayerNorm`](crate::layer_norm::LayerNorm) and
 /// [`RmsNorm`](crate::rms_norm::RmsNorm).
 #[derive(Debug)]
-pub struct Forward<'a, T: Element, const CENTERED: bool>(Job<'a, T>);
+pub struct Forward<'a, T: Element, M: Center>(Job<'a, T>, PhantomData<M>);
 
-impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
+impl<'a, T: Element, M: Center> Forward<'a, T, M> {
     /// `None` for the reasons that the constructors name.
     #[inline(always)]
     pub(crate) fn checked(
@@ -226,23 +227,24 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
         let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);
         let asks = streaming || in_place;
         let isa = Isa::SCALAR;
-        let job = Job { isa, centered: CENTERED, rows, params, bias: None, eps, streaming, asks, blocks, fused, stats };
-        fits.then_some(Self(job))
+        let job =
+            Job { isa, centered: M::CENTERED, rows, params, bias: None, eps, streaming, asks, blocks, fused, stats };
+        fits.then_some(Self(job, PhantomData))
     }
 
     /// The same job with a row that is added to each sum of x and residual. `None` if the bias does not have an element
     /// for each column, if the rows are no sums, or if the job has a bias already.
     #[inline(always)]
     pub fn with_bias(self, bias: &'a [T]) -> Option<Self> {
-        let Self(job) = self;
+        let Self(job, _) = self;
         let fits = job.rows.is_sum() && bias.len() == job.rows.cols() && job.bias.is_none();
-        fits.then_some(Self(Job { bias: Some(bias), ..job }))
+        fits.then_some(Self(Job { bias: Some(bias), ..job }, PhantomData))
     }
 
     /// The job for the first `row` rows, and that for the others. All rows come first if there are fewer.
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let (a, b) = self.0.split_at(row);
-        (Self(a), Self(b))
+        (Self(a, PhantomData), Self(b, PhantomData))
     }
 
     /// Turns the job of normalizing one row, whose moments have been taken elsewhere (by several threads, say), into
@@ -250,19 +252,19 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     /// row, if that is a sum, if the moments count fewer elements than the row has, or if they leave the range in which
     /// they can be trusted: then it must be run as it is.
     #[allow(clippy::result_large_err, reason = "the job is given back to be run, not to be propagated")]
-    pub fn with_moments(self, moments: &Moments) -> Result<Normalize<'a, T, CENTERED>, Self> {
-        let Self(mut job) = self;
+    pub fn with_moments(self, moments: &Moments) -> Result<Normalize<'a, T, M>, Self> {
+        let Self(mut job, _) = self;
         if job.rows.rows() != 1 || job.rows.is_sum() || !moments.are_of::<T>(job.rows.cols()) {
-            return Err(Self(job));
+            return Err(Self(job, PhantomData));
         }
         match in_default_environment(|| trusted(moments, job.eps)) {
             Some(norm) => {
                 job.stats.set(0, &norm);
                 let params = job.params.of_row(0, job.rows.cols());
                 let Job { rows: row, streaming, .. } = job;
-                Ok(Normalize(Columns { centered: CENTERED, row, params, norm, streaming }))
+                Ok(Normalize(Columns { centered: M::CENTERED, row, params, norm, streaming }, PhantomData))
             }
-            None => Err(Self(job)),
+            None => Err(Self(job, PhantomData)),
         }
     }
 
@@ -276,7 +278,7 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     #[must_use]
     pub fn run_with(self, isa: Isa, moments: &[Moments]) -> bool
     where
-        T: Compiled<CENTERED>,
+        T: Compiled<M>,
     {
         let (rows, cols) = (self.0.rows.rows(), self.0.rows.cols());
         let are_of = || cols == 0 || moments.iter().all(|m| m.are_of::<T>(cols));
@@ -292,13 +294,13 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     #[inline(never)]
     fn run_rows_with(mut self, isa: Isa, moments: &[Moments])
     where
-        T: Compiled<CENTERED>,
+        T: Compiled<M>,
     {
         for moments in moments {
             let (row, rest) = self.split_at(1);
             match row.with_moments(moments) {
                 Ok(row) => row.run_on(isa),
-                Err(Self(row)) => {
+                Err(Self(row, _)) => {
                     let mut row = Job { isa, ..row };
                     finish_row(&mut row, 0, moments);
                     row.canonicalize_nans();
@@ -317,21 +319,21 @@ impl<'a, T: Element, const CENTERED: bool> Forward<'a, T, CENTERED> {
     #[inline]
     pub fn run_on(&mut self, isa: Isa)
     where
-        T: Compiled<CENTERED>,
+        T: Compiled<M>,
     {
         if self.0.rows.rows() > 0 && self.0.rows.cols() > 0 {
             T::forward(self, isa);
         }
     }
 
-    /// The job, which has rows and columns, through the loops for `LOOPS`.
+    /// The job, which has rows and columns, through the loops for `L`.
     #[inline(always)]
-    pub(crate) fn run_here<const LOOPS: bool>(&mut self, isa: Isa) {
+    pub(crate) fn run_here<L: Center>(&mut self, isa: Isa) {
         self.0.isa = isa;
         if self.0.streaming {
-            stack::within_a_page(&mut self.0, isa, run_job::<T, LOOPS>);
+            stack::within_a_page(&mut self.0, isa, run_job::<T, L>);
         } else {
-            run_job::<T, LOOPS>(&mut self.0, isa);
+            run_job::<T, L>(&mut self.0, isa);
         }
     }
 
@@ -371,8 +373,8 @@ struct Job<'a, T: Element> {
 
 /// One function for all that go through the same loops.
 #[inline(never)]
-fn run_job<T: Element, const CENTERED: bool>(job: &mut Job<'_, T>, isa: Isa) {
-    if !job.forward::<CENTERED>(isa) || job.is_grouped() {
+fn run_job<T: Element, M: Center>(job: &mut Job<'_, T>, isa: Isa) {
+    if !job.forward::<M>(isa) || job.is_grouped() {
         job.canonicalize_nans();
     }
 }
@@ -390,12 +392,12 @@ impl<'a, T: Element> Job<'a, T> {
     ///
     /// Returns whether a row of y is known to be finite.
     #[inline(always)]
-    fn forward<const CENTERED: bool>(&mut self, isa: Isa) -> bool {
+    fn forward<M: Center>(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
         if self.blocks && rows >= FOLD_ROWS {
             let whole = rows - rows % FOLD_ROWS;
-            match isa.run_simd(Blocks::<T, CENTERED> { job: self, rows: whole }) {
+            match isa.run_simd(Blocks::<T, M> { job: self, rows: whole, center: PhantomData }) {
                 Some(finite) if whole == rows => return finite,
                 Some(_) => first = whole,
                 None => {}
@@ -403,9 +405,9 @@ impl<'a, T: Element> Job<'a, T> {
         }
         if rows - first >= 2 && self.fused {
             let finite = if T::STREAMS_APART && self.streaming {
-                isa.run_simd(Fused::<T, CENTERED, true> { job: self, first })
+                isa.run_simd(Fused::<T, M, true> { job: self, first, center: PhantomData })
             } else {
-                isa.run_simd(Fused::<T, CENTERED, false> { job: self, first })
+                isa.run_simd(Fused::<T, M, false> { job: self, first, center: PhantomData })
             };
             if let Some(finite) = finite {
                 return finite;
@@ -415,8 +417,8 @@ impl<'a, T: Element> Job<'a, T> {
         for r in first..rows {
             // SAFETY: r < rows.
             let row = unsafe { self.input(r) };
-            let centered = self.centered;
-            (_, finite) = isa.run(WholeRow::<T, CENTERED> { row: &row, cols, centered, job: Some((&mut *self, r)) });
+            let mean = Mean::<M>::new(self.centered);
+            (_, finite) = isa.run(WholeRow { row: &row, cols, mean, job: Some((&mut *self, r)) });
         }
         finite
     }
@@ -470,9 +472,9 @@ impl<'a, T: Element> Job<'a, T> {
 
 /// The job of normalizing one row, or some columns of it, whose statistics are known.
 #[derive(Debug)]
-pub struct Normalize<'a, T: Element, const CENTERED: bool>(Columns<'a, T>);
+pub struct Normalize<'a, T: Element, M: Center>(Columns<'a, T>, PhantomData<M>);
 
-impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
+impl<'a, T: Element, M: Center> Normalize<'a, T, M> {
     /// `None` for the reasons that the constructors name.
     pub(crate) fn checked(
         row: RowIo<'a, T>,
@@ -485,29 +487,29 @@ impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
             return None;
         }
         let params = params.with_harmless_offset().of_row(0, row.cols());
-        Some(Self(Columns { centered: CENTERED, row, params, norm, streaming }))
+        Some(Self(Columns { centered: M::CENTERED, row, params, norm, streaming }, PhantomData))
     }
 
     /// The job for the first `col` columns, and that for the others. All columns come first if there are fewer.
     pub fn split_at_col(self, col: usize) -> (Self, Self) {
         let (a, b) = self.0.split_at_col(col);
-        (Self(a), Self(b))
+        (Self(a, PhantomData), Self(b, PhantomData))
     }
 
     /// Does the job on one tier, on the calling thread.
     pub fn run_on(self, isa: Isa)
     where
-        T: Compiled<CENTERED>,
+        T: Compiled<M>,
     {
         if self.cols() > 0 {
             T::normalize(self, isa);
         }
     }
 
-    /// The job, which has columns, through the loops for `LOOPS`.
+    /// The job, which has columns, through the loops for `L`.
     #[inline(always)]
-    pub(crate) fn run_here<const LOOPS: bool>(mut self, isa: Isa) {
-        stack::within_a_page(&mut self.0, isa, run_columns::<T, LOOPS>);
+    pub(crate) fn run_here<L: Center>(mut self, isa: Isa) {
+        stack::within_a_page(&mut self.0, isa, run_columns::<T, L>);
     }
 
     /// The number of columns.
@@ -516,8 +518,8 @@ impl<'a, T: Element, const CENTERED: bool> Normalize<'a, T, CENTERED> {
     }
 }
 
-fn run_columns<T: Element, const CENTERED: bool>(job: &mut Columns<'_, T>, isa: Isa) {
-    isa.run(RunColumns::<T, CENTERED> { job });
+fn run_columns<T: Element, M: Center>(job: &mut Columns<'_, T>, isa: Isa) {
+    isa.run(RunColumns::<T, M> { job, center: PhantomData });
 }
 
 /// What of it both normalizations have in common.
@@ -545,14 +547,15 @@ impl<'a, T: Element> Columns<'a, T> {
 }
 
 /// The columns of a job.
-struct RunColumns<'j, 'a, T: Element, const CENTERED: bool> {
+struct RunColumns<'j, 'a, T: Element, M: Center> {
     job: &'j mut Columns<'a, T>,
+    center: PhantomData<M>,
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for RunColumns<'_, '_, T, CENTERED> {
+impl<T: Element, M: Center> Kernel for RunColumns<'_, '_, T, M> {
     type Output = ();
 
-    const PORTABLE: bool = CENTERED;
+    const PORTABLE: bool = M::CENTERED;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
@@ -562,7 +565,7 @@ impl<T: Element, const CENTERED: bool> Kernel for RunColumns<'_, '_, T, CENTERED
         // SAFETY: there is a row 0.
         let (x, y) = unsafe { (row.source(0), row.target(0, streaming)) };
         // SAFETY: all lengths are cols, checked by the constructor.
-        let finite = unsafe { Row::<T, CENTERED> { centered, x, y, norm, affine }.normalize(simd, cols) };
+        let finite = unsafe { Row { mean: Mean::<M>::new(centered), x, y, norm, affine }.normalize(simd, cols) };
         if streaming {
             simd.fence();
         }
@@ -654,44 +657,43 @@ fn finish_row<T: Element>(job: &mut Job<'_, T>, r: usize, moments: &Moments) {
 
 /// Takes the moments of a row of `cols > 0` elements, which whoever makes this knows to be there, and normalizes it if
 /// it is a row of a job.
-pub(crate) struct WholeRow<'j, 'a, T: Element, const CENTERED: bool> {
+pub(crate) struct WholeRow<'j, 'a, T: Element, M: Center> {
     /// Borrowed for the same reason as jobs are.
     row: &'j Input<T>,
     cols: usize,
-    /// Whether it has a mean.
-    centered: bool,
+    mean: Mean<M>,
     job: Option<(&'j mut Job<'a, T>, usize)>,
 }
 
-impl<'j, T: Element, const CENTERED: bool> WholeRow<'j, '_, T, CENTERED> {
+impl<'j, T: Element, M: Center> WholeRow<'j, '_, T, M> {
     /// The moments alone.
     ///
     /// # Safety
     /// - The row has `cols > 0` elements.
     #[inline(always)]
-    pub(crate) unsafe fn moments(row: &'j Input<T>, cols: usize, centered: bool) -> Self {
-        Self { row, cols, centered, job: None }
+    pub(crate) unsafe fn moments(row: &'j Input<T>, cols: usize, mean: Mean<M>) -> Self {
+        Self { row, cols, mean, job: None }
     }
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for WholeRow<'_, '_, T, CENTERED> {
+impl<T: Element, M: Center> Kernel for WholeRow<'_, '_, T, M> {
     /// The moments, and whether the row of y is known to be finite.
     type Output = (Moments, bool);
 
-    const PORTABLE: bool = CENTERED;
+    const PORTABLE: bool = M::CENTERED;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> (Moments, bool) {
-        let Self { row, cols, centered, job } = self;
+        let Self { row, cols, mean, job } = self;
         // SAFETY: the row has cols elements.
-        let moments = unsafe { moments::row::<S, T, CENTERED>(simd, *row, cols, centered) };
+        let moments = unsafe { moments::row(simd, *row, cols, mean) };
         let Some((job, r)) = job else { return (moments, false) };
         let mut finite = false;
         if let Some(norm) = settle(simd, job, r, &moments, 1.0 / cols as f64) {
             // SAFETY: the job has row r, of cols elements; so have gamma and beta, checked by the constructor.
             finite = unsafe {
                 let (x, y, affine) = (job.rows.source(r), job.target(r), job.affine(r));
-                Row::<T, CENTERED> { centered, x, y, norm, affine }.normalize(simd, cols)
+                Row { mean, x, y, norm, affine }.normalize(simd, cols)
             };
         }
         if job.streaming {

@@ -16,6 +16,7 @@ mod environment;
 mod float;
 mod grad_rows;
 mod input;
+mod mean;
 mod scalar;
 mod tail;
 mod vector;
@@ -40,6 +41,8 @@ pub use float::Float;
 pub(crate) use float::WIDE_REGS;
 pub use grad_rows::{GradRows, RawGradRows};
 pub(crate) use input::Input;
+pub(crate) use mean::Mean;
+pub use mean::{Center, Centered, Either, Uncentered};
 pub(crate) use tail::{TAIL, Tail};
 pub use vector::Vector;
 pub(crate) use vector::{Affine, PACKED_COLS, Packed, way};
@@ -265,13 +268,6 @@ pub trait Bf16Lanes: Simd {
 #[inline(always)]
 pub(crate) fn rolled(n: usize) -> usize {
     core::hint::black_box(n)
-}
-
-/// Whether rows have a mean, in loops for `CENTERED`. Where little code is worth more, those of layer normalization take the rows of
-/// the other too, with a mean of 0: this says so while running there, and to the compiler elsewhere.
-#[inline(always)]
-pub(crate) const fn has_mean<S: Lanes, T: Element, const CENTERED: bool>(centered: bool) -> bool {
-    CENTERED && (centered || S::SPECIALIZES && !T::SHARES)
 }
 
 /// The square root of one f64, by the tier's instruction.

@@ -17,13 +17,13 @@
 
 use crate::forward;
 pub use crate::forward::{Params, RowNorm, StatsMut};
-use crate::lanes::{Element, RowIo};
+use crate::lanes::{Centered, Element, RowIo};
 
 /// Layer normalization of some rows.
-pub type LayerNorm<'a, T = f32> = forward::Forward<'a, T, true>;
+pub type LayerNorm<'a, T = f32> = forward::Forward<'a, T, Centered>;
 
 /// Layer normalization of one row, or of some columns of it, whose statistics are known.
-pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, true>;
+pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, Centered>;
 
 impl<'a, T: Element> LayerNorm<'a, T> {
     /// The job of normalizing `rows`, with `streaming` stores if so asked.

@@ -40,6 +40,7 @@ pub mod table;
 
 pub use half;
 pub use isa::{Isa, Tier};
+pub use lanes::{Center, Centered, Uncentered};
 
 #[cfg(all(doctest, feature = "std"))]
 #[doc = include_str!("../README.md")]

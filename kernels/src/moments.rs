@@ -44,12 +44,14 @@
 //! of it at once.
 
 use core::fmt;
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use crate::Isa;
 use crate::forward::{WholeRow, is_eps};
 use crate::lanes::{
-    Compiled, Element, Float, Input, Lanes, MAX_REGS, Pair, Source, has_mean, in_default_environment, regs,
+    Center, Centered, Compiled, Element, Float, Input, Lanes, MAX_REGS, Mean, Pair, Source, Uncentered,
+    in_default_environment, regs,
 };
 use crate::rescue;
 
@@ -351,20 +353,21 @@ type Reg<S, T> = <<T as Element>::Float as Float>::Reg<S>;
 
 /// The running sums of one chunk: S and Q per virtual lane.
 #[derive(Clone, Copy)]
-pub(crate) struct Sums<S: Lanes, T: Element, const CENTERED: bool> {
+pub(crate) struct Sums<S: Lanes, T: Element, M: Center> {
     c: Reg<S, T>,
     s: [Reg<S, T>; MAX_REGS],
     q: [Reg<S, T>; MAX_REGS],
     /// S and Q of the first part of a chunk, where [`Float::BANK_AT`] cuts it.
     bank: [[Reg<S, T>; MAX_REGS]; 2],
+    center: PhantomData<M>,
 }
 
-impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
+impl<S: Lanes, T: Element, M: Center> Sums<S, T, M> {
     /// No elements yet, to be counted from the shift `c`.
     #[inline(always)]
     pub(crate) fn new(simd: S, c: T::Float) -> Self {
         let zero = T::Float::splat(simd, T::Float::default());
-        Self { c: T::Float::splat(simd, c), s: [zero; _], q: [zero; _], bank: [[zero; _]; 2] }
+        Self { c: T::Float::splat(simd, c), s: [zero; _], q: [zero; _], bank: [[zero; _]; 2], center: PhantomData }
     }
 
     /// Begins the second sums where element `i` starts a step.
@@ -380,7 +383,7 @@ impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
     #[inline(always)]
     fn add(&mut self, simd: S, j: usize, [a, b]: Pair<S, T>) {
         let (mut a, mut b) = (a, b);
-        if CENTERED {
+        if M::CENTERED {
             (a, b) = (T::Float::minus(simd, a, self.c), T::Float::minus(simd, b, self.c));
             self.s[j] = T::Float::plus(simd, self.s[j], T::Float::plus(simd, a, b));
         }
@@ -439,9 +442,9 @@ impl<S: Lanes, T: Element, const CENTERED: bool> Sums<S, T, CENTERED> {
     }
 
     #[inline(always)]
-    pub(crate) fn finish(self, simd: S, c: T::Float, len: ChunkLen<T>, centered: bool) -> Moments {
+    pub(crate) fn finish(self, simd: S, c: T::Float, len: ChunkLen<T>, mean: Mean<M>) -> Moments {
         let (s, q) = self.halve(simd);
-        let s = if centered { T::Float::fold(simd, s) } else { T::Float::default() };
+        let s = if mean.is_taken::<S>() { T::Float::fold(simd, s) } else { T::Float::default() };
         finish(c, s, T::Float::fold(simd, q), len)
     }
 }
@@ -505,13 +508,13 @@ pub(crate) fn shift<T: Element>(x0: T::Float, samples: T::Float, len: ChunkLen<T
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-pub(crate) unsafe fn chunk_shift<S: Lanes, T: Element, const CENTERED: bool>(
+pub(crate) unsafe fn chunk_shift<S: Lanes, T: Element, M: Center>(
     simd: S,
     x: Source<T>,
     len: ChunkLen<T>,
-    centered: bool,
+    mean: Mean<M>,
 ) -> T::Float {
-    if !(CENTERED && centered) {
+    if !mean.is_taken::<S>() {
         return T::Float::default();
     }
     // SAFETY: the caller's duty.
@@ -524,17 +527,17 @@ pub(crate) unsafe fn chunk_shift<S: Lanes, T: Element, const CENTERED: bool>(
 /// # Safety
 /// - The row has at least `at + len.len` elements.
 #[inline(always)]
-unsafe fn next_shift<S: Lanes, T: Element, const CENTERED: bool>(
+unsafe fn next_shift<S: Lanes, T: Element, M: Center>(
     simd: S,
     input: Input<T>,
     at: usize,
     len: ChunkLen<T>,
-    centered: bool,
+    mean: Mean<M>,
 ) -> T::Float {
     // SAFETY: the caller's duty.
     unsafe {
         input.take_sums(simd, 1, at, len.len);
-        chunk_shift::<S, T, CENTERED>(simd, input.row().after(at), len, centered)
+        chunk_shift(simd, input.row().after(at), len, mean)
     }
 }
 
@@ -543,17 +546,17 @@ unsafe fn next_shift<S: Lanes, T: Element, const CENTERED: bool>(
 /// # Safety
 /// - x has at least `len.len` elements.
 #[inline(always)]
-unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool>(
+unsafe fn chunk<S: Lanes, T: Element, M: Center>(
     simd: S,
     input: Input<T>,
     from: usize,
     c: T::Float,
     len: ChunkLen<T>,
-    centered: bool,
+    mean: Mean<M>,
 ) -> Moments {
     // SAFETY: the caller's duty.
     let x = unsafe { input.row().after(from) };
-    let mut sums = Sums::<S, T, CENTERED>::new(simd, c);
+    let mut sums = Sums::<S, T, M>::new(simd, c);
     let mut i = 0;
     while i + T::STEP <= len.len {
         if input.asks() {
@@ -567,7 +570,7 @@ unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool>(
         // SAFETY: the caller's duty.
         unsafe { sums.step_tail(simd, x, i, len.len - i) };
     }
-    sums.finish(simd, c, len, centered)
+    sums.finish(simd, c, len, mean)
 }
 
 /// The moments of a row or of a subtree of it, `cols > 0` elements. Sums are taken chunk by chunk, while they are in
@@ -576,13 +579,12 @@ unsafe fn chunk<S: Lanes, T: Element, const CENTERED: bool>(
 /// # Safety
 /// - x has at least `cols` elements.
 #[inline(always)]
-pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(
+pub(crate) unsafe fn row<S: Lanes, T: Element, M: Center>(
     simd: S,
     input: Input<T>,
     cols: usize,
-    centered: bool,
+    mean: Mean<M>,
 ) -> Moments {
-    let centered = has_mean::<S, T, CENTERED>(centered);
     let (inner, last) = ChunkLen::of_row(cols);
     let len_at = |at: usize| if cols - at > CHUNK { inner } else { last };
     let mut stack = no_subtrees();
@@ -594,20 +596,20 @@ pub(crate) unsafe fn row<S: Lanes, T: Element, const CENTERED: bool>(
     let mut c = T::Float::default();
     if ahead {
         // SAFETY: x has cols elements.
-        c = unsafe { next_shift::<S, T, CENTERED>(simd, input, 0, len, centered) };
+        c = unsafe { next_shift(simd, input, 0, len, mean) };
     }
     loop {
         let next = at + len.len;
         let (next_len, mut next_c) = (len_at(next.min(cols - 1)), c);
         if !ahead {
             // SAFETY: len elements are left at at.
-            c = unsafe { next_shift::<S, T, CENTERED>(simd, input, at, len, centered) };
+            c = unsafe { next_shift(simd, input, at, len, mean) };
         } else if next < cols {
             // SAFETY: next_len elements are left at next.
-            next_c = unsafe { next_shift::<S, T, CENTERED>(simd, input, next, next_len, centered) };
+            next_c = unsafe { next_shift(simd, input, next, next_len, mean) };
         }
         // SAFETY: len elements are left at at.
-        let chunk = unsafe { chunk::<S, T, CENTERED>(simd, input, at, c, len, centered) };
+        let chunk = unsafe { chunk(simd, input, at, c, len, mean) };
         if cols <= CHUNK {
             return chunk;
         }
@@ -648,16 +650,16 @@ impl<T: Element> RowMoments<'_, T> {
             });
         }
         if self.centered {
-            <T as Compiled<true>>::moments(self, isa)
+            <T as Compiled<Centered>>::moments(self, isa)
         } else {
-            <T as Compiled<false>>::moments(self, isa)
+            <T as Compiled<Uncentered>>::moments(self, isa)
         }
     }
 
     #[inline(never)]
-    pub(crate) fn run_here<const LOOPS: bool>(self, isa: Isa) -> Moments {
+    pub(crate) fn run_here<M: Center>(self, isa: Isa) -> Moments {
         let Self { x, centered, .. } = self;
         // SAFETY: the slice has as many elements, and is not empty.
-        unsafe { isa.run(WholeRow::<T, LOOPS>::moments(&Source::from(x).into(), x.len(), centered)).0 }
+        unsafe { isa.run(WholeRow::<T, M>::moments(&Source::from(x).into(), x.len(), Mean::new(centered))).0 }
     }
 }

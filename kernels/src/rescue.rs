@@ -16,7 +16,9 @@
 use core::slice::from_raw_parts;
 
 use crate::Isa;
-use crate::lanes::{Affine, Element, Float, Kernel, Lanes, MAX_REGS, Source, TAIL, Tail, Target, rolled, way};
+use crate::lanes::{
+    Affine, Centered, Element, Float, Kernel, Lanes, MAX_REGS, Source, TAIL, Tail, Target, rolled, way,
+};
 use crate::moments::{CHUNK, Moments, Tree, no_subtrees};
 
 /// The elements that are summed at once.
@@ -297,7 +299,7 @@ impl<T: Element> Kernel for &NormalizeRow<T> {
                 if n < pair {
                     (affine, at) = (affine.padded(i, n, &mut tails), 0);
                 }
-                (x.load_wide(simd, 0), affine.load::<S, true, { way::REST }>(simd, at, 0))
+                (x.load_wide(simd, 0), affine.load::<S, Centered, { way::REST }>(simd, at, 0))
             };
             let (gamma, beta) = (T::Float::to_f64s(simd, gamma), T::Float::to_f64s(simd, beta));
             let is_plain_here = in_the_loop(is_plain);

@@ -12,13 +12,13 @@
 //! the loops those of [`forward`]: of f64 the very code of layer normalization, which takes a mean of 0.
 
 use crate::forward::{self, Params, RowNorm, StatsMut};
-use crate::lanes::{Element, RowIo};
+use crate::lanes::{Element, RowIo, Uncentered};
 
 /// RMS normalization of some rows.
-pub type RmsNorm<'a, T = f32> = forward::Forward<'a, T, false>;
+pub type RmsNorm<'a, T = f32> = forward::Forward<'a, T, Uncentered>;
 
 /// RMS normalization of one row, or of some columns of it, whose rstd is known.
-pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, false>;
+pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, Uncentered>;
 
 impl<'a, T: Element> RmsNorm<'a, T> {
     /// The job of normalizing `rows`, with `streaming` stores if so asked.

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::{ptr, slice};
 
+use lanenorm_kernels::Center;
 use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
 use lanenorm_kernels::half::{bf16, f16};
 use lanenorm_kernels::lanes::{Compiled, Element, Float, GradRows, LINE, RawGradRows, Vector};
@@ -344,9 +345,9 @@ type Run = unsafe fn(&Call<'_>, &Sizes, Task);
 /// - There are these parts, the memory for their sums if such are wanted, and work memory for one thread.
 /// - Nothing else touches this memory, or dx of the rows of these parts, meanwhile.
 #[inline(never)]
-unsafe fn run_parts<T, const CENTERED: bool>(call: &Call<'_>, sizes: &Sizes, task: Task)
+unsafe fn run_parts<T, M: Center>(call: &Call<'_>, sizes: &Sizes, task: Task)
 where
-    T: Element + Compiled<CENTERED>,
+    T: Element + Compiled<M>,
 {
     let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
     let &Plan { cols, groups, repeat, offset, eps, isa, .. } = plan;
@@ -368,7 +369,7 @@ where
     let offset = T::Float::from_f32(offset);
     let job = grad_rows.with_group(task.group, groups, repeat);
     let job = job.and_then(|rows| Backward::new(rows, stats, gamma, offset, eps, call.sums, call.streaming));
-    let job = job.map(|job: Backward<'_, T, CENTERED>| job.split_at_part(task.first).1.split_at_part(task.count).0);
+    let job = job.map(|job: Backward<'_, T, M>| job.split_at_part(task.first).1.split_at_part(task.count).0);
     match job {
         None => misfit(),
         Some(mut job) => job.run_on(isa, partials, work),
@@ -384,9 +385,9 @@ type MergeGroup = unsafe fn(&Call<'_>, &Sizes, usize, *const c_void);
 /// - The types and sizes are those of the call.
 /// - There are the sums, and nothing else touches these elements of dgamma and dbeta meanwhile.
 #[inline(never)]
-unsafe fn merge_group<T, const CENTERED: bool>(call: &Call<'_>, sizes: &Sizes, group: usize, partials: *const c_void)
+unsafe fn merge_group<T, M: Center>(call: &Call<'_>, sizes: &Sizes, group: usize, partials: *const c_void)
 where
-    T: Element + Compiled<CENTERED>,
+    T: Element + Compiled<M>,
 {
     let &Plan { cols, isa, .. } = call.plan;
     // SAFETY: the caller's duty; lengths and alignment have been checked.
@@ -397,7 +398,7 @@ where
         let partials = slice::from_raw_parts(partials.cast::<T::Float>(), sizes.lens.partials);
         (partials, grad(call.buffers.dgamma), grad(call.buffers.dbeta))
     };
-    merge::<T, CENTERED>(isa, &sizes.parts, partials, dgamma, dbeta);
+    merge::<T, M>(isa, &sizes.parts, partials, dgamma, dbeta);
 }
 
 /// The gradients of gamma and beta where there are no rows; and a value, which C's memory need not have, where they

@@ -8,6 +8,7 @@ use lanenorm_kernels::forward::{Forward, Groups, Params};
 use lanenorm_kernels::lanes::{Compiled, Element, Float, RawRows, RowIo, Vector};
 use lanenorm_kernels::layer_norm::{LayerNorm, StatsMut};
 use lanenorm_kernels::rms_norm::RmsNorm;
+use lanenorm_kernels::{Center, Centered, Uncentered};
 
 use super::check::{Checked, check, check_plain};
 use super::places::{Strided, fill_with_zeros};
@@ -124,19 +125,19 @@ pub unsafe extern "C" fn lanenorm_plan_forward_rows(
 }
 
 /// Makes jobs of rows for the two normalizations.
-trait Normalization<T: Element, const CENTERED: bool> {
+trait Normalization<T: Element, M: Center> {
     fn job<'a>(
         rows: RowIo<'a, T>,
         params: Params<'a, T>,
         eps: f64,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
-    ) -> Option<Forward<'a, T, CENTERED>>;
+    ) -> Option<Forward<'a, T, M>>;
 }
 
 struct Normalizations;
 
-impl<T: Element> Normalization<T, true> for Normalizations {
+impl<T: Element> Normalization<T, Centered> for Normalizations {
     #[inline(always)]
     fn job<'a>(
         rows: RowIo<'a, T>,
@@ -149,7 +150,7 @@ impl<T: Element> Normalization<T, true> for Normalizations {
     }
 }
 
-impl<T: Element> Normalization<T, false> for Normalizations {
+impl<T: Element> Normalization<T, Uncentered> for Normalizations {
     #[inline(always)]
     fn job<'a>(
         rows: RowIo<'a, T>,
@@ -250,13 +251,13 @@ type Run = unsafe fn(&Call<'_>, usize, usize, Tasks<false>);
 /// - There are these rows, in one run or evenly apart in all buffers.
 /// - Nothing else touches them meanwhile.
 #[inline(never)]
-unsafe fn run<T, const CENTERED: bool>(call: &Call<'_>, first: usize, count: usize, tasks: Tasks<false>)
+unsafe fn run<T, M: Center>(call: &Call<'_>, first: usize, count: usize, tasks: Tasks<false>)
 where
-    T: Element + Compiled<CENTERED>,
-    Normalizations: Normalization<T, CENTERED>,
+    T: Element + Compiled<M>,
+    Normalizations: Normalization<T, M>,
 {
     // SAFETY: the caller's duty.
-    let mut job = unsafe { call.job::<T, CENTERED>(first, count) };
+    let mut job = unsafe { call.job::<T, M>(first, count) };
     match &mut job {
         None => misfit(),
         Some(job) if tasks.count <= 1 => job.run_on(call.plan.isa),
@@ -270,13 +271,9 @@ impl Call<'_> {
     /// # Safety
     /// - As [`run`], while the job lives.
     #[inline(always)]
-    unsafe fn job<T: Element, const CENTERED: bool>(
-        &self,
-        first: usize,
-        count: usize,
-    ) -> Option<Forward<'_, T, CENTERED>>
+    unsafe fn job<T: Element, M: Center>(&self, first: usize, count: usize) -> Option<Forward<'_, T, M>>
     where
-        Normalizations: Normalization<T, CENTERED>,
+        Normalizations: Normalization<T, M>,
     {
         let &Self { plan, wide, buffers, ref checked } = self;
         let &Checked { inner_rows, streaming, .. } = checked;

@@ -196,21 +196,21 @@ const fn magic(build: &str) -> u64 {
 const _: () = assert!(size_of::<Inner>() <= size_of::<lanenorm_plan>());
 const _: () = assert!(align_of::<Inner>() <= align_of::<lanenorm_plan>());
 
-/// The function `$f::<T, CENTERED>` of a kind. Each is code eight times over: it should do only what needs the types.
+/// The function `$f::<T, M>` of a kind. Each is code eight times over: it should do only what needs the types.
 macro_rules! for_types {
     ($kind:expr, $f:ident) => {{
         use lanenorm_kernels::half::{bf16, f16};
         use $crate::capi::plan::{Dtype, Kind};
         let Kind { dtype, centered, .. } = $kind;
         match (dtype, centered) {
-            (Dtype::F32, true) => $f::<f32, true>,
-            (Dtype::F32, false) => $f::<f32, false>,
-            (Dtype::F64, true) => $f::<f64, true>,
-            (Dtype::F64, false) => $f::<f64, false>,
-            (Dtype::F16, true) => $f::<f16, true>,
-            (Dtype::F16, false) => $f::<f16, false>,
-            (Dtype::Bf16, true) => $f::<bf16, true>,
-            (Dtype::Bf16, false) => $f::<bf16, false>,
+            (Dtype::F32, true) => $f::<f32, $crate::Centered>,
+            (Dtype::F32, false) => $f::<f32, $crate::Uncentered>,
+            (Dtype::F64, true) => $f::<f64, $crate::Centered>,
+            (Dtype::F64, false) => $f::<f64, $crate::Uncentered>,
+            (Dtype::F16, true) => $f::<f16, $crate::Centered>,
+            (Dtype::F16, false) => $f::<f16, $crate::Uncentered>,
+            (Dtype::Bf16, true) => $f::<bf16, $crate::Centered>,
+            (Dtype::Bf16, false) => $f::<bf16, $crate::Uncentered>,
         }
     }};
 }

@@ -213,16 +213,17 @@ kernel:
     #[test]
     fn names_are_those_of_kernels_and_families() {
         let entry = "<lanenorm_kernels::isa::tokens::Avx2>::vectorize::imp_fastcall::<lanenorm_kernels::lanes::Entry<pulp::x86::v3::V3, \
-                     lanenorm_kernels::forward::fused::Fused<half::bfloat::bf16, true>>>";
-        assert_eq!(names::kernel(entry, "x86_64"), Some((Tier::Avx2, "Fused<bf16, true>".into())));
-        let job = "lanenorm_kernels::forward::run_job::<half::bfloat::bf16, true>";
-        assert_eq!(names::kernel(job, "aarch64"), Some((Tier::Neon, "forward<bf16, true>".into())));
+                     lanenorm_kernels::forward::fused::Fused<half::bfloat::bf16, lanenorm_kernels::lanes::mean::Centered>>>";
+        assert_eq!(names::kernel(entry, "x86_64"), Some((Tier::Avx2, "Fused<bf16, Centered>".into())));
+        let job = "lanenorm_kernels::forward::run_job::<half::bfloat::bf16, lanenorm_kernels::lanes::mean::Centered>";
+        assert_eq!(names::kernel(job, "aarch64"), Some((Tier::Neon, "forward<bf16, Centered>".into())));
         let merge = "<lanenorm_kernels::backward::merge::Merge<f64>>::run_on";
         assert_eq!(names::kernel(merge, "aarch64"), Some((Tier::Neon, "merge<f64>".into())));
         assert_eq!(names::kernel(merge, "x86_64"), None);
-        let moments = "<lanenorm_kernels::moments::RowMoments<half::binary16::f16>>::run_here::<true>";
-        assert_eq!(names::kernel(moments, "aarch64"), Some((Tier::Neon, "moments<f16, true>".into())));
-        let dispatch = "<f64 as lanenorm_kernels::lanes::element::Compiled<true>>::merge";
+        let moments = "<lanenorm_kernels::moments::RowMoments<half::binary16::f16>>::run_here::<lanenorm_kernels::lanes::mean::Centered>";
+        assert_eq!(names::kernel(moments, "aarch64"), Some((Tier::Neon, "moments<f16, Centered>".into())));
+        let dispatch =
+            "<f64 as lanenorm_kernels::lanes::element::Compiled<lanenorm_kernels::lanes::mean::Centered>>::merge";
         assert_eq!(names::kernel(dispatch, "aarch64"), None);
         assert_eq!(names::family(dispatch), "<T as lanes::element::Compiled>::merge");
         assert_eq!(names::family("lanenorm_kernels::a::f::<g<u8>, 3>::{closure#0}"), "a::f::{closure#0}");

@@ -71,9 +71,9 @@ pub(crate) fn kernel(name: &str, arch: &str) -> Option<(Tier, String)> {
     if let Some(element) = element.and_then(|name| name.strip_suffix(">>::run_on")) {
         return (arch == "aarch64").then(|| (Tier::Neon, format!("merge<{}>", short(element))));
     }
-    let (element, centered) =
+    let (element, loops) =
         name.strip_prefix("<lanenorm_kernels::moments::RowMoments<")?.split_once(">>::run_here::<")?;
-    (arch == "aarch64").then(|| (Tier::Neon, format!("moments<{}, {centered}", short(element))))
+    (arch == "aarch64").then(|| (Tier::Neon, format!("moments<{}, {}", short(element), short(loops))))
 }
 
 /// Paths cut down to their last names: `Fused<f32, true>` of `lanenorm_kernels::forward::fused::Fused<f32, true>`, also

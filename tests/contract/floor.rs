@@ -7,6 +7,7 @@ use lanenorm::kernels::lanes::{Compiled, Float, GradRows, RowIo, Vector};
 use lanenorm::kernels::layer_norm::{self, LayerNorm, RowNorm};
 use lanenorm::kernels::moments::{BadEps, RowMoments, is_slow_scale};
 use lanenorm::kernels::rms_norm::{self, RmsNorm};
+use lanenorm::kernels::{Center, Centered, Uncentered};
 use lanenorm::{Isa, Moments, StatsMut};
 
 use crate::support::{Call, GradProblem, Problem, Types, Value, assert_same_bits, tiers};
@@ -78,16 +79,16 @@ fn one_row_has_the_vectors_of_its_group<K: Types>() {
 }
 
 /// Rows from `split_at` are rows of the same buffers, and have the statistics of these.
-fn gradients_of_some_rows<K: Types, const CENTERED: bool>(problem: &GradProblem<K>)
+fn gradients_of_some_rows<K: Types, M: Center>(problem: &GradProblem<K>)
 where
-    K::X: Compiled<CENTERED>,
+    K::X: Compiled<M>,
 {
     let (forward, expected) = (&problem.forward, problem.expected());
     let (rows, cols, (groups, repeat)) = (forward.rows, forward.cols, forward.groups);
     let kept = forward.run(&Call::plain(Isa::SCALAR));
     let stats = |rows: usize| {
-        let mean = CENTERED.then(|| &kept.mean[..rows]);
-        Stats { mean, mean_lo: CENTERED.then(|| &kept.mean_lo[..rows]), rstd: Some(&kept.rstd[..rows]) }
+        let mean = M::CENTERED.then(|| &kept.mean[..rows]);
+        Stats { mean, mean_lo: M::CENTERED.then(|| &kept.mean_lo[..rows]), rstd: Some(&kept.rstd[..rows]) }
     };
     for &isa in tiers() {
         for at in [0, 1, 5, rows / groups] {
@@ -103,14 +104,14 @@ where
                 let offset = K::F::of(forward.operation.offset().into());
                 for part in [a, b] {
                     let parts = Parts::new(part.rows(), cols);
-                    let len = parts.partial_len::<K::X>(CENTERED).expect("a length") * parts.count();
-                    let work = parts.work_len::<K::X>(CENTERED).expect("a length");
-                    let job = Backward::<_, CENTERED>::new(part, stats(rows), gamma, offset, forward.eps, true, false);
+                    let len = parts.partial_len::<K::X>(M::CENTERED).expect("a length") * parts.count();
+                    let work = parts.work_len::<K::X>(M::CENTERED).expect("a length");
+                    let job = Backward::<_, M>::new(part, stats(rows), gamma, offset, forward.eps, true, false);
                     let mut job = job.expect("the statistics are those of all rows of the buffers");
                     job.run_on(isa, &mut vec![K::F::QUIET_NAN; len], &mut vec![K::F::QUIET_NAN; work]);
                 }
                 let (_, part) = of_group().split_at(2);
-                let of_part = Backward::<_, CENTERED>::new(part, stats(rows - 2), None, offset, 1e-5, true, false);
+                let of_part = Backward::<_, M>::new(part, stats(rows - 2), None, offset, 1e-5, true, false);
                 assert!(of_part.is_none(), "statistics of the part alone");
             }
             let dx_wanted = expected.dx.as_deref().expect("dx is wanted");
@@ -122,11 +123,11 @@ where
 fn gradients_of_some_rows_take_the_statistics_of_all<K: Types>() {
     for cols in [1, 33, 200] {
         let problem = GradProblem::<K>::ordinary(12, cols, 8);
-        gradients_of_some_rows::<K, true>(&problem);
-        gradients_of_some_rows::<K, false>(&problem.rms_norm(1.0));
+        gradients_of_some_rows::<K, Centered>(&problem);
+        gradients_of_some_rows::<K, Uncentered>(&problem.rms_norm(1.0));
         let problem = GradProblem::<K>::of(Problem::ordinary(12, cols, 8).with_groups(2, 3), |_, _| 0);
-        gradients_of_some_rows::<K, true>(&problem);
-        gradients_of_some_rows::<K, false>(&problem.rms_norm(1.0));
+        gradients_of_some_rows::<K, Centered>(&problem);
+        gradients_of_some_rows::<K, Uncentered>(&problem.rms_norm(1.0));
     }
 }
 
@@ -153,9 +154,9 @@ fn eps_is_finite_and_not_negative() {
         let io = RowIo::in_place(&mut y, 4, 1, 4).expect("the row fits");
         assert_eq!(RmsNorm::new(io, Params::default(), eps, false, None).is_some(), fits, "{eps}");
         let grads = || GradRows::new((&x, 4), (&x, 4), 1, 4).expect("the row fits");
-        let backward = Backward::<_, true>::new(grads(), Stats::default(), None, 0.0, eps, true, false);
+        let backward = Backward::<_, Centered>::new(grads(), Stats::default(), None, 0.0, eps, true, false);
         assert_eq!(backward.is_some(), fits, "{eps}");
-        let backward = Backward::<_, false>::new(grads(), Stats::default(), None, 0.0, eps, true, false);
+        let backward = Backward::<_, Uncentered>::new(grads(), Stats::default(), None, 0.0, eps, true, false);
         assert_eq!(backward.is_some(), fits, "{eps}");
         let moments = RowMoments { x: &x, centered: true, scale: None }.run_on(Isa::SCALAR);
         match moments.rescale::<f32>(eps) {
@@ -192,9 +193,9 @@ fn nothing_that_is_given_is_ignored() {
     let two = [1.0f32; 2];
     let job = |rows: GradRows<'_, f32>, stats, sums, centered| {
         if centered {
-            Backward::<_, true>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_some()
+            Backward::<_, Centered>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_some()
         } else {
-            Backward::<_, false>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_some()
+            Backward::<_, Uncentered>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_some()
         }
     };
     for centered in [true, false] {

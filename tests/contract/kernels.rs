@@ -7,19 +7,20 @@ use lanenorm::kernels::layer_norm::{LayerNorm, Normalize, RowNorm};
 use lanenorm::kernels::moments::{CHUNK, Moments, RowMoments, split_point};
 use lanenorm::kernels::rms_norm::{self, RmsNorm};
 use lanenorm::kernels::table;
+use lanenorm::kernels::{Center, Centered, Uncentered};
 use lanenorm::{Element, Isa, StatsMut, Tier, bf16, f16};
 
 use crate::support::{OPERATIONS, Operation, Output, Problem, TURNING_POINTS, Types, Value, tiers};
 
 /// The jobs of each operation.
-trait Jobs<K: Types, const CENTERED: bool> {
+trait Jobs<K: Types, M: Center> {
     /// The job that solves the problem, with its results going to `output`.
-    fn job<'a>(problem: &'a Problem<K>, output: &'a mut Output<K>, streaming: bool) -> Forward<'a, K::X, CENTERED>;
+    fn job<'a>(problem: &'a Problem<K>, output: &'a mut Output<K>, streaming: bool) -> Forward<'a, K::X, M>;
 }
 
 struct Floor;
 
-impl<K: Types> Jobs<K, true> for Floor {
+impl<K: Types> Jobs<K, Centered> for Floor {
     fn job<'a>(problem: &'a Problem<K>, output: &'a mut Output<K>, streaming: bool) -> LayerNorm<'a, K::X> {
         assert!(problem.operation.is_layer_norm());
         let Output { y, mean, mean_lo, rstd } = output;
@@ -28,7 +29,7 @@ impl<K: Types> Jobs<K, true> for Floor {
     }
 }
 
-impl<K: Types> Jobs<K, false> for Floor {
+impl<K: Types> Jobs<K, Uncentered> for Floor {
     fn job<'a>(problem: &'a Problem<K>, output: &'a mut Output<K>, streaming: bool) -> RmsNorm<'a, K::X> {
         assert!(!problem.operation.is_layer_norm());
         let Output { y, rstd, .. } = output;
@@ -61,10 +62,10 @@ impl<K: Types> Output<K> {
     }
 }
 
-fn assert_rows_can_be_split<K: Types, const CENTERED: bool>(problem: &Problem<K>)
+fn assert_rows_can_be_split<K: Types, M: Center>(problem: &Problem<K>)
 where
-    Floor: Jobs<K, CENTERED>,
-    K::X: Compiled<CENTERED>,
+    Floor: Jobs<K, M>,
+    K::X: Compiled<M>,
 {
     let (expected, rows) = (problem.expected(), problem.rows);
     for &isa in tiers() {
@@ -82,11 +83,11 @@ where
 fn jobs_split_by_rows_give_the_same_bits<K: Types>() {
     for cols in TURNING_POINTS {
         let problem = Problem::<K>::mixed(19, cols, 1);
-        assert_rows_can_be_split::<K, true>(&problem);
-        assert_rows_can_be_split::<K, false>(&problem.rms_norm(1.0));
+        assert_rows_can_be_split::<K, Centered>(&problem);
+        assert_rows_can_be_split::<K, Uncentered>(&problem.rms_norm(1.0));
         let problem = Problem::<K>::mixed(18, cols, 1).with_groups(3, 2);
-        assert_rows_can_be_split::<K, true>(&problem);
-        assert_rows_can_be_split::<K, false>(&problem.rms_norm(1.0));
+        assert_rows_can_be_split::<K, Centered>(&problem);
+        assert_rows_can_be_split::<K, Uncentered>(&problem.rms_norm(1.0));
     }
 }
 
@@ -170,16 +171,16 @@ fn moments_about_zero_are_the_sum_of_squares_alone<K: Types>() {
     }
 }
 
-fn assert_columns_can_be_split<K: Types, const CENTERED: bool>(problem: &Problem<K>)
+fn assert_columns_can_be_split<K: Types, M: Center>(problem: &Problem<K>)
 where
-    Floor: Jobs<K, CENTERED>,
-    K::X: Compiled<CENTERED>,
+    Floor: Jobs<K, M>,
+    K::X: Compiled<M>,
 {
     let (cols, expected) = (problem.cols, problem.expected());
     for &isa in tiers() {
         for (at, streaming) in [(0, false), (1, true), (16, false), (cols / 2, true), (cols, false)] {
             let mut output = Output::blank(problem);
-            let moments = moments(isa, RowMoments { x: &problem.x, centered: CENTERED, scale: None }, CHUNK);
+            let moments = moments(isa, RowMoments { x: &problem.x, centered: M::CENTERED, scale: None }, CHUNK);
             let job = Floor::job(problem, &mut output, streaming);
             let (a, b) = job.with_moments(&moments).expect("an ordinary row").split_at_col(at);
             assert_eq!(a.cols() + b.cols(), cols);
@@ -194,22 +195,22 @@ fn rows_split_by_columns_give_the_same_bits<K: Types>() {
     for cols in TURNING_POINTS.into_iter().chain([17_000, 70_001]).filter(|&c| c < 2000 || !K::is_left_out()) {
         for problem in Problem::<K>::ordinary(1, cols, 3).in_every_form() {
             match problem.operation {
-                Operation::LayerNorm { .. } => assert_columns_can_be_split::<K, true>(&problem),
-                Operation::RmsNorm { .. } => assert_columns_can_be_split::<K, false>(&problem),
+                Operation::LayerNorm { .. } => assert_columns_can_be_split::<K, Centered>(&problem),
+                Operation::RmsNorm { .. } => assert_columns_can_be_split::<K, Uncentered>(&problem),
             }
         }
     }
 }
 
 /// The row has moments out of range; two rows have none that are theirs.
-fn assert_given_back<K: Types, const CENTERED: bool>(problem: &Problem<K>)
+fn assert_given_back<K: Types, M: Center>(problem: &Problem<K>)
 where
-    Floor: Jobs<K, CENTERED>,
-    K::X: Compiled<CENTERED>,
+    Floor: Jobs<K, M>,
+    K::X: Compiled<M>,
 {
     let expected = problem.expected();
     for &isa in tiers() {
-        let moments = RowMoments { x: &problem.x, centered: CENTERED, scale: None }.run_on(isa);
+        let moments = RowMoments { x: &problem.x, centered: M::CENTERED, scale: None }.run_on(isa);
         let mut output = Output::blank(problem);
         let job = Floor::job(problem, &mut output, false).with_moments(&moments);
         job.map(|_| ()).expect_err("given back").run_on(isa);
@@ -227,12 +228,12 @@ fn a_row_whose_moments_cannot_be_trusted_is_given_back<K: Types>() {
         let mut problem = Problem::<K>::ordinary(1, 100, 4).with_eps(eps);
         problem.x.fill(K::X::default());
         problem.x[50] = K::X::of(value);
-        assert_given_back::<K, true>(&problem);
-        assert_given_back::<K, false>(&problem.rms_norm(1.0));
+        assert_given_back::<K, Centered>(&problem);
+        assert_given_back::<K, Uncentered>(&problem.rms_norm(1.0));
     }
     let two_rows = Problem::<K>::ordinary(2, 8, 5);
-    assert_given_back::<K, true>(&two_rows);
-    assert_given_back::<K, false>(&two_rows.rms_norm(1.0));
+    assert_given_back::<K, Centered>(&two_rows);
+    assert_given_back::<K, Uncentered>(&two_rows.rms_norm(1.0));
 }
 
 fn one_row_can_be_normalized_by_an_rstd_known_before<K: Types>() {

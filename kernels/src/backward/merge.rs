@@ -2,7 +2,7 @@
 
 use super::Parts;
 use crate::Isa;
-use crate::lanes::{Compiled, Element, Float, Kernel, Lanes};
+use crate::lanes::{Center, Centered, Compiled, Element, Float, Kernel, Lanes};
 
 /// The subtrees that are pending at most: 32 parts have a tree of depth 5.
 const DEPTH: usize = 8;
@@ -12,14 +12,14 @@ const DEPTH: usize = 8;
 /// # Panics
 /// If `partials` does not have [`Parts::partial_len`] elements for each part, or dgamma or dbeta does not have as many
 /// elements as there are columns.
-pub fn merge<T: Element + Compiled<CENTERED>, const CENTERED: bool>(
+pub fn merge<T: Element + Compiled<M>, M: Center>(
     isa: Isa,
     parts: &Parts,
     partials: &[T::Float],
     dgamma: Option<&mut [T::Float]>,
     dbeta: Option<&mut [T::Float]>,
 ) {
-    merge_sums::<T>(isa, parts, partials, dgamma, dbeta, CENTERED);
+    merge_sums::<T>(isa, parts, partials, dgamma, dbeta, M::CENTERED);
 }
 
 #[inline(never)]
@@ -42,7 +42,10 @@ fn merge_sums<T: Element>(
             out.fill(T::Float::default());
         } else {
             // The job is the same for both normalizations.
-            <T as Compiled<true>>::merge(Merge { partials, count: parts.count(), len, at, errors: each / 2, out }, isa);
+            <T as Compiled<Centered>>::merge(
+                Merge { partials, count: parts.count(), len, at, errors: each / 2, out },
+                isa,
+            );
         }
     }
 }

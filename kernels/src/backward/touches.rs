@@ -2,7 +2,7 @@
 
 use super::{BLOCK_ROWS, Job};
 use crate::forward::{RowNorm, probe};
-use crate::lanes::{Element, Float, LINE, Lanes, MAX_REGS, Pair, Reg, Source, Target, has_mean, regs, way};
+use crate::lanes::{Center, Element, Float, LINE, Lanes, MAX_REGS, Mean, Pair, Reg, Source, Target, regs, way};
 use crate::moments::{CHUNK, Tree, no_subtrees};
 
 /// The bytes of a first-level cache.
@@ -47,7 +47,7 @@ impl<F: Float> Row<F> {
 /// - There is such a row.
 /// - gamma has as many columns, in whole steps.
 #[inline(always)]
-pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
+pub(super) unsafe fn project<S: Lanes, T: Element, M: Center>(
     simd: S,
     job: &Job<'_, T>,
     r: usize,
@@ -58,7 +58,7 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     let place = job.rows.place(r);
     // SAFETY: the caller's duty.
     let (dy, x) = unsafe { (job.rows.dy(place), job.rows.x(place)) };
-    let centered = has_mean::<S, T, CENTERED>(job.centered);
+    let mean = Mean::<M>::new(job.centered);
     // Where a register is a cache line, these loops wait for lines and not for arithmetic.
     let asks = job.streaming && T::Float::lanes::<S>() * size_of::<T>() == LINE && block_is_in_l1::<T>(cols);
     let mut stack = no_subtrees();
@@ -67,8 +67,8 @@ pub(super) unsafe fn project<S: Lanes, T: Element, const CENTERED: bool>(
     loop {
         let len = CHUNK.min(cols - at);
         // SAFETY: at < cols.
-        let [s1, s2] = unsafe { project_chunk::<S, T, CENTERED>(simd, [dy, x], hi, gamma, at, len, asks) };
-        let s1 = if centered { T::Float::fold(simd, s1) } else { T::Float::default() };
+        let [s1, s2] = unsafe { project_chunk::<S, T, M>(simd, [dy, x], hi, gamma, at, len, asks) };
+        let s1 = if mean.is_taken::<S>() { T::Float::fold(simd, s1) } else { T::Float::default() };
         let sums = (s1.into(), T::Float::fold(simd, s2).into());
         if cols <= CHUNK {
             return sums;
@@ -92,7 +92,7 @@ fn block_is_in_l1<T>(cols: usize) -> bool {
 /// # Safety
 /// - dy and x have so many elements; gamma has them in whole steps.
 #[inline(always)]
-unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
+unsafe fn project_chunk<S: Lanes, T: Element, M: Center>(
     simd: S,
     [dy, x]: [Source<T>; 2],
     hi: T::Float,
@@ -107,7 +107,7 @@ unsafe fn project_chunk<S: Lanes, T: Element, const CENTERED: bool>(
     let mut add = |j: usize, [dy_a, dy_b]: Pair<S, T>, [x_a, x_b]: Pair<S, T>, [gamma_a, gamma_b]: Pair<S, T>| {
         let (g_a, g_b) = (T::Float::times(simd, dy_a, gamma_a), T::Float::times(simd, dy_b, gamma_b));
         let (mut d_a, mut d_b) = (x_a, x_b);
-        if CENTERED {
+        if M::CENTERED {
             (d_a, d_b) = (T::Float::minus(simd, x_a, hi), T::Float::minus(simd, x_b, hi));
             s1[j] = T::Float::plus(simd, s1[j], T::Float::plus(simd, g_a, g_b));
         }
@@ -158,13 +158,13 @@ fn halve<S: Lanes, T: Element>(simd: S, mut v: [Reg<S, T>; MAX_REGS]) -> Reg<S, 
 
 /// A [`Row`] in registers, and where its elements are.
 #[derive(Clone, Copy)]
-struct Loaded<S: Lanes, T: Element> {
+struct Loaded<S: Lanes, T: Element, M> {
     hi: Reg<S, T>,
     rstd: Reg<S, T>,
     offset: Reg<S, T>,
     a: Reg<S, T>,
     b: Reg<S, T>,
-    centered: bool,
+    mean: Mean<M>,
     dy: Source<T>,
     x: Source<T>,
     ds: Option<Source<T>>,
@@ -173,7 +173,7 @@ struct Loaded<S: Lanes, T: Element> {
     ahead: [Source<T>; 2],
 }
 
-impl<S: Lanes, T: Element> Loaded<S, T> {
+impl<S: Lanes, T: Element, M: Center> Loaded<S, T, M> {
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
@@ -197,7 +197,7 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
             offset,
             a: splat(a),
             b: splat(b),
-            centered: job.centered,
+            mean: Mean::new(job.centered),
             dy,
             x,
             ds,
@@ -207,25 +207,18 @@ impl<S: Lanes, T: Element> Loaded<S, T> {
     }
 
     #[inline(always)]
-    fn xhat<const CENTERED: bool>(&self, simd: S, x: Reg<S, T>) -> Reg<S, T> {
-        if self.fused::<CENTERED>() {
+    fn xhat(&self, simd: S, x: Reg<S, T>) -> Reg<S, T> {
+        if self.mean.is_computed::<S>() {
             T::Float::fma(simd, T::Float::minus(simd, x, self.hi), self.rstd, self.offset)
         } else {
             T::Float::times(simd, x, self.rstd)
         }
     }
 
-    /// Whether what a mean takes is computed too, even if it is 0. What has an instruction takes no longer than a look at
-    /// `centered`.
-    #[inline(always)]
-    fn fused<const CENTERED: bool>(&self) -> bool {
-        CENTERED && (S::SPECIALIZES || self.centered)
-    }
-
     /// dx but for ds.
     #[inline(always)]
-    fn dx<const CENTERED: bool>(&self, simd: S, dy: Reg<S, T>, xhat: Reg<S, T>, gamma: Reg<S, T>) -> Reg<S, T> {
-        let projected = if self.fused::<CENTERED>() {
+    fn dx(&self, simd: S, dy: Reg<S, T>, xhat: Reg<S, T>, gamma: Reg<S, T>) -> Reg<S, T> {
+        let projected = if self.mean.is_computed::<S>() {
             T::Float::fma(simd, xhat, self.b, self.a)
         } else {
             T::Float::times(simd, xhat, self.b)
@@ -258,7 +251,7 @@ pub(super) mod ways {
 
 /// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta: of that, what `wanted` names and the job wants too.
 #[inline(always)]
-pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
+pub(super) fn second_touch<S: Lanes, T: Element, M: Center, const R: usize>(
     simd: S,
     job: &mut Job<'_, T>,
     r: usize,
@@ -268,13 +261,13 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     leaf: &mut [T::Float],
 ) {
     let cols = job.rows.cols();
-    let sums = if has_mean::<S, T, CENTERED>(job.centered) { 2 } else { 1 };
+    let sums = if Mean::<M>::new(job.centered).is_taken::<S>() { 2 } else { 1 };
     assert!(r + R <= job.rows.rows() && gamma.len() >= cols && leaf.len() == sums * gamma.len());
     let dgamma = leaf.as_mut_ptr();
     let dbeta = dgamma.wrapping_add((sums - 1) * gamma.len());
     let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma, dbeta };
     // SAFETY: there are R rows from r on, checked above. (No closure: those of arrays' methods are not always inlined.)
-    let mut loaded = [unsafe { Loaded::<S, T>::new(simd, job, r, &rows[0]) }; R];
+    let mut loaded = [unsafe { Loaded::new(simd, job, r, &rows[0]) }; R];
     for k in 1..R {
         // SAFETY: as above.
         loaded[k] = unsafe { Loaded::new(simd, job, r + k, &rows[k]) };
@@ -297,14 +290,12 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
     unsafe {
         let mut seen = match way {
             _ if !S::SPECIALIZES => T::Float::splat(simd, T::Float::default()),
-            ways::ALL if R > 1 => touch::<S, T, CENTERED, { ways::ALL }, R>(simd, &loaded, beside, way, at),
-            ways::ALL_STREAMED if R > 1 => {
-                touch::<S, T, CENTERED, { ways::ALL_STREAMED }, R>(simd, &loaded, beside, way, at)
-            }
-            _ => touch::<S, T, CENTERED, { ways::ANY }, R>(simd, &loaded, beside, way, at),
+            ways::ALL if R > 1 => touch::<S, T, M, { ways::ALL }, R>(simd, &loaded, beside, way, at),
+            ways::ALL_STREAMED if R > 1 => touch::<S, T, M, { ways::ALL_STREAMED }, R>(simd, &loaded, beside, way, at),
+            _ => touch::<S, T, M, { ways::ANY }, R>(simd, &loaded, beside, way, at),
         };
         while at < cols {
-            let tail = touch_tail::<S, T, CENTERED, R>(simd, &loaded, beside, way, at, pair.min(cols - at));
+            let tail = touch_tail::<S, T, M, R>(simd, &loaded, beside, way, at, pair.min(cols - at));
             seen = T::Float::plus(simd, seen, tail);
             at += pair;
             if S::SPECIALIZES {
@@ -319,7 +310,7 @@ pub(super) fn second_touch<S: Lanes, T: Element, const CENTERED: bool, const R: 
 
 /// Adds what `R` rows add to the sums of dgamma and dbeta: two rows to each other first, which makes chains half as long.
 #[inline(always)]
-fn add_rows<S: Lanes, F: Float, const CENTERED: bool, const R: usize>(
+fn add_rows<S: Lanes, F: Float, M: Center, const R: usize>(
     simd: S,
     dy: &[F::Reg<S>; R],
     xhat: &[F::Reg<S>; R],
@@ -329,13 +320,13 @@ fn add_rows<S: Lanes, F: Float, const CENTERED: bool, const R: usize>(
     let (mut first, mut second) = (F::times(simd, dy[0], xhat[0]), dy[0]);
     if R == 1 {
         first = F::fma(simd, dy[0], xhat[0], dgamma);
-        return [first, if CENTERED { F::plus(simd, dbeta, second) } else { dbeta }];
+        return [first, if M::CENTERED { F::plus(simd, dbeta, second) } else { dbeta }];
     }
     for r in 1..R {
         first = F::fma(simd, dy[r], xhat[r], first);
         second = F::plus(simd, second, dy[r]);
     }
-    [F::plus(simd, dgamma, first), if CENTERED { F::plus(simd, dbeta, second) } else { dbeta }]
+    [F::plus(simd, dgamma, first), if M::CENTERED { F::plus(simd, dbeta, second) } else { dbeta }]
 }
 
 /// The first `to` elements of all rows, whole pairs of registers. Returns zeros, or a NaN in some lane if an element of dx with its ds
@@ -346,9 +337,9 @@ fn add_rows<S: Lanes, F: Float, const CENTERED: bool, const R: usize>(
 /// - What `way` names is there, and it is `WAY` unless that is ANY.
 /// - If it names streaming, rows of dx are aligned to registers.
 #[inline(always)]
-unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const R: usize>(
+unsafe fn touch<S: Lanes, T: Element, M: Center, const WAY: u8, const R: usize>(
     simd: S,
-    rows: &[Loaded<S, T>; R],
+    rows: &[Loaded<S, T, M>; R],
     beside: Beside<T>,
     way: u8,
     to: usize,
@@ -356,16 +347,16 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
     let has = |bit| if WAY == ways::ANY { way & bit != 0 } else { WAY & bit != 0 };
     let mut seen = T::Float::splat(simd, T::Float::default());
     // What two rows with a mean have takes ten registers: where there are few, the two of a pair take turns.
-    let apart = S::FEW_REGISTERS && !T::ROUNDS && CENTERED && WAY == ways::ALL;
+    let apart = S::FEW_REGISTERS && !T::ROUNDS && M::CENTERED && WAY == ways::ALL;
     let mut i = 0;
     while i < to {
         // SAFETY: the caller's duty; a pair is left.
         unsafe {
             if apart {
-                seen = touch_registers::<S, T, CENTERED, R, 0, 1>(simd, rows, beside, has, i, seen);
-                seen = touch_registers::<S, T, CENTERED, R, 1, 2>(simd, rows, beside, has, i, seen);
+                seen = touch_registers::<S, T, M, R, 0, 1>(simd, rows, beside, has, i, seen);
+                seen = touch_registers::<S, T, M, R, 1, 2>(simd, rows, beside, has, i, seen);
             } else {
-                seen = touch_registers::<S, T, CENTERED, R, 0, 2>(simd, rows, beside, has, i, seen);
+                seen = touch_registers::<S, T, M, R, 0, 2>(simd, rows, beside, has, i, seen);
             }
         }
         i += 2 * T::Float::lanes::<S>();
@@ -379,16 +370,9 @@ unsafe fn touch<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
 /// - As for `touch`; `has` tells what the way names. All rows have that pair.
 /// - Of elements that round, and where dx is streamed, both registers are taken.
 #[inline(always)]
-unsafe fn touch_registers<
-    S: Lanes,
-    T: Element,
-    const CENTERED: bool,
-    const R: usize,
-    const FROM: usize,
-    const TO: usize,
->(
+unsafe fn touch_registers<S: Lanes, T: Element, M: Center, const R: usize, const FROM: usize, const TO: usize>(
     simd: S,
-    rows: &[Loaded<S, T>; R],
+    rows: &[Loaded<S, T, M>; R],
     beside: Beside<T>,
     has: impl Fn(u8) -> bool,
     i: usize,
@@ -405,8 +389,8 @@ unsafe fn touch_registers<
             let (dy, x) = (row.dy.load(simd, i), row.x.load(simd, i));
             let mut dx = dy;
             for k in FROM..TO {
-                let xhat = row.xhat::<CENTERED>(simd, x[k]);
-                dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat, gamma[k]);
+                let xhat = row.xhat(simd, x[k]);
+                dx[k] = row.dx(simd, dy[k], xhat, gamma[k]);
                 (dys[k][r], xhats[k][r]) = (dy[k], xhat);
             }
             if has(ways::DX) {
@@ -430,7 +414,7 @@ unsafe fn touch_registers<
             }
         }
         if has(ways::SUMS) {
-            add_to_sums::<S, T, CENTERED, R, FROM, TO>(simd, beside, i, &dys, &xhats);
+            add_to_sums::<S, T, M, R, FROM, TO>(simd, beside, i, &dys, &xhats);
         }
     }
     seen
@@ -442,9 +426,9 @@ unsafe fn touch_registers<
 /// - All rows have `i + n` elements; gamma and the sums have them in whole steps.
 /// - What `way` names is there.
 #[inline(always)]
-unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
+unsafe fn touch_tail<S: Lanes, T: Element, M: Center, const R: usize>(
     simd: S,
-    rows: &[Loaded<S, T>; R],
+    rows: &[Loaded<S, T, M>; R],
     beside: Beside<T>,
     way: u8,
     i: usize,
@@ -458,16 +442,16 @@ unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>
         let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
         for r in 0..R {
             let [dy, xhat] = if S::SPECIALIZES {
-                touch_row_tail::<S, T, CENTERED>(simd, &rows[r], &gamma, way, i, n, &mut seen)
+                touch_row_tail::<S, T, M>(simd, &rows[r], &gamma, way, i, n, &mut seen)
             } else {
-                touch_row_tail_outlined::<S, T, CENTERED>(simd, &rows[r], &gamma, way, i, n, &mut seen)
+                touch_row_tail_outlined::<S, T, M>(simd, &rows[r], &gamma, way, i, n, &mut seen)
             };
             for k in 0..2 {
                 (dys[k][r], xhats[k][r]) = (dy[k], xhat[k]);
             }
         }
         if way & ways::SUMS != 0 {
-            add_to_sums::<S, T, CENTERED, R, 0, 2>(simd, beside, i, &dys, &xhats);
+            add_to_sums::<S, T, M, R, 0, 2>(simd, beside, i, &dys, &xhats);
         }
     }
     seen
@@ -478,9 +462,9 @@ unsafe fn touch_tail<S: Lanes, T: Element, const CENTERED: bool, const R: usize>
 /// # Safety
 /// - As for `touch_tail`.
 #[inline(always)]
-unsafe fn touch_row_tail<S: Lanes, T: Element, const CENTERED: bool>(
+unsafe fn touch_row_tail<S: Lanes, T: Element, M: Center>(
     simd: S,
-    row: &Loaded<S, T>,
+    row: &Loaded<S, T, M>,
     gamma: &Pair<S, T>,
     way: u8,
     i: usize,
@@ -493,8 +477,8 @@ unsafe fn touch_row_tail<S: Lanes, T: Element, const CENTERED: bool>(
         let (dy, x) = (row.dy.load_tail(simd, i, n, zero), row.x.load_tail(simd, i, n, row.hi));
         let (mut dx, mut xhat) = (dy, x);
         for k in 0..2 {
-            xhat[k] = row.xhat::<CENTERED>(simd, x[k]);
-            dx[k] = row.dx::<CENTERED>(simd, dy[k], xhat[k], gamma[k]);
+            xhat[k] = row.xhat(simd, x[k]);
+            dx[k] = row.dx(simd, dy[k], xhat[k], gamma[k]);
         }
         if way & ways::DX != 0
             && let Some(target) = row.dx
@@ -517,9 +501,9 @@ unsafe fn touch_row_tail<S: Lanes, T: Element, const CENTERED: bool>(
 /// # Safety
 /// - As for `touch_tail`.
 #[inline(never)]
-unsafe fn touch_row_tail_outlined<S: Lanes, T: Element, const CENTERED: bool>(
+unsafe fn touch_row_tail_outlined<S: Lanes, T: Element, M: Center>(
     simd: S,
-    row: &Loaded<S, T>,
+    row: &Loaded<S, T, M>,
     gamma: &Pair<S, T>,
     way: u8,
     i: usize,
@@ -527,7 +511,7 @@ unsafe fn touch_row_tail_outlined<S: Lanes, T: Element, const CENTERED: bool>(
     seen: &mut Reg<S, T>,
 ) -> [Pair<S, T>; 2] {
     // SAFETY: the caller's duty.
-    unsafe { touch_row_tail::<S, T, CENTERED>(simd, row, gamma, way, i, n, seen) }
+    unsafe { touch_row_tail::<S, T, M>(simd, row, gamma, way, i, n, seen) }
 }
 
 /// Adds registers `FROM` to `TO` of a pair of dy and xhat of each row to the sums from `i` on.
@@ -535,14 +519,7 @@ unsafe fn touch_row_tail_outlined<S: Lanes, T: Element, const CENTERED: bool>(
 /// # Safety
 /// - The sums have that pair.
 #[inline(always)]
-unsafe fn add_to_sums<
-    S: Lanes,
-    T: Element,
-    const CENTERED: bool,
-    const R: usize,
-    const FROM: usize,
-    const TO: usize,
->(
+unsafe fn add_to_sums<S: Lanes, T: Element, M: Center, const R: usize, const FROM: usize, const TO: usize>(
     simd: S,
     beside: Beside<T>,
     i: usize,
@@ -554,11 +531,11 @@ unsafe fn add_to_sums<
     // SAFETY: the caller's duty.
     unsafe {
         let mut dgamma = T::simd_load_computed(simd, beside.dgamma.add(i));
-        let mut dbeta = if CENTERED { T::simd_load_computed(simd, beside.dbeta.add(i)) } else { [zero; 2] };
+        let mut dbeta = if M::CENTERED { T::simd_load_computed(simd, beside.dbeta.add(i)) } else { [zero; 2] };
         for k in FROM..TO {
-            [dgamma[k], dbeta[k]] = add_rows::<S, T::Float, CENTERED, R>(simd, &dys[k], &xhats[k], dgamma[k], dbeta[k]);
+            [dgamma[k], dbeta[k]] = add_rows::<S, T::Float, M, R>(simd, &dys[k], &xhats[k], dgamma[k], dbeta[k]);
         }
-        if CENTERED {
+        if M::CENTERED {
             for k in FROM..TO {
                 T::Float::store(simd, beside.dbeta.add(i + k * lanes), dbeta[k]);
             }

@@ -1,7 +1,7 @@
 //! gamma and beta of one row after another.
 
 use super::Job;
-use crate::lanes::{Affine, Element, Lanes, PACKED_COLS, Packed};
+use crate::lanes::{Affine, Center, Element, Lanes, PACKED_COLS, Packed};
 
 /// Fewer rows that have gamma and beta in common are not worth packing them.
 const PACKED_ROWS: usize = 4;
@@ -29,7 +29,7 @@ impl<T: Element> Affines<T> {
     /// - There is such a row.
     /// - What is returned is not used after the next call. `packed` is always the same, and does not move in between.
     #[inline(always)]
-    pub(super) unsafe fn of_row<S: Lanes, const CENTERED: bool>(
+    pub(super) unsafe fn of_row<S: Lanes, M: Center>(
         &mut self,
         simd: S,
         job: &Job<'_, T>,
@@ -49,7 +49,7 @@ impl<T: Element> Affines<T> {
         }
         let read = if self.packs && affine.packs() {
             // SAFETY: the columns fit, and gamma and beta have as many elements, checked by the constructor.
-            unsafe { packed.pack::<S, T, CENTERED>(simd, &affine, job.rows.cols()) }
+            unsafe { packed.pack::<S, T, M>(simd, &affine, job.rows.cols()) }
         } else {
             affine
         };

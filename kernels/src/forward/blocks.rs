@@ -1,34 +1,37 @@
 //! Short rows, eight at a time.
 
+use core::marker::PhantomData;
+
 use super::affines::Affines;
 use super::elements::{Norm, Row, RowNorm, normalize};
 use super::{Job, rescue_row};
-use crate::lanes::{Element, FOLD_ROWS, Float, Kernel, Lanes, Packed, has_mean, rolled};
+use crate::lanes::{Center, Element, FOLD_ROWS, Float, Kernel, Lanes, Mean, Packed, rolled};
 use crate::moments::{self, ChunkLen, Sums};
 
 /// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
 /// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether a
 /// row of y is known to be finite.
-pub(super) struct Blocks<'j, 'a, T: Element, const CENTERED: bool> {
+pub(super) struct Blocks<'j, 'a, T: Element, M: Center> {
     pub(super) job: &'j mut Job<'a, T>,
     pub(super) rows: usize,
+    pub(super) center: PhantomData<M>,
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for Blocks<'_, '_, T, CENTERED> {
+impl<T: Element, M: Center> Kernel for Blocks<'_, '_, T, M> {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { job, rows } = self;
+        let Self { job, rows, .. } = self;
         let packed = Packed::nothing();
         let mut affines = Affines::new(job, rows);
         let mut seen = T::Float::splat(simd, T::Float::NAN);
         let mut norm = BlockNorm::NOTHING;
         let mut r = 0;
         while r < rows + FOLD_ROWS {
-            let next = if r < rows { block_moments::<S, T, CENTERED>(simd, job, r) } else { norm };
+            let next = if r < rows { block_moments::<S, T, M>(simd, job, r) } else { norm };
             if r >= FOLD_ROWS {
-                seen = block_normalize::<S, T, CENTERED>(simd, job, r - FOLD_ROWS, &norm, &mut affines, &packed);
+                seen = block_normalize::<S, T, M>(simd, job, r - FOLD_ROWS, &norm, &mut affines, &packed);
             }
             norm = next;
             r += FOLD_ROWS;
@@ -71,19 +74,15 @@ impl<F: Float> BlockNorm<F> {
 
 /// Takes the moments of the rows `r..r + FOLD_ROWS`.
 #[inline(always)]
-fn block_moments<S: Lanes, T: Element, const CENTERED: bool>(
-    simd: S,
-    job: &mut Job<'_, T>,
-    r: usize,
-) -> BlockNorm<T::Float> {
+fn block_moments<S: Lanes, T: Element, M: Center>(simd: S, job: &mut Job<'_, T>, r: usize) -> BlockNorm<T::Float> {
     let cols = job.rows.cols();
     let len = ChunkLen::<T>::new(cols);
-    let centered = has_mean::<S, T, CENTERED>(job.centered);
+    let mean = Mean::<M>::new(job.centered);
     let zero = T::Float::splat(simd, T::Float::default());
     // SAFETY: the caller's rows are there.
     unsafe { job.input(r).take_sums(simd, FOLD_ROWS, 0, cols) };
     let mut c = [T::Float::default(); FOLD_ROWS];
-    if centered {
+    if mean.is_taken::<S>() {
         let mut samples = [zero; FOLD_ROWS];
         for (k, samples) in samples.iter_mut().enumerate().take(rolled(FOLD_ROWS)) {
             // SAFETY: the caller's rows are there, and have cols > 0 elements.
@@ -101,7 +100,7 @@ fn block_moments<S: Lanes, T: Element, const CENTERED: bool>(
         job.rows.prefetch_strided(simd, r + k + AHEAD);
         // SAFETY: the caller's rows are there.
         let x = unsafe { job.rows.source(r + k) };
-        let mut sums = Sums::<S, T, CENTERED>::new(simd, c[k]);
+        let mut sums = Sums::<S, T, M>::new(simd, c[k]);
         let mut i = 0;
         while i + T::STEP <= cols {
             // SAFETY: the loop's condition.
@@ -115,7 +114,7 @@ fn block_moments<S: Lanes, T: Element, const CENTERED: bool>(
         (*s, *q) = sums.halve(simd);
     }
     let (mut s, q) = (T::Float::fold_rows(simd, &s), T::Float::fold_rows(simd, &q));
-    if !centered {
+    if !mean.is_taken::<S>() {
         s = [T::Float::default(); _];
     }
     settle_block(simd, job, r, &c, &s, &q)
@@ -198,7 +197,7 @@ fn rescue_block<T: Element>(
 
 /// Returns zeros, or a NaN in some lane if an element of the last row is not finite, or was not seen.
 #[inline(always)]
-fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
+fn block_normalize<S: Lanes, T: Element, M: Center>(
     simd: S,
     job: &mut Job<'_, T>,
     r: usize,
@@ -206,7 +205,7 @@ fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
     affines: &mut Affines<T>,
     packed: &Packed,
 ) -> <T::Float as Float>::Reg<S> {
-    let (cols, centered) = (job.rows.cols(), job.centered);
+    let (cols, mean) = (job.rows.cols(), Mean::<M>::new(job.centered));
     let mut seen = T::Float::splat(simd, T::Float::NAN);
     if norm.any_rescued || job.is_grouped() {
         for k in 0..rolled(FOLD_ROWS) {
@@ -215,8 +214,8 @@ fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
                 // constructor.
                 unsafe {
                     let (x, y) = (job.rows.source(r + k), job.target(r + k));
-                    let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
-                    Row::<T, CENTERED> { centered, x, y, norm: norm.row(k), affine }.normalize_part(simd, 0, cols);
+                    let affine = affines.of_row::<S, M>(simd, job, r + k, packed);
+                    Row { mean, x, y, norm: norm.row(k), affine }.normalize_part(simd, 0, cols);
                 }
             }
         }
@@ -227,10 +226,9 @@ fn block_normalize<S: Lanes, T: Element, const CENTERED: bool>(
         unsafe {
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
             let y = [job.target(r + k), job.target(r + k + 1)];
-            let centered = has_mean::<S, T, CENTERED>(centered);
-            let norm = [Norm::new(simd, &norm.row(k), centered), Norm::new(simd, &norm.row(k + 1), centered)];
-            let affine = affines.of_row::<S, CENTERED>(simd, job, r + k, packed);
-            seen = normalize::<S, T, CENTERED, 2>(simd, x, y, &norm, &affine, 0, cols);
+            let norm = [Norm::new(simd, &norm.row(k), mean), Norm::new(simd, &norm.row(k + 1), mean)];
+            let affine = affines.of_row::<S, M>(simd, job, r + k, packed);
+            seen = normalize::<S, T, M, 2>(simd, x, y, &norm, &affine, 0, cols);
         }
     }
     seen

@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use crate::lanes::{
-    Affine, CacheLine, Element, Float, Kernel, Lanes, Pair, Source, Target, has_mean, outline, sqrt_f64, way,
+    Affine, CacheLine, Center, Element, Float, Kernel, Lanes, Mean, Pair, Source, Target, outline, sqrt_f64, way,
 };
 use crate::moments::{CHUNK, Moments};
 
@@ -48,36 +48,24 @@ impl<F: Float> RowNorm<F> {
 
 /// A [`RowNorm`] in registers.
 #[derive(Clone, Copy)]
-pub(super) struct Norm<S: Lanes, F: Float> {
+pub(super) struct Norm<S: Lanes, F: Float, M> {
     pub(super) hi: F::Reg<S>,
     rstd: F::Reg<S>,
     offset: F::Reg<S>,
-    centered: bool,
+    mean: Mean<M>,
 }
 
-impl<S: Lanes, F: Float> Norm<S, F> {
+impl<S: Lanes, F: Float, M: Center> Norm<S, F, M> {
     #[inline(always)]
-    pub(super) fn new(simd: S, norm: &RowNorm<F>, centered: bool) -> Self {
+    pub(super) fn new(simd: S, norm: &RowNorm<F>, mean: Mean<M>) -> Self {
         // Where rstd is infinite or negative, 0 * rstd would change something.
-        let offset = if centered { -norm.mean_lo * norm.rstd } else { -F::default() };
-        Self {
-            hi: F::splat(simd, norm.mean),
-            rstd: F::splat(simd, norm.rstd),
-            offset: F::splat(simd, offset),
-            centered,
-        }
+        let offset = if mean.is_taken::<S>() { -norm.mean_lo * norm.rstd } else { -F::default() };
+        Self { hi: F::splat(simd, norm.mean), rstd: F::splat(simd, norm.rstd), offset: F::splat(simd, offset), mean }
     }
 
     #[inline(always)]
-    fn apply<const CENTERED: bool, const WAY: u8>(
-        &self,
-        simd: S,
-        x: F::Reg<S>,
-        gamma: F::Reg<S>,
-        beta: F::Reg<S>,
-    ) -> F::Reg<S> {
-        // What has an instruction takes no longer than a look at `centered`.
-        let fused = CENTERED && (S::SPECIALIZES || self.centered);
+    fn apply<const WAY: u8>(&self, simd: S, x: F::Reg<S>, gamma: F::Reg<S>, beta: F::Reg<S>) -> F::Reg<S> {
+        let fused = self.mean.is_computed::<S>();
         let xhat = if fused {
             F::fma(simd, F::minus(simd, x, self.hi), self.rstd, self.offset)
         } else {
@@ -92,16 +80,13 @@ impl<S: Lanes, F: Float> Norm<S, F> {
 
     /// A pair of registers.
     #[inline(always)]
-    pub(super) fn apply_pair<const CENTERED: bool, const WAY: u8>(
+    pub(super) fn apply_pair<const WAY: u8>(
         &self,
         simd: S,
         [a, b]: [F::Reg<S>; 2],
         [gamma, beta]: [[F::Reg<S>; 2]; 2],
     ) -> [F::Reg<S>; 2] {
-        [
-            self.apply::<CENTERED, WAY>(simd, a, gamma[0], beta[0]),
-            self.apply::<CENTERED, WAY>(simd, b, gamma[1], beta[1]),
-        ]
+        [self.apply::<WAY>(simd, a, gamma[0], beta[0]), self.apply::<WAY>(simd, b, gamma[1], beta[1])]
     }
 }
 
@@ -119,30 +104,30 @@ pub(crate) fn probe<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, v: F::Reg<S>) -
 /// - Every x and y has at least `to` elements, as have gamma and beta if present.
 /// - When streaming, `from` is the misalignment of every y plus a multiple of a pair of registers.
 #[inline(always)]
-pub(super) unsafe fn normalize<S: Lanes, T: Element, const CENTERED: bool, const R: usize>(
+pub(super) unsafe fn normalize<S: Lanes, T: Element, M: Center, const R: usize>(
     simd: S,
     x: [Source<T>; R],
     y: [Target<T>; R],
-    norm: &[Norm<S, T::Float>; R],
+    norm: &[Norm<S, T::Float, M>; R],
     affine: &Affine<T>,
     from: usize,
     to: usize,
 ) -> <T::Float as Float>::Reg<S> {
     // SAFETY: the caller's duty.
     let (i, mut seen) = unsafe {
-        match affine.way::<S, CENTERED>(y[0]) {
-            way::PLAIN if !T::ROUNDS => pairs::<S, T, CENTERED, { way::PLAIN }, R>(simd, x, y, norm, affine, from, to),
-            way::AFFINE if CENTERED || T::ROUNDS => {
-                pairs::<S, T, CENTERED, { way::AFFINE }, R>(simd, x, y, norm, affine, from, to)
+        match affine.way::<S, M>(y[0]) {
+            way::PLAIN if !T::ROUNDS => pairs::<S, T, M, { way::PLAIN }, R>(simd, x, y, norm, affine, from, to),
+            way::AFFINE if M::CENTERED || T::ROUNDS => {
+                pairs::<S, T, M, { way::AFFINE }, R>(simd, x, y, norm, affine, from, to)
             }
-            way::OFFSET => pairs::<S, T, CENTERED, { way::OFFSET }, R>(simd, x, y, norm, affine, from, to),
-            _ => pairs::<S, T, CENTERED, { way::REST }, R>(simd, x, y, norm, affine, from, to),
+            way::OFFSET => pairs::<S, T, M, { way::OFFSET }, R>(simd, x, y, norm, affine, from, to),
+            _ => pairs::<S, T, M, { way::REST }, R>(simd, x, y, norm, affine, from, to),
         }
     };
     if i < to {
         for r in 0..R {
             // SAFETY: to - i elements are left, fewer than a pair.
-            let v = unsafe { normalize_tail::<S, T, CENTERED>(simd, x[r], y[r], &norm[r], affine, i, to - i) };
+            let v = unsafe { normalize_tail::<S, T, M>(simd, x[r], y[r], &norm[r], affine, i, to - i) };
             for v in v {
                 seen = probe::<S, T::Float>(simd, seen, v);
             }
@@ -156,11 +141,11 @@ pub(super) unsafe fn normalize<S: Lanes, T: Element, const CENTERED: bool, const
 /// # Safety
 /// - As there.
 #[inline(always)]
-unsafe fn pairs<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const R: usize>(
+unsafe fn pairs<S: Lanes, T: Element, M: Center, const WAY: u8, const R: usize>(
     simd: S,
     x: [Source<T>; R],
     y: [Target<T>; R],
-    norm: &[Norm<S, T::Float>; R],
+    norm: &[Norm<S, T::Float, M>; R],
     affine: &Affine<T>,
     from: usize,
     to: usize,
@@ -172,9 +157,9 @@ unsafe fn pairs<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
     while i + 2 * T::Float::lanes::<S>() <= to {
         // SAFETY: the loop's condition and the caller's duty.
         unsafe {
-            let affine_i = affine.load::<S, CENTERED, WAY>(simd, i, 0);
+            let affine_i = affine.load::<S, M, WAY>(simd, i, 0);
             for r in 0..R {
-                let v = norm[r].apply_pair::<CENTERED, WAY>(simd, x[r].load(simd, i), affine_i);
+                let v = norm[r].apply_pair::<WAY>(simd, x[r].load(simd, i), affine_i);
                 y[r].store::<S, WAY>(simd, i, v);
                 for k in 0..2 {
                     probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
@@ -192,11 +177,11 @@ unsafe fn pairs<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8, const
 /// # Safety
 /// - x and y have at least `i + n` elements, as have gamma and beta if present.
 #[inline(always)]
-unsafe fn normalize_tail<S: Lanes, T: Element, const CENTERED: bool>(
+unsafe fn normalize_tail<S: Lanes, T: Element, M: Center>(
     simd: S,
     x: Source<T>,
     y: Target<T>,
-    norm: &Norm<S, T::Float>,
+    norm: &Norm<S, T::Float, M>,
     affine: &Affine<T>,
     i: usize,
     n: usize,
@@ -204,7 +189,7 @@ unsafe fn normalize_tail<S: Lanes, T: Element, const CENTERED: bool>(
     // SAFETY: the caller's duty.
     unsafe {
         let x = x.load_tail(simd, i, n, norm.hi);
-        let v = norm.apply_pair::<CENTERED, { way::OFFSET }>(simd, x, affine.load_tail::<S, CENTERED>(simd, i, n));
+        let v = norm.apply_pair::<{ way::OFFSET }>(simd, x, affine.load_tail::<S, M>(simd, i, n));
         y.store_tail(simd, i, n, v);
         v
     }
@@ -213,16 +198,16 @@ unsafe fn normalize_tail<S: Lanes, T: Element, const CENTERED: bool>(
 /// A row whose statistics are known. Whoever makes one knows that x and y have as many elements as are to be normalized, as
 /// have gamma and beta if present.
 #[derive(Clone, Copy)]
-pub(super) struct Row<T: Element, const CENTERED: bool> {
+pub(super) struct Row<T: Element, M: Center> {
     /// Whether it has a mean.
-    pub(super) centered: bool,
+    pub(super) mean: Mean<M>,
     pub(super) x: Source<T>,
     pub(super) y: Target<T>,
     pub(super) norm: RowNorm<T::Float>,
     pub(super) affine: Affine<T>,
 }
 
-impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
+impl<T: Element, M: Center> Row<T, M> {
     /// Normalizes the first `cols` elements. Returns whether those of y are finite.
     ///
     /// # Safety
@@ -265,12 +250,12 @@ impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
     /// # Safety
     /// - There are so many.
     #[inline(always)]
-    pub(super) unsafe fn normalize_rest<S: Lanes>(&self, simd: S, norm: &Norm<S, T::Float>, from: usize, to: usize) {
+    pub(super) unsafe fn normalize_rest<S: Lanes>(&self, simd: S, norm: &Norm<S, T::Float, M>, from: usize, to: usize) {
         let pair = 2 * T::Float::lanes::<S>();
         let mut i = from;
         while i < to {
             // SAFETY: the loop's condition and the caller's duty.
-            unsafe { normalize_tail::<S, T, CENTERED>(simd, self.x, self.y, norm, &self.affine, i, pair.min(to - i)) };
+            unsafe { normalize_tail::<S, T, M>(simd, self.x, self.y, norm, &self.affine, i, pair.min(to - i)) };
             i += pair;
         }
     }
@@ -286,31 +271,31 @@ impl<T: Element, const CENTERED: bool> Row<T, CENTERED> {
 }
 
 /// The elements from..to of a row: what [`Row::normalize_part`] asks of them holds.
-struct Part<'r, T: Element, const CENTERED: bool> {
-    row: &'r Row<T, CENTERED>,
+struct Part<'r, T: Element, M: Center> {
+    row: &'r Row<T, M>,
     from: usize,
     to: usize,
     /// Whether all of them are written in the same way.
     split: bool,
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for Part<'_, T, CENTERED> {
+impl<T: Element, M: Center> Kernel for Part<'_, T, M> {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { row: &Row { centered, x, y, ref norm, ref affine }, from, to, split } = self;
+        let Self { row: &Row { mean, x, y, ref norm, ref affine }, from, to, split } = self;
         if y.streams() && !split {
             return self.split(simd);
         }
-        let norm = [Norm::new(simd, norm, has_mean::<S, T, CENTERED>(centered))];
+        let norm = [Norm::new(simd, norm, mean)];
         // SAFETY: whoever made this knew that.
-        let seen = unsafe { normalize::<S, T, CENTERED, 1>(simd, [x], [y], &norm, affine, from, to) };
+        let seen = unsafe { normalize::<S, T, M, 1>(simd, [x], [y], &norm, affine, from, to) };
         !T::Float::any_nan(simd, seen)
     }
 }
 
-impl<T: Element, const CENTERED: bool> Part<'_, T, CENTERED> {
+impl<T: Element, M: Center> Part<'_, T, M> {
     /// Streams whole cache lines, and writes with ordinary stores the elements of those of which there is only a part: such a line costs as
     /// much as dozens of others if it is streamed.
     #[inline(always)]

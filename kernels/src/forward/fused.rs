@@ -1,15 +1,17 @@
 //! Rows fused with their neighbours: one loop takes the moments of a row while it normalizes an earlier one.
 
+use core::marker::PhantomData;
+
 use super::affines::Affines;
 use super::elements::{Norm, Row};
 use super::{Job, RowNorm, settle};
-use crate::lanes::{Element, Float, Input, Kernel, Lanes, Packed, has_mean, regs, way};
+use crate::lanes::{Center, Element, Float, Input, Kernel, Lanes, Mean, Packed, regs, way};
 use crate::moments::{self, CHUNK, ChunkLen, Moments, Sums, Tree, no_subtrees};
 
 /// A row on its way: its moments are settled, `at` elements of it are normalized.
-struct Pending<S: Lanes, T: Element, const CENTERED: bool> {
-    row: Row<T, CENTERED>,
-    norm: Norm<S, T::Float>,
+struct Pending<S: Lanes, T: Element, M: Center> {
+    row: Row<T, M>,
+    norm: Norm<S, T::Float, M>,
     at: usize,
 }
 
@@ -50,22 +52,23 @@ impl<F: Float> Queue<F> {
 /// The rows from `first` on, of which there is one at least. Rows of one chunk are normalized two rows late, as long as an L1
 /// cache has room for three of them, gamma and beta, and others one row late. With `STREAMS`, which types that are streamed apart have, they
 /// are streamed. Returns whether a row of y is known to be finite.
-pub(super) struct Fused<'j, 'a, T: Element, const CENTERED: bool, const STREAMS: bool> {
+pub(super) struct Fused<'j, 'a, T: Element, M: Center, const STREAMS: bool> {
     pub(super) job: &'j mut Job<'a, T>,
     pub(super) first: usize,
+    pub(super) center: PhantomData<M>,
 }
 
-impl<T: Element, const CENTERED: bool, const STREAMS: bool> Kernel for Fused<'_, '_, T, CENTERED, STREAMS> {
+impl<T: Element, M: Center, const STREAMS: bool> Kernel for Fused<'_, '_, T, M, STREAMS> {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { job, first } = self;
+        let Self { job, first, .. } = self;
         let (rows, cols) = (job.rows.rows(), job.rows.cols());
         let one_chunk = cols <= CHUNK;
         let delay = if one_chunk && size_of::<T>() <= size_of::<f32>() { 2 } else { 1 };
         let inv_cols = 1.0 / cols as f64;
-        let centered = has_mean::<S, T, CENTERED>(job.centered);
+        let mean = Mean::<M>::new(job.centered);
         let (inner, last) = ChunkLen::of_row(cols);
         let packed = Packed::nothing();
         let mut affines = Affines::new(job, rows - first);
@@ -81,11 +84,11 @@ impl<T: Element, const CENTERED: bool, const STREAMS: bool> Kernel for Fused<'_,
                     if job.streaming {
                         job.rows.prefetch_edges(simd, r + 2);
                     }
-                    let affine = affines.of_row::<S, CENTERED>(simd, job, r, &packed);
-                    let row = Row::<T, CENTERED> { centered, x, y, norm, affine };
+                    let affine = affines.of_row::<S, M>(simd, job, r, &packed);
+                    let row = Row { mean, x, y, norm, affine };
                     let at;
                     (at, finite) = row.normalize_head(simd, cols);
-                    Some(Pending { row, norm: Norm::new(simd, &norm, centered), at })
+                    Some(Pending { row, norm: Norm::new(simd, &norm, mean), at })
                 },
                 None => None,
             };
@@ -100,7 +103,7 @@ impl<T: Element, const CENTERED: bool, const STREAMS: bool> Kernel for Fused<'_,
                     let len = if cols - at > CHUNK { inner } else { last };
                     // SAFETY: at + len.len <= cols; the pending row has cols elements.
                     let chunk =
-                        unsafe { fused_chunk::<_, _, _, STREAMS>(simd, input, at, len, &mut pending, cols, centered) };
+                        unsafe { fused_chunk::<_, _, _, STREAMS>(simd, input, at, len, &mut pending, cols, mean) };
                     if one_chunk {
                         break Some(chunk);
                     }
@@ -143,42 +146,42 @@ impl<T: Element, const CENTERED: bool, const STREAMS: bool> Kernel for Fused<'_,
 /// # Safety
 /// - The row has at least `from + len.len` elements, the pending row `cols`.
 #[inline(always)]
-unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool, const STREAMS: bool>(
+unsafe fn fused_chunk<S: Lanes, T: Element, M: Center, const STREAMS: bool>(
     simd: S,
     input: Input<T>,
     from: usize,
     len: ChunkLen<T>,
-    pending: &mut Option<Pending<S, T, CENTERED>>,
+    pending: &mut Option<Pending<S, T, M>>,
     cols: usize,
-    centered: bool,
+    mean: Mean<M>,
 ) -> Moments {
     // SAFETY: the caller's duty.
     let (x, c) = unsafe {
         input.take_sums(simd, 1, from, len.len);
         let x = input.row().after(from);
-        (x, moments::chunk_shift::<S, T, CENTERED>(simd, x, len, centered))
+        (x, moments::chunk_shift(simd, x, len, mean))
     };
-    let mut sums = Sums::<S, T, CENTERED>::new(simd, c);
+    let mut sums = Sums::<S, T, M>::new(simd, c);
     let steps = len.len / T::STEP;
     let mut i = 0;
     if let Some(p) = pending {
         let both = steps.min((cols - p.at) / T::STEP) * T::STEP;
         // SAFETY: so many steps are left of the chunk and of the pending row, which are different rows.
         unsafe {
-            match p.row.affine.way::<S, CENTERED>(p.row.y) {
+            match p.row.affine.way::<S, M>(p.row.y) {
                 _ if STREAMS => {
-                    both_steps::<S, T, CENTERED, { way::REST }>(simd, &mut sums, input, from, p, both);
+                    both_steps::<S, T, M, { way::REST }>(simd, &mut sums, input, from, p, both);
                 }
                 way::PLAIN if !T::ROUNDS => {
-                    both_steps::<S, T, CENTERED, { way::PLAIN }>(simd, &mut sums, input, from, p, both);
+                    both_steps::<S, T, M, { way::PLAIN }>(simd, &mut sums, input, from, p, both);
                 }
-                way::AFFINE if CENTERED || T::ROUNDS => {
-                    both_steps::<S, T, CENTERED, { way::AFFINE }>(simd, &mut sums, input, from, p, both);
+                way::AFFINE if M::CENTERED || T::ROUNDS => {
+                    both_steps::<S, T, M, { way::AFFINE }>(simd, &mut sums, input, from, p, both);
                 }
                 way::REST if !T::STREAMS_APART => {
-                    both_steps::<S, T, CENTERED, { way::REST }>(simd, &mut sums, input, from, p, both);
+                    both_steps::<S, T, M, { way::REST }>(simd, &mut sums, input, from, p, both);
                 }
-                _ => both_steps::<S, T, CENTERED, { way::OFFSET }>(simd, &mut sums, input, from, p, both),
+                _ => both_steps::<S, T, M, { way::OFFSET }>(simd, &mut sums, input, from, p, both),
             }
         }
         p.at += both;
@@ -193,7 +196,7 @@ unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool, const STREAMS:
         // SAFETY: len.len - i elements are left.
         unsafe { sums.step_tail(simd, x, i, len.len - i) };
     }
-    sums.finish(simd, c, len, centered)
+    sums.finish(simd, c, len, mean)
 }
 
 /// The first `len` elements of the chunk from `from` on, a multiple of a step, and as many of the pending row.
@@ -201,12 +204,12 @@ unsafe fn fused_chunk<S: Lanes, T: Element, const CENTERED: bool, const STREAMS:
 /// # Safety
 /// - The row has at least `from + len` elements, and `len` are left of the pending row.
 #[inline(always)]
-unsafe fn both_steps<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8>(
+unsafe fn both_steps<S: Lanes, T: Element, M: Center, const WAY: u8>(
     simd: S,
-    sums: &mut Sums<S, T, CENTERED>,
+    sums: &mut Sums<S, T, M>,
     input: Input<T>,
     from: usize,
-    pending: &Pending<S, T, CENTERED>,
+    pending: &Pending<S, T, M>,
     len: usize,
 ) {
     let &Pending { row: Row { x: px, y: py, affine, .. }, norm, at } = pending;
@@ -224,11 +227,8 @@ unsafe fn both_steps<S: Lanes, T: Element, const CENTERED: bool, const WAY: u8>(
             taken.step(simd, x, i);
             for k in 0..regs::<S>() {
                 let j = k * 2 * T::Float::lanes::<S>();
-                let v = norm.apply_pair::<CENTERED, WAY>(
-                    simd,
-                    px.load(simd, at + i + j),
-                    affine.load::<S, CENTERED, WAY>(simd, at + i, j),
-                );
+                let v =
+                    norm.apply_pair::<WAY>(simd, px.load(simd, at + i + j), affine.load::<S, M, WAY>(simd, at + i, j));
                 py.store::<S, WAY>(simd, at + i + j, v);
             }
         }

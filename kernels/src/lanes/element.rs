@@ -19,7 +19,7 @@ use core::fmt::Debug;
 use bytemuck::Pod;
 use half::{bf16, f16};
 
-use super::{Float, Lanes, in_default_environment};
+use super::{Center, Centered, Either, Float, Lanes, Uncentered, in_default_environment};
 use crate::backward::{Backward, Merge};
 use crate::forward::{Forward, Normalize};
 use crate::moments::{Moments, RowMoments};
@@ -49,22 +49,18 @@ struct Aligned<V>(V);
 
 /// What is compiled for each type in this crate, so that no other compiles it again.
 #[doc(hidden)]
-pub trait Compiled<const CENTERED: bool>: Sized {
-    fn forward(job: &mut Forward<'_, Self, CENTERED>, isa: Isa)
+pub trait Compiled<M: Center>: Sized {
+    fn forward(job: &mut Forward<'_, Self, M>, isa: Isa)
     where
         Self: Element;
-    fn normalize(job: Normalize<'_, Self, CENTERED>, isa: Isa)
+    fn normalize(job: Normalize<'_, Self, M>, isa: Isa)
     where
         Self: Element;
     fn moments(row: RowMoments<'_, Self>, isa: Isa) -> Moments
     where
         Self: Element;
-    fn backward(
-        job: &mut Backward<'_, Self, CENTERED>,
-        partials: &mut [Self::Float],
-        work: &mut [Self::Float],
-        isa: Isa,
-    ) where
+    fn backward(job: &mut Backward<'_, Self, M>, partials: &mut [Self::Float], work: &mut [Self::Float], isa: Isa)
+    where
         Self: Element;
     fn merge(merge: Merge<'_, Self::Float>, isa: Isa)
     where
@@ -75,7 +71,9 @@ pub trait Compiled<const CENTERED: bool>: Sized {
 ///
 /// The hidden items are what the kernels do with a pair of registers of them. Where they take a pointer `p`, the elements
 /// that they name must be there; tails have `n` elements at most as many as a pair, and `fill` in the lanes beyond.
-pub trait Element: Pod + Compiled<true> + Compiled<false> + Beside<Self> + Debug + PartialEq + Send + Sync {
+pub trait Element:
+    Pod + Compiled<Centered> + Compiled<Uncentered> + Beside<Self> + Debug + PartialEq + Send + Sync
+{
     /// The type that rows of these elements are computed in, and that their statistics have.
     type Float: Float;
 
@@ -90,9 +88,6 @@ pub trait Element: Pod + Compiled<true> + Compiled<false> + Beside<Self> + Debug
     #[doc(hidden)]
     const ROUNDS: bool;
 
-    /// Whether both normalizations go through the loops of one, on every tier: types whose speed matters less than their code.
-    #[doc(hidden)]
-    const SHARES: bool = false;
     /// Whether rows that are streamed have fused loops of their own: those ask for more, for which others lack registers.
     #[doc(hidden)]
     const STREAMS_APART: bool = false;
@@ -265,39 +260,57 @@ beside! {
     f32, bf16, true;
 }
 
-/// Calls a method for the loops that the rows of type `$t` go through.
+/// Calls a method for the loops that jobs go through: `$loops`, and on the portable tier, which has one piece of code
+/// for both normalizations, those of layer normalization.
 macro_rules! through {
-    ($t:ty, $centered:literal, $isa:ident, $job:ident.$run:ident($($arg:ident),*)) => {
+    ($loops:ty, $isa:ident, $job:ident.$run:ident($($arg:ident),*)) => {
         if $isa.tier() == Tier::Scalar {
-            $job.$run::<true>($($arg),*)
+            $job.$run::<<$loops as Portable>::Loops>($($arg),*)
         } else {
-            $job.$run::<{ $centered || <$t as Element>::SHARES }>($($arg),*)
+            $job.$run::<$loops>($($arg),*)
         }
     };
 }
 
+/// The loops of the portable tier.
+trait Portable {
+    type Loops: Center;
+}
+
+impl Portable for Centered {
+    type Loops = Self;
+}
+
+impl Portable for Uncentered {
+    type Loops = Centered;
+}
+
+impl Portable for Either {
+    type Loops = Self;
+}
+
 macro_rules! compiled {
-    ($($t:ty, $centered:literal;)*) => {$(
-        impl Compiled<$centered> for $t {
-            fn forward(job: &mut Forward<'_, Self, $centered>, isa: Isa) {
-                in_default_environment(|| through!($t, $centered, isa, job.run_here(isa)));
+    ($($t:ty, $center:ty => $loops:ty;)*) => {$(
+        impl Compiled<$center> for $t {
+            fn forward(job: &mut Forward<'_, Self, $center>, isa: Isa) {
+                in_default_environment(|| through!($loops, isa, job.run_here(isa)));
             }
 
-            fn normalize(job: Normalize<'_, Self, $centered>, isa: Isa) {
-                in_default_environment(|| through!($t, $centered, isa, job.run_here(isa)));
+            fn normalize(job: Normalize<'_, Self, $center>, isa: Isa) {
+                in_default_environment(|| through!($loops, isa, job.run_here(isa)));
             }
 
             fn moments(row: RowMoments<'_, Self>, isa: Isa) -> Moments {
-                in_default_environment(|| through!($t, $centered, isa, row.run_here(isa)))
+                in_default_environment(|| through!($loops, isa, row.run_here(isa)))
             }
 
             fn backward(
-                job: &mut Backward<'_, Self, $centered>,
+                job: &mut Backward<'_, Self, $center>,
                 partials: &mut [<Self as Element>::Float],
                 work: &mut [<Self as Element>::Float],
                 isa: Isa,
             ) {
-                in_default_environment(|| through!($t, $centered, isa, job.run_here(isa, partials, work)));
+                in_default_environment(|| through!($loops, isa, job.run_here(isa, partials, work)));
             }
 
             fn merge(merge: Merge<'_, <Self as Element>::Float>, isa: Isa) {
@@ -307,13 +320,14 @@ macro_rules! compiled {
     )*};
 }
 
+// Rows of f64, whose speed matters less than their code, have one set of loops.
 compiled! {
-    f32, true;
-    f32, false;
-    f64, true;
-    f64, false;
-    f16, true;
-    f16, false;
-    bf16, true;
-    bf16, false;
+    f32, Centered => Centered;
+    f32, Uncentered => Uncentered;
+    f64, Centered => Either;
+    f64, Uncentered => Either;
+    f16, Centered => Centered;
+    f16, Uncentered => Uncentered;
+    bf16, Centered => Centered;
+    bf16, Uncentered => Uncentered;
 }

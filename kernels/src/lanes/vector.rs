@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 
 use super::element::Format;
 use super::tail::{Tail, pad};
-use super::{Beside, Element, Float, Kernel, Lanes, Pair, Target, outline};
+use super::{Beside, Center, Element, Float, Kernel, Lanes, Pair, Target, outline};
 
 /// A vector beside rows of type `T`, of any type that it may have there.
 #[derive(Clone, Copy, Debug)]
@@ -172,7 +172,7 @@ impl<T: Element> Affine<T> {
 
     /// The way of the loops for rows that have these.
     #[inline(always)]
-    pub(crate) fn way<S: Lanes, const CENTERED: bool>(&self, y: Target<T>) -> u8 {
+    pub(crate) fn way<S: Lanes, M: Center>(&self, y: Target<T>) -> u8 {
         let no_offset = self.offset == T::Float::default();
         if !S::SPECIALIZES || y.streams() || y.is_wide() {
             way::REST
@@ -184,7 +184,7 @@ impl<T: Element> Affine<T> {
             }
         } else if self.gamma_mask | self.beta_mask == 0 {
             way::PLAIN
-        } else if CENTERED && no_offset && self.gamma_mask != 0 {
+        } else if M::CENTERED && no_offset && self.gamma_mask != 0 {
             way::AFFINE
         } else {
             // Without a mean there is time for adding nothing.
@@ -193,14 +193,14 @@ impl<T: Element> Affine<T> {
     }
 
     /// The pairs of registers for the elements from `i + j` on, of which `j` lie within a step of stand-ins. There is
-    /// no beta unless `CENTERED`.
+    /// no beta unless `M`.
     ///
     /// # Safety
     /// - gamma and beta, if present, have that many elements.
     /// - `j` plus a pair is at most a step.
     /// - `WAY` is REST or that of [`way`](Self::way): the others rely on what is present.
     #[inline(always)]
-    pub(crate) unsafe fn load<S: Lanes, const CENTERED: bool, const WAY: u8>(
+    pub(crate) unsafe fn load<S: Lanes, M: Center, const WAY: u8>(
         &self,
         simd: S,
         i: usize,
@@ -216,7 +216,7 @@ impl<T: Element> Affine<T> {
             _ => self.format,
         };
         // These have gamma, and a mask takes a register that loops may not have.
-        let has_gamma = !T::ROUNDS && (WAY == way::AFFINE || WAY == way::OFFSET && !CENTERED);
+        let has_gamma = !T::ROUNDS && (WAY == way::AFFINE || WAY == way::OFFSET && !M::CENTERED);
         let gamma_mask = if has_gamma { usize::MAX } else { self.gamma_mask };
         // SAFETY: the caller's duty.
         unsafe {
@@ -224,7 +224,7 @@ impl<T: Element> Affine<T> {
             if WAY != way::AFFINE {
                 gamma = self.with_offset(simd, gamma);
             }
-            if !CENTERED {
+            if !M::CENTERED {
                 return [gamma, zeros];
             }
             [gamma, T::simd_load_beside(simd, self.beta, format, (i & self.beta_mask) + j)]
@@ -236,17 +236,12 @@ impl<T: Element> Affine<T> {
     /// # Safety
     /// - gamma and beta, if present, have that many elements.
     #[inline(always)]
-    pub(crate) unsafe fn load_tail<S: Lanes, const CENTERED: bool>(
-        &self,
-        simd: S,
-        i: usize,
-        n: usize,
-    ) -> [Pair<S, T>; 2] {
+    pub(crate) unsafe fn load_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> [Pair<S, T>; 2] {
         // SAFETY: the caller's duty.
         unsafe {
             let gamma = T::simd_load_beside_tail(simd, self.gamma, self.format, i & self.gamma_mask, n);
             let gamma = self.with_offset(simd, gamma);
-            if !CENTERED {
+            if !M::CENTERED {
                 return [gamma, [T::Float::splat(simd, T::Float::default()); 2]];
             }
             [gamma, T::simd_load_beside_tail(simd, self.beta, self.format, i & self.beta_mask, n)]
@@ -303,7 +298,7 @@ impl Packed {
     /// - `cols <= PACKED_COLS`, and gamma and beta, if present, have as many elements.
     /// - What is returned is used while this is neither moved nor packed again.
     #[inline(always)]
-    pub(crate) unsafe fn pack<S: Lanes, T: Element, const CENTERED: bool>(
+    pub(crate) unsafe fn pack<S: Lanes, T: Element, M: Center>(
         &self,
         simd: S,
         affine: &Affine<T>,
@@ -311,7 +306,7 @@ impl Packed {
     ) -> Affine<T> {
         let gammas: *mut f32 = self.0.get().cast();
         let betas = gammas.wrapping_add(PACKED_COLS);
-        outline(simd, Pack::<T, CENTERED> { affine: *affine, cols, to: [gammas, betas] });
+        outline(simd, Pack::<T, M> { affine: *affine, cols, to: [gammas, betas], center: PhantomData });
         Affine {
             gamma: gammas.cast_const().cast(),
             beta: betas.cast_const().cast(),
@@ -324,24 +319,25 @@ impl Packed {
 }
 
 /// Packs `cols` columns of gamma and beta into room for as many and the rest of a pair.
-struct Pack<T: Element, const CENTERED: bool> {
+struct Pack<T: Element, M: Center> {
     affine: Affine<T>,
     cols: usize,
     to: [*mut f32; 2],
+    center: PhantomData<M>,
 }
 
-impl<T: Element, const CENTERED: bool> Kernel for Pack<T, CENTERED> {
+impl<T: Element, M: Center> Kernel for Pack<T, M> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { affine, cols, to: [gammas, betas] } = self;
+        let Self { affine, cols, to: [gammas, betas], .. } = self;
         let pair = 2 * S::F32_LANES;
         let mut i = 0;
         while i < cols {
             // SAFETY: the duty of the caller of `pack`. Pairs begin within the columns, and so end within the room.
             unsafe {
-                let [gamma, beta] = affine.load_tail::<S, CENTERED>(simd, i, pair.min(cols - i));
+                let [gamma, beta] = affine.load_tail::<S, M>(simd, i, pair.min(cols - i));
                 T::simd_store_packed(simd, gammas.add(i), gamma);
                 T::simd_store_packed(simd, betas.add(i), beta);
             }

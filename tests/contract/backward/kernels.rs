@@ -5,17 +5,18 @@ use std::sync::Mutex;
 
 use lanenorm::kernels::backward::{Backward, LEAF_ROWS, Parts, Stats, merge};
 use lanenorm::kernels::lanes::{Compiled, GradRows, Vector};
+use lanenorm::kernels::{Center, Centered, Uncentered};
 use lanenorm::{Element, Isa};
 
 use crate::support::{Call, F32, GradProblem, Grads, Types, Value, quick, tiers};
 
 /// The job of the problem, dx to be written to a buffer.
-fn job<'a, K: Types, const CENTERED: bool>(
+fn job<'a, K: Types, M: Center>(
     problem: &'a GradProblem<K>,
     dx: &'a mut [K::X],
     stats: Stats<'a, K::F>,
     streaming: bool,
-) -> Backward<'a, K::X, CENTERED> {
+) -> Backward<'a, K::X, M> {
     let GradProblem { forward, dy, ds } = problem;
     let cols = forward.cols;
     let rows = GradRows::new((dy, cols), (&forward.x, cols), forward.rows, cols).and_then(|r| r.with_dx((dx, cols)));
@@ -29,10 +30,7 @@ fn job<'a, K: Types, const CENTERED: bool>(
 }
 
 /// Runs the parts of a job in pieces of so many.
-fn pieces<T: Element, const CENTERED: bool>(
-    mut job: Backward<'_, T, CENTERED>,
-    parts: usize,
-) -> Vec<Backward<'_, T, CENTERED>> {
+fn pieces<T: Element, M: Center>(mut job: Backward<'_, T, M>, parts: usize) -> Vec<Backward<'_, T, M>> {
     let mut pieces = Vec::new();
     while job.parts() > parts {
         let (piece, rest) = job.split_at_part(parts);
@@ -45,26 +43,26 @@ fn pieces<T: Element, const CENTERED: bool>(
 }
 
 /// Takes pieces of a few parts from a queue, last ones first, on threads of its own, by turns on one tier and another.
-fn assert_parts_can_be_split<K: Types, const CENTERED: bool>(problem: &GradProblem<K>)
+fn assert_parts_can_be_split<K: Types, M: Center>(problem: &GradProblem<K>)
 where
-    K::X: Compiled<CENTERED>,
+    K::X: Compiled<M>,
 {
     let forward = &problem.forward;
     let (rows, cols) = (forward.rows, forward.cols);
     let (expected, kept) = (problem.expected(), forward.run(&Call::plain(Isa::SCALAR)));
     let parts = Parts::new(rows, cols);
-    let partial = parts.partial_len::<K::X>(CENTERED).expect("a length");
-    let work = parts.work_len::<K::X>(CENTERED).expect("a length");
+    let partial = parts.partial_len::<K::X>(M::CENTERED).expect("a length");
+    let work = parts.work_len::<K::X>(M::CENTERED).expect("a length");
     for (t, &isa) in tiers().iter().enumerate() {
         for (i, per_piece) in [1, 2, 3, 64].into_iter().enumerate() {
             let count = tiers().len();
             let other = tiers()[(t + [1, count - 1][i % 2]) % count];
             let mut partials = vec![K::F::QUIET_NAN; partial * parts.count()];
             let mut dx = vec![K::X::SENTINEL; rows * cols];
-            let mean = CENTERED.then_some(&kept.mean[..]);
-            let stats = Stats { mean, mean_lo: CENTERED.then_some(&kept.mean_lo), rstd: Some(&kept.rstd) };
+            let mean = M::CENTERED.then_some(&kept.mean[..]);
+            let stats = Stats { mean, mean_lo: M::CENTERED.then_some(&kept.mean_lo), rstd: Some(&kept.rstd) };
             let stats = if i % 2 == 0 { Stats::default() } else { stats };
-            let job = job::<K, CENTERED>(problem, &mut dx, stats, i % 2 == 0);
+            let job = job::<K, M>(problem, &mut dx, stats, i % 2 == 0);
             assert_eq!(job.parts(), parts.count());
             let pieces = pieces(job, per_piece);
             let of_each = [isa, other].into_iter().cycle().zip(partials.chunks_mut(partial * per_piece));
@@ -82,8 +80,8 @@ where
             drop(queue);
 
             let sums = || vec![K::F::SENTINEL; cols];
-            let (mut dgamma, mut dbeta) = (sums(), CENTERED.then(sums));
-            merge::<K::X, CENTERED>(other, &parts, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
+            let (mut dgamma, mut dbeta) = (sums(), M::CENTERED.then(sums));
+            merge::<K::X, M>(other, &parts, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
             let got = Grads::<K> { dx: Some(dx), dgamma: Some(dgamma), dbeta };
             got.assert_same(&expected, cols, format_args!("{isa}, {other}, {problem}, {per_piece} parts at once"));
         }
@@ -98,8 +96,8 @@ fn jobs_split_at_parts_give_the_bits_of_the_plan<K: Types>() {
             .enumerate()
         {
             if K::takes(i + j) {
-                assert_parts_can_be_split::<K, true>(&problem);
-                assert_parts_can_be_split::<K, false>(&problem.rms_norm(1.0));
+                assert_parts_can_be_split::<K, Centered>(&problem);
+                assert_parts_can_be_split::<K, Uncentered>(&problem.rms_norm(1.0));
             }
         }
     }
@@ -151,7 +149,7 @@ fn bad_lengths_give_none() {
     let (three, four) = ([1.0f32; 3], [1.0f32; 4]);
     let centered = |stats, gamma: Option<&[f32]>| {
         let (rows, gamma) = (rows().expect("rows"), gamma.map(Vector::from));
-        Backward::<f32, true>::new(rows, stats, gamma, 0.0, 1e-5, true, false).is_some()
+        Backward::<f32, Centered>::new(rows, stats, gamma, 0.0, 1e-5, true, false).is_some()
     };
     let stats = |mean, mean_lo, rstd| Stats { mean, mean_lo, rstd };
     assert!(centered(Stats::default(), None) && centered(Stats::default(), Some(&four)));
@@ -164,7 +162,7 @@ fn bad_lengths_give_none() {
     assert!(!centered(stats(Some(&three), None, Some(&four)), None));
     let rms = |rstd| {
         let stats = Stats { rstd, ..Stats::default() };
-        Backward::<f32, false>::new(rows().expect("rows"), stats, None, 0.0, 1e-5, true, false).is_some()
+        Backward::<f32, Uncentered>::new(rows().expect("rows"), stats, None, 0.0, 1e-5, true, false).is_some()
     };
     assert!(rms(None) && rms(Some(&three)) && !rms(Some(&four)));
 }
@@ -184,14 +182,14 @@ fn memory_of_a_wrong_length_panics() {
         [(partials, work, true), (partials, work + 9, true), (partials - 1, work, false), (partials, work - 1, false)]
     {
         let mut dx = [7.0; 500];
-        let mut job = job::<_, true>(&problem, &mut dx, Stats::default(), false);
+        let mut job = job::<_, Centered>(&problem, &mut dx, Stats::default(), false);
         let run = || job.run_on(Isa::best(), &mut vec![0.0; partials], &mut vec![0.0; work]);
         assert_eq!(panics(run), !fits);
         assert!(fits || dx == [7.0; 500], "dx was written");
     }
     let merged = |partials, dgamma| {
         let partials = vec![0.0; partials];
-        panics(|| merge::<f32, true>(Isa::best(), &parts, &partials, Some(&mut vec![0.0; dgamma]), None))
+        panics(|| merge::<f32, Centered>(Isa::best(), &parts, &partials, Some(&mut vec![0.0; dgamma]), None))
     };
     assert!(!merged(partials, 5) && merged(partials - 1, 5) && merged(partials, 4) && merged(partials, 6));
 }

@@ -11,7 +11,6 @@ macro_rules! float_element {
             type Float = Self;
 
             const DTYPE: Dtype = $dtype;
-            const SHARES: bool = matches!($dtype, Dtype::F64);
             const STREAMS_APART: bool = matches!($dtype, Dtype::F32);
             const ROUNDS: bool = false;
             const RUN: usize = $run;
