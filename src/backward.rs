@@ -1,8 +1,10 @@
 //! The gradients, for the plans of both normalizations.
 
-use lanenorm_kernels::Center;
-use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
-use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, GradRows, LINE, Vector};
+use lanenorm_kernels::element::Beside;
+use lanenorm_kernels::ops::backward::{Backward, Parts, Stats, merge};
+use lanenorm_kernels::rows::{GradRows, LINE, Vector};
+use lanenorm_kernels::simd::Float;
+use lanenorm_kernels::{Center, Compiled, Element};
 
 use crate::gradients::{GradForm, GradIo, ParamGrads};
 use crate::parallel::Tasks;

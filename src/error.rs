@@ -151,7 +151,7 @@ pub enum Error {
         count: f64,
         /// Their scale.
         scale: f64,
-        /// Their [mean](lanenorm_kernels::moments::Moments::mean).
+        /// Their [mean](lanenorm_kernels::stats::Moments::mean).
         mean: f64,
         /// Their sum of squared deviations, which is not negative.
         m2: f64,

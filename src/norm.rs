@@ -3,11 +3,12 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use lanenorm_kernels::backward::Stats;
-use lanenorm_kernels::forward::{Params, StatsMut};
-use lanenorm_kernels::lanes::{Beside, Element, RowIo};
-use lanenorm_kernels::moments::Moments;
-use lanenorm_kernels::{Center, Centered, Isa, Uncentered, layer_norm, rms_norm};
+use lanenorm_kernels::element::Beside;
+use lanenorm_kernels::ops::backward::Stats;
+use lanenorm_kernels::ops::{layer_norm, rms_norm};
+use lanenorm_kernels::rows::{Params, RowIo};
+use lanenorm_kernels::stats::{Moments, StatsMut};
+use lanenorm_kernels::{Center, Centered, Element, Isa, Uncentered};
 
 use crate::gradients::{GradIo, ParamGrads};
 use crate::io::{Form, Io};

@@ -23,11 +23,11 @@ use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
-use lanenorm_kernels::backward::Backward;
-use lanenorm_kernels::forward::{Forward, Normalize};
-use lanenorm_kernels::lanes::{Compiled, Element};
-use lanenorm_kernels::moments::{CHUNK, Moments, RowMoments};
-use lanenorm_kernels::{Center, Isa};
+use lanenorm_kernels::ops::backward::Backward;
+use lanenorm_kernels::ops::forward::{Forward, Normalize};
+use lanenorm_kernels::ops::moments::RowMoments;
+use lanenorm_kernels::stats::{CHUNK, Moments};
+use lanenorm_kernels::{Center, Compiled, Element, Isa};
 
 use crate::backward::Scratch;
 

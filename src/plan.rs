@@ -1,9 +1,12 @@
 //! What the plans of all operations share.
 
-use lanenorm_kernels::forward::{Forward, Groups, Params, StatsMut};
-use lanenorm_kernels::lanes::{Beside, Compiled, Element, Float, RowIo, Vector};
-use lanenorm_kernels::moments::{Moments, RowMoments, is_slow_scale};
-use lanenorm_kernels::{Center, Isa};
+use lanenorm_kernels::element::Beside;
+use lanenorm_kernels::ops::forward::Forward;
+use lanenorm_kernels::ops::moments::RowMoments;
+use lanenorm_kernels::rows::{Groups, Params, RowIo, Vector};
+use lanenorm_kernels::simd::Float;
+use lanenorm_kernels::stats::{Moments, StatsMut, is_slow_scale};
+use lanenorm_kernels::{Center, Compiled, Element, Isa};
 
 use crate::rows::{Layout, Rows, RowsMut};
 use crate::sum::{Place, Sum};

@@ -1,7 +1,7 @@
-use lanenorm_kernels::backward::Stats;
-use lanenorm_kernels::forward::StatsMut;
-use lanenorm_kernels::lanes::{Beside, Element};
-use lanenorm_kernels::moments::Moments;
+use lanenorm_kernels::Element;
+use lanenorm_kernels::element::Beside;
+use lanenorm_kernels::ops::backward::Stats;
+use lanenorm_kernels::stats::{Moments, StatsMut};
 
 use crate::gradients::{GradIo, ParamGrads};
 use crate::io::Io;

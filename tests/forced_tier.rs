@@ -10,7 +10,7 @@ mod this_program;
 
 use std::process::Output;
 
-use lanenorm::kernels::lanes::{Kernel, Lanes};
+use lanenorm::kernels::simd::{Kernel, Lanes};
 use lanenorm::{Error, Isa, LayerNorm, Parallelism, RmsNorm, Tier};
 use this_program::this_program;
 

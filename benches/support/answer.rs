@@ -1,7 +1,6 @@
 //! The exact answer to a case, and how far an answer may be from it.
 
-use lanenorm::Element;
-use lanenorm::kernels::lanes::Float;
+use lanenorm::kernels::simd::Float;
 
 use super::backward::exact::Exact;
 use super::case::{Case, Tensor};
@@ -136,7 +135,7 @@ impl<T: Number> Answer<T> {
 fn parameters<T: Number>(affine: Affine, gamma: &[T], beta: &[T]) -> [Vec<T::Float>; 2] {
     let widen = |v: &[T]| v.iter().map(|v| v.widen()).collect::<Vec<_>>();
     if affine == Affine::Grouped {
-        let one = <T as Element>::Float::from_f64(1.0);
+        let one = T::Float::from_f64(1.0);
         let gamma = widen(&grouped(gamma)).into_iter().map(|gamma| gamma + one).collect();
         [gamma, widen(&grouped(beta))]
     } else {

@@ -1,8 +1,8 @@
 //! What people write who do not use a library: the plain copy that no normalization can beat by much, each formula as
 //! scalar loops, and Welford's algorithm from the textbook. The SIMD ones have files of their own.
 
-use lanenorm::Element;
-use lanenorm::kernels::lanes::Float;
+use lanenorm::kernels::element::Storage;
+use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::table::{Dtype, Op};
 
 use super::backward::{self, Gradients};
@@ -20,7 +20,7 @@ pub(crate) enum Baseline {
 }
 
 /// The arguments are x, cols, gamma, beta, eps and y. RMSNorm has no use for beta.
-pub(crate) type Run<T> = fn(&[T], usize, &[T], &[T], <T as Element>::Float, &mut [T]);
+pub(crate) type Run<T> = fn(&[T], usize, &[T], &[T], <T as Storage>::Float, &mut [T]);
 
 /// The same of the backward pass.
 pub(crate) type RunBackward<T> = fn(Gradients<'_, T>);

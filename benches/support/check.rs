@@ -1,7 +1,7 @@
 //! Answers are compared before they are timed: a fast wrong answer is no result.
 
 use lanenorm::Beside;
-use lanenorm::kernels::lanes::Float;
+use lanenorm::kernels::simd::Float;
 
 use super::answer::{Answer, Output};
 use super::case::Case;

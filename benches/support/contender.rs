@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use lanenorm::kernels::lanes::Float;
+use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::table::Op;
 use lanenorm::{Io, Isa, LayerNorm, RmsNorm, RowsMut, StatsMut, Sum};
 

@@ -2,7 +2,8 @@
 
 use std::ops::{AddAssign, Div};
 
-use lanenorm::kernels::lanes::Float;
+use lanenorm::kernels::element::Storage;
+use lanenorm::kernels::simd::Float;
 use lanenorm::{Beside, Element, bf16, f16};
 
 use super::baselines::Run;
@@ -39,7 +40,7 @@ pub(crate) trait Value: Copy + PartialEq {
 }
 
 /// A type of elements.
-pub(crate) trait Number: Element<Float: Real> + Widen<<Self as Element>::Float> + Value + Default {
+pub(crate) trait Number: Element<Float: Real> + Widen<<Self as Storage>::Float> + Value + Default {
     /// What gamma and beta have in mixed calls: f32 beside 16 bits, or else the type itself.
     type Mixed: Number + Beside<Self> + From<Self>;
 

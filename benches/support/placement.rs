@@ -1,7 +1,7 @@
 //! The buffers of a case, see `buffer.rs` for where they lie.
 
 use lanenorm::kernels::table::Op;
-use lanenorm::{Element, Io, LayerNorm, RmsNorm, StatsMut};
+use lanenorm::{Io, LayerNorm, RmsNorm, StatsMut};
 use rand::rngs::SmallRng;
 
 use super::buffer::Buffer;
@@ -118,7 +118,7 @@ impl<T: Number> Buffers<T> {
     fn new(tensor: &Tensor<T>, has: impl Fn(Variant) -> bool, rng: &mut SmallRng) -> Self {
         let Tensor { x, gamma, beta, dy } = tensor;
         let (cols, affine) = (gamma.len(), [gamma, beta]);
-        let zero = <T as Element>::Float::default();
+        let zero = T::Float::default();
         let statistics = || vec![zero; x.len() / cols];
         let given = |variant, v: &[T]| if has(variant) { v.to_vec() } else { Vec::new() };
         let has_residual = has(Variant::Sum) || has(Variant::Ds);

@@ -3,8 +3,8 @@
 //! side by side to hide the latency of the chain, and the division is one reciprocal shared by all lanes.
 
 use lanenorm::Tier;
-use lanenorm::kernels::lanes::{Kernel, Lanes};
-use lanenorm::kernels::moments::Moments;
+use lanenorm::kernels::simd::{Kernel, Lanes};
+use lanenorm::kernels::stats::Moments;
 
 /// The registers that run side by side.
 pub(crate) const GROUPS: usize = 4;

@@ -3,7 +3,7 @@
 //! is what `target-cpu=native` or a multiversioning crate would give.
 
 use lanenorm::Tier;
-use lanenorm::kernels::lanes::{Kernel, Lanes};
+use lanenorm::kernels::simd::{Kernel, Lanes};
 
 use super::baselines::constants;
 use super::number::{Number, Real};

@@ -3,13 +3,15 @@
 //! is refused.
 
 use arbitrary::Arbitrary;
-use lanenorm::kernels::{Center, Centered, Uncentered};
-use lanenorm::kernels::backward::{Backward, Parts, Stats, merge};
-use lanenorm::kernels::forward::{Forward, Groups, Normalize, Params, RowNorm, StatsMut};
-use lanenorm::kernels::lanes::{Compiled, GradRows, RowIo, Vector};
-use lanenorm::kernels::layer_norm::{self, LayerNorm};
-use lanenorm::kernels::moments::{CHUNK, RowMoments};
-use lanenorm::kernels::rms_norm::{self, RmsNorm};
+use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
+use lanenorm::kernels::ops::backward::{Backward, Parts, Stats, merge};
+use lanenorm::kernels::ops::forward::{Forward, Normalize};
+use lanenorm::kernels::rows::{GradRows, Groups, Params, RowIo, Vector};
+use lanenorm::kernels::stats::{CHUNK, RowNorm, StatsMut};
+use lanenorm::kernels::ops::{layer_norm, rms_norm};
+use lanenorm::kernels::ops::layer_norm::LayerNorm;
+use lanenorm::kernels::ops::moments::RowMoments;
+use lanenorm::kernels::ops::rms_norm::RmsNorm;
 use lanenorm::{Element, Isa, Moments};
 
 use crate::forward::added;

@@ -9,13 +9,15 @@ use std::vec::Vec;
 
 use bytemuck::Pod;
 
-use crate::Isa;
-use crate::backward::{Backward, Parts, Stats, merge};
-use crate::forward::{Forward, Groups, Params, StatsMut};
-use crate::lanes::{Center, Centered, Compiled, Element, Float, GradRows, RowIo, Uncentered, Vector};
-use crate::layer_norm::LayerNorm;
-use crate::moments::{CHUNK, Moments, RowMoments};
-use crate::rms_norm::RmsNorm;
+use crate::ops::backward::{Backward, Parts, Stats, merge};
+use crate::ops::forward::Forward;
+use crate::ops::layer_norm::LayerNorm;
+use crate::ops::moments::RowMoments;
+use crate::ops::rms_norm::RmsNorm;
+use crate::rows::{GradRows, Groups, Params, RowIo, Vector};
+use crate::simd::Float;
+use crate::stats::{CHUNK, Moments, StatsMut};
+use crate::{Center, Centered, Compiled, Element, Isa, Uncentered};
 
 /// Between -1 and 1, but for some that take a row out of the range of the loops.
 fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {

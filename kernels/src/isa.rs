@@ -2,12 +2,15 @@
 //!
 //! An [`Isa`] is proof that the processor has what its [`Tier`] needs: it cannot be made otherwise (save by the
 //! `unsafe` constructor). [`Isa::run`] enters a function compiled for the tier and hands the kernel the tier's
-//! [`Lanes`](crate::lanes::Lanes) token; everything generic below it must be inlined into that function.
+//! [`Lanes`](crate::simd::Lanes) token; everything generic below it must be inlined into that function.
 
 use core::fmt;
 use core::str::FromStr;
 
-use crate::lanes::Kernel;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Avx2;
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
+use crate::simd::{Entry, Kernel, scalar};
 
 /// An instruction set that the kernels are compiled for.
 ///
@@ -71,24 +74,11 @@ impl FromStr for Tier {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod tokens {
-    #![allow(missing_docs, unreachable_pub)]
-    pulp::simd_type! {
-        /// pulp's `V3` with F16C, so that a tier means one set of instructions for all element types.
-        pub struct Avx2 {
-            pub sse: "sse", pub sse2: "sse2", pub fxsr: "fxsr", pub sse3: "sse3", pub ssse3: "ssse3",
-            pub sse4_1: "sse4.1", pub sse4_2: "sse4.2", pub popcnt: "popcnt", pub avx: "avx", pub avx2: "avx2",
-            pub bmi1: "bmi1", pub bmi2: "bmi2", pub fma: "fma", pub lzcnt: "lzcnt", pub f16c: "f16c",
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Token {
     Scalar,
     #[cfg(target_arch = "x86_64")]
-    Avx2(tokens::Avx2),
+    Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(pulp::x86::V4),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -111,11 +101,11 @@ impl Isa {
         match tier {
             Tier::Scalar => Some(Self::SCALAR),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => tokens::Avx2::try_new().map(|t| Self(Token::Avx2(t))),
+            Tier::Avx2 => Avx2::try_new().map(|t| Self(Token::Avx2(t))),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => {
                 // V4 leaves F16C out, which the AVX2 tier promises: ask for both.
-                tokens::Avx2::try_new()?;
+                Avx2::try_new()?;
                 pulp::x86::V4::try_new().map(|t| Self(Token::Avx512(t)))
             }
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -137,7 +127,7 @@ impl Isa {
             Tier::Scalar => Some(Self::SCALAR),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the caller's duty, word for word.
-            Tier::Avx2 => Some(Self(Token::Avx2(unsafe { tokens::Avx2::new_unchecked() }))),
+            Tier::Avx2 => Some(Self(Token::Avx2(unsafe { Avx2::new_unchecked() }))),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the caller's duty, word for word.
             Tier::Avx512 => Some(Self(Token::Avx512(unsafe { pulp::x86::V4::new_unchecked() }))),
@@ -192,8 +182,6 @@ impl Isa {
     /// The same, but for the portable tier, for which the kernel is not even compiled: `None` there.
     #[inline(always)]
     pub fn run_simd<K: Kernel>(self, kernel: K) -> Option<K::Output> {
-        #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
-        use crate::lanes::Entry;
         match self.0 {
             Token::Scalar => {
                 // On targets with no other tier there is no other use of it.
@@ -202,7 +190,7 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(t) => {
-                // SAFETY: the features of `tokens::Avx2` include all those of V3.
+                // SAFETY: the features of `Avx2` include all those of V3.
                 let simd = unsafe { pulp::x86::V3::new_unchecked() };
                 Some(t.vectorize(Entry { simd, kernel }))
             }
@@ -212,12 +200,6 @@ impl Isa {
             Token::Neon(simd) => Some(simd.vectorize(Entry { simd, kernel })),
         }
     }
-}
-
-/// Keeps the portable code out of line, as `vectorize` does that of the other tiers.
-#[inline(never)]
-pub(crate) fn scalar<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(pulp::Scalar128b)
 }
 
 impl PartialEq for Isa {

@@ -5,12 +5,16 @@
 //! state, and can be run by rayon, OpenMP or an engine's own threads. Most users want the safe plans of the
 //! `lanenorm` crate; this crate is for those who bring their own scheduler.
 //!
-//! Where to start reading: [`mod@reference`] is the specification. [`forward`] has the jobs and the loops that
-//! normalize, of which [`layer_norm`] and [`rms_norm`] are the two names; [`backward`] has the gradients and
-//! [`moments`] the statistics. [`lanes`] is what a tier has to provide, and [`isa`] the one place where a tier is
-//! chosen.
+//! Where to start reading: [`mod@reference`] is the specification. [`ops`] has the operations, each with its formula:
+//! [`layer_norm`](ops::layer_norm), [`rms_norm`](ops::rms_norm), their [gradients](ops::backward) and the
+//! [moments](ops::moments) of rows.
 //!
-//! [`lanes`] shows traits of pulp: see there what this means for versions. Jobs and plans do not.
+//! Each module imports only those before it: [`simd`], what a tier has to provide; `mean`, whether rows have one;
+//! [`isa`], the one place where a tier is chosen; [`table`]; [`element`], the order of the lanes of each type;
+//! [`rows`], where elements lie; [`stats`], the moments and their sums; `loops`, which go over the rows; [`ops`]; and
+//! `compile`, which names what is compiled for which type.
+//!
+//! [`simd`] shows traits of pulp: see there what this means for versions. Jobs and plans do not.
 #![no_std]
 #![allow(clippy::needless_range_loop, reason = "loops over registers and rows index several arrays")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -24,23 +28,27 @@ compile_error!(
      other processors, and fewer right digits (build for i686, or with -C target-feature=+sse2)"
 );
 
-pub mod backward;
+mod compile;
+pub mod element;
 #[cfg(test)]
 mod every_loop;
-pub mod forward;
 pub mod isa;
-pub mod lanes;
-pub mod layer_norm;
-pub mod moments;
+mod loops;
+mod mean;
+pub mod ops;
 pub mod reference;
-mod rescue;
-pub mod rms_norm;
+pub mod rows;
+pub mod simd;
 mod stack;
+pub mod stats;
 pub mod table;
 
 pub use half;
 pub use isa::{Isa, Tier};
-pub use lanes::{Center, Centered, Uncentered};
+pub use mean::{Center, Centered, Uncentered};
+#[doc(hidden)]
+pub use ops::Compiled;
+pub use ops::Element;
 
 #[cfg(all(doctest, feature = "std"))]
 #[doc = include_str!("../README.md")]

@@ -5,10 +5,9 @@
 //! them in every step takes up to eight times as long. Whether one does depends on where its frame happens to be, which
 //! differs from process to process and from caller to caller.
 
+use crate::isa::Isa;
 use core::hint::black_box;
 use core::mem::MaybeUninit;
-
-use crate::Isa;
 
 /// The bytes of a page of memory.
 const PAGE: usize = 4096;

@@ -1,9 +1,8 @@
 //! The table of kernels: every operation, element type and tier that there is. The tests and the benchmarks
 //! run over it, so that nothing is forgotten.
 
+use crate::isa::Tier;
 use core::fmt;
-
-use crate::Tier;
 
 /// An operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,10 +4,12 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::{ptr, slice};
 
-use lanenorm_kernels::Center;
-use lanenorm_kernels::backward::{Backward, Parts, Stats, merge};
+use lanenorm_kernels::element::Storage;
 use lanenorm_kernels::half::{bf16, f16};
-use lanenorm_kernels::lanes::{Compiled, Element, Float, GradRows, LINE, RawGradRows, Vector};
+use lanenorm_kernels::ops::backward::{Backward, Parts, Stats, merge};
+use lanenorm_kernels::rows::{GradRows, LINE, RawGradRows, Vector};
+use lanenorm_kernels::simd::Float;
+use lanenorm_kernels::{Center, Compiled, Element};
 
 use super::check::params_len;
 use super::places::{Places, Rows, Shape, Strided, fill_with_zeros};

@@ -4,11 +4,13 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::slice;
 
-use lanenorm_kernels::forward::{Forward, Groups, Params};
-use lanenorm_kernels::lanes::{Compiled, Element, Float, RawRows, RowIo, Vector};
-use lanenorm_kernels::layer_norm::{LayerNorm, StatsMut};
-use lanenorm_kernels::rms_norm::RmsNorm;
-use lanenorm_kernels::{Center, Centered, Uncentered};
+use lanenorm_kernels::ops::forward::Forward;
+use lanenorm_kernels::ops::layer_norm::LayerNorm;
+use lanenorm_kernels::ops::rms_norm::RmsNorm;
+use lanenorm_kernels::rows::{Groups, Params, RawRows, RowIo, Vector};
+use lanenorm_kernels::simd::Float;
+use lanenorm_kernels::stats::StatsMut;
+use lanenorm_kernels::{Center, Centered, Compiled, Element, Uncentered};
 
 use super::check::{Checked, check, check_plain};
 use super::places::{Strided, fill_with_zeros};

@@ -12,7 +12,7 @@ use super::{
     refuse,
 };
 use crate::plan::Plan;
-use lanenorm_kernels::lanes::Float;
+use lanenorm_kernels::simd::Float;
 
 /// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
 /// gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd

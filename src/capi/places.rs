@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use lanenorm_kernels::lanes::start_on_lines;
+use lanenorm_kernels::rows::start_on_lines;
 
 use super::{lanenorm_status, refuse};
 

@@ -53,30 +53,30 @@ pub(crate) fn kernel(name: &str, arch: &str) -> Option<(Tier, String)> {
             return Some((tier, short(kernel.strip_suffix(">>").unwrap_or(kernel))));
         }
     }
-    if let Some(kernel) = name.strip_prefix("lanenorm_kernels::isa::scalar::<") {
+    if let Some(kernel) = name.strip_prefix("lanenorm_kernels::simd::scalar::scalar::<") {
         return Some((Tier::Scalar, short(kernel.strip_suffix('>').unwrap_or(kernel))));
     }
     // Every aarch64 has NEON, so that what dispatch enters there is inlined into dispatch.
     let inlined_into = [
-        ("lanenorm_kernels::forward::run_job::<", "forward"),
-        ("lanenorm_kernels::forward::run_columns::<", "normalize"),
-        ("lanenorm_kernels::backward::run_parts::<", "backward"),
+        ("lanenorm_kernels::loops::run_job::<", "forward"),
+        ("lanenorm_kernels::loops::columns::run_columns::<", "normalize"),
+        ("lanenorm_kernels::ops::backward::run_parts::<", "backward"),
     ];
     for (function, operation) in inlined_into {
         if let Some(kernel) = name.strip_prefix(function) {
             return (arch == "aarch64").then(|| (Tier::Neon, format!("{operation}<{}", short(kernel))));
         }
     }
-    let element = name.strip_prefix("<lanenorm_kernels::backward::merge::Merge<");
+    let element = name.strip_prefix("<lanenorm_kernels::ops::backward::merge::Merge<");
     if let Some(element) = element.and_then(|name| name.strip_suffix(">>::run_on")) {
         return (arch == "aarch64").then(|| (Tier::Neon, format!("merge<{}>", short(element))));
     }
     let (element, loops) =
-        name.strip_prefix("<lanenorm_kernels::moments::RowMoments<")?.split_once(">>::run_here::<")?;
+        name.strip_prefix("<lanenorm_kernels::ops::moments::RowMoments<")?.split_once(">>::run_here::<")?;
     (arch == "aarch64").then(|| (Tier::Neon, format!("moments<{}, {}", short(element), short(loops))))
 }
 
-/// Paths cut down to their last names: `Fused<f32, true>` of `lanenorm_kernels::forward::fused::Fused<f32, true>`, also
+/// Paths cut down to their last names: `Fused<f32, true>` of `lanenorm_kernels::loops::fused::Fused<f32, true>`, also
 /// where kernels are passed by reference.
 fn short(name: &str) -> String {
     let mut short = String::new();

@@ -2,7 +2,7 @@
 //! 2100 (600 of other types than f32) and the widths of real models, for every operation, with and without gamma and
 //! beta, on ordinary rows and on all others.
 
-use lanenorm::kernels::lanes::Float;
+use lanenorm::kernels::simd::Float;
 
 use crate::support::{Call, FORMS, Problem, TURNING_POINTS, Types, Value, assert_same_bits, quick, tiers};
 

@@ -3,7 +3,8 @@
 
 use std::num::NonZeroUsize;
 
-use lanenorm::kernels::lanes::Float;
+use lanenorm::kernels::element::Storage;
+use lanenorm::kernels::simd::Float;
 use lanenorm::{
     Element, Error, GradIo, Io, LayerNorm, Moments, Parallelism, ParamGrads, RmsNorm, Rows, RowsMut, Stats, StatsMut,
     Store, Sum,

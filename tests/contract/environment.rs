@@ -2,7 +2,7 @@
 //! pool: whether numbers are flushed to zero, how the processor rounds, which exceptions trap. The caller finds its
 //! own as it was, flags too.
 
-use lanenorm::kernels::moments::CHUNK;
+use lanenorm::kernels::stats::CHUNK;
 use lanenorm::{Isa, LayerNorm, Moments, Parallelism, Store};
 
 use super::moments::{Own, in_parts};

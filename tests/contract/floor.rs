@@ -1,13 +1,15 @@
 //! Constructors of the floor below the plans: what does not fit together gives `None`, and is not ignored, guessed or
 //! read from elsewhere; what fits gives the bits of the plan.
 
-use lanenorm::kernels::backward::{Backward, Parts, Stats};
-use lanenorm::kernels::forward::{Groups, Params};
-use lanenorm::kernels::lanes::{Compiled, Float, GradRows, RowIo, Vector};
-use lanenorm::kernels::layer_norm::{self, LayerNorm, RowNorm};
-use lanenorm::kernels::moments::{BadEps, RowMoments, is_slow_scale};
-use lanenorm::kernels::rms_norm::{self, RmsNorm};
-use lanenorm::kernels::{Center, Centered, Uncentered};
+use lanenorm::kernels::ops::backward::{Backward, Parts, Stats};
+use lanenorm::kernels::ops::layer_norm::LayerNorm;
+use lanenorm::kernels::ops::moments::RowMoments;
+use lanenorm::kernels::ops::rms_norm::RmsNorm;
+use lanenorm::kernels::ops::{layer_norm, rms_norm};
+use lanenorm::kernels::rows::{GradRows, Groups, Params, RowIo, Vector};
+use lanenorm::kernels::simd::Float;
+use lanenorm::kernels::stats::{BadEps, RowNorm, is_slow_scale};
+use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
 use lanenorm::{Isa, Moments, StatsMut};
 
 use crate::support::{Call, GradProblem, Problem, Types, Value, assert_same_bits, tiers};

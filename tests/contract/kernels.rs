@@ -1,13 +1,16 @@
 //! The floor below the plan, for engines with their own threads: however a job is split, by rows or by columns, it
 //! gives the bits of the plan, and bad lengths give `None`.
 
-use lanenorm::kernels::forward::{Forward, Groups, Params};
-use lanenorm::kernels::lanes::{Compiled, Float, RawRows, RowIo, Vector};
-use lanenorm::kernels::layer_norm::{LayerNorm, Normalize, RowNorm};
-use lanenorm::kernels::moments::{CHUNK, Moments, RowMoments, split_point};
-use lanenorm::kernels::rms_norm::{self, RmsNorm};
-use lanenorm::kernels::table;
-use lanenorm::kernels::{Center, Centered, Uncentered};
+use lanenorm::kernels::element::Storage;
+use lanenorm::kernels::ops::forward::Forward;
+use lanenorm::kernels::ops::layer_norm::{LayerNorm, Normalize};
+use lanenorm::kernels::ops::moments::RowMoments;
+
+use lanenorm::kernels::ops::rms_norm::{self, RmsNorm};
+use lanenorm::kernels::rows::{Groups, Params, RawRows, RowIo, Vector};
+use lanenorm::kernels::simd::Float;
+use lanenorm::kernels::stats::{CHUNK, Moments, RowNorm, split_point};
+use lanenorm::kernels::{Center, Centered, Compiled, Uncentered, table};
 use lanenorm::{Element, Isa, StatsMut, Tier, bf16, f16};
 
 use crate::support::{OPERATIONS, Operation, Output, Problem, TURNING_POINTS, Types, Value, tiers};
@@ -329,7 +332,7 @@ fn gamma_and_beta_of_two_types_give_none() {
 /// The types that tests are stamped on.
 macro_rules! dtypes {
     (: $($name:ident = $types:ty,)+) => {
-        [$(<<$types as Types>::X as Element>::DTYPE),+]
+        [$(<<$types as Types>::X as Storage>::DTYPE),+]
     };
 }
 

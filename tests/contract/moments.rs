@@ -4,8 +4,8 @@
 
 use std::num::NonZeroUsize;
 
-use lanenorm::kernels::lanes::Float;
-use lanenorm::kernels::moments::CHUNK;
+use lanenorm::kernels::simd::Float;
+use lanenorm::kernels::stats::CHUNK;
 use lanenorm::{Error, Isa, Moments, Parallelism, Rows, RowsMut, Store};
 
 use crate::support::{

@@ -2,7 +2,7 @@
 //! all gradients. Compiled twice, as forward is.
 
 use lanenorm::Tier;
-use lanenorm::kernels::lanes::{Kernel, Lanes};
+use lanenorm::kernels::simd::{Kernel, Lanes};
 
 use super::Gradients;
 use crate::support::baselines::constants;

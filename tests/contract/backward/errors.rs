@@ -1,6 +1,6 @@
 //! Bad input to a backward call: each kind gives its own error, whose message has the numbers, and nothing has been written.
 
-use lanenorm::kernels::backward::Parts;
+use lanenorm::kernels::ops::backward::Parts;
 use lanenorm::{Error, GradIo, Isa, Parallelism, ParamGrads, Rows, RowsMut, Stats};
 
 use crate::support::{OPERATIONS, Operation, Plan, tiers};

@@ -3,9 +3,9 @@
 
 use std::sync::Mutex;
 
-use lanenorm::kernels::backward::{Backward, LEAF_ROWS, Parts, Stats, merge};
-use lanenorm::kernels::lanes::{Compiled, GradRows, Vector};
-use lanenorm::kernels::{Center, Centered, Uncentered};
+use lanenorm::kernels::ops::backward::{Backward, LEAF_ROWS, Parts, Stats, merge};
+use lanenorm::kernels::rows::{GradRows, Vector};
+use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
 use lanenorm::{Element, Isa};
 
 use crate::support::{Call, F32, GradProblem, Grads, Types, Value, quick, tiers};

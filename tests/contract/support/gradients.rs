@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use lanenorm::kernels::backward::Parts;
+use lanenorm::kernels::ops::backward::Parts;
 use lanenorm::{GradIo, Isa, Parallelism, ParamGrads, Stats, Store};
 
 use super::{

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Neg;
 
-use lanenorm::kernels::lanes::Float;
+use lanenorm::kernels::simd::Float;
 use lanenorm::{Beside, Element, Io, RowsMut, bf16, f16};
 
 use super::{Random, quick};

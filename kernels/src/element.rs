@@ -1,0 +1,235 @@
+//! The types of elements, and how the virtual lanes take them.
+//!
+//! A *step* of the loops takes two elements for each virtual lane, a *pair of registers* at a time.
+//!
+//! - f32, f64, f16: the elements `i` and `i + LANES` of a step belong to lane `i`.
+//! - bf16: the elements `2 * i` and `2 * i + 1` do. See [`Bf16Lanes`](super::Bf16Lanes).
+//!
+//! Where the order of the elements makes no difference, pairs of registers are taken as they come cheapest: as the two
+//! registers of consecutive elements, or as their even and odd ones.
+
+#[macro_use]
+mod consecutive;
+mod of_bf16;
+mod of_f16;
+mod of_floats;
+
+use core::fmt::Debug;
+
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+use crate::simd::{Float, Lanes};
+use crate::table::Dtype;
+
+/// Two registers of elements in the type that they are computed in.
+pub(crate) type Pair<S, T> = [Reg<S, T>; 2];
+
+/// One of them.
+pub(crate) type Reg<S, T> = <<T as Storage>::Float as Float>::Reg<S>;
+
+/// How a vector beside elements of 16 bits is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// In the type of the elements.
+    Own,
+    /// In f32.
+    Wide,
+    /// In f32, in the order of the pairs of registers.
+    Packed,
+}
+
+/// No register of it lies across two cache lines.
+#[repr(align(64))]
+struct Aligned<V>(V);
+
+/// How elements of a type are stored, and how the virtual lanes take them. [`Element`](crate::Element) is the name for callers.
+///
+/// The hidden items are what the kernels do with a pair of registers of them. Where they take a pointer `p`, the elements
+/// that they name must be there; tails have `n` elements at most as many as a pair, and `fill` in the lanes beyond.
+pub trait Storage: Pod + Beside<Self> + Debug + PartialEq + Send + Sync {
+    /// The type that rows of these elements are computed in, and that their statistics have.
+    type Float: Float;
+
+    /// The type in the table of kernels.
+    const DTYPE: Dtype;
+
+    /// The elements that one step of the loops takes: one pair for each virtual lane.
+    #[doc(hidden)]
+    const STEP: usize = 2 * <Self::Float as Float>::LANES;
+
+    /// Whether the type is narrower than the one computed in.
+    #[doc(hidden)]
+    const ROUNDS: bool;
+
+    /// Whether rows that are streamed have fused loops of their own: those ask for more, for which others lack registers.
+    #[doc(hidden)]
+    const STREAMS_APART: bool = false;
+
+    /// Whether the pairs of consecutive elements are the even and the odd ones.
+    #[doc(hidden)]
+    const SPLITS: bool = false;
+
+    /// The samples in a run.
+    #[doc(hidden)]
+    const RUN: usize;
+
+    /// One, and -0, in a step of elements: what stands in for absent vectors.
+    #[doc(hidden)]
+    fn step_of_ones() -> &'static [Self];
+    #[doc(hidden)]
+    fn step_of_negative_zeros() -> &'static [Self];
+
+    /// The element, exactly.
+    #[doc(hidden)]
+    fn to_computed(self) -> Self::Float;
+
+    /// Rounded to nearest even.
+    #[doc(hidden)]
+    fn from_computed(v: Self::Float) -> Self;
+
+    /// Whether the sum with a finite offset is finite.
+    #[doc(hidden)]
+    fn is_finite_with(self, offset: Self::Float) -> bool;
+
+    /// Where pair `j` of a step starts.
+    #[doc(hidden)]
+    fn simd_pair_start<S: Lanes>(j: usize) -> usize;
+
+    /// Pair `j` of the step at `p`.
+    #[doc(hidden)]
+    unsafe fn simd_load_lanes<S: Lanes>(simd: S, p: *const Self, j: usize) -> Pair<S, Self>;
+
+    /// The same where the step has only `n` elements.
+    #[doc(hidden)]
+    unsafe fn simd_load_lanes_tail<S: Lanes>(
+        simd: S,
+        p: *const Self,
+        j: usize,
+        n: usize,
+        fill: <Self::Float as Float>::Reg<S>,
+    ) -> Pair<S, Self>;
+
+    /// Pair `j` of a step that is made of runs of [`RUN`](Self::RUN) elements.
+    #[doc(hidden)]
+    unsafe fn simd_load_runs<S: Lanes>(simd: S, p: *const Self, stride: usize, j: usize) -> Pair<S, Self>;
+
+    /// Elements rounded to this type. The duty is that of [`F16Lanes::round_f16`](super::F16Lanes::round_f16).
+    #[doc(hidden)]
+    unsafe fn simd_round<S: Lanes>(simd: S, v: Pair<S, Self>) -> Pair<S, Self>;
+
+    /// A pair of consecutive elements.
+    #[doc(hidden)]
+    unsafe fn simd_load<S: Lanes>(simd: S, p: *const Self) -> Pair<S, Self>;
+
+    #[doc(hidden)]
+    unsafe fn simd_load_tail<S: Lanes>(
+        simd: S,
+        p: *const Self,
+        n: usize,
+        fill: <Self::Float as Float>::Reg<S>,
+    ) -> Pair<S, Self>;
+
+    /// The same, from element `i` of a vector of the given format.
+    #[doc(hidden)]
+    unsafe fn simd_load_beside<S: Lanes>(simd: S, p: *const Self, format: Format, i: usize) -> Pair<S, Self>;
+
+    #[doc(hidden)]
+    unsafe fn simd_load_beside_tail<S: Lanes>(
+        simd: S,
+        p: *const Self,
+        format: Format,
+        i: usize,
+        n: usize,
+    ) -> Pair<S, Self>;
+
+    /// The inverse of [`simd_load`](Self::simd_load), to element `i` of this type or, if wide, of f32.
+    #[doc(hidden)]
+    unsafe fn simd_store_beside<S: Lanes, const STREAM: bool>(
+        simd: S,
+        p: *mut Self,
+        wide: bool,
+        i: usize,
+        v: Pair<S, Self>,
+    );
+
+    #[doc(hidden)]
+    unsafe fn simd_store_beside_tail<S: Lanes>(simd: S, p: *mut Self, wide: bool, i: usize, n: usize, v: Pair<S, Self>);
+
+    /// A pair as [`simd_load`](Self::simd_load) gives it, of a vector of the type computed in that is kept in that order.
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn simd_load_computed<S: Lanes>(simd: S, p: *const Self::Float) -> Pair<S, Self> {
+        // SAFETY: the caller's duty.
+        unsafe { [Self::Float::load(simd, p), Self::Float::load(simd, p.add(Self::Float::lanes::<S>()))] }
+    }
+
+    /// The inverse of [`simd_load_computed`](Self::simd_load_computed).
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn simd_store_computed<S: Lanes>(simd: S, p: *mut Self::Float, [a, b]: Pair<S, Self>) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            Self::Float::store(simd, p, a);
+            Self::Float::store(simd, p.add(Self::Float::lanes::<S>()), b);
+        }
+    }
+
+    /// Pair `j` of the step at `p` as [`simd_load_lanes`](Self::simd_load_lanes) gives it, of such a vector.
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn simd_load_lanes_computed<S: Lanes>(simd: S, p: *const Self::Float, j: usize) -> Pair<S, Self> {
+        let apart = if Self::SPLITS { Self::Float::lanes::<S>() } else { Self::Float::LANES };
+        // SAFETY: the caller's duty.
+        unsafe {
+            let p = p.add(Self::simd_pair_start::<S>(j));
+            [Self::Float::load(simd, p), Self::Float::load(simd, p.add(apart))]
+        }
+    }
+
+    /// A pair in the order of the elements.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn simd_in_order<S: Lanes>(_: S, v: Pair<S, Self>) -> Pair<S, Self> {
+        v
+    }
+
+    /// A pair to a packed vector, if the type rounds.
+    #[doc(hidden)]
+    unsafe fn simd_store_packed<S: Lanes>(simd: S, p: *mut f32, v: Pair<S, Self>);
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// A type that gamma, beta and y may have beside an x of type `T`: the same, or f32 beside 16 bits.
+pub trait Beside<T>: Pod + sealed::Sealed {
+    /// Whether it is f32 beside 16 bits.
+    const WIDE: bool;
+
+    /// The canonical NaN.
+    const NAN: Self;
+}
+
+macro_rules! beside {
+    ($($g:ty, $t:ty, $wide:literal;)*) => {$(
+        impl Beside<$t> for $g {
+            const WIDE: bool = $wide;
+            const NAN: Self = <$g>::NAN;
+        }
+    )*};
+}
+
+beside! {
+    f32, f32, false;
+    f64, f64, false;
+    f16, f16, false;
+    f32, f16, true;
+    bf16, bf16, false;
+    f32, bf16, true;
+}

@@ -1,0 +1,239 @@
+//! Short rows, eight at a time.
+
+use core::marker::PhantomData;
+
+use super::affine::Packed;
+use super::affines::Affines;
+use super::normalize::{Norm, Row, normalize};
+use super::{Job, rescue_row};
+use crate::element::Storage;
+use crate::mean::{Center, Mean};
+use crate::simd::{FOLD_ROWS, Float, Kernel, Lanes, rolled};
+use crate::stats::RowNorm;
+use crate::stats::sums::{self, ChunkLen, Sums};
+
+/// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
+/// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether a
+/// row of y is known to be finite.
+pub(super) struct Blocks<'j, 'a, T: Storage, M: Center> {
+    pub(super) job: &'j mut Job<'a, T>,
+    pub(super) rows: usize,
+    pub(super) center: PhantomData<M>,
+}
+
+impl<T: Storage, M: Center> Kernel for Blocks<'_, '_, T, M> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> bool {
+        let Self { job, rows, .. } = self;
+        let packed = Packed::nothing();
+        let mut affines = Affines::new(job, rows);
+        let mut seen = T::Float::splat(simd, T::Float::NAN);
+        let mut norm = BlockNorm::NOTHING;
+        let mut r = 0;
+        while r < rows + FOLD_ROWS {
+            let next = if r < rows { block_moments::<S, T, M>(simd, job, r) } else { norm };
+            if r >= FOLD_ROWS {
+                seen = block_normalize::<S, T, M>(simd, job, r - FOLD_ROWS, &norm, &mut affines, &packed);
+            }
+            norm = next;
+            r += FOLD_ROWS;
+        }
+        !T::Float::any_nan(simd, seen)
+    }
+}
+
+/// How many rows ahead strided rows are asked for: hardware that looks ahead follows lines, not rows.
+const AHEAD: usize = 2 * FOLD_ROWS;
+
+/// The registers of f64 that a block takes on the narrowest tier.
+const MAX_F64_REGS: usize = FOLD_ROWS / 2;
+
+/// What normalizing the rows of a block takes.
+#[derive(Clone, Copy)]
+struct BlockNorm<F> {
+    mean: [F; FOLD_ROWS],
+    mean_lo: [F; FOLD_ROWS],
+    rstd: [F; FOLD_ROWS],
+    /// The rows that the slow path has done already.
+    rescued: [bool; FOLD_ROWS],
+    any_rescued: bool,
+}
+
+impl<F: Float> BlockNorm<F> {
+    const NOTHING: Self = Self {
+        mean: [F::NAN; FOLD_ROWS],
+        mean_lo: [F::NAN; FOLD_ROWS],
+        rstd: [F::NAN; FOLD_ROWS],
+        rescued: [true; FOLD_ROWS],
+        any_rescued: true,
+    };
+
+    #[inline(always)]
+    fn row(&self, k: usize) -> RowNorm<F> {
+        RowNorm { mean: self.mean[k], mean_lo: self.mean_lo[k], rstd: self.rstd[k] }
+    }
+}
+
+/// Takes the moments of the rows `r..r + FOLD_ROWS`.
+#[inline(always)]
+fn block_moments<S: Lanes, T: Storage, M: Center>(simd: S, job: &mut Job<'_, T>, r: usize) -> BlockNorm<T::Float> {
+    let cols = job.rows.cols();
+    let len = ChunkLen::<T>::new(cols);
+    let mean = Mean::<M>::new(job.centered).on::<S>();
+    let zero = T::Float::splat(simd, T::Float::default());
+    // SAFETY: the caller's rows are there.
+    unsafe { job.input(r).take_sums(simd, FOLD_ROWS, 0, cols) };
+    let mut c = [T::Float::default(); FOLD_ROWS];
+    if mean.is_taken::<S>() {
+        let mut samples = [zero; FOLD_ROWS];
+        for (k, samples) in samples.iter_mut().enumerate().take(rolled(FOLD_ROWS)) {
+            // SAFETY: the caller's rows are there, and have cols > 0 elements.
+            *samples = unsafe { sums::sample(simd, job.rows.source(r + k), cols) };
+        }
+        let samples = T::Float::fold_rows(simd, &samples);
+        for k in 0..FOLD_ROWS {
+            // SAFETY: rows have cols > 0 elements.
+            let first = unsafe { job.rows.source(r + k).get(0) };
+            c[k] = sums::shift(first.to_computed(), samples[k], len);
+        }
+    }
+    let (mut s, mut q) = ([zero; FOLD_ROWS], [zero; FOLD_ROWS]);
+    for (k, (s, q)) in s.iter_mut().zip(&mut q).enumerate().take(rolled(FOLD_ROWS)) {
+        job.rows.prefetch_strided(simd, r + k + AHEAD);
+        // SAFETY: the caller's rows are there.
+        let x = unsafe { job.rows.source(r + k) };
+        let mut sums = Sums::<S, T, M>::new(simd, c[k]);
+        let mut i = 0;
+        while i + T::STEP <= cols {
+            // SAFETY: the loop's condition.
+            unsafe { sums.step(simd, x, i) };
+            i += T::STEP;
+        }
+        if i < cols {
+            // SAFETY: cols - i elements are left.
+            unsafe { sums.step_tail(simd, x, i, cols - i) };
+        }
+        (*s, *q) = sums.halve(simd);
+    }
+    let (mut s, q) = (T::Float::fold_rows(simd, &s), T::Float::fold_rows(simd, &q));
+    if !mean.is_taken::<S>() {
+        s = [T::Float::default(); _];
+    }
+    settle_block(simd, job, r, &c, &s, &q)
+}
+
+/// What `sums::finish` and `settle` do, for eight rows at once.
+#[inline(always)]
+fn settle_block<S: Lanes, T: Storage>(
+    simd: S,
+    job: &mut Job<'_, T>,
+    r: usize,
+    c: &[T::Float; FOLD_ROWS],
+    s: &[T::Float; FOLD_ROWS],
+    q: &[T::Float; FOLD_ROWS],
+) -> BlockNorm<T::Float> {
+    let (c, s, q) = (T::Float::widen(simd, c), T::Float::widen(simd, s), T::Float::widen(simd, q));
+    let c: &[S::f64s] = bytemuck::cast_slice(&c);
+    let (s, q): (&[S::f64s], &[S::f64s]) = (bytemuck::cast_slice(&s), bytemuck::cast_slice(&q));
+    let inv_cols = simd.splat_f64s(1.0 / job.rows.cols() as f64);
+    let (zero, one, eps) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0), simd.splat_f64s(job.eps));
+    let (mut mean, mut v, mut rstd) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
+    let mut offsets = [zero; MAX_F64_REGS];
+    for j in 0..FOLD_ROWS / S::F64_LANES {
+        let offset = simd.mul_f64s(s[j], inv_cols);
+        let m2 = simd.sub_f64s(q[j], simd.mul_f64s(s[j], offset));
+        let m2 = simd.select_f64s(simd.less_than_f64s(m2, zero), zero, m2);
+        let v_j = simd.add_f64s(simd.mul_f64s(m2, inv_cols), eps);
+        offsets[j] = offset;
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut mean)[j] = simd.add_f64s(c[j], offset);
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut v)[j] = v_j;
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut rstd)[j] = simd.div_f64s(one, simd.sqrt_f64s(v_j));
+    }
+    let hi = T::Float::narrow(simd, &mean);
+    let hi_wide = T::Float::widen(simd, &hi);
+    let mut lo = [0.0; FOLD_ROWS];
+    for j in 0..FOLD_ROWS / S::F64_LANES {
+        let rest = simd.sub_f64s(c[j], bytemuck::cast_slice::<f64, S::f64s>(&hi_wide)[j]);
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut lo)[j] = simd.add_f64s(rest, offsets[j]);
+    }
+    let norm = BlockNorm {
+        mean: hi,
+        mean_lo: T::Float::narrow(simd, &lo),
+        rstd: T::Float::narrow(simd, &rstd),
+        rescued: [false; FOLD_ROWS],
+        any_rescued: false,
+    };
+    job.stats.set_block(r, &norm.mean, &norm.mean_lo, &norm.rstd);
+    let mut all_trusted = true;
+    for k in 0..FOLD_ROWS {
+        all_trusted &= T::Float::TRUSTED.contains(&v[k]);
+    }
+    if all_trusted { norm } else { rescue_block(job, r, v, mean, norm) }
+}
+
+/// What [`rescue_row`] does, for those of eight rows that need it. All by value, so that the loop keeps what it has in
+/// registers.
+#[cold]
+#[inline(never)]
+fn rescue_block<T: Storage>(
+    job: &mut Job<'_, T>,
+    r: usize,
+    v: [f64; FOLD_ROWS],
+    mean: [f64; FOLD_ROWS],
+    mut norm: BlockNorm<T::Float>,
+) -> BlockNorm<T::Float> {
+    for k in 0..rolled(FOLD_ROWS) {
+        // Without a bound from which the compiler could tell how often to unroll the loop.
+        let k = k % FOLD_ROWS;
+        if !T::Float::TRUSTED.contains(&v[k]) {
+            match rescue_row(job, r + k, v[k], mean[k]) {
+                Some(RowNorm { mean, mean_lo, rstd }) => {
+                    (norm.mean[k], norm.mean_lo[k], norm.rstd[k]) = (mean, mean_lo, rstd);
+                }
+                None => (norm.rescued[k], norm.any_rescued) = (true, true),
+            }
+        }
+    }
+    norm
+}
+
+/// Returns zeros, or a NaN in some lane if an element of the last row is not finite, or was not seen.
+#[inline(always)]
+fn block_normalize<S: Lanes, T: Storage, M: Center>(
+    simd: S,
+    job: &mut Job<'_, T>,
+    r: usize,
+    norm: &BlockNorm<T::Float>,
+    affines: &mut Affines<T>,
+    packed: &Packed,
+) -> <T::Float as Float>::Reg<S> {
+    let (cols, mean) = (job.rows.cols(), Mean::<M>::new(job.centered));
+    let mut seen = T::Float::splat(simd, T::Float::NAN);
+    if norm.any_rescued || job.is_grouped() {
+        for k in 0..rolled(FOLD_ROWS) {
+            if !norm.rescued[k] {
+                // SAFETY: the caller's rows are there and have cols elements; so have gamma and beta, checked by the
+                // constructor.
+                unsafe {
+                    let (x, y) = (job.rows.source(r + k), job.target(r + k));
+                    let affine = affines.of_row::<S, M>(simd, job, r + k, packed);
+                    Row { mean, x, y, norm: norm.row(k), affine }.normalize_part(simd, 0, cols);
+                }
+            }
+        }
+        return seen;
+    }
+    for k in (0..rolled(FOLD_ROWS)).step_by(2) {
+        // SAFETY: as above.
+        unsafe {
+            let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
+            let y = [job.target(r + k), job.target(r + k + 1)];
+            let norm = [Norm::new(simd, &norm.row(k), mean), Norm::new(simd, &norm.row(k + 1), mean)];
+            let affine = affines.of_row::<S, M>(simd, job, r + k, packed);
+            seen = normalize::<S, T, M, 2>(simd, x, y, &norm, &affine, 0, cols);
+        }
+    }
+    seen
+}

@@ -1,0 +1,243 @@
+//! Rows fused with their neighbours: one loop takes the moments of a row while it normalizes an earlier one.
+
+use core::marker::PhantomData;
+
+use super::affine::Packed;
+use super::affines::Affines;
+use super::normalize::{Norm, Row};
+use super::{Job, settle};
+use crate::element::Storage;
+use crate::mean::{Center, Mean};
+use crate::rows::{Input, way};
+use crate::simd::{Float, Kernel, Lanes, regs};
+use crate::stats::sums::{self, ChunkLen, Sums};
+use crate::stats::{CHUNK, Moments, RowNorm, Tree, no_subtrees};
+
+/// A row on its way: its moments are settled, `at` elements of it are normalized.
+struct Pending<S: Lanes, T: Storage, M: Center> {
+    row: Row<T, M>,
+    norm: Norm<S, T::Float, M>,
+    at: usize,
+}
+
+/// What the last two rows take, or the last row where rows are never later. Number by number: a row's together would be loaded
+/// in wider pieces than they have just been stored in.
+struct Queue<F> {
+    settled: [bool; 2],
+    mean: [F; 2],
+    mean_lo: [F; 2],
+    rstd: [F; 2],
+}
+
+impl<F: Float> Queue<F> {
+    const NOTHING: Self = Self { settled: [false; 2], mean: [F::NAN; 2], mean_lo: [F::NAN; 2], rstd: [F::NAN; 2] };
+
+    /// Where row `r` is. (What is always in one place can stay in registers.)
+    #[inline(always)]
+    fn place(r: usize) -> usize {
+        if size_of::<F>() <= size_of::<f32>() { r & 1 } else { 0 }
+    }
+
+    #[inline(always)]
+    fn get(&self, r: usize) -> Option<RowNorm<F>> {
+        let k = Self::place(r);
+        self.settled[k].then_some(RowNorm { mean: self.mean[k], mean_lo: self.mean_lo[k], rstd: self.rstd[k] })
+    }
+
+    #[inline(always)]
+    fn set(&mut self, r: usize, norm: Option<RowNorm<F>>) {
+        let k = Self::place(r);
+        self.settled[k] = norm.is_some();
+        if let Some(norm) = norm {
+            (self.mean[k], self.mean_lo[k], self.rstd[k]) = (norm.mean, norm.mean_lo, norm.rstd);
+        }
+    }
+}
+
+/// The rows from `first` on, of which there is one at least. Rows of one chunk are normalized two rows late, as long as an L1
+/// cache has room for three of them, gamma and beta, and others one row late. With `STREAMS`, which types that are streamed apart have, they
+/// are streamed. Returns whether a row of y is known to be finite.
+pub(super) struct Fused<'j, 'a, T: Storage, M: Center, const STREAMS: bool> {
+    pub(super) job: &'j mut Job<'a, T>,
+    pub(super) first: usize,
+    pub(super) center: PhantomData<M>,
+}
+
+impl<T: Storage, M: Center, const STREAMS: bool> Kernel for Fused<'_, '_, T, M, STREAMS> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> bool {
+        let Self { job, first, .. } = self;
+        let (rows, cols) = (job.rows.rows(), job.rows.cols());
+        let one_chunk = cols <= CHUNK;
+        let delay = if one_chunk && size_of::<T>() <= size_of::<f32>() { 2 } else { 1 };
+        let inv_cols = 1.0 / cols as f64;
+        let mean = Mean::<M>::new(job.centered).on::<S>();
+        let (inner, last) = ChunkLen::of_row(cols);
+        let packed = Packed::nothing();
+        let mut affines = Affines::new(job, rows - first);
+        let mut queue = Queue::NOTHING;
+        let mut finite = false;
+        for t in first..rows + delay {
+            finite = true;
+            let mut pending = match queue.get(t.wrapping_sub(delay)) {
+                // SAFETY: row t - delay exists, and so do its elements.
+                Some(norm) => unsafe {
+                    let r = t - delay;
+                    let (x, y) = (job.rows.source(r), job.target(r));
+                    if job.streaming {
+                        job.rows.prefetch_edges(simd, r + 2);
+                    }
+                    let affine = affines.of_row::<S, M>(simd, job, r, &packed);
+                    let row = Row { mean, x, y, norm, affine };
+                    let at;
+                    (at, finite) = row.normalize_head(simd, cols);
+                    Some(Pending { row, norm: Norm::new(simd, &norm, mean), at })
+                },
+                None => None,
+            };
+            let mut moments = None;
+            if t < rows {
+                // SAFETY: row t exists.
+                let input = unsafe { job.input(t) };
+                let mut stack = no_subtrees();
+                let mut tree = Tree::new(&mut stack);
+                let mut at = 0;
+                moments = loop {
+                    let len = if cols - at > CHUNK { inner } else { last };
+                    // SAFETY: at + len.len <= cols; the pending row has cols elements.
+                    let chunk =
+                        unsafe { fused_chunk::<_, _, _, STREAMS>(simd, input, at, len, &mut pending, cols, mean) };
+                    if one_chunk {
+                        break Some(chunk);
+                    }
+                    tree.push(chunk);
+                    at += len.len;
+                    if at >= cols {
+                        break Some(tree.total());
+                    }
+                };
+            }
+            // Of the last row, which is fused with no other, every element is looked at.
+            finite &= match pending {
+                Some(Pending { at, .. }) if at == cols => true,
+                // Here and not out of line: that costs as much as a step does. (Tails of 16 bits take many registers.)
+                // SAFETY: as below.
+                Some(p) if !T::ROUNDS && t < rows && !job.streaming && cols - p.at < T::STEP => unsafe {
+                    p.row.normalize_rest(simd, &p.norm, p.at, cols);
+                    false
+                },
+                // SAFETY: the pending row has cols elements, of which p.at are done.
+                Some(p) => unsafe { p.row.normalize_part(simd, p.at, cols) },
+                None => false,
+            };
+            // Only now, since a call to the slow path would have everything that is pending put aside.
+            let norm = match moments {
+                Some(moments) => settle(simd, job, t, &moments, inv_cols),
+                None => None,
+            };
+            queue.set(t, norm);
+        }
+        if job.streaming {
+            simd.fence();
+        }
+        finite
+    }
+}
+
+/// The moments of the chunk from `from` on, while the pending row is normalized step by step.
+///
+/// # Safety
+/// - The row has at least `from + len.len` elements, the pending row `cols`.
+#[inline(always)]
+unsafe fn fused_chunk<S: Lanes, T: Storage, M: Center, const STREAMS: bool>(
+    simd: S,
+    input: Input<T>,
+    from: usize,
+    len: ChunkLen<T>,
+    pending: &mut Option<Pending<S, T, M>>,
+    cols: usize,
+    mean: Mean<M>,
+) -> Moments {
+    // SAFETY: the caller's duty.
+    let (x, c) = unsafe {
+        input.take_sums(simd, 1, from, len.len);
+        let x = input.row().after(from);
+        (x, sums::chunk_shift(simd, x, len, mean))
+    };
+    let mut sums = Sums::<S, T, M>::new(simd, c);
+    let steps = len.len / T::STEP;
+    let mut i = 0;
+    if let Some(p) = pending {
+        let both = steps.min((cols - p.at) / T::STEP) * T::STEP;
+        // SAFETY: so many steps are left of the chunk and of the pending row, which are different rows.
+        unsafe {
+            match p.row.affine.way::<S, M>(p.row.y) {
+                _ if STREAMS => {
+                    both_steps::<S, T, M, { way::REST }>(simd, &mut sums, input, from, p, both);
+                }
+                way::PLAIN if !T::ROUNDS => {
+                    both_steps::<S, T, M, { way::PLAIN }>(simd, &mut sums, input, from, p, both);
+                }
+                way::AFFINE if M::CENTERED || T::ROUNDS => {
+                    both_steps::<S, T, M, { way::AFFINE }>(simd, &mut sums, input, from, p, both);
+                }
+                way::REST if !T::STREAMS_APART => {
+                    both_steps::<S, T, M, { way::REST }>(simd, &mut sums, input, from, p, both);
+                }
+                _ => both_steps::<S, T, M, { way::OFFSET }>(simd, &mut sums, input, from, p, both),
+            }
+        }
+        p.at += both;
+        i = both;
+    }
+    while i < steps * T::STEP {
+        // SAFETY: a step is left.
+        unsafe { sums.step(simd, x, i) };
+        i += T::STEP;
+    }
+    if i < len.len {
+        // SAFETY: len.len - i elements are left.
+        unsafe { sums.step_tail(simd, x, i, len.len - i) };
+    }
+    sums.finish(simd, c, len, mean)
+}
+
+/// The first `len` elements of the chunk from `from` on, a multiple of a step, and as many of the pending row.
+///
+/// # Safety
+/// - The row has at least `from + len` elements, and `len` are left of the pending row.
+#[inline(always)]
+unsafe fn both_steps<S: Lanes, T: Storage, M: Center, const WAY: u8>(
+    simd: S,
+    sums: &mut Sums<S, T, M>,
+    input: Input<T>,
+    from: usize,
+    pending: &Pending<S, T, M>,
+    len: usize,
+) {
+    let &Pending { row: Row { x: px, y: py, affine, .. }, norm, at } = pending;
+    // SAFETY: the caller's duty.
+    let x = unsafe { input.row().after(from) };
+    let mut taken = *sums;
+    let mut i = 0;
+    while i < len {
+        if WAY == way::REST {
+            // What is streamed comes from memory, and hardware that looks ahead stops at the end of each page.
+            input.prefetch_ahead(simd, from + i);
+        }
+        // SAFETY: the loop's condition and the caller's duty.
+        unsafe {
+            taken.step(simd, x, i);
+            for k in 0..regs::<S>() {
+                let j = k * 2 * T::Float::lanes::<S>();
+                let v =
+                    norm.apply_pair::<WAY>(simd, px.load(simd, at + i + j), affine.load::<S, M, WAY>(simd, at + i, j));
+                py.store::<S, WAY>(simd, at + i + j, v);
+            }
+        }
+        i += T::STEP;
+    }
+    *sums = taken;
+}

@@ -1,0 +1,64 @@
+//! Rows of extreme range, in f64.
+
+use super::affine::Affine;
+use crate::element::Storage;
+use crate::mean::Centered;
+use crate::rows::{Source, Tail, Target, way};
+use crate::simd::{Float, Kernel, Lanes};
+use crate::stats::exact::{WideNorm, in_the_loop, pair_and_step, wide_regs};
+
+/// y = (x - mean) * rstd * (gamma + offset) + beta in f64, rounded once to what the row is computed in and once to y.
+/// A NaN that comes from gamma or beta is any NaN, for the caller to see to. mean and rstd are those of x times the
+/// scale of the moments. `has_beta` is false only if there is none.
+///
+/// Whoever makes it knows that x, y, and what gamma and beta there are have `cols` elements; x and y are the same or
+/// apart.
+pub(crate) struct NormalizeRow<T: Storage> {
+    pub(crate) x: Source<T>,
+    pub(crate) y: Target<T>,
+    pub(crate) cols: usize,
+    pub(crate) norm: WideNorm,
+    pub(crate) affine: Affine<T>,
+    pub(crate) has_beta: bool,
+}
+
+/// By reference, which is less code to call.
+impl<T: Storage> Kernel for &NormalizeRow<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let &NormalizeRow { x, y, cols, norm, affine, has_beta } = self;
+        // Subtracting and adding nothing changes no bits.
+        let is_plain = !has_beta && norm.mean == 0.0 && norm.mean_lo == 0.0;
+        let norm = norm.in_registers(simd);
+        let (pair, _) = pair_and_step::<S, T>();
+        let (mut tail, mut tails) = ([Tail::NEW], [const { Tail::NEW }; 2]);
+        let mut i = 0;
+        while i < cols {
+            let n = cols - i;
+            // SAFETY: all have n elements from i on.
+            let (mut v, [gamma, beta]) = unsafe {
+                let [x] = Source::padded([x], i, n, pair, &mut tail);
+                let (mut affine, mut at) = (affine, i);
+                if n < pair {
+                    (affine, at) = (affine.padded(i, n, &mut tails), 0);
+                }
+                (x.load_wide(simd, 0), affine.load::<S, Centered, { way::REST }>(simd, at, 0))
+            };
+            let (gamma, beta) = (T::Float::to_f64s(simd, gamma), T::Float::to_f64s(simd, beta));
+            let is_plain_here = in_the_loop(is_plain);
+            for j in 0..wide_regs::<S, T>() {
+                let x = norm.scaled::<T>(simd, v[j]);
+                v[j] = if is_plain_here {
+                    simd.mul_f64s(simd.mul_f64s(x, norm.rstd), gamma[j])
+                } else {
+                    simd.add_f64s(simd.mul_f64s(norm.xhat(simd, x), gamma[j]), beta[j])
+                };
+            }
+            // SAFETY: as above.
+            unsafe { y.store_wide(simd, i, n, v, &mut tail[0]) };
+            i += pair;
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Rows one by one: moments, then normalize.
+
+use super::normalize::Row;
+use super::{Job, settle};
+use crate::element::Storage;
+use crate::mean::{Center, Mean};
+use crate::rows::Input;
+use crate::simd::{Kernel, Lanes};
+use crate::stats::{Moments, sums};
+
+/// Takes the moments of a row of `cols > 0` elements, which whoever makes this knows to be there, and normalizes it if
+/// it is a row of a job.
+pub(crate) struct WholeRow<'j, 'a, T: Storage, M: Center> {
+    /// Borrowed for the same reason as jobs are.
+    pub(super) row: &'j Input<T>,
+    pub(super) cols: usize,
+    pub(super) mean: Mean<M>,
+    pub(super) job: Option<(&'j mut Job<'a, T>, usize)>,
+}
+
+impl<'j, T: Storage, M: Center> WholeRow<'j, '_, T, M> {
+    /// The moments alone.
+    ///
+    /// # Safety
+    /// - The row has `cols > 0` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn moments(row: &'j Input<T>, cols: usize, mean: Mean<M>) -> Self {
+        Self { row, cols, mean, job: None }
+    }
+}
+
+impl<T: Storage, M: Center> Kernel for WholeRow<'_, '_, T, M> {
+    /// The moments, and whether the row of y is known to be finite.
+    type Output = (Moments, bool);
+
+    const PORTABLE: bool = M::CENTERED;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> (Moments, bool) {
+        let Self { row, cols, mean, job } = self;
+        // SAFETY: the row has cols elements.
+        let moments = unsafe { sums::row(simd, *row, cols, mean) };
+        let Some((job, r)) = job else { return (moments, false) };
+        let mut finite = false;
+        if let Some(norm) = settle(simd, job, r, &moments, 1.0 / cols as f64) {
+            // SAFETY: the job has row r, of cols elements; so have gamma and beta, checked by the constructor.
+            finite = unsafe {
+                let (x, y, affine) = (job.rows.source(r), job.target(r), job.affine(r));
+                Row { mean, x, y, norm, affine }.normalize(simd, cols)
+            };
+        }
+        if job.streaming {
+            simd.fence();
+        }
+        (moments, finite)
+    }
+}

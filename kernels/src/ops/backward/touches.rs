@@ -1,0 +1,551 @@
+//! The two touches of the rows that take the fast path.
+
+use super::super::Element;
+use super::{BLOCK_ROWS, Job};
+use crate::element::{Pair, Reg};
+use crate::loops::probe;
+use crate::mean::{Center, Mean};
+use crate::rows::{LINE, Source, Target, way};
+use crate::simd::{Float, Lanes, MAX_REGS, regs};
+use crate::stats::{CHUNK, RowNorm, Tree, no_subtrees};
+
+/// The bytes of a first-level cache.
+const L1: usize = 32 << 10;
+
+/// What of a row can be trusted: the slow path does the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trust {
+    Nothing,
+    /// mean and rstd, but not the sums that dx takes.
+    Statistics,
+    All,
+}
+
+/// What the second touch of one row takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row<F> {
+    mean: F,
+    mean_lo: F,
+    rstd: F,
+    /// -rstd * c1 and -rstd * c2.
+    a: F,
+    b: F,
+    pub(super) trust: Trust,
+}
+
+impl<F: Float> Row<F> {
+    pub(super) const NAN: Self =
+        Self { mean: F::NAN, mean_lo: F::NAN, rstd: F::NAN, a: F::NAN, b: F::NAN, trust: Trust::Nothing };
+
+    #[inline(always)]
+    pub(super) fn new(norm: &RowNorm<F>, c1: f64, c2: f64, trust: Trust) -> Self {
+        let &RowNorm { mean, mean_lo, rstd } = norm;
+        let rstd_f64: f64 = rstd.into();
+        Self { mean, mean_lo, rstd, a: F::from_f64(-rstd_f64 * c1), b: F::from_f64(-rstd_f64 * c2), trust }
+    }
+}
+
+/// S1 and S2 of row `r`: the sums of g and of g * (x - hi). Without a mean, S1 is zero and hi is 0.
+///
+/// # Safety
+/// - There is such a row.
+/// - gamma has as many columns, in whole steps.
+#[inline(always)]
+pub(super) unsafe fn project<S: Lanes, T: Element, M: Center>(
+    simd: S,
+    job: &Job<'_, T>,
+    r: usize,
+    hi: T::Float,
+    gamma: &[T::Float],
+) -> (f64, f64) {
+    let cols = job.rows.cols();
+    let place = job.rows.place(r);
+    // SAFETY: the caller's duty.
+    let (dy, x) = unsafe { (job.rows.dy(place), job.rows.x(place)) };
+    let mean = Mean::<M>::new(job.centered).on::<S>();
+    // Where a register is a cache line, these loops wait for lines and not for arithmetic.
+    let asks = job.streaming && T::Float::lanes::<S>() * size_of::<T>() == LINE && block_is_in_l1::<T>(cols);
+    let mut stack = no_subtrees();
+    let mut tree = Tree::new(&mut stack);
+    let mut at = 0;
+    loop {
+        let len = CHUNK.min(cols - at);
+        // SAFETY: at < cols.
+        let [s1, s2] = unsafe { project_chunk::<S, T, M>(simd, [dy, x], hi, gamma, at, len, asks) };
+        let s1 = if mean.is_taken::<S>() { T::Float::fold(simd, s1) } else { T::Float::default() };
+        let sums = (s1.into(), T::Float::fold(simd, s2).into());
+        if cols <= CHUNK {
+            return sums;
+        }
+        tree.push(sums);
+        at += CHUNK;
+        if at >= cols {
+            return tree.total();
+        }
+    }
+}
+
+/// Whether the rows of a block of dy and x are in L1 for the second touch.
+#[inline(always)]
+fn block_is_in_l1<T>(cols: usize) -> bool {
+    BLOCK_ROWS * 2 * cols * size_of::<T>() <= L1
+}
+
+/// The sums over `len` columns from `from` on, at most a chunk, still to be folded. What follows is asked for if `asks`.
+///
+/// # Safety
+/// - dy and x have so many elements; gamma has them in whole steps.
+#[inline(always)]
+unsafe fn project_chunk<S: Lanes, T: Element, M: Center>(
+    simd: S,
+    [dy, x]: [Source<T>; 2],
+    hi: T::Float,
+    gamma: &[T::Float],
+    from: usize,
+    len: usize,
+    asks: bool,
+) -> [Reg<S, T>; 2] {
+    let zero = T::Float::splat(simd, T::Float::default());
+    let hi = T::Float::splat(simd, hi);
+    let (mut s1, mut s2) = ([zero; MAX_REGS], [zero; MAX_REGS]);
+    let mut add = |j: usize, [dy_a, dy_b]: Pair<S, T>, [x_a, x_b]: Pair<S, T>, [gamma_a, gamma_b]: Pair<S, T>| {
+        let (g_a, g_b) = (T::Float::times(simd, dy_a, gamma_a), T::Float::times(simd, dy_b, gamma_b));
+        let (mut d_a, mut d_b) = (x_a, x_b);
+        if M::CENTERED {
+            (d_a, d_b) = (T::Float::minus(simd, x_a, hi), T::Float::minus(simd, x_b, hi));
+            s1[j] = T::Float::plus(simd, s1[j], T::Float::plus(simd, g_a, g_b));
+        }
+        s2[j] = T::Float::plus(simd, s2[j], T::Float::fma(simd, g_b, d_b, T::Float::times(simd, g_a, d_a)));
+    };
+    let mut i = from;
+    let end = from + len;
+    // SAFETY: the caller's duty.
+    unsafe {
+        let gamma = gamma.as_ptr();
+        while i + T::STEP <= end {
+            if asks {
+                dy.prefetch_near(simd, i);
+                x.prefetch_near(simd, i);
+            }
+            for j in 0..regs::<S>() {
+                let gamma = T::simd_load_lanes_computed(simd, gamma.add(i), j);
+                add(j, dy.load_lanes(simd, i, j), x.load_lanes(simd, i, j), gamma);
+            }
+            i += T::STEP;
+        }
+        if i < end {
+            for j in 0..regs::<S>() {
+                if T::simd_pair_start::<S>(j) >= end - i {
+                    break;
+                }
+                let gamma = T::simd_load_lanes_computed(simd, gamma.add(i), j);
+                let dy = dy.load_lanes_tail(simd, i, j, end - i, zero);
+                add(j, dy, x.load_lanes_tail(simd, i, j, end - i, hi), gamma);
+            }
+        }
+    }
+    [halve::<S, T>(simd, s1), halve::<S, T>(simd, s2)]
+}
+
+/// Halves the registers to one, whose lanes are still to be folded.
+#[inline(always)]
+fn halve<S: Lanes, T: Element>(simd: S, mut v: [Reg<S, T>; MAX_REGS]) -> Reg<S, T> {
+    let mut r = regs::<S>();
+    while r > 1 {
+        r /= 2;
+        for j in 0..r {
+            v[j] = T::Float::plus(simd, v[j], v[j + r]);
+        }
+    }
+    v[0]
+}
+
+/// A [`Row`] in registers, and where its elements are.
+#[derive(Clone, Copy)]
+struct Loaded<S: Lanes, T: Element, M> {
+    hi: Reg<S, T>,
+    rstd: Reg<S, T>,
+    offset: Reg<S, T>,
+    a: Reg<S, T>,
+    b: Reg<S, T>,
+    mean: Mean<M>,
+    dy: Source<T>,
+    x: Source<T>,
+    ds: Option<Source<T>>,
+    dx: Option<Target<T>>,
+    /// dy and x of the row to be asked for meanwhile.
+    ahead: [Source<T>; 2],
+}
+
+impl<S: Lanes, T: Element, M: Center> Loaded<S, T, M> {
+    /// # Safety
+    /// - There is such a row.
+    #[inline(always)]
+    unsafe fn new(simd: S, job: &mut Job<'_, T>, r: usize, row: &Row<T::Float>) -> Self {
+        let &Row { mean, mean_lo, rstd, a, b, .. } = row;
+        let splat = |v| T::Float::splat(simd, v);
+        let at = job.rows.place(r);
+        // SAFETY: the caller's duty.
+        let (dy, x, ds, dx) =
+            unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, job.streaming)) };
+        let offset = splat(-mean_lo * rstd);
+        // Where a block of f32 or f64 is more than L1, this loop waits for cache lines itself: more would not come sooner.
+        let asks = T::ROUNDS || block_is_in_l1::<T>(job.rows.cols());
+        let later = if asks && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
+        let later = job.rows.place(later);
+        // SAFETY: there is such a row.
+        let ahead = unsafe { [job.rows.dy(later), job.rows.x(later)] };
+        Self {
+            hi: splat(mean),
+            rstd: splat(rstd),
+            offset,
+            a: splat(a),
+            b: splat(b),
+            mean: Mean::new(job.centered).on::<S>(),
+            dy,
+            x,
+            ds,
+            dx,
+            ahead,
+        }
+    }
+
+    #[inline(always)]
+    fn xhat(&self, simd: S, x: Reg<S, T>) -> Reg<S, T> {
+        if self.mean.is_computed::<S>() {
+            T::Float::fma(simd, T::Float::minus(simd, x, self.hi), self.rstd, self.offset)
+        } else {
+            T::Float::times(simd, x, self.rstd)
+        }
+    }
+
+    /// dx but for ds.
+    #[inline(always)]
+    fn dx(&self, simd: S, dy: Reg<S, T>, xhat: Reg<S, T>, gamma: Reg<S, T>) -> Reg<S, T> {
+        let projected = if self.mean.is_computed::<S>() {
+            T::Float::fma(simd, xhat, self.b, self.a)
+        } else {
+            T::Float::times(simd, xhat, self.b)
+        };
+        T::Float::fma(simd, T::Float::times(simd, dy, gamma), self.rstd, projected)
+    }
+}
+
+/// What the rows of a block have in common: gamma and the running sums, in pairs of registers and whole steps of columns.
+#[derive(Clone, Copy)]
+struct Beside<T: Element> {
+    gamma: *const T::Float,
+    dgamma: *mut T::Float,
+    /// The same as dgamma where there is no beta: what is stored there is then replaced by dgamma.
+    dbeta: *mut T::Float,
+}
+
+/// What a loop does. Most calls want all gradients, and have loops of their own.
+pub(super) mod ways {
+    pub(in crate::ops::backward) const DX: u8 = 1;
+    pub(in crate::ops::backward) const SUMS: u8 = 2;
+    pub(in crate::ops::backward) const DS: u8 = 4;
+    pub(in crate::ops::backward) const STREAM: u8 = 8;
+    /// What is done is decided while running.
+    pub(in crate::ops::backward) const ANY: u8 = 16;
+
+    pub(in crate::ops::backward) const ALL: u8 = DX | SUMS;
+    pub(in crate::ops::backward) const ALL_STREAMED: u8 = ALL | STREAM;
+}
+
+/// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta: of that, what `wanted` names and the job wants too.
+#[inline(always)]
+pub(super) fn second_touch<S: Lanes, T: Element, M: Center, const R: usize>(
+    simd: S,
+    job: &mut Job<'_, T>,
+    r: usize,
+    rows: &[Row<T::Float>; R],
+    wanted: u8,
+    gamma: &[T::Float],
+    leaf: &mut [T::Float],
+) {
+    let cols = job.rows.cols();
+    let sums = if Mean::<M>::new(job.centered).is_taken::<S>() { 2 } else { 1 };
+    assert!(r + R <= job.rows.rows() && gamma.len() >= cols && leaf.len() == sums * gamma.len());
+    let dgamma = leaf.as_mut_ptr();
+    let dbeta = dgamma.wrapping_add((sums - 1) * gamma.len());
+    let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma, dbeta };
+    // SAFETY: there are R rows from r on, checked above. (No closure: those of arrays' methods are not always inlined.)
+    let mut loaded = [unsafe { Loaded::new(simd, job, r, &rows[0]) }; R];
+    for k in 1..R {
+        // SAFETY: as above.
+        loaded[k] = unsafe { Loaded::new(simd, job, r + k, &rows[k]) };
+    }
+    // Rows that do not start on cache lines are stored as others.
+    let mut streams = job.streaming;
+    for row in &loaded {
+        streams &= row.dx.is_some_and(|dx| dx.misalignment() == 0);
+    }
+    let has_ds = loaded[0].ds.is_some();
+    let mut way = if job.sums { ways::SUMS } else { 0 };
+    way |= if job.rows.has_dx() { ways::DX } else { 0 };
+    way |= if has_ds { ways::DS } else { 0 };
+    way |= if streams { ways::STREAM } else { 0 };
+    way &= wanted;
+    let pair = 2 * T::Float::lanes::<S>();
+    // The portable tier does all of it as others do the rest of a row: two loops would be twice the code.
+    let mut at = if S::SPECIALIZES { cols - cols % pair } else { 0 };
+    // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps. The flags are those of the rows.
+    unsafe {
+        let mut seen = match way {
+            _ if !S::SPECIALIZES => T::Float::splat(simd, T::Float::default()),
+            ways::ALL if R > 1 => touch::<S, T, M, { ways::ALL }, R>(simd, &loaded, beside, way, at),
+            ways::ALL_STREAMED if R > 1 => touch::<S, T, M, { ways::ALL_STREAMED }, R>(simd, &loaded, beside, way, at),
+            _ => touch::<S, T, M, { ways::ANY }, R>(simd, &loaded, beside, way, at),
+        };
+        while at < cols {
+            let tail = touch_tail::<S, T, M, R>(simd, &loaded, beside, way, at, pair.min(cols - at));
+            seen = T::Float::plus(simd, seen, tail);
+            at += pair;
+            if S::SPECIALIZES {
+                break;
+            }
+        }
+        if way & ways::DX != 0 && has_ds && T::Float::any_nan(simd, seen) {
+            loaded.iter().filter_map(|row| row.dx).for_each(|dx| dx.canonicalize_nans(cols));
+        }
+    }
+}
+
+/// Adds what `R` rows add to the sums of dgamma and dbeta: two rows to each other first, which makes chains half as long.
+#[inline(always)]
+fn add_rows<S: Lanes, F: Float, M: Center, const R: usize>(
+    simd: S,
+    dy: &[F::Reg<S>; R],
+    xhat: &[F::Reg<S>; R],
+    dgamma: F::Reg<S>,
+    dbeta: F::Reg<S>,
+) -> [F::Reg<S>; 2] {
+    let (mut first, mut second) = (F::times(simd, dy[0], xhat[0]), dy[0]);
+    if R == 1 {
+        first = F::fma(simd, dy[0], xhat[0], dgamma);
+        return [first, if M::CENTERED { F::plus(simd, dbeta, second) } else { dbeta }];
+    }
+    for r in 1..R {
+        first = F::fma(simd, dy[r], xhat[r], first);
+        second = F::plus(simd, second, dy[r]);
+    }
+    [F::plus(simd, dgamma, first), if M::CENTERED { F::plus(simd, dbeta, second) } else { dbeta }]
+}
+
+/// The first `to` elements of all rows, whole pairs of registers. Returns zeros, or a NaN in some lane if an element of dx with its ds
+/// is not finite.
+///
+/// # Safety
+/// - All rows have `to` elements; gamma and the sums have them.
+/// - What `way` names is there, and it is `WAY` unless that is ANY.
+/// - If it names streaming, rows of dx are aligned to registers.
+#[inline(always)]
+unsafe fn touch<S: Lanes, T: Element, M: Center, const WAY: u8, const R: usize>(
+    simd: S,
+    rows: &[Loaded<S, T, M>; R],
+    beside: Beside<T>,
+    way: u8,
+    to: usize,
+) -> Reg<S, T> {
+    let has = |bit| if WAY == ways::ANY { way & bit != 0 } else { WAY & bit != 0 };
+    let mut seen = T::Float::splat(simd, T::Float::default());
+    // What two rows with a mean have takes ten registers: where there are few, the two of a pair take turns.
+    let apart = S::FEW_REGISTERS && !T::ROUNDS && M::CENTERED && WAY == ways::ALL;
+    let mut i = 0;
+    while i < to {
+        // SAFETY: the caller's duty; a pair is left.
+        unsafe {
+            if apart {
+                seen = touch_registers::<S, T, M, R, 0, 1>(simd, rows, beside, has, i, seen);
+                seen = touch_registers::<S, T, M, R, 1, 2>(simd, rows, beside, has, i, seen);
+            } else {
+                seen = touch_registers::<S, T, M, R, 0, 2>(simd, rows, beside, has, i, seen);
+            }
+        }
+        i += 2 * T::Float::lanes::<S>();
+    }
+    seen
+}
+
+/// Registers `FROM` to `TO` of the pair from `i` on, of all rows. Returns what `touch` does, on top of what was seen.
+///
+/// # Safety
+/// - As for `touch`; `has` tells what the way names. All rows have that pair.
+/// - Of elements that round, and where dx is streamed, both registers are taken.
+#[inline(always)]
+unsafe fn touch_registers<S: Lanes, T: Element, M: Center, const R: usize, const FROM: usize, const TO: usize>(
+    simd: S,
+    rows: &[Loaded<S, T, M>; R],
+    beside: Beside<T>,
+    has: impl Fn(u8) -> bool,
+    i: usize,
+    mut seen: Reg<S, T>,
+) -> Reg<S, T> {
+    let zero = T::Float::splat(simd, T::Float::default());
+    let lanes = T::Float::lanes::<S>();
+    let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
+    // SAFETY: the caller's duty.
+    unsafe {
+        let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
+        for r in 0..R {
+            let row = &rows[r];
+            let (dy, x) = (row.dy.load(simd, i), row.x.load(simd, i));
+            let mut dx = dy;
+            for k in FROM..TO {
+                let xhat = row.xhat(simd, x[k]);
+                dx[k] = row.dx(simd, dy[k], xhat, gamma[k]);
+                (dys[k][r], xhats[k][r]) = (dy[k], xhat);
+            }
+            if has(ways::DX) {
+                if has(ways::DS) {
+                    let ds = row.ds.unwrap_unchecked().load(simd, i);
+                    for k in FROM..TO {
+                        dx[k] = T::Float::plus(simd, dx[k], ds[k]);
+                        seen = probe::<S, T::Float>(simd, seen, dx[k]);
+                    }
+                }
+                let target = row.dx.unwrap_unchecked();
+                if TO - FROM == 1 {
+                    target.store_register(simd, i + FROM * lanes, dx[FROM]);
+                } else if has(ways::STREAM) {
+                    row.ahead[0].prefetch(simd, i, 2 * lanes);
+                    row.ahead[1].prefetch(simd, i, 2 * lanes);
+                    target.store::<S, { way::REST }>(simd, i, dx);
+                } else {
+                    target.store::<S, { way::PLAIN }>(simd, i, dx);
+                }
+            }
+        }
+        if has(ways::SUMS) {
+            add_to_sums::<S, T, M, R, FROM, TO>(simd, beside, i, &dys, &xhats);
+        }
+    }
+    seen
+}
+
+/// The `n` elements of all rows from `i` on, at most a pair of registers. Returns what `touch` does.
+///
+/// # Safety
+/// - All rows have `i + n` elements; gamma and the sums have them in whole steps.
+/// - What `way` names is there.
+#[inline(always)]
+unsafe fn touch_tail<S: Lanes, T: Element, M: Center, const R: usize>(
+    simd: S,
+    rows: &[Loaded<S, T, M>; R],
+    beside: Beside<T>,
+    way: u8,
+    i: usize,
+    n: usize,
+) -> Reg<S, T> {
+    let zero = T::Float::splat(simd, T::Float::default());
+    let mut seen = zero;
+    // SAFETY: the caller's duty.
+    unsafe {
+        let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
+        let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
+        for r in 0..R {
+            let [dy, xhat] = if S::SPECIALIZES {
+                touch_row_tail::<S, T, M>(simd, &rows[r], &gamma, way, i, n, &mut seen)
+            } else {
+                touch_row_tail_outlined::<S, T, M>(simd, &rows[r], &gamma, way, i, n, &mut seen)
+            };
+            for k in 0..2 {
+                (dys[k][r], xhats[k][r]) = (dy[k], xhat[k]);
+            }
+        }
+        if way & ways::SUMS != 0 {
+            add_to_sums::<S, T, M, R, 0, 2>(simd, beside, i, &dys, &xhats);
+        }
+    }
+    seen
+}
+
+/// What of it one row takes. Returns dy and xhat, and adds to what was seen.
+///
+/// # Safety
+/// - As for `touch_tail`.
+#[inline(always)]
+unsafe fn touch_row_tail<S: Lanes, T: Element, M: Center>(
+    simd: S,
+    row: &Loaded<S, T, M>,
+    gamma: &Pair<S, T>,
+    way: u8,
+    i: usize,
+    n: usize,
+    seen: &mut Reg<S, T>,
+) -> [Pair<S, T>; 2] {
+    let zero = T::Float::splat(simd, T::Float::default());
+    // SAFETY: the caller's duty.
+    unsafe {
+        let (dy, x) = (row.dy.load_tail(simd, i, n, zero), row.x.load_tail(simd, i, n, row.hi));
+        let (mut dx, mut xhat) = (dy, x);
+        for k in 0..2 {
+            xhat[k] = row.xhat(simd, x[k]);
+            dx[k] = row.dx(simd, dy[k], xhat[k], gamma[k]);
+        }
+        if way & ways::DX != 0
+            && let Some(target) = row.dx
+        {
+            if let Some(ds) = row.ds {
+                let ds = ds.load_tail(simd, i, n, zero);
+                dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
+                for v in dx {
+                    *seen = probe::<S, T::Float>(simd, *seen, v);
+                }
+            }
+            target.store_tail(simd, i, n, dx);
+        }
+        [dy, xhat]
+    }
+}
+
+/// The same, of which the portable tier has one copy: fma is long there.
+///
+/// # Safety
+/// - As for `touch_tail`.
+#[inline(never)]
+unsafe fn touch_row_tail_outlined<S: Lanes, T: Element, M: Center>(
+    simd: S,
+    row: &Loaded<S, T, M>,
+    gamma: &Pair<S, T>,
+    way: u8,
+    i: usize,
+    n: usize,
+    seen: &mut Reg<S, T>,
+) -> [Pair<S, T>; 2] {
+    // SAFETY: the caller's duty.
+    unsafe { touch_row_tail::<S, T, M>(simd, row, gamma, way, i, n, seen) }
+}
+
+/// Adds registers `FROM` to `TO` of a pair of dy and xhat of each row to the sums from `i` on.
+///
+/// # Safety
+/// - The sums have that pair.
+#[inline(always)]
+unsafe fn add_to_sums<S: Lanes, T: Element, M: Center, const R: usize, const FROM: usize, const TO: usize>(
+    simd: S,
+    beside: Beside<T>,
+    i: usize,
+    dys: &[[Reg<S, T>; R]; 2],
+    xhats: &[[Reg<S, T>; R]; 2],
+) {
+    let zero = T::Float::splat(simd, T::Float::default());
+    let lanes = T::Float::lanes::<S>();
+    // SAFETY: the caller's duty.
+    unsafe {
+        let mut dgamma = T::simd_load_computed(simd, beside.dgamma.add(i));
+        let mut dbeta = if M::CENTERED { T::simd_load_computed(simd, beside.dbeta.add(i)) } else { [zero; 2] };
+        for k in FROM..TO {
+            [dgamma[k], dbeta[k]] = add_rows::<S, T::Float, M, R>(simd, &dys[k], &xhats[k], dgamma[k], dbeta[k]);
+        }
+        if M::CENTERED {
+            for k in FROM..TO {
+                T::Float::store(simd, beside.dbeta.add(i + k * lanes), dbeta[k]);
+            }
+        }
+        for k in FROM..TO {
+            T::Float::store(simd, beside.dgamma.add(i + k * lanes), dgamma[k]);
+        }
+    }
+}

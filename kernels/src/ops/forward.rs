@@ -1,0 +1,198 @@
+//! The jobs of normalizing rows.
+
+use core::marker::PhantomData;
+
+use super::{Compiled, Element};
+use crate::isa::Isa;
+use crate::loops::{Columns, Job, finish_row, run_columns, run_job};
+use crate::mean::Center;
+use crate::rows::{Params, RowIo};
+use crate::simd::{Float, in_default_environment};
+use crate::stack;
+use crate::stats::{Moments, RowNorm, StatsMut, is_eps};
+
+/// The job of normalizing some rows: see [`LayerNorm`](super::layer_norm::LayerNorm) and
+/// [`RmsNorm`](super::rms_norm::RmsNorm).
+#[derive(Debug)]
+pub struct Forward<'a, T: Element, M: Center>(Job<'a, T>, PhantomData<M>);
+
+impl<'a, T: Element, M: Center> Forward<'a, T, M> {
+    /// `None` for the reasons that the constructors name.
+    #[inline(always)]
+    pub(crate) fn checked(
+        rows: RowIo<'a, T>,
+        params: Params<'a, T>,
+        eps: f64,
+        streaming: bool,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Option<Self> {
+        let fits = params.fit(rows.rows(), rows.cols()) && stats.fits(rows.rows()) && is_eps(eps);
+        let job = Job::new(M::CENTERED, rows, params, eps, streaming, stats);
+        fits.then_some(Self(job, PhantomData))
+    }
+
+    /// The same job with a row that is added to each sum of x and residual. `None` if the bias does not have an element
+    /// for each column, if the rows are no sums, or if the job has a bias already.
+    #[inline(always)]
+    pub fn with_bias(self, bias: &'a [T]) -> Option<Self> {
+        let Self(mut job, _) = self;
+        let fits = job.rows.is_sum() && bias.len() == job.rows.cols() && job.bias.is_none();
+        job.bias = Some(bias);
+        fits.then_some(Self(job, PhantomData))
+    }
+
+    /// The job for the first `row` rows, and that for the others. All rows come first if there are fewer.
+    pub fn split_at(self, row: usize) -> (Self, Self) {
+        let (a, b) = self.0.split_at(row);
+        (Self(a, PhantomData), Self(b, PhantomData))
+    }
+
+    /// Turns the job of normalizing one row, whose moments have been taken elsewhere (by several threads, say), into
+    /// one that can be split by columns. The statistics are written. The job is given back if it has not exactly one
+    /// row, if that is a sum, if the moments count fewer elements than the row has, or if they leave the range in which
+    /// they can be trusted: then it must be run as it is.
+    #[allow(clippy::result_large_err, reason = "the job is given back to be run, not to be propagated")]
+    pub fn with_moments(self, moments: &Moments) -> Result<Normalize<'a, T, M>, Self> {
+        let Self(mut job, _) = self;
+        if job.rows.rows() != 1 || job.rows.is_sum() || !moments.are_of::<T>(job.rows.cols()) {
+            return Err(Self(job, PhantomData));
+        }
+        match in_default_environment(|| trusted(moments, job.eps)) {
+            Some(norm) => {
+                job.stats.set(0, &norm);
+                let params = job.params.of_row(0, job.rows.cols());
+                let Job { rows: row, streaming, .. } = job;
+                Ok(Normalize(Columns { centered: M::CENTERED, row, params, norm, streaming }, PhantomData))
+            }
+            None => Err(Self(job, PhantomData)),
+        }
+    }
+
+    /// Normalizes rows whose moments are known, one for each row, on the calling thread: those of rows of which these
+    /// are some columns, say. Moments that cannot be trusted are taken for those of the slow path (see
+    /// [`Moments::rescale`]).
+    ///
+    /// Returns whether the job was done. It is not, and nothing is written, if there are more or fewer moments than
+    /// rows, if the rows are sums, or if there are columns, and moments that cannot be those of a row of them: see
+    /// [`Moments::are_of`].
+    #[must_use]
+    pub fn run_with(self, isa: Isa, moments: &[Moments]) -> bool
+    where
+        T: Compiled<M>,
+    {
+        let (rows, cols) = (self.0.rows.rows(), self.0.rows.cols());
+        let are_of = || cols == 0 || moments.iter().all(|m| m.are_of::<T>(cols));
+        if moments.len() != rows || self.0.rows.is_sum() || !are_of() {
+            return false;
+        }
+        if cols > 0 {
+            in_default_environment(|| self.run_rows_with(isa, moments));
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn run_rows_with(mut self, isa: Isa, moments: &[Moments])
+    where
+        T: Compiled<M>,
+    {
+        for moments in moments {
+            let (row, rest) = self.split_at(1);
+            match row.with_moments(moments) {
+                Ok(row) => row.run_on(isa),
+                Err(Self(mut row, _)) => {
+                    row.isa = isa;
+                    finish_row(&mut row, 0, moments);
+                    row.canonicalize_nans();
+                }
+            }
+            self = rest;
+        }
+    }
+
+    /// Does the job on one tier, on the calling thread. Nothing happens, and no statistics are written, if there are no
+    /// columns.
+    ///
+    /// The job is borrowed, and should not be moved just before: a copy loads in wider pieces than the fields have just
+    /// been stored in, which stalls for as long as a short row takes. A job that is run again reads x again: where y or
+    /// the sum lies over an input, that is what the first run has written.
+    #[inline]
+    pub fn run_on(&mut self, isa: Isa)
+    where
+        T: Compiled<M>,
+    {
+        if self.0.rows.rows() > 0 && self.0.rows.cols() > 0 {
+            T::forward(self, isa);
+        }
+    }
+
+    /// The job, which has rows and columns, through the loops for `L`.
+    #[inline(always)]
+    pub(crate) fn run_here<L: Center>(&mut self, isa: Isa) {
+        self.0.isa = isa;
+        if self.0.streaming {
+            stack::within_a_page(&mut self.0, isa, run_job::<T, L>);
+        } else {
+            run_job::<T, L>(&mut self.0, isa);
+        }
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> &RowIo<'a, T> {
+        &self.0.rows
+    }
+}
+
+/// The job of normalizing one row, or some columns of it, whose statistics are known.
+#[derive(Debug)]
+pub struct Normalize<'a, T: Element, M: Center>(Columns<'a, T>, PhantomData<M>);
+
+impl<'a, T: Element, M: Center> Normalize<'a, T, M> {
+    /// `None` for the reasons that the constructors name.
+    pub(crate) fn checked(
+        row: RowIo<'a, T>,
+        params: Params<'a, T>,
+        norm: RowNorm<T::Float>,
+        streaming: bool,
+    ) -> Option<Self> {
+        // The statistics of a sum are known after it has been taken, when it is a row like any other.
+        if row.rows() != 1 || row.is_sum() || !params.fit(1, row.cols()) {
+            return None;
+        }
+        let params = params.with_harmless_offset().of_row(0, row.cols());
+        Some(Self(Columns { centered: M::CENTERED, row, params, norm, streaming }, PhantomData))
+    }
+
+    /// The job for the first `col` columns, and that for the others. All columns come first if there are fewer.
+    pub fn split_at_col(self, col: usize) -> (Self, Self) {
+        let (a, b) = self.0.split_at_col(col);
+        (Self(a, PhantomData), Self(b, PhantomData))
+    }
+
+    /// Does the job on one tier, on the calling thread.
+    pub fn run_on(self, isa: Isa)
+    where
+        T: Compiled<M>,
+    {
+        if self.cols() > 0 {
+            T::normalize(self, isa);
+        }
+    }
+
+    /// The job, which has columns, through the loops for `L`.
+    #[inline(always)]
+    pub(crate) fn run_here<L: Center>(mut self, isa: Isa) {
+        stack::within_a_page(&mut self.0, isa, run_columns::<T, L>);
+    }
+
+    /// The number of columns.
+    pub fn cols(&self) -> usize {
+        self.0.row.cols()
+    }
+}
+
+/// What normalizing a row with these moments takes, if they can be trusted.
+#[inline(never)]
+fn trusted<F: Float>(moments: &Moments, eps: f64) -> Option<RowNorm<F>> {
+    RowNorm::trusted(pulp::Scalar, moments, eps)
+}

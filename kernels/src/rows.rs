@@ -1,0 +1,19 @@
+//! Where rows are read from and written to, and what lies beside them. Most raw pointers of the crate are kept here.
+
+mod grad_rows;
+mod groups;
+mod input;
+mod io;
+mod params;
+mod source;
+mod tail;
+mod target;
+
+pub use grad_rows::{GradRows, RawGradRows};
+pub use groups::Groups;
+pub(crate) use input::Input;
+pub use io::{LINE, RawRows, RowIo, start_on_lines};
+pub use params::{Params, Vector};
+pub(crate) use source::Source;
+pub(crate) use tail::{TAIL, Tail, pad};
+pub(crate) use target::{CacheLine, Target, way};

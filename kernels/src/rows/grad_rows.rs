@@ -1,0 +1,328 @@
+//! Where gradients are read from and written to.
+
+use core::marker::PhantomData;
+
+use super::io::fits;
+use super::{Source, Target, start_on_lines};
+use crate::element::Storage;
+
+/// Rows of `cols` contiguous elements: the gradient dy, x, and, each of them if wanted, where dx goes and a gradient ds
+/// that is added to it. dx may be dy itself.
+///
+/// Row `r` of each starts at element `r` times its stride. Rows never overlap one another.
+#[derive(Debug)]
+pub struct GradRows<'a, T> {
+    dy: Strided<T>,
+    x: Strided<T>,
+    ds: Option<Strided<T>>,
+    dx: Option<Strided<T>>,
+    in_place: bool,
+    /// The rows of the buffers, and which of them these are.
+    all: usize,
+    rows: usize,
+    first: usize,
+    group: Group,
+    /// The rows of a run.
+    inner_rows: usize,
+    cols: usize,
+    marker: PhantomData<(&'a [T], &'a mut [T])>,
+}
+
+// SAFETY: GradRows stands for slices and mutable slices of elements, which are Send.
+unsafe impl<T: Storage> Send for GradRows<'_, T> {}
+// SAFETY: through a shared GradRows memory is only read.
+unsafe impl<T: Storage> Sync for GradRows<'_, T> {}
+
+/// Every so many rows a run of rows.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    index: usize,
+    groups: usize,
+    repeat: usize,
+}
+
+impl Group {
+    /// All rows.
+    const ONE: Self = Self { index: 0, groups: 1, repeat: 1 };
+}
+
+/// Where rows start: row `inner` of run `outer` at element `outer * outer_stride + inner * stride`. dx is written to, and was
+/// given as a mutable slice or pointer.
+#[derive(Clone, Copy, Debug)]
+struct Strided<T> {
+    p: *const T,
+    stride: usize,
+    outer_stride: usize,
+}
+
+/// Which row of which run of the buffers a row is: the same for all buffers, which divides once for all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    outer: usize,
+    inner: usize,
+}
+
+/// Rows given by a pointer, for [`GradRows::from_raw`]: strided, and in runs that are strided themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct RawGradRows<T> {
+    /// The first element of the first row. It is written through only if the rows are those of an output.
+    pub p: *mut T,
+    /// The distance between the starts of two rows of a run, in elements.
+    pub stride: usize,
+    /// The distance between the starts of two runs, in elements.
+    pub outer_stride: usize,
+}
+
+impl<T> Strided<T> {
+    /// # Safety
+    /// - The row is one of those that the elements were checked to hold.
+    #[inline(always)]
+    unsafe fn row(self, Place { outer, inner }: Place) -> *const T {
+        // SAFETY: the caller's duty.
+        unsafe { self.p.add(outer * self.outer_stride + inner * self.stride) }
+    }
+
+    /// One run of rows.
+    fn new(p: *const T, stride: usize) -> Self {
+        Self { p, stride, outer_stride: 0 }
+    }
+}
+
+impl<'a, T: Storage> GradRows<'a, T> {
+    /// Rows of dy and x. Each buffer comes with its stride. `None` if the rows do not fit into the slices or overlap one
+    /// another.
+    pub fn new((dy, dy_stride): (&'a [T], usize), x: (&'a [T], usize), rows: usize, cols: usize) -> Option<Self> {
+        let dy_rows = Strided::new(dy.as_ptr(), dy_stride);
+        if fits(dy.len(), rows, cols, dy_stride) { Self::of_dy(dy_rows, x, rows, cols) } else { None }
+    }
+
+    /// Rows of dy and x, dx to be written over dy. Else as [`new`](Self::new).
+    pub fn in_place(
+        (dy, dy_stride): (&'a mut [T], usize),
+        x: (&'a [T], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let dy_rows = Strided::new(dy.as_mut_ptr().cast_const(), dy_stride);
+        let this = if fits(dy.len(), rows, cols, dy_stride) { Self::of_dy(dy_rows, x, rows, cols) } else { None };
+        this.map(|this| Self { dx: Some(dy_rows), in_place: true, ..this })
+    }
+
+    fn of_dy(dy: Strided<T>, (x, stride): (&'a [T], usize), rows: usize, cols: usize) -> Option<Self> {
+        let (x_rows, group) = (Strided::new(x.as_ptr(), stride), Group::ONE);
+        let this = Self {
+            dy,
+            x: x_rows,
+            ds: None,
+            dx: None,
+            in_place: false,
+            all: rows,
+            rows,
+            first: 0,
+            group,
+            inner_rows: usize::MAX,
+            cols,
+            marker: PhantomData,
+        };
+        fits(x.len(), rows, cols, stride).then_some(this)
+    }
+
+    /// The same rows with dx written to a buffer. `None` if the rows do not fit into it or overlap one another, if
+    /// there is a dx already (over dy, or in another buffer), or if these are no longer all rows of the buffers.
+    pub fn with_dx(self, (dx, stride): (&'a mut [T], usize)) -> Option<Self> {
+        let fits = self.dx.is_none() && self.are_all() && fits(dx.len(), self.rows, self.cols, stride);
+        fits.then_some(Self { dx: Some(Strided::new(dx.as_mut_ptr().cast_const(), stride)), ..self })
+    }
+
+    /// The same rows with ds added to dx, which must be wanted: see [`Backward::new`](crate::ops::backward::Backward::new).
+    /// `None` if the rows do not fit into it or overlap one another, if there is a ds already, or if these are no
+    /// longer all rows of the buffers.
+    pub fn with_ds(self, (ds, stride): (&'a [T], usize)) -> Option<Self> {
+        let fits = self.ds.is_none() && self.are_all() && fits(ds.len(), self.rows, self.cols, stride);
+        fits.then_some(Self { ds: Some(Strided::new(ds.as_ptr(), stride)), ..self })
+    }
+
+    /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow
+    /// `index * repeat` others. `None` if there is no such group, if the groups do not divide the rows, or if these
+    /// are no longer all rows of the buffers.
+    pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Option<Self> {
+        let period = groups.checked_mul(repeat).filter(|&period| period > 0)?;
+        let fits = self.are_all() && index < groups && self.rows.is_multiple_of(period);
+        fits.then_some(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
+    }
+
+    /// Rows given by pointers, for callers that have no slices of their own, in runs of `inner_rows`. ds and dx are those
+    /// that are wanted.
+    ///
+    /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
+    /// the same pointers and split, can be run at once.
+    ///
+    /// # Safety
+    /// Unless there are no rows or no columns, for as long as the rows of a job that is run:
+    /// - `inner_rows` is not zero.
+    /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of dx for writes too.
+    /// - What is written is read and written by nothing else.
+    /// - No row of dx overlaps another row of any buffer. dx may be dy, with the same pointer and strides.
+    pub unsafe fn from_raw(
+        dy: RawGradRows<T>,
+        x: RawGradRows<T>,
+        ds: Option<RawGradRows<T>>,
+        dx: Option<RawGradRows<T>>,
+        inner_rows: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Self {
+        let strided = |RawGradRows { p, stride, outer_stride }| Strided { p, stride, outer_stride };
+        Self {
+            dy: strided(dy),
+            x: strided(x),
+            ds: ds.map(strided),
+            dx: dx.map(strided),
+            in_place: dx.is_some_and(|dx| dx.p == dy.p),
+            all: rows,
+            rows,
+            first: 0,
+            group: Group::ONE,
+            inner_rows,
+            cols,
+            marker: PhantomData,
+        }
+    }
+
+    /// The same rows for a job that ends before these are used again.
+    pub fn reborrow(&mut self) -> GradRows<'_, T> {
+        GradRows { marker: PhantomData, ..*self }
+    }
+
+    /// Whether these are all rows of the buffers.
+    fn are_all(&self) -> bool {
+        self.rows == self.all
+    }
+
+    /// The number of rows of the buffers, of which these may be a part.
+    pub(crate) fn all(&self) -> usize {
+        self.all
+    }
+
+    /// Which row of the buffers row `r` of these is.
+    #[inline(always)]
+    pub(crate) fn index(&self, r: usize) -> usize {
+        let (r, Group { index, groups, repeat }) = (self.first + r, self.group);
+        if groups == 1 { r } else { (r / repeat * groups + index) * repeat + r % repeat }
+    }
+
+    /// Where row `r` of these is.
+    #[inline(always)]
+    pub(crate) fn place(&self, r: usize) -> Place {
+        let r = self.index(r);
+        if r < self.inner_rows {
+            Place { outer: 0, inner: r }
+        } else {
+            Place { outer: r / self.inner_rows, inner: r % self.inner_rows }
+        }
+    }
+
+    /// The number of rows.
+    #[inline]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of groups that the rows of the buffers have.
+    #[inline]
+    pub fn groups(&self) -> usize {
+        self.group.groups
+    }
+
+    /// The number of elements in a row.
+    #[inline]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether dx is wanted.
+    #[inline]
+    pub fn has_dx(&self) -> bool {
+        self.dx.is_some()
+    }
+
+    /// Whether every row of dx starts on a cache line.
+    #[inline]
+    pub fn dx_is_on_lines(&self) -> bool {
+        self.dx.is_some_and(|Strided { p, stride, outer_stride, .. }| {
+            start_on_lines(p.addr(), [stride, outer_stride].map(|stride| stride.wrapping_mul(size_of::<T>())))
+        })
+    }
+
+    /// Whether ds is added to dx.
+    #[inline]
+    pub fn has_ds(&self) -> bool {
+        self.ds.is_some()
+    }
+
+    /// Whether dx is written over dy.
+    #[inline]
+    pub fn is_in_place(&self) -> bool {
+        self.in_place
+    }
+
+    /// The first `row` rows, and the others. All rows come first if there are fewer.
+    ///
+    /// Both are rows of the same buffers: see [`Stats`](crate::ops::backward::Stats) for what that asks of statistics. To
+    /// cut a job into parts whose sums can be merged, split that:
+    /// [`Backward::split_at_part`](crate::ops::backward::Backward::split_at_part).
+    pub fn split_at(self, row: usize) -> (Self, Self) {
+        let row = row.min(self.rows);
+        (Self { rows: row, ..self }, Self { rows: self.rows - row, first: self.first + row, ..self })
+    }
+
+    /// Row `r` of x.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn x_row(&self, r: usize) -> &[T] {
+        assert!(r < self.rows, "row {r} of {}", self.rows);
+        // SAFETY: the row lies within x, checked by the constructor.
+        unsafe { core::slice::from_raw_parts(self.x.row(self.place(r)), self.cols) }
+    }
+
+    /// Where the row at `at` of dy is read.
+    ///
+    /// # Safety
+    /// - `at` is the place of a row of these.
+    #[inline(always)]
+    pub(crate) unsafe fn dy(&self, at: Place) -> Source<T> {
+        // SAFETY: the caller's duty, and the constructor's check.
+        Source(unsafe { self.dy.row(at) })
+    }
+
+    /// Where the row at `at` of x is read.
+    ///
+    /// # Safety
+    /// - `at` is the place of a row of these.
+    #[inline(always)]
+    pub(crate) unsafe fn x(&self, at: Place) -> Source<T> {
+        // SAFETY: the caller's duty, and the constructor's check.
+        Source(unsafe { self.x.row(at) })
+    }
+
+    /// Where the row at `at` of ds is read, if there is one.
+    ///
+    /// # Safety
+    /// - `at` is the place of a row of these.
+    #[inline(always)]
+    pub(crate) unsafe fn ds(&self, at: Place) -> Option<Source<T>> {
+        // SAFETY: the caller's duty, and the constructor's check.
+        self.ds.map(|ds| Source(unsafe { ds.row(at) }))
+    }
+
+    /// Where the row at `at` of dx is written, past the caches if `streaming`, if it is wanted.
+    ///
+    /// # Safety
+    /// - `at` is the place of a row of these.
+    #[inline(always)]
+    pub(crate) unsafe fn dx(&mut self, at: Place, streaming: bool) -> Option<Target<T>> {
+        // SAFETY: the caller's duty, and the constructor's check; it was given as a mutable slice.
+        self.dx.map(|dx| Target::new(unsafe { dx.row(at) }.cast_mut(), false, streaming))
+    }
+}

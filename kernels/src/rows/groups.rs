@@ -1,0 +1,90 @@
+//! Which gamma and beta a row has.
+
+/// gamma and beta for groups of rows: row r has those of group (r / repeat) % groups.
+///
+/// With one group all rows share them; with as many groups as heads, and repeat 1, each head has its own; with a group for
+/// each sample, and repeat the rows of a sample, gamma and beta are those of adaptive normalization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    groups: usize,
+    repeat: usize,
+    /// The rows of the job that came before these.
+    before: usize,
+    /// Whether these are all rows, which the groups must divide.
+    all: bool,
+}
+
+impl Groups {
+    /// One gamma and one beta for all rows.
+    pub const ONE: Self = Self { groups: 1, repeat: 1, before: 0, all: true };
+
+    /// `groups` groups of which each serves `repeat` rows in a row. `None` if either is zero or their product overflows.
+    pub fn new(groups: usize, repeat: usize) -> Option<Self> {
+        (groups.checked_mul(repeat)? > 0).then_some(Self { groups, repeat, before: 0, all: true })
+    }
+
+    /// The number of groups.
+    pub fn groups(self) -> usize {
+        self.groups
+    }
+
+    /// The number of rows after which the groups begin anew.
+    pub fn period(self) -> usize {
+        self.groups * self.repeat
+    }
+
+    /// The number of rows in a row that one group serves.
+    #[inline(always)]
+    pub(crate) fn repeat(self) -> usize {
+        self.repeat
+    }
+
+    #[inline(always)]
+    pub(crate) fn are_one(self) -> bool {
+        self.groups == 1
+    }
+
+    #[inline(always)]
+    pub(crate) fn of_row(self, r: usize) -> usize {
+        // `before` is within a period, which may be almost as large as numbers get.
+        let row = self.before.checked_add(r).unwrap_or_else(|| self.late_row(r));
+        row / self.repeat % self.groups
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn late_row(self, r: usize) -> usize {
+        self.after(r).before
+    }
+
+    /// The same groups for a part of the rows that begins after `rows` others. The groups need not divide a part.
+    pub fn after(self, rows: usize) -> Self {
+        let period = self.period();
+        let (rows, left) = (rows % period, period - self.before);
+        let before = if rows < left { self.before + rows } else { rows - left };
+        Self { before, all: false, ..self }
+    }
+
+    /// Whether this number of rows can have them.
+    #[inline(always)]
+    pub(crate) fn divide(self, rows: usize) -> bool {
+        !self.all || self.period() == 1 || rows.is_multiple_of(self.period())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_counted_on_beyond_the_largest_number() {
+        let half = usize::MAX / 2;
+        let groups = Groups::new(2, half).expect("a period that does not overflow");
+        let late = groups.after(usize::MAX - 3);
+        assert_eq!((0..5).map(|r| late.of_row(r)).collect::<std::vec::Vec<_>>(), [1, 1, 0, 0, 0]);
+        assert_eq!((late.after(1).of_row(0), late.after(2).of_row(0), late.after(half).of_row(1)), (1, 0, 0));
+        assert_eq!((late.after(half + 2).of_row(0), late.of_row(half + 2)), (1, 1));
+        let small = Groups::new(3, 2).expect("groups").after(7);
+        assert_eq!((0..6).map(|r| small.of_row(r)).collect::<std::vec::Vec<_>>(), [0, 1, 1, 2, 2, 0]);
+    }
+}

@@ -1,0 +1,151 @@
+//! What moments are taken of.
+
+use super::Source;
+use super::source::Ahead;
+use crate::element::{Pair, Storage};
+use crate::simd::{Float, Kernel, Lanes, outline};
+
+/// A row, which may be a sum that is yet to be taken, and those below it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input<T> {
+    x: Source<T>,
+    /// What of x to ask for.
+    ahead: Ahead,
+    addition: Option<Addition<T>>,
+}
+
+impl<T> From<Source<T>> for Input<T> {
+    #[inline(always)]
+    fn from(x: Source<T>) -> Self {
+        Self { x, ahead: Ahead::NOTHING, addition: None }
+    }
+}
+
+impl<T: Storage> Input<T> {
+    #[inline(always)]
+    pub(super) fn new(x: Source<T>, ahead: Ahead, addition: Option<Addition<T>>) -> Self {
+        Self { x, ahead, addition }
+    }
+
+    /// The row, whose elements are there once their sums have been taken.
+    #[inline(always)]
+    pub(crate) fn row(self) -> Source<T> {
+        self.x
+    }
+
+    /// Takes the sums of `cols` columns from `from` on of `rows` rows from this on, if they are sums.
+    ///
+    /// # Safety
+    /// - There are so many rows and columns.
+    #[inline(always)]
+    pub(crate) unsafe fn take_sums<S: Lanes>(self, simd: S, rows: usize, from: usize, cols: usize) {
+        if let Some(addition) = self.addition {
+            // SAFETY: the caller's duty.
+            outline(simd, unsafe { addition.part(rows, from, cols) });
+        }
+    }
+
+    /// Whether there is anything to ask for.
+    #[inline(always)]
+    pub(crate) fn asks(&self) -> bool {
+        self.ahead != Ahead::NOTHING
+    }
+
+    /// Asks for what is read some time after the step that starts at `i`. If there is nothing to ask for, that is in vain.
+    #[inline(always)]
+    pub(crate) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize) {
+        self.x.prefetch_ahead(simd, i, self.ahead);
+    }
+}
+
+/// Rows of sums (x + residual) + bias, rounded to the type of the elements. All the elements that it names are there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addition<T> {
+    pub(super) x: *const T,
+    pub(super) x_stride: usize,
+    pub(super) residual: *const T,
+    pub(super) residual_stride: usize,
+    /// Negative zeros, read again and again by way of a mask of 0, where there is no bias: adding them changes no bits.
+    pub(super) bias: *const T,
+    pub(super) bias_mask: usize,
+    /// May be the same as an addend.
+    pub(super) sum: *mut T,
+    pub(super) sum_stride: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    /// Whether to ask for addends before they are read, and then whether there are gaps between their rows.
+    pub(super) asks: Option<bool>,
+}
+
+impl<T: Storage> Addition<T> {
+    /// # Safety
+    /// - There are so many rows and columns.
+    #[inline(always)]
+    unsafe fn part(self, rows: usize, from: usize, cols: usize) -> Self {
+        // SAFETY: the caller's duty.
+        unsafe {
+            Self {
+                x: self.x.add(from),
+                residual: self.residual.add(from),
+                bias: self.bias.add(from & self.bias_mask),
+                sum: self.sum.add(from),
+                rows,
+                cols,
+                ..self
+            }
+        }
+    }
+}
+
+impl<T: Storage> Kernel for Addition<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let pair = 2 * T::Float::lanes::<S>();
+        let fill = T::Float::splat(simd, T::Float::default());
+        for r in 0..self.rows {
+            // SAFETY: so many rows and columns are there.
+            unsafe {
+                let x = self.x.add(r * self.x_stride);
+                let residual = self.residual.add(r * self.residual_stride);
+                let sum = self.sum.add(r * self.sum_stride);
+                let mut i = 0;
+                while i + T::STEP <= self.cols {
+                    if let Some(gaps) = self.asks {
+                        Source(x).prefetch_ahead(simd, i, Ahead::new::<T>(self.x_stride, gaps));
+                        Source(residual).prefetch_ahead(simd, i, Ahead::new::<T>(self.residual_stride, gaps));
+                    }
+                    let mut j = 0;
+                    while j < T::STEP {
+                        let bias = T::simd_load(simd, self.bias.add((i & self.bias_mask) + j));
+                        let (x, residual) = (T::simd_load(simd, x.add(i + j)), T::simd_load(simd, residual.add(i + j)));
+                        let v = add::<S, T>(simd, x, residual, bias);
+                        T::simd_store_beside::<S, false>(simd, sum, false, i + j, v);
+                        j += pair;
+                    }
+                    i += T::STEP;
+                }
+                while i < self.cols {
+                    let n = pair.min(self.cols - i);
+                    let bias = T::simd_load_tail(simd, self.bias.add(i & self.bias_mask), n, fill);
+                    let (x, residual) = (x.add(i), residual.add(i));
+                    let (x, residual) =
+                        (T::simd_load_tail(simd, x, n, fill), T::simd_load_tail(simd, residual, n, fill));
+                    let v = add::<S, T>(simd, x, residual, bias);
+                    T::simd_store_beside_tail(simd, sum, false, i, n, v);
+                    i += n;
+                }
+            }
+        }
+    }
+}
+
+/// (x + residual) + bias, rounded to the type of the elements.
+#[inline(always)]
+fn add<S: Lanes, T: Storage>(simd: S, x: Pair<S, T>, residual: Pair<S, T>, bias: Pair<S, T>) -> Pair<S, T> {
+    let first = T::Float::plus(simd, T::Float::plus(simd, x[0], residual[0]), bias[0]);
+    let second = T::Float::plus(simd, T::Float::plus(simd, x[1], residual[1]), bias[1]);
+    // SAFETY: as in `outline`.
+    unsafe { T::simd_round(simd, [first, second]) }
+}

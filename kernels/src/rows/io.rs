@@ -1,0 +1,460 @@
+//! Where rows are read from and written to, which is where most raw pointers of the crate are kept.
+
+use core::marker::PhantomData;
+
+use super::input::Addition;
+use super::source::Ahead;
+use super::{Input, Source, Target};
+use crate::element::{Beside, Storage};
+use crate::simd::Lanes;
+
+/// The bytes of a cache line.
+pub const LINE: usize = 64;
+
+/// Whether rows that start at an address, and so many bytes apart, all start on cache lines.
+#[inline(always)]
+pub fn start_on_lines(at: usize, strides: [usize; 2]) -> bool {
+    (at | strides[0] | strides[1]).is_multiple_of(LINE)
+}
+
+/// x and y of so many bytes are in memory, or in a far cache.
+const MEMORY_BYTES: usize = 16 << 20;
+
+/// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x
+/// may be a sum that is yet to be taken. Beside an x of 16 bits, y may have f32.
+///
+/// Row `r` of x starts at element `r * x_stride`, row `r` of y at `r * y_stride`. Rows never overlap one another.
+#[derive(Debug)]
+pub struct RowIo<'a, T> {
+    x: *const T,
+    x_stride: usize,
+    y: *mut T,
+    y_stride: usize,
+    /// Whether y has f32 and x has not.
+    wide: bool,
+    rows: usize,
+    cols: usize,
+    /// What x is the sum of. Then x may be written.
+    addends: Option<Addends<T>>,
+    marker: PhantomData<(&'a [T], &'a mut [T])>,
+}
+
+/// Rows given by a pointer, for [`RowIo::from_raw`].
+#[derive(Clone, Copy, Debug)]
+pub struct RawRows<T> {
+    /// The first element of the first row. It is written through only if the rows are those of an output.
+    pub p: *mut T,
+    /// The distance between the starts of two rows, in elements.
+    pub stride: usize,
+}
+
+/// Where the rows of two addends start.
+#[derive(Clone, Copy, Debug)]
+struct Addends<T> {
+    x: *const T,
+    x_stride: usize,
+    residual: *const T,
+    residual_stride: usize,
+}
+
+impl<T: Storage> Addends<T> {
+    /// # Safety
+    /// - In both addends, row `rows` has an element or an end at column `cols`.
+    unsafe fn moved(self, rows: usize, cols: usize) -> Self {
+        // SAFETY: the caller's duty.
+        unsafe {
+            Self {
+                x: self.x.add(rows * self.x_stride + cols),
+                residual: self.residual.add(rows * self.residual_stride + cols),
+                ..self
+            }
+        }
+    }
+}
+
+// SAFETY: RowIo stands for slices and mutable slices of elements, which are Send.
+unsafe impl<T: Storage> Send for RowIo<'_, T> {}
+// SAFETY: through a shared RowIo memory is only read.
+unsafe impl<T: Storage> Sync for RowIo<'_, T> {}
+
+/// Whether `rows` rows of `cols` elements, `stride` apart, lie within `len` elements and apart from each other.
+#[inline]
+pub(super) fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
+    if rows == 0 || cols == 0 {
+        return true;
+    }
+    let span = (rows - 1).checked_mul(stride).and_then(|start| start.checked_add(cols));
+    span.is_some_and(|span| span <= len) && (rows == 1 || stride >= cols)
+}
+
+impl<'a, T: Storage> RowIo<'a, T> {
+    /// Rows of x to be normalized into y. `None` if they do not fit into the slices or overlap one another.
+    #[inline(always)]
+    pub fn new<Y: Beside<T>>(
+        x: &'a [T],
+        x_stride: usize,
+        y: &'a mut [Y],
+        y_stride: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let fits = fits(x.len(), rows, cols, x_stride) && fits(y.len(), rows, cols, y_stride);
+        fits.then_some(Self {
+            x: x.as_ptr(),
+            x_stride,
+            y: y.as_mut_ptr().cast(),
+            y_stride,
+            wide: Y::WIDE,
+            rows,
+            cols,
+            addends: None,
+            marker: PhantomData,
+        })
+    }
+
+    /// Rows to be normalized where they lie. `None` if they do not fit into the slice or overlap one another.
+    #[inline(always)]
+    pub fn in_place(y: &'a mut [T], stride: usize, rows: usize, cols: usize) -> Option<Self> {
+        let y_ptr = y.as_mut_ptr();
+        fits(y.len(), rows, cols, stride).then_some(Self {
+            x: y_ptr,
+            x_stride: stride,
+            y: y_ptr,
+            y_stride: stride,
+            wide: false,
+            rows,
+            cols,
+            addends: None,
+            marker: PhantomData,
+        })
+    }
+
+    /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride. `None` if
+    /// the rows do not fit into the slices or overlap one another.
+    #[inline(always)]
+    pub fn sum<Y: Beside<T>>(
+        (x, x_stride): (&'a [T], usize),
+        (residual, residual_stride): (&'a [T], usize),
+        (s, s_stride): (&'a mut [T], usize),
+        (y, y_stride): (&'a mut [Y], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let addends = Addends { x: x.as_ptr(), x_stride, residual: residual.as_ptr(), residual_stride };
+        let fits = fits(x.len(), rows, cols, x_stride)
+            && fits(residual.len(), rows, cols, residual_stride)
+            && fits(s.len(), rows, cols, s_stride)
+            && fits(y.len(), rows, cols, y_stride);
+        fits.then(|| Self::of_addends(addends, s.as_mut_ptr(), s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
+    }
+
+    /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride. `None` if the rows
+    /// do not fit into the slices or overlap one another.
+    #[inline(always)]
+    pub fn sum_in_place<Y: Beside<T>>(
+        (x, x_stride): (&'a [T], usize),
+        (s, s_stride): (&'a mut [T], usize),
+        (y, y_stride): (&'a mut [Y], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let s_ptr = s.as_mut_ptr();
+        let addends = Addends { x: x.as_ptr(), x_stride, residual: s_ptr, residual_stride: s_stride };
+        let fits = fits(x.len(), rows, cols, x_stride)
+            && fits(s.len(), rows, cols, s_stride)
+            && fits(y.len(), rows, cols, y_stride);
+        fits.then(|| Self::of_addends(addends, s_ptr, s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
+    }
+
+    /// Rows of x + residual, to be normalized into y, where the sums lie meanwhile. Each buffer comes with its stride.
+    /// `None` if the rows do not fit into the slices or overlap one another.
+    #[inline(always)]
+    pub fn sum_into(
+        (x, x_stride): (&'a [T], usize),
+        (residual, residual_stride): (&'a [T], usize),
+        (y, y_stride): (&'a mut [T], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let addends = Addends { x: x.as_ptr(), x_stride, residual: residual.as_ptr(), residual_stride };
+        let fits = fits(x.len(), rows, cols, x_stride)
+            && fits(residual.len(), rows, cols, residual_stride)
+            && fits(y.len(), rows, cols, y_stride);
+        let s = y.as_mut_ptr();
+        fits.then(|| Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
+    }
+
+    /// Rows of x + y, to be normalized where y lies. Each buffer comes with its stride. `None` if the rows do not fit
+    /// into the slices or overlap one another.
+    #[inline(always)]
+    pub fn sum_over(
+        (x, x_stride): (&'a [T], usize),
+        (y, y_stride): (&'a mut [T], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let s = y.as_mut_ptr();
+        let addends = Addends { x: x.as_ptr(), x_stride, residual: s, residual_stride: y_stride };
+        let fits = fits(x.len(), rows, cols, x_stride) && fits(y.len(), rows, cols, y_stride);
+        fits.then(|| Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
+    }
+
+    /// Rows given by pointers, for callers that have no slices of their own: of x, or of the sum of x and a residual
+    /// that is to be written to s (`sum` has these two), to be normalized into y, which has f32 beside an x of 16 bits
+    /// if `wide`.
+    ///
+    /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
+    /// the same pointers and split, can be run at once. [`x_row`](Self::x_row), which is safe, reads the row of x that
+    /// it is asked for.
+    ///
+    /// # Safety
+    /// Unless there are no rows or no columns, for as long as a job is run on rows, or a row that `x_row` gives is
+    /// borrowed, these rows keep to the following. Whoever calls `from_raw` sees to it, also for those to whom the rows
+    /// are handed.
+    /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of s and y for writes too.
+    /// - What is written is read and written by nothing else. What `x_row` gives is written by nothing.
+    /// - No row of s or y overlaps another row of any buffer. y may be x or the residual, and s may be x, the residual or
+    ///   y: with the same pointer and stride, and not `wide`.
+    #[inline(always)]
+    pub unsafe fn from_raw(
+        x: RawRows<T>,
+        sum: Option<(RawRows<T>, RawRows<T>)>,
+        y: RawRows<T>,
+        wide: bool,
+        rows: usize,
+        cols: usize,
+    ) -> Self {
+        let addends = sum.map(|(residual, _)| Addends {
+            x: x.p,
+            x_stride: x.stride,
+            residual: residual.p,
+            residual_stride: residual.stride,
+        });
+        let x = sum.map_or(x, |(_, s)| s);
+        Self { x: x.p, x_stride: x.stride, y: y.p, y_stride: y.stride, wide, rows, cols, addends, marker: PhantomData }
+    }
+
+    #[inline(always)]
+    fn of_addends<Y: Beside<T>>(
+        addends: Addends<T>,
+        s: *mut T,
+        s_stride: usize,
+        (y, y_stride): (*mut Y, usize),
+        rows: usize,
+        cols: usize,
+    ) -> Self {
+        Self {
+            x: s,
+            x_stride: s_stride,
+            y: y.cast(),
+            y_stride,
+            wide: Y::WIDE,
+            rows,
+            cols,
+            addends: Some(addends),
+            marker: PhantomData,
+        }
+    }
+
+    /// The number of rows.
+    #[inline]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of elements in a row.
+    #[inline]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The size of all rows of y.
+    #[inline]
+    pub fn y_bytes(&self) -> usize {
+        self.rows * self.cols * self.y_element()
+    }
+
+    /// The size of a row of y.
+    #[inline]
+    pub fn y_row_bytes(&self) -> usize {
+        // Where there are no rows, there may be any number of columns.
+        self.cols.saturating_mul(self.y_element())
+    }
+
+    /// Whether every row of y starts on a cache line.
+    #[inline]
+    pub fn y_is_on_lines(&self) -> bool {
+        start_on_lines(self.y.addr(), [self.y_stride.wrapping_mul(self.y_element()), 0])
+    }
+
+    /// The size of an element of y.
+    #[inline(always)]
+    fn y_element(&self) -> usize {
+        if self.wide { size_of::<f32>() } else { size_of::<T>() }
+    }
+
+    /// Whether rows that follow one another are more than caches keep: the order of reads and writes matters there.
+    #[inline(always)]
+    pub(crate) fn come_from_memory(&self) -> bool {
+        let tensors = if self.is_in_place() { 1 } else { 2 };
+        tensors * self.y_bytes() >= MEMORY_BYTES && self.x_stride == self.cols
+    }
+
+    /// Whether y is x itself.
+    #[inline]
+    pub fn is_in_place(&self) -> bool {
+        core::ptr::eq(self.x, self.y)
+    }
+
+    /// Whether x is a sum that is yet to be taken.
+    #[inline]
+    pub fn is_sum(&self) -> bool {
+        self.addends.is_some()
+    }
+
+    /// Row `r` of x. `None` if there are no more than `r` rows, if there are no columns, or if x is yet to be summed.
+    pub fn x_row(&self, r: usize) -> Option<&[T]> {
+        // SAFETY: row r lies within x, and nothing writes it while self is borrowed: the constructors of slices have
+        // checked it, and from_raw makes it its caller's duty.
+        (r < self.rows && self.cols > 0 && !self.is_sum())
+            .then(|| unsafe { core::slice::from_raw_parts(self.x.add(r * self.x_stride), self.cols) })
+    }
+
+    /// The first `row` rows, and the others. All rows come first if there are fewer.
+    pub fn split_at(self, row: usize) -> (Self, Self) {
+        let row = row.min(self.rows);
+        // With no elements the pointers may not be moved; with some, the rows below `row` lie within the slices,
+        // and no row is needed past the last.
+        let moved = if row < self.rows && self.cols > 0 { row } else { 0 };
+        // SAFETY: row `moved` starts within x and y, or no step is made.
+        let (x, y) = unsafe { (self.x.add(moved * self.x_stride), self.y_at(moved * self.y_stride)) };
+        // SAFETY: as for x and y.
+        let addends = self.addends.map(|a| unsafe { a.moved(moved, 0) });
+        (Self { rows: row, ..self }, Self { x, y, addends, rows: self.rows - row, ..self })
+    }
+
+    /// The first `col` columns of all rows, and the others. All columns come first if there are fewer.
+    pub fn split_at_col(self, col: usize) -> (Self, Self) {
+        let col = col.min(self.cols);
+        let moved = if self.rows > 0 { col } else { 0 };
+        // SAFETY: column `moved` is at most one past the end of the first row.
+        let (x, y) = unsafe { (self.x.add(moved), self.y_at(moved)) };
+        // SAFETY: as for x and y.
+        let addends = self.addends.map(|a| unsafe { a.moved(0, moved) });
+        (Self { cols: col, ..self }, Self { x, y, addends, cols: self.cols - col, ..self })
+    }
+
+    /// Where element `i` of y is.
+    ///
+    /// # Safety
+    /// - y has at least `i` elements.
+    #[inline(always)]
+    unsafe fn y_at(&self, i: usize) -> *mut T {
+        // SAFETY: the caller's duty; the elements are f32 if wide.
+        unsafe { if self.wide { self.y.cast::<f32>().add(i).cast() } else { self.y.add(i) } }
+    }
+
+    /// What the moments of row `r`, and of those below it, are taken of. The bias, which sums may have, has
+    /// `self.cols()` elements. With `asks`, loops ask for elements before they read them.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn input(&self, r: usize, bias: Option<&[T]>, asks: bool) -> Input<T> {
+        // SAFETY: the caller's duty.
+        let x = unsafe { self.source(r) };
+        let addends = match self.addends {
+            // SAFETY: the caller's duty, and the constructor's check. Those of sums were given x as a mutable slice.
+            Some(a) => Some(unsafe {
+                Addition {
+                    x: a.x.add(r * a.x_stride),
+                    x_stride: a.x_stride,
+                    residual: a.residual.add(r * a.residual_stride),
+                    residual_stride: a.residual_stride,
+                    bias: bias.unwrap_or(T::step_of_negative_zeros()).as_ptr(),
+                    bias_mask: if bias.is_some() { usize::MAX } else { 0 },
+                    sum: x.0.cast_mut(),
+                    sum_stride: self.x_stride,
+                    rows: 1,
+                    cols: self.cols,
+                    asks: asks.then_some(a.x_stride != self.cols || a.residual_stride != self.cols),
+                }
+            }),
+            None => None,
+        };
+        let ahead = if asks { Ahead::new::<T>(self.x_stride, self.x_stride != self.cols) } else { Ahead::NOTHING };
+        Input::new(x, ahead, addends)
+    }
+
+    /// Asks for row `r` of x, which need not be there, if other elements lie between the rows.
+    #[inline(always)]
+    pub(crate) fn prefetch_strided<S: Lanes>(&self, simd: S, r: usize) {
+        if self.x_stride <= self.cols || self.is_sum() {
+            return;
+        }
+        let row = self.x.wrapping_add(r.wrapping_mul(self.x_stride)).cast::<u8>();
+        let mut line = 0;
+        while line < self.cols * size_of::<T>() {
+            simd.prefetch(row.wrapping_add(line));
+            line += 64;
+        }
+    }
+
+    /// Asks for the cache lines of y that row `r`, which need not be there, fills only in part: an ordinary store that
+    /// waits for memory would hold up the streaming stores behind it.
+    #[inline(always)]
+    pub(crate) fn prefetch_edges<S: Lanes>(&self, simd: S, r: usize) {
+        let element = self.y_element();
+        let start = self.y.cast::<u8>().wrapping_add(r.wrapping_mul(self.y_stride).wrapping_mul(element));
+        for edge in [start, start.wrapping_add(self.cols * element)] {
+            if !(edge as usize).is_multiple_of(LINE) {
+                simd.prefetch(edge);
+            }
+        }
+    }
+
+    /// Where row `r` is read.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn source(&self, r: usize) -> Source<T> {
+        debug_assert!(r < self.rows);
+        // SAFETY: the caller's duty, and the constructor's check.
+        Source(unsafe { self.x.add(r * self.x_stride) })
+    }
+
+    /// Where row `r` is written, past the caches if `streaming`.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    #[inline(always)]
+    pub(crate) unsafe fn target(&mut self, r: usize, streaming: bool) -> Target<T> {
+        debug_assert!(r < self.rows);
+        // SAFETY: the caller's duty, and the constructor's check.
+        let y = unsafe { self.y_at(r * self.y_stride) };
+        Target::new(y, self.wide, streaming)
+    }
+
+    /// Makes all NaNs in row `r` of x canonical if it is a sum, which has been taken.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    pub(crate) unsafe fn canonicalize_sum(&mut self, r: usize) {
+        if self.is_sum() {
+            // SAFETY: the caller's duty; the constructors of sums were given x as a mutable slice.
+            let sums = unsafe { core::slice::from_raw_parts_mut(self.source(r).0.cast_mut(), self.cols) };
+            sums.iter_mut().filter(|v| v.to_computed().into().is_nan()).for_each(|v| *v = <T as Beside<T>>::NAN);
+        }
+    }
+
+    /// Makes all NaNs in row `r` of y canonical, and makes canonical NaNs of the elements that `is_nan` names.
+    ///
+    /// # Safety
+    /// - `r < self.rows()`.
+    pub(crate) unsafe fn canonicalize(&mut self, r: usize, is_nan: impl Fn(usize) -> bool) {
+        let cols = self.cols;
+        // SAFETY: the caller's duty.
+        unsafe { self.target(r, false).canonicalize(cols, is_nan) };
+    }
+}

@@ -1,0 +1,176 @@
+//! gamma and beta.
+
+use core::marker::PhantomData;
+
+use super::Groups;
+use crate::element::{Beside, Storage};
+use crate::simd::Float;
+
+/// A vector beside rows of type `T`, of any type that it may have there.
+#[derive(Clone, Copy, Debug)]
+pub struct Vector<'a, T> {
+    p: *const T,
+    len: usize,
+    wide: bool,
+    marker: PhantomData<&'a [T]>,
+}
+
+// SAFETY: Vector stands for a `&[T]` or a `&[f32]`, which are Send.
+unsafe impl<T: Sync> Send for Vector<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Vector<'_, T> {}
+
+impl<'a, T: Storage, G: Beside<T>> From<&'a [G]> for Vector<'a, T> {
+    #[inline(always)]
+    fn from(v: &'a [G]) -> Self {
+        Self { p: v.as_ptr().cast(), len: v.len(), wide: G::WIDE, marker: PhantomData }
+    }
+}
+
+impl<T: Storage> Vector<'_, T> {
+    /// Elements given by a pointer, for callers that have no slice of their own: f32 beside elements of 16 bits if
+    /// `wide`.
+    ///
+    /// # Safety
+    /// - There are that many elements, aligned and valid for reads, and nothing writes them while this lives.
+    /// - `T` has 16 bits if `wide`.
+    #[inline(always)]
+    pub unsafe fn from_raw(p: *const T, len: usize, wide: bool) -> Self {
+        Self { p, len, wide, marker: PhantomData }
+    }
+
+    /// The number of elements.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where the elements are; f32 if [`is_wide`](Self::is_wide).
+    #[inline(always)]
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.p
+    }
+
+    /// Whether the elements are f32 beside 16 bits.
+    #[inline(always)]
+    pub(crate) fn is_wide(&self) -> bool {
+        self.wide
+    }
+
+    /// `len` elements from `start` on.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline(always)]
+    pub fn part(self, start: usize, len: usize) -> Self {
+        assert!(start <= self.len && len <= self.len - start, "{start} + {len} of {} elements", self.len);
+        // SAFETY: checked above; the elements are f32 if wide.
+        let p = unsafe { if self.wide { self.p.cast::<f32>().add(start).cast() } else { self.p.add(start) } };
+        Self { p, len, ..self }
+    }
+
+    /// Storage `i`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn get(self, i: usize) -> T::Float {
+        assert!(i < self.len, "element {i} of {}", self.len);
+        // SAFETY: checked above; the elements are f32 if wide.
+        unsafe {
+            if self.wide {
+                T::Float::from_f64(f64::from(*self.p.cast::<f32>().add(i)))
+            } else {
+                (*self.p.add(i)).to_computed()
+            }
+        }
+    }
+
+    /// Whether all elements are finite with the offset added.
+    #[inline(never)]
+    pub(crate) fn all_finite(self, offset: T::Float) -> bool {
+        /// Without an end ahead of time, which would keep the loop from being vectorized.
+        fn all<G: Storage>(v: &[G], offset: G::Float) -> bool {
+            v.iter().fold(offset.into().is_finite(), |all, v| all & v.is_finite_with(offset))
+        }
+        // SAFETY: this stands for such a slice, whose elements are f32 if wide.
+        unsafe {
+            if self.wide {
+                let offset: f64 = offset.into();
+                all(core::slice::from_raw_parts(self.p.cast::<f32>(), self.len), offset as f32)
+            } else {
+                all(core::slice::from_raw_parts(self.p, self.len), offset)
+            }
+        }
+    }
+}
+
+/// gamma and beta, each optional.
+#[derive(Clone, Copy, Debug)]
+pub struct Params<'a, T: Storage> {
+    /// The gammas of all groups, one after the other. Absent ones count as 1.
+    pub gamma: Option<Vector<'a, T>>,
+    /// The betas of all groups, one after the other, of the type of gamma. Absent ones count as 0; RMS normalization
+    /// has none.
+    pub beta: Option<Vector<'a, T>>,
+    /// Which rows have which.
+    pub groups: Groups,
+    /// Added to gamma, if there is one, in the type that rows are computed in: 1 where gamma - 1 is kept. Without a
+    /// gamma it has no effect.
+    pub offset: T::Float,
+}
+
+impl<T: Storage> Default for Params<'_, T> {
+    fn default() -> Self {
+        Self { gamma: None, beta: None, groups: Groups::ONE, offset: T::Float::default() }
+    }
+}
+
+impl<'a, T: Storage> Params<'a, T> {
+    #[inline(always)]
+    pub(crate) fn fit(&self, rows: usize, cols: usize) -> bool {
+        let len = cols.checked_mul(self.groups.groups());
+        let fits = |v: Option<Vector<'_, T>>| v.is_none_or(|v| Some(v.len()) == len);
+        let same_type = self.gamma.zip(self.beta).is_none_or(|(gamma, beta)| gamma.is_wide() == beta.is_wide());
+        self.groups.divide(rows) && same_type && fits(self.gamma) && fits(self.beta)
+    }
+
+    /// Adding -0 changes no bits; adding +0 changes those of -0.
+    #[inline(always)]
+    pub(crate) fn with_harmless_offset(self) -> Self {
+        let harmless = self.gamma.is_none() || self.offset.is_zero();
+        if harmless { Self { offset: -T::Float::default(), ..self } } else { self }
+    }
+
+    /// Those of row `r` alone.
+    #[inline(always)]
+    pub(crate) fn of_row(&self, r: usize, cols: usize) -> Self {
+        if self.groups.are_one() { *self } else { self.of_group(self.groups.of_row(r), cols) }
+    }
+
+    /// Those of one group.
+    #[inline(never)]
+    fn of_group(&self, group: usize, cols: usize) -> Self {
+        let start = group * cols;
+        let part = |v: Option<Vector<'a, T>>| v.map(|v| v.part(start, cols));
+        Self { gamma: part(self.gamma), beta: part(self.beta), groups: Groups::ONE, ..*self }
+    }
+
+    /// The gamma to multiply by, which is NaN or infinite if the sum with the offset is.
+    pub(crate) fn gamma(&self, i: usize) -> T::Float {
+        self.gamma.map_or(T::Float::from_f64(1.0), |g| g.get(i) + self.offset)
+    }
+
+    pub(crate) fn beta(&self, i: usize) -> T::Float {
+        self.beta.map_or(-T::Float::default(), |b| b.get(i))
+    }
+
+    pub(crate) fn are_finite(&self) -> bool {
+        self.gamma.is_none_or(|g| g.all_finite(self.offset))
+            && self.beta.is_none_or(|b| b.all_finite(-T::Float::default()))
+    }
+}

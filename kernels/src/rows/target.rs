@@ -1,0 +1,233 @@
+//! Elements to be written.
+
+use super::{LINE, Tail};
+use crate::element::{Beside, Pair, Storage};
+use crate::simd::{Float, Lanes, WIDE_REGS};
+
+/// A cache line of elements of any type.
+#[repr(align(64))]
+pub(crate) struct CacheLine([u8; LINE]);
+
+impl CacheLine {
+    pub(crate) const ZERO: Self = Self([0; LINE]);
+}
+
+/// The ways of the second touch of a row, each of which has a loop of its own.
+pub(crate) mod way {
+    /// Neither gamma nor beta.
+    pub(crate) const PLAIN: u8 = 0;
+    /// With gamma and beta; beside 16 bits they are packed.
+    pub(crate) const AFFINE: u8 = 1;
+    /// With an offset of gamma too; beside 16 bits they have 16.
+    pub(crate) const OFFSET: u8 = 2;
+    /// All that is left: past the caches; beside 16 bits, to f32 or with f32 that is not packed.
+    pub(crate) const REST: u8 = 3;
+}
+
+/// Elements to be written, which are f32 if wide. Whoever holds one knows how many there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<T> {
+    p: *mut T,
+    wide: bool,
+    streaming: bool,
+}
+
+impl<T: Storage> Target<T> {
+    /// Elements of type `T`, or of f32 if `wide`, to be written past the caches if `streaming`.
+    #[inline(always)]
+    pub(super) fn new(p: *mut T, wide: bool, streaming: bool) -> Self {
+        Self { p, wide, streaming }
+    }
+
+    /// The number of elements before the first whole cache line; none if nothing is streamed.
+    #[inline(always)]
+    pub(crate) fn misalignment(self) -> usize {
+        if !self.streaming {
+            return 0;
+        }
+        (self.p as usize).wrapping_neg() % LINE / self.element()
+    }
+
+    /// The number of elements in a cache line.
+    #[inline(always)]
+    pub(crate) fn line(self) -> usize {
+        LINE / self.element()
+    }
+
+    /// The same elements, to be written with ordinary stores.
+    #[inline(always)]
+    pub(crate) fn ordinary(self) -> Self {
+        Self { streaming: false, ..self }
+    }
+
+    /// The size of an element.
+    #[inline(always)]
+    fn element(self) -> usize {
+        if self.wide { size_of::<f32>() } else { size_of::<T>() }
+    }
+
+    /// As many elements as fit into `line`, to be copied from there.
+    #[inline(always)]
+    pub(crate) fn moved(self, line: &mut CacheLine) -> Self {
+        Self { p: line.0.as_mut_ptr().cast(), ..self }
+    }
+
+    /// Copies the first `n` elements.
+    ///
+    /// # Safety
+    /// - There are that many, and `line` holds them.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_from(self, line: &CacheLine, n: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { line.0.as_ptr().copy_to_nonoverlapping(self.p.cast(), n * self.element()) };
+    }
+
+    /// Whether it is to be written past the caches.
+    #[inline(always)]
+    pub(crate) fn streams(self) -> bool {
+        self.streaming
+    }
+
+    /// Whether it is f32 beside 16 bits.
+    #[inline(always)]
+    pub(crate) fn is_wide(self) -> bool {
+        T::ROUNDS && self.wide
+    }
+
+    /// Writes a pair of registers of consecutive elements from `i` on, in one of the [ways](way).
+    ///
+    /// # Safety
+    /// - There are that many.
+    /// - When streaming, `i` is the [`misalignment`](Self::misalignment) plus a multiple of a pair.
+    #[inline(always)]
+    pub(crate) unsafe fn store<S: Lanes, const WAY: u8>(self, simd: S, i: usize, v: Pair<S, T>) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if WAY != way::REST {
+                T::simd_store_beside::<S, false>(simd, self.p, false, i, v);
+            } else if !T::ROUNDS || self.streaming {
+                T::simd_store_beside::<S, true>(simd, self.p, self.wide, i, v);
+            } else {
+                T::simd_store_beside::<S, false>(simd, self.p, self.wide, i, v);
+            }
+        }
+    }
+
+    /// Writes one register, of elements that do not round, from `i` on.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn store_register<S: Lanes>(self, simd: S, i: usize, v: <T::Float as Float>::Reg<S>) {
+        debug_assert!(!T::ROUNDS);
+        // SAFETY: the caller's duty. Elements that do not round are computed in their own type.
+        unsafe { T::Float::store(simd, self.p.add(i).cast(), v) };
+    }
+
+    /// Writes `n` elements from `i` on, at most a pair of registers.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>) {
+        let is_line = !T::ROUNDS && n * size_of::<T>() == LINE && n == T::Float::lanes::<S>();
+        // SAFETY: the caller's duty; a register that is a whole cache line is aligned. Elements that do not round are
+        // computed in their own type.
+        unsafe {
+            if is_line && self.streaming && self.p.add(i).cast::<u8>().align_offset(LINE) == 0 {
+                T::Float::stream(simd, self.p.add(i).cast(), v[0]);
+            } else {
+                T::simd_store_beside_tail(simd, self.p, self.wide, i, n, v);
+            }
+        }
+    }
+
+    /// Writes a pair of registers that has been widened, or the `n` elements of it that are left, from `i` on, with
+    /// ordinary stores. NaNs among them are canonical, or seen to later.
+    ///
+    /// # Safety
+    /// - There are that many.
+    #[inline(always)]
+    pub(crate) unsafe fn store_wide<S: Lanes>(
+        self,
+        simd: S,
+        i: usize,
+        n: usize,
+        v: [S::f64s; WIDE_REGS],
+        tail: &mut Tail,
+    ) {
+        let is_whole = n >= 2 * T::Float::lanes::<S>();
+        let element = if self.is_wide() { size_of::<f32>() } else { size_of::<T>() };
+        // SAFETY: the caller's duty; the tail has a pair.
+        unsafe {
+            let y = self.p.cast::<u8>().add(i * element);
+            let to = if is_whole { y } else { tail.as_mut_ptr() };
+            let v = T::Float::from_f64s(simd, v);
+            T::simd_store_beside::<S, false>(simd, to.cast(), self.is_wide(), 0, v);
+            if !is_whole {
+                y.copy_from_nonoverlapping(to, n * element);
+            }
+        }
+    }
+
+    /// Makes all NaNs canonical, and makes canonical NaNs of the elements that `is_nan` names.
+    ///
+    /// # Safety
+    /// - There are at least `cols` elements.
+    pub(crate) unsafe fn canonicalize(self, cols: usize, is_nan: impl Fn(usize) -> bool) {
+        for i in 0..cols {
+            // SAFETY: i < cols.
+            unsafe {
+                if is_nan(i) || self.get(i).is_nan() {
+                    self.set_nan(i);
+                }
+            }
+        }
+    }
+
+    /// Makes all NaNs canonical.
+    ///
+    /// # Safety
+    /// - There are at least `cols` elements.
+    #[cold]
+    #[inline(never)]
+    pub(crate) unsafe fn canonicalize_nans(self, cols: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { self.canonicalize(cols, |_| false) };
+    }
+
+    /// Storage `i`.
+    ///
+    /// # Safety
+    /// - There are more than `i` elements.
+    unsafe fn get(self, i: usize) -> f64 {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if self.wide { f64::from(*self.p.cast::<f32>().add(i)) } else { (*self.p.add(i)).to_computed().into() }
+        }
+    }
+
+    /// Writes element `i`, which is of a type that does not round.
+    ///
+    /// # Safety
+    /// - There are more than `i` elements.
+    pub(crate) unsafe fn set(self, i: usize, v: T::Float) {
+        // SAFETY: the caller's duty.
+        unsafe { *self.p.add(i) = T::from_computed(v) };
+    }
+
+    /// Writes the canonical NaN to element `i`.
+    ///
+    /// # Safety
+    /// - There are more than `i` elements.
+    unsafe fn set_nan(self, i: usize) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if self.wide {
+                *self.p.cast::<f32>().add(i) = f32::NAN;
+            } else {
+                *self.p.add(i) = <T as Beside<T>>::NAN;
+            }
+        }
+    }
+}

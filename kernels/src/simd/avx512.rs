@@ -1,0 +1,141 @@
+//! AVX-512: sixteen lanes.
+
+mod of_bf16;
+mod of_f16;
+mod of_f64;
+
+use core::arch::x86_64::*;
+
+use super::{Entry, FOLD_ROWS, Kernel, Lanes, avx2};
+use pulp::{Simd, f32x8, f32x16, f64x8, x86::V4};
+
+const N: usize = V4::F32_LANES;
+
+/// The first `n` of 16 lanes.
+#[inline(always)]
+fn mask(n: usize) -> __mmask16 {
+    debug_assert!(n <= N);
+    ((1u32 << n) - 1) as __mmask16
+}
+
+impl Lanes for V4 {
+    #[inline(always)]
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        self.vectorize(Entry { simd: self, kernel })
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> f32x16 {
+        // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.
+        pulp::cast(unsafe { _mm512_loadu_ps(p) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_tail(self, p: *const f32, n: usize, fill: f32x16) -> f32x16 {
+        // SAFETY: masked-off lanes are not read; a V4 token exists, so AVX-512F is there.
+        pulp::cast(unsafe { _mm512_mask_loadu_ps(pulp::cast(fill), mask(n), p) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_runs(self, p: *const f32, stride: usize, j: usize) -> f32x16 {
+        // SAFETY: the caller's duty; a V4 token exists, so AVX-512DQ and AVX are there.
+        unsafe {
+            let low = _mm256_loadu_ps(p.add(2 * j * stride));
+            let high = _mm256_loadu_ps(p.add((2 * j + 1) * stride));
+            pulp::cast(_mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: f32x16) {
+        // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.
+        unsafe { _mm512_storeu_ps(p, pulp::cast(v)) };
+    }
+
+    #[inline(always)]
+    unsafe fn store_tail(self, p: *mut f32, n: usize, v: f32x16) {
+        // SAFETY: masked-off lanes are not written; a V4 token exists, so AVX-512F is there.
+        unsafe { _mm512_mask_storeu_ps(p, mask(n), pulp::cast(v)) };
+    }
+
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32, v: f32x16) {
+        debug_assert!(p.cast::<__m512>().is_aligned());
+        // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.
+        unsafe { _mm512_stream_ps(p, pulp::cast(v)) };
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // Miri knows no fence of stores, and streams none.
+        if cfg!(not(miri)) {
+            // SAFETY: SSE is part of x86-64.
+            unsafe { _mm_sfence() };
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: SSE is part of x86-64, and a prefetch does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
+    }
+
+    #[inline(always)]
+    fn prefetch_to_l2(self, p: *const u8) {
+        // SAFETY: SSE is part of x86-64, and a prefetch does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
+    }
+
+    #[inline(always)]
+    fn fma(self, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
+        self.mul_add_f32s(a, b, c)
+    }
+
+    #[inline(always)]
+    fn fold(self, v: f32x16) -> f32 {
+        // SAFETY: a V4 token exists, so AVX-512F, AVX-512DQ and AVX are there.
+        unsafe {
+            let v = halve(pulp::cast(v));
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+
+    #[inline(always)]
+    fn fold_rows(self, v: &[f32x16; FOLD_ROWS]) -> [f32; FOLD_ROWS] {
+        // SAFETY: a V4 token exists, so AVX-512F, AVX-512DQ and AVX are there.
+        let folded: f32x8 = unsafe {
+            let mut halves = [_mm256_setzero_ps(); FOLD_ROWS];
+            for (half, &v) in halves.iter_mut().zip(v) {
+                *half = halve(pulp::cast(v));
+            }
+            pulp::cast(avx2::fold_rows(&halves))
+        };
+        pulp::cast(folded)
+    }
+
+    #[inline(always)]
+    fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS] {
+        // SAFETY: a V4 token exists, so AVX-512F is there.
+        let wide: f64x8 = pulp::cast(unsafe { _mm512_cvtps_pd(pulp::cast(pulp::cast::<_, f32x8>(*v))) });
+        pulp::cast(wide)
+    }
+
+    #[inline(always)]
+    fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS] {
+        // SAFETY: a V4 token exists, so AVX-512F is there.
+        let narrow: f32x8 = pulp::cast(unsafe { _mm512_cvtpd_ps(pulp::cast(pulp::cast::<_, f64x8>(*v))) });
+        pulp::cast(narrow)
+    }
+}
+
+/// The upper eight lanes added onto the lower eight.
+///
+/// # Safety
+/// - AVX-512F and AVX-512DQ are there, and this is inlined into a function that enables them.
+#[inline(always)]
+unsafe fn halve(v: __m512) -> __m256 {
+    // SAFETY: the caller's duty.
+    unsafe { _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)) }
+}

@@ -1,0 +1,11 @@
+//! Statistics of rows: moments and the tree that merges them, their sums in SIMD, and the slow path of both.
+
+pub(crate) mod exact;
+mod moments;
+mod norm;
+pub(crate) mod sums;
+
+pub use moments::{BadEps, CHUNK, Moments, is_slow_scale, split_point};
+pub(crate) use moments::{Tree, no_subtrees, scale_for};
+pub(crate) use norm::is_eps;
+pub use norm::{RowNorm, StatsMut};
