@@ -1,7 +1,7 @@
 //! The gradients, for the plans of both normalizations.
 
 use lanenorm_kernels::element::Beside;
-use lanenorm_kernels::ops::backward::{Backward, Parts, Stats, merge};
+use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm_kernels::rows::{GradRows, LINE, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::{Center, Compiled, Element};
@@ -136,7 +136,7 @@ impl Plan {
             if sums {
                 let dgamma = dgamma.as_deref_mut().map(|dgamma| &mut dgamma[of_group.clone()]);
                 let dbeta = dbeta.as_deref_mut().map(|dbeta| &mut dbeta[of_group]);
-                merge::<T, M>(self.isa, &parts, partials, dgamma, dbeta);
+                parts.merge::<T, M>(self.isa, partials, dgamma, dbeta);
             }
         }
         Ok(())

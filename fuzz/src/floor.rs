@@ -4,7 +4,7 @@
 
 use arbitrary::Arbitrary;
 use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
-use lanenorm::kernels::ops::backward::{Backward, Parts, Stats, merge};
+use lanenorm::kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm::kernels::ops::forward::{Forward, Normalize};
 use lanenorm::kernels::rows::{GradRows, Groups, Params, RowIo, Vector};
 use lanenorm::kernels::stats::{CHUNK, RowNorm, StatsMut};
@@ -512,7 +512,7 @@ where
             run_parts::<K, M>(job, isa, (&mut partials, partial), &mut work, cuts);
             let sums = || vec![K::F::SENTINEL; cols];
             let (mut dgamma, mut dbeta) = (sums(), M::CENTERED.then(sums));
-            merge::<K::X, M>(isa, &parts, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
+            parts.merge::<K::X, M>(isa, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
             (dgamma, dbeta)
         };
         let cut = cuts.next();

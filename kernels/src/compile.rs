@@ -5,12 +5,141 @@ use half::{bf16, f16};
 use crate::element::Storage;
 use crate::isa::{Isa, Tier};
 use crate::mean::{Center, Centered, Either, Uncentered};
-use crate::ops::Compiled;
-use crate::ops::backward::{Backward, Merge};
+use crate::ops::backward::{Backward, Merge, Parts, merge_sums};
 use crate::ops::forward::{Forward, Normalize};
 use crate::ops::moments::RowMoments;
 use crate::simd::in_default_environment;
 use crate::stats::Moments;
+
+/// A type of elements: f32, f64, f16 or bf16.
+pub trait Element: Storage + Compiled<Centered> + Compiled<Uncentered> {}
+
+impl<T: Storage + Compiled<Centered> + Compiled<Uncentered>> Element for T {}
+
+/// What is compiled for a type of elements and a kind of normalization.
+#[doc(hidden)]
+pub trait Compiled<M: Center>: Storage {
+    fn forward(job: &mut Forward<'_, Self, M>, isa: Isa)
+    where
+        Self: Element;
+    fn normalize(job: Normalize<'_, Self, M>, isa: Isa)
+    where
+        Self: Element;
+    fn moments(row: RowMoments<'_, Self>, isa: Isa) -> Moments
+    where
+        Self: Element;
+    fn backward(job: &mut Backward<'_, Self, M>, partials: &mut [Self::Float], work: &mut [Self::Float], isa: Isa)
+    where
+        Self: Element;
+    fn merge(merge: Merge<'_, Self::Float>, isa: Isa)
+    where
+        Self: Element;
+}
+
+impl<T: Element + Compiled<M>, M: Center> Forward<'_, T, M> {
+    /// Does the job on one tier, on the calling thread. Nothing happens, and no statistics are written, if there are no
+    /// columns.
+    ///
+    /// The job is borrowed, and should not be moved just before: a copy loads in wider pieces than the fields have just
+    /// been stored in, which stalls for as long as a short row takes. A job that is run again reads x again: where y or
+    /// the sum lies over an input, that is what the first run has written.
+    #[inline]
+    pub fn run_on(&mut self, isa: Isa) {
+        if self.rows().rows() > 0 && self.rows().cols() > 0 {
+            T::forward(self, isa);
+        }
+    }
+
+    /// Normalizes rows whose moments are known, one for each row, on the calling thread: those of rows of which these
+    /// are some columns, say. Moments that cannot be trusted are taken for those of the slow path (see
+    /// [`Moments::rescale`]).
+    ///
+    /// Returns whether the job was done. It is not, and nothing is written, if there are more or fewer moments than
+    /// rows, if the rows are sums, or if there are columns, and moments that cannot be those of a row of them: see
+    /// [`Moments::are_of`].
+    #[must_use]
+    pub fn run_with(self, isa: Isa, moments: &[Moments]) -> bool {
+        let (rows, cols) = (self.rows().rows(), self.rows().cols());
+        let are_of = || cols == 0 || moments.iter().all(|m| m.are_of::<T>(cols));
+        if moments.len() != rows || self.rows().is_sum() || !are_of() {
+            return false;
+        }
+        if cols > 0 {
+            in_default_environment(|| self.run_rows_with(isa, moments));
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn run_rows_with(mut self, isa: Isa, moments: &[Moments]) {
+        for moments in moments {
+            let (row, rest) = self.split_at(1);
+            match row.with_moments(moments) {
+                Ok(row) => row.run_on(isa),
+                Err(mut row) => row.finish(isa, moments),
+            }
+            self = rest;
+        }
+    }
+}
+
+impl<T: Element + Compiled<M>, M: Center> Normalize<'_, T, M> {
+    /// Does the job on one tier, on the calling thread.
+    pub fn run_on(self, isa: Isa) {
+        if self.cols() > 0 {
+            T::normalize(self, isa);
+        }
+    }
+}
+
+impl<T: Element> RowMoments<'_, T> {
+    /// Does the job on one tier, on the calling thread.
+    #[inline(never)]
+    pub fn run_on(self, isa: Isa) -> Moments {
+        if self.x.is_empty() {
+            return Moments::EMPTY;
+        }
+        if let Some(scale) = self.scale {
+            return in_default_environment(|| self.run_exactly(isa, scale));
+        }
+        if self.centered {
+            <T as Compiled<Centered>>::moments(self, isa)
+        } else {
+            <T as Compiled<Uncentered>>::moments(self, isa)
+        }
+    }
+}
+
+impl<T: Element + Compiled<M>, M: Center> Backward<'_, T, M> {
+    /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`, to be
+    /// merged by [`Parts::merge`] when those of all parts are there. Each part and the merge may take another tier.
+    ///
+    /// # Panics
+    /// If `partials` does not have [`Parts::partial_len`] elements for each part (it is not used, and may be empty, if
+    /// no sums are wanted), or if `work` has fewer than [`Parts::work_len`].
+    pub fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
+        if !self.is_empty(partials, work) {
+            T::backward(self, partials, work, isa);
+        }
+    }
+}
+
+impl Parts {
+    /// Merges the sums of all parts into dgamma and dbeta, each if wanted. The parts may have been run on any tiers.
+    ///
+    /// # Panics
+    /// If `partials` does not have [`Parts::partial_len`] elements for each part, or dgamma or dbeta does not have as many
+    /// elements as there are columns.
+    pub fn merge<T: Element + Compiled<M>, M: Center>(
+        &self,
+        isa: Isa,
+        partials: &[T::Float],
+        dgamma: Option<&mut [T::Float]>,
+        dbeta: Option<&mut [T::Float]>,
+    ) {
+        merge_sums::<T>(isa, self, partials, dgamma, dbeta, M::CENTERED, <T as Compiled<M>>::merge);
+    }
+}
 
 /// Calls a method for the loops that jobs go through: `$loops`, and on the portable tier, which has one piece of code
 /// for both normalizations, those of layer normalization.

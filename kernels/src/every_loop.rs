@@ -9,7 +9,7 @@ use std::vec::Vec;
 
 use bytemuck::Pod;
 
-use crate::ops::backward::{Backward, Parts, Stats, merge};
+use crate::ops::backward::{Backward, Parts, Stats};
 use crate::ops::forward::Forward;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::moments::RowMoments;
@@ -151,7 +151,7 @@ fn backward<T: Element + Compiled<M>, M: Center>(
     let mut work = vec![T::Float::NAN; parts.work_len::<T>(M::CENTERED).expect("a length")];
     job.expect("the lengths fit").run_on(isa, &mut partials, &mut work);
     let (mut dgamma, mut dbeta) = (vec![T::Float::NAN; cols], vec![T::Float::NAN; cols]);
-    merge::<T, M>(isa, &parts, &partials, Some(&mut dgamma), Some(&mut dbeta));
+    parts.merge::<T, M>(isa, &partials, Some(&mut dgamma), Some(&mut dbeta));
     [bits(&dx), bits(&dgamma), bits(&dbeta)]
 }
 

@@ -43,12 +43,12 @@ mod stack;
 pub mod stats;
 pub mod table;
 
+#[doc(hidden)]
+pub use compile::Compiled;
+pub use compile::Element;
 pub use half;
 pub use isa::{Isa, Tier};
 pub use mean::{Center, Centered, Uncentered};
-#[doc(hidden)]
-pub use ops::Compiled;
-pub use ops::Element;
 
 #[cfg(all(doctest, feature = "std"))]
 #[doc = include_str!("../README.md")]

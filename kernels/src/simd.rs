@@ -1,4 +1,4 @@
-//! What a tier provides: pulp's [`Simd`] plus the few operations that the kernels need and pulp lacks.
+//! What a tier provides: pulp's [`Simd`](pulp::Simd) plus the few operations that the kernels need and pulp lacks.
 //!
 //! **Virtual lanes.** The kernels see a register file of 32 f32 lanes (or 16 f64 lanes) on every tier: two AVX-512
 //! registers, four AVX2 registers, eight NEON or scalar ones. Which element belongs to which lane depends on the type of the
@@ -13,6 +13,7 @@
 
 mod environment;
 mod float;
+mod lanes;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -21,253 +22,16 @@ mod avx2;
 mod avx512;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
-
-use half::{bf16, f16};
-use pulp::Simd;
+#[cfg(target_arch = "x86_64")]
+mod tokens;
 
 pub(crate) use environment::in_default_environment;
 pub use float::Float;
-pub(crate) use float::WIDE_REGS;
+pub(crate) use float::{WIDE_REGS, regs};
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
+pub(crate) use lanes::Entry;
+pub use lanes::{Bf16Lanes, F16Lanes, F64Lanes, FOLD_ROWS, Kernel, Lanes};
+pub(crate) use lanes::{MAX_REGS, outline, rolled, sqrt_f64};
 pub(crate) use scalar::scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tokens::Avx2;
-
-#[cfg(target_arch = "x86_64")]
-mod tokens {
-    #![allow(missing_docs, unreachable_pub)]
-    pulp::simd_type! {
-        /// pulp's `V3` with F16C, so that a tier means one set of instructions for all element types.
-        pub struct Avx2 {
-            pub sse: "sse", pub sse2: "sse2", pub fxsr: "fxsr", pub sse3: "sse3", pub ssse3: "ssse3",
-            pub sse4_1: "sse4.1", pub sse4_2: "sse4.2", pub popcnt: "popcnt", pub avx: "avx", pub avx2: "avx2",
-            pub bmi1: "bmi1", pub bmi2: "bmi2", pub fma: "fma", pub lzcnt: "lzcnt", pub f16c: "f16c",
-        }
-    }
-}
-
-/// The rows that [`Lanes::fold_rows`] folds at once.
-pub const FOLD_ROWS: usize = 8;
-
-/// The largest number of registers that the virtual lanes take on any tier: the length of register arrays, of which
-/// a tier uses the first [`regs`]. (Rust cannot yet size an array by an associated constant.)
-pub(crate) const MAX_REGS: usize = 8;
-
-/// The number of registers that the virtual lanes of any type take on this tier.
-#[inline(always)]
-pub(crate) const fn regs<S: Simd>() -> usize {
-    const { <f32 as Float>::LANES / S::F32_LANES }
-}
-
-/// A computation that is written once for all tiers. See [`Isa::run`](crate::Isa::run).
-pub trait Kernel {
-    /// What the computation returns.
-    type Output;
-    /// Whether it is compiled for the portable tier.
-    const PORTABLE: bool = true;
-    /// Runs with the operations of one tier. Implementations are `#[inline(always)]`, and so is every
-    /// generic function that they call.
-    ///
-    /// [`Isa::run`](crate::Isa::run) calls it with a token that proves every feature of the tier. A token that pulp
-    /// alone has made proves fewer: [`Lanes::outline`] and [`F16Lanes`] say which duties that leaves.
-    fn run<S: Lanes>(self, simd: S) -> Self::Output;
-}
-
-/// [`Lanes::outline`] for the kernels of this crate.
-#[inline(always)]
-pub(crate) fn outline<S: Lanes, K: Kernel>(simd: S, kernel: K) -> K::Output {
-    // SAFETY: none of this crate's kernels can be reached from outside but by way of `Isa::run`, so the token is of a
-    // tier that the processor has.
-    unsafe { simd.outline(kernel) }
-}
-
-/// A kernel paired with a token, in the form that pulp's `vectorize` calls.
-#[derive(Debug)]
-#[allow(dead_code, reason = "the portable tier, the only one of some targets, has no use for it")]
-pub(crate) struct Entry<S, K> {
-    pub(crate) simd: S,
-    pub(crate) kernel: K,
-}
-
-impl<S: Lanes, K: Kernel> pulp::NullaryFnOnce for Entry<S, K> {
-    type Output = K::Output;
-
-    #[inline(always)]
-    fn call(self) -> K::Output {
-        self.kernel.run(self.simd)
-    }
-}
-
-/// The operations of a tier, beside those of pulp: those on f32 here, those on other types in the traits above this one.
-///
-/// `N` below is `Self::F32_LANES`. All arithmetic is IEEE 754 with rounding to nearest even, so an implementation has no
-/// freedom in its results (NaN payloads aside).
-pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
-    /// Whether common cases are worth loops of their own. On a tier that few processors use, little code is worth more.
-    const SPECIALIZES: bool = true;
-
-    /// Whether there are 16 registers only, not 32.
-    const FEW_REGISTERS: bool = false;
-
-    /// Runs a kernel in a function of its own that is compiled for this tier: for code that several kernels have in common.
-    ///
-    /// # Safety
-    /// - The processor has every feature that [`Tier`](crate::Tier) names for this tier. It has where
-    ///   [`Isa::run`](crate::Isa::run) handed out the token.
-    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output;
-
-    /// `N` elements from `p`, which need not be aligned.
-    ///
-    /// # Safety
-    /// - `p` is valid for reads of `N` elements.
-    unsafe fn load(self, p: *const f32) -> Self::f32s;
-
-    /// `n` elements from `p`, and `fill` in the lanes above.
-    ///
-    /// # Safety
-    /// - `n <= N`.
-    /// - `p` is valid for reads of `n` elements. Nothing beyond them is touched.
-    unsafe fn load_tail(self, p: *const f32, n: usize, fill: Self::f32s) -> Self::f32s;
-
-    /// Register `j` of runs of 8 elements, the first at `p` and each `stride` elements after the one before: lane
-    /// `l` is element `i % 8` of run `i / 8` where `i = j * N + l`.
-    ///
-    /// # Safety
-    /// - `p` is valid for reads of all elements of the runs that the register takes.
-    unsafe fn load_runs(self, p: *const f32, stride: usize, j: usize) -> Self::f32s;
-
-    /// Stores `N` elements to `p`, which need not be aligned.
-    ///
-    /// # Safety
-    /// - `p` is valid for writes of `N` elements.
-    unsafe fn store(self, p: *mut f32, v: Self::f32s);
-
-    /// Stores the first `n` elements to `p`.
-    ///
-    /// # Safety
-    /// - `n <= N`.
-    /// - `p` is valid for writes of `n` elements. Nothing beyond them is touched.
-    unsafe fn store_tail(self, p: *mut f32, n: usize, v: Self::f32s);
-
-    /// Stores `N` elements past the caches where the tier can, else like [`store`](Self::store). A thread
-    /// that streams must call [`fence`](Self::fence) before it hands the memory to another.
-    ///
-    /// # Safety
-    /// - `p` is valid for writes of `N` elements.
-    /// - `p` is aligned to the size of `Self::f32s`.
-    unsafe fn stream(self, p: *mut f32, v: Self::f32s);
-
-    /// Orders streaming stores before all later stores.
-    fn fence(self);
-
-    /// Asks for the cache line of `p`, which need not be valid for anything.
-    fn prefetch(self, p: *const u8);
-
-    /// Asks for it into the second-level cache.
-    fn prefetch_to_l2(self, p: *const u8);
-
-    /// `a * b + c`, rounded once.
-    fn fma(self, a: Self::f32s, b: Self::f32s, c: Self::f32s) -> Self::f32s;
-
-    /// The sum of all lanes by halves: lanes `N/2..N` are added onto lanes `0..N/2`, and so on.
-    fn fold(self, v: Self::f32s) -> f32;
-
-    /// The [`fold`](Self::fold) of eight registers.
-    fn fold_rows(self, v: &[Self::f32s; FOLD_ROWS]) -> [f32; FOLD_ROWS];
-
-    /// Each element as f64, exactly.
-    fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS];
-
-    /// Each element rounded to f32.
-    fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS];
-}
-
-/// What [`Lanes`] has for f32, for f64; `N` is `Self::F64_LANES`, and runs have 4 elements.
-#[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
-pub trait F64Lanes: Simd {
-    /// See [`Lanes::load`].
-    unsafe fn load_f64(self, p: *const f64) -> Self::f64s;
-    /// See [`Lanes::load_tail`].
-    unsafe fn load_f64_tail(self, p: *const f64, n: usize, fill: Self::f64s) -> Self::f64s;
-    /// See [`Lanes::load_runs`].
-    unsafe fn load_f64_runs(self, p: *const f64, stride: usize, j: usize) -> Self::f64s;
-    /// See [`Lanes::store`].
-    unsafe fn store_f64(self, p: *mut f64, v: Self::f64s);
-    /// See [`Lanes::store_tail`].
-    unsafe fn store_f64_tail(self, p: *mut f64, n: usize, v: Self::f64s);
-    /// See [`Lanes::stream`].
-    unsafe fn stream_f64(self, p: *mut f64, v: Self::f64s);
-    /// See [`Lanes::fma`].
-    fn fma_f64(self, a: Self::f64s, b: Self::f64s, c: Self::f64s) -> Self::f64s;
-    /// See [`Lanes::fold`].
-    fn fold_f64(self, v: Self::f64s) -> f64;
-}
-
-/// What [`Lanes`] has for f32, for f16: widened to f32 when loaded, rounded to nearest even when stored. `N` is
-/// `Self::F32_LANES`, and runs have 8 elements. All of them ask, beside the duties of the namesakes, for the processor
-/// that [`Lanes::outline`] asks for.
-#[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
-pub trait F16Lanes: Simd {
-    /// See [`Lanes::load`].
-    unsafe fn load_f16(self, p: *const f16) -> Self::f32s;
-    /// See [`Lanes::load_tail`].
-    unsafe fn load_f16_tail(self, p: *const f16, n: usize, fill: Self::f32s) -> Self::f32s;
-    /// See [`Lanes::load_runs`].
-    unsafe fn load_f16_runs(self, p: *const f16, stride: usize, j: usize) -> Self::f32s;
-    /// See [`Lanes::store`].
-    unsafe fn store_f16(self, p: *mut f16, v: Self::f32s);
-    /// See [`Lanes::store_tail`].
-    unsafe fn store_f16_tail(self, p: *mut f16, n: usize, v: Self::f32s);
-    /// See [`Lanes::stream`].
-    unsafe fn stream_f16(self, p: *mut f16, v: Self::f32s);
-    /// Each element rounded to f16.
-    ///
-    /// # Safety
-    /// - The processor has what [`Lanes::outline`] asks for: pulp's token of AVX2 is no proof of F16C.
-    ///
-    /// ```compile_fail,E0133
-    /// # use lanenorm_kernels::simd::F16Lanes;
-    /// fn round<S: F16Lanes>(simd: S, v: S::f32s) -> S::f32s {
-    ///     simd.round_f16(v) // a token that anybody can make would be enough
-    /// }
-    /// ```
-    unsafe fn round_f16(self, v: Self::f32s) -> Self::f32s;
-}
-
-/// What [`Lanes`] has for f32, for bf16, two registers at once: of `2 * N` elements (`N` is `Self::F32_LANES`) the even
-/// ones and the odd ones. Both halves of a word are there in their places once the other is masked or shifted out, which
-/// is half the work of widening in order.
-///
-/// Tails have `n <= 2 * N` elements. Runs have 8: pair `j` takes those from `j * N / 4` on.
-#[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
-pub trait Bf16Lanes: Simd {
-    /// See [`Lanes::load`].
-    unsafe fn load_bf16(self, p: *const bf16) -> [Self::f32s; 2];
-    /// See [`Lanes::load_tail`].
-    unsafe fn load_bf16_tail(self, p: *const bf16, n: usize, fill: Self::f32s) -> [Self::f32s; 2];
-    /// See [`Lanes::load_runs`].
-    unsafe fn load_bf16_runs(self, p: *const bf16, stride: usize, j: usize) -> [Self::f32s; 2];
-    /// See [`Lanes::store`]. No element is NaN, but for those whose low half is zero.
-    unsafe fn store_bf16(self, p: *mut bf16, v: [Self::f32s; 2]);
-    /// See [`Lanes::store_tail`].
-    unsafe fn store_bf16_tail(self, p: *mut bf16, n: usize, v: [Self::f32s; 2]);
-    /// See [`Lanes::stream`].
-    unsafe fn stream_bf16(self, p: *mut bf16, v: [Self::f32s; 2]);
-    /// Each element rounded to bf16, to nearest even.
-    fn round_bf16(self, v: Self::f32s) -> Self::f32s;
-    /// The even and the odd ones of `2 * N` elements that are in order.
-    fn split(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
-    /// The inverse of [`split`](Self::split).
-    fn join(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
-}
-
-/// `n`, of which the compiler knows nothing: a loop over so many rows is not unrolled, which would make much code and save little.
-#[inline(always)]
-pub(crate) fn rolled(n: usize) -> usize {
-    core::hint::black_box(n)
-}
-
-/// The square root of one f64, by the tier's instruction.
-#[inline(always)]
-pub(crate) fn sqrt_f64<S: Simd>(simd: S, v: f64) -> f64 {
-    bytemuck::cast_slice::<S::f64s, f64>(&[simd.sqrt_f64s(simd.splat_f64s(v))])[0]
-}

@@ -6,6 +6,5 @@ mod norm;
 pub(crate) mod sums;
 
 pub use moments::{BadEps, CHUNK, Moments, is_slow_scale, split_point};
-pub(crate) use moments::{Tree, no_subtrees, scale_for};
-pub(crate) use norm::is_eps;
+pub(crate) use moments::{Tree, is_eps, no_subtrees, scale_for};
 pub use norm::{RowNorm, StatsMut};

@@ -6,7 +6,7 @@ use std::{ptr, slice};
 
 use lanenorm_kernels::element::Storage;
 use lanenorm_kernels::half::{bf16, f16};
-use lanenorm_kernels::ops::backward::{Backward, Parts, Stats, merge};
+use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm_kernels::rows::{GradRows, LINE, RawGradRows, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::{Center, Compiled, Element};
@@ -400,7 +400,7 @@ where
         let partials = slice::from_raw_parts(partials.cast::<T::Float>(), sizes.lens.partials);
         (partials, grad(call.buffers.dgamma), grad(call.buffers.dbeta))
     };
-    merge::<T, M>(isa, &sizes.parts, partials, dgamma, dbeta);
+    sizes.parts.merge::<T, M>(isa, partials, dgamma, dbeta);
 }
 
 /// The gradients of gamma and beta where there are no rows; and a value, which C's memory need not have, where they

@@ -13,7 +13,7 @@ use crate::names::{self, Tier};
 /// The functions that look for a place, and those that they call with it, unless these have been inlined into them.
 const ROOTS: [&str; 3] = [
     "lanenorm_kernels::stack::within_a_page::",
-    "lanenorm_kernels::loops::run_job::",
+    "lanenorm_kernels::loops::choice::run_job::",
     "lanenorm_kernels::loops::columns::run_columns::",
 ];
 

@@ -212,20 +212,19 @@ kernel:
 
     #[test]
     fn names_are_those_of_kernels_and_families() {
-        let entry = "<lanenorm_kernels::simd::tokens::Avx2>::vectorize::imp_fastcall::<lanenorm_kernels::simd::Entry<pulp::x86::v3::V3, \
+        let entry = "<lanenorm_kernels::simd::tokens::Avx2>::vectorize::imp_fastcall::<lanenorm_kernels::simd::lanes::Entry<pulp::x86::v3::V3, \
                      lanenorm_kernels::loops::fused::Fused<half::bfloat::bf16, lanenorm_kernels::mean::Centered>>>";
         assert_eq!(names::kernel(entry, "x86_64"), Some((Tier::Avx2, "Fused<bf16, Centered>".into())));
-        let job = "lanenorm_kernels::loops::run_job::<half::bfloat::bf16, lanenorm_kernels::mean::Centered>";
+        let job = "lanenorm_kernels::loops::choice::run_job::<half::bfloat::bf16, lanenorm_kernels::mean::Centered>";
         assert_eq!(names::kernel(job, "aarch64"), Some((Tier::Neon, "forward<bf16, Centered>".into())));
         let merge = "<lanenorm_kernels::ops::backward::merge::Merge<f64>>::run_on";
         assert_eq!(names::kernel(merge, "aarch64"), Some((Tier::Neon, "merge<f64>".into())));
         assert_eq!(names::kernel(merge, "x86_64"), None);
         let moments = "<lanenorm_kernels::ops::moments::RowMoments<half::binary16::f16>>::run_here::<lanenorm_kernels::mean::Centered>";
         assert_eq!(names::kernel(moments, "aarch64"), Some((Tier::Neon, "moments<f16, Centered>".into())));
-        let dispatch =
-            "<f64 as lanenorm_kernels::ops::Compiled<lanenorm_kernels::mean::Centered>>::merge";
+        let dispatch = "<f64 as lanenorm_kernels::compile::Compiled<lanenorm_kernels::mean::Centered>>::merge";
         assert_eq!(names::kernel(dispatch, "aarch64"), None);
-        assert_eq!(names::family(dispatch), "<T as ops::Compiled>::merge");
+        assert_eq!(names::family(dispatch), "<T as compile::Compiled>::merge");
         assert_eq!(names::family("lanenorm_kernels::a::f::<g<u8>, 3>::{closure#0}"), "a::f::{closure#0}");
         assert!(names::is_ours(dispatch) && !names::is_ours("core::f::<lanenorm_kernels::G>"));
     }
@@ -253,12 +252,12 @@ kernel:
         for callee in [
             "fma",
             "fmaf",
-            "<pulp::Scalar128b as simd::F64Lanes>::fma_f64",
+            "<pulp::Scalar128b as simd::lanes::F64Lanes>::fma_f64",
             "simd::scalar::fma_to_odd",
-            "loops::finish",
+            "loops::job::finish",
         ] {
             assert!(!limits::may_be_called(callee), "{callee}");
         }
-        assert!(limits::may_be_called("loops::rescue_row"));
+        assert!(limits::may_be_called("loops::job::rescue_row"));
     }
 }

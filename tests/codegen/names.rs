@@ -58,9 +58,9 @@ pub(crate) fn kernel(name: &str, arch: &str) -> Option<(Tier, String)> {
     }
     // Every aarch64 has NEON, so that what dispatch enters there is inlined into dispatch.
     let inlined_into = [
-        ("lanenorm_kernels::loops::run_job::<", "forward"),
+        ("lanenorm_kernels::loops::choice::run_job::<", "forward"),
         ("lanenorm_kernels::loops::columns::run_columns::<", "normalize"),
-        ("lanenorm_kernels::ops::backward::run_parts::<", "backward"),
+        ("lanenorm_kernels::ops::backward::run::run_parts::<", "backward"),
     ];
     for (function, operation) in inlined_into {
         if let Some(kernel) = name.strip_prefix(function) {

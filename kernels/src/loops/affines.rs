@@ -1,7 +1,7 @@
 //! gamma and beta of one row after another.
 
-use super::Job;
 use super::affine::{Affine, PACKED_COLS, Packed};
+use super::job::Job;
 use crate::element::Storage;
 use crate::mean::Center;
 use crate::simd::Lanes;

@@ -4,8 +4,8 @@ use core::marker::PhantomData;
 
 use super::affine::Packed;
 use super::affines::Affines;
+use super::job::{Job, rescue_row};
 use super::normalize::{Norm, Row, normalize};
-use super::{Job, rescue_row};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
 use crate::simd::{FOLD_ROWS, Float, Kernel, Lanes, rolled};

@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use super::affine::Affine;
-use super::canonicalize_row;
+use super::job::canonicalize_row;
 use super::normalize::Row;
 use crate::element::Storage;
 use crate::isa::Isa;

@@ -4,8 +4,8 @@ use core::marker::PhantomData;
 
 use super::affine::Packed;
 use super::affines::Affines;
+use super::job::{Job, settle};
 use super::normalize::{Norm, Row};
-use super::{Job, settle};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
 use crate::rows::{Input, way};

@@ -1,7 +1,7 @@
 //! Rows one by one: moments, then normalize.
 
+use super::job::{Job, settle};
 use super::normalize::Row;
-use super::{Job, settle};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
 use crate::rows::Input;

@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use super::{Compiled, Element};
+use crate::element::Storage;
 use crate::isa::Isa;
 use crate::loops::{Columns, Job, finish_row, run_columns, run_job};
 use crate::mean::Center;
@@ -14,9 +14,9 @@ use crate::stats::{Moments, RowNorm, StatsMut, is_eps};
 /// The job of normalizing some rows: see [`LayerNorm`](super::layer_norm::LayerNorm) and
 /// [`RmsNorm`](super::rms_norm::RmsNorm).
 #[derive(Debug)]
-pub struct Forward<'a, T: Element, M: Center>(Job<'a, T>, PhantomData<M>);
+pub struct Forward<'a, T: Storage, M: Center>(Job<'a, T>, PhantomData<M>);
 
-impl<'a, T: Element, M: Center> Forward<'a, T, M> {
+impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
     /// `None` for the reasons that the constructors name.
     #[inline(always)]
     pub(crate) fn checked(
@@ -68,64 +68,6 @@ impl<'a, T: Element, M: Center> Forward<'a, T, M> {
         }
     }
 
-    /// Normalizes rows whose moments are known, one for each row, on the calling thread: those of rows of which these
-    /// are some columns, say. Moments that cannot be trusted are taken for those of the slow path (see
-    /// [`Moments::rescale`]).
-    ///
-    /// Returns whether the job was done. It is not, and nothing is written, if there are more or fewer moments than
-    /// rows, if the rows are sums, or if there are columns, and moments that cannot be those of a row of them: see
-    /// [`Moments::are_of`].
-    #[must_use]
-    pub fn run_with(self, isa: Isa, moments: &[Moments]) -> bool
-    where
-        T: Compiled<M>,
-    {
-        let (rows, cols) = (self.0.rows.rows(), self.0.rows.cols());
-        let are_of = || cols == 0 || moments.iter().all(|m| m.are_of::<T>(cols));
-        if moments.len() != rows || self.0.rows.is_sum() || !are_of() {
-            return false;
-        }
-        if cols > 0 {
-            in_default_environment(|| self.run_rows_with(isa, moments));
-        }
-        true
-    }
-
-    #[inline(never)]
-    fn run_rows_with(mut self, isa: Isa, moments: &[Moments])
-    where
-        T: Compiled<M>,
-    {
-        for moments in moments {
-            let (row, rest) = self.split_at(1);
-            match row.with_moments(moments) {
-                Ok(row) => row.run_on(isa),
-                Err(Self(mut row, _)) => {
-                    row.isa = isa;
-                    finish_row(&mut row, 0, moments);
-                    row.canonicalize_nans();
-                }
-            }
-            self = rest;
-        }
-    }
-
-    /// Does the job on one tier, on the calling thread. Nothing happens, and no statistics are written, if there are no
-    /// columns.
-    ///
-    /// The job is borrowed, and should not be moved just before: a copy loads in wider pieces than the fields have just
-    /// been stored in, which stalls for as long as a short row takes. A job that is run again reads x again: where y or
-    /// the sum lies over an input, that is what the first run has written.
-    #[inline]
-    pub fn run_on(&mut self, isa: Isa)
-    where
-        T: Compiled<M>,
-    {
-        if self.0.rows.rows() > 0 && self.0.rows.cols() > 0 {
-            T::forward(self, isa);
-        }
-    }
-
     /// The job, which has rows and columns, through the loops for `L`.
     #[inline(always)]
     pub(crate) fn run_here<L: Center>(&mut self, isa: Isa) {
@@ -137,6 +79,15 @@ impl<'a, T: Element, M: Center> Forward<'a, T, M> {
         }
     }
 
+    /// Normalizes the one row that there is with moments that cannot be trusted, on the slow path.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn finish(&mut self, isa: Isa, moments: &Moments) {
+        self.0.isa = isa;
+        finish_row(&mut self.0, 0, moments);
+        self.0.canonicalize_nans();
+    }
+
     /// The rows.
     pub fn rows(&self) -> &RowIo<'a, T> {
         &self.0.rows
@@ -145,9 +96,9 @@ impl<'a, T: Element, M: Center> Forward<'a, T, M> {
 
 /// The job of normalizing one row, or some columns of it, whose statistics are known.
 #[derive(Debug)]
-pub struct Normalize<'a, T: Element, M: Center>(Columns<'a, T>, PhantomData<M>);
+pub struct Normalize<'a, T: Storage, M: Center>(Columns<'a, T>, PhantomData<M>);
 
-impl<'a, T: Element, M: Center> Normalize<'a, T, M> {
+impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
     /// `None` for the reasons that the constructors name.
     pub(crate) fn checked(
         row: RowIo<'a, T>,
@@ -167,16 +118,6 @@ impl<'a, T: Element, M: Center> Normalize<'a, T, M> {
     pub fn split_at_col(self, col: usize) -> (Self, Self) {
         let (a, b) = self.0.split_at_col(col);
         (Self(a, PhantomData), Self(b, PhantomData))
-    }
-
-    /// Does the job on one tier, on the calling thread.
-    pub fn run_on(self, isa: Isa)
-    where
-        T: Compiled<M>,
-    {
-        if self.cols() > 0 {
-            T::normalize(self, isa);
-        }
     }
 
     /// The job, which has columns, through the loops for `L`.

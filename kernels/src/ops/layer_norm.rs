@@ -15,7 +15,8 @@
 //! elements near the mean, and lo brings back what rounding the mean took. It costs two operations for each
 //! element, in a loop that waits for loads and stores. The loops are those of [`forward`].
 
-use super::{Element, forward};
+use super::forward;
+use crate::element::Storage;
 use crate::mean::Centered;
 use crate::rows::{Params, RowIo};
 use crate::stats::{RowNorm, StatsMut};
@@ -26,7 +27,7 @@ pub type LayerNorm<'a, T = f32> = forward::Forward<'a, T, Centered>;
 /// Layer normalization of one row, or of some columns of it, whose statistics are known.
 pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, Centered>;
 
-impl<'a, T: Element> LayerNorm<'a, T> {
+impl<'a, T: Storage> LayerNorm<'a, T> {
     /// The job of normalizing `rows`, with `streaming` stores if so asked.
     ///
     /// `None` if
@@ -47,7 +48,7 @@ impl<'a, T: Element> LayerNorm<'a, T> {
     }
 }
 
-impl<'a, T: Element> Normalize<'a, T> {
+impl<'a, T: Storage> Normalize<'a, T> {
     /// The job of normalizing the one row that `row` has, with the gamma and beta of its group.
     ///
     /// `None` if

@@ -1,11 +1,10 @@
 //! The moments of rows.
 
-use super::{Compiled, Element};
+use crate::element::Storage;
 use crate::isa::Isa;
 use crate::loops::WholeRow;
-use crate::mean::{Center, Centered, Mean, Uncentered};
+use crate::mean::{Center, Mean};
 use crate::rows::Source;
-use crate::simd::in_default_environment;
 use crate::stats::{Moments, exact};
 
 /// The moments of a row, or of a part of it that starts at a multiple of [`CHUNK`] elements and that
@@ -23,30 +22,18 @@ pub struct RowMoments<'a, T> {
     pub scale: Option<f64>,
 }
 
-impl<T: Element> RowMoments<'_, T> {
-    /// Does the job on one tier, on the calling thread.
-    #[inline(never)]
-    pub fn run_on(self, isa: Isa) -> Moments {
-        if self.x.is_empty() {
-            return Moments::EMPTY;
-        }
-        if let Some(scale) = self.scale {
-            // SAFETY: the slice has as many elements, and is not empty.
-            return in_default_environment(|| unsafe {
-                exact::moments(isa, Source::from(self.x), self.x.len(), scale, self.centered)
-            });
-        }
-        if self.centered {
-            <T as Compiled<Centered>>::moments(self, isa)
-        } else {
-            <T as Compiled<Uncentered>>::moments(self, isa)
-        }
-    }
-
+impl<T: Storage> RowMoments<'_, T> {
     #[inline(never)]
     pub(crate) fn run_here<M: Center>(self, isa: Isa) -> Moments {
         let Self { x, centered, .. } = self;
         // SAFETY: the slice has as many elements, and is not empty.
         unsafe { isa.run(WholeRow::<T, M>::moments(&Source::from(x).into(), x.len(), Mean::new(centered))).0 }
+    }
+
+    /// The moments at a scale, on the slow path.
+    #[inline(always)]
+    pub(crate) fn run_exactly(self, isa: Isa, scale: f64) -> Moments {
+        // SAFETY: the slice has as many elements, and is not empty.
+        unsafe { exact::moments(isa, Source::from(self.x), self.x.len(), scale, self.centered) }
     }
 }

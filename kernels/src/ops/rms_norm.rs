@@ -11,7 +11,8 @@
 //! offset is 1 in models that keep gamma - 1 (Gemma), else there is none. The types are those of layer normalization, and
 //! the loops those of [`forward`]: of f64 the very code of layer normalization, which takes a mean of 0.
 
-use super::{Element, forward};
+use super::forward;
+use crate::element::Storage;
 use crate::mean::Uncentered;
 use crate::rows::{Params, RowIo};
 use crate::stats::{RowNorm, StatsMut};
@@ -22,7 +23,7 @@ pub type RmsNorm<'a, T = f32> = forward::Forward<'a, T, Uncentered>;
 /// RMS normalization of one row, or of some columns of it, whose rstd is known.
 pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, Uncentered>;
 
-impl<'a, T: Element> RmsNorm<'a, T> {
+impl<'a, T: Storage> RmsNorm<'a, T> {
     /// The job of normalizing `rows`, with `streaming` stores if so asked.
     ///
     /// `None` if
@@ -44,7 +45,7 @@ impl<'a, T: Element> RmsNorm<'a, T> {
     }
 }
 
-impl<'a, T: Element> Normalize<'a, T> {
+impl<'a, T: Storage> Normalize<'a, T> {
     /// The job of normalizing the one row that `row` has, with the gamma of its group.
     ///
     /// `None` if

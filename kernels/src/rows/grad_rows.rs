@@ -276,16 +276,6 @@ impl<'a, T: Storage> GradRows<'a, T> {
         (Self { rows: row, ..self }, Self { rows: self.rows - row, first: self.first + row, ..self })
     }
 
-    /// Row `r` of x.
-    ///
-    /// # Panics
-    /// If there is none.
-    pub(crate) fn x_row(&self, r: usize) -> &[T] {
-        assert!(r < self.rows, "row {r} of {}", self.rows);
-        // SAFETY: the row lies within x, checked by the constructor.
-        unsafe { core::slice::from_raw_parts(self.x.row(self.place(r)), self.cols) }
-    }
-
     /// Where the row at `at` of dy is read.
     ///
     /// # Safety

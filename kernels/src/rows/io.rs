@@ -3,19 +3,11 @@
 use core::marker::PhantomData;
 
 use super::input::Addition;
+use super::line::{LINE, start_on_lines};
 use super::source::Ahead;
 use super::{Input, Source, Target};
 use crate::element::{Beside, Storage};
 use crate::simd::Lanes;
-
-/// The bytes of a cache line.
-pub const LINE: usize = 64;
-
-/// Whether rows that start at an address, and so many bytes apart, all start on cache lines.
-#[inline(always)]
-pub fn start_on_lines(at: usize, strides: [usize; 2]) -> bool {
-    (at | strides[0] | strides[1]).is_multiple_of(LINE)
-}
 
 /// x and y of so many bytes are in memory, or in a far cache.
 const MEMORY_BYTES: usize = 16 << 20;

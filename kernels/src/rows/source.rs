@@ -1,6 +1,7 @@
 //! Elements to be read, and what loops ask for before they read it.
 
-use super::{LINE, Tail, pad};
+use super::line::LINE;
+use super::tail::{Tail, pad};
 use crate::element::{Pair, Storage};
 use crate::simd::{Float, Lanes, WIDE_REGS, rolled};
 

@@ -1,16 +1,9 @@
 //! Elements to be written.
 
-use super::{LINE, Tail};
+use super::line::{CacheLine, LINE};
+use super::tail::Tail;
 use crate::element::{Beside, Pair, Storage};
 use crate::simd::{Float, Lanes, WIDE_REGS};
-
-/// A cache line of elements of any type.
-#[repr(align(64))]
-pub(crate) struct CacheLine([u8; LINE]);
-
-impl CacheLine {
-    pub(crate) const ZERO: Self = Self([0; LINE]);
-}
 
 /// The ways of the second touch of a row, each of which has a loop of its own.
 pub(crate) mod way {

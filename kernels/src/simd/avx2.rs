@@ -6,7 +6,8 @@ mod of_f64;
 
 use core::arch::x86_64::*;
 
-use super::{Avx2, Entry, FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Entry, FOLD_ROWS, Kernel, Lanes};
+use super::tokens::Avx2;
 use pulp::{Simd, f32x4, f32x8, f64x4, x86::V3};
 
 const N: usize = V3::F32_LANES;

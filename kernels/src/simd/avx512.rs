@@ -6,7 +6,8 @@ mod of_f64;
 
 use core::arch::x86_64::*;
 
-use super::{Entry, FOLD_ROWS, Kernel, Lanes, avx2};
+use super::avx2;
+use super::lanes::{Entry, FOLD_ROWS, Kernel, Lanes};
 use pulp::{Simd, f32x8, f32x16, f64x8, x86::V4};
 
 const N: usize = V4::F32_LANES;

@@ -4,11 +4,19 @@ use core::fmt::Debug;
 use core::hint::black_box;
 use core::ops::{Add, Mul, Neg, RangeInclusive, Sub};
 
-use super::{FOLD_ROWS, Lanes};
+use pulp::Simd;
+
+use super::lanes::{FOLD_ROWS, Lanes};
 use bytemuck::Pod;
 
 /// The registers of f64 that two of f32 are widened to, on every tier.
 pub(crate) const WIDE_REGS: usize = 4;
+
+/// The number of registers that the virtual lanes of any type take on this tier.
+#[inline(always)]
+pub(crate) const fn regs<S: Simd>() -> usize {
+    const { <f32 as Float>::LANES / S::F32_LANES }
+}
 
 mod sealed {
     pub trait Sealed {}

@@ -7,7 +7,7 @@ mod of_f64;
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::{Entry, FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Entry, FOLD_ROWS, Kernel, Lanes};
 use pulp::{Simd, aarch64::Neon, f32x4, f64x2};
 
 const N: usize = Neon::F32_LANES;

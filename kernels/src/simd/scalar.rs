@@ -4,7 +4,7 @@ mod of_bf16;
 mod of_f16;
 mod of_f64;
 
-use super::{FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{FOLD_ROWS, Kernel, Lanes};
 use pulp::{Scalar128b, Simd, f32x4};
 
 /// Keeps the portable code out of line, as `vectorize` does that of the other tiers.

@@ -3,7 +3,6 @@
 use core::fmt;
 use core::mem::MaybeUninit;
 
-use super::is_eps;
 use crate::element::Storage;
 use crate::simd::{Float, in_default_environment};
 
@@ -142,6 +141,14 @@ impl From<[f64; 5]> for Moments {
     fn from([count, origin, offset, m2, scale]: [f64; 5]) -> Self {
         Self { count, origin, offset, m2, scale }
     }
+}
+
+/// Whether a number can be eps: it is finite and not negative.
+#[inline(always)]
+pub(crate) fn is_eps(eps: f64) -> bool {
+    // By bits: a comparison raises flags, and where subnormal numbers count as zeros, takes those below zero for it.
+    let bits = eps.to_bits();
+    bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits()
 }
 
 /// An eps that is negative, infinite or NaN.

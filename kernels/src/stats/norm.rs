@@ -5,14 +5,6 @@ use pulp::Simd;
 use super::Moments;
 use crate::simd::{Float, sqrt_f64};
 
-/// Whether a number can be eps: it is finite and not negative.
-#[inline(always)]
-pub(crate) fn is_eps(eps: f64) -> bool {
-    // By bits: a comparison raises flags, and where subnormal numbers count as zeros, takes those below zero for it.
-    let bits = eps.to_bits();
-    bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits()
-}
-
 /// Everything that normalizing the elements of one row takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowNorm<F = f32> {

@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use lanenorm::kernels::ops::backward::{Backward, LEAF_ROWS, Parts, Stats, merge};
+use lanenorm::kernels::ops::backward::{Backward, LEAF_ROWS, Parts, Stats};
 use lanenorm::kernels::rows::{GradRows, Vector};
 use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
 use lanenorm::{Element, Isa};
@@ -81,7 +81,7 @@ where
 
             let sums = || vec![K::F::SENTINEL; cols];
             let (mut dgamma, mut dbeta) = (sums(), M::CENTERED.then(sums));
-            merge::<K::X, M>(other, &parts, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
+            parts.merge::<K::X, M>(other, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
             let got = Grads::<K> { dx: Some(dx), dgamma: Some(dgamma), dbeta };
             got.assert_same(&expected, cols, format_args!("{isa}, {other}, {problem}, {per_piece} parts at once"));
         }
@@ -189,7 +189,7 @@ fn memory_of_a_wrong_length_panics() {
     }
     let merged = |partials, dgamma| {
         let partials = vec![0.0; partials];
-        panics(|| merge::<f32, Centered>(Isa::best(), &parts, &partials, Some(&mut vec![0.0; dgamma]), None))
+        panics(|| parts.merge::<f32, Centered>(Isa::best(), &partials, Some(&mut vec![0.0; dgamma]), None))
     };
     assert!(!merged(partials, 5) && merged(partials - 1, 5) && merged(partials, 4) && merged(partials, 6));
 }

@@ -1,53 +1,35 @@
 //! The sums of all parts, merged.
 
-use super::super::{Compiled, Element};
-use super::Parts;
+use super::parts::{Parts, sums};
+use crate::element::Storage;
 use crate::isa::Isa;
-use crate::mean::{Center, Centered};
 use crate::simd::{Float, Kernel, Lanes};
 
 /// The subtrees that are pending at most: 32 parts have a tree of depth 5.
 const DEPTH: usize = 8;
 
-/// Merges the sums of all parts into dgamma and dbeta, each if wanted. The parts may have been run on any tiers.
-///
-/// # Panics
-/// If `partials` does not have [`Parts::partial_len`] elements for each part, or dgamma or dbeta does not have as many
-/// elements as there are columns.
-pub fn merge<T: Element + Compiled<M>, M: Center>(
-    isa: Isa,
-    parts: &Parts,
-    partials: &[T::Float],
-    dgamma: Option<&mut [T::Float]>,
-    dbeta: Option<&mut [T::Float]>,
-) {
-    merge_sums::<T>(isa, parts, partials, dgamma, dbeta, M::CENTERED);
-}
-
+/// What `Parts::merge` does, where `run` runs the job of one parameter.
 #[inline(never)]
-fn merge_sums<T: Element>(
+pub(crate) fn merge_sums<T: Storage>(
     isa: Isa,
     parts: &Parts,
     partials: &[T::Float],
     dgamma: Option<&mut [T::Float]>,
     dbeta: Option<&mut [T::Float]>,
     centered: bool,
+    run: fn(Merge<'_, T::Float>, Isa),
 ) {
     let len = parts.partial_len::<T>(centered).unwrap_or(usize::MAX);
     let expected = len.checked_mul(parts.count());
     assert!(Some(partials.len()) == expected, "{} elements, expected {expected:?}", partials.len());
-    let each = len / super::sums(centered);
+    let each = len / sums(centered);
     for (out, at) in [(dgamma, 0), (dbeta, each)] {
         let Some(out) = out else { continue };
         assert!(out.len() == parts.cols, "{} elements, expected {}", out.len(), parts.cols);
         if parts.rows == 0 || parts.cols == 0 || at == len {
             out.fill(T::Float::default());
         } else {
-            // The job is the same for both normalizations.
-            <T as Compiled<Centered>>::merge(
-                Merge { partials, count: parts.count(), len, at, errors: each / 2, out },
-                isa,
-            );
+            run(Merge { partials, count: parts.count(), len, at, errors: each / 2, out }, isa);
         }
     }
 }
@@ -179,7 +161,7 @@ impl<F: Float> Register<'_, F> {
 /// pairs of registers are taken, those of the part in the order of the columns, which is the same on all tiers. If the
 /// leaf is the first, those of the part are yet to be written.
 #[inline(always)]
-pub(super) fn add_leaf<S: Lanes, T: Element>(
+pub(super) fn add_leaf<S: Lanes, T: Storage>(
     simd: S,
     leaf: &mut [T::Float],
     part: &mut [T::Float],

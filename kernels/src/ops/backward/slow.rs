@@ -5,11 +5,9 @@
 //! gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond their own: they are
 //! computed element by element with exponents apart, so that neither products nor sums leave the range.
 
-use super::super::Element;
-use super::super::moments::RowMoments;
+use super::job::{BLOCK_ROWS, Job, power_of_two, trusted};
 use super::touches::{Row, Trust};
-use super::{BLOCK_ROWS, Job, power_of_two, trusted};
-use crate::element::Pair;
+use crate::element::{Pair, Storage};
 use crate::rows::{Source, Tail, Target};
 use crate::simd::{Float, Kernel, Lanes, WIDE_REGS, sqrt_f64};
 use crate::stats::exact::{self, BLOCK, WideNorm, WideSums, each, in_the_loop, pair_and_step, rounded, wide_regs};
@@ -18,7 +16,7 @@ use crate::stats::{Moments, RowNorm};
 /// Whether all of row `r` of dy is zero, of one sign.
 #[cold]
 #[inline(never)]
-pub(super) fn is_zero<T: Element>(job: &Job<'_, T>, r: usize) -> bool {
+pub(super) fn is_zero<T: Storage>(job: &Job<'_, T>, r: usize) -> bool {
     // SAFETY: callers count the rows; rows have cols elements.
     unsafe { exact::is_constant(job.rows.dy(job.rows.place(r)), job.rows.cols(), false) }
 }
@@ -28,7 +26,7 @@ pub(super) fn is_zero<T: Element>(job: &Job<'_, T>, r: usize) -> bool {
 /// path if these are taken.
 #[cold]
 #[inline(never)]
-pub(super) fn norm_of_untrusted<T: Element>(
+pub(super) fn norm_of_untrusted<T: Storage>(
     job: &Job<'_, T>,
     r: usize,
     taken: &mut Option<Moments>,
@@ -43,7 +41,7 @@ pub(super) fn norm_of_untrusted<T: Element>(
 }
 
 /// What the loops take of row `r` if its xhat is defined to be zero: all elements are equal and eps is 0.
-fn constant<T: Element>(job: &Job<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
+fn constant<T: Storage>(job: &Job<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
     if job.eps != 0.0 {
         return None;
     }
@@ -56,38 +54,34 @@ fn constant<T: Element>(job: &Job<'_, T>, r: usize) -> Option<RowNorm<T::Float>>
     is_constant.then_some(RowNorm { mean: if job.centered { mean } else { zero }, mean_lo: zero, rstd: zero })
 }
 
-/// The moments of row `r`, those of the loops or at a scale.
-fn taken<T: Element>(job: &Job<'_, T>, r: usize, scale: Option<f64>) -> Moments {
-    RowMoments { x: job.rows.x_row(r), centered: job.centered, scale }.run_on(job.isa)
-}
-
-/// The moments of a row, of the slow path if those of the loops are not trusted, and what the root is taken of at
-/// their scale. `taken` are of either.
+/// The moments of row `r`, of the slow path if those of the loops are not trusted, and what the root is taken of at
+/// their scale. `taken_before` are of either.
 #[inline(never)]
-fn moments<T: Element>(job: &Job<'_, T>, r: usize, taken_before: Moments) -> (Moments, f64) {
+fn moments<T: Storage>(job: &Job<'_, T>, r: usize, taken_before: Moments) -> (Moments, f64) {
     let mut m = taken_before;
     // Those of the loops have this scale, and those of the slow path another.
     let is_fast = m.scale == 1.0;
     if let Some(scale) = m.slow_scale::<T>(job.eps).filter(|_| is_fast) {
-        m = taken(job, r, Some(scale));
+        // SAFETY: there is a row r, and rows have cols > 0 elements.
+        m = unsafe { exact::moments(job.isa, job.rows.x(job.rows.place(r)), job.rows.cols(), scale, job.centered) };
     }
     (m, m.m2 / m.count + job.eps * m.scale * m.scale)
 }
 
-/// What the slow path takes of row `r`, whose moments are given if they have been taken. rstd is zero if all elements
-/// are equal and eps is 0: xhat is 0 then, and dx is defined to be.
+/// What the slow path takes of row `r`, whose moments have been taken. rstd is zero if all elements are equal and eps is
+/// 0: xhat is 0 then, and dx is defined to be.
 #[inline(never)]
-fn norm_of<T: Element>(job: &Job<'_, T>, r: usize, moments_before: Option<Moments>) -> WideNorm {
-    let (m, v) = moments(job, r, moments_before.unwrap_or_else(|| taken(job, r, None)));
+fn norm_of<T: Storage>(job: &Job<'_, T>, r: usize, taken: Moments) -> WideNorm {
+    let (m, v) = moments(job, r, taken);
     WideNorm::new::<T::Float>(&m, if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) })
 }
 
 /// Takes the rows from `r` on, one or two, as far as the loops are not trusted with them: dx where not all is, and what
-/// the block adds to the sums of dgamma and dbeta if `adds`. `moments` are given where they have been taken. gamma and
-/// the sums are kept in pairs of registers.
+/// the block adds to the sums of dgamma and dbeta if `adds`. Their `moments` have been taken. gamma and the sums are
+/// kept in pairs of registers.
 #[cold]
 #[inline(never)]
-pub(super) fn take_rows<T: Element>(
+pub(super) fn take_rows<T: Storage>(
     job: &mut Job<'_, T>,
     r: usize,
     rows: &[Row<T::Float>],
@@ -96,14 +90,13 @@ pub(super) fn take_rows<T: Element>(
     leaf: &mut [T::Float],
     adds: bool,
 ) {
-    let adds = adds && job.sums;
     let cols = job.rows.cols();
     let padded = cols.next_multiple_of(T::STEP);
     assert!(gamma.len() == padded && leaf.len() == padded * if job.centered { 2 } else { 1 });
     let mut taken = [None; BLOCK_ROWS];
     for (k, ((row, moments), taken)) in rows.iter().zip(moments).zip(&mut taken).enumerate() {
-        if adds || row.trust != Trust::All {
-            let (norm, place) = (norm_of(job, r + k, *moments), job.rows.place(r + k));
+        if let (true, &Some(moments)) = (adds || row.trust != Trust::All, moments) {
+            let (norm, place) = (norm_of(job, r + k, moments), job.rows.place(r + k));
             // SAFETY: there is the row.
             *taken = Some(unsafe { SlowRow { norm, dy: job.rows.dy(place), x: job.rows.x(place) } });
         }
@@ -130,14 +123,14 @@ struct SlowRow<T> {
 
 /// Adds rows, as a block is added, to the sums of dgamma and dbeta. Without a beta, `dbeta` is `dgamma`: what is stored
 /// there is then replaced. Whoever makes this knows that rows have `cols` elements, and the sums whole steps.
-struct AddRows<'j, T: Element> {
+struct AddRows<'j, T: Storage> {
     rows: &'j [Option<SlowRow<T>>; BLOCK_ROWS],
     dgamma: *mut T::Float,
     dbeta: *mut T::Float,
     cols: usize,
 }
 
-impl<T: Element> Kernel for &AddRows<'_, T> {
+impl<T: Storage> Kernel for &AddRows<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -182,7 +175,7 @@ impl<T: Element> Kernel for &AddRows<'_, T> {
 /// # Safety
 /// - `to` is valid for reads of a pair.
 #[inline(always)]
-unsafe fn sum_wide<S: Lanes, T: Element>(simd: S, to: *const T::Float, v: [S::f64s; WIDE_REGS]) -> Pair<S, T> {
+unsafe fn sum_wide<S: Lanes, T: Storage>(simd: S, to: *const T::Float, v: [S::f64s; WIDE_REGS]) -> Pair<S, T> {
     let [a, b] = T::Float::from_f64s(simd, v);
     // SAFETY: the caller's duty.
     let [to_a, to_b] = unsafe { T::simd_load_computed(simd, to) };
@@ -191,7 +184,7 @@ unsafe fn sum_wide<S: Lanes, T: Element>(simd: S, to: *const T::Float, v: [S::f6
 
 /// Writes dx of row `r`, if it is wanted. gamma has whole steps of columns.
 #[inline(never)]
-fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize, row: &SlowRow<T>, gamma: &[T::Float]) {
+fn write_dx<T: Storage>(job: &mut Job<'_, T>, r: usize, row: &SlowRow<T>, gamma: &[T::Float]) {
     let &SlowRow { ref norm, dy, x } = row;
     let at = job.rows.place(r);
     // SAFETY: r < rows.
@@ -219,7 +212,7 @@ fn write_dx<T: Element>(job: &mut Job<'_, T>, r: usize, row: &SlowRow<T>, gamma:
 
 /// Writes dx of row `r`, where gamma has whole steps of columns. Returns false, and writes nothing, if a number is not
 /// finite.
-fn write_row<T: Element>(job: &Job<'_, T>, r: usize, row: &SlowRow<T>, dx: Target<T>, gamma: &[T::Float]) -> bool {
+fn write_row<T: Storage>(job: &Job<'_, T>, r: usize, row: &SlowRow<T>, dx: Target<T>, gamma: &[T::Float]) -> bool {
     let (isa, cols) = (job.isa, job.rows.cols());
     let &SlowRow { ref norm, dy, x } = row;
     // SAFETY: r < rows.
@@ -240,7 +233,7 @@ fn write_row<T: Element>(job: &Job<'_, T>, r: usize, row: &SlowRow<T>, dx: Targe
 
 /// The sums of g and of g * xhat over a row. Whoever makes this knows that there are `cols` elements, of gamma in whole
 /// steps.
-struct ProjectRow<'b, T: Element> {
+struct ProjectRow<'b, T: Storage> {
     dy: Source<T>,
     x: Source<T>,
     gamma: &'b [T::Float],
@@ -248,7 +241,7 @@ struct ProjectRow<'b, T: Element> {
     cols: usize,
 }
 
-impl<T: Element> Kernel for &ProjectRow<'_, T> {
+impl<T: Storage> Kernel for &ProjectRow<'_, T> {
     type Output = [f64; 2];
 
     #[inline(always)]
@@ -291,7 +284,7 @@ impl<T: Element> Kernel for &ProjectRow<'_, T> {
 /// Writes dx of a row, and returns whether it may have a NaN, which is yet to be made canonical. Only ds can bring one,
 /// and no digits of that are lost. Whoever makes this knows that there are `cols` elements, of gamma in whole steps. dx
 /// may be dy.
-struct GradRow<'b, T: Element> {
+struct GradRow<'b, T: Storage> {
     dy: Source<T>,
     x: Source<T>,
     ds: Option<Source<T>>,
@@ -303,7 +296,7 @@ struct GradRow<'b, T: Element> {
     cols: usize,
 }
 
-impl<T: Element> Kernel for &GradRow<'_, T> {
+impl<T: Storage> Kernel for &GradRow<'_, T> {
     type Output = bool;
 
     #[inline(always)]

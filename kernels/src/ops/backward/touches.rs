@@ -1,8 +1,7 @@
 //! The two touches of the rows that take the fast path.
 
-use super::super::Element;
-use super::{BLOCK_ROWS, Job};
-use crate::element::{Pair, Reg};
+use super::job::{BLOCK_ROWS, Job};
+use crate::element::{Pair, Reg, Storage};
 use crate::loops::probe;
 use crate::mean::{Center, Mean};
 use crate::rows::{LINE, Source, Target, way};
@@ -51,7 +50,7 @@ impl<F: Float> Row<F> {
 /// - There is such a row.
 /// - gamma has as many columns, in whole steps.
 #[inline(always)]
-pub(super) unsafe fn project<S: Lanes, T: Element, M: Center>(
+pub(super) unsafe fn project<S: Lanes, T: Storage, M: Center>(
     simd: S,
     job: &Job<'_, T>,
     r: usize,
@@ -96,7 +95,7 @@ fn block_is_in_l1<T>(cols: usize) -> bool {
 /// # Safety
 /// - dy and x have so many elements; gamma has them in whole steps.
 #[inline(always)]
-unsafe fn project_chunk<S: Lanes, T: Element, M: Center>(
+unsafe fn project_chunk<S: Lanes, T: Storage, M: Center>(
     simd: S,
     [dy, x]: [Source<T>; 2],
     hi: T::Float,
@@ -149,7 +148,7 @@ unsafe fn project_chunk<S: Lanes, T: Element, M: Center>(
 
 /// Halves the registers to one, whose lanes are still to be folded.
 #[inline(always)]
-fn halve<S: Lanes, T: Element>(simd: S, mut v: [Reg<S, T>; MAX_REGS]) -> Reg<S, T> {
+fn halve<S: Lanes, T: Storage>(simd: S, mut v: [Reg<S, T>; MAX_REGS]) -> Reg<S, T> {
     let mut r = regs::<S>();
     while r > 1 {
         r /= 2;
@@ -162,7 +161,7 @@ fn halve<S: Lanes, T: Element>(simd: S, mut v: [Reg<S, T>; MAX_REGS]) -> Reg<S, 
 
 /// A [`Row`] in registers, and where its elements are.
 #[derive(Clone, Copy)]
-struct Loaded<S: Lanes, T: Element, M> {
+struct Loaded<S: Lanes, T: Storage, M> {
     hi: Reg<S, T>,
     rstd: Reg<S, T>,
     offset: Reg<S, T>,
@@ -177,7 +176,7 @@ struct Loaded<S: Lanes, T: Element, M> {
     ahead: [Source<T>; 2],
 }
 
-impl<S: Lanes, T: Element, M: Center> Loaded<S, T, M> {
+impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
@@ -233,7 +232,7 @@ impl<S: Lanes, T: Element, M: Center> Loaded<S, T, M> {
 
 /// What the rows of a block have in common: gamma and the running sums, in pairs of registers and whole steps of columns.
 #[derive(Clone, Copy)]
-struct Beside<T: Element> {
+struct Beside<T: Storage> {
     gamma: *const T::Float,
     dgamma: *mut T::Float,
     /// The same as dgamma where there is no beta: what is stored there is then replaced by dgamma.
@@ -255,7 +254,7 @@ pub(super) mod ways {
 
 /// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta: of that, what `wanted` names and the job wants too.
 #[inline(always)]
-pub(super) fn second_touch<S: Lanes, T: Element, M: Center, const R: usize>(
+pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     simd: S,
     job: &mut Job<'_, T>,
     r: usize,
@@ -341,7 +340,7 @@ fn add_rows<S: Lanes, F: Float, M: Center, const R: usize>(
 /// - What `way` names is there, and it is `WAY` unless that is ANY.
 /// - If it names streaming, rows of dx are aligned to registers.
 #[inline(always)]
-unsafe fn touch<S: Lanes, T: Element, M: Center, const WAY: u8, const R: usize>(
+unsafe fn touch<S: Lanes, T: Storage, M: Center, const WAY: u8, const R: usize>(
     simd: S,
     rows: &[Loaded<S, T, M>; R],
     beside: Beside<T>,
@@ -374,7 +373,7 @@ unsafe fn touch<S: Lanes, T: Element, M: Center, const WAY: u8, const R: usize>(
 /// - As for `touch`; `has` tells what the way names. All rows have that pair.
 /// - Of elements that round, and where dx is streamed, both registers are taken.
 #[inline(always)]
-unsafe fn touch_registers<S: Lanes, T: Element, M: Center, const R: usize, const FROM: usize, const TO: usize>(
+unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const FROM: usize, const TO: usize>(
     simd: S,
     rows: &[Loaded<S, T, M>; R],
     beside: Beside<T>,
@@ -430,7 +429,7 @@ unsafe fn touch_registers<S: Lanes, T: Element, M: Center, const R: usize, const
 /// - All rows have `i + n` elements; gamma and the sums have them in whole steps.
 /// - What `way` names is there.
 #[inline(always)]
-unsafe fn touch_tail<S: Lanes, T: Element, M: Center, const R: usize>(
+unsafe fn touch_tail<S: Lanes, T: Storage, M: Center, const R: usize>(
     simd: S,
     rows: &[Loaded<S, T, M>; R],
     beside: Beside<T>,
@@ -466,7 +465,7 @@ unsafe fn touch_tail<S: Lanes, T: Element, M: Center, const R: usize>(
 /// # Safety
 /// - As for `touch_tail`.
 #[inline(always)]
-unsafe fn touch_row_tail<S: Lanes, T: Element, M: Center>(
+unsafe fn touch_row_tail<S: Lanes, T: Storage, M: Center>(
     simd: S,
     row: &Loaded<S, T, M>,
     gamma: &Pair<S, T>,
@@ -505,7 +504,7 @@ unsafe fn touch_row_tail<S: Lanes, T: Element, M: Center>(
 /// # Safety
 /// - As for `touch_tail`.
 #[inline(never)]
-unsafe fn touch_row_tail_outlined<S: Lanes, T: Element, M: Center>(
+unsafe fn touch_row_tail_outlined<S: Lanes, T: Storage, M: Center>(
     simd: S,
     row: &Loaded<S, T, M>,
     gamma: &Pair<S, T>,
@@ -523,7 +522,7 @@ unsafe fn touch_row_tail_outlined<S: Lanes, T: Element, M: Center>(
 /// # Safety
 /// - The sums have that pair.
 #[inline(always)]
-unsafe fn add_to_sums<S: Lanes, T: Element, M: Center, const R: usize, const FROM: usize, const TO: usize>(
+unsafe fn add_to_sums<S: Lanes, T: Storage, M: Center, const R: usize, const FROM: usize, const TO: usize>(
     simd: S,
     beside: Beside<T>,
     i: usize,

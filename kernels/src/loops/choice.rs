@@ -1,0 +1,58 @@
+//! Which loops rows go through.
+
+use core::marker::PhantomData;
+
+use super::blocks::Blocks;
+use super::fused::Fused;
+use super::job::Job;
+use super::whole::WholeRow;
+use crate::element::Storage;
+use crate::isa::Isa;
+use crate::mean::{Center, Mean};
+use crate::simd::FOLD_ROWS;
+
+/// One function for all that go through the same loops.
+#[inline(never)]
+pub(crate) fn run_job<T: Storage, M: Center>(job: &mut Job<'_, T>, isa: Isa) {
+    if !job.forward::<M>(isa) || job.is_grouped() {
+        job.canonicalize_nans();
+    }
+}
+
+impl<T: Storage> Job<'_, T> {
+    /// Chooses the loops. Each is dispatched by itself: without optimization, the frame of a function has room for
+    /// every value of everything inlined into it, and that of all loops together would overflow the stack of a thread.
+    ///
+    /// Returns whether a row of y is known to be finite.
+    #[inline(always)]
+    fn forward<M: Center>(&mut self, isa: Isa) -> bool {
+        let (rows, cols) = (self.rows.rows(), self.rows.cols());
+        let mut first = 0;
+        if self.blocks && rows >= FOLD_ROWS {
+            let whole = rows - rows % FOLD_ROWS;
+            match isa.run_simd(Blocks::<T, M> { job: self, rows: whole, center: PhantomData }) {
+                Some(finite) if whole == rows => return finite,
+                Some(_) => first = whole,
+                None => {}
+            }
+        }
+        if rows - first >= 2 && self.fused {
+            let finite = if T::STREAMS_APART && self.streaming {
+                isa.run_simd(Fused::<T, M, true> { job: self, first, center: PhantomData })
+            } else {
+                isa.run_simd(Fused::<T, M, false> { job: self, first, center: PhantomData })
+            };
+            if let Some(finite) = finite {
+                return finite;
+            }
+        }
+        let mut finite = false;
+        for r in first..rows {
+            // SAFETY: r < rows.
+            let row = unsafe { self.input(r) };
+            let mean = Mean::<M>::new(self.centered);
+            (_, finite) = isa.run(WholeRow { row: &row, cols, mean, job: Some((&mut *self, r)) });
+        }
+        finite
+    }
+}

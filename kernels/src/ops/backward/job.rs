@@ -1,0 +1,116 @@
+//! What the touches take.
+
+use core::ops::RangeInclusive;
+
+use crate::element::Storage;
+use crate::isa::Isa;
+use crate::rows::{GradRows, Params, Vector};
+use crate::simd::Float;
+use crate::stats::RowNorm;
+
+/// The rows that are touched together.
+pub(super) const BLOCK_ROWS: usize = 2;
+
+/// The statistics of each row, as forward has kept them.
+///
+/// Each has one element for each row of the buffers, also where the rows of a job are a part of these: those of one
+/// group ([`GradRows::with_group`]) or those of [`GradRows::split_at`]. Row r of the buffers has element r.
+#[derive(Clone, Copy, Debug)]
+pub struct Stats<'a, F = f32> {
+    /// The mean, rounded.
+    pub mean: Option<&'a [F]>,
+    /// What rounding took from the mean. Absent ones count as 0, which costs digits where the mean is large beside the
+    /// standard deviation.
+    pub mean_lo: Option<&'a [F]>,
+    /// 1 / sqrt(var + eps). Absent ones are taken again, and so are the means.
+    pub rstd: Option<&'a [F]>,
+}
+
+impl<F> Default for Stats<'_, F> {
+    /// Nothing was kept: the statistics are taken again.
+    fn default() -> Self {
+        Self { mean: None, mean_lo: None, rstd: None }
+    }
+}
+
+impl<'a, F: Float> Stats<'a, F> {
+    /// Whether each has an element for each of `rows` rows, and none is there without those that belong to it.
+    #[inline(never)]
+    pub(super) fn fit(&self, rows: usize, centered: bool) -> bool {
+        let lengths = [self.mean, self.mean_lo, self.rstd].into_iter().all(|s| s.is_none_or(|s| s.len() == rows));
+        let [mean, mean_lo, rstd] = [self.mean, self.mean_lo, self.rstd].map(|s| s.is_some());
+        lengths && (!mean || rstd) && (!mean_lo || mean) && (!(centered && rstd) || mean)
+    }
+
+    pub(super) fn row(&self, r: usize) -> Option<RowNorm<F>> {
+        let zero = F::default();
+        let of = |s: Option<&[F]>| s.map_or(zero, |s| s[r]);
+        self.rstd.map(|rstd| RowNorm { mean: of(self.mean), mean_lo: of(self.mean_lo), rstd: rstd[r] })
+    }
+}
+
+/// What both normalizations have in common, and the loops take.
+#[derive(Debug)]
+pub(super) struct Job<'a, T: Storage> {
+    /// The tier that it runs on.
+    pub(super) isa: Isa,
+    /// Whether rows have a mean.
+    pub(super) centered: bool,
+    pub(super) rows: GradRows<'a, T>,
+    pub(super) stats: Stats<'a, T::Float>,
+    pub(super) gamma: Option<Vector<'a, T>>,
+    pub(super) offset: T::Float,
+    pub(super) eps: f64,
+    /// Whether dgamma or dbeta is wanted.
+    pub(super) sums: bool,
+    pub(super) streaming: bool,
+    pub(super) part_rows: usize,
+}
+
+impl<T: Storage> Job<'_, T> {
+    /// The gamma to multiply by.
+    pub(super) fn gamma(&self, i: usize) -> T::Float {
+        let params = Params { gamma: self.gamma, offset: self.offset, ..Params::default() };
+        params.gamma(i)
+    }
+
+    /// The statistics of row `r`, if forward has kept them.
+    #[inline(always)]
+    pub(super) fn norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
+        if self.stats.rstd.is_none() { None } else { self.kept_norm(r) }
+    }
+
+    /// Not inlined: that would be 2 KB of code.
+    #[inline(never)]
+    fn kept_norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
+        let norm = self.stats.row(self.rows.index(r))?;
+        let zero = T::Float::default();
+        Some(if self.centered { norm } else { RowNorm { mean: zero, mean_lo: zero, ..norm } })
+    }
+}
+
+/// The range of rstd, of the sums of a row, and of their products, within which the loops are trusted with it.
+pub(super) struct Trusted {
+    pub(super) rstd: RangeInclusive<f64>,
+    pub(super) sums: RangeInclusive<f64>,
+    pub(super) products: RangeInclusive<f64>,
+}
+
+pub(super) const fn power_of_two(exponent: i64) -> f64 {
+    f64::from_bits(((1023 + exponent) as u64) << 52)
+}
+
+const fn range(from: i64, to: i64) -> RangeInclusive<f64> {
+    power_of_two(from)..=power_of_two(to)
+}
+
+/// Statistics of f32 that come from trusted moments have an rstd from 2^-60 to 2^45, those of f64 one from 2^-500 to
+/// 2^480; a power of two less, lest rounding move one across the border. Beyond these ranges a product can lose digits
+/// that matter, or overflow.
+pub(super) const fn trusted<T: Storage>() -> Trusted {
+    if size_of::<T::Float>() == size_of::<f64>() {
+        Trusted { rstd: range(-499, 479), sums: range(-500, 900), products: range(-900, 900) }
+    } else {
+        Trusted { rstd: range(-59, 44), sums: range(-60, 100), products: range(-100, 100) }
+    }
+}

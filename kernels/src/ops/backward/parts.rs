@@ -1,0 +1,60 @@
+//! Parts of the rows, each with sums of its own.
+
+use crate::element::Storage;
+
+/// The rows whose gradients of gamma and beta are added one after the other.
+pub const LEAF_ROWS: usize = 16;
+
+/// The rows of a part, at least.
+const PART_ROWS: usize = 64;
+
+/// The parts, at most.
+const MAX_PARTS: usize = 32;
+
+/// How rows are cut so that dgamma and dbeta have the same bits for any number of threads, and the memory that takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) part_rows: usize,
+}
+
+impl Parts {
+    /// The parts of so many rows.
+    pub fn new(rows: usize, cols: usize) -> Self {
+        let part_rows = rows.div_ceil(MAX_PARTS).next_multiple_of(LEAF_ROWS).max(PART_ROWS);
+        Self { rows, cols, part_rows }
+    }
+
+    /// The number of parts: 32 at most.
+    pub fn count(&self) -> usize {
+        self.rows.div_ceil(self.part_rows)
+    }
+
+    /// The first row of a part, or the number of rows if there is no such part.
+    pub fn first_row(&self, part: usize) -> usize {
+        self.rows.min(part.saturating_mul(self.part_rows))
+    }
+
+    /// The elements of memory that the sums of one part take, each with its errors: columns in whole steps, for gamma
+    /// and, if `centered`, for beta. `None` on overflow.
+    pub fn partial_len<T: Storage>(&self, centered: bool) -> Option<usize> {
+        padded::<T>(self.cols)?.checked_mul(2 * sums(centered))
+    }
+
+    /// The elements of memory that a thread takes to work on its parts: gamma, and the sums of a leaf. `None` on
+    /// overflow.
+    pub fn work_len<T: Storage>(&self, centered: bool) -> Option<usize> {
+        padded::<T>(self.cols)?.checked_mul(1 + sums(centered))
+    }
+}
+
+/// The number of parameters whose gradients are sums over the rows.
+pub(super) const fn sums(centered: bool) -> usize {
+    if centered { 2 } else { 1 }
+}
+
+/// A number of columns in whole steps.
+fn padded<T: Storage>(cols: usize) -> Option<usize> {
+    cols.checked_next_multiple_of(T::STEP)
+}

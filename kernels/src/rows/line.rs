@@ -1,0 +1,18 @@
+//! Cache lines.
+
+/// The bytes of a cache line.
+pub const LINE: usize = 64;
+
+/// Whether rows that start at an address, and so many bytes apart, all start on cache lines.
+#[inline(always)]
+pub fn start_on_lines(at: usize, strides: [usize; 2]) -> bool {
+    (at | strides[0] | strides[1]).is_multiple_of(LINE)
+}
+
+/// A cache line of elements of any type.
+#[repr(align(64))]
+pub(crate) struct CacheLine(pub(super) [u8; LINE]);
+
+impl CacheLine {
+    pub(crate) const ZERO: Self = Self([0; LINE]);
+}
