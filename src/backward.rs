@@ -9,6 +9,7 @@ use lanenorm_kernels::{Center, Compiled, Element};
 use crate::gradients::{GradForm, GradIo, ParamGrads};
 use crate::parallel::Tasks;
 use crate::plan::{Plan, Written, dx_row_bytes};
+use crate::scratch::Scratch;
 use crate::{Error, parallel, shape};
 
 /// The rows of the buffers of a call, and their strides.
@@ -22,29 +23,6 @@ struct Layouts {
 
 /// Registers of scratch memory that straddle two cache lines cost a fifth of the time.
 const ALIGN: usize = LINE;
-
-/// How many elements of scratch memory go where.
-pub(crate) struct Scratch {
-    /// The sums of one part, and those of all.
-    pub(crate) partial: usize,
-    pub(crate) partials: usize,
-    /// What a task needs beside them.
-    pub(crate) work: usize,
-}
-
-impl Scratch {
-    /// They depend on the type that is computed in alone.
-    pub(crate) fn new<T: Element>(parts: &Parts, centered: bool) -> Option<Self> {
-        let partial = parts.partial_len::<T>(centered)?;
-        let partials = partial.checked_mul(parts.count())?;
-        Some(Self { partial, partials, work: parts.work_len::<T>(centered)? })
-    }
-
-    /// All of it, for so many tasks.
-    pub(crate) fn total(&self, tasks: usize) -> Option<usize> {
-        self.work.checked_mul(tasks)?.checked_add(self.partials)
-    }
-}
 
 impl Plan {
     /// The elements of scratch memory with which a backward call can use all tasks that it would be cut into now.

@@ -65,6 +65,7 @@ mod parallel;
 mod plan;
 mod rms_norm;
 mod rows;
+mod scratch;
 mod shape;
 mod sum;
 

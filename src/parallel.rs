@@ -29,7 +29,7 @@ use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::stats::{CHUNK, Moments};
 use lanenorm_kernels::{Center, Compiled, Element, Isa};
 
-use crate::backward::Scratch;
+use crate::scratch::Scratch;
 
 /// How many tasks a call is cut into, and which threads do them. Whatever is chosen, the bits of the result are the
 /// same.

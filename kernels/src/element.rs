@@ -3,7 +3,7 @@
 //! A *step* of the loops takes two elements for each virtual lane, a *pair of registers* at a time.
 //!
 //! - f32, f64, f16: the elements `i` and `i + LANES` of a step belong to lane `i`.
-//! - bf16: the elements `2 * i` and `2 * i + 1` do. See [`Bf16Lanes`](super::Bf16Lanes).
+//! - bf16: the elements `2 * i` and `2 * i + 1` do. See [`Bf16Lanes`](crate::simd::Bf16Lanes).
 //!
 //! Where the order of the elements makes no difference, pairs of registers are taken as they come cheapest: as the two
 //! registers of consecutive elements, or as their even and odd ones.

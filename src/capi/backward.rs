@@ -16,9 +16,10 @@ use super::places::{Places, Rows, Shape, Strided, fill_with_zeros};
 use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, misfit, parallelism, refuse};
 use crate::Error;
-use crate::backward::{Scratch, check_stats_together};
+use crate::backward::check_stats_together;
 use crate::parallel::{self, Tasks};
 use crate::plan::{Plan, Written, dx_row_bytes};
+use crate::scratch::Scratch;
 
 /// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else zero
 /// and absent. At least one of dx, dgamma and dbeta must be wanted.

@@ -4,7 +4,7 @@
 //! It computes in f64, which holds the square of every f32 (down to 2^-298, up to 2^256). Elements that are f64
 //! themselves are first multiplied by a power of two that brings their squares into range.
 //!
-//! Kernels load pairs of registers as the loops of the fast path do, and widen them to f64 in registers. WideSums are taken
+//! Kernels load pairs of registers as the loops of the fast path do, and widen them to f64 in registers. Sums are taken
 //! of blocks of [`BLOCK`] elements, in [`LANES`] lanes on every tier, so that the bits are the same: element i of a
 //! block is added to lane i mod `LANES`, and lanes are folded by halves. Where a pair is the even and the odd elements,
 //! their lanes are folded apart, and come together last.
