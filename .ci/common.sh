@@ -96,6 +96,8 @@ tools() {
   local packages=()
   needs() { has "$1" || packages+=("${@:2}"); } # a command, and what it comes with
   needs c++ g++
+  needs cmake cmake make
+  needs pkg-config pkg-config
   needs valgrind valgrind libc6-dbg
   needs mpicc libopenmpi-dev
   needs mpirun openmpi-bin
@@ -164,6 +166,8 @@ docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features l
 capi=(--features lanenorm/capi --lib --test capi)
 c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
 c_programs() { examples/c/run.sh; }
+# With what `c_programs` has built.
+c_prefix() { integrations/c/check.sh; }
 
 # As `c_programs` builds it.
 c_library() {

@@ -63,6 +63,7 @@ fn main() {
         groups: 0,
         group_repeat: 0,
         gamma_offset: 0.0,
+        reserved: 0,
     };
     let mut c_plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
     // SAFETY: both are there.

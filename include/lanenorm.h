@@ -4,6 +4,10 @@
  * Rows. A row has `cols` elements that follow one another. Strides are counted in elements. f16 and bf16 are given
  * by their bits, as uint16_t.
  *
+ * Functions. Each of layer_norm, rms_norm, add_layer_norm, add_rms_norm, layer_norm_backward and rms_norm_backward
+ * exists for f32, f64, f16 and bf16: lanenorm_add_rms_norm_bf16, say. Their rows follow one another. For all else there
+ * are plans: strides, types beside one another, groups, a bias, ds, ranges of rows, a choice of stores or tiers.
+ *
  * Errors. Every function looks at all that it is given first: NULL, sizes, strides, alignment, overlaps. What it
  * returns is LANENORM_STATUS_OK (0), or else nothing has been written (save after LANENORM_STATUS_INTERNAL, a bug
  * of the library). lanenorm_last_error_message tells more. If there are no rows or no columns, there is nothing to
@@ -32,11 +36,11 @@
  *
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
  * header may be smaller, by whole words: the fields beyond count as zero. It has to reach to the end of eps in a
- * descriptor, of y in a forward call, and of dx in a backward call. A structure that is larger than that of the
- * library is refused, even if it ends in zeros (LANENORM_STATUS_SIZE), so that nothing a newer header asks for is
- * passed over. A plan is of the library that made it: to another version or build it is not initialized. All versions
- * export the same names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared
- * library that hides its symbols.
+ * descriptor, of y in a forward call, and of dx in a backward call. Fields are only ever added at the end. A structure
+ * that is larger than that of the library is refused, even if it ends in zeros (LANENORM_STATUS_SIZE), so that nothing
+ * a newer header asks for is passed over. A plan is of the library that made it: to another version or build it is not
+ * initialized. All versions export the same names. If two are in one process, load each with dlopen and RTLD_LOCAL, or
+ * link it into a shared library that hides its symbols.
  *
  * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS by the first that uses the pool. If another
  * thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the environment, call
@@ -279,6 +283,10 @@ typedef struct lanenorm_desc {
    * Added to gamma, if there is one: 1 where gamma - 1 is kept (Gemma).
    */
   float gamma_offset;
+  /**
+   * Zero.
+   */
+  uint32_t reserved;
 } lanenorm_desc;
 
 /**
@@ -489,8 +497,8 @@ const char *lanenorm_isa_name(void);
 
 /**
  * Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
- * gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd
- * may be NULL. y may be x.
+ * gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and
+ * rstd may be NULL. y may be x.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_layer_norm_f32(const float *x,
@@ -550,8 +558,9 @@ enum lanenorm_status lanenorm_layer_norm_bf16(const uint16_t *x,
                                               size_t threads);
 
 /**
- * RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements.
- * gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect. y may be x.
+ * RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols`
+ * elements. gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect.
+ * y may be x.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_rms_norm_f32(const float *x,
@@ -562,6 +571,20 @@ enum lanenorm_status lanenorm_rms_norm_f32(const float *x,
                                            float eps,
                                            float *y,
                                            float *rstd,
+                                           size_t threads);
+
+/**
+ * `lanenorm_rms_norm_f32` in double.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_rms_norm_f64(const double *x,
+                                           size_t rows,
+                                           size_t cols,
+                                           const double *gamma,
+                                           float gamma_offset,
+                                           double eps,
+                                           double *y,
+                                           double *rstd,
                                            size_t threads);
 
 /**
@@ -593,9 +616,9 @@ enum lanenorm_status lanenorm_rms_norm_bf16(const uint16_t *x,
                                             size_t threads);
 
 /**
- * x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer.
- * The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or x, and y may
- * be x or residual; but sum is not y.
+ * x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each
+ * sublayer. The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or
+ * x, and y may be x or residual; but sum is not y.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_add_layer_norm_f32(const float *x,
@@ -607,6 +630,21 @@ enum lanenorm_status lanenorm_add_layer_norm_f32(const float *x,
                                                  float eps,
                                                  float *sum,
                                                  float *y,
+                                                 size_t threads);
+
+/**
+ * `lanenorm_add_layer_norm_f32` in double.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_add_layer_norm_f64(const double *x,
+                                                 const double *residual,
+                                                 size_t rows,
+                                                 size_t cols,
+                                                 const double *gamma,
+                                                 const double *beta,
+                                                 double eps,
+                                                 double *sum,
+                                                 double *y,
                                                  size_t threads);
 
 /**
@@ -640,8 +678,8 @@ enum lanenorm_status lanenorm_add_layer_norm_bf16(const uint16_t *x,
                                                   size_t threads);
 
 /**
- * x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum
- * may be NULL.
+ * x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and
+ * sum may be NULL.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_add_rms_norm_f32(const float *x,
@@ -653,6 +691,21 @@ enum lanenorm_status lanenorm_add_rms_norm_f32(const float *x,
                                                float eps,
                                                float *sum,
                                                float *y,
+                                               size_t threads);
+
+/**
+ * `lanenorm_add_rms_norm_f32` in double.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_add_rms_norm_f64(const double *x,
+                                               const double *residual,
+                                               size_t rows,
+                                               size_t cols,
+                                               const double *gamma,
+                                               float gamma_offset,
+                                               double eps,
+                                               double *sum,
+                                               double *y,
                                                size_t threads);
 
 /**
@@ -687,12 +740,12 @@ enum lanenorm_status lanenorm_add_rms_norm_bf16(const uint16_t *x,
 
 /**
  * The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
- * and eps are those of the forward call; gamma may be NULL, and so may mean and rstd, both together: then they are taken
- * again, with the same bits for rows whose mean is small beside their standard deviation, and more digits for others (a
- * plan can be given mean_lo). dx may be dy.
+ * and eps are those of the forward call; gamma may be NULL, and so may mean and rstd, both together: then they are
+ * taken again, with the same bits for rows whose mean is small beside their standard deviation, and more digits for
+ * others (a plan can be given mean_lo). dx may be dy.
  *
- * dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the time
- * of the call.
+ * dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the
+ * time of the call.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_layer_norm_backward_f32(const float *dy,
@@ -704,6 +757,41 @@ enum lanenorm_status lanenorm_layer_norm_backward_f32(const float *dy,
                                                       const float *gamma,
                                                       float eps,
                                                       float *dx,
+                                                      float *dgamma,
+                                                      float *dbeta,
+                                                      size_t threads);
+
+/**
+ * `lanenorm_layer_norm_backward_f32` in double.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_layer_norm_backward_f64(const double *dy,
+                                                      const double *x,
+                                                      const double *mean,
+                                                      const double *rstd,
+                                                      size_t rows,
+                                                      size_t cols,
+                                                      const double *gamma,
+                                                      double eps,
+                                                      double *dx,
+                                                      double *dgamma,
+                                                      double *dbeta,
+                                                      size_t threads);
+
+/**
+ * `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in f16; dgamma and dbeta are summed up, and written, in
+ * float.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_layer_norm_backward_f16(const uint16_t *dy,
+                                                      const uint16_t *x,
+                                                      const float *mean,
+                                                      const float *rstd,
+                                                      size_t rows,
+                                                      size_t cols,
+                                                      const uint16_t *gamma,
+                                                      float eps,
+                                                      uint16_t *dx,
                                                       float *dgamma,
                                                       float *dbeta,
                                                       size_t threads);
@@ -727,8 +815,8 @@ enum lanenorm_status lanenorm_layer_norm_backward_bf16(const uint16_t *dy,
                                                        size_t threads);
 
 /**
- * The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma
- * and rstd may be NULL.
+ * The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`.
+ * gamma and rstd may be NULL.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_rms_norm_backward_f32(const float *dy,
@@ -742,6 +830,54 @@ enum lanenorm_status lanenorm_rms_norm_backward_f32(const float *dy,
                                                     float *dx,
                                                     float *dgamma,
                                                     size_t threads);
+
+/**
+ * `lanenorm_rms_norm_backward_f32` in double.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_rms_norm_backward_f64(const double *dy,
+                                                    const double *x,
+                                                    const double *rstd,
+                                                    size_t rows,
+                                                    size_t cols,
+                                                    const double *gamma,
+                                                    float gamma_offset,
+                                                    double eps,
+                                                    double *dx,
+                                                    double *dgamma,
+                                                    size_t threads);
+
+/**
+ * `lanenorm_rms_norm_backward_f32` for dy, x, gamma and dx in f16; dgamma is summed up, and written, in float.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_rms_norm_backward_f16(const uint16_t *dy,
+                                                    const uint16_t *x,
+                                                    const float *rstd,
+                                                    size_t rows,
+                                                    size_t cols,
+                                                    const uint16_t *gamma,
+                                                    float gamma_offset,
+                                                    float eps,
+                                                    uint16_t *dx,
+                                                    float *dgamma,
+                                                    size_t threads);
+
+/**
+ * `lanenorm_rms_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma is summed up, and written, in float.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_rms_norm_backward_bf16(const uint16_t *dy,
+                                                     const uint16_t *x,
+                                                     const float *rstd,
+                                                     size_t rows,
+                                                     size_t cols,
+                                                     const uint16_t *gamma,
+                                                     float gamma_offset,
+                                                     float eps,
+                                                     uint16_t *dx,
+                                                     float *dgamma,
+                                                     size_t threads);
 
 /**
  * Makes a plan of a descriptor, which is not needed any more then. After an error the plan is as it was.
@@ -817,7 +953,7 @@ enum lanenorm_status lanenorm_plan_backward_finish(const struct lanenorm_plan *p
 #endif  // __cplusplus
 
 /** A descriptor to start from: layer normalization in f32, with all options at their defaults. */
-#define LANENORM_DESC_INIT {sizeof(lanenorm_desc), 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0.0f}
+#define LANENORM_DESC_INIT {sizeof(lanenorm_desc), 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0.0f, 0}
 
 /** Buffers to start from, all of them absent. */
 #define LANENORM_FORWARD_INIT \

@@ -1,4 +1,5 @@
-//! The functions of the common cases: rows that follow one another, one type, one gamma.
+//! The functions of the common cases: rows that follow one another, one type, one gamma. Each of the six operations has
+//! one for each of the four types.
 //!
 //! They are written out, since what generates the header does not expand macros.
 
@@ -12,11 +13,10 @@ use super::{
     refuse,
 };
 use crate::plan::Plan;
-use lanenorm_kernels::simd::Float;
 
 /// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
-/// gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and rstd
-/// may be NULL. y may be x.
+/// gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and
+/// rstd may be NULL. y may be x.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_f32(
@@ -31,18 +31,8 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f32(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        y: output(y),
-        gamma: gamma.cast(),
-        beta: beta.cast(),
-        mean: mean.cast(),
-        rstd: rstd.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::F32, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
+    unsafe { layer_norm(Dtype::F32, x, rows, cols, gamma, beta, eps.into(), y, mean, rstd, threads) }
 }
 
 /// `lanenorm_layer_norm_f32` in double.
@@ -60,18 +50,8 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f64(
     rstd: *mut f64,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        y: output(y),
-        gamma: gamma.cast(),
-        beta: beta.cast(),
-        mean: mean.cast(),
-        rstd: rstd.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::F64, true), (cols, eps, 0.0), &buffers, threads) }
+    unsafe { layer_norm(Dtype::F64, x, rows, cols, gamma, beta, eps, y, mean, rstd, threads) }
 }
 
 /// `lanenorm_layer_norm_f32` for x, gamma, beta and y in f16 (IEEE 754 binary16), computed in float and rounded once.
@@ -89,18 +69,8 @@ pub unsafe extern "C" fn lanenorm_layer_norm_f16(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        y: output(y),
-        gamma: gamma.cast(),
-        beta: beta.cast(),
-        mean: mean.cast(),
-        rstd: rstd.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::F16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
+    unsafe { layer_norm(Dtype::F16, x, rows, cols, gamma, beta, eps.into(), y, mean, rstd, threads) }
 }
 
 /// `lanenorm_layer_norm_f32` for x, gamma, beta and y in bf16, computed in float and rounded once.
@@ -118,22 +88,13 @@ pub unsafe extern "C" fn lanenorm_layer_norm_bf16(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        y: output(y),
-        gamma: gamma.cast(),
-        beta: beta.cast(),
-        mean: mean.cast(),
-        rstd: rstd.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::Bf16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
+    unsafe { layer_norm(Dtype::Bf16, x, rows, cols, gamma, beta, eps.into(), y, mean, rstd, threads) }
 }
 
-/// RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols` elements.
-/// gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect. y may be x.
+/// RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols`
+/// elements. gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect.
+/// y may be x.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_f32(
@@ -147,10 +108,26 @@ pub unsafe extern "C" fn lanenorm_rms_norm_f32(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers =
-        lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::F32, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
+    unsafe { rms_norm(Dtype::F32, x, rows, cols, gamma, gamma_offset, eps.into(), y, rstd, threads) }
+}
+
+/// `lanenorm_rms_norm_f32` in double.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_rms_norm_f64(
+    x: *const f64,
+    rows: usize,
+    cols: usize,
+    gamma: *const f64,
+    gamma_offset: f32,
+    eps: f64,
+    y: *mut f64,
+    rstd: *mut f64,
+    threads: usize,
+) -> lanenorm_status {
+    // SAFETY: the caller's duty.
+    unsafe { rms_norm(Dtype::F64, x, rows, cols, gamma, gamma_offset, eps, y, rstd, threads) }
 }
 
 /// `lanenorm_rms_norm_f32` for x, gamma and y in f16 (IEEE 754 binary16), computed in float and rounded once.
@@ -167,10 +144,8 @@ pub unsafe extern "C" fn lanenorm_rms_norm_f16(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers =
-        lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::F16, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
+    unsafe { rms_norm(Dtype::F16, x, rows, cols, gamma, gamma_offset, eps.into(), y, rstd, threads) }
 }
 
 /// `lanenorm_rms_norm_f32` for x, gamma and y in bf16, computed in float and rounded once.
@@ -187,15 +162,13 @@ pub unsafe extern "C" fn lanenorm_rms_norm_bf16(
     rstd: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers =
-        lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
     // SAFETY: the caller's duty.
-    unsafe { run_forward(Kind::new(Dtype::Bf16, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
+    unsafe { rms_norm(Dtype::Bf16, x, rows, cols, gamma, gamma_offset, eps.into(), y, rstd, threads) }
 }
 
-/// x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each sublayer.
-/// The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or x, and y may
-/// be x or residual; but sum is not y.
+/// x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each
+/// sublayer. The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or
+/// x, and y may be x or residual; but sum is not y.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_layer_norm_f32(
@@ -210,18 +183,27 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_f32(
     y: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        residual: input(residual),
-        sum: output(sum),
-        y: output(y),
-        gamma: gamma.cast(),
-        beta: beta.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::F32, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
+    unsafe { add_layer_norm(Dtype::F32, x, residual, rows, cols, gamma, beta, eps.into(), sum, y, threads) }
+}
+
+/// `lanenorm_add_layer_norm_f32` in double.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_add_layer_norm_f64(
+    x: *const f64,
+    residual: *const f64,
+    rows: usize,
+    cols: usize,
+    gamma: *const f64,
+    beta: *const f64,
+    eps: f64,
+    sum: *mut f64,
+    y: *mut f64,
+    threads: usize,
+) -> lanenorm_status {
+    // SAFETY: the caller's duty.
+    unsafe { add_layer_norm(Dtype::F64, x, residual, rows, cols, gamma, beta, eps, sum, y, threads) }
 }
 
 /// `lanenorm_add_layer_norm_f32` in f16: the sum is rounded before it is normalized.
@@ -239,18 +221,8 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_f16(
     y: *mut u16,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        residual: input(residual),
-        sum: output(sum),
-        y: output(y),
-        gamma: gamma.cast(),
-        beta: beta.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::F16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
+    unsafe { add_layer_norm(Dtype::F16, x, residual, rows, cols, gamma, beta, eps.into(), sum, y, threads) }
 }
 
 /// `lanenorm_add_layer_norm_f32` in bf16: the sum is rounded before it is normalized.
@@ -268,22 +240,12 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_bf16(
     y: *mut u16,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        residual: input(residual),
-        sum: output(sum),
-        y: output(y),
-        gamma: gamma.cast(),
-        beta: beta.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::Bf16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
+    unsafe { add_layer_norm(Dtype::Bf16, x, residual, rows, cols, gamma, beta, eps.into(), sum, y, threads) }
 }
 
-/// x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and sum
-/// may be NULL.
+/// x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and
+/// sum may be NULL.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_rms_norm_f32(
@@ -298,17 +260,27 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_f32(
     y: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        residual: input(residual),
-        sum: output(sum),
-        y: output(y),
-        gamma: gamma.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::F32, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
+    unsafe { add_rms_norm(Dtype::F32, x, residual, rows, cols, gamma, gamma_offset, eps.into(), sum, y, threads) }
+}
+
+/// `lanenorm_add_rms_norm_f32` in double.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_add_rms_norm_f64(
+    x: *const f64,
+    residual: *const f64,
+    rows: usize,
+    cols: usize,
+    gamma: *const f64,
+    gamma_offset: f32,
+    eps: f64,
+    sum: *mut f64,
+    y: *mut f64,
+    threads: usize,
+) -> lanenorm_status {
+    // SAFETY: the caller's duty.
+    unsafe { add_rms_norm(Dtype::F64, x, residual, rows, cols, gamma, gamma_offset, eps, sum, y, threads) }
 }
 
 /// `lanenorm_add_rms_norm_f32` in f16: the sum is rounded before it is normalized.
@@ -326,17 +298,8 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_f16(
     y: *mut u16,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        residual: input(residual),
-        sum: output(sum),
-        y: output(y),
-        gamma: gamma.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::F16, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
+    unsafe { add_rms_norm(Dtype::F16, x, residual, rows, cols, gamma, gamma_offset, eps.into(), sum, y, threads) }
 }
 
 /// `lanenorm_add_rms_norm_f32` in bf16: the sum is rounded before it is normalized.
@@ -354,26 +317,17 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_bf16(
     y: *mut u16,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_forward_buffers {
-        rows,
-        x: input(x),
-        residual: input(residual),
-        sum: output(sum),
-        y: output(y),
-        gamma: gamma.cast(),
-        ..FORWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_sum(Kind::new(Dtype::Bf16, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
+    unsafe { add_rms_norm(Dtype::Bf16, x, residual, rows, cols, gamma, gamma_offset, eps.into(), sum, y, threads) }
 }
 
 /// The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
-/// and eps are those of the forward call; gamma may be NULL, and so may mean and rstd, both together: then they are taken
-/// again, with the same bits for rows whose mean is small beside their standard deviation, and more digits for others (a
-/// plan can be given mean_lo). dx may be dy.
+/// and eps are those of the forward call; gamma may be NULL, and so may mean and rstd, both together: then they are
+/// taken again, with the same bits for rows whose mean is small beside their standard deviation, and more digits for
+/// others (a plan can be given mean_lo). dx may be dy.
 ///
-/// dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the time
-/// of the call.
+/// dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the
+/// time of the call.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_backward_f32(
@@ -390,20 +344,55 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_f32(
     dbeta: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_backward_buffers {
-        rows,
-        dy: input(dy),
-        x: input(x),
-        dx: output(dx),
-        gamma: gamma.cast(),
-        mean: mean.cast(),
-        rstd: rstd.cast(),
-        dgamma: dgamma.cast(),
-        dbeta: dbeta.cast(),
-        ..BACKWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_backward(Kind::new(Dtype::F32, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
+    unsafe {
+        layer_norm_backward(Dtype::F32, dy, x, mean, rstd, rows, cols, gamma, eps.into(), dx, dgamma, dbeta, threads)
+    }
+}
+
+/// `lanenorm_layer_norm_backward_f32` in double.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_layer_norm_backward_f64(
+    dy: *const f64,
+    x: *const f64,
+    mean: *const f64,
+    rstd: *const f64,
+    rows: usize,
+    cols: usize,
+    gamma: *const f64,
+    eps: f64,
+    dx: *mut f64,
+    dgamma: *mut f64,
+    dbeta: *mut f64,
+    threads: usize,
+) -> lanenorm_status {
+    // SAFETY: the caller's duty.
+    unsafe { layer_norm_backward(Dtype::F64, dy, x, mean, rstd, rows, cols, gamma, eps, dx, dgamma, dbeta, threads) }
+}
+
+/// `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in f16; dgamma and dbeta are summed up, and written, in
+/// float.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_layer_norm_backward_f16(
+    dy: *const u16,
+    x: *const u16,
+    mean: *const f32,
+    rstd: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    eps: f32,
+    dx: *mut u16,
+    dgamma: *mut f32,
+    dbeta: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    // SAFETY: the caller's duty.
+    unsafe {
+        layer_norm_backward(Dtype::F16, dy, x, mean, rstd, rows, cols, gamma, eps.into(), dx, dgamma, dbeta, threads)
+    }
 }
 
 /// `lanenorm_layer_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma and dbeta are summed up, and written, in
@@ -424,24 +413,14 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_bf16(
     dbeta: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_backward_buffers {
-        rows,
-        dy: input(dy),
-        x: input(x),
-        dx: output(dx),
-        gamma: gamma.cast(),
-        mean: mean.cast(),
-        rstd: rstd.cast(),
-        dgamma: dgamma.cast(),
-        dbeta: dbeta.cast(),
-        ..BACKWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_backward(Kind::new(Dtype::Bf16, true), (cols, f64::from_f32(eps), 0.0), &buffers, threads) }
+    unsafe {
+        layer_norm_backward(Dtype::Bf16, dy, x, mean, rstd, rows, cols, gamma, eps.into(), dx, dgamma, dbeta, threads)
+    }
 }
 
-/// The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`. gamma
-/// and rstd may be NULL.
+/// The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`.
+/// gamma and rstd may be NULL.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_backward_f32(
@@ -457,18 +436,74 @@ pub unsafe extern "C" fn lanenorm_rms_norm_backward_f32(
     dgamma: *mut f32,
     threads: usize,
 ) -> lanenorm_status {
-    let buffers = lanenorm_backward_buffers {
-        rows,
-        dy: input(dy),
-        x: input(x),
-        dx: output(dx),
-        gamma: gamma.cast(),
-        rstd: rstd.cast(),
-        dgamma: dgamma.cast(),
-        ..BACKWARD
-    };
     // SAFETY: the caller's duty.
-    unsafe { run_backward(Kind::new(Dtype::F32, false), (cols, f64::from_f32(eps), gamma_offset), &buffers, threads) }
+    unsafe {
+        rms_norm_backward(Dtype::F32, dy, x, rstd, rows, cols, gamma, gamma_offset, eps.into(), dx, dgamma, threads)
+    }
+}
+
+/// `lanenorm_rms_norm_backward_f32` in double.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_rms_norm_backward_f64(
+    dy: *const f64,
+    x: *const f64,
+    rstd: *const f64,
+    rows: usize,
+    cols: usize,
+    gamma: *const f64,
+    gamma_offset: f32,
+    eps: f64,
+    dx: *mut f64,
+    dgamma: *mut f64,
+    threads: usize,
+) -> lanenorm_status {
+    // SAFETY: the caller's duty.
+    unsafe { rms_norm_backward(Dtype::F64, dy, x, rstd, rows, cols, gamma, gamma_offset, eps, dx, dgamma, threads) }
+}
+
+/// `lanenorm_rms_norm_backward_f32` for dy, x, gamma and dx in f16; dgamma is summed up, and written, in float.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_rms_norm_backward_f16(
+    dy: *const u16,
+    x: *const u16,
+    rstd: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    gamma_offset: f32,
+    eps: f32,
+    dx: *mut u16,
+    dgamma: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    // SAFETY: the caller's duty.
+    unsafe {
+        rms_norm_backward(Dtype::F16, dy, x, rstd, rows, cols, gamma, gamma_offset, eps.into(), dx, dgamma, threads)
+    }
+}
+
+/// `lanenorm_rms_norm_backward_f32` for dy, x, gamma and dx in bf16; dgamma is summed up, and written, in float.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_rms_norm_backward_bf16(
+    dy: *const u16,
+    x: *const u16,
+    rstd: *const f32,
+    rows: usize,
+    cols: usize,
+    gamma: *const u16,
+    gamma_offset: f32,
+    eps: f32,
+    dx: *mut u16,
+    dgamma: *mut f32,
+    threads: usize,
+) -> lanenorm_status {
+    // SAFETY: the caller's duty.
+    unsafe {
+        rms_norm_backward(Dtype::Bf16, dy, x, rstd, rows, cols, gamma, gamma_offset, eps.into(), dx, dgamma, threads)
+    }
 }
 
 const NO_ROWS: lanenorm_rows = lanenorm_rows { data: null(), row_stride: 0, outer_stride: 0 };
@@ -522,6 +557,181 @@ fn plan((cols, eps, offset): (usize, f64, f32)) -> Result<Plan, lanenorm_status>
 
 /// # Safety
 /// - The buffers are what the head of `capi` says.
+#[inline(always)]
+unsafe fn layer_norm<T, F>(
+    dtype: Dtype,
+    x: *const T,
+    rows: usize,
+    cols: usize,
+    gamma: *const T,
+    beta: *const T,
+    eps: f64,
+    y: *mut T,
+    mean: *mut F,
+    rstd: *mut F,
+    threads: usize,
+) -> lanenorm_status {
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        y: output(y),
+        gamma: gamma.cast(),
+        beta: beta.cast(),
+        mean: mean.cast(),
+        rstd: rstd.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(Kind::new(dtype, true), (cols, eps, 0.0), &buffers, threads) }
+}
+
+/// # Safety
+/// - The buffers are what the head of `capi` says.
+#[inline(always)]
+unsafe fn rms_norm<T, F>(
+    dtype: Dtype,
+    x: *const T,
+    rows: usize,
+    cols: usize,
+    gamma: *const T,
+    gamma_offset: f32,
+    eps: f64,
+    y: *mut T,
+    rstd: *mut F,
+    threads: usize,
+) -> lanenorm_status {
+    let buffers =
+        lanenorm_forward_buffers { rows, x: input(x), y: output(y), gamma: gamma.cast(), rstd: rstd.cast(), ..FORWARD };
+    // SAFETY: the caller's duty.
+    unsafe { run_forward(Kind::new(dtype, false), (cols, eps, gamma_offset), &buffers, threads) }
+}
+
+/// # Safety
+/// - The buffers are what the head of `capi` says.
+#[inline(always)]
+unsafe fn add_layer_norm<T>(
+    dtype: Dtype,
+    x: *const T,
+    residual: *const T,
+    rows: usize,
+    cols: usize,
+    gamma: *const T,
+    beta: *const T,
+    eps: f64,
+    sum: *mut T,
+    y: *mut T,
+    threads: usize,
+) -> lanenorm_status {
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        residual: input(residual),
+        sum: output(sum),
+        y: output(y),
+        gamma: gamma.cast(),
+        beta: beta.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_sum(Kind::new(dtype, true), (cols, eps, 0.0), &buffers, threads) }
+}
+
+/// # Safety
+/// - The buffers are what the head of `capi` says.
+#[inline(always)]
+unsafe fn add_rms_norm<T>(
+    dtype: Dtype,
+    x: *const T,
+    residual: *const T,
+    rows: usize,
+    cols: usize,
+    gamma: *const T,
+    gamma_offset: f32,
+    eps: f64,
+    sum: *mut T,
+    y: *mut T,
+    threads: usize,
+) -> lanenorm_status {
+    let buffers = lanenorm_forward_buffers {
+        rows,
+        x: input(x),
+        residual: input(residual),
+        sum: output(sum),
+        y: output(y),
+        gamma: gamma.cast(),
+        ..FORWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_sum(Kind::new(dtype, false), (cols, eps, gamma_offset), &buffers, threads) }
+}
+
+/// # Safety
+/// - The buffers are what the head of `capi` says.
+#[inline(never)]
+unsafe fn layer_norm_backward<T, F>(
+    dtype: Dtype,
+    dy: *const T,
+    x: *const T,
+    mean: *const F,
+    rstd: *const F,
+    rows: usize,
+    cols: usize,
+    gamma: *const T,
+    eps: f64,
+    dx: *mut T,
+    dgamma: *mut F,
+    dbeta: *mut F,
+    threads: usize,
+) -> lanenorm_status {
+    let buffers = lanenorm_backward_buffers {
+        rows,
+        dy: input(dy),
+        x: input(x),
+        dx: output(dx),
+        gamma: gamma.cast(),
+        mean: mean.cast(),
+        rstd: rstd.cast(),
+        dgamma: dgamma.cast(),
+        dbeta: dbeta.cast(),
+        ..BACKWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_backward(Kind::new(dtype, true), (cols, eps, 0.0), &buffers, threads) }
+}
+
+/// # Safety
+/// - The buffers are what the head of `capi` says.
+#[inline(never)]
+unsafe fn rms_norm_backward<T, F>(
+    dtype: Dtype,
+    dy: *const T,
+    x: *const T,
+    rstd: *const F,
+    rows: usize,
+    cols: usize,
+    gamma: *const T,
+    gamma_offset: f32,
+    eps: f64,
+    dx: *mut T,
+    dgamma: *mut F,
+    threads: usize,
+) -> lanenorm_status {
+    let buffers = lanenorm_backward_buffers {
+        rows,
+        dy: input(dy),
+        x: input(x),
+        dx: output(dx),
+        gamma: gamma.cast(),
+        rstd: rstd.cast(),
+        dgamma: dgamma.cast(),
+        ..BACKWARD
+    };
+    // SAFETY: the caller's duty.
+    unsafe { run_backward(Kind::new(dtype, false), (cols, eps, gamma_offset), &buffers, threads) }
+}
+
+/// # Safety
+/// - The buffers are what the head of `capi` says.
 #[inline(never)]
 unsafe fn run_forward(
     kind: Kind,
@@ -537,6 +747,7 @@ unsafe fn run_forward(
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says.
+#[inline(never)]
 unsafe fn run_sum(
     kind: Kind,
     numbers: (usize, f64, f32),

@@ -1,6 +1,6 @@
 //! Descriptors, and the plans that are made of them.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::mem::{MaybeUninit, offset_of, size_of};
 
 use lanenorm_kernels::Tier;
@@ -93,6 +93,8 @@ pub struct lanenorm_desc {
     pub group_repeat: usize,
     /// Added to gamma, if there is one: 1 where gamma - 1 is kept (Gemma).
     pub gamma_offset: f32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of
@@ -221,6 +223,11 @@ impl Inner {
         let unknown = |what, number| {
             refuse(lanenorm_status::Unsupported, format_args!("{what} is {number}, which is none of its enumeration"))
         };
+        // Without this field there would be bytes that programs need not set, where a later field would have to begin.
+        if desc.reserved != 0 {
+            let message = format_args!("reserved is {}, expected 0", desc.reserved);
+            return Err(refuse(lanenorm_status::Unsupported, message));
+        }
         let centered = match desc.op {
             op if op == lanenorm_op::LayerNorm as i32 => true,
             op if op == lanenorm_op::RmsNorm as i32 => false,
@@ -336,21 +343,27 @@ fn check<T>(what: &str, p: *const T) -> Result<(), lanenorm_status> {
 pub(super) unsafe trait HasSize {
     /// The bytes up to the last field that is always needed.
     const LEAST: usize;
+    /// The bytes up to the end of the last field. A field that is appended begins there: where structures of older
+    /// headers have their end, and no bytes that nobody has set.
+    const END: usize;
 }
 
 // SAFETY: numbers, and pointers, which are then NULL.
 unsafe impl HasSize for lanenorm_desc {
     const LEAST: usize = offset_of!(Self, groups);
+    const END: usize = offset_of!(Self, reserved) + size_of::<u32>();
 }
 
 // SAFETY: as above.
 unsafe impl HasSize for lanenorm_forward_buffers {
     const LEAST: usize = offset_of!(Self, bias);
+    const END: usize = offset_of!(Self, rstd) + size_of::<*mut c_void>();
 }
 
 // SAFETY: as above.
 unsafe impl HasSize for lanenorm_backward_buffers {
     const LEAST: usize = offset_of!(Self, gamma);
+    const END: usize = offset_of!(Self, dbeta) + size_of::<*mut c_void>();
 }
 
 /// The structure at `p`, or a copy of a smaller one, in `room`.
@@ -363,6 +376,7 @@ pub(super) unsafe fn sized<'a, T: HasSize>(
     p: *const T,
     room: &'a mut MaybeUninit<T>,
 ) -> Result<&'a T, lanenorm_status> {
+    const { assert!(T::END == size_of::<T>(), "there are bytes behind the last field") };
     check(what, p)?;
     // SAFETY: the caller's duty. The first field can be read whatever the size is.
     let given = unsafe { p.cast::<usize>().read() };
@@ -407,7 +421,52 @@ unsafe fn copy_smaller(
 
 #[cfg(test)]
 mod tests {
+    use std::ptr::{from_ref, null};
+
     use super::*;
+
+    /// What a header has, and what its next version has: with a field more.
+    #[repr(C)]
+    struct Published {
+        struct_size: usize,
+        rows: usize,
+        beta: *const f32,
+    }
+
+    #[repr(C)]
+    struct Appended {
+        struct_size: usize,
+        rows: usize,
+        beta: *const f32,
+        gate: *const f32,
+    }
+
+    // SAFETY: numbers, and pointers, which are then NULL.
+    unsafe impl HasSize for Appended {
+        const LEAST: usize = offset_of!(Self, beta);
+        const END: usize = offset_of!(Self, gate) + size_of::<*const f32>();
+    }
+
+    #[test]
+    fn a_field_that_is_appended_is_zero_to_older_programs() {
+        let seen = |p: *const Appended| {
+            let mut room = MaybeUninit::uninit();
+            // SAFETY: what is given has the size that it names.
+            unsafe { sized("buffers", p, &mut room) }.map(|b| (b.rows, b.beta, b.gate))
+        };
+        let value = 1.0;
+        let beta = from_ref(&value);
+        let mut older = [0, 1].map(|_| Published { struct_size: size_of::<Published>(), rows: 3, beta });
+        // The second is what happens to lie behind the first.
+        older[1].struct_size = 0x5a5a;
+        assert_eq!(seen(older.as_ptr().cast()), Ok((3, beta, null())));
+        older[0].struct_size = offset_of!(Published, beta);
+        assert_eq!(seen(older.as_ptr().cast()), Ok((3, null(), null())), "a still older one");
+        older[0].struct_size = offset_of!(Published, rows);
+        assert_eq!(seen(older.as_ptr().cast()), Err(lanenorm_status::Size));
+        let newer = Appended { struct_size: size_of::<Appended>(), rows: 3, beta, gate: beta };
+        assert_eq!(seen(&newer), Ok((3, beta, beta)));
+    }
 
     #[test]
     fn builds_mark_their_plans_differently() {

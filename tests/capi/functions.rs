@@ -75,28 +75,28 @@ layer_norm! {
 }
 
 macro_rules! rms_norm {
-    ($($name:ident, $function:ident, $t:ty;)+) => {$(
+    ($($name:ident, $function:ident, $t:ty, $float:ty, $eps:literal;)+) => {$(
         #[test]
         fn $name() {
             for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
                 let (x, gamma) = (rows::<$t>(1, n, cols), rows::<$t>(2, 1, cols));
                 let (has_gamma, offset) = (number & 1 == 0, (number & 2) as f32 / 2.0);
-                let mut want = (vec![<$t>::default(); n * cols], vec![0.0f32; n]);
-                let mut got = (vec![<$t>::SENTINEL; n * cols], vec![f32::SENTINEL; n]);
-                let plan = RmsNorm::new(cols, 1e-6f32.into()).expect("a plan").with_offset(offset);
+                let mut want = (vec![<$t>::default(); n * cols], vec![<$float>::default(); n]);
+                let mut got = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::SENTINEL; n]);
+                let plan = RmsNorm::new(cols, ($eps).into()).expect("a plan").with_offset(offset);
                 let g = has_gamma.then_some(&gamma[..]);
                 plan.forward_with_rstd(&x, g, &mut want.0, &mut want.1).expect("a valid call");
                 let g = if has_gamma { c_ptr!(gamma) } else { null() };
                 let (x_p, y_p, rstd) = (c_ptr!(x), c_ptr!(mut got.0), got.1.as_mut_ptr());
                 // SAFETY: all buffers are there.
-                ok(unsafe { $function(x_p, n, cols, g, offset, 1e-6, y_p, rstd, number % 3) });
+                ok(unsafe { $function(x_p, n, cols, g, offset, $eps, y_p, rstd, number % 3) });
                 assert_same_bits("y", &want.0, &got.0);
                 assert_same_bits("rstd", &want.1, &got.1);
                 let mut in_place = x.clone();
                 // SAFETY: all buffers are there; y is x.
                 ok(unsafe {
                     let p: *mut _ = c_ptr!(mut in_place);
-                    $function(p, n, cols, g, offset, 1e-6, p, null_mut(), 1)
+                    $function(p, n, cols, g, offset, $eps, p, null_mut(), 1)
                 });
                 assert_same_bits("y, in place", &want.0, &in_place);
             }
@@ -105,9 +105,10 @@ macro_rules! rms_norm {
 }
 
 rms_norm! {
-    rms_norm_f32, lanenorm_rms_norm_f32, f32;
-    rms_norm_f16, lanenorm_rms_norm_f16, f16;
-    rms_norm_bf16, lanenorm_rms_norm_bf16, bf16;
+    rms_norm_f32, lanenorm_rms_norm_f32, f32, f32, 1e-6f32;
+    rms_norm_f64, lanenorm_rms_norm_f64, f64, f64, 1e-6;
+    rms_norm_f16, lanenorm_rms_norm_f16, f16, f32, 1e-6f32;
+    rms_norm_bf16, lanenorm_rms_norm_bf16, bf16, f32, 1e-6f32;
 }
 
 /// The buffers of a sum, for the functions of C.
@@ -157,17 +158,17 @@ fn assert_sums_agree<T: Value + Element>(
 }
 
 macro_rules! add_layer_norm {
-    ($($name:ident, $function:ident, $t:ty;)+) => {$(
+    ($($name:ident, $function:ident, $t:ty, $eps:literal;)+) => {$(
         #[test]
         fn $name() {
             assert_sums_agree::<$t>(
                 |cols, sum, gamma, beta, y| {
-                    LayerNorm::new(cols, 1e-6f32.into())?.forward_sum(sum, Some(gamma), Some(beta), y)
+                    LayerNorm::new(cols, ($eps).into())?.forward_sum(sum, Some(gamma), Some(beta), y)
                 },
                 |Pointers { x, residual, gamma, beta, sum, y }, n, cols, threads| {
                     let (x, residual, gamma, beta) = (x.cast(), residual.cast(), gamma.cast(), beta.cast());
                     // SAFETY: all buffers are there.
-                    unsafe { $function(x, residual, n, cols, gamma, beta, 1e-6, sum.cast(), y.cast(), threads) }
+                    unsafe { $function(x, residual, n, cols, gamma, beta, $eps, sum.cast(), y.cast(), threads) }
                 },
             );
         }
@@ -175,23 +176,24 @@ macro_rules! add_layer_norm {
 }
 
 add_layer_norm! {
-    add_layer_norm_f32, lanenorm_add_layer_norm_f32, f32;
-    add_layer_norm_f16, lanenorm_add_layer_norm_f16, f16;
-    add_layer_norm_bf16, lanenorm_add_layer_norm_bf16, bf16;
+    add_layer_norm_f32, lanenorm_add_layer_norm_f32, f32, 1e-6f32;
+    add_layer_norm_f64, lanenorm_add_layer_norm_f64, f64, 1e-6;
+    add_layer_norm_f16, lanenorm_add_layer_norm_f16, f16, 1e-6f32;
+    add_layer_norm_bf16, lanenorm_add_layer_norm_bf16, bf16, 1e-6f32;
 }
 
 macro_rules! add_rms_norm {
-    ($($name:ident, $function:ident, $t:ty;)+) => {$(
+    ($($name:ident, $function:ident, $t:ty, $eps:literal;)+) => {$(
         #[test]
         fn $name() {
             assert_sums_agree::<$t>(
                 |cols, sum, gamma, _, y| {
-                    RmsNorm::new(cols, 1e-6f32.into())?.with_offset(0.5).forward_sum(sum, Some(gamma), y)
+                    RmsNorm::new(cols, ($eps).into())?.with_offset(0.5).forward_sum(sum, Some(gamma), y)
                 },
                 |Pointers { x, residual, gamma, sum, y, .. }, n, cols, threads| {
                     let (x, residual, gamma) = (x.cast(), residual.cast(), gamma.cast());
                     // SAFETY: all buffers are there.
-                    unsafe { $function(x, residual, n, cols, gamma, 0.5, 1e-6, sum.cast(), y.cast(), threads) }
+                    unsafe { $function(x, residual, n, cols, gamma, 0.5, $eps, sum.cast(), y.cast(), threads) }
                 },
             );
         }
@@ -199,19 +201,20 @@ macro_rules! add_rms_norm {
 }
 
 add_rms_norm! {
-    add_rms_norm_f32, lanenorm_add_rms_norm_f32, f32;
-    add_rms_norm_f16, lanenorm_add_rms_norm_f16, f16;
-    add_rms_norm_bf16, lanenorm_add_rms_norm_bf16, bf16;
+    add_rms_norm_f32, lanenorm_add_rms_norm_f32, f32, 1e-6f32;
+    add_rms_norm_f64, lanenorm_add_rms_norm_f64, f64, 1e-6;
+    add_rms_norm_f16, lanenorm_add_rms_norm_f16, f16, 1e-6f32;
+    add_rms_norm_bf16, lanenorm_add_rms_norm_bf16, bf16, 1e-6f32;
 }
 
 macro_rules! layer_norm_backward {
-    ($($name:ident, $function:ident, $t:ty;)+) => {$(
+    ($($name:ident, $function:ident, $t:ty, $float:ty, $eps:literal;)+) => {$(
         #[test]
         fn $name() {
             for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
                 let (dy, x, gamma) = (rows::<$t>(1, n, cols), rows::<$t>(2, n, cols), rows::<$t>(3, 1, cols));
-                let plan = LayerNorm::new(cols, 1e-5f32.into()).expect("a plan");
-                let (mut mean, mut rstd) = (vec![0.0f32; n], vec![0.0f32; n]);
+                let plan = LayerNorm::new(cols, ($eps).into()).expect("a plan");
+                let (mut mean, mut rstd) = (vec![<$float>::default(); n], vec![<$float>::default(); n]);
                 let stats = StatsMut { mean: Some(&mut mean), mean_lo: None, rstd: Some(&mut rstd) };
                 plan.forward_with_stats(&x, None, None, &mut dy.clone(), stats).expect("a valid call");
                 let kept = number % 2 == 0;
@@ -220,15 +223,15 @@ macro_rules! layer_norm_backward {
                 } else {
                     Stats::default()
                 };
-                let mut want = (vec![<$t>::SENTINEL; n * cols], vec![0.0f32; cols], vec![0.0f32; cols]);
+                let mut want = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::default(); cols], vec![<$float>::default(); cols]);
                 let grads = ParamGrads { dgamma: Some(&mut want.1), dbeta: Some(&mut want.2) };
                 plan.backward(GradIo::new(&dy, &x, &mut want.0), Some(&gamma), stats, grads).expect("a valid call");
                 let (mean, rstd) = if kept { (mean.as_ptr(), rstd.as_ptr()) } else { (null(), null()) };
-                let mut got = (vec![<$t>::SENTINEL; n * cols], vec![f32::SENTINEL; cols], vec![f32::SENTINEL; cols]);
+                let mut got = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::SENTINEL; cols], vec![<$float>::SENTINEL; cols]);
                 let (dx, dgamma, dbeta) = (c_ptr!(mut got.0), got.1.as_mut_ptr(), got.2.as_mut_ptr());
                 let (dy_p, x_p, gamma) = (c_ptr!(dy), c_ptr!(x), c_ptr!(gamma));
                 // SAFETY: all buffers are there.
-                ok(unsafe { $function(dy_p, x_p, mean, rstd, n, cols, gamma, 1e-5, dx, dgamma, dbeta, number % 3) });
+                ok(unsafe { $function(dy_p, x_p, mean, rstd, n, cols, gamma, $eps, dx, dgamma, dbeta, number % 3) });
                 assert_same_bits("dx", &want.0, &got.0);
                 assert_same_bits("dgamma", &want.1, &got.1);
                 assert_same_bits("dbeta", &want.2, &got.2);
@@ -236,7 +239,7 @@ macro_rules! layer_norm_backward {
                 // SAFETY: all buffers are there; dx is dy.
                 ok(unsafe {
                     let p: *mut _ = c_ptr!(mut in_place);
-                    $function(p, x_p, mean, rstd, n, cols, gamma, 1e-5, p, null_mut(), null_mut(), 1)
+                    $function(p, x_p, mean, rstd, n, cols, gamma, $eps, p, null_mut(), null_mut(), 1)
                 });
                 assert_same_bits("dx, in place", &want.0, &in_place);
             }
@@ -245,31 +248,42 @@ macro_rules! layer_norm_backward {
 }
 
 layer_norm_backward! {
-    layer_norm_backward_f32, lanenorm_layer_norm_backward_f32, f32;
-    layer_norm_backward_bf16, lanenorm_layer_norm_backward_bf16, bf16;
+    layer_norm_backward_f32, lanenorm_layer_norm_backward_f32, f32, f32, 1e-5f32;
+    layer_norm_backward_f64, lanenorm_layer_norm_backward_f64, f64, f64, 1e-5;
+    layer_norm_backward_f16, lanenorm_layer_norm_backward_f16, f16, f32, 1e-5f32;
+    layer_norm_backward_bf16, lanenorm_layer_norm_backward_bf16, bf16, f32, 1e-5f32;
 }
 
-#[test]
-fn rms_norm_backward_f32() {
-    for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
-        let (dy, x, gamma) = (rows::<f32>(1, n, cols), rows::<f32>(2, n, cols), rows::<f32>(3, 1, cols));
-        let offset = number as f32 / 2.0;
-        let plan = RmsNorm::new(cols, 1e-5f32.into()).expect("a plan").with_offset(offset);
-        let mut rstd = vec![0.0f32; n];
-        plan.forward_with_rstd(&x, None, &mut dy.clone(), &mut rstd).expect("a valid call");
-        let kept = number % 2 == 0;
-        let mut want = (vec![f32::SENTINEL; n * cols], vec![0.0f32; cols]);
-        let io = GradIo::new(&dy, &x, &mut want.0);
-        plan.backward(io, Some(&gamma), kept.then_some(&rstd), Some(&mut want.1)).expect("a valid call");
-        let mut got = (vec![f32::SENTINEL; n * cols], vec![f32::SENTINEL; cols]);
-        let (dx, dgamma) = (got.0.as_mut_ptr(), got.1.as_mut_ptr());
-        let rstd = if kept { rstd.as_ptr() } else { null() };
-        let (dy_p, x_p, gamma) = (dy.as_ptr(), x.as_ptr(), gamma.as_ptr());
-        // SAFETY: all buffers are there.
-        ok(unsafe {
-            lanenorm_rms_norm_backward_f32(dy_p, x_p, rstd, n, cols, gamma, offset, 1e-5, dx, dgamma, number)
-        });
-        assert_same_bits("dx", &want.0, &got.0);
-        assert_same_bits("dgamma", &want.1, &got.1);
-    }
+macro_rules! rms_norm_backward {
+    ($($name:ident, $function:ident, $t:ty, $float:ty, $eps:literal;)+) => {$(
+        #[test]
+        fn $name() {
+            for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
+                let (dy, x, gamma) = (rows::<$t>(1, n, cols), rows::<$t>(2, n, cols), rows::<$t>(3, 1, cols));
+                let offset = number as f32 / 2.0;
+                let plan = RmsNorm::new(cols, ($eps).into()).expect("a plan").with_offset(offset);
+                let mut rstd = vec![<$float>::default(); n];
+                plan.forward_with_rstd(&x, None, &mut dy.clone(), &mut rstd).expect("a valid call");
+                let kept = number % 2 == 0;
+                let mut want = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::default(); cols]);
+                let io = GradIo::new(&dy, &x, &mut want.0);
+                plan.backward(io, Some(&gamma), kept.then_some(&rstd), Some(&mut want.1)).expect("a valid call");
+                let mut got = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::SENTINEL; cols]);
+                let (dx, dgamma) = (c_ptr!(mut got.0), got.1.as_mut_ptr());
+                let rstd = if kept { rstd.as_ptr() } else { null() };
+                let (dy_p, x_p, gamma) = (c_ptr!(dy), c_ptr!(x), c_ptr!(gamma));
+                // SAFETY: all buffers are there.
+                ok(unsafe { $function(dy_p, x_p, rstd, n, cols, gamma, offset, $eps, dx, dgamma, number) });
+                assert_same_bits("dx", &want.0, &got.0);
+                assert_same_bits("dgamma", &want.1, &got.1);
+            }
+        }
+    )+};
+}
+
+rms_norm_backward! {
+    rms_norm_backward_f32, lanenorm_rms_norm_backward_f32, f32, f32, 1e-5f32;
+    rms_norm_backward_f64, lanenorm_rms_norm_backward_f64, f64, f64, 1e-5;
+    rms_norm_backward_f16, lanenorm_rms_norm_backward_f16, f16, f32, 1e-5f32;
+    rms_norm_backward_bf16, lanenorm_rms_norm_backward_bf16, bf16, f32, 1e-5f32;
 }

@@ -1,5 +1,9 @@
 //! Structures of other sizes than the present ones, and plans of other libraries.
 
+use std::any::type_name;
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::fmt::Debug;
 use std::mem::{MaybeUninit, offset_of};
 
 use lanenorm::capi::*;
@@ -12,16 +16,61 @@ use crate::{BLANK, DESC, init, is_blank, last_error};
 const ROWS: usize = 3;
 const COLS: usize = 4;
 
-/// The beginning of a structure, as an older header has it, with something else behind it.
-fn with_other_memory<T: Copy>(value: &T, len: usize) -> MaybeUninit<T> {
+/// The beginning of a structure, which says that it has `struct_size` bytes, with `behind` in all bytes from `len` on.
+fn beginning<T: Copy>(value: &T, len: usize, struct_size: usize, behind: u8) -> MaybeUninit<T> {
     let mut memory = MaybeUninit::<T>::uninit();
     let p = memory.as_mut_ptr().cast::<u8>();
-    // SAFETY: both have `len` bytes at least, and the memory all those of the structure.
+    // SAFETY: both have `len` bytes at least, and the memory all those of the structure, whose first field is its size.
     unsafe {
-        p.write_bytes(0x5a, size_of::<T>());
+        p.write_bytes(behind, size_of::<T>());
         p.copy_from_nonoverlapping(std::ptr::from_ref(value).cast(), len);
+        p.cast::<usize>().write(struct_size);
     }
     memory
+}
+
+/// What comes of a structure in each size that an older header can have given it: whole words, from `least` bytes on.
+/// This has to be what comes of the present size with zeros in the place of what the older one lacks.
+fn in_each_size<T: Copy, O: PartialEq + Debug>(value: &T, least: usize, call: impl Fn(*const T) -> O) -> Vec<O> {
+    let sizes = (least..=size_of::<T>()).step_by(size_of::<usize>());
+    let outcome = |size| {
+        let (older, zeros) = (beginning(value, size, size, 0x5a), beginning(value, size, size_of::<T>(), 0));
+        let outcome = call(older.as_ptr());
+        assert_eq!(outcome, call(zeros.as_ptr()), "{size} bytes of {}", type_name::<T>());
+        outcome
+    };
+    sizes.map(outcome).collect()
+}
+
+#[track_caller]
+fn assert_differ<O: PartialEq + Debug>(outcomes: &[O]) {
+    for (i, outcome) in outcomes.iter().enumerate() {
+        assert!(!outcomes[..i].contains(outcome), "number {i} is as one of a smaller size: {outcome:?}");
+    }
+}
+
+/// Memory for outputs.
+struct Outputs<const N: usize>([Vec<Cell<f32>>; N]);
+
+impl<const N: usize> Outputs<N> {
+    fn new(lengths: [usize; N]) -> Self {
+        Self(lengths.map(|len| vec![Cell::new(0.0); len]))
+    }
+
+    fn at(&self, i: usize) -> *mut c_void {
+        self.0[i].as_ptr().cast_mut().cast()
+    }
+
+    /// The status of a call, and the bits that it leaves in all of the memory.
+    fn of(&self, call: impl FnOnce() -> lanenorm_status) -> (lanenorm_status, Vec<u32>) {
+        self.0.iter().flatten().for_each(|v| v.set(7.0));
+        let status = call();
+        (status, self.0.iter().flatten().map(|v| v.get().to_bits()).collect())
+    }
+}
+
+fn both(first: lanenorm_status, then: impl FnOnce() -> lanenorm_status) -> lanenorm_status {
+    if first == lanenorm_status::Ok { then() } else { first }
 }
 
 fn x() -> [f32; ROWS * COLS] {
@@ -29,43 +78,114 @@ fn x() -> [f32; ROWS * COLS] {
 }
 
 #[test]
-fn fields_beyond_a_smaller_size_are_zero() {
-    let layer_norm = lanenorm_desc { cols: COLS, eps: 1e-5, ..DESC };
-    for size in [offset_of!(lanenorm_desc, groups), offset_of!(lanenorm_desc, gamma_offset)] {
-        let desc = with_other_memory(&lanenorm_desc { struct_size: size, ..layer_norm }, size);
-        let (mut plan, x) = (BLANK, x());
-        let [mut y, mut expected, mut dx] = [[7.0f32; ROWS * COLS]; 3];
-        // SAFETY: all structures have the sizes that they name, and all buffers the elements of the calls.
-        unsafe {
-            let status = lanenorm_plan_init(&mut plan, desc.as_ptr());
-            assert_eq!(status, lanenorm_status::Ok, "{}", last_error());
-            let all = lanenorm_forward_buffers {
-                rows: ROWS,
-                x: lanenorm_rows { data: x.as_ptr().cast(), ..NONE },
-                y: lanenorm_rows_mut { data: expected.as_mut_ptr().cast(), ..NONE_MUT },
-                ..FORWARD
-            };
-            assert_eq!(lanenorm_plan_forward(&init(&layer_norm), &all, 1), lanenorm_status::Ok);
-            let size = offset_of!(lanenorm_forward_buffers, bias);
-            let y = lanenorm_rows_mut { data: y.as_mut_ptr().cast(), ..NONE_MUT };
-            let less = with_other_memory(&lanenorm_forward_buffers { struct_size: size, y, ..all }, size);
-            assert_eq!(lanenorm_plan_forward(&plan, less.as_ptr(), 1), lanenorm_status::Ok, "{}", last_error());
-            assert_eq!(lanenorm_plan_forward_rows(&plan, less.as_ptr(), 0, ROWS), lanenorm_status::Ok);
-            let size = offset_of!(lanenorm_backward_buffers, gamma);
-            let backward = lanenorm_backward_buffers {
-                struct_size: size,
-                rows: ROWS,
-                dy: all.x,
-                x: all.x,
-                dx: lanenorm_rows_mut { data: dx.as_mut_ptr().cast(), ..NONE_MUT },
-                ..BACKWARD
-            };
-            let less = with_other_memory(&backward, size);
-            assert_eq!(lanenorm_plan_backward(&plan, less.as_ptr(), 1), lanenorm_status::Ok, "{}", last_error());
-        }
-        assert_eq!(y, expected);
-        assert!(y.iter().chain(&dx).all(|&v| v.abs() < 2.0), "{y:?}, {dx:?}");
-    }
+fn fields_beyond_a_smaller_descriptor_are_zero() {
+    let d = lanenorm_desc { cols: COLS, eps: 1e-5, groups: 3, group_repeat: 2, gamma_offset: 0.5, ..DESC };
+    let (x, outputs) = ([0; 6].map(|_| [1.0f32, 4.0, 9.0, 25.0]), Outputs::new([6 * COLS]));
+    let gamma: [f32; 3 * COLS] = std::array::from_fn(|i| i as f32);
+    let buffers = lanenorm_forward_buffers {
+        rows: 6,
+        x: lanenorm_rows { data: x.as_ptr().cast(), ..NONE },
+        y: lanenorm_rows_mut { data: outputs.at(0), ..NONE_MUT },
+        gamma: gamma.as_ptr().cast(),
+        ..FORWARD
+    };
+    let outcomes = in_each_size(&d, offset_of!(lanenorm_desc, groups), |d| {
+        let mut plan = BLANK;
+        // SAFETY: the structures have the sizes that they name, and all buffers the elements of the call.
+        outputs.of(|| unsafe { both(lanenorm_plan_init(&mut plan, d), || lanenorm_plan_forward(&plan, &buffers, 1)) })
+    });
+    assert!(outcomes.iter().all(|(status, _)| *status == lanenorm_status::Ok), "{}", last_error());
+    assert_differ(&outcomes);
+}
+
+#[test]
+fn fields_beyond_smaller_forward_buffers_are_zero() {
+    let plan = init(&lanenorm_desc { cols: COLS, eps: 1e-5, ..DESC });
+    let (x, gamma) = (x(), [3.0f32, 1.0, 4.0, 1.5]);
+    let outputs = Outputs::new([ROWS * COLS, ROWS * COLS, ROWS, ROWS, ROWS]);
+    let all = lanenorm_forward_buffers {
+        rows: ROWS,
+        x: lanenorm_rows { data: x.as_ptr().cast(), ..NONE },
+        residual: lanenorm_rows { data: x.as_ptr().cast(), ..NONE },
+        sum: lanenorm_rows_mut { data: outputs.at(0), ..NONE_MUT },
+        y: lanenorm_rows_mut { data: outputs.at(1), ..NONE_MUT },
+        bias: gamma.as_ptr().cast(),
+        gamma: gamma.as_ptr().cast(),
+        beta: gamma.as_ptr().cast(),
+        mean: outputs.at(2),
+        mean_lo: outputs.at(3),
+        rstd: outputs.at(4),
+        ..FORWARD
+    };
+    let least = offset_of!(lanenorm_forward_buffers, bias);
+    let outcomes = in_each_size(&all, least, |buffers| {
+        // SAFETY: the structures have the sizes that they name, and all buffers the elements of the call.
+        outputs.of(|| unsafe { lanenorm_plan_forward(&plan, buffers, 1) })
+    });
+    assert!(outcomes.iter().all(|(status, _)| *status == lanenorm_status::Ok), "{}", last_error());
+    assert_differ(&outcomes);
+    let in_ranges = in_each_size(&all, least, |buffers| {
+        let rows = |first, count| {
+            // SAFETY: as above.
+            unsafe { lanenorm_plan_forward_rows(&plan, buffers, first, count) }
+        };
+        outputs.of(|| both(rows(1, ROWS - 1), || rows(0, 1)))
+    });
+    assert_eq!(in_ranges, outcomes);
+}
+
+#[test]
+fn fields_beyond_smaller_backward_buffers_are_zero() {
+    let plan = init(&lanenorm_desc { cols: COLS, eps: 1e-5, ..DESC });
+    let (x, gamma) = (x(), [3.0f32, 1.0, 4.0, 1.5]);
+    let (mean, mean_lo, rstd) = ([3.0f32; ROWS], [0.25f32; ROWS], [0.5f32; ROWS]);
+    let outputs = Outputs::new([ROWS * COLS, COLS, COLS]);
+    let all = lanenorm_backward_buffers {
+        rows: ROWS,
+        dy: lanenorm_rows { data: x.as_ptr().cast(), ..NONE },
+        x: lanenorm_rows { data: x.as_ptr().cast(), ..NONE },
+        dx: lanenorm_rows_mut { data: outputs.at(0), ..NONE_MUT },
+        gamma: gamma.as_ptr().cast(),
+        mean: mean.as_ptr().cast(),
+        mean_lo: mean_lo.as_ptr().cast(),
+        rstd: rstd.as_ptr().cast(),
+        dgamma: outputs.at(1),
+        dbeta: outputs.at(2),
+        ..BACKWARD
+    };
+    let least = offset_of!(lanenorm_backward_buffers, gamma);
+    let outcomes = in_each_size(&all, least, |buffers| {
+        // SAFETY: the structures have the sizes that they name, and all buffers the elements of the call.
+        outputs.of(|| unsafe { lanenorm_plan_backward(&plan, buffers, 1) })
+    });
+    // With nothing, gamma, mean, mean_lo, rstd, dgamma and dbeta as the last: a mean is refused without rstd.
+    let (ok, refused) = (lanenorm_status::Ok, lanenorm_status::Unsupported);
+    let statuses: Vec<_> = outcomes.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [ok, ok, refused, refused, ok, ok, ok], "{}", last_error());
+    assert_differ(&outcomes[..3]);
+    assert_differ(&outcomes[3..]);
+    let mut sizes = lanenorm_backward_sizes { blocks: 0, partials_bytes: 0, work_bytes: 0 };
+    // SAFETY: both are there.
+    assert_eq!(unsafe { lanenorm_plan_backward_sizes(&plan, ROWS, &mut sizes) }, ok);
+    let scratch = Outputs::new([sizes.partials_bytes.div_ceil(4), sizes.work_bytes.div_ceil(4)]);
+    let (partials, work) = (scratch.at(0), scratch.at(1));
+    let in_blocks = in_each_size(&all, least, |buffers| {
+        // SAFETY: as above, and the scratch memory has the sizes that the plan names.
+        outputs.of(|| unsafe {
+            let first = lanenorm_plan_backward_blocks(&plan, buffers, partials, work, 0, sizes.blocks);
+            both(first, || lanenorm_plan_backward_finish(&plan, buffers, partials))
+        })
+    });
+    assert_eq!(in_blocks, outcomes);
+}
+
+#[test]
+fn what_is_reserved_has_to_be_zero() {
+    let (mut plan, desc) = (BLANK, lanenorm_desc { cols: COLS, reserved: 5, ..DESC });
+    // SAFETY: both are there.
+    assert_eq!(unsafe { lanenorm_plan_init(&mut plan, &desc) }, lanenorm_status::Unsupported);
+    assert_eq!(last_error(), "reserved is 5, expected 0");
+    assert!(is_blank(&plan));
 }
 
 #[test]
