@@ -5,14 +5,14 @@
 //! LANENORM_BENCH=full cargo bench               # the same on all inputs, for all tiers with all options
 //! cargo bench -- 'rms_norm/bf16/avx2/512x768'   # criterion, for what the filter lets through
 //! cargo bench -- 512x768 --save-baseline main   # and any other option of criterion
-//! cargo bench -- --test                         # every contender on every case once, answers checked, no timing
+//! cargo bench -- --test                         # every contender once on every case, thinned, answers checked
 //! ```
 //!
 //! `LANENORM_BENCH_JSON=path` says where the results of the first two are written (else into the target directory), and
 //! `LANENORM_BENCH_MARKDOWN=path` asks for their tables as Markdown. Paths count from the root of the package.
 //!
 //! The first two do not use criterion's runner, which measures one contender after the other: on a machine that others
-//! use, what happens meanwhile is larger than what is to be seen. See `support/measure.rs`.
+//! use, what happens meanwhile is larger than what is to be seen. See `harness/src/measure.rs`.
 
 mod support;
 

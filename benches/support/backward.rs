@@ -1,46 +1,32 @@
 //! The backward pass: how plans take the buffers of a call, and what it is compared with. The statistics are those that
 //! forward has kept, as in training.
 
-pub(crate) mod exact;
-pub(crate) mod naive;
 pub(crate) mod two_pass;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use lanenorm::{GradIo, Isa, ParamGrads, Stats};
+use lanenorm_harness::naive::Gradients;
+use lanenorm_harness::number::Number;
 
 use super::baselines::Baseline;
 use super::case::Case;
 use super::contender::repeat;
-use super::number::Number;
 use super::placement::Call;
 use super::plan::Plan;
 use super::variant::Variant;
-
-/// What a baseline takes and writes.
-pub(crate) struct Gradients<'a, T: Number> {
-    pub(crate) dy: &'a [T],
-    pub(crate) x: &'a [T],
-    pub(crate) cols: usize,
-    pub(crate) gamma: &'a [T],
-    /// RMSNorm has no use for mean and dbeta.
-    pub(crate) mean: &'a [T::Float],
-    pub(crate) rstd: &'a [T::Float],
-    pub(crate) dx: &'a mut [T],
-    pub(crate) dgamma: &'a mut [T::Float],
-    pub(crate) dbeta: &'a mut [T::Float],
-}
 
 /// The time of `repeats` runs of a baseline.
 pub(crate) fn time_baseline<T: Number>(
     baseline: Baseline,
     case: &Case,
     calls: Vec<Call<'_, T>>,
+    wake: Duration,
     repeats: u64,
 ) -> Duration {
     let (run, cols) = (baseline.run_backward::<T>(case.op), case.cols);
-    repeat(calls, repeats, |c| {
+    repeat(calls, wake, repeats, |c| {
         let (dx, dgamma, dbeta) = (&mut *c.y, &mut *c.dgamma, &mut *c.dbeta);
         run(Gradients { dy: c.dy, x: c.x, cols, gamma: c.affine[0], mean: c.mean, rstd: c.rstd, dx, dgamma, dbeta });
     })
@@ -53,13 +39,14 @@ pub(crate) fn time_plan<P: Plan, T: Number>(
     threads: bool,
     variant: Variant,
     calls: Vec<Call<'_, T>>,
+    wake: Duration,
     repeats: u64,
 ) -> Duration {
     let plan = P::new(case, isa, threads, variant);
     if variant == Variant::InPlace {
-        time_restored(case, calls, repeats, |c| run(&plan, variant, c))
+        time_restored(case, calls, wake, repeats, |c| run(&plan, variant, c))
     } else {
-        repeat(calls, repeats, |c| run(&plan, variant, c))
+        repeat(calls, wake, repeats, |c| run(&plan, variant, c))
     }
 }
 
@@ -67,19 +54,26 @@ pub(crate) fn time_plan<P: Plan, T: Number>(
 fn time_restored<'a, T: Number>(
     case: &Case,
     mut calls: Vec<Call<'a, T>>,
+    wake: Duration,
     repeats: u64,
     mut run: impl FnMut(&mut Call<'a, T>),
 ) -> Duration {
     let mut time = Duration::ZERO;
-    for _ in 0..repeats {
+    let mut once = || {
         for call in &mut calls {
             call.restore(case.op);
             let start = Instant::now();
             run(black_box(call));
             time += start.elapsed();
         }
+        std::mem::take(&mut time)
+    };
+    let start = Instant::now();
+    once();
+    while start.elapsed() < wake {
+        once();
     }
-    time
+    (0..repeats).map(|_| once()).sum()
 }
 
 fn run<P: Plan, T: Number>(plan: &P, variant: Variant, c: &mut Call<'_, T>) {

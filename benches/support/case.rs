@@ -2,11 +2,11 @@
 
 use lanenorm::Tier;
 use lanenorm::kernels::table::{self, Dtype, Op};
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+use lanenorm_harness::input::bells;
+use lanenorm_harness::number::Number;
 
 use super::activations;
-use super::number::Number;
+use super::variant::GROUPS;
 
 /// The types that the default run times.
 const NONE: &[Dtype] = &[];
@@ -76,6 +76,12 @@ enum Data {
 /// the traffic.
 const LARGE: usize = 1 << 20;
 
+/// The bytes of all tensors of a call from which on plans stream.
+const STREAM_BYTES: usize = 16 << 20;
+
+/// The elements that several threads share, where each takes 32 K.
+const FEW: usize = 1 << 16;
+
 /// All operations on all inputs. The types of an input follow each other, so that their times can be compared.
 pub(crate) fn all() -> Vec<Case> {
     // Every operation has a scalar kernel.
@@ -126,6 +132,26 @@ impl Case {
         Self { op, dtype, name, about, rows, cols, eps, elements, in_default_run, data: Data::Real(tensors) }
     }
 
+    /// The same with as few elements as take the same path: of random inputs that are streamed past the caches by default,
+    /// so many that they still are, of others as many as several threads take.
+    pub(crate) fn thinned(mut self) -> Self {
+        let element = self.bytes() / self.elements;
+        let streamed = STREAM_BYTES / if self.op.is_backward() { 3 } else { 2 } / element;
+        let enough = if self.elements > streamed { streamed } else { FEW };
+        if matches!(self.data, Data::Real(_)) || self.elements <= enough {
+            return self;
+        }
+        if self.rows == 1 {
+            self.cols = enough + 64;
+        } else {
+            // One row more than these, and a multiple of the groups that some variants cut rows into.
+            let rows = enough / self.cols + 1;
+            self.rows = if rows < GROUPS { rows } else { rows.next_multiple_of(GROUPS) };
+        }
+        self.elements = self.rows * self.cols;
+        self
+    }
+
     /// Whether it has a mean and a beta.
     pub(crate) fn is_centered(&self) -> bool {
         is_centered(self.op)
@@ -135,8 +161,7 @@ impl Case {
     pub(crate) fn tensors<T: Number>(&self) -> Vec<Tensor<T>> {
         let mut tensors = self.inputs();
         if self.op.is_backward() {
-            let rng = &mut SmallRng::seed_from_u64(1);
-            tensors.iter_mut().for_each(|tensor| tensor.dy = bells(rng, tensor.x.len(), 0.0, 1.0));
+            tensors.iter_mut().zip(5..).for_each(|(tensor, seed)| tensor.dy = bells(seed, tensor.x.len(), 0.0, 1.0));
         }
         tensors
     }
@@ -154,9 +179,8 @@ impl Case {
                 tensors.iter().map(tensor).collect()
             }
             Data::Random => {
-                let rng = &mut SmallRng::seed_from_u64(self.elements as u64);
-                let x = bells(rng, self.elements, 0.25, 1.5);
-                let (gamma, beta) = (bells(rng, self.cols, 1.0, 0.25), bells(rng, self.cols, 0.0, 0.25));
+                let x = bells(1, self.elements, 0.25, 1.5);
+                let (gamma, beta) = (bells(2, self.cols, 1.0, 0.25), bells(3, self.cols, 0.0, 0.25));
                 vec![Tensor { x, gamma, beta, dy: Vec::new() }]
             }
         }
@@ -175,11 +199,4 @@ impl Case {
 
 fn is_centered(op: Op) -> bool {
     matches!(op, Op::LayerNorm | Op::LayerNormBackward)
-}
-
-/// Numbers of about a normal distribution: the sum of four uniform ones.
-fn bells<T: Number>(rng: &mut SmallRng, n: usize, mean: f64, std: f64) -> Vec<T> {
-    let uniform_std = (1.0f64 / 12.0).sqrt();
-    let bell = || rng.random::<[u16; 4]>().into_iter().map(|v| f64::from(v) / 65536.0 - 0.5).sum::<f64>() / 2.0;
-    std::iter::repeat_with(bell).map(|v| T::from_f64(v / uniform_std * std + mean)).take(n).collect()
 }

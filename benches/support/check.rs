@@ -1,15 +1,17 @@
 //! Answers are compared before they are timed: a fast wrong answer is no result.
 
+use std::time::Duration;
+
 use lanenorm::Beside;
 use lanenorm::kernels::simd::Float;
+use lanenorm::kernels::table::Dtype;
+use lanenorm_harness::answer::{Gradients, Norm, Part};
+use lanenorm_harness::number::{Number, Value};
 
-use super::answer::{Answer, Output};
-use super::case::Case;
+use super::case::{Case, Tensor};
 use super::contender::Contender;
-use super::exact;
-use super::number::Number;
 use super::placement::{PACKED, Placement};
-use super::variant::Variant;
+use super::variant::{Affine, Variant, grouped};
 
 /// The bounds that the kernels promise for y and dx, in units of what rounding to the type that is computed in costs. To this, 16
 /// bits add the half unit in the last place of their own rounding.
@@ -18,6 +20,27 @@ const OURS_DX: f64 = 8.0;
 
 /// The same for dgamma and dbeta, where errors add up at random: about one column in a thousand is beyond 8.
 const OURS_PARAMS: f64 = 12.0;
+
+/// The error of a factor of f64, where nothing is wider than what is to be checked: two of the mean, four of rstd and two
+/// of the rest.
+const OF_F64: f64 = 8.0;
+
+/// The answer for all tensors of a case, one after the other.
+struct Answer<T: Number> {
+    /// y, or dx.
+    rows: Part,
+    /// dgamma and dbeta, of the backward pass.
+    params: Part,
+    /// What the first plan gave, and all others must.
+    our_rows: Option<Vec<T>>,
+    our_params: Option<Vec<T::Float>>,
+}
+
+/// What was computed, of which a plan may lack either.
+struct Output<T: Number> {
+    rows: Vec<T>,
+    params: Vec<T::Float>,
+}
 
 /// The answers that are known for one case.
 pub(crate) struct Answers<'a, T: Number> {
@@ -38,7 +61,7 @@ impl<'a, T: Number> Answers<'a, T> {
     pub(crate) fn check(&mut self, contender: Contender, placement: &mut Placement<T>) {
         let (case, variant) = (self.case, contender.variant());
         prepare(case, variant, placement);
-        contender.time(case, placement, 0, 1);
+        contender.time(case, placement, Duration::ZERO, 0);
         let who = || format!("{} {} on {} {}", contender.name(), contender.options(), case.dtype.name(), case.name);
         // Sums of n rounded terms: the error grows as n at worst, and much slower as a rule.
         let bound_of_sums = |n: usize| 32.0 + n as f64 / 8.0;
@@ -49,15 +72,81 @@ impl<'a, T: Number> Answers<'a, T> {
             Contender::Baseline(b) => [bound_of_sums(case.cols / b.sums()), bound_of_sums(case.rows)],
             Contender::Plan { .. } => {
                 let rows = if case.op.is_backward() { OURS_DX } else { OURS_Y };
-                [rows, OURS_PARAMS].map(|bound| bound + exact::own_error::<T>())
+                [rows, OURS_PARAMS].map(|bound| bound + if T::DTYPE == Dtype::F64 { OF_F64 } else { 0.0 })
             }
         };
         let got = output(case, variant, placement);
         let answer = self.known[variant.affine() as usize].get_or_insert_with(|| Answer::new(case, variant.affine()));
         let is_plan = matches!(contender, Contender::Plan { .. });
-        let rows = answer.rows.check(got.rows, T::U, bounds[0], is_plan);
-        let params = answer.params.check(got.params, T::U, bounds[1], is_plan);
+        let rows = check(&answer.rows, &mut answer.our_rows, got.rows, T::U, bounds[0], is_plan);
+        let params = check(&answer.params, &mut answer.our_params, got.params, T::U, bounds[1], is_plan);
         rows.and(params).unwrap_or_else(|wrong| panic!("{}: {wrong}", who()));
+    }
+}
+
+/// Says what is wrong with an answer, if anything is: an error of more than `bound` times `u` times its scale, or of a plan
+/// other bits than the first plan gave.
+fn check<V: Value>(
+    exact: &Part,
+    ours: &mut Option<Vec<V>>,
+    got: Vec<V>,
+    u: f64,
+    bound: f64,
+    is_plan: bool,
+) -> Result<(), String> {
+    if let Some(ours) = ours.as_ref().filter(|_| is_plan && !got.is_empty()) {
+        // No answer here is NaN, and only the sign of a zero is not seen in its value.
+        let is_positive = |v: &V| v.to_f64().is_sign_positive();
+        let same = |(a, b): (&V, &V)| a == b && is_positive(a) == is_positive(b);
+        let all = ours.len() == got.len() && ours.iter().zip(&got).all(same);
+        return all.then_some(()).ok_or_else(|| "other bits than another plan gave".into());
+    }
+    let worst = exact.error(&got, u);
+    if worst > bound || worst.is_nan() {
+        return Err(format!("an error of {worst} u, expected at most {bound} u"));
+    }
+    if is_plan && !got.is_empty() {
+        *ours = Some(got);
+    }
+    Ok(())
+}
+
+impl<T: Number> Answer<T> {
+    fn new(case: &Case, affine: Affine) -> Self {
+        let norm = Norm { centered: case.is_centered(), cols: case.cols, eps: case.eps };
+        let mut answer = Self { rows: Part::default(), params: Part::default(), our_rows: None, our_params: None };
+        for Tensor { x, gamma, beta, dy } in case.tensors::<T>() {
+            let [gamma, beta] = parameters(affine, &gamma, &beta);
+            if case.op.is_backward() {
+                let gamma = (affine != Affine::Absent).then_some(&gamma[..]);
+                let Gradients { dx, dgamma, dbeta } = norm.backward(&dy, &x, gamma);
+                answer.rows.append(dx);
+                answer.params.append(dgamma);
+                if norm.centered {
+                    answer.params.append(dbeta);
+                }
+                continue;
+            }
+            let groups = gamma.len() / case.cols;
+            answer.rows.append(norm.forward(&x, |row| {
+                let start = row / (case.rows / groups) % groups * case.cols;
+                let [gamma, beta] =
+                    [&gamma, &beta].map(|v| (affine != Affine::Absent).then_some(&v[start..][..case.cols]));
+                [gamma, beta.filter(|_| norm.centered)]
+            }));
+        }
+        answer
+    }
+}
+
+/// What is multiplied by and added, of all groups: 1 + gamma is rounded to the type that is computed in.
+fn parameters<T: Number>(affine: Affine, gamma: &[T], beta: &[T]) -> [Vec<f64>; 2] {
+    let wide = |v: &[T]| v.iter().map(|v| v.to_f64()).collect::<Vec<_>>();
+    if affine == Affine::Grouped {
+        let one = T::Float::from_f64(1.0);
+        [grouped(gamma).into_iter().map(|gamma| (gamma.widen() + one).into()).collect(), wide(&grouped(beta))]
+    } else {
+        [wide(gamma), wide(beta)]
     }
 }
 

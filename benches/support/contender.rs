@@ -1,17 +1,18 @@
 //! Whatever can be timed: the copies, the baselines, and plans of every tier with their variants.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::table::Op;
 use lanenorm::{Io, Isa, LayerNorm, RmsNorm, RowsMut, StatsMut, Sum};
+use lanenorm_harness::copy::copy_threads;
+use lanenorm_harness::measure;
+use lanenorm_harness::number::Number;
 
 use super::backward;
 use super::baselines::Baseline;
 use super::case::Case;
-use super::copy::copy_threads;
-use super::number::Number;
 use super::placement::{Call, PACKED, Placement};
 use super::plan::Plan;
 use super::variant::{GROUPS, Variant};
@@ -56,35 +57,32 @@ impl Contender {
         }
     }
 
-    /// The time of `repeats` runs over the case, after `warm` others. With threads, the caller is one of the pool, as in a
+    /// The time of `repeats` runs over the case, after untimed ones for `wake`, and at least one. With threads, the caller is one of the pool, as in a
     /// program that is parallel elsewhere too: to wake a pool from outside takes longer than most of these calls.
     pub(crate) fn time<T: Number>(
         self,
         case: &Case,
         placement: &mut Placement<T>,
-        warm: u64,
+        wake: Duration,
         repeats: u64,
     ) -> Duration {
-        let mut time = || {
-            self.time_here(case, placement, warm);
-            self.time_here(case, placement, repeats)
-        };
+        let mut time = || self.time_here(case, placement, wake, repeats);
         if self.threads() { rayon::scope(|_| time()) } else { time() }
     }
 
-    fn time_here<T: Number>(self, case: &Case, placement: &mut Placement<T>, repeats: u64) -> Duration {
+    fn time_here<T: Number>(self, case: &Case, placement: &mut Placement<T>, wake: Duration, repeats: u64) -> Duration {
         let calls = placement.calls();
         match self {
-            Self::Copy { threads: false } => repeat(calls, repeats, |c| c.y.copy_from_slice(c.x)),
+            Self::Copy { threads: false } => repeat(calls, wake, repeats, |c| c.y.copy_from_slice(c.x)),
             Self::Copy { threads: true } => {
-                repeat(calls, repeats, |c| copy_threads(c.x, c.y, rayon::current_num_threads()))
+                repeat(calls, wake, repeats, |c| copy_threads(c.x, c.y, rayon::current_num_threads()))
             }
             Self::Baseline(baseline) if case.op.is_backward() => {
-                backward::time_baseline(baseline, case, calls, repeats)
+                backward::time_baseline(baseline, case, calls, wake, repeats)
             }
             Self::Baseline(baseline) => {
                 let (run, cols, eps) = (baseline.run::<T>(case.op), case.cols, T::Float::from_f64(case.eps));
-                repeat(calls, repeats, |c| run(c.x, cols, c.affine[0], c.affine[1], eps, c.y))
+                repeat(calls, wake, repeats, |c| run(c.x, cols, c.affine[0], c.affine[1], eps, c.y))
             }
             Self::Plan { isa, threads, variant } => {
                 let time = match case.op {
@@ -94,7 +92,7 @@ impl Contender {
                     Op::RmsNormBackward => backward::time_plan::<RmsNorm, T>,
                     op => panic!("the benchmark has no plan for {}", op.name()),
                 };
-                time(case, isa, threads, variant, calls, repeats)
+                time(case, isa, threads, variant, calls, wake, repeats)
             }
         }
     }
@@ -106,36 +104,37 @@ fn time_plan<P: Plan, T: Number>(
     threads: bool,
     variant: Variant,
     calls: Vec<Call<'_, T>>,
+    wake: Duration,
     repeats: u64,
 ) -> Duration {
     let (&Case { rows, cols, .. }, no_stats) = (case, StatsMut::default);
     let plan = P::new(case, isa, threads, variant);
     match variant {
-        Variant::Default | Variant::Ordinary | Variant::Streaming => repeat(calls, repeats, |c| plan.forward(c)),
+        Variant::Default | Variant::Ordinary | Variant::Streaming => repeat(calls, wake, repeats, |c| plan.forward(c)),
         Variant::InPlace => {
-            repeat(calls, repeats, |c| plan.forward_mixed(Io::in_place(&mut *c.y), Some(c.affine), no_stats()))
+            repeat(calls, wake, repeats, |c| plan.forward_mixed(Io::in_place(&mut *c.y), Some(c.affine), no_stats()))
         }
         Variant::NoAffine => {
-            repeat(calls, repeats, |c| plan.forward_mixed::<T, T>(Io::new(c.x, &mut *c.y), None, no_stats()))
+            repeat(calls, wake, repeats, |c| plan.forward_mixed::<T, T>(Io::new(c.x, &mut *c.y), None, no_stats()))
         }
-        Variant::Stats => repeat(calls, repeats, |c| {
+        Variant::Stats => repeat(calls, wake, repeats, |c| {
             let stats = StatsMut { mean: Some(&mut *c.mean), rstd: Some(&mut *c.rstd), ..no_stats() };
             plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.affine), stats);
         }),
-        Variant::Sum => repeat(calls, repeats, |c| {
+        Variant::Sum => repeat(calls, wake, repeats, |c| {
             let sum = Sum::new(c.x, c.residual, &mut *c.s);
             plan.forward_mixed(Io::sum(sum, &mut *c.y), Some(c.affine), no_stats());
         }),
         Variant::Mixed => {
-            repeat(calls, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.mixed), no_stats()))
+            repeat(calls, wake, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.mixed), no_stats()))
         }
-        Variant::Qk => repeat(calls, repeats, |c| {
+        Variant::Qk => repeat(calls, wake, repeats, |c| {
             let queries = RowsMut::strided(&mut *c.packed, rows, PACKED * cols);
             plan.forward_mixed(Io::in_place(queries), Some(c.affine), no_stats());
         }),
         Variant::Adaptive => {
             let plan = plan.with_groups(GROUPS, rows / GROUPS);
-            repeat(calls, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.grouped), no_stats()))
+            repeat(calls, wake, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.grouped), no_stats()))
         }
         Variant::Recomputed | Variant::DxOnly | Variant::ParamsOnly | Variant::Ds | Variant::Allocating => {
             panic!("{} is of the backward pass", variant.name())
@@ -146,14 +145,9 @@ fn time_plan<P: Plan, T: Number>(
 /// The choice of what to run is made outside of this loop: a call of eight elements takes a few nanoseconds.
 pub(crate) fn repeat<'a, T: Number>(
     mut calls: Vec<Call<'a, T>>,
+    wake: Duration,
     repeats: u64,
     mut run: impl FnMut(&mut Call<'a, T>),
 ) -> Duration {
-    let start = Instant::now();
-    for _ in 0..repeats {
-        for call in &mut calls {
-            run(black_box(call));
-        }
-    }
-    start.elapsed()
+    measure::repeat(wake, repeats, || calls.iter_mut().for_each(|call| run(black_box(call))))
 }

@@ -1,13 +1,13 @@
-//! The buffers of a case, see `buffer.rs` for where they lie.
+//! The buffers of a case.
 
 use lanenorm::kernels::table::Op;
 use lanenorm::{Io, LayerNorm, RmsNorm, StatsMut};
+use lanenorm_harness::buffer::Buffer;
+use lanenorm_harness::number::Number;
 use rand::rngs::SmallRng;
 
-use super::buffer::Buffer;
 use super::case::{Case, Tensor};
 use super::contender::Contender;
-use super::number::Number;
 use super::plan::Plan;
 use super::variant::{Variant, grouped};
 

@@ -2,8 +2,9 @@
 
 use lanenorm::{Beside, Element, GradIo, Io, Isa, LayerNorm, Parallelism, ParamGrads, RmsNorm, Stats, StatsMut, Store};
 
+use lanenorm_harness::number::Number;
+
 use super::case::Case;
-use super::number::Number;
 use super::placement::Call;
 use super::variant::Variant;
 

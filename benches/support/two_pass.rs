@@ -4,9 +4,9 @@
 
 use lanenorm::Tier;
 use lanenorm::kernels::simd::{Kernel, Lanes};
+use lanenorm_harness::naive::constants;
+use lanenorm_harness::number::{Number, Real};
 
-use super::baselines::constants;
-use super::number::{Number, Real};
 use super::sums::{mul_add, sum, sum_of_squares};
 
 /// For the build's baseline.

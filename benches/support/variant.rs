@@ -106,16 +106,6 @@ impl Variant {
             _ => Affine::Shared,
         }
     }
-
-    /// The number of tensors that are read or written.
-    pub(crate) fn tensors(self, op: Op) -> usize {
-        match self {
-            Self::Sum | Self::Ds => 4,
-            Self::ParamsOnly => 2,
-            _ if op.is_backward() => 3,
-            _ => 2,
-        }
-    }
 }
 
 /// The gamma or beta of all groups, made of one: each has it rotated by an element more.

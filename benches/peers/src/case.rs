@@ -1,8 +1,9 @@
 //! What is measured, its inputs, and the answers it is held against.
 
 use clap::ValueEnum;
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+use lanenorm_harness::answer::{Gradients, Norm, Part};
+use lanenorm_harness::input::bells;
+use lanenorm_harness::number::{self, Widen};
 use serde::Serialize;
 
 use crate::number::Number;
@@ -141,71 +142,41 @@ pub(crate) struct Inputs<T> {
 
 impl<T: Number> Inputs<T> {
     pub(crate) fn new(case: Case) -> Self {
-        let rng = &mut SmallRng::seed_from_u64(1);
         let Shape { cols, .. } = case.shape;
         let len = case.shape.elements();
-        // A uniform variable with variance 1, with an offset.
-        let mut draw = |len, offset: f32| -> Vec<T> {
-            (0..len).map(|_| T::narrow(offset + 3.46 * (rng.random::<f32>() - 0.5))).collect()
-        };
-        let x = draw(len, 0.25);
-        let residual = draw(if case.op.adds() { len } else { 0 }, -0.5);
-        let dy = draw(if case.op.is_backward() { len } else { 0 }, 0.1);
-        let beta = draw(cols, 0.0);
         // Of one magnitude: calls in place are repeated on their own results, and others would grow or vanish.
-        let gamma = draw(cols, 0.0).iter().map(|v| T::narrow(if v.wide() < 0.0 { -1.25 } else { 1.25 })).collect();
-        Self { x, residual, dy, gamma, beta }
+        let magnitude = |v: &T| <T as number::Number>::narrow(if Widen::widen(*v) < 0.0 { -1.25 } else { 1.25 });
+        Self {
+            x: bells(1, len, 0.25, 1.0),
+            residual: bells(2, if case.op.adds() { len } else { 0 }, -0.5, 1.0),
+            dy: bells(3, if case.op.is_backward() { len } else { 0 }, 0.1, 1.0),
+            gamma: bells::<T>(4, cols, 0.0, 1.0).iter().map(magnitude).collect(),
+            beta: bells(5, cols, 0.0, 1.0),
+        }
     }
 }
 
 /// What a call should give: y or dx, and of the other outputs those that the operation has.
 #[derive(Default)]
 pub(crate) struct Answers {
-    pub(crate) y: Vec<f64>,
-    pub(crate) dgamma: Vec<f64>,
-    pub(crate) dbeta: Vec<f64>,
+    pub(crate) y: Part,
+    pub(crate) dgamma: Part,
+    pub(crate) dbeta: Part,
 }
 
 impl Answers {
-    /// In f64, of inputs as they are in their type; the sum of a fused add is rounded to that type, as it is written.
+    /// Of inputs as they are in their type; the sum of a fused add is rounded to that type, as it is written.
     pub(crate) fn new<T: Number>(case: Case, inputs: &Inputs<T>) -> Self {
-        let (Shape { rows, cols }, op) = (case.shape, case.op);
-        let wide = |v: &[T]| -> Vec<f64> { v.iter().map(|v| f64::from(v.wide())).collect() };
-        let (gamma, beta, n) = (wide(&inputs.gamma), wide(&inputs.beta), cols as f64);
-        let mut answers = Self { y: Vec::with_capacity(rows * cols), dgamma: vec![0.0; cols], dbeta: vec![0.0; cols] };
-        for row in 0..rows {
-            let at = row * cols..(row + 1) * cols;
-            let x = if op.adds() {
-                let residual = &inputs.residual[at.clone()];
-                inputs.x[at.clone()].iter().zip(residual).map(|(&x, &r)| f64::from(x.plus(r).wide())).collect()
-            } else {
-                wide(&inputs.x[at.clone()])
-            };
-            let mean = if op.is_centered() { x.iter().sum::<f64>() / n } else { 0.0 };
-            let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-            let rstd = 1.0 / (var + f64::from(EPS)).sqrt();
-            if op.is_backward() {
-                let dy = wide(&inputs.dy[at]);
-                answers.add_gradients(op, &x, &dy, &gamma, mean, rstd);
-            } else {
-                let shift = if op.is_centered() { 1.0 } else { 0.0 };
-                let row = x.iter().zip(&gamma).zip(&beta);
-                answers.y.extend(row.map(|((x, gamma), beta)| (x - mean) * rstd * gamma + shift * beta));
-            }
+        let wide = |v: &[T]| v.iter().map(|&v| Widen::widen(v).into()).collect::<Vec<f64>>();
+        let (gamma, beta) = (wide(&inputs.gamma), wide(&inputs.beta));
+        let norm = Norm { centered: case.op.is_centered(), cols: case.shape.cols, eps: EPS.into() };
+        if case.op.is_backward() {
+            let Gradients { dx: y, dgamma, dbeta } = norm.backward(&inputs.dy, &inputs.x, Some(&gamma));
+            return Self { y, dgamma, dbeta };
         }
-        answers
-    }
-
-    fn add_gradients(&mut self, op: Op, x: &[f64], dy: &[f64], gamma: &[f64], mean: f64, rstd: f64) {
-        let n = x.len() as f64;
-        let xhat: Vec<f64> = x.iter().map(|x| (x - mean) * rstd).collect();
-        let g: Vec<f64> = dy.iter().zip(gamma).map(|(dy, gamma)| dy * gamma).collect();
-        let mean_g = if op.is_centered() { g.iter().sum::<f64>() / n } else { 0.0 };
-        let mean_gx = g.iter().zip(&xhat).map(|(g, x)| g * x).sum::<f64>() / n;
-        self.y.extend(g.iter().zip(&xhat).map(|(g, x)| rstd * (g - mean_g - x * mean_gx)));
-        for (i, (dy, x)) in dy.iter().zip(&xhat).enumerate() {
-            self.dgamma[i] += dy * x;
-            self.dbeta[i] += dy;
-        }
+        let sum: Vec<T> = inputs.x.iter().zip(&inputs.residual).map(|(&x, &r)| x.plus(r)).collect();
+        let x = if case.op.adds() { &sum } else { &inputs.x };
+        let y = norm.forward(x, |_| [Some(&gamma), Some(&beta[..]).filter(|_| norm.centered)]);
+        Self { y, ..Self::default() }
     }
 }

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use lanenorm_harness::buffer::Buffer;
 use rand::rngs::SmallRng;
 
-use crate::buffer::Buffer;
 use crate::case::{Case, Inputs, Op};
 use crate::number::Number;
 use crate::{ours, tensors};

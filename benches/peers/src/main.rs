@@ -1,40 +1,30 @@
 //! lanenorm beside the Rust crates that normalize: how fast each is, and how far off.
 
 mod baselines;
-#[path = "../../support/buffer.rs"]
-mod buffer;
 mod case;
 mod contender;
-#[path = "../../support/copy.rs"]
-mod copy;
-#[path = "../../support/machine.rs"]
-mod machine;
 mod measure;
 mod number;
 mod ours;
 mod report;
 mod slices;
-#[path = "../../support/summary.rs"]
-#[allow(dead_code)]
-mod summary;
 mod tensors;
 #[cfg(test)]
 mod tests;
 mod versions;
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
+use lanenorm_harness::clock::Clock;
+use lanenorm_harness::machine::Machine;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use case::{Answers, Case, Dtype, Inputs, Op, Shape};
 use contender::{Mode, PEERS};
-use machine::Machine;
-use measure::{Plan, STOP};
+use measure::Plan;
 use number::Number;
 use report::Cell;
 
@@ -88,15 +78,16 @@ fn cells(args: &Args) -> Vec<(Case, Vec<Mode>, f64)> {
     all
 }
 
-fn measure_case<T: Number>(run: &mut Run<'_>, case: Case, modes: &[Mode], end: Instant) {
+fn measure_case<T: Number>(run: &mut Run<'_>, case: Case, modes: &[Mode], budget: Duration) {
+    let end = Instant::now() + budget;
     let inputs = Inputs::<T>::new(case);
     let answers = Answers::new(case, &inputs);
     let plan = Plan { case, inputs: &inputs, answers: &answers, wanted: &run.args.peers, alone: &run.alone };
     for (i, &mode) in modes.iter().enumerate() {
         let left = end.saturating_duration_since(Instant::now());
         let budget = left / (modes.len() - i) as u32;
-        match plan.measure(mode, budget, &mut run.rng) {
-            Some(timings) => run.cells.push(Cell { case, mode, timings }),
+        match plan.measure(mode, budget, run.clock, &mut run.rng) {
+            Some(all) => run.cells.push(Cell { case, mode, all }),
             None => return,
         }
     }
@@ -104,44 +95,36 @@ fn measure_case<T: Number>(run: &mut Run<'_>, case: Case, modes: &[Mode], end: I
 
 struct Run<'a> {
     args: &'a Args,
+    clock: &'a Clock,
     alone: rayon::ThreadPool,
     rng: SmallRng,
     cells: Vec<Cell>,
 }
 
-fn progress(len: f64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3} %, {eta} left  {msg}").expect("a valid template");
-    ProgressBar::new((1e3 * len) as u64).with_style(style)
-}
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
-    let tier = lanenorm::default_isa()?.tier().name();
-    let machine = Machine::this(tier, COMMAND);
+    let clock = Clock::start(Duration::from_secs_f64(args.budget));
+    ctrlc::set_handler(clock.stopper())?;
+    let machine = Machine::this(lanenorm::BUILD, lanenorm::default_isa()?.tier().name(), COMMAND);
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-    let mut run = Run { args: &args, alone, rng: SmallRng::seed_from_u64(0), cells: Vec::new() };
+    let mut run = Run { args: &args, clock: &clock, alone, rng: SmallRng::seed_from_u64(0), cells: Vec::new() };
     let todo = cells(&args);
     let mut weight_left: f64 = todo.iter().map(|(.., weight)| weight).sum();
-    let bar = progress(weight_left);
-    let end = Instant::now() + Duration::from_secs_f64(args.budget);
     for (case, modes, weight) in todo {
-        bar.set_message(format!("{} {} {}", case.op.name(), case.dtype.name(), case.shape));
-        let left = end.saturating_duration_since(Instant::now());
-        let case_end = Instant::now() + left.mul_f64(weight / weight_left);
+        clock.show(format!("{} {} {}", case.op.name(), case.dtype.name(), case.shape));
+        let budget = clock.share(weight, weight_left);
         match case.dtype {
-            Dtype::F32 => measure_case::<f32>(&mut run, case, &modes, case_end),
-            Dtype::F16 => measure_case::<lanenorm::f16>(&mut run, case, &modes, case_end),
-            Dtype::Bf16 => measure_case::<lanenorm::bf16>(&mut run, case, &modes, case_end),
+            Dtype::F32 => measure_case::<f32>(&mut run, case, &modes, budget),
+            Dtype::F16 => measure_case::<lanenorm::f16>(&mut run, case, &modes, budget),
+            Dtype::Bf16 => measure_case::<lanenorm::bf16>(&mut run, case, &modes, budget),
         }
-        if STOP.load(Ordering::Relaxed) {
+        if clock.is_stopped() {
             break;
         }
         weight_left -= weight;
-        bar.inc((1e3 * weight) as u64);
     }
-    bar.finish_and_clear();
-    let partial = STOP.load(Ordering::Relaxed);
+    clock.finish();
+    let partial = clock.is_stopped();
     print!("{}", report::text(&run.cells, &machine));
     if partial {
         println!("The run was ended early: the tables are partial.");

@@ -1,40 +1,24 @@
-//! Times that can be compared on a machine that others use too: all contenders of a cell run in one process, in blocks of about
-//! half a millisecond and in an order that is drawn anew for each round, after a call that finds the caches as it leaves them.
-//! This is repeated with buffers at other places. Of the blocks at one place the lower quartile counts, of the places the median.
+//! Checks and times the contenders of a cell.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use lanenorm_harness::answer::larger;
+use lanenorm_harness::clock::Clock;
+use lanenorm_harness::measure::{self, Bench, Entry, Pace, Timing};
+use lanenorm_harness::number::Widen;
 use rand::rngs::SmallRng;
-use rand::seq::SliceRandom;
 
 use crate::case::{Answers, Case, Inputs, Op};
-use crate::contender::{About, Buffers, Contender, Mode, contenders};
+use crate::contender::{About, Buffers, Contender, Mode, Note, contenders};
 use crate::number::Number;
-use crate::summary::{Summary, middle};
 
-/// Set when the run is to end early.
-pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
+/// There are more contenders, shapes and operations than elsewhere.
+const PACE: Pace = Pace { block: Duration::from_micros(500), places: 3, rounds: (3, 60), slow: 6.0 };
 
-/// The time that a block should take, so that reading the clock costs nothing.
-const BLOCK: f64 = 5e-4;
-
-/// A contender whose block takes more than this many times as long as the copy's sits rounds out.
-const SLOW: f64 = 6.0;
-
-/// The number of times that buffers are placed.
-const PLACES: usize = 3;
-
-/// The least and the largest number of rounds at one place.
-const ROUNDS: (u32, u32) = (3, 60);
-
-/// What was measured of one contender, per call and in nanoseconds.
-pub(crate) struct Timing {
+/// What was measured of one contender, and its largest error.
+pub(crate) struct Measured {
     pub(crate) about: About,
-    pub(crate) lower_quartile: f64,
-    pub(crate) median: f64,
-    /// The lower quartile divided by that of the copy at the same place.
-    pub(crate) copies: f64,
+    pub(crate) timing: Timing,
     pub(crate) error: f64,
 }
 
@@ -47,36 +31,54 @@ pub(crate) struct Plan<'a, T> {
     pub(crate) alone: &'a rayon::ThreadPool,
 }
 
+/// The contenders of a cell at one place.
+struct Placed<'a, T> {
+    plan: &'a Plan<'a, T>,
+    mode: Mode,
+    clock: &'a Clock,
+    contenders: Vec<Contender<T>>,
+    buffers: Buffers<T>,
+}
+
+impl<T: Number> Bench for Placed<'_, T> {
+    fn time(&mut self, contender: usize, _: Duration, repeats: u64) -> Duration {
+        let (contender, buffers) = (&mut self.contenders[contender], &mut self.buffers);
+        self.plan.call(self.mode, || {
+            (contender.time)(buffers, 1);
+            (contender.time)(buffers, repeats)
+        })
+    }
+
+    /// With tensors of the peers that are made anew.
+    fn place(&mut self, rng: &mut SmallRng) {
+        let Plan { case, inputs, wanted, .. } = *self.plan;
+        self.buffers = Buffers::new(case, inputs, rng);
+        self.contenders = contenders(case, self.mode, inputs, wanted);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.clock.tick();
+        self.clock.is_stopped()
+    }
+}
+
 impl<T: Number> Plan<'_, T> {
     /// Checks and times all contenders in about `budget`; none if the run is to end early.
-    pub(crate) fn measure(&self, mode: Mode, budget: Duration, rng: &mut SmallRng) -> Option<Vec<Timing>> {
-        let mut all = contenders(self.case, mode, self.inputs, self.wanted);
-        let errors = self.errors(mode, &mut all, rng);
-        let mut paces: Vec<Pace> = Vec::new();
-        let mut places: Vec<Vec<Summary>> = all.iter().map(|_| Vec::new()).collect();
-        for place in 0..PLACES {
-            let mut buffers = Buffers::new(self.case, self.inputs, rng);
-            if place > 0 {
-                all = contenders(self.case, mode, self.inputs, self.wanted);
-            } else {
-                paces = self.paces(mode, &mut all, &mut buffers);
-            }
-            let round: f64 = paces.iter().map(Pace::seconds).sum();
-            let rounds = (budget.as_secs_f64() / PLACES as f64 / round) as u32;
-            let blocks = self.rounds(mode, rounds.clamp(ROUNDS.0, ROUNDS.1), &paces, &mut all, &mut buffers, rng)?;
-            for (places, blocks) in places.iter_mut().zip(blocks) {
-                places.push(Summary::new(blocks));
-            }
-        }
-        let copy: Vec<f64> = places[0].iter().map(|s| s.lower_quartile).collect();
-        let timing = |((c, places), error): ((&Contender<T>, &Vec<Summary>), f64)| Timing {
-            about: c.about,
-            lower_quartile: 1e9 * middle(places.iter().map(|s| s.lower_quartile)),
-            median: 1e9 * middle(places.iter().map(|s| s.median)),
-            copies: middle(places.iter().zip(&copy).map(|(s, copy)| s.lower_quartile / copy)),
-            error,
-        };
-        Some(all.iter().zip(&places).zip(errors).map(timing).collect())
+    pub(crate) fn measure(
+        &self,
+        mode: Mode,
+        budget: Duration,
+        clock: &Clock,
+        rng: &mut SmallRng,
+    ) -> Option<Vec<Measured>> {
+        let mut contenders = contenders(self.case, mode, self.inputs, self.wanted);
+        let errors = self.errors(mode, &mut contenders, rng);
+        let entries = vec![Entry { copy: 0, wake: Duration::ZERO }; contenders.len()];
+        let buffers = Buffers::new(self.case, self.inputs, rng);
+        let mut bench = Placed { plan: self, mode, clock, contenders, buffers };
+        let timings = measure::measure(&mut bench, &entries, &PACE, budget, rng)?;
+        let all = bench.contenders.iter().zip(timings).zip(errors);
+        Some(all.map(|((c, timing), error)| Measured { about: c.about, timing, error }).collect())
     }
 
     /// Runs something where the calls of a mode come from.
@@ -101,102 +103,20 @@ impl<T: Number> Plan<'_, T> {
 
     /// Of y or dx; those of dgamma and dbeta, which are sums over all rows, count by the square root of the number of rows.
     fn error(&self, contender: &Contender<T>, buffers: &Buffers<T>) -> f64 {
-        let Case { op, shape, .. } = self.case;
-        let largest = |errors: &mut dyn Iterator<Item = f64>| {
-            errors.fold(0.0, |a: f64, b| if b.is_nan() { f64::INFINITY } else { a.max(b) })
-        };
-        let against = |wide: &mut dyn Iterator<Item = f32>, right: &[f64]| {
-            largest(&mut wide.zip(right).map(|(v, right)| (f64::from(v) - right).abs()))
-        };
-        let mut error = against(&mut buffers.y.get().iter().map(|v| v.wide()), &self.answers.y);
-        if op.adds() && contender.about.note != crate::contender::Note::NoSum {
-            let sums = buffers.x.get().iter().zip(buffers.residual.get()).map(|(&x, &r)| x.plus(r).wide());
-            let right: Vec<f64> = sums.map(f64::from).collect();
-            error = error.max(against(&mut buffers.s.get().iter().map(|v| v.wide()), &right));
+        let (Case { op, shape, .. }, Answers { y, dgamma, dbeta }) = (self.case, self.answers);
+        let mut error = y.absolute_error(buffers.y.get());
+        if op.adds() && contender.about.note != Note::NoSum {
+            let sums = buffers.x.get().iter().zip(buffers.residual.get()).map(|(&x, &r)| x.plus(r));
+            let off = sums.zip(buffers.s.get()).map(|(sum, &s)| f64::from((Widen::widen(s) - Widen::widen(sum)).abs()));
+            error = off.fold(error, larger);
         }
         if op.is_backward() {
             let scale = (shape.rows as f64).sqrt();
-            error = error.max(against(&mut buffers.dgamma.get().iter().copied(), &self.answers.dgamma) / scale);
+            error = larger(error, dgamma.absolute_error(buffers.dgamma.get()) / scale);
             if op == Op::LayerNormBackward {
-                error = error.max(against(&mut buffers.dbeta.get().iter().copied(), &self.answers.dbeta) / scale);
+                error = larger(error, dbeta.absolute_error(buffers.dbeta.get()) / scale);
             }
         }
-        error
-    }
-
-    fn paces(&self, mode: Mode, all: &mut [Contender<T>], buffers: &mut Buffers<T>) -> Vec<Pace> {
-        let mut paces: Vec<Pace> = all.iter_mut().map(|c| self.call(mode, || Pace::new(c, buffers))).collect();
-        let copy = paces[0].block();
-        for pace in &mut paces {
-            pace.every = ((pace.block() / copy / SLOW) as u32).max(1);
-        }
-        paces
-    }
-
-    /// The times per call, in seconds, of the blocks of each contender.
-    fn rounds(
-        &self,
-        mode: Mode,
-        rounds: u32,
-        paces: &[Pace],
-        all: &mut [Contender<T>],
-        buffers: &mut Buffers<T>,
-        rng: &mut SmallRng,
-    ) -> Option<Vec<Vec<f64>>> {
-        let mut blocks: Vec<Vec<f64>> = all.iter().map(|_| Vec::new()).collect();
-        let mut order: Vec<usize> = (0..all.len()).collect();
-        for round in 0..rounds {
-            order.shuffle(rng);
-            for &i in &order {
-                if STOP.load(Ordering::Relaxed) {
-                    return None;
-                }
-                let Pace { every, repeats, .. } = paces[i];
-                if !round.is_multiple_of(every) {
-                    continue;
-                }
-                let contender = &mut all[i];
-                let time = self.call(mode, || {
-                    (contender.time)(buffers, 1);
-                    (contender.time)(buffers, repeats)
-                });
-                blocks[i].push(time.as_secs_f64() / repeats as f64);
-            }
-        }
-        Some(blocks)
-    }
-}
-
-/// How long a contender takes.
-struct Pace {
-    /// Of a call, in seconds.
-    each: f64,
-    /// Calls in a block.
-    repeats: u64,
-    /// It runs in one round of so many.
-    every: u32,
-}
-
-impl Pace {
-    fn new<T>(contender: &mut Contender<T>, buffers: &mut Buffers<T>) -> Self {
-        (contender.time)(buffers, 1);
-        let mut repeats = 1;
-        loop {
-            let time = (contender.time)(buffers, repeats).as_secs_f64();
-            if time > BLOCK / 8.0 {
-                let each = time / repeats as f64;
-                return Self { each, repeats: ((BLOCK / each) as u64).max(1), every: 1 };
-            }
-            repeats *= 4;
-        }
-    }
-
-    fn block(&self) -> f64 {
-        self.each * self.repeats as f64
-    }
-
-    /// In a round, with the untimed call before.
-    fn seconds(&self) -> f64 {
-        (self.block() + self.each) / f64::from(self.every)
+        if error.is_nan() { f64::INFINITY } else { error }
     }
 }

@@ -2,32 +2,21 @@
 
 use burn_backend::DType;
 use lanenorm::{bf16, f16};
+use lanenorm_harness::number::{self, Widen};
 
-use crate::baselines;
+use crate::{baselines, slices};
 use crate::case::Case;
 use crate::contender::Contender;
-use crate::slices;
 
 /// A type of elements.
 pub(crate) trait Number:
-    lanenorm::Element<Float = f32>
-    + candle_core::WithDType
-    + numr::dtype::Element
-    + burn_backend::Element
-    + Default
-    + Send
-    + Sync
-    + 'static
+    number::Number<Float = f32> + candle_core::WithDType + numr::dtype::Element + burn_backend::Element
 {
     const BURN: DType;
 
-    fn narrow(v: f32) -> Self;
-
-    fn wide(self) -> f32;
-
     /// The sum, rounded once.
     fn plus(self, other: Self) -> Self {
-        Self::narrow(self.wide() + other.wide())
+        <Self as number::Number>::narrow(Widen::widen(self) + Widen::widen(other))
     }
 
     /// The peers that have no other type.
@@ -44,14 +33,6 @@ pub(crate) trait Number:
 impl Number for f32 {
     const BURN: DType = DType::F32;
 
-    fn narrow(v: f32) -> Self {
-        v
-    }
-
-    fn wide(self) -> f32 {
-        self
-    }
-
     fn peers_of_slices(case: Case) -> Vec<Contender<Self>> {
         slices::all(case)
     }
@@ -61,14 +42,6 @@ macro_rules! sixteen_bits {
     ($($t:ident $burn:ident)*) => {$(
         impl Number for $t {
             const BURN: DType = DType::$burn;
-
-            fn narrow(v: f32) -> Self {
-                Self::from_f32(v)
-            }
-
-            fn wide(self) -> f32 {
-                self.to_f32()
-            }
         }
     )*};
 }

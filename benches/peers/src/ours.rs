@@ -1,11 +1,11 @@
 //! The copy and lanenorm.
 
 use lanenorm::{GradIo, Io, LayerNorm, Parallelism, ParamGrads, RmsNorm, Stats, StatsMut, Sum};
+use lanenorm_harness::buffer::Buffer;
+use lanenorm_harness::copy::copy_threads;
 
-use crate::buffer::Buffer;
 use crate::case::{Case, EPS, Op};
 use crate::contender::{About, Buffers, Contender, Mode, Note, has_in_place};
-use crate::copy::copy_threads;
 use crate::number::Number;
 use crate::versions::version;
 

@@ -4,43 +4,45 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
+use lanenorm_harness::machine::Machine;
+use lanenorm_harness::record;
+use lanenorm_harness::table::Table;
 use serde::Serialize;
 
 use crate::case::Case;
 use crate::contender::{Mode, Note};
-use crate::machine::Machine;
-use crate::measure::Timing;
+use crate::measure::Measured;
 use crate::ours::{COPY, IN_PLACE, PLAIN};
 
 /// All contenders of a case in one mode.
 pub(crate) struct Cell {
     pub(crate) case: Case,
     pub(crate) mode: Mode,
-    pub(crate) timings: Vec<Timing>,
+    pub(crate) all: Vec<Measured>,
 }
 
 impl Cell {
-    fn find(&self, name: &str) -> Option<&Timing> {
-        self.timings.iter().find(|t| t.about.name == name)
+    fn find(&self, name: &str) -> Option<&Measured> {
+        self.all.iter().find(|t| t.about.name == name)
     }
 
     /// What lanenorm does that is the most like what the contender does.
-    fn counterpart(&self, timing: &Timing) -> Option<&Timing> {
+    fn counterpart(&self, timing: &Measured) -> Option<&Measured> {
         self.find(if matches!(timing.about.note, Note::InPlace | Note::NoSum) { IN_PLACE } else { PLAIN })
     }
 
-    fn peers(&self) -> impl Iterator<Item = &Timing> {
-        self.timings.iter().filter(|t| ![COPY, PLAIN, IN_PLACE].contains(&t.about.name))
+    fn peers(&self) -> impl Iterator<Item = &Measured> {
+        self.all.iter().filter(|t| ![COPY, PLAIN, IN_PLACE].contains(&t.about.name))
     }
 
     /// The fastest of the peers.
-    fn best(&self) -> Option<&Timing> {
-        self.peers().min_by(|a, b| a.lower_quartile.total_cmp(&b.lower_quartile))
+    fn best(&self) -> Option<&Measured> {
+        self.peers().min_by(|a, b| a.timing.lower_quartile.total_cmp(&b.timing.lower_quartile))
     }
 
     /// The peers that are faster, and how many times.
-    fn losses(&self) -> Vec<(&Timing, f64)> {
-        let ratio = |t| Some(self.counterpart(t)?.lower_quartile / t.lower_quartile);
+    fn losses(&self) -> Vec<(&Measured, f64)> {
+        let ratio = |t| Some(self.counterpart(t)?.timing.lower_quartile / t.timing.lower_quartile);
         self.peers().filter_map(|t| Some((t, ratio(t)?))).filter(|&(_, ratio)| ratio > 1.0).collect()
     }
 }
@@ -69,49 +71,44 @@ pub(crate) fn text(cells: &[Cell], machine: &Machine) -> String {
 }
 
 fn table(out: &mut String, cells: &[&Cell]) {
-    let mut columns: Vec<&Timing> = Vec::new();
-    for timing in cells.iter().flat_map(|c| &c.timings) {
+    let mut columns: Vec<&Measured> = Vec::new();
+    for timing in cells.iter().flat_map(|c| &c.all) {
         if columns.iter().all(|c| c.about.name != timing.about.name) {
             columns.push(timing);
         }
     }
     let threaded = cells[0].mode != Mode::One;
-    let title = |t: &Timing| {
+    let title = |t: &Measured| {
         let serial = if threaded && !t.about.threads { "(s)" } else { "" };
         format!("{}{serial}{}", t.about.name, t.about.note.mark())
     };
-    let _ = write!(out, "\n{}\n{:>12} {:>10}", heading(cells[0]), "shape", "copy, us");
-    for column in columns.iter().filter(|c| c.about.name != COPY) {
-        let _ = write!(out, "  {}", title(column));
-    }
-    out.push('\n');
+    let shown: Vec<&Measured> = columns.iter().copied().filter(|c| c.about.name != COPY).collect();
+    let head = ["shape".into(), "copy, us".into()].into_iter().chain(shown.iter().map(|c| title(c)));
+    let mut table = Table::new(head.collect());
     for cell in cells {
-        row(out, cell, &columns, &title);
+        let copy = cell.find(COPY).map_or(f64::NAN, |t| t.timing.lower_quartile / 1e3);
+        let entries = shown.iter().map(|c| entry(cell, c.about.name));
+        table.push([cell.case.shape.to_string(), format!("{copy:.3}")].into_iter().chain(entries).collect());
     }
+    let _ = write!(out, "\n{}\n{}", heading(cells[0]), table.text());
     let notes: BTreeSet<Note> = columns.iter().map(|c| c.about.note).filter(|&n| n != Note::Plain).collect();
     for note in notes {
         let _ = writeln!(out, "  {} {}", note.mark(), note.text());
     }
-    let errors = columns.iter().filter(|c| c.about.name != COPY).map(|c| {
+    let errors = shown.iter().map(|c| {
         let of_cell = |cell: &&Cell| cell.find(c.about.name).map(|t| t.error);
         format!("{} {:.1e}", c.about.name, cells.iter().filter_map(of_cell).fold(0.0, f64::max))
     });
     let _ = writeln!(out, "  largest errors: {}", errors.collect::<Vec<_>>().join(", "));
 }
 
-fn row(out: &mut String, cell: &Cell, columns: &[&Timing], title: &dyn Fn(&Timing) -> String) {
-    let copy = cell.find(COPY).map_or(f64::NAN, |t| t.lower_quartile / 1e3);
-    let _ = write!(out, "{:>12} {copy:>10.3}", cell.case.shape);
+fn entry(cell: &Cell, name: &str) -> String {
     let best = cell.best().map(|t| t.about.name);
-    for column in columns.iter().filter(|c| c.about.name != COPY) {
-        let entry = cell.find(column.about.name).map_or("-".into(), |t| {
-            let best = if best == Some(t.about.name) { "*" } else { "" };
-            let wrong = if t.error > cell.case.dtype.wrong() { "!" } else { "" };
-            format!("{:.2}{best}{wrong}", t.copies)
-        });
-        let _ = write!(out, "  {entry:>width$}", width = title(column).chars().count());
-    }
-    out.push('\n');
+    cell.find(name).map_or("-".into(), |t| {
+        let best = if best == Some(name) { "*" } else { "" };
+        let wrong = if t.error > cell.case.dtype.wrong() { "!" } else { "" };
+        format!("{:.2}{best}{wrong}", t.timing.copies)
+    })
 }
 
 fn summary(out: &mut String, cells: &[Cell]) {
@@ -156,7 +153,7 @@ struct Entry {
 
 /// Writes everything that was measured.
 pub(crate) fn write_json(path: &Path, machine: &Machine, cells: &[Cell], partial: bool) -> std::io::Result<()> {
-    let entry = |cell: &Cell, t: &Timing| Entry {
+    let entry = |cell: &Cell, t: &Measured| Entry {
         op: cell.case.op.name(),
         dtype: cell.case.dtype.name(),
         rows: cell.case.shape.rows,
@@ -167,11 +164,11 @@ pub(crate) fn write_json(path: &Path, machine: &Machine, cells: &[Cell], partial
         version: t.about.version,
         threaded: t.about.threads,
         note: t.about.note.text(),
-        lower_quartile_ns: t.lower_quartile,
-        median_ns: t.median,
-        copies: t.copies,
+        lower_quartile_ns: t.timing.lower_quartile,
+        median_ns: t.timing.median,
+        copies: t.timing.copies,
         max_abs_error: t.error.is_finite().then_some(t.error),
     };
-    let results = cells.iter().flat_map(|cell| cell.timings.iter().map(move |t| entry(cell, t))).collect();
-    std::fs::write(path, serde_json::to_string_pretty(&Record { machine, partial, results })? + "\n")
+    let results = cells.iter().flat_map(|cell| cell.all.iter().map(move |t| entry(cell, t))).collect();
+    record::write(path, &Record { machine, partial, results })
 }

@@ -4,10 +4,11 @@ use burn_backend::ops::{FloatTensorOps, ModuleOps};
 use burn_backend::{Bytes, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 use candle_core::{Device, Tensor, Var};
+use lanenorm_harness::buffer::Buffer;
+use lanenorm_harness::number::Widen;
 use numr::ops::NormalizationOps;
 use numr::runtime::cpu::{CpuClient, CpuDevice, CpuRuntime};
 
-use crate::buffer::Buffer;
 use crate::case::{Case, EPS, Inputs, Op};
 use crate::contender::{About, Buffers, Contender, Note};
 use crate::number::Number;
@@ -35,7 +36,7 @@ fn put<T: Copy + Default>(from: &[T], to: &mut Buffer<T>) {
 
 fn put_wide<T: Number>(from: &[T], to: &mut Buffer<f32>) {
     for (to, from) in to.get_mut().iter_mut().zip(from) {
-        *to = from.to_f32();
+        *to = Widen::widen(*from);
     }
 }
 

@@ -3,10 +3,9 @@
 
 use lanenorm::Tier;
 use lanenorm::kernels::simd::{Kernel, Lanes};
+use lanenorm_harness::naive::{Gradients, constants};
+use lanenorm_harness::number::{Number, Real, Widen};
 
-use super::Gradients;
-use crate::support::baselines::constants;
-use crate::support::number::{Number, Real, Widen};
 use crate::support::sums::{SUMS, fold, mul_add, padded};
 
 /// For the build's baseline.

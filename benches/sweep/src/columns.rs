@@ -7,22 +7,21 @@ mod grid;
 pub(crate) mod report;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
 use clap::{Parser, ValueEnum};
 use lanenorm::{Isa, Tier, bf16};
+use lanenorm_harness::clock::Clock;
+use lanenorm_harness::machine::Machine;
+use lanenorm_harness::measure::{self, Bench, Entry, Pace};
+use lanenorm_harness::record;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::answer::BOUND;
-use crate::clock::Clock;
 use crate::columns::grid::{SIZES, Size};
 use crate::columns::report::{Record, Row};
-use crate::machine::Machine;
-use crate::measure::{self, Bench};
-use crate::record;
 use crate::tensors::{Number, Op, Tensors};
 
 const COMMAND: &str = "cargo run --release --manifest-path benches/sweep/Cargo.toml --bin columns";
@@ -70,8 +69,9 @@ impl Contender {
 /// If a result is wrong, if bits differ, or if the record cannot be written.
 pub fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let clock = Clock::start(Duration::from_secs(options.budget))?;
-    let machine = Machine::this(lanenorm::default_isa()?.tier().name(), COMMAND);
+    let clock = Clock::start(Duration::from_secs(options.budget));
+    ctrlc::set_handler(clock.stopper())?;
+    let machine = Machine::this(lanenorm::BUILD, lanenorm::default_isa()?.tier().name(), COMMAND);
     println!("{machine}\n\n{}", grid::explain());
     let mut record =
         Record { machine, caches: caches::list(), complete: false, results: Vec::new(), cliffs: Vec::new() };
@@ -105,16 +105,16 @@ fn run<T: Number>(options: &Options, clock: &Clock, record: &mut Record) -> anyh
             return Ok(false);
         }
         clock.show(format!("{}, making the tensor", size.name));
-        let mut bench = Columns::<T>::new(size, &one);
+        let mut bench = Columns::<T>::new(size, &one, clock);
         for cols in points {
             if clock.is_over() {
                 return Ok(false);
             }
             bench.cut(cols);
             clock.show(format!("{}, {}x{cols}", size.name, bench.rows));
-            let end = clock.end_of(size.weight, left);
+            let budget = clock.share(size.weight, left);
             left -= size.weight;
-            if !bench.point(end, clock, record)? {
+            if !bench.point(budget, record)? {
                 return Ok(false);
             }
             record::write(&options.json, record)?;
@@ -127,6 +127,7 @@ fn run<T: Number>(options: &Options, clock: &Clock, record: &mut Record) -> anyh
 struct Columns<'a, T: Number> {
     size: Size,
     one: &'a ThreadPool,
+    clock: &'a Clock,
     tensors: Tensors<T>,
     rows: usize,
     cols: usize,
@@ -143,13 +144,18 @@ impl<T: Number> Bench for Columns<'_, T> {
     fn place(&mut self, rng: &mut SmallRng) {
         self.tensors.place(rng);
     }
+
+    fn is_stopped(&self) -> bool {
+        self.clock.tick();
+        self.clock.is_stopped()
+    }
 }
 
 impl<'a, T: Number> Columns<'a, T> {
-    fn new(size: Size, one: &'a ThreadPool) -> Self {
+    fn new(size: Size, one: &'a ThreadPool, clock: &'a Clock) -> Self {
         let cols = size.most_cols(size_of::<T>());
         let rows = (size.bytes / size_of::<T>()).div_ceil(cols);
-        Self { size, one, tensors: Tensors::new(rows, cols, false), rows, cols, contenders: Vec::new() }
+        Self { size, one, clock, tensors: Tensors::new(rows, cols, false), rows, cols, contenders: Vec::new() }
     }
 
     fn cut(&mut self, cols: usize) {
@@ -159,12 +165,11 @@ impl<'a, T: Number> Columns<'a, T> {
     }
 
     /// Checks and times all contenders. Whether that was done before the run was stopped.
-    fn point(&mut self, end: Instant, clock: &Clock, record: &mut Record) -> anyhow::Result<bool> {
-        self.check(clock)?;
-        let count = self.contenders.len();
-        let (copies, wakes) = (vec![0; count], vec![Duration::ZERO; count]);
-        let rng = &mut SmallRng::seed_from_u64(0);
-        let Some(timings) = measure::measure(self, &copies, &wakes, end, clock, rng) else { return Ok(false) };
+    fn point(&mut self, budget: Duration, record: &mut Record) -> anyhow::Result<bool> {
+        self.check()?;
+        let entries = vec![Entry { copy: 0, wake: Duration::ZERO }; self.contenders.len()];
+        let (pace, rng) = (Pace { rounds: (1, 200), ..Pace::default() }, &mut SmallRng::seed_from_u64(0));
+        let Some(timings) = measure::measure(self, &entries, &pace, budget, rng) else { return Ok(false) };
         let size = self.size;
         record.results.extend(self.contenders.iter().zip(timings).map(|(contender, timing)| Row {
             size: size.name.into(),
@@ -184,7 +189,7 @@ impl<'a, T: Number> Columns<'a, T> {
     }
 
     /// Compares the first tier's answer with f64, and the bits of all others with the first's.
-    fn check(&mut self, clock: &Clock) -> anyhow::Result<()> {
+    fn check(&mut self) -> anyhow::Result<()> {
         let (rows, cols) = (self.rows, self.cols);
         let mut first = None;
         for Contender { op, isa } in self.contenders.clone().into_iter().filter(|c| c.op != Op::Copy) {
@@ -192,12 +197,11 @@ impl<'a, T: Number> Columns<'a, T> {
             self.one.install(|| self.tensors.run(op, isa, rows));
             let hash = self.tensors.hash(op, rows);
             if first.is_none() {
-                let error = self.tensors.error(op, rows.min(CHECKED.div_ceil(cols)));
-                ensure!(error <= BOUND, "{} {rows}x{cols}: an error of {error:.1} units", T::NAME);
+                self.tensors.error(op, rows.min(CHECKED.div_ceil(cols)))?;
             }
             let expected = *first.get_or_insert(hash);
             ensure!(hash == expected, "{} {rows}x{cols}: {} gives other bits", T::NAME, isa.tier().name());
-            clock.tick();
+            self.clock.tick();
         }
         Ok(())
     }

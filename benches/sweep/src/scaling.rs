@@ -8,16 +8,16 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use lanenorm::{Isa, Tier, bf16};
+use lanenorm_harness::clock::Clock;
+use lanenorm_harness::machine::Machine;
+use lanenorm_harness::measure::{self, Bench, Entry, Pace};
+use lanenorm_harness::record;
+use lanenorm_harness::table::Table;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::answer::BOUND;
-use crate::clock::Clock;
-use crate::machine::Machine;
-use crate::measure::{self, Bench};
-use crate::record;
 use crate::tensors::{Number, Op, Tensors};
 
 /// The time after which the threads of a pool, and the cores below them, are awake.
@@ -125,13 +125,14 @@ struct Record {
 /// If a result is wrong, if bits differ, or if the record cannot be written.
 pub fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let clock = Clock::start(Duration::from_secs(options.budget))?;
+    let clock = Clock::start(Duration::from_secs(options.budget));
+    ctrlc::set_handler(clock.stopper())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let pools = threads(options.max_threads.unwrap_or(cores).max(1))
         .into_iter()
         .map(|n| ThreadPoolBuilder::new().num_threads(n).build())
         .collect::<Result<Vec<_>, _>>()?;
-    let machine = Machine::this(lanenorm::default_isa()?.tier().name(), COMMAND);
+    let machine = Machine::this(lanenorm::BUILD, lanenorm::default_isa()?.tier().name(), COMMAND);
     println!("{machine}\n");
     let mut record = Record { machine, complete: false, results: Vec::new(), checks: Vec::new() };
     let cases = cases();
@@ -211,6 +212,7 @@ struct Pools<'a, T: Number> {
     pools: &'a [ThreadPool],
     contenders: &'a [Contender],
     tensors: Tensors<T>,
+    clock: &'a Clock,
 }
 
 impl<T: Number> Bench for Pools<'_, T> {
@@ -223,6 +225,11 @@ impl<T: Number> Bench for Pools<'_, T> {
     fn place(&mut self, rng: &mut SmallRng) {
         self.tensors.place(rng);
     }
+
+    fn is_stopped(&self) -> bool {
+        self.clock.tick();
+        self.clock.is_stopped()
+    }
 }
 
 fn run<T: Number>(
@@ -232,21 +239,21 @@ fn run<T: Number>(
     clock: &Clock,
     record: &mut Record,
 ) -> anyhow::Result<()> {
-    let end = clock.end_of(case.weight, weights_left);
+    let budget = clock.share(case.weight, weights_left);
     let contenders = case.contenders(pools);
     let (most, cols) = (pools.len() - 1, case.cols);
     let (op, dtype, kind) = (case.op.name(), T::NAME, case.kind.name());
     clock.show(format!("{op} {dtype} {}x{cols}, {kind} scaling", case.rows));
     let rows = case.rows(pools[most].current_num_threads());
     let make = || Tensors::<T>::new(rows, cols, case.op == Op::LayerNormBackward);
-    let mut bench = Pools { pools, contenders: &contenders, tensors: pools[most].install(make) };
+    let mut bench = Pools { pools, contenders: &contenders, tensors: pools[most].install(make), clock };
     check(case, &mut bench, clock, record)?;
 
     let copy_of = |c: &Contender| contenders.iter().position(|copy| copy.pool == c.pool);
-    let copies = contenders.iter().map(copy_of).collect::<Option<Vec<_>>>().context("a copy for each pool")?;
-    let wakes: Vec<_> = contenders.iter().map(|c| if c.threads == 1 { Duration::ZERO } else { WAKE }).collect();
-    let rng = &mut SmallRng::seed_from_u64(0);
-    let Some(timings) = measure::measure(&mut bench, &copies, &wakes, end, clock, rng) else { return Ok(()) };
+    let entry = |c| Some(Entry { copy: copy_of(c)?, wake: if c.threads == 1 { Duration::ZERO } else { WAKE } });
+    let entries = contenders.iter().map(entry).collect::<Option<Vec<_>>>().context("a copy for each pool")?;
+    let (pace, rng) = (Pace { rounds: (1, 200), ..Pace::default() }, &mut SmallRng::seed_from_u64(0));
+    let Some(timings) = measure::measure(&mut bench, &entries, &pace, budget, rng) else { return Ok(()) };
     let alone = |c: &Contender| contenders.iter().position(|one| one.threads == 1 && one.name() == c.name());
     for (contender, timing) in contenders.iter().zip(&timings) {
         let alone = &timings[alone(contender).context("a pool of one thread")?];
@@ -284,9 +291,8 @@ fn check<T: Number>(case: &Case, bench: &mut Pools<'_, T>, clock: &Clock, record
         bench.pools[contender.pool].install(|| bench.tensors.run(op, contender.isa, rows));
         let hash = largest.install(|| bench.tensors.hash(op, rows));
         let known = first.filter(|&(of, _)| of == rows).map(|(_, hash)| hash);
-        let error = known.is_none().then(|| largest.install(|| bench.tensors.error(op, rows)));
-        if let Some(error) = error {
-            ensure!(error <= BOUND, "{} {} {rows}x{cols}: an error of {error:.1} units", op.name(), T::NAME);
+        let error = if known.is_none() { Some(largest.install(|| bench.tensors.error(op, rows))?) } else { None };
+        if error.is_some() {
             first = Some((rows, hash));
         }
         record.checks.push(Check {
@@ -319,25 +325,17 @@ impl Record {
     }
 
     fn print(&self) {
-        println!(
-            "{:<7} {:<20} {:<5} {:>12} {:>7} {:>9} {:>11} {:>8} {:>8} {:>8}",
-            "scaling", "op", "dtype", "shape", "threads", "contender", "us", "GB/s", "speedup", "copies"
-        );
+        let head = ["scaling", "op", "dtype", "shape", "threads", "contender", "us", "GB/s", "speedup", "copies"];
+        let mut table = Table::new(head.map(String::from).into());
         for row in &self.results {
-            println!(
-                "{:<7} {:<20} {:<5} {:>12} {:>7} {:>9} {:>11.1} {:>8.1} {:>8.2} {:>8.2}",
-                row.scaling,
-                row.op,
-                row.dtype,
-                format!("{}x{}", row.rows, row.cols),
-                row.threads,
-                row.contender,
-                row.lower_quartile_ns / 1e3,
-                row.gb_per_s,
-                row.speedup,
-                row.copies
-            );
+            let mut cells = [&row.scaling, &row.op, &row.dtype].map(ToString::to_string).to_vec();
+            cells.extend([format!("{}x{}", row.rows, row.cols), row.threads.to_string(), row.contender.to_string()]);
+            cells.push(format!("{:.1}", row.lower_quartile_ns / 1e3));
+            cells.push(format!("{:.1}", row.gb_per_s));
+            cells.extend([row.speedup, row.copies].map(|v| format!("{v:.2}")));
+            table.push(cells);
         }
+        print!("{}", table.text());
         self.print_checks();
         if !self.complete {
             println!("\nCut short: not every case was measured.");

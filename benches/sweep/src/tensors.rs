@@ -1,16 +1,21 @@
 //! The buffers of a case, and what runs over them.
 
-use lanenorm::{Element, GradIo, Isa, LayerNorm, ParamGrads, RmsNorm, Stats, StatsMut, bf16};
+use anyhow::ensure;
+use lanenorm::{GradIo, Isa, LayerNorm, ParamGrads, RmsNorm, Stats, StatsMut};
+use lanenorm_harness::answer::{Gradients, Norm, larger};
+use lanenorm_harness::buffer::Buffer;
+use lanenorm_harness::copy::copy_threads;
+use lanenorm_harness::input::bells;
+use lanenorm_harness::number;
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::answer;
-use crate::buffer::Buffer;
-use crate::copy::copy_threads;
+const EPS: f64 = 1e-5;
 
-pub(crate) const EPS: f64 = 1e-5;
+/// The largest error that is taken for right, in units of what rounding may add.
+const BOUND: f64 = 16.0;
 
 /// An operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,49 +37,12 @@ impl Op {
     }
 }
 
-/// An element type.
-pub(crate) trait Number: Element<Float = f32> + Copy + Default + Send + Sync + 'static {
-    const NAME: &'static str;
-    /// Half the distance of neighbours around 1.
-    const UNIT: f64;
-    fn narrow(value: f32) -> Self;
-    fn wide(self) -> f64;
-    fn bits(self) -> u32;
+/// An element type that is computed in f32.
+pub(crate) trait Number: number::Number<Float = f32> {
+    const NAME: &'static str = Self::DTYPE.name();
 }
 
-impl Number for f32 {
-    const NAME: &'static str = "f32";
-    const UNIT: f64 = 1.0 / (1u32 << 24) as f64;
-
-    fn narrow(value: f32) -> Self {
-        value
-    }
-
-    fn wide(self) -> f64 {
-        self.into()
-    }
-
-    fn bits(self) -> u32 {
-        self.to_bits()
-    }
-}
-
-impl Number for bf16 {
-    const NAME: &'static str = "bf16";
-    const UNIT: f64 = 1.0 / 256.0;
-
-    fn narrow(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-
-    fn wide(self) -> f64 {
-        self.into()
-    }
-
-    fn bits(self) -> u32 {
-        self.to_bits().into()
-    }
-}
+impl<T: number::Number<Float = f32>> Number for T {}
 
 /// The buffers of a case.
 pub(crate) struct Tensors<T: Number> {
@@ -95,9 +63,9 @@ impl<T: Number> Tensors<T> {
     /// Buffers for so many rows, and work memory for the tasks of the current pool.
     pub(crate) fn new(rows: usize, cols: usize, backward: bool) -> Self {
         let rng = &mut SmallRng::seed_from_u64(1);
-        let x = noise::<T>(rows * cols, 0.5, 2.0, 1);
-        let dy = noise::<T>(if backward { rows * cols } else { 0 }, 0.0, 1.0, 2);
-        let (gamma, beta) = (noise::<T>(cols, 1.0, 0.25, 3), noise::<T>(cols, 0.0, 0.25, 4));
+        let x: Vec<T> = bells(1, rows * cols, 0.5, 1.0);
+        let dy: Vec<T> = bells(2, if backward { rows * cols } else { 0 }, 0.0, 1.0);
+        let (gamma, beta): (Vec<T>, Vec<T>) = (bells(3, cols, 1.0, 0.25), bells(4, cols, 0.0, 0.25));
         let of_rows = || vec![0.0; if backward { rows } else { 0 }];
         let of_cols = || vec![0.0; if backward { cols } else { 0 }];
         let plan = LayerNorm::new(cols, EPS).expect("a plan");
@@ -174,41 +142,43 @@ impl<T: Number> Tensors<T> {
 
     /// Of the bits that the last run left.
     pub(crate) fn hash(&self, op: Op, rows: usize) -> u64 {
-        let mut parts: Vec<u64> =
-            self.y.get()[..rows * self.cols].par_chunks(1 << 14).map(|y| hash(y.iter().map(|y| y.bits()))).collect();
+        let mut parts: Vec<u64> = self.y.get()[..rows * self.cols]
+            .par_chunks(1 << 14)
+            .map(|y| hash(y.iter().map(|y| y.widen().to_bits())))
+            .collect();
         if op == Op::LayerNormBackward {
             parts.extend(self.grads.iter().map(|v| hash(v.iter().map(|v| v.to_bits()))));
         }
         hash(parts.iter().flat_map(|part| [*part as u32, (part >> 32) as u32]))
     }
 
-    /// The largest error of what the last run left, in units of what rounding may add.
-    pub(crate) fn error(&self, op: Op, rows: usize) -> f64 {
+    /// The largest error of what the last run left in the first rows, in units of what rounding may add.
+    ///
+    /// # Errors
+    /// If it is too large.
+    pub(crate) fn error(&self, op: Op, rows: usize) -> anyhow::Result<f64> {
         let len = rows * self.cols;
-        let (x, y, gamma) = (&self.x.get()[..len], &self.y.get()[..len], &self.gamma.get()[..self.cols]);
-        match op {
+        let (x, y) = (&self.x.get()[..len], &self.y.get()[..len]);
+        let wide = |v: &Buffer<T>| v.get()[..self.cols].iter().map(|v| v.to_f64()).collect::<Vec<_>>();
+        let (gamma, beta) = (wide(&self.gamma), wide(&self.beta));
+        let norm = Norm { centered: op != Op::RmsNorm, cols: self.cols, eps: EPS };
+        let error = match op {
             Op::Copy => 0.0,
-            Op::LayerNorm => answer::forward_error(x, Some(&self.beta.get()[..self.cols]), gamma, y),
-            Op::RmsNorm => answer::forward_error(x, None, gamma, y),
-            Op::LayerNormBackward => {
-                let grads = self.grads.each_ref().map(|v| &v[..]);
-                answer::backward_error(&self.dy.get()[..len], x, gamma, y, grads)
+            Op::LayerNorm | Op::RmsNorm => {
+                norm.forward(x, |_| [Some(&gamma), Some(&beta[..]).filter(|_| norm.centered)]).error(y, T::U)
             }
-        }
+            Op::LayerNormBackward => {
+                let Gradients { dx, dgamma, dbeta } = norm.backward(&self.dy.get()[..len], x, Some(&gamma));
+                let of_params = larger(dgamma.error(&self.grads[0], T::U), dbeta.error(&self.grads[1], T::U));
+                larger(dx.error(y, T::U), of_params)
+            }
+        };
+        ensure!(error <= BOUND, "{} {} {rows}x{}: an error of {error:.1} units", op.name(), T::NAME, self.cols);
+        Ok(error)
     }
 }
 
 fn hash(words: impl Iterator<Item = u32>) -> u64 {
     let bytes: Vec<u8> = words.flat_map(u32::to_ne_bytes).collect();
     xxh3_64(&bytes)
-}
-
-/// Uniform noise around an offset, made by all threads: the same for any number of them.
-fn noise<T: Number>(len: usize, offset: f32, width: f32, seed: u64) -> Vec<T> {
-    let mut values = vec![T::default(); len];
-    values.par_chunks_mut(1 << 16).enumerate().for_each(|(i, values)| {
-        let mut rng = SmallRng::seed_from_u64(seed << 32 | i as u64);
-        values.fill_with(|| T::narrow(offset + width * rng.random_range(-1.0f32..1.0)));
-    });
-    values
 }

@@ -1,10 +1,11 @@
 //! What a run measured, as a record and as tables.
 
+use lanenorm_harness::machine::Machine;
+use lanenorm_harness::table::Table;
 use serde::{Deserialize, Serialize};
 
-use crate::columns::cliffs::{self, Cliff};
+use crate::columns::cliffs::{Cliff, self};
 use crate::columns::grid::SIZES;
-use crate::machine::Machine;
 
 /// One contender at one point.
 #[derive(Default, Serialize, Deserialize)]
@@ -67,19 +68,20 @@ fn print_size(rows: &[&Row]) {
             names.push(&row.contender);
         }
     }
-    print!("{:>8} {:>8}", "cols", "rows");
-    names.iter().for_each(|name| print!(" {:>12}", format!("{name} GB/s")));
-    names.iter().filter(|&&name| name != "copy").for_each(|name| print!(" {:>13}", format!("{name} copies")));
-    println!();
+    let tiers = || names.iter().filter(|&&name| name != "copy");
+    let mut head = vec!["cols".to_owned(), "rows".to_owned()];
+    head.extend(names.iter().map(|name| format!("{name} GB/s")));
+    head.extend(tiers().map(|name| format!("{name} copies")));
+    let mut table = Table::new(head);
     for points in rows.chunk_by(|a, b| a.cols == b.cols) {
         let entry = |name: &str, of: fn(&Row) -> f64| {
             let row = points.iter().find(|row| row.contender == name);
             row.map_or("-".into(), |row| format!("{:.2}", of(row)))
         };
-        print!("{:>8} {:>8}", points[0].cols, points[0].rows);
-        names.iter().for_each(|name| print!(" {:>12}", entry(name, |row| row.gb_per_s)));
-        let tiers = names.iter().filter(|&&name| name != "copy");
-        tiers.for_each(|name| print!(" {:>13}", entry(name, |row| row.copies)));
-        println!();
+        let mut row = vec![points[0].cols.to_string(), points[0].rows.to_string()];
+        row.extend(names.iter().map(|name| entry(name, |row| row.gb_per_s)));
+        row.extend(tiers().map(|name| entry(name, |row| row.copies)));
+        table.push(row);
     }
+    print!("{}", table.text());
 }

@@ -2,65 +2,67 @@
 
 use std::ops::{AddAssign, Div};
 
-use lanenorm::kernels::element::Storage;
-use lanenorm::kernels::simd::Float;
-use lanenorm::{Beside, Element, bf16, f16};
-
-use super::baselines::Run;
-use super::simd_welford::simd_welford;
+use lanenorm_kernels::Element;
+use lanenorm_kernels::element::{Beside, Storage};
+pub use lanenorm_kernels::half::{bf16, f16};
+use lanenorm_kernels::simd::Float;
+pub use lanenorm_kernels::table::Dtype;
 
 /// Calls a function for the type that a `Dtype` stands for.
+#[macro_export]
 macro_rules! typed {
     ($dtype:expr, $function:ident($($argument:expr),* $(,)?)) => {
         match $dtype {
-            Dtype::F32 => $function::<f32>($($argument),*),
-            Dtype::F64 => $function::<f64>($($argument),*),
-            Dtype::F16 => $function::<lanenorm::f16>($($argument),*),
-            Dtype::Bf16 => $function::<lanenorm::bf16>($($argument),*),
+            $crate::number::Dtype::F32 => $function::<f32>($($argument),*),
+            $crate::number::Dtype::F64 => $function::<f64>($($argument),*),
+            $crate::number::Dtype::F16 => $function::<$crate::number::f16>($($argument),*),
+            $crate::number::Dtype::Bf16 => $function::<$crate::number::bf16>($($argument),*),
             dtype => panic!("the benchmark has no {}", dtype.name()),
         }
     };
 }
-pub(crate) use typed;
 
 /// Conversion to the type that is computed in.
-pub(crate) trait Widen<F>: Copy {
+pub trait Widen<F>: Copy {
+    /// The same number.
     fn widen(self) -> F;
 }
 
 /// What is compared with exact answers.
-pub(crate) trait Value: Copy + PartialEq {
+pub trait Value: Copy + PartialEq + Send + Sync {
+    /// The same number.
     fn to_f64(self) -> f64;
 
-    /// What rounding to this type may have cost, beyond rounding to the type that is computed in: half the distance to the next
-    /// element away from zero.
+    /// What rounding to this type may have cost, beyond rounding to the type that is computed in: half the distance to the
+    /// next element away from zero.
     fn half_ulp(self) -> f64 {
         0.0
     }
 }
 
 /// A type of elements.
-pub(crate) trait Number: Element<Float: Real> + Widen<<Self as Storage>::Float> + Value + Default {
+pub trait Number: Element<Float: Real> + Widen<<Self as Storage>::Float> + Value + Default {
     /// What gamma and beta have in mixed calls: f32 beside 16 bits, or else the type itself.
     type Mixed: Number + Beside<Self> + From<Self>;
 
     /// What rounding to the type that is computed in costs at most, relatively.
     const U: f64;
 
-    /// The baseline that is written for registers of f32.
-    const SIMD_WELFORD: Option<Run<Self>> = None;
-
     /// Rounds to nearest.
     fn narrow(v: Self::Float) -> Self;
 
+    /// Rounds to nearest, by way of the type that is computed in.
     fn from_f64(v: f64) -> Self {
         Self::narrow(Self::Float::from_f64(v))
     }
 }
 
 /// A type that is computed in.
-pub(crate) trait Real: Float + Value + Widen<Self> + Div<Output = Self> + AddAssign {
+pub trait Real: Float + Value + Widen<Self> + Div<Output = Self> + AddAssign {
+    /// The square root.
     fn sqrt(self) -> Self;
+
+    /// `self * a + b`, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
 }
 
@@ -131,7 +133,6 @@ sixteen_bits!(f16 bf16);
 impl Number for f32 {
     type Mixed = f32;
     const U: f64 = 1.0 / (1u64 << 24) as f64;
-    const SIMD_WELFORD: Option<Run<f32>> = Some(simd_welford);
 
     #[inline(always)]
     fn narrow(v: f32) -> f32 {

@@ -1,7 +1,6 @@
 //! Where buffers lie. Loads of x slow down when they are a few bytes behind stores of y modulo 4096 (the processor
 //! takes them for loads of what is being stored), by up to a factor of two. An allocator deals out one such offset
-//! and a benchmark measures it; here offsets are drawn at random, several times for each case. The programs beside
-//! the benchmark share this file.
+//! and a benchmark measures it; here offsets are drawn at random, several times for each case.
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -10,7 +9,8 @@ const PAGE: usize = 4096;
 const LINE: usize = 64;
 
 /// Some elements that start at a random cache line of a page.
-pub(crate) struct Buffer<T> {
+#[derive(Debug)]
+pub struct Buffer<T> {
     memory: Vec<T>,
     start: usize,
     len: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Buffer<T> {
 
 impl<T: Copy + Default> Buffer<T> {
     /// A buffer that holds `values`. Its pages have been touched.
-    pub(crate) fn new(values: &[T], rng: &mut SmallRng) -> Self {
+    pub fn new(values: &[T], rng: &mut SmallRng) -> Self {
         let mut memory = vec![T::default(); values.len() + 2 * PAGE / size_of::<T>()];
         let start = Self::draw(&memory, rng);
         memory[start..start + values.len()].copy_from_slice(values);
@@ -31,18 +31,19 @@ impl<T: Copy + Default> Buffer<T> {
     }
 
     /// The same values in the same pages, from another cache line on.
-    #[allow(dead_code, reason = "not every program moves its buffers")]
-    pub(crate) fn shift(&mut self, rng: &mut SmallRng) {
+    pub fn shift(&mut self, rng: &mut SmallRng) {
         let start = Self::draw(&self.memory, rng);
         self.memory.copy_within(self.start..self.start + self.len, start);
         self.start = start;
     }
 
-    pub(crate) fn get(&self) -> &[T] {
+    /// The values.
+    pub fn get(&self) -> &[T] {
         &self.memory[self.start..self.start + self.len]
     }
 
-    pub(crate) fn get_mut(&mut self) -> &mut [T] {
+    /// The values.
+    pub fn get_mut(&mut self) -> &mut [T] {
         &mut self.memory[self.start..self.start + self.len]
     }
 }

@@ -1,7 +1,7 @@
-//! What everything is measured against. The programs beside the benchmark share this file.
+//! What everything is measured against.
 
 /// A copy by `tasks` threads of the current rayon pool.
-pub(crate) fn copy_threads<T: Copy + Send + Sync>(x: &[T], y: &mut [T], tasks: usize) {
+pub fn copy_threads<T: Copy + Send + Sync>(x: &[T], y: &mut [T], tasks: usize) {
     if tasks <= 1 {
         return y.copy_from_slice(x);
     }

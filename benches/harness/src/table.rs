@@ -2,24 +2,27 @@
 
 use std::fmt::Write;
 
-/// Columns are aligned to the right, save the first.
-pub(crate) struct Table {
+/// Text cells under their heads. Columns are aligned to the right, save the first.
+#[derive(Debug)]
+pub struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(crate) fn new(head: Vec<String>) -> Self {
+    /// A table without rows.
+    pub fn new(head: Vec<String>) -> Self {
         Self { head, rows: Vec::new() }
     }
 
     /// Adds a row, with one cell for each column.
-    pub(crate) fn push(&mut self, row: Vec<String>) {
+    pub fn push(&mut self, row: Vec<String>) {
         debug_assert_eq!(row.len(), self.head.len());
         self.rows.push(row);
     }
 
-    pub(crate) fn text(&self) -> String {
+    /// Aligned, with two spaces between columns.
+    pub fn text(&self) -> String {
         let width = |i: usize| self.lines().map(|row| row[i].chars().count()).max().unwrap_or(0);
         let widths: Vec<_> = (0..self.head.len()).map(width).collect();
         let mut out = String::new();
@@ -34,7 +37,8 @@ impl Table {
         out
     }
 
-    pub(crate) fn markdown(&self) -> String {
+    /// As GitHub reads it.
+    pub fn markdown(&self) -> String {
         let line = |row: &[String]| format!("| {} |\n", row.join(" | "));
         let rule = format!("|---|{}\n", "---:|".repeat(self.head.len() - 1));
         let rows: String = self.rows.iter().map(|row| line(row)).collect();
@@ -44,4 +48,15 @@ impl Table {
     fn lines(&self) -> impl Iterator<Item = &Vec<String>> {
         std::iter::once(&self.head).chain(&self.rows)
     }
+}
+
+/// Three significant digits of a positive number, unless it is below 0.1.
+pub fn three_digits(v: f64) -> String {
+    let decimals = match v {
+        ..1.0 => 3,
+        1.0..10.0 => 2,
+        10.0..100.0 => 1,
+        _ => 0,
+    };
+    format!("{v:.decimals$}")
 }

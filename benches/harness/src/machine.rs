@@ -1,37 +1,45 @@
-//! What a later reader needs to know about where results come from. The programs beside the benchmark share this file.
+//! What a later reader needs to know about where results come from.
 
 use std::fmt;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where and when a run was made.
-#[derive(Serialize)]
-pub(crate) struct Machine {
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Machine {
     cpu: String,
     logical_cores: usize,
-    threads: usize,
+    /// Those of the pool.
+    pub threads: usize,
     /// The load average of a minute before the run: on a busy machine two threads are as fast as one.
     load: Option<f64>,
-    build: &'static str,
-    default_tier: &'static str,
+    build: String,
+    /// The tier of plans that name none.
+    pub default_tier: String,
     date: String,
     /// What makes such a record again.
-    command: &'static str,
+    command: String,
 }
 
 impl Machine {
-    pub(crate) fn this(default_tier: &'static str, command: &'static str) -> Self {
+    /// This one, at this moment. `build` is that of the library.
+    pub fn this(build: &str, default_tier: &str, command: &str) -> Self {
         Self {
             cpu: cpu_model().unwrap_or_else(|| format!("unknown {}", std::env::consts::ARCH)),
             logical_cores: std::thread::available_parallelism().map_or(1, usize::from),
             threads: rayon::current_num_threads(),
             load: load(),
-            build: lanenorm::BUILD,
-            default_tier,
+            build: build.into(),
+            default_tier: default_tier.into(),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            command,
+            command: command.into(),
         }
+    }
+
+    /// The day of the run, as in 2026-11-29.
+    pub fn day(&self) -> &str {
+        self.date.split('T').next().unwrap_or_default()
     }
 }
 

@@ -1,0 +1,163 @@
+//! What people write who do not use a library: each formula as scalar loops, and Welford's algorithm from the textbook.
+//! Backward has for each row a loop for its sums, one for dx, and one that adds to dgamma and dbeta, as the reference
+//! implementations of frameworks have it.
+
+use lanenorm_kernels::simd::Float;
+
+use crate::number::{Number, Real};
+
+/// The arguments are x, cols, gamma, beta, eps and y. RMSNorm has no use for beta.
+pub type Forward<T, F> = fn(&[T], usize, &[T], &[T], F, &mut [T]);
+
+/// What the backward pass takes and writes.
+#[derive(Debug)]
+pub struct Gradients<'a, T: Number> {
+    /// The gradient of y.
+    pub dy: &'a [T],
+    /// The input of forward.
+    pub x: &'a [T],
+    /// The length of rows.
+    pub cols: usize,
+    /// The factors.
+    pub gamma: &'a [T],
+    /// The means that forward has kept. RMSNorm has no use for them.
+    pub mean: &'a [T::Float],
+    /// The reciprocal standard deviations that forward has kept.
+    pub rstd: &'a [T::Float],
+    /// The gradient of x.
+    pub dx: &'a mut [T],
+    /// The gradient of gamma.
+    pub dgamma: &'a mut [T::Float],
+    /// The gradient of beta. RMSNorm has no use for it.
+    pub dbeta: &'a mut [T::Float],
+}
+
+/// 0, 1 and the number of columns.
+#[inline(always)]
+pub fn constants<T: Number>(cols: usize) -> (T::Float, T::Float, T::Float) {
+    (T::Float::from_f64(0.0), T::Float::from_f64(1.0), T::Float::from_f64(cols as f64))
+}
+
+/// The mean and the variance of a row: a loop for each.
+pub fn moments<T: Number>(x: &[T]) -> (T::Float, T::Float) {
+    let (zero, _, n) = constants::<T>(x.len());
+    let mut mean = zero;
+    for &x in x {
+        mean += x.widen();
+    }
+    mean = mean / n;
+    let mut var = zero;
+    for &x in x {
+        var += (x.widen() - mean) * (x.widen() - mean);
+    }
+    (mean, var / n)
+}
+
+/// The mean of the squares of a row.
+pub fn mean_square<T: Number>(x: &[T]) -> T::Float {
+    let (mut squares, _, n) = constants::<T>(x.len());
+    for &x in x {
+        squares += x.widen() * x.widen();
+    }
+    squares / n
+}
+
+/// B. P. Welford, "Note on a method for calculating corrected sums of squares and products", Technometrics 4(3), 1962.
+fn welford_moments<T: Number>(x: &[T]) -> (T::Float, T::Float) {
+    let (zero, _, n) = constants::<T>(x.len());
+    let (mut mean, mut m2) = (zero, zero);
+    for (i, &x) in x.iter().enumerate() {
+        let delta = x.widen() - mean;
+        mean += delta / T::Float::from_f64((i + 1) as f64);
+        m2 += delta * (x.widen() - mean);
+    }
+    (mean, m2 / n)
+}
+
+/// The formula: a loop for the mean, one for the variance, one for the output.
+pub fn layer_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], beta: &[T], eps: T::Float, y: &mut [T]) {
+    for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
+        normalize(x, gamma, beta, moments(x), eps, y);
+    }
+}
+
+/// The textbook.
+pub fn welford<T: Number>(x: &[T], cols: usize, gamma: &[T], beta: &[T], eps: T::Float, y: &mut [T]) {
+    for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
+        normalize(x, gamma, beta, welford_moments(x), eps, y);
+    }
+}
+
+/// The last loop of both, which compilers vectorize.
+fn normalize<T: Number>(
+    x: &[T],
+    gamma: &[T],
+    beta: &[T],
+    (mean, var): (T::Float, T::Float),
+    eps: T::Float,
+    y: &mut [T],
+) {
+    let (_, one, _) = constants::<T>(x.len());
+    let rstd = one / (var + eps).sqrt();
+    for (((y, &x), &gamma), &beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+        *y = T::narrow((x.widen() - mean) * rstd * gamma.widen() + beta.widen());
+    }
+}
+
+/// The formula: a loop for the mean of squares, one for the output.
+pub fn rms_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], _: &[T], eps: T::Float, y: &mut [T]) {
+    let (_, one, _) = constants::<T>(cols);
+    for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
+        let rstd = one / (mean_square(x) + eps).sqrt();
+        for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(gamma) {
+            *y = T::narrow(x.widen() * rstd * gamma.widen());
+        }
+    }
+}
+
+/// The gradients of LayerNorm.
+pub fn layer_norm_backward<T: Number>(grads: Gradients<'_, T>) {
+    let Gradients { dy, x, cols, gamma, mean, rstd, dx, dgamma, dbeta } = grads;
+    let (zero, _, n) = constants::<T>(cols);
+    dgamma.fill(zero);
+    dbeta.fill(zero);
+    for (r, dx) in dx.chunks_exact_mut(cols).enumerate() {
+        let (dy, x, mean, rstd) = (&dy[r * cols..][..cols], &x[r * cols..][..cols], mean[r], rstd[r]);
+        let (mut c1, mut c2) = (zero, zero);
+        for ((&dy, &x), &gamma) in dy.iter().zip(x).zip(gamma) {
+            let g = dy.widen() * gamma.widen();
+            c1 += g;
+            c2 += g * ((x.widen() - mean) * rstd);
+        }
+        (c1, c2) = (c1 / n, c2 / n);
+        for (((dx, &dy), &x), &gamma) in dx.iter_mut().zip(dy).zip(x).zip(gamma) {
+            let xhat = (x.widen() - mean) * rstd;
+            *dx = T::narrow(rstd * (dy.widen() * gamma.widen() - c1 - xhat * c2));
+        }
+        for (((dgamma, dbeta), &dy), &x) in dgamma.iter_mut().zip(&mut *dbeta).zip(dy).zip(x) {
+            *dgamma += dy.widen() * ((x.widen() - mean) * rstd);
+            *dbeta += dy.widen();
+        }
+    }
+}
+
+/// The gradients of RMSNorm.
+pub fn rms_norm_backward<T: Number>(grads: Gradients<'_, T>) {
+    let Gradients { dy, x, cols, gamma, rstd, dx, dgamma, .. } = grads;
+    let (zero, _, n) = constants::<T>(cols);
+    dgamma.fill(zero);
+    for (r, dx) in dx.chunks_exact_mut(cols).enumerate() {
+        let (dy, x, rstd) = (&dy[r * cols..][..cols], &x[r * cols..][..cols], rstd[r]);
+        let mut c2 = zero;
+        for ((&dy, &x), &gamma) in dy.iter().zip(x).zip(gamma) {
+            c2 += dy.widen() * gamma.widen() * (x.widen() * rstd);
+        }
+        c2 = c2 / n;
+        for (((dx, &dy), &x), &gamma) in dx.iter_mut().zip(dy).zip(x).zip(gamma) {
+            *dx = T::narrow(rstd * (dy.widen() * gamma.widen() - x.widen() * rstd * c2));
+        }
+        for ((dgamma, &dy), &x) in dgamma.iter_mut().zip(dy).zip(x) {
+            *dgamma += dy.widen() * (x.widen() * rstd);
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! What `cargo bench` measured, as a few sentences and as tables: of each operation in f32, of the other types, and of
+//! what plans do beside the plain call.
+
+use std::fmt::Write;
+
+use lanenorm_kernels::table::Op;
+
+use crate::machine::Machine;
+use crate::measure::Pace;
+use crate::record::{Kernel, Record};
+use crate::table::{Table, three_digits};
+
+/// What stands where nothing was measured.
+const NOTHING: &str = "-";
+
+/// The names of tiers, narrowest first.
+const TIERS: [&str; 4] = ["scalar", "neon", "avx2", "avx512"];
+
+/// The baselines that the sentences are about, and what they are.
+const BASELINES: [(&str, &str); 3] = [
+    ("naive", "scalar loops"),
+    ("two_pass", "loops that the compiler vectorizes for any processor of the kind"),
+    ("two_pass_simd", "the same loops compiled for this tier"),
+];
+
+/// All contenders of an operation and a type on one input.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a>(&'a [Kernel]);
+
+impl<'a> Case<'a> {
+    fn first(self) -> &'a Kernel {
+        &self.0[0]
+    }
+
+    fn is(self, op: &str, dtype: &str) -> bool {
+        (&*self.first().op, &*self.first().dtype) == (op, dtype)
+    }
+
+    /// Such as `layer_norm f32 512x768`.
+    pub fn name(self) -> String {
+        let Kernel { op, dtype, case, .. } = self.first();
+        format!("{op} {dtype} {case}")
+    }
+
+    /// The plain call of a contender.
+    pub fn find(self, contender: &str, threads: bool) -> Option<&'a Kernel> {
+        self.0.iter().find(|k| (&*k.contender, &*k.form, k.threads) == (contender, "default", threads))
+    }
+
+    fn expect(self, contender: &str, threads: bool) -> &'a Kernel {
+        self.find(contender, threads).unwrap_or_else(|| panic!("{} has no {contender}", self.name()))
+    }
+
+    /// How many times as long as the plain call of `ours` a contender takes.
+    pub fn ratio(self, contender: &str, ours: &str) -> Option<f64> {
+        Some(self.find(contender, false)?.copies / self.find(ours, false)?.copies)
+    }
+
+    /// The baseline that is the fastest, and how many times as long it takes.
+    fn fastest_baseline(self, ours: &str) -> Option<(&'a str, f64)> {
+        let baselines = self.0.iter().map(|k| &*k.contender).filter(|name| is_baseline(name));
+        baselines.filter_map(|name| Some((name, self.ratio(name, ours)?))).min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+}
+
+fn is_baseline(name: &str) -> bool {
+    name != "copy" && !TIERS.contains(&name)
+}
+
+/// The geometric mean of positive numbers and their range; `None` of no numbers.
+pub fn mean_and_range(values: impl IntoIterator<Item = f64>) -> Option<(f64, [f64; 2])> {
+    let values: Vec<f64> = values.into_iter().collect();
+    let mean = (values.iter().map(|v| v.ln()).sum::<f64>() / values.len() as f64).exp();
+    let least = values.iter().copied().reduce(f64::min)?;
+    Some((mean, [least, values.iter().copied().fold(least, f64::max)]))
+}
+
+impl Record<Kernel> {
+    /// The cases in their order.
+    pub fn cases(&self) -> impl Iterator<Item = Case<'_>> {
+        let key = |k: &Kernel| (k.op.clone(), k.dtype.clone(), k.case.clone());
+        self.results.chunk_by(move |a, b| key(a) == key(b)).map(Case)
+    }
+
+    /// What a reader wants to know first, a paragraph for each fact: how many times as fast as baselines, how near to a
+    /// copy, and where a baseline is faster.
+    pub fn sentences(&self) -> Vec<String> {
+        let ours = &*self.machine.default_tier;
+        let mut sentences = Vec::new();
+        for (baseline, what) in BASELINES {
+            let ratios = self.cases().filter_map(|case| case.ratio(baseline, ours));
+            if let Some((mean, range)) = mean_and_range(ratios) {
+                let [mean, least, most] = [mean, range[0], range[1]].map(three_digits);
+                sentences.push(format!(
+                    "{mean} times as fast as {baseline} ({what}) in the geometric mean, {least} to {most} times."
+                ));
+            }
+        }
+        for op in Op::ALL {
+            let copies =
+                self.cases().filter(|case| case.is(op.name(), "f32")).filter_map(|case| case.ratio(ours, "copy"));
+            if let Some((mean, range)) = mean_and_range(copies) {
+                let [mean, least, most] = [mean, range[0], range[1]].map(three_digits);
+                sentences.push(format!(
+                    "{} f32 takes {mean} times as long as a plain copy in the geometric mean, {least} to {most} times.",
+                    op.name()
+                ));
+            }
+        }
+        let all = self.cases().count();
+        let slower = |case: Case<'_>| {
+            let (name, ratio) = case.fastest_baseline(ours)?;
+            (ratio < 1.0).then(|| format!("{} ({name} takes {})", case.name(), three_digits(ratio)))
+        };
+        let slower: Vec<String> = self.cases().filter_map(slower).collect();
+        sentences.push(if slower.is_empty() {
+            format!("Faster than every baseline in all of {all} cases.")
+        } else {
+            let of = slower.len();
+            format!(
+                "Slower than a baseline in {of} of {all} cases, which takes so much of its time: {}.",
+                slower.join(", ")
+            )
+        });
+        sentences
+    }
+
+    /// The sentences as lines for a terminal.
+    pub fn summary(&self) -> String {
+        let mut out = format!("lanenorm on {}, one thread, all cases:\n", self.machine.default_tier);
+        for sentence in self.sentences() {
+            out += &wrapped(&sentence, "- ", "  ");
+        }
+        out
+    }
+
+    /// An operation in f32, on all inputs.
+    pub fn table_of_op(&self, op: &str) -> Table {
+        let (best, threads) = (&*self.machine.default_tier, self.machine.threads);
+        let cases: Vec<_> = self.cases().filter(|case| case.is(op, "f32")).collect();
+        let rivals = rivals(&cases, best);
+        let mut head = common_head(op, best);
+        head.extend(rivals.iter().map(|&name| name.into()));
+        head.extend([format!("{threads} thr µs"), "gain".into(), "copy gain".into()]);
+        let mut table = Table::new(head);
+        for case in cases {
+            let (ours, copy) = (case.expect(best, false), case.expect("copy", false));
+            let (ours_threads, copy_threads) = (case.expect(best, true), case.expect("copy", true));
+            let mut row = common_row(case.first().case.clone(), copy, ours);
+            row.extend(rivals.iter().map(|name| digits(case.ratio(name, best))));
+            row.push(micros(ours_threads));
+            row.push(three_digits(ours.copies / ours_threads.copies));
+            row.push(three_digits(copy.copies / copy_threads.copies));
+            table.push(row);
+        }
+        table
+    }
+
+    /// All operations in types that are not f32, beside f32.
+    pub fn table_of_types(&self) -> Table {
+        let best = &*self.machine.default_tier;
+        let others: Vec<_> = self.cases().filter(|case| case.first().dtype != "f32").collect();
+        let rivals = rivals(&others, best);
+        let mut head = common_head("other types", best);
+        head.push("of f32".into());
+        head.extend(rivals.iter().map(|&name| name.into()));
+        let mut table = Table::new(head);
+        for case in others {
+            let Kernel { op, case: name, .. } = case.first();
+            let ours = case.expect(best, false);
+            let in_f32 = self.cases().find(|other| other.is(op, "f32") && other.first().case == *name);
+            let of_f32 = in_f32.map(|case| ours.lower_quartile_ns / case.expect(best, false).lower_quartile_ns);
+            let mut row = common_row(case.name(), case.expect("copy", false), ours);
+            row.push(digits(of_f32));
+            row.extend(rivals.iter().map(|name| digits(case.ratio(name, best))));
+            table.push(row);
+        }
+        table
+    }
+
+    /// All plans that are not the plain call.
+    pub fn table_of_forms(&self) -> Table {
+        let head = ["beside the plain call", "tier", "form", "µs", "GB/s", "copies", "of default"];
+        let mut table = Table::new(head.map(String::from).into());
+        for case in self.cases() {
+            for kernel in case.0.iter().filter(|kernel| kernel.form != "default") {
+                table.push(vec![
+                    case.name(),
+                    kernel.contender.clone(),
+                    if kernel.threads { format!("{}+threads", kernel.form) } else { kernel.form.clone() },
+                    micros(kernel),
+                    gigabytes(kernel),
+                    three_digits(kernel.copies),
+                    three_digits(kernel.copies / case.expect(&kernel.contender, kernel.threads).copies),
+                ]);
+            }
+        }
+        table
+    }
+
+    fn tables(&self) -> impl Iterator<Item = Table> {
+        let of_ops = Op::ALL.into_iter().map(|op| self.table_of_op(op.name()));
+        of_ops.chain([self.table_of_types(), self.table_of_forms()])
+    }
+
+    /// The sentences, the tables, and what their columns mean.
+    pub fn text(&self) -> String {
+        let tables: String = self.tables().map(|table| format!("\n{}", table.text())).collect();
+        format!("{}{tables}\n{}", self.summary(), legend(&self.machine))
+    }
+
+    /// The same as Markdown.
+    pub fn markdown(&self) -> String {
+        let tables: String = self.tables().map(|table| table.markdown() + "\n").collect();
+        format!("{}\n{tables}{}", self.summary(), legend(&self.machine))
+    }
+}
+
+/// Text in lines of at most 110 characters.
+pub fn wrapped(text: &str, first: &str, indent: &str) -> String {
+    let (mut out, mut line) = (String::new(), first.to_owned());
+    let mut is_empty = true;
+    for word in text.split(' ') {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > 110 {
+            out += &line;
+            out.push('\n');
+            line = indent.to_owned();
+            is_empty = true;
+        }
+        let _ = write!(line, "{}{word}", if is_empty { "" } else { " " });
+        is_empty = false;
+    }
+    out + &line + "\n"
+}
+
+/// The names of the tiers that are not the default and of the baselines, each once.
+fn rivals<'a>(cases: &[Case<'a>], best: &str) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for name in cases.iter().flat_map(|case| case.0).filter(|k| k.form == "default").map(|k| &*k.contender) {
+        if name != "copy" && name != best && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    // Tiers first; baselines stay in their order.
+    names.sort_by_key(|name| TIERS.iter().position(|tier| tier == name).unwrap_or(TIERS.len()));
+    names
+}
+
+fn common_head(first: &str, best: &str) -> Vec<String> {
+    [first, "copy µs", &format!("{best} µs"), "GB/s", "copies"].map(String::from).into()
+}
+
+fn common_row(name: String, copy: &Kernel, ours: &Kernel) -> Vec<String> {
+    vec![name, micros(copy), micros(ours), gigabytes(ours), three_digits(ours.copies)]
+}
+
+fn digits(v: Option<f64>) -> String {
+    v.map_or_else(|| NOTHING.into(), three_digits)
+}
+
+fn micros(kernel: &Kernel) -> String {
+    three_digits(kernel.lower_quartile_ns / 1e3)
+}
+
+fn gigabytes(kernel: &Kernel) -> String {
+    // That are read or written.
+    let tensors = match &*kernel.form {
+        "sum" | "ds" => 4,
+        "params_only" => 2,
+        _ if kernel.op.ends_with("backward") => 3,
+        _ => 2,
+    };
+    let element = match &*kernel.dtype {
+        "f64" => 8,
+        "f32" => 4,
+        _ => 2,
+    };
+    three_digits((tensors * element * kernel.elements) as f64 / kernel.lower_quartile_ns)
+}
+
+fn legend(machine: &Machine) -> String {
+    let (best, threads, places) = (&machine.default_tier, machine.threads, Pace::default().places);
+    format!(
+        "{machine}
+layer_norm with gamma and beta, rms_norm with gamma: f32 or the type that is named, out of place, by one thread unless it
+  says otherwise. backward: all gradients, with the statistics that forward has kept and scratch memory of the caller.
+Default tier: {best}. Shapes: rows x columns.
+GB/s: x read and y written once, and of a sum its other addend and itself; backward, dy and x read and dx written once, and
+  ds read. copies: time divided by that of a plain copy of x to y, in the type of x; backward takes 1.5 at least.
+of f32: time divided by that of {best} on as many elements of f32.
+Other tiers and baselines: their time divided by that of {best}. naive: scalar loops, one for each sum and one for y
+  (backward: for the sums, for dx, for dgamma and dbeta), with conversions of 16 bits as the half crate has them. welford:
+  the textbook. two_pass: auto-vectorized for the build's baseline. two_pass_simd: the same for {best}. simd_welford: one
+  Welford per lane, for {best}.
+{threads} thr: all threads of the pool, called from inside it; below its threshold a plan uses one. gain: over one thread.
+  copy gain: of a copy by {threads} threads.
+form: sum: x is the sum of two tensors and is written too, twice the bytes of the copy. mixed: gamma and beta in f32. qk: in
+  place on every third row of a packed tensor. adaptive: 1 + gamma and beta of their own for each of eight groups of rows.
+  in_place backward: dx over dy. recomputed: statistics taken again. dx_only, params_only: one part of the gradients. ds: the
+  gradient of a sum, added to dx. allocating: scratch memory allocated by the call.
+of default: time divided by that of the default plan with as many threads.
+Times are lower quartiles of blocks of a millisecond or one call, interleaved with those of the copy, and medians over
+  {places} placements of the buffers.
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(case: &str, contender: &str, copies: f64) -> Kernel {
+        Kernel {
+            op: "layer_norm".into(),
+            dtype: "f32".into(),
+            case: case.into(),
+            cols: 8,
+            elements: 8,
+            contender: contender.into(),
+            form: "default".into(),
+            threads: false,
+            lower_quartile_ns: 1e3 * copies,
+            median_ns: 1e3 * copies,
+            copies,
+            blocks: 1,
+        }
+    }
+
+    fn record() -> Record<Kernel> {
+        let times = [("1x8", [1.0, 2.0, 4.0, 3.0]), ("8x8", [1.0, 2.0, 4.0, 1.0])];
+        let names = ["copy", "scalar", "naive", "two_pass_simd"];
+        let of_case = |(case, times): (&'static str, [f64; 4])| {
+            names.into_iter().zip(times).map(move |(name, copies)| kernel(case, name, copies))
+        };
+        let mut results: Vec<Kernel> = times.into_iter().flat_map(of_case).collect();
+        for (at, case) in [(8, "8x8"), (4, "1x8")] {
+            for name in ["copy", "scalar"] {
+                results.insert(at, Kernel { threads: true, ..kernel(case, name, 0.5) });
+            }
+        }
+        let mut machine = Machine::this("a build", "scalar", "a command");
+        machine.threads = 2;
+        Record { machine, results }
+    }
+
+    #[test]
+    fn a_reader_is_told_ratios_first() {
+        let expected = [
+            "2.00 times as fast as naive (scalar loops) in the geometric mean, 2.00 to 2.00 times.",
+            "0.866 times as fast as two_pass_simd (the same loops compiled for this tier) in the geometric mean, 0.500 to \
+             1.50 times.",
+            "layer_norm f32 takes 2.00 times as long as a plain copy in the geometric mean, 2.00 to 2.00 times.",
+            "Slower than a baseline in 1 of 2 cases, which takes so much of its time: layer_norm f32 8x8 (two_pass_simd \
+             takes 0.500).",
+        ];
+        assert_eq!(record().sentences(), expected);
+    }
+
+    #[test]
+    fn tables_have_a_column_for_each_rival() {
+        let table = record().table_of_op("layer_norm").markdown();
+        let head = "| layer_norm | copy µs | scalar µs | GB/s | copies | naive | two_pass_simd | 2 thr µs | gain | copy gain |";
+        let row = "| 1x8 | 1.00 | 2.00 | 0.032 | 2.00 | 2.00 | 1.50 | 0.500 | 4.00 | 2.00 |";
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!((lines[0], lines[2], lines.len()), (head, row, 4));
+    }
+
+    #[test]
+    fn tables_are_those_of_the_records() {
+        let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../record")).expect("records");
+        let mut records = 0;
+        for folder in folders.map(|folder| folder.expect("a folder").path()) {
+            let read = |name: &str| std::fs::read_to_string(folder.join(name));
+            let (Ok(json), Ok(markdown)) = (read("kernels.json"), read("kernels.md")) else { continue };
+            let record: Record<Kernel> = serde_json::from_str(&json).expect("a record");
+            for table in record.tables() {
+                let table = table.markdown();
+                assert!(markdown.contains(&table), "{} lacks\n{table}", folder.display());
+            }
+            records += 1;
+        }
+        assert!(records >= 3, "there are only {records} records");
+    }
+
+    #[test]
+    fn lines_are_wrapped() {
+        let text = "word ".repeat(50);
+        let lines = wrapped(text.trim_end(), "- ", "  ");
+        assert!(lines.lines().all(|line| line.len() <= 110 && (line.starts_with("- w") || line.starts_with("  w"))));
+        assert_eq!(lines.split_whitespace().filter(|word| *word == "word").count(), 50);
+    }
+}
