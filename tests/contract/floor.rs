@@ -7,8 +7,9 @@ use lanenorm::kernels::lanes::{Compiled, Float, GradRows, RowIo, Vector};
 use lanenorm::kernels::layer_norm::{self, LayerNorm, RowNorm};
 use lanenorm::kernels::moments::{BadEps, RowMoments, is_slow_scale};
 use lanenorm::kernels::rms_norm::{self, RmsNorm};
-use lanenorm::{Isa, Moments, StatsMut};
+use lanenorm::{Isa, Moments};
 
+use crate::support::forms::StatsMut;
 use crate::support::{Call, GradProblem, Problem, Types, Value, assert_same_bits, tiers};
 
 const NORM: RowNorm = RowNorm { mean: 0.0, mean_lo: 0.0, rstd: 1.0 };

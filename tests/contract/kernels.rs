@@ -7,8 +7,9 @@ use lanenorm::kernels::layer_norm::{LayerNorm, Normalize, RowNorm};
 use lanenorm::kernels::moments::{CHUNK, Moments, RowMoments, split_point};
 use lanenorm::kernels::rms_norm::{self, RmsNorm};
 use lanenorm::kernels::table;
-use lanenorm::{Element, Isa, StatsMut, Tier, bf16, f16};
+use lanenorm::{Element, Isa, Tier, bf16, f16};
 
+use crate::support::forms::StatsMut;
 use crate::support::{OPERATIONS, Operation, Output, Problem, TURNING_POINTS, Types, Value, tiers};
 
 /// The jobs of each operation.
