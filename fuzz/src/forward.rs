@@ -4,9 +4,9 @@
 use arbitrary::Arbitrary;
 use lanenorm::{Rows, RowsMut};
 
-use crate::support::forms::{Io, StatsMut, Sum};
 use crate::accuracy::{oracle, rounding, u};
 use crate::shape::{Dtypes, Numbers, Shape, is_finite, with_types};
+use crate::support::forms::{Io, StatsMut, Sum};
 use crate::support::{Buffer, Call, Problem, Types, Value, assert_same_bits, tiers};
 
 /// A problem, and how it is called.

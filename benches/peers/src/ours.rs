@@ -2,7 +2,6 @@
 
 use lanenorm::{LayerNorm, Parallelism, RmsNorm};
 
-use crate::buffer::Buffer;
 use crate::case::{Case, EPS, Op};
 use crate::contender::{About, Buffers, Contender, Mode, Note, has_in_place};
 use crate::copy::copy_threads;

@@ -131,7 +131,7 @@ fn forward<T: Real, G: Real + Beside<T>>(
     beta: Option<View<'_>>,
 ) -> Result<CpuStorage> {
     let mut y = vec![T::zero(); x.shape().elem_count()];
-    let (x, gamma, beta) = (x.rows()?, row::<G>(gamma)?, row::<G>(beta)?);
+    let (x, gamma, beta) = (x.rows::<T>()?, row::<G>(gamma)?, row::<G>(beta)?);
     run!(norm, plan => plan.call(x).gamma(gamma), beta(beta), to(&mut y))?;
     Ok(T::to_cpu_storage_owned(y))
 }
@@ -147,7 +147,7 @@ fn forward_sum<T: Real, G: Real + Beside<T>>(
         read(residual, |residual| {
             read_if_given(affine.gamma, |gamma| {
                 read_if_given(affine.beta, |beta| {
-                    let (x, residual) = (x.rows()?, residual.rows()?);
+                    let (x, residual) = (x.rows::<T>()?, residual.rows::<T>()?);
                     let (gamma, beta) = (row::<G>(gamma)?, row::<G>(beta)?);
                     let (s, y) = (&mut s, &mut y);
                     run!(norm, plan => plan.call(x).residual(residual).sum_to(s).gamma(gamma), beta(beta), to(y))
@@ -193,7 +193,7 @@ fn backward<T: Real, G: Real + Beside<T>>(
     read(dy, |dy| {
         read(x, |x| {
             read_if_given(gamma, |gamma| {
-                let (dy, x, gamma) = (dy.rows()?, x.rows()?, row::<G>(gamma)?);
+                let (dy, x, gamma) = (dy.rows::<T>()?, x.rows::<T>()?, row::<G>(gamma)?);
                 let (dgamma, dbeta) = (dgamma.as_deref_mut(), dbeta.as_deref_mut());
                 if let Some(dx) = &mut dx {
                     run!(norm, plan => plan.backward(dy, x).gamma(gamma).dgamma_to(dgamma), dbeta_to(dbeta), to(dx))
