@@ -27,7 +27,7 @@ use std::num::NonZero;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use lanenorm::{GradIo, LayerNorm, Parallelism, ParamGrads, Stats, StatsMut};
+use lanenorm::{LayerNorm, Parallelism};
 use rand::distr::{Distribution, weighted::WeightedIndex};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -132,9 +132,9 @@ impl Layer {
         self.x = x;
         self.y.resize(self.z.len(), 0.0);
         self.stats.iter_mut().for_each(|stat| stat.resize(self.z.len() / WIDTH, 0.0));
-        let [mean, mean_lo, rstd] = self.stats.each_mut().map(|stat| Some(&mut stat[..]));
-        let (gamma, beta) = (Some(&self.gamma.value[..]), Some(&self.beta.value[..]));
-        self.plan.forward_with_stats(&self.z, gamma, beta, &mut self.y, StatsMut { mean, mean_lo, rstd })?;
+        let [mean, mean_lo, rstd] = &mut self.stats;
+        let call = self.plan.call(&self.z).gamma(&self.gamma.value).beta(&self.beta.value);
+        call.mean_to(mean).mean_lo_to(mean_lo).rstd_to(rstd).to(&mut self.y)?;
         self.y.par_iter_mut().with_min_len(WIDTH).for_each(|y| *y = y.tanh());
         Ok(self.y.clone())
     }
@@ -143,10 +143,10 @@ impl Layer {
     fn backward(&mut self, mut dy: Vec<f32>) -> Result<Vec<f32>, lanenorm::Error> {
         // tanh' = 1 - tanh^2.
         dy.iter_mut().zip(&self.y).for_each(|(dy, y)| *dy *= 1.0 - y * y);
-        let [mean, mean_lo, rstd] = self.stats.each_ref().map(|stat| Some(&stat[..]));
-        let stats = Stats { mean, mean_lo, rstd };
-        let grads = ParamGrads { dgamma: Some(&mut self.gamma.grad), dbeta: Some(&mut self.beta.grad) };
-        self.plan.backward(GradIo::in_place(&mut dy, &self.z), Some(&self.gamma.value), stats, grads)?;
+        let [mean, mean_lo, rstd] = &self.stats;
+        let call = self.plan.backward_in_place(&mut dy, &self.z).gamma(&self.gamma.value);
+        let call = call.mean(mean).mean_lo(mean_lo).rstd(rstd);
+        call.dgamma_to(&mut self.gamma.grad).dbeta_to(&mut self.beta.grad).run()?;
         let dz = dy; // written over it
         self.weights.grad = multiply(&transpose(&self.x, self.inputs), &dz, dz.len() / WIDTH);
         Ok(multiply(&dz, &transpose(&self.weights.value, WIDTH), WIDTH))

@@ -1,12 +1,11 @@
 //! The gradients, for the plans of both normalizations.
 
-use lanenorm_kernels::element::Beside;
 use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm_kernels::rows::{GradRows, LINE, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::{Center, Compiled, Element};
 
-use crate::gradients::{GradForm, GradIo, ParamGrads};
+use crate::gradients::{GradIo, GradOut, ParamGrads};
 use crate::parallel::Tasks;
 use crate::plan::{Plan, Written, dx_row_bytes};
 use crate::scratch::Scratch;
@@ -45,10 +44,10 @@ impl Plan {
     }
 
     /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call.
-    pub(crate) fn backward<T, G: Beside<T>, M: Center>(
+    pub(crate) fn backward<T, M: Center>(
         &self,
         mut io: GradIo<'_, T>,
-        gamma: Option<&[G]>,
+        gamma: Option<Vector<'_, T>>,
         stats: Stats<'_, T::Float>,
         grads: ParamGrads<'_, T::Float>,
         scratch: Option<&mut [T::Float]>,
@@ -60,18 +59,16 @@ impl Plan {
         let ParamGrads { mut dgamma, mut dbeta } = grads;
         let layouts = self.grad_layouts(&io)?;
         let rows = layouts.rows;
-        self.params::<T, G>(rows, gamma, None)?;
+        self.params(rows, gamma, None)?;
         check_stats::<_, M>(rows, &stats)?;
         let sums = dgamma.is_some() || dbeta.is_some();
         let params_len = self.params_len(if dgamma.is_some() { "dgamma" } else { "dbeta" }, sums)?;
         shape::length("dgamma", dgamma.as_deref(), params_len)?;
         shape::length("dbeta", dbeta.as_deref(), params_len)?;
-        let in_place = matches!(io.form, GradForm::InPlace { .. });
-        let has_dx = in_place || matches!(io.form, GradForm::Apart { .. });
-        match &io.ds {
-            _ if !has_dx && !sums => return Err(Error::NoGradient),
-            Some(_) if !has_dx => return Err(Error::DsWithoutDx { rows }),
-            _ => {}
+        let in_place = matches!(io.out, GradOut::InPlace { .. });
+        let has_dx = in_place || matches!(io.out, GradOut::Apart { .. });
+        if !has_dx && !sums {
+            return Err(Error::NoGradient);
         }
         // Whatever the columns and the groups: there may be more of these than memory has room for.
         if rows == 0 || cols == 0 {
@@ -82,7 +79,6 @@ impl Plan {
         let Some(mut grad_rows) = grad_rows(&mut io, &layouts, cols) else {
             unreachable!("all lengths have been checked")
         };
-        let gamma = gamma.map(Vector::from);
         let parts = Parts::new(rows / groups, cols);
         let tasks = self.backward_tasks(rows, &parts);
         let overflow = || Error::Overflow { what: "scratch", rows, stride: cols };
@@ -152,9 +148,9 @@ impl Plan {
     }
 
     fn grad_layouts<T>(&self, io: &GradIo<'_, T>) -> Result<Layouts, Error> {
-        let (dy_len, dy_layout) = match &io.form {
-            GradForm::Apart { dy, .. } | GradForm::WithoutDx { dy } => (dy.data.len(), dy.layout),
-            GradForm::InPlace { dy } => (dy.data.len(), dy.layout),
+        let (dy_len, dy_layout) = match &io.out {
+            GradOut::Apart { dy, .. } | GradOut::WithoutDx { dy } => (dy.data.len(), dy.layout),
+            GradOut::InPlace { dy } => (dy.data.len(), dy.layout),
         };
         let (rows, dy) = shape::rows("dy", dy_len, dy_layout, self.cols)?;
         let same = |what, len, layout| match shape::rows(what, len, layout, self.cols)? {
@@ -163,8 +159,8 @@ impl Plan {
         };
         let x = same("x", io.x.data.len(), io.x.layout)?;
         let ds = io.ds.as_ref().map_or(Ok(0), |ds| same("ds", ds.data.len(), ds.layout))?;
-        let dx = match &io.form {
-            GradForm::Apart { dx, .. } => same("dx", dx.data.len(), dx.layout)?,
+        let dx = match &io.out {
+            GradOut::Apart { dx, .. } => same("dx", dx.data.len(), dx.layout)?,
             _ => dy,
         };
         Ok(Layouts { rows, dy, x, ds, dx })
@@ -175,12 +171,12 @@ impl Plan {
 fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, layouts: &Layouts, cols: usize) -> Option<GradRows<'b, T>> {
     let &Layouts { rows, .. } = layouts;
     let x = (io.x.data, layouts.x);
-    let grads = match &mut io.form {
-        GradForm::Apart { dy, dx } => {
+    let grads = match &mut io.out {
+        GradOut::Apart { dy, dx } => {
             GradRows::new((dy.data, layouts.dy), x, rows, cols)?.with_dx((&mut *dx.data, layouts.dx))?
         }
-        GradForm::InPlace { dy } => GradRows::in_place((&mut *dy.data, layouts.dy), x, rows, cols)?,
-        GradForm::WithoutDx { dy } => GradRows::new((dy.data, layouts.dy), x, rows, cols)?,
+        GradOut::InPlace { dy } => GradRows::in_place((&mut *dy.data, layouts.dy), x, rows, cols)?,
+        GradOut::WithoutDx { dy } => GradRows::new((dy.data, layouts.dy), x, rows, cols)?,
     };
     match &io.ds {
         Some(ds) => grads.with_ds((ds.data, layouts.ds)),

@@ -15,8 +15,8 @@
 //!
 //! - [`layer_norm()`] and [`layer_norm_in_place`], [`rms_norm()`] and [`rms_norm_in_place`], for the common case.
 //! - [`LayerNorm`] and [`RmsNorm`], plans: columns (or a normalized shape) and eps, [`Parallelism`], [`Store`] policy,
-//!   tier; rows with a stride ([`Rows`], [`RowsMut`]), in place or not, statistics ([`StatsMut`]) on request, [`Sum`]s
-//!   with a residual in one touch, gamma and beta per group of rows, [`Moments`] of parts of rows. A valid call cannot fail.
+//!   tier; rows with a stride ([`Rows`], [`RowsMut`]), in place or not; gamma and beta per group of rows. Calls that are
+//!   described ([`call`]) keep statistics, add a residual in one touch, take gradients. A valid call cannot fail.
 //! - [`kernels`], for engines with their own threads: the same code for a block of rows, without allocator,
 //!   threads or global state.
 //!
@@ -53,11 +53,12 @@
 #![deny(unsafe_code)]
 
 mod backward;
+mod backward_call;
+pub mod call;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod error;
 mod gradients;
-mod io;
 mod isa;
 mod layer_norm;
 mod norm;
@@ -67,17 +68,15 @@ mod rms_norm;
 mod rows;
 mod scratch;
 mod shape;
-mod sum;
+mod slice;
 
+pub use call::{BackwardCall, Call};
 pub use error::Error;
-pub use gradients::{GradIo, ParamGrads};
-pub use io::Io;
 pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
 pub use lanenorm_kernels::element::Beside;
 pub use lanenorm_kernels::half::{bf16, f16};
-pub use lanenorm_kernels::ops::backward::Stats;
-pub use lanenorm_kernels::stats::{Moments, StatsMut};
+pub use lanenorm_kernels::stats::Moments;
 pub use lanenorm_kernels::{Center, Centered, Element, Isa, Tier, Uncentered};
 pub use layer_norm::{LayerNorm, layer_norm, layer_norm_in_place};
 pub use norm::Norm;
@@ -85,7 +84,7 @@ pub use parallel::Parallelism;
 pub use plan::Store;
 pub use rms_norm::{RmsNorm, rms_norm, rms_norm_in_place};
 pub use rows::{Rows, RowsMut};
-pub use sum::Sum;
+pub use slice::{Slice, SliceMut};
 
 /// Version, compiler, target and profile of this build, for bug reports and benchmark records.
 pub const BUILD: &str = env!("LANENORM_BUILD");

@@ -3,15 +3,13 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use lanenorm_kernels::element::Beside;
 use lanenorm_kernels::ops::backward::Stats;
 use lanenorm_kernels::ops::{layer_norm, rms_norm};
-use lanenorm_kernels::rows::{Params, RowIo};
+use lanenorm_kernels::rows::{RowIo, Vector};
 use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Centered, Element, Isa, Uncentered};
 
 use crate::gradients::{GradIo, ParamGrads};
-use crate::io::{Form, Io};
 use crate::plan::{Plan, Store};
 use crate::rows::Rows;
 use crate::{Error, Parallelism, shape};
@@ -152,8 +150,7 @@ impl<M: Center> Norm<M> {
     /// The moments of each row of x times a power of two, on the slow path, which is right for every finite element.
     ///
     /// The scale is one that [`rescale`](Self::rescale) gives for the type of x: 0.5 for f32, f16 and bf16, and one of
-    /// three for f64. [`normalize_with`](crate::LayerNorm::normalize_with) takes these moments and the fast ones, and
-    /// no others.
+    /// three for f64. [`Call::moments`](crate::Call::moments) takes these moments and the fast ones, and no others.
     ///
     /// # Errors
     /// If the scale is another number, or if the lengths do not fit together; nothing has been written then.
@@ -192,38 +189,15 @@ impl<M: Center> Norm<M> {
         Ok(y)
     }
 
-    /// The rows of any form, with gamma and beta, and the statistics that are wanted.
+    /// Normalizes rows. Each form of a call comes here with its rows, and not with an enum of forms: moving one takes
+    /// as long as a short row.
     #[inline(always)]
-    pub(crate) fn run<'a, T: Element, G: Beside<T>, Y: Beside<T>>(
-        &self,
-        io: Io<'a, T, Y>,
-        gamma: Option<&'a [G]>,
-        beta: Option<&'a [G]>,
-        stats: StatsMut<'a, T::Float>,
-    ) -> Result<(), Error> {
-        let plan = &self.plan;
-        match io.0 {
-            Form::Apart { x, y } => self.finish(plan.rows(x, y)?, None, gamma, beta, stats),
-            Form::InPlace { x } => self.finish(plan.rows_in_place(x)?, None, gamma, beta, stats),
-            Form::Sum { sum, y } => {
-                let bias = sum.bias;
-                self.finish(plan.rows_of_sum(sum, y)?, bias, gamma, beta, stats)
-            }
-            Form::Dropped { x, residual, bias, y } => {
-                self.finish(plan.rows_of_dropped_sum(x, residual, bias, y)?, bias, gamma, beta, stats)
-            }
-        }
-    }
-
-    /// The rows of a call. What has a form of its own comes here without being an [`Io`] first, since moving that
-    /// takes as long as a short row.
-    #[inline(always)]
-    pub(crate) fn finish<'a, T: Element, G: Beside<T>>(
+    pub(crate) fn finish<'a, T: Element>(
         &self,
         io: RowIo<'a, T>,
         bias: Option<&'a [T]>,
-        gamma: Option<&'a [G]>,
-        beta: Option<&'a [G]>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
         let plan = &self.plan;
@@ -238,34 +212,38 @@ impl<M: Center> Norm<M> {
         Ok(())
     }
 
-    pub(crate) fn run_with<T: Element>(
+    /// Normalizes rows whose moments are known.
+    pub(crate) fn finish_with<'a, T: Element>(
         &self,
-        io: RowIo<'_, T>,
+        io: RowIo<'a, T>,
         moments: &[Moments],
-        params: Params<'_, T>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
         let plan = &self.plan;
+        let params = plan.params(io.rows(), gamma, beta)?;
+        Plan::check_stats(io.rows(), &stats)?;
         let eps = plan.eps;
         if M::CENTERED {
-            let stats = StatsMut::default();
             plan.run_with(io, moments, |io, streaming| layer_norm::LayerNorm::new(io, params, eps, streaming, stats))
         } else {
-            plan.run_with(io, moments, |io, streaming| rms_norm::RmsNorm::new(io, params, eps, streaming, None))
+            plan.run_with(io, moments, |io, streaming| rms_norm::RmsNorm::new(io, params, eps, streaming, stats.rstd))
         }
     }
 
-    pub(crate) fn run_backward<T: Element, G: Beside<T>>(
+    pub(crate) fn run_backward<T: Element>(
         &self,
         io: GradIo<'_, T>,
-        gamma: Option<&[G]>,
+        gamma: Option<Vector<'_, T>>,
         stats: Stats<'_, T::Float>,
         grads: ParamGrads<'_, T::Float>,
         scratch: Option<&mut [T::Float]>,
     ) -> Result<(), Error> {
         if M::CENTERED {
-            self.plan.backward::<T, G, Centered>(io, gamma, stats, grads, scratch)
+            self.plan.backward::<T, Centered>(io, gamma, stats, grads, scratch)
         } else {
-            self.plan.backward::<T, G, Uncentered>(io, gamma, stats, grads, scratch)
+            self.plan.backward::<T, Uncentered>(io, gamma, stats, grads, scratch)
         }
     }
 }

@@ -9,7 +9,6 @@ use lanenorm_kernels::stats::{Moments, StatsMut, is_slow_scale};
 use lanenorm_kernels::{Center, Compiled, Element, Isa};
 
 use crate::rows::{Layout, Rows, RowsMut};
-use crate::sum::{Place, Sum};
 use crate::{Error, Parallelism, default_isa, parallel, shape};
 
 /// Which stores write y. The bits of the result are the same.
@@ -88,15 +87,14 @@ impl Plan {
 
     /// gamma and beta, if they fit the rows.
     #[inline(always)]
-    pub(crate) fn params<'a, T: Element, G: Beside<T>>(
+    pub(crate) fn params<'a, T: Element>(
         &self,
         rows: usize,
-        gamma: Option<&'a [G]>,
-        beta: Option<&'a [G]>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
     ) -> Result<Params<'a, T>, Error> {
         let &Self { groups, repeat, .. } = self;
-        let mut params = Params { gamma: gamma.map(Vector::from), beta: beta.map(Vector::from), ..Params::default() };
-        params.offset = T::Float::from_f32(self.offset);
+        let mut params = Params { gamma, beta, offset: T::Float::from_f32(self.offset), ..Params::default() };
         let len = self.params_len("gamma", gamma.is_some() || beta.is_some())?;
         if groups * repeat > 1 {
             if !rows.is_multiple_of(groups * repeat) {
@@ -104,8 +102,9 @@ impl Plan {
             }
             params.groups = Groups::new(groups, repeat).ok_or(Error::Groups { groups, repeat })?;
         }
-        shape::length("gamma", gamma, len)?;
-        shape::length("beta", beta, len)?;
+        let fits = |what, v: &Option<Vector<'_, T>>| shape::len(what, v.as_ref().map(Vector::len), len);
+        fits("gamma", &gamma)?;
+        fits("beta", &beta)?;
         Ok(params)
     }
 
@@ -144,56 +143,83 @@ impl Plan {
         Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
     }
 
-    /// The rows of a sum and of y, if they fit together.
+    /// The rows of x + residual, written to s, and of y, if they fit together.
+    #[inline(always)]
     pub(crate) fn rows_of_sum<'a, T: Element, Y: Beside<T>>(
         &self,
-        sum: Sum<'a, T>,
+        x: Rows<'a, T>,
+        residual: Rows<'a, T>,
+        bias: Option<&'a [T]>,
+        s: RowsMut<'a, T>,
         y: RowsMut<'a, Y>,
     ) -> Result<RowIo<'a, T>, Error> {
-        let Sum { x, place, bias } = sum;
-        shape::length("bias", bias, self.cols)?;
-        let (rows, x_stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
-        let same = |what, len, layout| self.rows_beside(rows, what, len, layout);
-        let y_stride = same("y", y.data.len(), y.layout)?;
-        let (x, y) = ((x.data, x_stride), (y.data, y_stride));
-        let io = match place {
-            Place::Over(s) => {
-                let stride = same("residual", s.data.len(), s.layout)?;
-                RowIo::sum_in_place(x, (s.data, stride), y, rows, self.cols)
-            }
-            Place::Apart { residual, s } => {
-                let residual_stride = same("residual", residual.data.len(), residual.layout)?;
-                let s_stride = same("s", s.data.len(), s.layout)?;
-                RowIo::sum(x, (residual.data, residual_stride), (s.data, s_stride), y, rows, self.cols)
-            }
-        };
+        let (rows, x_stride) = self.rows_of_addend(x.data.len(), x.layout, bias)?;
+        let y_stride = self.rows_beside(rows, "y", y.data.len(), y.layout)?;
+        let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
+        let s_stride = self.rows_beside(rows, "s", s.data.len(), s.layout)?;
+        let (residual, s, y) = ((residual.data, residual_stride), (s.data, s_stride), (y.data, y_stride));
+        let io = RowIo::sum((x.data, x_stride), residual, s, y, rows, self.cols);
         Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
     }
 
-    /// The rows of a sum that is normalized into y, or over y, and not kept, if they fit together.
+    /// The same of a sum that is written over the residual.
+    #[inline(always)]
+    pub(crate) fn rows_of_sum_in_place<'a, T: Element, Y: Beside<T>>(
+        &self,
+        x: Rows<'a, T>,
+        residual: RowsMut<'a, T>,
+        bias: Option<&'a [T]>,
+        y: RowsMut<'a, Y>,
+    ) -> Result<RowIo<'a, T>, Error> {
+        let (rows, x_stride) = self.rows_of_addend(x.data.len(), x.layout, bias)?;
+        let y_stride = self.rows_beside(rows, "y", y.data.len(), y.layout)?;
+        let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
+        let (residual, y) = ((residual.data, residual_stride), (y.data, y_stride));
+        let io = RowIo::sum_in_place((x.data, x_stride), residual, y, rows, self.cols);
+        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+    }
+
+    /// The same of a sum that is not kept.
+    #[inline(always)]
     pub(crate) fn rows_of_dropped_sum<'a, T: Element>(
         &self,
         x: Rows<'a, T>,
-        residual: Option<Rows<'a, T>>,
+        residual: Rows<'a, T>,
         bias: Option<&'a [T]>,
         y: RowsMut<'a, T>,
     ) -> Result<RowIo<'a, T>, Error> {
-        shape::length("bias", bias, self.cols)?;
-        let (rows, x_stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
-        let y_name = if residual.is_some() { "y" } else { "residual" };
-        let y_stride = self.rows_beside(rows, y_name, y.data.len(), y.layout)?;
-        let (x, y) = ((x.data, x_stride), (y.data, y_stride));
-        let io = match residual {
-            Some(residual) => {
-                let stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
-                RowIo::sum_into(x, (residual.data, stride), y, rows, self.cols)
-            }
-            None => RowIo::sum_over(x, y, rows, self.cols),
-        };
+        let (rows, x_stride) = self.rows_of_addend(x.data.len(), x.layout, bias)?;
+        let y_stride = self.rows_beside(rows, "y", y.data.len(), y.layout)?;
+        let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
+        let (residual, y) = ((residual.data, residual_stride), (y.data, y_stride));
+        let io = RowIo::sum_into((x.data, x_stride), residual, y, rows, self.cols);
         Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
     }
 
+    /// The same of a sum that is not kept, normalized over x.
+    #[inline(always)]
+    pub(crate) fn rows_of_sum_over_x<'a, T: Element>(
+        &self,
+        x: RowsMut<'a, T>,
+        residual: Rows<'a, T>,
+        bias: Option<&'a [T]>,
+    ) -> Result<RowIo<'a, T>, Error> {
+        let (rows, x_stride) = self.rows_of_addend(x.data.len(), x.layout, bias)?;
+        let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
+        // The order of two addends changes no bits.
+        let io = RowIo::sum_over((residual.data, residual_stride), (x.data, x_stride), rows, self.cols);
+        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+    }
+
+    /// The number of rows of the x of a sum and their stride, if they fit and the bias does.
+    #[inline(always)]
+    fn rows_of_addend<T>(&self, len: usize, layout: Layout, bias: Option<&[T]>) -> Result<(usize, usize), Error> {
+        shape::length("bias", bias, self.cols)?;
+        shape::rows("x", len, layout, self.cols)
+    }
+
     /// The stride of a buffer of a sum, if it has as many rows as x.
+    #[inline]
     fn rows_beside(&self, rows: usize, what: &'static str, len: usize, layout: Layout) -> Result<usize, Error> {
         match shape::rows(what, len, layout, self.cols)? {
             (n, stride) if n == rows => Ok(stride),

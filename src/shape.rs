@@ -46,8 +46,14 @@ pub(crate) fn from_axis(shape: &[usize], axis: isize) -> Result<&[usize], Error>
 
 /// That a buffer, if there is one, has the expected length.
 pub(crate) fn length<T>(what: &'static str, buffer: Option<&[T]>, expected: usize) -> Result<(), Error> {
-    match buffer {
-        Some(b) if b.len() != expected => Err(Error::Length { what, len: b.len(), expected }),
+    len(what, buffer.map(<[T]>::len), expected)
+}
+
+/// The same of a length.
+#[inline]
+pub(crate) fn len(what: &'static str, len: Option<usize>, expected: usize) -> Result<(), Error> {
+    match len {
+        Some(len) if len != expected => Err(Error::Length { what, len, expected }),
         _ => Ok(()),
     }
 }

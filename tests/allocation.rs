@@ -8,6 +8,9 @@
 #[path = "contract/support/data.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
 mod data;
+#[path = "contract/support/forms.rs"]
+#[allow(dead_code, reason = "the contract uses the rest")]
+mod forms;
 #[path = "contract/support/plan.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
 mod plan;
@@ -21,7 +24,8 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use data::Random;
-use lanenorm::{GradIo, Io, Moments, Parallelism, ParamGrads, Rows, RowsMut, Stats, StatsMut, Store, Sum, bf16, f16};
+use forms::{GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
+use lanenorm::{Moments, Parallelism, Rows, RowsMut, Store, bf16, f16};
 use plan::{OPERATIONS, Operation, Plan};
 use types::{Bf16, F16, F32, F64, Sizes, Types, Value};
 

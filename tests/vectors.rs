@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use lanenorm::{
-    Element, Error, GradIo, Isa, LayerNorm, Norm, Parallelism, ParamGrads, RmsNorm, Stats, StatsMut, bf16, f16,
-};
+use lanenorm::{Element, Error, Isa, LayerNorm, Norm, Parallelism, RmsNorm, bf16, f16};
 use serde::{Deserialize, Serialize};
 
 const OPERATIONS: [&str; 2] = ["layer_norm", "rms_norm"];
@@ -199,19 +197,19 @@ impl Case {
         match self.operation.as_str() {
             "layer_norm" => {
                 let plan: LayerNorm = self.plan(isa)?;
-                let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
-                plan.forward_with_stats(&x, gamma, beta, &mut y, stats).map_err(refused)?;
+                let call = plan.call(&x).gamma(gamma).beta(beta);
+                let call = call.mean_to(&mut mean).mean_lo_to(&mut mean_lo).rstd_to(&mut rstd);
+                call.to(&mut y).map_err(refused)?;
                 if let Some(dy) = &dy {
-                    let grads = ParamGrads { dgamma: Some(&mut dgamma), dbeta: Some(&mut dbeta) };
-                    plan.backward(GradIo::new(dy, &x, &mut dx), gamma, Stats::default(), grads).map_err(refused)?;
+                    let call = plan.backward(dy, &x).gamma(gamma).dgamma_to(&mut dgamma).dbeta_to(&mut dbeta);
+                    call.to(&mut dx).map_err(refused)?;
                 }
             }
             "rms_norm" => {
                 let plan: RmsNorm = self.plan(isa)?;
-                plan.forward_with_rstd(&x, gamma, &mut y, &mut rstd).map_err(refused)?;
+                plan.call(&x).gamma(gamma).rstd_to(&mut rstd).to(&mut y).map_err(refused)?;
                 if let Some(dy) = &dy {
-                    let io = GradIo::new(dy, &x, &mut dx);
-                    plan.backward(io, gamma, None, Some(&mut dgamma)).map_err(refused)?;
+                    plan.backward(dy, &x).gamma(gamma).dgamma_to(&mut dgamma).to(&mut dx).map_err(refused)?;
                 }
             }
             other => return Err(format!("the operation {other:?} is unknown")),

@@ -6,7 +6,8 @@ pub(crate) mod two_pass;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use lanenorm::{GradIo, Isa, ParamGrads, Stats};
+use lanenorm::call::{BackwardCall, Place};
+use lanenorm::{Isa, Norm};
 use lanenorm_harness::naive::Gradients;
 use lanenorm_harness::number::Number;
 
@@ -14,7 +15,7 @@ use super::baselines::Baseline;
 use super::case::Case;
 use super::contender::repeat;
 use super::placement::Call;
-use super::plan::Plan;
+use super::plan::{self, Operation, VALID};
 use super::variant::Variant;
 
 /// The time of `repeats` runs of a baseline.
@@ -33,7 +34,7 @@ pub(crate) fn time_baseline<T: Number>(
 }
 
 /// The time of `repeats` runs of a plan.
-pub(crate) fn time_plan<P: Plan, T: Number>(
+pub(crate) fn time_plan<M: Operation, T: Number>(
     case: &Case,
     isa: Isa,
     threads: bool,
@@ -42,7 +43,7 @@ pub(crate) fn time_plan<P: Plan, T: Number>(
     wake: Duration,
     repeats: u64,
 ) -> Duration {
-    let plan = P::new(case, isa, threads, variant);
+    let plan = plan::plan::<M>(case, isa, threads, variant);
     if variant == Variant::InPlace {
         time_restored(case, calls, wake, repeats, |c| run(&plan, variant, c))
     } else {
@@ -76,25 +77,45 @@ fn time_restored<'a, T: Number>(
     (0..repeats).map(|_| once()).sum()
 }
 
-fn run<P: Plan, T: Number>(plan: &P, variant: Variant, c: &mut Call<'_, T>) {
-    let io = match variant {
-        Variant::InPlace => GradIo::in_place(&mut *c.y, c.x),
-        Variant::ParamsOnly => GradIo::without_dx(c.dy, c.x),
-        Variant::Ds => GradIo::new(c.dy, c.x, &mut *c.y).with_ds(c.residual),
-        _ => GradIo::new(c.dy, c.x, &mut *c.y),
+fn run<M: Operation, T: Number>(plan: &Norm<M>, variant: Variant, c: &mut Call<'_, T>) {
+    let Call { x, y, dy, residual, affine, mixed, mean, mean_lo, rstd, dgamma, dbeta, scratch, .. } = c;
+    let (wants_params, is_kept) = (variant != Variant::DxOnly, variant != Variant::Recomputed);
+    let rest = Rest {
+        gamma: (variant != Variant::NoAffine && variant != Variant::Mixed).then_some(affine[0]),
+        mixed: (variant == Variant::Mixed).then_some(mixed[0]),
+        stats: is_kept.then_some([&**mean, &**mean_lo, &**rstd]),
+        params: wants_params.then_some([&mut **dgamma, &mut **dbeta]),
+        scratch: (variant != Variant::Allocating).then_some(&mut **scratch),
     };
-    let stats = match variant {
-        Variant::Recomputed => Stats::default(),
-        _ => Stats { mean: Some(c.mean), mean_lo: Some(c.mean_lo), rstd: Some(c.rstd) },
-    };
-    let grads = match variant {
-        Variant::DxOnly => ParamGrads::default(),
-        _ => ParamGrads { dgamma: Some(&mut *c.dgamma), dbeta: Some(&mut *c.dbeta) },
-    };
-    let scratch = (variant != Variant::Allocating).then_some(&mut *c.scratch);
     match variant {
-        Variant::Mixed => plan.backward(io, Some(c.mixed[0]), stats, grads, scratch),
-        Variant::NoAffine => plan.backward::<T, T>(io, None, stats, grads, scratch),
-        _ => plan.backward(io, Some(c.affine[0]), stats, grads, scratch),
+        Variant::InPlace => rest.of(plan.backward_in_place(&mut **y, *x)).run(),
+        Variant::ParamsOnly => rest.of(plan.backward(*dy, *x)).run(),
+        Variant::Ds => rest.of(plan.backward(*dy, *x).ds(*residual)).to(&mut **y),
+        _ => rest.of(plan.backward(*dy, *x)).to(&mut **y),
     }
+    .expect(VALID);
+}
+
+/// What a backward call has beside its rows.
+struct Rest<'a, T: Number> {
+    gamma: Option<&'a [T]>,
+    mixed: Option<&'a [T::Mixed]>,
+    stats: Option<[&'a [T::Float]; 3]>,
+    params: Option<[&'a mut [T::Float]; 2]>,
+    scratch: Option<&'a mut [T::Float]>,
+}
+
+impl<'a, T: Number> Rest<'a, T> {
+    fn of<M: Operation, D: Place, S>(self, call: BackwardCall<'a, T, M, D, S>) -> BackwardCall<'a, T, M, D, S> {
+        let Self { gamma, mixed, stats, params, scratch } = self;
+        let ([mean, mean_lo, rstd], [dgamma, dbeta]) = (all(stats), all(params));
+        let call = M::mean(call.rstd(rstd).dgamma_to(dgamma).scratch(scratch), mean, mean_lo);
+        let call = M::dbeta_to(call, dbeta);
+        if mixed.is_some() { call.gamma(mixed) } else { call.gamma(gamma) }
+    }
+}
+
+/// All of them, or none.
+fn all<V, const N: usize>(values: Option<[V; N]>) -> [Option<V>; N] {
+    values.map_or([const { None }; N], |values| values.map(Some))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::table::Op;
-use lanenorm::{Io, Isa, LayerNorm, RmsNorm, RowsMut, StatsMut, Sum};
+use lanenorm::{Centered, Isa, RowsMut, Uncentered};
 use lanenorm_harness::copy::copy_threads;
 use lanenorm_harness::measure;
 use lanenorm_harness::number::Number;
@@ -14,7 +14,7 @@ use super::backward;
 use super::baselines::Baseline;
 use super::case::Case;
 use super::placement::{Call, PACKED, Placement};
-use super::plan::Plan;
+use super::plan::{self, Operation, VALID};
 use super::variant::{GROUPS, Variant};
 
 /// Something that is timed.
@@ -86,10 +86,10 @@ impl Contender {
             }
             Self::Plan { isa, threads, variant } => {
                 let time = match case.op {
-                    Op::LayerNorm => time_plan::<LayerNorm, T>,
-                    Op::RmsNorm => time_plan::<RmsNorm, T>,
-                    Op::LayerNormBackward => backward::time_plan::<LayerNorm, T>,
-                    Op::RmsNormBackward => backward::time_plan::<RmsNorm, T>,
+                    Op::LayerNorm => time_plan::<Centered, T>,
+                    Op::RmsNorm => time_plan::<Uncentered, T>,
+                    Op::LayerNormBackward => backward::time_plan::<Centered, T>,
+                    Op::RmsNormBackward => backward::time_plan::<Uncentered, T>,
                     op => panic!("the benchmark has no plan for {}", op.name()),
                 };
                 time(case, isa, threads, variant, calls, wake, repeats)
@@ -98,7 +98,7 @@ impl Contender {
     }
 }
 
-fn time_plan<P: Plan, T: Number>(
+fn time_plan<M: Operation, T: Number>(
     case: &Case,
     isa: Isa,
     threads: bool,
@@ -107,34 +107,42 @@ fn time_plan<P: Plan, T: Number>(
     wake: Duration,
     repeats: u64,
 ) -> Duration {
-    let (&Case { rows, cols, .. }, no_stats) = (case, StatsMut::default);
-    let plan = P::new(case, isa, threads, variant);
+    let &Case { rows, cols, .. } = case;
+    let plan = plan::plan::<M>(case, isa, threads, variant);
     match variant {
-        Variant::Default | Variant::Ordinary | Variant::Streaming => repeat(calls, wake, repeats, |c| plan.forward(c)),
-        Variant::InPlace => {
-            repeat(calls, wake, repeats, |c| plan.forward_mixed(Io::in_place(&mut *c.y), Some(c.affine), no_stats()))
+        Variant::Default | Variant::Ordinary | Variant::Streaming => {
+            repeat(calls, wake, repeats, |c| M::forward(&plan, c))
         }
-        Variant::NoAffine => {
-            repeat(calls, wake, repeats, |c| plan.forward_mixed::<T, T>(Io::new(c.x, &mut *c.y), None, no_stats()))
-        }
+        Variant::InPlace => repeat(calls, wake, repeats, |c| {
+            let [gamma, beta] = c.affine;
+            M::beta(plan.call_in_place(&mut *c.y).gamma(gamma), beta).run().expect(VALID);
+        }),
+        Variant::NoAffine => repeat(calls, wake, repeats, |c| plan.call(c.x).to(&mut *c.y).expect(VALID)),
         Variant::Stats => repeat(calls, wake, repeats, |c| {
-            let stats = StatsMut { mean: Some(&mut *c.mean), rstd: Some(&mut *c.rstd), ..no_stats() };
-            plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.affine), stats);
+            let [gamma, beta] = c.affine;
+            let call = M::beta(plan.call(c.x).gamma(gamma), beta);
+            M::mean_to(call, &mut *c.mean).rstd_to(&mut *c.rstd).to(&mut *c.y).expect(VALID);
         }),
         Variant::Sum => repeat(calls, wake, repeats, |c| {
-            let sum = Sum::new(c.x, c.residual, &mut *c.s);
-            plan.forward_mixed(Io::sum(sum, &mut *c.y), Some(c.affine), no_stats());
+            let [gamma, beta] = c.affine;
+            let call = plan.call(c.x).residual(c.residual).sum_to(&mut *c.s).gamma(gamma);
+            M::beta(call, beta).to(&mut *c.y).expect(VALID);
         }),
-        Variant::Mixed => {
-            repeat(calls, wake, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.mixed), no_stats()))
-        }
+        Variant::Mixed => repeat(calls, wake, repeats, |c| {
+            let [gamma, beta] = c.mixed;
+            M::beta(plan.call(c.x).gamma(gamma), beta).to(&mut *c.y).expect(VALID);
+        }),
         Variant::Qk => repeat(calls, wake, repeats, |c| {
+            let [gamma, beta] = c.affine;
             let queries = RowsMut::strided(&mut *c.packed, rows, PACKED * cols);
-            plan.forward_mixed(Io::in_place(queries), Some(c.affine), no_stats());
+            M::beta(plan.call_in_place(queries).gamma(gamma), beta).run().expect(VALID);
         }),
         Variant::Adaptive => {
-            let plan = plan.with_groups(GROUPS, rows / GROUPS);
-            repeat(calls, wake, repeats, |c| plan.forward_mixed(Io::new(c.x, &mut *c.y), Some(c.grouped), no_stats()))
+            let plan = plan.with_groups(GROUPS, rows / GROUPS).expect(VALID).with_offset(1.0);
+            repeat(calls, wake, repeats, |c| {
+                let [gamma, beta] = c.grouped;
+                M::beta(plan.call(c.x).gamma(gamma), beta).to(&mut *c.y).expect(VALID);
+            })
         }
         Variant::Recomputed | Variant::DxOnly | Variant::ParamsOnly | Variant::Ds | Variant::Allocating => {
             panic!("{} is of the backward pass", variant.name())

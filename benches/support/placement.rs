@@ -1,14 +1,14 @@
 //! The buffers of a case.
 
 use lanenorm::kernels::table::Op;
-use lanenorm::{Io, LayerNorm, RmsNorm, StatsMut};
+use lanenorm::{Centered, Uncentered};
 use lanenorm_harness::buffer::Buffer;
 use lanenorm_harness::number::Number;
 use rand::rngs::SmallRng;
 
 use super::case::{Case, Tensor};
 use super::contender::Contender;
-use super::plan::Plan;
+use super::plan::{self, Operation, VALID};
 use super::variant::{Variant, grouped};
 
 /// The tensors that lie side by side where queries are normalized: query, key and value.
@@ -77,8 +77,8 @@ impl<T: Number> Placement<T> {
         let place = |tensor| {
             let mut buffers = Buffers::new(tensor, has, rng);
             match case.op {
-                Op::LayerNormBackward => buffers.prepare_backward::<LayerNorm>(case, rng),
-                Op::RmsNormBackward => buffers.prepare_backward::<RmsNorm>(case, rng),
+                Op::LayerNormBackward => buffers.prepare_backward::<Centered>(case, rng),
+                Op::RmsNormBackward => buffers.prepare_backward::<Uncentered>(case, rng),
                 _ => {}
             }
             buffers
@@ -146,12 +146,13 @@ impl<T: Number> Buffers<T> {
     }
 
     /// Runs forward, which keeps its statistics, and makes room for as many tasks as there are threads.
-    fn prepare_backward<P: Plan>(&mut self, case: &Case, rng: &mut SmallRng) {
+    fn prepare_backward<M: Operation>(&mut self, case: &Case, rng: &mut SmallRng) {
         let isa = lanenorm::default_isa().expect("checked at the start");
-        let plan = P::new(case, isa, true, Variant::Default);
-        self.scratch = Buffer::new(&vec![Default::default(); plan.scratch_len::<T>(case.rows)], rng);
-        let Call { x, y, affine, mean, mean_lo, rstd, .. } = self.call();
-        let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
-        plan.forward_mixed(Io::new(x, y), Some(affine), stats);
+        let plan = plan::plan::<M>(case, isa, true, Variant::Default);
+        let scratch_len = plan.backward_scratch_len::<T>(case.rows).expect(VALID);
+        self.scratch = Buffer::new(&vec![Default::default(); scratch_len], rng);
+        let Call { x, y, affine: [gamma, beta], mean, mean_lo, rstd, .. } = self.call();
+        let call = M::beta(plan.call(x).gamma(gamma), beta);
+        M::mean_lo_to(M::mean_to(call, mean), mean_lo).rstd_to(rstd).to(y).expect(VALID);
     }
 }

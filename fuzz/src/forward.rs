@@ -2,10 +2,11 @@
 //! written, and the result is within the contract of the reference.
 
 use arbitrary::Arbitrary;
-use lanenorm::{Io, Rows, RowsMut, StatsMut, Sum};
+use lanenorm::{Rows, RowsMut};
 
 use crate::accuracy::{oracle, rounding, u};
 use crate::shape::{Dtypes, Numbers, Shape, is_finite, with_types};
+use crate::support::forms::{Io, StatsMut, Sum};
 use crate::support::{Buffer, Call, Problem, Types, Value, assert_same_bits, tiers};
 
 /// A problem, and how it is called.

@@ -8,10 +8,11 @@ use lanenorm::capi::{
     lanenorm_plan_backward_blocks, lanenorm_plan_backward_finish, lanenorm_plan_backward_sizes, lanenorm_status,
     lanenorm_store,
 };
-use lanenorm::{GradIo, Isa, Parallelism, ParamGrads, Stats, StatsMut};
+use lanenorm::{Isa, Parallelism};
 
 use crate::buffer::{Buffer, LAYOUTS, Layout, NONE, NONE_MUT, as_input};
 use crate::data::{KINDS, Random, special_row};
+use crate::forms::{GradIo, ParamGrads, Stats, StatsMut};
 use crate::plan::{OPERATIONS, Operation, Plan};
 use crate::types::{Types, Value};
 use crate::{Shared, assert_same_bits, desc, init, last_error, quick, ranges, tier};

@@ -7,10 +7,11 @@ use lanenorm::capi::{
     lanenorm_desc, lanenorm_forward_buffers, lanenorm_plan_forward, lanenorm_plan_forward_rows, lanenorm_status,
     lanenorm_store,
 };
-use lanenorm::{Io, Isa, Parallelism, StatsMut, Sum};
+use lanenorm::{Isa, Parallelism};
 
 use crate::buffer::{Buffer, LAYOUTS, Layout, NONE, NONE_MUT, as_input};
 use crate::data::{KINDS, Random, special_row};
+use crate::forms::{Io, StatsMut, Sum};
 use crate::plan::{OPERATIONS, Operation, Plan};
 use crate::types::{Types, Value};
 use crate::{Shared, assert_same_bits, desc, init, last_error, quick, ranges, tier};

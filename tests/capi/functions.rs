@@ -3,7 +3,7 @@
 use std::ptr::{null, null_mut};
 
 use lanenorm::capi::*;
-use lanenorm::{Element, Error, GradIo, LayerNorm, ParamGrads, RmsNorm, Stats, StatsMut, Sum, bf16, f16};
+use lanenorm::{Element, Error, LayerNorm, RmsNorm, bf16, f16};
 
 use crate::data::{Random, special_row};
 use crate::types::Value;
@@ -42,10 +42,10 @@ macro_rules! layer_norm {
                 let has = |bit: usize| number & bit == 0;
                 let mut want = (vec![<$t>::default(); n * cols], vec![<$float>::default(); n], vec![<$float>::default(); n]);
                 let mut got = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::SENTINEL; n], vec![<$float>::SENTINEL; n]);
-                let stats = StatsMut { mean: Some(&mut want.1), mean_lo: None, rstd: Some(&mut want.2) };
                 let (g, b) = (has(1).then_some(&gamma[..]), has(2).then_some(&beta[..]));
                 let plan = LayerNorm::new(cols, ($eps).into()).expect("a plan");
-                plan.forward_with_stats(&x, g, b, &mut want.0, stats).expect("a valid call");
+                let call = plan.call(&x).gamma(g).beta(b).mean_to(&mut want.1).rstd_to(&mut want.2);
+                call.to(&mut want.0).expect("a valid call");
                 let g = if has(1) { c_ptr!(gamma) } else { null() };
                 let b = if has(2) { c_ptr!(beta) } else { null() };
                 let (x_p, y_p) = (c_ptr!(x), c_ptr!(mut got.0));
@@ -85,7 +85,7 @@ macro_rules! rms_norm {
                 let mut got = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::SENTINEL; n]);
                 let plan = RmsNorm::new(cols, ($eps).into()).expect("a plan").with_offset(offset);
                 let g = has_gamma.then_some(&gamma[..]);
-                plan.forward_with_rstd(&x, g, &mut want.0, &mut want.1).expect("a valid call");
+                plan.call(&x).gamma(g).rstd_to(&mut want.1).to(&mut want.0).expect("a valid call");
                 let g = if has_gamma { c_ptr!(gamma) } else { null() };
                 let (x_p, y_p, rstd) = (c_ptr!(x), c_ptr!(mut got.0), got.1.as_mut_ptr());
                 // SAFETY: all buffers are there.
@@ -123,7 +123,7 @@ struct Pointers<T> {
 
 /// With the sum apart, over the residual, over x, and not wanted.
 fn assert_sums_agree<T: Value + Element>(
-    forward: impl Fn(usize, Sum<'_, T>, &[T], &[T], &mut [T]) -> Result<(), Error>,
+    forward: impl Fn(usize, [&[T]; 4], &mut [T], &mut [T]) -> Result<(), Error>,
     call: impl Fn(Pointers<T>, usize, usize, usize) -> lanenorm_status,
 ) {
     for (number, (n, cols)) in SHAPES.into_iter().enumerate() {
@@ -131,7 +131,7 @@ fn assert_sums_agree<T: Value + Element>(
         let (gamma, beta) = (rows::<T>(3, 1, cols), rows::<T>(4, 1, cols));
         let blank = || vec![T::SENTINEL; n * cols];
         let (mut want_sum, mut want) = (blank(), blank());
-        forward(cols, Sum::new(&x, &residual, &mut want_sum), &gamma, &beta, &mut want).expect("a valid call");
+        forward(cols, [&x, &residual, &gamma, &beta], &mut want_sum, &mut want).expect("a valid call");
         for place in 0..4 {
             let (mut x_now, mut residual_now, mut sum, mut y) = (x.clone(), residual.clone(), blank(), blank());
             let (x_p, residual_p) = (x_now.as_mut_ptr(), residual_now.as_mut_ptr());
@@ -162,8 +162,9 @@ macro_rules! add_layer_norm {
         #[test]
         fn $name() {
             assert_sums_agree::<$t>(
-                |cols, sum, gamma, beta, y| {
-                    LayerNorm::new(cols, ($eps).into())?.forward_sum(sum, Some(gamma), Some(beta), y)
+                |cols, [x, residual, gamma, beta], s, y| {
+                    let plan = LayerNorm::new(cols, ($eps).into())?;
+                    plan.call(x).residual(residual).sum_to(s).gamma(gamma).beta(beta).to(y)
                 },
                 |Pointers { x, residual, gamma, beta, sum, y }, n, cols, threads| {
                     let (x, residual, gamma, beta) = (x.cast(), residual.cast(), gamma.cast(), beta.cast());
@@ -187,8 +188,9 @@ macro_rules! add_rms_norm {
         #[test]
         fn $name() {
             assert_sums_agree::<$t>(
-                |cols, sum, gamma, _, y| {
-                    RmsNorm::new(cols, ($eps).into())?.with_offset(0.5).forward_sum(sum, Some(gamma), y)
+                |cols, [x, residual, gamma, _], s, y| {
+                    let plan = RmsNorm::new(cols, ($eps).into())?.with_offset(0.5);
+                    plan.call(x).residual(residual).sum_to(s).gamma(gamma).to(y)
                 },
                 |Pointers { x, residual, gamma, sum, y, .. }, n, cols, threads| {
                     let (x, residual, gamma) = (x.cast(), residual.cast(), gamma.cast());
@@ -215,17 +217,13 @@ macro_rules! layer_norm_backward {
                 let (dy, x, gamma) = (rows::<$t>(1, n, cols), rows::<$t>(2, n, cols), rows::<$t>(3, 1, cols));
                 let plan = LayerNorm::new(cols, ($eps).into()).expect("a plan");
                 let (mut mean, mut rstd) = (vec![<$float>::default(); n], vec![<$float>::default(); n]);
-                let stats = StatsMut { mean: Some(&mut mean), mean_lo: None, rstd: Some(&mut rstd) };
-                plan.forward_with_stats(&x, None, None, &mut dy.clone(), stats).expect("a valid call");
+                let call = plan.call(&x).mean_to(&mut mean).rstd_to(&mut rstd);
+                call.to(&mut dy.clone()).expect("a valid call");
                 let kept = number % 2 == 0;
-                let stats = if kept {
-                    Stats { mean: Some(&mean), mean_lo: None, rstd: Some(&rstd) }
-                } else {
-                    Stats::default()
-                };
                 let mut want = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::default(); cols], vec![<$float>::default(); cols]);
-                let grads = ParamGrads { dgamma: Some(&mut want.1), dbeta: Some(&mut want.2) };
-                plan.backward(GradIo::new(&dy, &x, &mut want.0), Some(&gamma), stats, grads).expect("a valid call");
+                let call = plan.backward(&dy, &x).gamma(&gamma).dgamma_to(&mut want.1).dbeta_to(&mut want.2);
+                let call = call.mean(kept.then_some(&mean)).rstd(kept.then_some(&rstd));
+                call.to(&mut want.0).expect("a valid call");
                 let (mean, rstd) = if kept { (mean.as_ptr(), rstd.as_ptr()) } else { (null(), null()) };
                 let mut got = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::SENTINEL; cols], vec![<$float>::SENTINEL; cols]);
                 let (dx, dgamma, dbeta) = (c_ptr!(mut got.0), got.1.as_mut_ptr(), got.2.as_mut_ptr());
@@ -263,11 +261,11 @@ macro_rules! rms_norm_backward {
                 let offset = number as f32 / 2.0;
                 let plan = RmsNorm::new(cols, ($eps).into()).expect("a plan").with_offset(offset);
                 let mut rstd = vec![<$float>::default(); n];
-                plan.forward_with_rstd(&x, None, &mut dy.clone(), &mut rstd).expect("a valid call");
+                plan.call(&x).rstd_to(&mut rstd).to(&mut dy.clone()).expect("a valid call");
                 let kept = number % 2 == 0;
                 let mut want = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::default(); cols]);
-                let io = GradIo::new(&dy, &x, &mut want.0);
-                plan.backward(io, Some(&gamma), kept.then_some(&rstd), Some(&mut want.1)).expect("a valid call");
+                let call = plan.backward(&dy, &x).gamma(&gamma).rstd(kept.then_some(&rstd)).dgamma_to(&mut want.1);
+                call.to(&mut want.0).expect("a valid call");
                 let mut got = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::SENTINEL; cols]);
                 let (dx, dgamma) = (c_ptr!(mut got.0), got.1.as_mut_ptr());
                 let rstd = if kept { rstd.as_ptr() } else { null() };

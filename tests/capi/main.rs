@@ -5,6 +5,9 @@
 #[path = "../contract/support/data.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
 mod data;
+#[path = "../contract/support/forms.rs"]
+#[allow(dead_code, reason = "the contract uses the rest")]
+mod forms;
 #[path = "../contract/support/plan.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
 mod plan;

@@ -5,11 +5,9 @@ use std::num::NonZeroUsize;
 
 use lanenorm::kernels::element::Storage;
 use lanenorm::kernels::simd::Float;
-use lanenorm::{
-    Element, Error, GradIo, Io, LayerNorm, Moments, Parallelism, ParamGrads, RmsNorm, Rows, RowsMut, Stats, StatsMut,
-    Store, Sum,
-};
+use lanenorm::{Element, Error, LayerNorm, Moments, Parallelism, RmsNorm, Rows, RowsMut, Store};
 
+use crate::support::forms::{GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
 use crate::support::{OPERATIONS, Operation, Plan, Types, Value};
 
 const MAX: usize = usize::MAX;
@@ -69,7 +67,7 @@ fn forms<T: Element>() -> [Form; 12] {
             p.forward_mixed::<T, T, T>(io, None, None, StatsMut::default())
         }),
         ("sum_over", |p, n| {
-            let io = Io::sum_over(n.rows(), n.rows_mut(), None);
+            let io = Io::sum_over(n.rows_mut(), n.rows(), None);
             p.forward_mixed::<T, T, T>(io, None, None, StatsMut::default())
         }),
         ("backward", |p, n| {
@@ -180,16 +178,15 @@ fn functions_take_no_rows_of_any_length<K: Types>() {
 fn sums_over_no_rows_are_zero<K: Types>() {
     let dirty = || vec![K::F::SENTINEL; 12];
     let (mut dgamma, mut dbeta) = (dirty(), dirty());
-    let grads = ParamGrads { dgamma: Some(&mut dgamma), dbeta: Some(&mut dbeta) };
     let plan = LayerNorm::new(4, 1e-5).and_then(|plan| plan.with_groups(3, 2)).expect("a valid plan");
-    let io = || GradIo::<K::X>::without_dx(&[], &[]);
-    assert_eq!(plan.backward(io(), None, Stats::default(), grads), Ok(()));
+    let none: &[K::X] = &[];
+    assert_eq!(plan.backward(none, none).dgamma_to(&mut dgamma).dbeta_to(&mut dbeta).run(), Ok(()));
     assert!(dgamma.iter().chain(&dbeta).all(|v| v.bits() == 0));
     let mut dgamma = dirty();
     let plan = RmsNorm::new(4, 1e-5).and_then(|plan| plan.with_groups(3, 2)).expect("a valid plan");
-    assert_eq!(plan.backward(io(), None, None, Some(&mut dgamma)), Ok(()));
+    assert_eq!(plan.backward(none, none).dgamma_to(&mut dgamma).run(), Ok(()));
     assert!(dgamma.iter().all(|v| v.bits() == 0));
-    let nothing = plan.backward(GradIo::<K::X>::without_dx(&[], &[]), None, None, None);
+    let nothing = plan.backward(none, none).run();
     assert_eq!(nothing, Err(Error::NoGradient));
 }
 
@@ -204,19 +201,16 @@ for_every_type!(
 #[test]
 fn vectors_of_too_many_groups_are_refused() {
     let plan = LayerNorm::new(MAX / 2, 1e-5).and_then(|plan| plan.with_groups(4, 1)).expect("a valid plan");
-    let io = || GradIo::<f32>::in_place(&mut [], &[]);
+    let none: &[f32] = &[];
     let overflow = |what| Err(Error::Overflow { what, rows: 4, stride: MAX / 2 });
     let (mut dgamma, mut dbeta) = ([7.0; 3], [7.0; 3]);
-    let grads = ParamGrads { dgamma: Some(&mut dgamma[..]), dbeta: None };
-    assert_eq!(plan.backward(io(), None, Stats::default(), grads), overflow("dgamma"));
-    let grads = ParamGrads { dgamma: None, dbeta: Some(&mut dbeta[..]) };
-    assert_eq!(plan.backward(io(), None, Stats::default(), grads), overflow("dbeta"));
-    assert_eq!(plan.backward(io(), Some(&[1.0; 4]), Stats::default(), ParamGrads::default()), overflow("gamma"));
+    assert_eq!(plan.backward_in_place(&mut [], none).dgamma_to(&mut dgamma).run(), overflow("dgamma"));
+    assert_eq!(plan.backward_in_place(&mut [], none).dbeta_to(&mut dbeta).run(), overflow("dbeta"));
+    assert_eq!(plan.backward_in_place(&mut [], none).gamma(&[1.0; 4]).run(), overflow("gamma"));
     assert_eq!(plan.forward::<f32>(&[], None, Some(&[1.0; 4]), &mut []), overflow("gamma"));
     let plan = LayerNorm::new(MAX, 1e-5).expect("a valid plan");
-    let grads = ParamGrads { dgamma: Some(&mut dgamma[..]), dbeta: None };
     let length = Error::Length { what: "dgamma", len: 3, expected: MAX };
-    assert_eq!(plan.backward(io(), None, Stats::default(), grads), Err(length));
+    assert_eq!(plan.backward_in_place(&mut [], none).dgamma_to(&mut dgamma).run(), Err(length));
     assert_eq!((dgamma, dbeta), ([7.0; 3], [7.0; 3]));
 }
 

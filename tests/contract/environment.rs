@@ -168,7 +168,7 @@ fn moments_that_are_refused_leave_the_environment_alone() {
                 let (mut moments, mut y) = ([known], [7.0; 3]);
                 let mut errors = usize::from(plan.moments_at_scale(&x, bad, &mut moments).is_err());
                 for moments in of_all {
-                    errors += usize::from(plan.normalize_with(&x, &[moments], None, None, &mut y).is_err());
+                    errors += usize::from(plan.call(&x).moments(&[moments]).to(&mut y).is_err());
                 }
                 assert!(moments == [known] && y == [7.0; 3], "something has been written");
                 errors

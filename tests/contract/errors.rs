@@ -1,7 +1,8 @@
 //! Bad input: each kind gives its own error, whose message has both numbers, and nothing has been written.
 
-use lanenorm::{Error, LayerNorm, Parallelism, RmsNorm, Rows, RowsMut, StatsMut, Store, Tier};
+use lanenorm::{Error, LayerNorm, Parallelism, RmsNorm, Rows, RowsMut, Store, Tier};
 
+use crate::support::forms::StatsMut;
 use crate::support::{OPERATIONS, Operation, Plan};
 
 const COLS: usize = 4;

@@ -10,8 +10,9 @@ use lanenorm::kernels::rows::{GradRows, Groups, Params, RowIo, Vector};
 use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::stats::{BadEps, RowNorm, is_slow_scale};
 use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
-use lanenorm::{Isa, Moments, StatsMut};
+use lanenorm::{Isa, Moments};
 
+use crate::support::forms::StatsMut;
 use crate::support::{Call, GradProblem, Problem, Types, Value, assert_same_bits, tiers};
 
 const NORM: RowNorm = RowNorm { mean: 0.0, mean_lo: 0.0, rstd: 1.0 };

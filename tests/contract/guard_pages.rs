@@ -4,8 +4,9 @@
 use std::marker::PhantomData;
 use std::ptr;
 
-use lanenorm::{Io, Isa, StatsMut, Store, Sum};
+use lanenorm::{Isa, Store};
 
+use crate::support::forms::{Io, StatsMut, Sum};
 use crate::support::{Output, Problem, Types, Value, assert_same_bits, quick, tiers};
 
 /// Memory between two pages that cannot be touched.

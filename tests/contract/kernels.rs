@@ -5,14 +5,15 @@ use lanenorm::kernels::element::Storage;
 use lanenorm::kernels::ops::forward::Forward;
 use lanenorm::kernels::ops::layer_norm::{LayerNorm, Normalize};
 use lanenorm::kernels::ops::moments::RowMoments;
-
-use lanenorm::kernels::ops::rms_norm::{self, RmsNorm};
+use lanenorm::kernels::ops::rms_norm;
+use lanenorm::kernels::ops::rms_norm::RmsNorm;
 use lanenorm::kernels::rows::{Groups, Params, RawRows, RowIo, Vector};
 use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::stats::{CHUNK, Moments, RowNorm, split_point};
 use lanenorm::kernels::{Center, Centered, Compiled, Uncentered, table};
-use lanenorm::{Element, Isa, StatsMut, Tier, bf16, f16};
+use lanenorm::{Element, Isa, Tier, bf16, f16};
 
+use crate::support::forms::StatsMut;
 use crate::support::{OPERATIONS, Operation, Output, Problem, TURNING_POINTS, Types, Value, tiers};
 
 /// The jobs of each operation.

@@ -1,8 +1,9 @@
 //! The bits of a row do not depend on where it lies: its place in the batch, the strides, the alignment of the four
 //! buffers, in place or not, the kind of stores. Nothing around the rows of y is written.
 
-use lanenorm::{Error, Io, Isa, StatsMut, Store, Sum, bf16};
+use lanenorm::{Error, Isa, Store, bf16};
 
+use crate::support::forms::{Io, StatsMut, Sum};
 use crate::support::{
     Call, F32, F64, Operation, Output, Problem, TURNING_POINTS, Types, Value, assert_same_bits, quick, tiers,
 };

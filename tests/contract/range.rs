@@ -3,8 +3,9 @@
 //! and extreme finite rows are right.
 
 use lanenorm::kernels::reference;
-use lanenorm::{Isa, StatsMut, Store};
+use lanenorm::{Isa, Store};
 
+use crate::support::forms::StatsMut;
 use crate::support::{
     Call, F32, F64, OPERATIONS, Plan, Problem, TURNING_POINTS, Types, Value, assert_same_bits, tiers,
 };

@@ -3,8 +3,9 @@
 
 use std::num::NonZeroUsize;
 
-use lanenorm::{Error, Io, Isa, LayerNorm, Parallelism, RowsMut, StatsMut, Store, Sum};
+use lanenorm::{Error, Isa, LayerNorm, Parallelism, RowsMut, Store};
 
+use crate::support::forms::{Io, StatsMut, Sum};
 use crate::support::{
     Buffer, KINDS, Output, Plan, Problem, Random, TURNING_POINTS, Types, Value, assert_same_bits, quick, special_row,
     tiers,
@@ -117,7 +118,7 @@ impl<K: Types> Case<K> {
         let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
         let bias = self.bias.as_deref();
         let io = if is_over {
-            Io::sum_over(x.rows(), residual.rows_mut(), bias)
+            Io::sum_over(residual.rows_mut(), x.rows(), bias)
         } else {
             Io::sum_into(x.rows(), residual.rows(), bias, y.rows_mut())
         };
@@ -274,28 +275,26 @@ fn sums_that_do_not_fit_are_refused() {
     let plan = LayerNorm::new(4, EPS).unwrap();
     let (x, short) = ([1.0; 8], [1.0; 4]);
     let (mut s, mut y) = ([f32::SENTINEL; 8], [f32::SENTINEL; 8]);
-    let refused = plan.forward_sum(Sum::new(&x, &short, &mut s), None, None, &mut y);
+    let refused = plan.call(&x).residual(&short).sum_to(&mut s).to(&mut y);
     assert_eq!(refused, Err(Error::SumRows { what: "residual", x: 2, rows: 1 }));
     assert_eq!(refused.unwrap_err().to_string(), "x has 2 rows, but residual has 1");
-    let refused = plan.forward_sum(Sum::new(&short, &short, &mut s), None, None, &mut y);
+    let refused = plan.call(&short).residual(&short).sum_to(&mut s).to(&mut y);
     assert_eq!(refused, Err(Error::SumRows { what: "y", x: 1, rows: 2 }));
-    let refused = plan.forward_sum(Sum::new(&x, &x, &mut s[..4]), None, None, &mut y);
+    let refused = plan.call(&x).residual(&x).sum_to(&mut s[..4]).to(&mut y);
     assert_eq!(refused, Err(Error::SumRows { what: "s", x: 2, rows: 1 }));
-    let refused = plan.forward_sum(Sum::new(&x, &x, &mut s).with_bias(&x[..3]), None, None, &mut y);
+    let refused = plan.call(&x).residual(&x).sum_to(&mut s).bias(&x[..3]).to(&mut y);
     assert_eq!(refused, Err(Error::Length { what: "bias", len: 3, expected: 4 }));
-    let refused = plan.forward_sum(Sum::in_place(&x, RowsMut::strided(&mut s, 2, 3)), None, None, &mut y);
+    let refused = plan.call(&x).residual_in_place(RowsMut::strided(&mut s, 2, 3)).to(&mut y);
     assert_eq!(refused, Err(Error::Overlap { what: "residual", cols: 4, stride: 3 }));
-    let refused = plan.forward_sum(Sum::in_place(&x, &mut s), Some(&short[..3]), None, &mut y);
+    let refused = plan.call(&x).residual_in_place(&mut s).gamma(&short[..3]).to(&mut y);
     assert_eq!(refused, Err(Error::Length { what: "gamma", len: 3, expected: 4 }));
-    let no_stats = StatsMut::default;
-    let refused = plan.forward_mixed::<f32, f32, f32>(Io::sum_into(&x, &short, None, &mut y), None, None, no_stats());
+    let refused = plan.call(&x).residual(&short).to(&mut y);
     assert_eq!(refused, Err(Error::SumRows { what: "residual", x: 2, rows: 1 }));
-    let refused =
-        plan.forward_mixed::<f32, f32, f32>(Io::sum_into(&short, &short, None, &mut y), None, None, no_stats());
+    let refused = plan.call(&short).residual(&short).to(&mut y);
     assert_eq!(refused, Err(Error::SumRows { what: "y", x: 1, rows: 2 }));
-    let refused = plan.forward_mixed::<f32, f32, f32>(Io::sum_over(&short, &mut s, None), None, None, no_stats());
-    assert_eq!(refused, Err(Error::SumRows { what: "residual", x: 1, rows: 2 }));
-    let refused = plan.forward_mixed::<f32, f32, f32>(Io::sum_over(&x, &mut s, Some(&x[..3])), None, None, no_stats());
+    let refused = plan.call_in_place(&mut s).residual(&short).run();
+    assert_eq!(refused, Err(Error::SumRows { what: "residual", x: 2, rows: 1 }));
+    let refused = plan.call_in_place(&mut s).residual(&x).bias(&x[..3]).run();
     assert_eq!(refused, Err(Error::Length { what: "bias", len: 3, expected: 4 }));
     assert_same_bits(format_args!("s"), 4, &[f32::SENTINEL; 8], &s);
     assert_same_bits(format_args!("y"), 4, &[f32::SENTINEL; 8], &y);

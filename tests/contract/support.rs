@@ -3,6 +3,7 @@
 mod buffer;
 mod data;
 mod environment;
+pub(crate) mod forms;
 mod gradients;
 mod plan;
 mod problem;

@@ -1,6 +1,6 @@
 //! The copy and lanenorm.
 
-use lanenorm::{GradIo, Io, LayerNorm, Parallelism, ParamGrads, RmsNorm, Stats, StatsMut, Sum};
+use lanenorm::{LayerNorm, Parallelism, RmsNorm};
 use lanenorm_harness::buffer::Buffer;
 use lanenorm_harness::copy::copy_threads;
 
@@ -52,24 +52,20 @@ pub(crate) fn all<T: Number>(case: Case, mode: Mode) -> Vec<Contender<T>> {
             move |b| plan.forward(b.x.get(), Some(b.gamma.get()), b.y.get_mut()).expect(VALID)
         }),
         Op::AddLayerNorm => Contender::new(plain, move |b| {
-            let io = Io::sum(Sum::new(b.x.get(), b.residual.get(), b.s.get_mut()), b.y.get_mut());
-            let (gamma, beta) = (Some(b.gamma.get()), Some(b.beta.get()));
-            layer_norm.forward_mixed(io, gamma, beta, StatsMut::default()).expect(VALID);
+            let call = layer_norm.call(b.x.get()).residual(b.residual.get()).sum_to(b.s.get_mut());
+            call.gamma(b.gamma.get()).beta(b.beta.get()).to(b.y.get_mut()).expect(VALID);
         }),
         Op::AddRmsNorm => Contender::new(plain, move |b| {
-            let io = Io::sum(Sum::new(b.x.get(), b.residual.get(), b.s.get_mut()), b.y.get_mut());
-            rms_norm.forward_mixed(io, Some(b.gamma.get()), None).expect(VALID);
+            let call = rms_norm.call(b.x.get()).residual(b.residual.get()).sum_to(b.s.get_mut());
+            call.gamma(b.gamma.get()).to(b.y.get_mut()).expect(VALID);
         }),
         Op::LayerNormBackward => Contender::new(plain, move |b| {
-            let io = GradIo::new(b.dy.get(), b.x.get(), b.y.get_mut());
-            let grads = ParamGrads { dgamma: Some(b.dgamma.get_mut()), dbeta: Some(b.dbeta.get_mut()) };
-            let gamma = Some(b.gamma.get());
-            layer_norm.backward_with_scratch(io, gamma, Stats::default(), grads, &mut b.scratch).expect(VALID);
+            let call = layer_norm.backward(b.dy.get(), b.x.get()).gamma(b.gamma.get()).scratch(&mut b.scratch);
+            call.dgamma_to(b.dgamma.get_mut()).dbeta_to(b.dbeta.get_mut()).to(b.y.get_mut()).expect(VALID);
         }),
         Op::RmsNormBackward => Contender::new(plain, move |b| {
-            let io = GradIo::new(b.dy.get(), b.x.get(), b.y.get_mut());
-            let (gamma, dgamma) = (Some(b.gamma.get()), Some(b.dgamma.get_mut()));
-            rms_norm.backward_with_scratch(io, gamma, None, dgamma, &mut b.scratch).expect(VALID);
+            let call = rms_norm.backward(b.dy.get(), b.x.get()).gamma(b.gamma.get()).scratch(&mut b.scratch);
+            call.dgamma_to(b.dgamma.get_mut()).to(b.y.get_mut()).expect(VALID);
         }),
     };
     let mut all = vec![copy, ours];
@@ -84,18 +80,13 @@ fn in_place<T: Number>(case: Case, mode: Mode, about: About) -> Contender<T> {
     let (layer_norm, rms_norm) = plans(case, mode);
     if case.op.is_centered() {
         Contender::new(about, move |b| {
-            let (gamma, beta) = (Some(b.gamma.get()), Some(b.beta.get()));
-            let io = io_in_place(case.op, &b.residual, &mut b.y);
-            layer_norm.forward_mixed(io, gamma, beta, StatsMut::default()).expect(VALID);
+            let call = layer_norm.call_in_place(b.y.get_mut()).gamma(b.gamma.get()).beta(b.beta.get());
+            if case.op.adds() { call.residual(b.residual.get()).run() } else { call.run() }.expect(VALID);
         })
     } else {
         Contender::new(about, move |b| {
-            let io = io_in_place(case.op, &b.residual, &mut b.y);
-            rms_norm.forward_mixed(io, Some(b.gamma.get()), None).expect(VALID);
+            let call = rms_norm.call_in_place(b.y.get_mut()).gamma(b.gamma.get());
+            if case.op.adds() { call.residual(b.residual.get()).run() } else { call.run() }.expect(VALID);
         })
     }
-}
-
-fn io_in_place<'a, T: Number>(op: Op, residual: &'a Buffer<T>, y: &'a mut Buffer<T>) -> Io<'a, T> {
-    if op.adds() { Io::sum_over(residual.get(), y.get_mut(), None) } else { Io::in_place(y.get_mut()) }
 }

@@ -1,7 +1,7 @@
 //! The buffers of a case, and what runs over them.
 
+use lanenorm::{Element, Isa, LayerNorm, RmsNorm};
 use anyhow::ensure;
-use lanenorm::{GradIo, Isa, LayerNorm, ParamGrads, RmsNorm, Stats, StatsMut};
 use lanenorm_harness::answer::{Gradients, Norm, larger};
 use lanenorm_harness::buffer::Buffer;
 use lanenorm_harness::copy::copy_threads;
@@ -89,10 +89,10 @@ impl<T: Number> Tensors<T> {
 
     fn keep_stats(&mut self) {
         let [mean, mean_lo, rstd] = &mut self.stats;
-        let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
-        let (gamma, beta) = (Some(self.gamma.get()), Some(self.beta.get()));
         let plan = LayerNorm::new(self.cols, EPS).expect("a plan");
-        plan.forward_with_stats(self.x.get(), gamma, beta, self.y.get_mut(), stats).expect("lengths that fit");
+        let call = plan.call(self.x.get()).gamma(self.gamma.get()).beta(self.beta.get());
+        let call = call.mean_to(mean).mean_lo_to(mean_lo).rstd_to(rstd);
+        call.to(self.y.get_mut()).expect("lengths that fit");
     }
 
     /// Cuts the same tensor into rows of so many columns, at most as many as it was made with: forward passes only.
@@ -122,12 +122,13 @@ impl<T: Number> Tensors<T> {
             }
             Op::RmsNorm => RmsNorm::new(cols, EPS).and_then(|plan| plan.with_isa(isa).forward(x, Some(gamma), y)),
             Op::LayerNormBackward => {
-                let [mean, mean_lo, rstd] = self.stats.each_ref().map(|v| Some(&v[..rows]));
-                let [dgamma, dbeta] = self.grads.each_mut().map(|v| Some(&mut v[..]));
-                let io = GradIo::new(&self.dy.get()[..len], x, y);
-                let (stats, grads) = (Stats { mean, mean_lo, rstd }, ParamGrads { dgamma, dbeta });
+                let [mean, mean_lo, rstd] = self.stats.each_ref().map(|v| &v[..rows]);
+                let [dgamma, dbeta] = &mut self.grads;
                 LayerNorm::new(cols, EPS).and_then(|plan| {
-                    plan.with_isa(isa).backward_with_scratch(io, Some(gamma), stats, grads, &mut self.scratch)
+                    let plan = plan.with_isa(isa);
+                    let call = plan.backward(&self.dy.get()[..len], x).gamma(gamma).scratch(&mut self.scratch);
+                    let call = call.mean(mean).mean_lo(mean_lo).rstd(rstd);
+                    call.dgamma_to(dgamma).dbeta_to(dbeta).to(y)
                 })
             }
         };

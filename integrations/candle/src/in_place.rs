@@ -3,9 +3,9 @@
 use std::marker::PhantomData;
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
-use lanenorm::{Beside, Io, RowsMut};
+use lanenorm::{Beside, RowsMut};
 
-use crate::norm::{Affine, Norm};
+use crate::norm::{Affine, Norm, run};
 use crate::view::{Real, rows};
 
 pub(crate) fn overwrite<T: Real, G: Real + Beside<T>>(
@@ -31,8 +31,9 @@ struct Overwrite<T, G> {
 }
 
 impl<T: Real, G: Real + Beside<T>> Overwrite<T, G> {
-    fn run(&self, io: Io<'_, T>) -> Result<()> {
-        self.norm.run(io, self.gamma.as_deref(), self.beta.as_deref())
+    /// gamma and beta.
+    fn params(&self) -> (Option<&[G]>, Option<&[G]>) {
+        (self.gamma.as_deref(), self.beta.as_deref())
     }
 }
 
@@ -49,7 +50,8 @@ impl<T: Real, G: Real + Beside<T>> InplaceOp1 for Overwrite<T, G> {
             );
         };
         let x = T::elements_mut(x)?.get_mut(layout.start_offset()..).unwrap_or_default();
-        self.run(Io::in_place(RowsMut::strided(x, rows, stride)))
+        let (x, (gamma, beta)) = (RowsMut::strided(x, rows, stride), self.params());
+        run!(self.norm, plan => plan.call_in_place(x).gamma(gamma), beta(beta), run())
     }
 }
 
@@ -65,7 +67,10 @@ impl<T: Real, G: Real + Beside<T>> InplaceOp2 for Overwrite<T, G> {
         };
         let residual = T::cpu_storage_as_slice(r)?;
         match (T::elements_mut(x)?.get_mut(x_from..x_to), residual.get(from..to)) {
-            (Some(x), Some(residual)) => self.run(Io::sum_over(residual, x, None)),
+            (Some(x), Some(residual)) => {
+                let (gamma, beta) = self.params();
+                run!(self.norm, plan => plan.call_in_place(x).residual(residual).gamma(gamma), beta(beta), run())
+            }
             _ => bail!("{x_layout:?} or {r_layout:?} is not within its memory"),
         }
     }

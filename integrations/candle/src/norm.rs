@@ -1,7 +1,7 @@
 //! What runs lanenorm on the elements of tensors, by type.
 
 use candle_core::{CpuStorage, DType, Device, Error, Result, Tensor, WithDType, bail};
-use lanenorm::{Beside, GradIo, Io, Parallelism, ParamGrads, Stats, StatsMut, Sum};
+use lanenorm::{Beside, Parallelism};
 
 use crate::in_place::overwrite;
 use crate::twice;
@@ -110,33 +110,19 @@ impl Norm {
         }
         by_type!(x, affine.gamma, backward(self, x, affine, &rowwise(dy)?))
     }
-
-    pub(crate) fn run<'a, T: Real, G: Beside<T>>(
-        &self,
-        io: Io<'a, T>,
-        gamma: Option<&'a [G]>,
-        beta: Option<&'a [G]>,
-    ) -> Result<()> {
-        match self {
-            Self::Layer(plan) => plan.forward_mixed(io, gamma, beta, StatsMut::default()),
-            Self::Rms(plan) => plan.forward_mixed(io, gamma, None),
-        }
-        .map_err(Error::wrap)
-    }
-
-    fn run_backward<T: Real, G: Beside<T>>(
-        &self,
-        io: GradIo<'_, T>,
-        gamma: Option<&[G]>,
-        grads: ParamGrads<'_, T::Float>,
-    ) -> Result<()> {
-        match self {
-            Self::Layer(plan) => plan.backward_mixed(io, gamma, Stats::default(), grads),
-            Self::Rms(plan) => plan.backward_mixed(io, gamma, None, grads.dgamma),
-        }
-        .map_err(Error::wrap)
-    }
 }
+
+/// Runs a call of either plan: what both have, then what layer normalization has beside it, then the end.
+macro_rules! run {
+    ($norm:expr, $plan:ident => $call:expr, $more:ident($argument:expr), $end:ident($($to:expr)?)) => {
+        match $norm {
+            $crate::norm::Norm::Layer($plan) => $call.$more($argument).$end($($to)?),
+            $crate::norm::Norm::Rms($plan) => $call.$end($($to)?),
+        }
+        .map_err(candle_core::Error::wrap)
+    };
+}
+pub(crate) use run;
 
 fn forward<T: Real, G: Real + Beside<T>>(
     norm: &Norm,
@@ -145,7 +131,8 @@ fn forward<T: Real, G: Real + Beside<T>>(
     beta: Option<View<'_>>,
 ) -> Result<CpuStorage> {
     let mut y = vec![T::zero(); x.shape().elem_count()];
-    norm.run(Io::new(x.rows()?, &mut y), row::<G>(gamma)?, row(beta)?)?;
+    let (x, gamma, beta) = (x.rows::<T>()?, row::<G>(gamma)?, row::<G>(beta)?);
+    run!(norm, plan => plan.call(x).gamma(gamma), beta(beta), to(&mut y))?;
     Ok(T::to_cpu_storage_owned(y))
 }
 
@@ -160,8 +147,10 @@ fn forward_sum<T: Real, G: Real + Beside<T>>(
         read(residual, |residual| {
             read_if_given(affine.gamma, |gamma| {
                 read_if_given(affine.beta, |beta| {
-                    let sum = Sum::new(x.rows()?, residual.rows()?, &mut s);
-                    norm.run(Io::sum(sum, &mut y), row::<G>(gamma)?, row(beta)?)
+                    let (x, residual) = (x.rows::<T>()?, residual.rows::<T>()?);
+                    let (gamma, beta) = (row::<G>(gamma)?, row::<G>(beta)?);
+                    let (s, y) = (&mut s, &mut y);
+                    run!(norm, plan => plan.call(x).residual(residual).sum_to(s).gamma(gamma), beta(beta), to(y))
                 })
             })
         })
@@ -204,13 +193,13 @@ fn backward<T: Real, G: Real + Beside<T>>(
     read(dy, |dy| {
         read(x, |x| {
             read_if_given(gamma, |gamma| {
-                let (dy, x) = (dy.rows()?, x.rows()?);
-                let io = match &mut dx {
-                    Some(dx) => GradIo::new(dy, x, dx),
-                    None => GradIo::without_dx(dy, x),
-                };
-                let grads = ParamGrads { dgamma: dgamma.as_deref_mut(), dbeta: dbeta.as_deref_mut() };
-                norm.run_backward(io, row::<G>(gamma)?, grads)
+                let (dy, x, gamma) = (dy.rows::<T>()?, x.rows::<T>()?, row::<G>(gamma)?);
+                let (dgamma, dbeta) = (dgamma.as_deref_mut(), dbeta.as_deref_mut());
+                if let Some(dx) = &mut dx {
+                    run!(norm, plan => plan.backward(dy, x).gamma(gamma).dgamma_to(dgamma), dbeta_to(dbeta), to(dx))
+                } else {
+                    run!(norm, plan => plan.backward(dy, x).gamma(gamma).dgamma_to(dgamma), dbeta_to(dbeta), run())
+                }
             })
         })
     })?;

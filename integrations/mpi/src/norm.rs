@@ -55,8 +55,8 @@ impl Norm {
         y: &mut [T],
     ) -> Result<(), Error> {
         match self {
-            Self::Layer(plan) => plan.normalize_with(x, moments, Some(gamma), Some(beta), y),
-            Self::Rms(plan) => plan.normalize_with(x, moments, Some(gamma), y),
+            Self::Layer(plan) => plan.call(x).moments(moments).gamma(gamma).beta(beta).to(y),
+            Self::Rms(plan) => plan.call(x).moments(moments).gamma(gamma).to(y),
         }
     }
 }

@@ -4,10 +4,11 @@
 //! |dx - exact| / (u (rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) + |ds|)), u = 2^-24, or 2^-53 for f64: the sizes of
 //! the three terms of dx and of ds. Without a mean, mean |g| is left out. Of an error of 16 bits the half unit in the last place is taken first that rounding the exact value to them may take.
 
-use lanenorm::{Isa, Stats};
+use lanenorm::Isa;
 
 use super::oracle::exact;
 use crate::accuracy::{Worst, u};
+use crate::support::forms::{GradIo, ParamGrads, Stats};
 use crate::support::{GradCall, GradProblem, Operation, Problem, Random, Statistics, Types, Value, quick};
 
 const COLS: [usize; 11] = [1, 2, 3, 7, 64, 65, 193, 768, 1025, 4096, 20_000];
@@ -167,10 +168,10 @@ fn a_mean_without_its_low_part_is_accurate_at_small_offsets<K: Types>() {
             let kept = problem.forward.run(&crate::support::Call::plain(Isa::best()));
             let stats = Stats { mean: Some(&kept.mean), mean_lo: None, rstd: Some(&kept.rstd) };
             let (exact, mut dx) = (exact(&problem, 0), vec![K::X::default(); cols]);
-            let io = lanenorm::GradIo::new(&problem.dy, &problem.forward.x, &mut dx);
+            let io = GradIo::new(&problem.dy, &problem.forward.x, &mut dx);
             let io = if let Some(ds) = &problem.ds { io.with_ds(ds) } else { io };
             let (plan, gamma) = (problem.forward.plan(Isa::best()), problem.forward.gamma.as_deref());
-            assert_eq!(plan.backward_mixed(io, gamma, stats, lanenorm::ParamGrads::default()), Ok(()));
+            assert_eq!(plan.backward_mixed(io, gamma, stats, ParamGrads::default()), Ok(()));
             for (i, &dx) in dx.iter().enumerate() {
                 let factor = exact.factor::<K>(i, dx) / u::<K>();
                 let bound = ORDINARY * (1.0 + (kept.mean[0] * kept.rstd[0]).wide().abs());

@@ -1,9 +1,10 @@
 //! Nothing outside the buffers of a backward call is read or written: each ends exactly at an unmapped page, or begins
 //! exactly after one. Their gaps between rows are not checked here, but in `placement`.
 
-use lanenorm::{GradIo, Isa, ParamGrads, Rows, RowsMut, Stats, Store};
+use lanenorm::{Isa, Rows, RowsMut, Store};
 
 use crate::guard_pages::Guarded;
+use crate::support::forms::{GradIo, ParamGrads, Stats};
 use crate::support::{Call, GradProblem, Grads, Output, Types, Value, assert_same_bits, quick, tiers};
 
 /// All buffers, mapped once.

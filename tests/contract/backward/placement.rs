@@ -1,8 +1,9 @@
 //! The bits do not depend on where the rows lie: strides, alignment, dx over dy or apart, the kind of stores; those of dx
 //! not on the other rows either. Nothing around dx, dgamma and dbeta is written.
 
-use lanenorm::{Error, GradIo, Isa, ParamGrads, Stats, Store};
+use lanenorm::{Error, Isa, Store};
 
+use crate::support::forms::{GradIo, ParamGrads, Stats};
 use crate::support::{
     Call, GradCall, GradProblem, Grads, Statistics, TURNING_POINTS, Types, Value, assert_same_bits, quick, tiers,
 };

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use lanenorm::kernels::ops::backward::Parts;
-use lanenorm::{GradIo, Isa, Parallelism, ParamGrads, Stats, Store};
+use lanenorm::{Isa, Parallelism, Store};
 
+use super::forms::{GradIo, ParamGrads, Stats};
 use super::{
     Buffer, Call, DEFAULT, Environment, FORMS, KINDS, Problem, Random, Types, Value, assert_same_bits, special_row,
 };

@@ -1,10 +1,9 @@
 //! The operations, and one plan for all of them, so that what holds for each is tested in one place.
 
 use lanenorm::kernels::table::Op;
-use lanenorm::{
-    Beside, Element, Error, GradIo, Io, Isa, LayerNorm, Moments, Parallelism, ParamGrads, RmsNorm, Rows, RowsMut,
-    Stats, StatsMut, Store, Sum,
-};
+use lanenorm::{Beside, Element, Error, Isa, LayerNorm, Moments, Parallelism, RmsNorm, Rows, RowsMut, Store};
+
+use super::forms::{self, GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
 
 /// An operation with what it has beside the vectors and eps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,21 +122,12 @@ impl Plan {
     pub(crate) fn forward_with_stats<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,
-        gamma: Option<&[T]>,
-        beta: Option<&[T]>,
+        gamma: Option<&'a [T]>,
+        beta: Option<&'a [T]>,
         y: impl Into<RowsMut<'a, T>>,
-        stats: StatsMut<'_, T::Float>,
+        stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        match self {
-            Self::LayerNorm(plan) => plan.forward_with_stats(x, gamma, beta, y, stats),
-            Self::RmsNorm(plan) => {
-                assert!(beta.is_none());
-                match stats.rstd {
-                    Some(rstd) => plan.forward_with_rstd(x, gamma, y, rstd),
-                    None => plan.forward(x, gamma, y),
-                }
-            }
-        }
+        self.forward_mixed(Io::new(x, y), gamma, beta, stats)
     }
 
     /// beta must be absent where the operation has none.
@@ -160,20 +150,11 @@ impl Plan {
     pub(crate) fn forward_in_place_with_stats<'a, T: Element>(
         &self,
         x: impl Into<RowsMut<'a, T>>,
-        gamma: Option<&[T]>,
-        beta: Option<&[T]>,
-        stats: StatsMut<'_, T::Float>,
+        gamma: Option<&'a [T]>,
+        beta: Option<&'a [T]>,
+        stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        match self {
-            Self::LayerNorm(plan) => plan.forward_in_place_with_stats(x, gamma, beta, stats),
-            Self::RmsNorm(plan) => {
-                assert!(beta.is_none());
-                match stats.rstd {
-                    Some(rstd) => plan.forward_in_place_with_rstd(x, gamma, rstd),
-                    None => plan.forward_in_place(x, gamma),
-                }
-            }
-        }
+        self.forward_mixed::<T, T, T>(Io::in_place(x), gamma, beta, stats)
     }
 
     /// With those of the statistics that the operation has; the others stay as they are.
@@ -185,16 +166,7 @@ impl Plan {
         y: impl Into<RowsMut<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        match self {
-            Self::LayerNorm(plan) => plan.forward_sum_with_stats(sum, gamma, beta, y, stats),
-            Self::RmsNorm(plan) => {
-                assert!(beta.is_none());
-                match stats.rstd {
-                    Some(rstd) => plan.forward_sum_with_rstd(sum, gamma, y, rstd),
-                    None => plan.forward_sum(sum, gamma, y),
-                }
-            }
-        }
+        self.forward_mixed(Io::sum(sum, y), gamma, beta, stats)
     }
 
     /// With those of the statistics that the operation has; the others stay as they are.
@@ -205,13 +177,7 @@ impl Plan {
         beta: Option<&'a [G]>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        match self {
-            Self::LayerNorm(plan) => plan.forward_mixed(io, gamma, beta, stats),
-            Self::RmsNorm(plan) => {
-                assert!(beta.is_none());
-                plan.forward_mixed(io, gamma, stats.rstd)
-            }
-        }
+        of_either!(self, plan => forms::forward(plan, io, gamma, beta, stats))
     }
 
     pub(crate) fn moments<'a, T: Element>(
@@ -239,79 +205,49 @@ impl Plan {
     pub(crate) fn normalize_with<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,
-        moments: &[Moments],
+        moments: &'a [Moments],
         gamma: Option<&'a [T]>,
         beta: Option<&'a [T]>,
         y: impl Into<RowsMut<'a, T>>,
     ) -> Result<(), Error> {
-        match self {
-            Self::LayerNorm(plan) => plan.normalize_with(x, moments, gamma, beta, y),
-            Self::RmsNorm(plan) => {
-                assert!(beta.is_none());
-                plan.normalize_with(x, moments, gamma, y)
-            }
-        }
+        self.forward_mixed(Io::known(x, moments, y), gamma, beta, StatsMut::default())
     }
 
     /// mean, `mean_lo` and dbeta must be absent where the operation has none.
-    pub(crate) fn backward<T: Element>(
+    pub(crate) fn backward<'a, T: Element>(
         &self,
-        io: GradIo<'_, T>,
-        gamma: Option<&[T]>,
-        stats: Stats<'_, T::Float>,
-        grads: ParamGrads<'_, T::Float>,
+        io: GradIo<'a, T>,
+        gamma: Option<&'a [T]>,
+        stats: Stats<'a, T::Float>,
+        grads: ParamGrads<'a, T::Float>,
     ) -> Result<(), Error> {
-        match self {
-            Self::LayerNorm(plan) => plan.backward(io, gamma, stats, grads),
-            Self::RmsNorm(plan) => {
-                let (rstd, dgamma) = without_mean(stats, grads);
-                plan.backward(io, gamma, rstd, dgamma)
-            }
-        }
+        self.backward_mixed(io, gamma, stats, grads)
     }
 
     /// The same.
-    pub(crate) fn backward_mixed<T: Element, G: Beside<T>>(
+    pub(crate) fn backward_mixed<'a, T: Element, G: Beside<T>>(
         &self,
-        io: GradIo<'_, T>,
-        gamma: Option<&[G]>,
-        stats: Stats<'_, T::Float>,
-        grads: ParamGrads<'_, T::Float>,
+        io: GradIo<'a, T>,
+        gamma: Option<&'a [G]>,
+        stats: Stats<'a, T::Float>,
+        grads: ParamGrads<'a, T::Float>,
     ) -> Result<(), Error> {
-        match self {
-            Self::LayerNorm(plan) => plan.backward_mixed(io, gamma, stats, grads),
-            Self::RmsNorm(plan) => {
-                let (rstd, dgamma) = without_mean(stats, grads);
-                plan.backward_mixed(io, gamma, rstd, dgamma)
-            }
-        }
+        of_either!(self, plan => forms::backward(plan, io, gamma, stats, grads, None))
     }
 
     /// The same.
-    pub(crate) fn backward_with_scratch<T: Element, G: Beside<T>>(
+    pub(crate) fn backward_with_scratch<'a, T: Element, G: Beside<T>>(
         &self,
-        io: GradIo<'_, T>,
-        gamma: Option<&[G]>,
-        stats: Stats<'_, T::Float>,
-        grads: ParamGrads<'_, T::Float>,
-        scratch: &mut [T::Float],
+        io: GradIo<'a, T>,
+        gamma: Option<&'a [G]>,
+        stats: Stats<'a, T::Float>,
+        grads: ParamGrads<'a, T::Float>,
+        scratch: &'a mut [T::Float],
     ) -> Result<(), Error> {
-        match self {
-            Self::LayerNorm(plan) => plan.backward_with_scratch(io, gamma, stats, grads, scratch),
-            Self::RmsNorm(plan) => {
-                let (rstd, dgamma) = without_mean(stats, grads);
-                plan.backward_with_scratch(io, gamma, rstd, dgamma, scratch)
-            }
-        }
+        of_either!(self, plan => forms::backward(plan, io, gamma, stats, grads, Some(scratch)))
     }
 
     pub(crate) fn backward_scratch_len<T: Element>(&self, rows: usize) -> Result<usize, Error> {
         of_either!(self, plan => plan.backward_scratch_len::<T>(rows))
     }
-}
-
-/// What of them RMSNorm knows.
-fn without_mean<'a, 'b, F>(stats: Stats<'a, F>, grads: ParamGrads<'b, F>) -> (Option<&'a [F]>, Option<&'b mut [F]>) {
-    assert!(stats.mean.is_none() && stats.mean_lo.is_none() && grads.dbeta.is_none());
-    (stats.rstd, grads.dgamma)
 }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use lanenorm::{Io, Isa, Parallelism, StatsMut, Store};
+use lanenorm::{Isa, Parallelism, Store};
 
+use super::forms::{Io, StatsMut};
 use super::{
     Buffer, DEFAULT, Environment, KINDS, Operation, Plan, Random, Types, Value, assert_same_bits, special_row,
 };

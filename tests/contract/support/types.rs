@@ -4,8 +4,9 @@ use std::fmt;
 use std::ops::Neg;
 
 use lanenorm::kernels::simd::Float;
-use lanenorm::{Beside, Element, Io, RowsMut, bf16, f16};
+use lanenorm::{Beside, Element, RowsMut, bf16, f16};
 
+use super::forms::Io;
 use super::{Random, quick};
 
 /// A type of numbers.
