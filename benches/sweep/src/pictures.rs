@@ -5,7 +5,7 @@ mod columns;
 mod draw;
 mod error;
 mod peers;
-mod records;
+pub(crate) mod records;
 mod scaling;
 mod theme;
 
