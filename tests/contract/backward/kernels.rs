@@ -81,7 +81,7 @@ where
 
             let sums = || vec![K::F::SENTINEL; cols];
             let (mut dgamma, mut dbeta) = (sums(), M::CENTERED.then(sums));
-            parts.partials.merge::<K::X, M>(other, Some(&mut dgamma), dbeta.as_deref_mut());
+            parts.merge::<K::X, M>(other, &partials, Some(&mut dgamma), dbeta.as_deref_mut());
             let got = Grads::<K> { dx: Some(dx), dgamma: Some(dgamma), dbeta };
             got.assert_same(&expected, cols, format_args!("{isa}, {other}, {problem}, {per_piece} parts at once"));
         }
@@ -189,7 +189,7 @@ fn memory_of_a_wrong_length_panics() {
     }
     let merged = |partials, dgamma| {
         let partials = vec![0.0; partials];
-        panics(|| parts.partials.merge::<f32, Centered>(Isa::best(), Some(&mut vec![0.0; dgamma]), None))
+        panics(|| parts.merge::<f32, Centered>(Isa::best(), &partials, Some(&mut vec![0.0; dgamma]), None))
     };
     assert!(!merged(partials, 5) && merged(partials - 1, 5) && merged(partials, 4) && merged(partials, 6));
 }
