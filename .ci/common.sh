@@ -320,8 +320,8 @@ emulator() {
     tar -xJf archive --strip-components=1
     {
       ./configure --with-nogui --enable-cpu-level=6 --enable-x86-64 --enable-avx --enable-evex --enable-pci \
-        --enable-cdrom --enable-all-optimizations --disable-plugins --disable-docbook CFLAGS=-O2 CXXFLAGS=-O2
-      make -j"$(nproc)" bochs
+        --enable-cdrom --enable-all-optimizations --disable-plugins --disable-docbook CFLAGS=-O2 CXXFLAGS=-O2 &&
+        make -j"$(nproc)" bochs
     } >log 2>&1 || { tail -n 20 log; exit 1; }
     strip -o ../bochs bochs
     rm -rf ../source
