@@ -87,7 +87,7 @@ export LANENORM_TEST_MIN_ISA=${tiers[-1]}
 about_tiers() {
   echo "tiers of this machine: ${tiers[*]}"
   if [[ " ${tiers[*]} " != *" avx512 "* && $arch = x86_64 ]]; then
-    echo "note: this machine has no AVX-512; that tier is compiled and not run"
+    echo "note: this machine has no AVX-512; that tier is compiled, and run by .ci/deep avx512 only"
   fi
 }
 
@@ -108,10 +108,11 @@ tools() {
     needs aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
   fi
   if has rustup && ! has_source; then timeout 120 rustup component add rust-src || true; fi
-  if [ ${#packages[@]} -gt 0 ]; then
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
-  fi
+  [ ${#packages[@]} -eq 0 ] || debian "${packages[@]}"
+}
+debian() { # packages
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # Whether the sources of the standard library are there.
@@ -294,6 +295,53 @@ without_avx() { # arguments of cargo test
   [ "$arch" = x86_64 ] || return 0
   CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="qemu-x86_64-static -cpu Nehalem" \
     LANENORM_TEST_MIN_ISA=scalar LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q "$@"
+}
+
+# What .ci/with-avx512 needs: a kernel and Bochs, since neither qemu nor Valgrind has AVX-512. It is built here: that of
+# Debian 12 comes with its debugger, which makes it four times slower.
+emulator() {
+  local at=target/emulator
+  local packages=(bochsbios vgabios isolinux syslinux-common xorriso busybox-static xz-utils curl make)
+  local source=http://deb.debian.org/debian/pool/main/b/bochs/bochs_3.0+dfsg.orig.tar.xz
+  local sha256=78f6c73d4a6472d5130a87ab9dc306d02c7c71ed8e25b3a8ef642e2a7acd282b
+  dpkg -s "${packages[@]}" >/dev/null 2>&1 || debian "${packages[@]}"
+  mkdir -p $at
+  [ -s $at/vmlinuz ] || (
+    cd $at
+    apt-get update -qq >/dev/null
+    kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p')
+    apt-get download -qq -o APT::Sandbox::User=root "$kernel"
+    dpkg-deb --fsys-tarfile "$kernel"_*.deb | tar -x --wildcards -O './boot/vmlinuz-*' >new
+    mv new vmlinuz
+    rm "$kernel"_*.deb
+  )
+  [ -x $at/bochs ] || (
+    rm -rf $at/source
+    mkdir $at/source
+    cd $at/source
+    curl -fsSL -o archive "$source"
+    sha256sum --quiet -c <<<"$sha256  archive"
+    tar -xJf archive --strip-components=1
+    {
+      ./configure --with-nogui --enable-cpu-level=6 --enable-x86-64 --enable-avx --enable-evex --enable-pci \
+        --enable-cdrom --enable-all-optimizations --disable-plugins --disable-docbook CFLAGS=-O2 CXXFLAGS=-O2 &&
+        make -j"$(nproc)" bochs
+    } >log 2>&1 || { tail -n 20 log; exit 1; }
+    strip -o ../bochs bochs
+    rm -rf ../source
+  )
+}
+
+# The AVX-512 tier where the processor has none.
+with_avx512() { # arguments of cargo test
+  [ "$arch" = x86_64 ] || return 0
+  if [[ " ${tiers[*]} " == *" avx512 "* ]]; then
+    echo "skipped: this machine has AVX-512, and its tests run on it"
+    return
+  fi
+  emulator
+  CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/.ci/with-avx512 LANENORM_TEST_MIN_ISA=avx512 \
+    LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q "$@"
 }
 
 # In a shell of its own, with the compiler of this project and the target added where rustup can, else with Debian's.
