@@ -68,7 +68,7 @@ pub enum Error {
         /// The rows of y.
         y: usize,
     },
-    /// x and another buffer of a [`Sum`](crate::Sum) differ in their number of rows.
+    /// x and another buffer of a sum differ in their number of rows.
     #[error("x has {x} rows, but {what} has {rows}")]
     SumRows {
         /// The other buffer.

@@ -3,15 +3,15 @@
 //! is refused.
 
 use arbitrary::Arbitrary;
-use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
 use lanenorm::kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm::kernels::ops::forward::{Forward, Normalize};
-use lanenorm::kernels::rows::{GradRows, Groups, Params, RowIo, Vector};
-use lanenorm::kernels::stats::{CHUNK, RowNorm, StatsMut};
-use lanenorm::kernels::ops::{layer_norm, rms_norm};
 use lanenorm::kernels::ops::layer_norm::LayerNorm;
 use lanenorm::kernels::ops::moments::RowMoments;
 use lanenorm::kernels::ops::rms_norm::RmsNorm;
+use lanenorm::kernels::ops::{layer_norm, rms_norm};
+use lanenorm::kernels::rows::{GradRows, Groups, Params, RowIo, Vector};
+use lanenorm::kernels::stats::{CHUNK, RowNorm, StatsMut};
+use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
 use lanenorm::{Element, Isa, Moments};
 
 use crate::forward::added;
@@ -374,11 +374,7 @@ fn moments_of<T: Element>(io: &RowIo<'_, T>, centered: bool, eps: f64, cut: Cut)
     (0..io.rows()).map(row).collect()
 }
 
-fn run_job<T: Element + Compiled<M>, M: Center>(
-    mut job: Forward<'_, T, M>,
-    eps: f64,
-    cuts: &mut Cuts<'_>,
-) {
+fn run_job<T: Element + Compiled<M>, M: Center>(mut job: Forward<'_, T, M>, eps: f64, cuts: &mut Cuts<'_>) {
     let cut = cuts.next();
     let rows = job.rows().rows();
     match cut.what {
@@ -404,10 +400,7 @@ fn run_job<T: Element + Compiled<M>, M: Center>(
     }
 }
 
-fn run_columns<T: Element + Compiled<M>, M: Center>(
-    job: Normalize<'_, T, M>,
-    cuts: &mut Cuts<'_>,
-) {
+fn run_columns<T: Element + Compiled<M>, M: Center>(job: Normalize<'_, T, M>, cuts: &mut Cuts<'_>) {
     let cut = cuts.next();
     if cut.what == What::Split {
         let cols = job.cols();
@@ -422,12 +415,8 @@ fn run_columns<T: Element + Compiled<M>, M: Center>(
 }
 
 /// Constructors that get something that does not fit.
-fn refused<T: Element + Compiled<M>, M: Center>(
-    rows: usize,
-    cols: usize,
-    values: Values<'_, T>,
-    cut: Cut,
-) where
+fn refused<T: Element + Compiled<M>, M: Center>(rows: usize, cols: usize, values: Values<'_, T>, cut: Cut)
+where
     Floor: Jobs<T, M>,
 {
     let zero = T::from_computed(T::Float::default());
@@ -498,9 +487,8 @@ where
         };
         let grad_rows = grad_rows.and_then(|rows| rows.with_group(group, groups, repeat)).expect("the rows fit");
         let gamma = forward.gamma.as_deref().map(|gamma| Vector::from(&gamma[group * cols..][..cols]));
-        let make = |rows| {
-            Backward::<_, M>::new(rows, stats, gamma, offset, eps, true, streaming).expect("the lengths fit")
-        };
+        let make =
+            |rows| Backward::<_, M>::new(rows, stats, gamma, offset, eps, true, streaming).expect("the lengths fit");
         let run = |job: Backward<'_, K::X, M>, rows, cuts: &mut Cuts<'_>| {
             let parts = Parts::new(rows, cols);
             assert_eq!(job.parts(), parts.count());

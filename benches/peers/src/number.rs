@@ -4,9 +4,9 @@ use burn_backend::DType;
 use lanenorm::{bf16, f16};
 use lanenorm_harness::number::{self, Widen};
 
-use crate::{baselines, slices};
 use crate::case::Case;
 use crate::contender::Contender;
+use crate::{baselines, slices};
 
 /// A type of elements.
 pub(crate) trait Number:

@@ -4,7 +4,7 @@ use lanenorm_harness::machine::Machine;
 use lanenorm_harness::table::Table;
 use serde::{Deserialize, Serialize};
 
-use crate::columns::cliffs::{Cliff, self};
+use crate::columns::cliffs::{self, Cliff};
 use crate::columns::grid::SIZES;
 
 /// One contender at one point.
