@@ -8,8 +8,9 @@ use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::stats::CHUNK;
 use lanenorm::{Error, Isa, Moments, Parallelism, Rows, RowsMut, Store};
 
+use crate::support::forms::{Io, StatsMut};
 use crate::support::{
-    F32, F64, KINDS, OPERATIONS, Plan, Problem, Random, Types, Value, assert_same_bits, special_row, tiers,
+    F32, F64, KINDS, OPERATIONS, Output, Plan, Problem, Random, Types, Value, assert_same_bits, special_row, tiers,
 };
 
 /// Types whose vectors and results are of the type of x.
@@ -210,6 +211,49 @@ fn refused(expected: &Error, words: &[&str], call: impl Fn(&Plan, &mut [Moments]
         }
     }
 }
+
+/// The moments of all rows of a problem, taken again where they must be.
+fn moments_of<K: Types>(problem: &Problem<K>, plan: &Plan) -> Vec<Moments> {
+    let mut moments = vec![Moments::EMPTY; problem.rows];
+    plan.moments(&problem.x, &mut moments).expect("a valid call");
+    for (moments, row) in moments.iter_mut().zip(problem.x.chunks_exact(problem.cols)) {
+        if let Some(scale) = plan.rescale::<K::X>(moments) {
+            plan.moments_at_scale(row, scale, std::slice::from_mut(moments)).expect("a valid call");
+        }
+    }
+    moments
+}
+
+/// With all vectors and types that a call may have, with statistics, and in place.
+fn known_moments_have_the_bits_of_taken_ones<K: Types>() {
+    for (cols, seed) in [(1, 60), (7, 61), (64, 62), (333, 63), (2100, 64)] {
+        for problem in Problem::<K>::mixed(11, cols, seed).in_every_form() {
+            let expected = problem.expected();
+            let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
+            for &isa in tiers() {
+                let plan = problem.plan(isa);
+                let moments = moments_of(&problem, &plan);
+                let per_row = || vec![K::F::default(); problem.rows];
+                let mut output = Output { y: vec![K::Y::SENTINEL; problem.x.len()], ..expected.clone() };
+                (output.mean, output.mean_lo, output.rstd) = (per_row(), per_row(), per_row());
+                let Output { y, mean, mean_lo, rstd } = &mut output;
+                let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
+                let done = plan.forward_mixed(Io::known(&problem.x, &moments, y), gamma, beta, stats);
+                assert_eq!(done, Ok(()), "{problem}");
+                output.assert_same(&expected, cols, format_args!("{problem}, {isa}, known moments"));
+                if K::IN_PLACE {
+                    let mut x = problem.x.clone();
+                    let io = Io::known_in_place(&mut x, &moments);
+                    assert_eq!(plan.forward_mixed(io, gamma, beta, StatsMut::default()), Ok(()), "{problem}");
+                    let y: Vec<_> = x.iter().map(|y| K::Y::of_bits(y.bits())).collect();
+                    assert_same_bits(format_args!("{problem}, {isa}, in place"), cols, &expected.y, &y);
+                }
+            }
+        }
+    }
+}
+
+for_all_types!(known_moments_have_the_bits_of_taken_ones);
 
 const X: [f32; 12] = [1.0, 2.0, 3.0, 5.0, 2.0, 3.0, 5.0, 7.0, -1.0, 1.0, -1.0, 0.5];
 

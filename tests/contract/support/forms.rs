@@ -14,6 +14,7 @@ pub(crate) enum Io<'a, T, Y = T> {
     Dropped { x: Rows<'a, T>, residual: Rows<'a, T>, bias: Option<&'a [T]>, y: RowsMut<'a, T> },
     Over { x: RowsMut<'a, T>, residual: Rows<'a, T>, bias: Option<&'a [T]> },
     Known { x: Rows<'a, T>, moments: &'a [Moments], y: RowsMut<'a, Y> },
+    KnownInPlace { x: RowsMut<'a, T>, moments: &'a [Moments] },
 }
 
 /// A sum that is written.
@@ -65,6 +66,10 @@ impl<'a, T, Y> Io<'a, T, Y> {
 impl<'a, T> Io<'a, T> {
     pub(crate) fn in_place(x: impl Into<RowsMut<'a, T>>) -> Self {
         Self::InPlace { x: x.into() }
+    }
+
+    pub(crate) fn known_in_place(x: impl Into<RowsMut<'a, T>>, moments: &'a [Moments]) -> Self {
+        Self::KnownInPlace { x: x.into(), moments }
     }
 
     pub(crate) fn sum_into(
@@ -210,6 +215,9 @@ pub(crate) fn forward<'a, M: Operation, T: Element, G: Beside<T>, Y: Beside<T>>(
             M::with_rest(plan.call(x).residual(residual).bias(bias).gamma(gamma), beta, stats).to(y)
         }
         Io::Known { x, moments, y } => M::with_rest(plan.call(x).moments(moments).gamma(gamma), beta, stats).to(y),
+        Io::KnownInPlace { x, moments } => {
+            M::with_rest(plan.call_in_place(x).moments(moments).gamma(gamma), beta, stats).run()
+        }
         Io::Over { x, residual, bias } => {
             let call = plan.call_in_place(x).residual(residual).bias(bias).gamma(gamma);
             M::with_rest(call, beta, stats).run()
