@@ -1,7 +1,6 @@
 //! The copy and lanenorm.
 
 use lanenorm::{LayerNorm, Parallelism, RmsNorm};
-use lanenorm_harness::buffer::Buffer;
 use lanenorm_harness::copy::copy_threads;
 
 use crate::case::{Case, EPS, Op};

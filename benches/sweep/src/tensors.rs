@@ -1,7 +1,7 @@
 //! The buffers of a case, and what runs over them.
 
 use anyhow::ensure;
-use lanenorm::{Element, Isa, LayerNorm, RmsNorm};
+use lanenorm::{Isa, LayerNorm, RmsNorm};
 use lanenorm_harness::answer::{Gradients, Norm, larger};
 use lanenorm_harness::buffer::Buffer;
 use lanenorm_harness::copy::copy_threads;
