@@ -1,4 +1,5 @@
-//! Puts into the library what a bug report or a benchmark record has to say about its build, and names the shared library.
+//! Puts into the library what a bug report or a benchmark record has to say about its build, and names the shared
+//! library.
 
 use std::env;
 use std::process::Command;

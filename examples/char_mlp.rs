@@ -1,5 +1,5 @@
-//! Trains a layer-normalized character model on two poems for a few seconds, lets it recite, then trains it again on one
-//! thread and on two: the losses have the same bits.
+//! Trains a layer-normalized character model on two poems for a few seconds, lets it recite, then trains it again on
+//! one thread and on two: the losses have the same bits.
 //!
 //! ```sh
 //! cargo run --release --example char_mlp
@@ -15,11 +15,12 @@
 //! ```
 //!
 //! The poems are "Jabberwocky" and "The Walrus and the Carpenter" by Lewis Carroll (1832-1898), from "Through the
-//! Looking-Glass" (1871), in the public domain. Of 4 KB nothing can be learnt but themselves; the point is the training.
+//! Looking-Glass" (1871), in the public domain. Of 4 KB nothing can be learnt but themselves; the point is the
+//! training.
 //!
-//! Why the bits do not depend on threads: lanenorm promises it for dx, dgamma and dbeta, which are sums over the rows of a
-//! batch. Here each element of a matrix product is one sum in a fixed order, threads take different rows of the product,
-//! and what else they share has no sums. The rest is done by one thread.
+//! Why the bits do not depend on threads: lanenorm promises it for dx, dgamma and dbeta, which are sums over the rows
+//! of a batch. Here each element of a matrix product is one sum in a fixed order, threads take different rows of the
+//! product, and what else they share has no sums. The rest is done by one thread.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -220,8 +221,8 @@ fn batch(text: &[usize], rng: &mut SmallRng) -> (Vec<usize>, Vec<usize>) {
     (contexts, at.iter().map(|&at| text[at]).collect())
 }
 
-/// Moves each parameter along its gradient, a little ahead and a little back: the slope of the loss must be the length of
-/// the gradient. (Curvature and the rounding of f32 together make an error of 1e-4.)
+/// Moves each parameter along its gradient, a little ahead and a little back: the slope of the loss must be the length
+/// of the gradient. (Curvature and the rounding of f32 together make an error of 1e-4.)
 fn check_gradients(model: &mut Model, contexts: &[usize], next: &[usize]) -> Result<(), lanenorm::Error> {
     const H: f64 = 1e-2;
     for i in 0..model.params().len() {

@@ -97,7 +97,8 @@ typedef enum lanenorm_status {
    */
   LANENORM_STATUS_OVERFLOW = 3,
   /**
-   * A size does not fit: a `struct_size`, a range of rows or blocks, `inner_rows`, groups that do not divide the rows.
+   * A size does not fit: a `struct_size`, a range of rows or blocks, `inner_rows`, groups that do not divide the
+   * rows.
    */
   LANENORM_STATUS_SIZE = 4,
   /**
@@ -219,8 +220,9 @@ typedef enum lanenorm_tier {
 } lanenorm_tier;
 
 /**
- * A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of
- * threads. It can be copied within the process, and there is nothing to free. Only the library that made it takes it.
+ * A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number
+ * of threads. It can be copied within the process, and there is nothing to free. Only the library that made it takes
+ * it.
  */
 typedef struct lanenorm_plan {
   /**
@@ -271,8 +273,9 @@ typedef struct lanenorm_desc {
    */
   double eps;
   /**
-   * The groups of gamma and beta, which then have `groups * cols` elements, group after group; row r has those of group
-   * (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts as one.
+   * The groups of gamma and beta, which then have `groups * cols` elements, group after group; row r has those of
+   * group (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts
+   * as one.
    */
   size_t groups;
   /**
@@ -302,7 +305,8 @@ typedef struct lanenorm_rows {
    */
   size_t row_stride;
   /**
-   * The distance between the starts of two runs of inner_rows rows, in elements. 0 stands for inner_rows * row_stride.
+   * The distance between the starts of two runs of inner_rows rows, in elements. 0 stands for inner_rows *
+   * row_stride.
    */
   size_t outer_stride;
 } lanenorm_rows;
@@ -329,8 +333,8 @@ typedef struct lanenorm_rows_mut {
  * The buffers of a forward call. Start from `LANENORM_FORWARD_INIT`, which sets `struct_size` and leaves all else zero
  * and absent.
  *
- * y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap with
- * an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
+ * y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap
+ * with an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
  */
 typedef struct lanenorm_forward_buffers {
   /**
@@ -388,8 +392,8 @@ typedef struct lanenorm_forward_buffers {
 } lanenorm_forward_buffers;
 
 /**
- * The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else zero
- * and absent. At least one of dx, dgamma and dbeta must be wanted.
+ * The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else
+ * zero and absent. At least one of dx, dgamma and dbeta must be wanted.
  *
  * dx may be dy itself, with the same strides. Else outputs overlap nothing, as in forward calls.
  */
@@ -431,8 +435,8 @@ typedef struct lanenorm_backward_buffers {
    */
   const void *mean;
   /**
-   * Optional, with mean: the same. Without it the mean is taken for exact, which costs digits where it is large beside
-   * the standard deviation.
+   * Optional, with mean: the same. Without it the mean is taken for exact, which costs digits where it is large
+   * beside the standard deviation.
    */
   const void *mean_lo;
   /**
@@ -478,8 +482,8 @@ extern "C" {
 const char *lanenorm_status_message(int32_t status);
 
 /**
- * What was wrong with the last call of this thread that returned an error, with names and numbers. Empty if there was none.
- * The string is valid until the thread's next error, or its end.
+ * What was wrong with the last call of this thread that returned an error, with names and numbers. Empty if there was
+ * none. The string is valid until the thread's next error, or its end.
  */
 const char *lanenorm_last_error_message(void);
 
@@ -489,9 +493,9 @@ const char *lanenorm_last_error_message(void);
 const char *lanenorm_version(void);
 
 /**
- * The instruction set that calls use: "scalar", "neon", "avx2" or "avx512". It is the widest that the processor has, or
- * the one that the environment variable `LANENORM_ISA` names, which is read once per process. If that asks for what is
- * not there, this is "unavailable", and calls return `LANENORM_STATUS_ISA`.
+ * The instruction set that calls use: "scalar", "neon", "avx2" or "avx512". It is the widest that the processor has,
+ * or the one that the environment variable `LANENORM_ISA` names, which is read once per process. If that asks for what
+ * is not there, this is "unavailable", and calls return `LANENORM_STATUS_ISA`.
  */
 const char *lanenorm_isa_name(void);
 

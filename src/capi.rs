@@ -1,8 +1,8 @@
 //! The C ABI, which `include/lanenorm.h` declares. Rust code that is handed pointers may call it too.
 //!
 //! Every function looks at all that it is given before it does anything: NULL, sizes, strides, alignment, overlaps. It
-//! returns a [`lanenorm_status`], has written nothing if that is not `Ok`, and never unwinds. What is then left to do is
-//! left to the plans and kernels that Rust users have, so the bits are theirs.
+//! returns a [`lanenorm_status`], has written nothing if that is not `Ok`, and never unwinds. What is then left to do
+//! is left to the plans and kernels that Rust users have, so the bits are theirs.
 //!
 //! Rows are never made slices of, whose gaps another thread might be writing to: pointers go down to the kernels as
 //! they are. (Vectors and statistics are contiguous, and become slices of just those elements that a call is about.
@@ -14,8 +14,8 @@
 //!
 //! - Pointers that are not NULL are those of as many elements as the call is about, all of one allocation; valid for
 //!   reads, those of outputs for writes too.
-//! - While a call runs, nothing else writes what it reads, nor touches what it writes. Calls for ranges of rows or blocks
-//!   touch, of rows and of what has an element for each row, these rows alone.
+//! - While a call runs, nothing else writes what it reads, nor touches what it writes. Calls for ranges of rows or
+//!   blocks touch, of rows and of what has an element for each row, these rows alone.
 //! - A `lanenorm_plan` has been filled in by `lanenorm_plan_init` in this process, or its first eight bytes are not
 //!   what that writes there.
 //! - A structure with a `struct_size` has as many bytes.
@@ -59,7 +59,8 @@ pub enum lanenorm_status {
     Misaligned = 2,
     /// A size overflows `size_t`, or goes beyond the end of the address space.
     Overflow = 3,
-    /// A size does not fit: a `struct_size`, a range of rows or blocks, `inner_rows`, groups that do not divide the rows.
+    /// A size does not fit: a `struct_size`, a range of rows or blocks, `inner_rows`, groups that do not divide the
+    /// rows.
     Size = 4,
     /// The rows of a buffer overlap one another.
     Stride = 5,
@@ -220,8 +221,8 @@ pub extern "C" fn lanenorm_status_message(status: i32) -> *const c_char {
     status.map_or(c"unknown status", lanenorm_status::message).as_ptr()
 }
 
-/// What was wrong with the last call of this thread that returned an error, with names and numbers. Empty if there was none.
-/// The string is valid until the thread's next error, or its end.
+/// What was wrong with the last call of this thread that returned an error, with names and numbers. Empty if there was
+/// none. The string is valid until the thread's next error, or its end.
 #[unsafe(no_mangle)]
 pub extern "C" fn lanenorm_last_error_message() -> *const c_char {
     LAST.with(|last| last.0.get().cast_const().cast())
@@ -233,9 +234,9 @@ pub extern "C" fn lanenorm_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// The instruction set that calls use: "scalar", "neon", "avx2" or "avx512". It is the widest that the processor has, or
-/// the one that the environment variable `LANENORM_ISA` names, which is read once per process. If that asks for what is
-/// not there, this is "unavailable", and calls return `LANENORM_STATUS_ISA`.
+/// The instruction set that calls use: "scalar", "neon", "avx2" or "avx512". It is the widest that the processor has,
+/// or the one that the environment variable `LANENORM_ISA` names, which is read once per process. If that asks for what
+/// is not there, this is "unavailable", and calls return `LANENORM_STATUS_ISA`.
 #[unsafe(no_mangle)]
 pub extern "C" fn lanenorm_isa_name() -> *const c_char {
     default_isa().map_or(c"unavailable", |isa| tier_name(isa.tier())).as_ptr()

@@ -1,5 +1,5 @@
-//! Layer normalization and RMS normalization on CPUs, in f32, f64, f16 and bf16: the same bits on every instruction set,
-//! accuracy at any offset, the speed of a memory copy.
+//! Layer normalization and RMS normalization on CPUs, in f32, f64, f16 and bf16: the same bits on every instruction
+//! set, accuracy at any offset, the speed of a memory copy.
 //!
 //! ```
 //! // Two rows of four features, row-major.
@@ -15,8 +15,8 @@
 //!
 //! - [`layer_norm()`] and [`layer_norm_in_place`], [`rms_norm()`] and [`rms_norm_in_place`], for the common case.
 //! - [`LayerNorm`] and [`RmsNorm`], plans: columns (or a normalized shape) and eps, [`Parallelism`], [`Store`] policy,
-//!   tier; rows with a stride ([`Rows`], [`RowsMut`]), in place or not; gamma and beta per group of rows. Calls that are
-//!   described ([`call`]) keep statistics, add a residual in one touch, take gradients. A valid call cannot fail.
+//!   tier; rows with a stride ([`Rows`], [`RowsMut`]), in place or not; gamma and beta per group of rows. Calls that
+//!   are described ([`call`]) keep statistics, add a residual in one touch, take gradients. A valid call cannot fail.
 //! - [`kernels`], for engines with their own threads: the same code for a block of rows, without allocator,
 //!   threads or global state.
 //!
@@ -29,8 +29,8 @@
 //! **Accuracy.** With u = 2^-24 and xhat the exact normalized value,
 //! |y - exact| <= 4 u (|gamma| (1 + |xhat|) + |beta|) on ordinary rows whatever their offset: mean 1e6 with standard
 //! deviation 1 is as good as mean 0. On adversarial rows (a step, one huge outlier, a wide lognormal) the factor may
-//! reach 16. A constant row gives exactly beta. f64 has u = 2^-53; f16 and bf16 are computed in f32, and add the half unit
-//! in the last place of one rounding to nearest even.
+//! reach 16. A constant row gives exactly beta. f64 has u = 2^-53; f16 and bf16 are computed in f32, and add the half
+//! unit in the last place of one rounding to nearest even.
 //!
 //! **Range.** Every finite input gives the right answer, 3e38 and 1e-40 included. A row with a NaN or an infinity
 //! becomes all NaN (the canonical quiet one); its neighbours are untouched.

@@ -15,8 +15,9 @@ use crate::{Error, Parallelism, default_isa, parallel, shape};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Store {
-    /// Streaming stores where all tensors of a call have more than 16 MiB together and its rows are long, but not in place; else
-    /// ordinary ones. Whoever reads y at once on a processor whose last cache keeps more than that may prefer ordinary ones.
+    /// Streaming stores where all tensors of a call have more than 16 MiB together and its rows are long, but not in
+    /// place; else ordinary ones. Whoever reads y at once on a processor whose last cache keeps more than that may
+    /// prefer ordinary ones.
     #[default]
     Auto,
     /// Ordinary stores, which leave y in the caches.
@@ -25,12 +26,12 @@ pub enum Store {
     Streaming,
 }
 
-/// [`Store::Auto`] streams where the tensors of a call have more bytes than this together, if rows are long enough: then the
-/// caches keep little of them until they are wanted again.
+/// [`Store::Auto`] streams where the tensors of a call have more bytes than this together, if rows are long enough:
+/// then the caches keep little of them until they are wanted again.
 const STREAM_BYTES: usize = 16 << 20;
 
-/// The bytes of a row of y from which on streaming pays where rows start on cache lines. Loops over 16 bits wait for arithmetic, so
-/// that it takes longer rows to gain anything, and so do sums, of whose bytes y is a quarter.
+/// The bytes of a row of y from which on streaming pays where rows start on cache lines. Loops over 16 bits wait for
+/// arithmetic, so that it takes longer rows to gain anything, and so do sums, of whose bytes y is a quarter.
 #[inline]
 pub(crate) const fn y_row_bytes(element: usize, is_sum: bool) -> usize {
     let plain = if is_sum { 1 << 10 } else { 512 };

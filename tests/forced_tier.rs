@@ -1,9 +1,9 @@
-//! The forced tier is the one that runs. `LANENORM_ISA` is read once per process, so this test runs itself anew for each
-//! tier, and asks the child what it has got.
+//! The forced tier is the one that runs. `LANENORM_ISA` is read once per process, so this test runs itself anew for
+//! each tier, and asks the child what it has got.
 //!
-//! The label alone would prove little. So the child sends a kernel of its own through the plan's `Isa`, the one dispatch
-//! there is: it comes out in the function compiled for the tier, and reports the token type and the number of lanes that
-//! it was given there. It then runs the plan, and its result must have the bits of the scalar tier.
+//! The label alone would prove little. So the child sends a kernel of its own through the plan's `Isa`, the one
+//! dispatch there is: it comes out in the function compiled for the tier, and reports the token type and the number of
+//! lanes that it was given there. It then runs the plan, and its result must have the bits of the scalar tier.
 
 #[path = "support/this_program.rs"]
 mod this_program;

@@ -1,9 +1,9 @@
 //! The programs of the README and of `docs/embedding.md` are short, and are those that are compiled elsewhere: the ones
 //! in Rust as documentation tests of this crate, the ones in C by `examples/c/run.sh`, the one for candle as a
-//! documentation test of its crate. Links between pages lead to files and headings.
+//! documentation test of its crate. Links between pages lead to files and headings, and lines are of 120 columns.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const README: &str = "README.md";
 const EMBEDDING: &str = "docs/embedding.md";
@@ -112,4 +112,43 @@ fn links_lead_somewhere() {
 fn the_readme_is_short() {
     let lines = page(README).lines().count();
     assert!(lines <= 180, "{README} has {lines} lines, and may have 180: docs/ is for the rest");
+}
+
+/// All files below a folder that end in `.rs` or `.md`, but for what is built, recorded, or another repository.
+fn texts(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if !(name.starts_with('.') || name == "target" || name == "record") {
+                texts(&path, found);
+            }
+        } else if name.ends_with(".rs") || name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+}
+
+/// rustfmt sees to code, and to neither comments nor pages. A table, a block of code and a word may be longer.
+#[test]
+fn comments_and_pages_have_lines_of_120_columns() {
+    let mut files = Vec::new();
+    texts(Path::new(env!("CARGO_MANIFEST_DIR")), &mut files);
+    assert!(files.len() > 100, "{} files", files.len());
+    let mut long = Vec::new();
+    for file in files {
+        let (is_page, mut is_code) = (file.extension().is_some_and(|e| e == "md"), false);
+        let text = fs::read_to_string(&file).expect("a text");
+        for (number, line) in text.lines().enumerate() {
+            let start = line.trim_start();
+            let is_comment = start.starts_with("//");
+            let words = if is_page { start } else { start.trim_start_matches(['/', '!']).trim_start() };
+            is_code = if is_page || is_comment { is_code != words.starts_with("```") } else { false };
+            let may = is_code || words.starts_with(['|', '<']) || !words.trim_start_matches("- ").contains(' ');
+            if line.chars().count() > 120 && (is_page || is_comment) && !may {
+                long.push(format!("{}:{}", file.display(), number + 1));
+            }
+        }
+    }
+    assert_eq!(long, [""; 0]);
 }

@@ -21,8 +21,8 @@ pub(crate) enum Baseline {
 /// A baseline of the backward pass.
 pub(crate) type RunBackward<T> = fn(Gradients<'_, T>);
 
-/// The baselines of an operation, the simplest first. Of f16, whose conversions compilers do not vectorize, there is no other;
-/// Welford's algorithm is for f32.
+/// The baselines of an operation, the simplest first. Of f16, whose conversions compilers do not vectorize, there is no
+/// other; Welford's algorithm is for f32.
 pub(crate) fn baselines(op: Op, dtype: Dtype) -> &'static [Baseline] {
     use Baseline::{Naive, SimdWelford, TwoPass, TwoPassSimd, Welford};
     match (op, dtype) {

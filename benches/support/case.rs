@@ -15,8 +15,8 @@ const F32_AND_BF16: &[Dtype] = &[Dtype::F32, Dtype::Bf16];
 const UP_TO_F32: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16];
 const EVERY: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64];
 
-/// Rows, columns, which call it is like, and the types that the default run times LayerNorm and RMSNorm with, forward and
-/// backward.
+/// Rows, columns, which call it is like, and the types that the default run times LayerNorm and RMSNorm with, forward
+/// and backward.
 type Shape = (usize, usize, &'static str, [&'static [Dtype]; 2], [&'static [Dtype]; 2]);
 
 const SHAPES: [Shape; 18] = [
@@ -72,8 +72,8 @@ enum Data {
     Real(Vec<Tensor<f32>>),
 }
 
-/// The elements from which on types that are not f32, and the backward pass, are left to the default run: what is new there is
-/// the traffic.
+/// The elements from which on types that are not f32, and the backward pass, are left to the default run: what is new
+/// there is the traffic.
 const LARGE: usize = 1 << 20;
 
 /// The bytes of all tensors of a call from which on plans stream.
@@ -132,8 +132,8 @@ impl Case {
         Self { op, dtype, name, about, rows, cols, eps, elements, in_default_run, data: Data::Real(tensors) }
     }
 
-    /// The same with as few elements as take the same path: of random inputs that are streamed past the caches by default,
-    /// so many that they still are, of others as many as several threads take.
+    /// The same with as few elements as take the same path: of random inputs that are streamed past the caches by
+    /// default, so many that they still are, of others as many as several threads take.
     pub(crate) fn thinned(mut self) -> Self {
         let element = self.bytes() / self.elements;
         let streamed = STREAM_BYTES / if self.op.is_backward() { 3 } else { 2 } / element;

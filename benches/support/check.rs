@@ -13,16 +13,16 @@ use super::contender::Contender;
 use super::placement::{PACKED, Placement};
 use super::variant::{Affine, Variant, grouped};
 
-/// The bounds that the kernels promise for y and dx, in units of what rounding to the type that is computed in costs. To this, 16
-/// bits add the half unit in the last place of their own rounding.
+/// The bounds that the kernels promise for y and dx, in units of what rounding to the type that is computed in costs.
+/// To this, 16 bits add the half unit in the last place of their own rounding.
 const OURS_Y: f64 = 4.0;
 const OURS_DX: f64 = 8.0;
 
 /// The same for dgamma and dbeta, where errors add up at random: about one column in a thousand is beyond 8.
 const OURS_PARAMS: f64 = 12.0;
 
-/// The error of a factor of f64, where nothing is wider than what is to be checked: two of the mean, four of rstd and two
-/// of the rest.
+/// The error of a factor of f64, where nothing is wider than what is to be checked: two of the mean, four of rstd and
+/// two of the rest.
 const OF_F64: f64 = 8.0;
 
 /// The answer for all tensors of a case, one after the other.
@@ -84,8 +84,8 @@ impl<'a, T: Number> Answers<'a, T> {
     }
 }
 
-/// Says what is wrong with an answer, if anything is: an error of more than `bound` times `u` times its scale, or of a plan
-/// other bits than the first plan gave.
+/// Says what is wrong with an answer, if anything is: an error of more than `bound` times `u` times its scale, or of a
+/// plan other bits than the first plan gave.
 fn check<V: Value>(
     exact: &Part,
     ours: &mut Option<Vec<V>>,

@@ -57,8 +57,9 @@ impl Contender {
         }
     }
 
-    /// The time of `repeats` runs over the case, after untimed ones for `wake`, and at least one. With threads, the caller is one of the pool, as in a
-    /// program that is parallel elsewhere too: to wake a pool from outside takes longer than most of these calls.
+    /// The time of `repeats` runs over the case, after untimed ones for `wake`, and at least one. With threads, the
+    /// caller is one of the pool, as in a program that is parallel elsewhere too: to wake a pool from outside takes
+    /// longer than most of these calls.
     pub(crate) fn time<T: Number>(
         self,
         case: &Case,

@@ -1,6 +1,6 @@
-//! What the benchmark is made of, beside what it has in common with others (`benches/harness`). A [`case`] is an operation
-//! and its input, a [`contender`] something that computes it; [`placement`] lays the input out in memory, [`check`] compares
-//! answers; [`interleaved`] and [`with_criterion`] run all of it.
+//! What the benchmark is made of, beside what it has in common with others (`benches/harness`). A [`case`] is an
+//! operation and its input, a [`contender`] something that computes it; [`placement`] lays the input out in memory,
+//! [`check`] compares answers; [`interleaved`] and [`with_criterion`] run all of it.
 
 pub(crate) mod activations;
 pub(crate) mod backward;

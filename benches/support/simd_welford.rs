@@ -1,6 +1,6 @@
 //! Welford's algorithm in SIMD lanes, the classic: each lane keeps a mean and a sum of squares of every n-th element,
-//! and the lanes are merged at the end (Chan, Golub and `LeVeque`, 1979). Written as well as it can be: four registers run
-//! side by side to hide the latency of the chain, and the division is one reciprocal shared by all lanes.
+//! and the lanes are merged at the end (Chan, Golub and `LeVeque`, 1979). Written as well as it can be: four registers
+//! run side by side to hide the latency of the chain, and the division is one reciprocal shared by all lanes.
 
 use lanenorm::Tier;
 use lanenorm::kernels::simd::{Kernel, Lanes};

@@ -5,7 +5,8 @@ use std::array;
 
 use lanenorm_harness::number::{Number, Real, Widen};
 
-/// As many as rustc 1.95 keeps in registers: loops over 32 or 64 are not unrolled early enough, and the sums stay in memory.
+/// As many as rustc 1.95 keeps in registers: loops over 32 or 64 are not unrolled early enough, and the sums stay in
+/// memory.
 pub(crate) const SUMS: usize = 16;
 
 /// The elements that one step takes.

@@ -1,6 +1,6 @@
 //! Passes over each row that compilers vectorize ([`sums`](super::sums)): LayerNorm with the two-pass algorithm of the
-//! variance, RMSNorm from its sum of squares. Compiled twice, for the build's baseline and for the default tier: the second
-//! is what `target-cpu=native` or a multiversioning crate would give.
+//! variance, RMSNorm from its sum of squares. Compiled twice, for the build's baseline and for the default tier: the
+//! second is what `target-cpu=native` or a multiversioning crate would give.
 
 use lanenorm::Tier;
 use lanenorm::kernels::simd::{Kernel, Lanes};

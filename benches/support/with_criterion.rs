@@ -28,8 +28,8 @@ pub(crate) fn run() {
 
 fn bench<T: Number>(criterion: &mut Criterion, case: &Case, is_test: bool) {
     let rng = &mut SmallRng::seed_from_u64(0);
-    // Made by the first benchmark that passes the filter. One placement serves all first calls, for page faults would take
-    // most of a test.
+    // Made by the first benchmark that passes the filter. One placement serves all first calls, for page faults would
+    // take most of a test.
     let (mut tensors, mut answers, mut first_placement) = (None, None, None);
     let mut group = criterion.benchmark_group(format!("{}/{}", case.op.name(), case.dtype.name()));
     // What is read and written.

@@ -1,5 +1,5 @@
-//! Gradients: every tier and every form of the call has the bits of the scalar tier in its plainest use, nothing else is
-//! written, and dx is within the bounds of the reference.
+//! Gradients: every tier and every form of the call has the bits of the scalar tier in its plainest use, nothing else
+//! is written, and dx is within the bounds of the reference.
 
 use arbitrary::Arbitrary;
 

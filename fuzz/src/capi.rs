@@ -1,5 +1,5 @@
-//! The C ABI: good calls succeed and write their outputs alone; calls that are spoilt in any way are refused, with a status that
-//! is not that of a bug, and with nothing written.
+//! The C ABI: good calls succeed and write their outputs alone; calls that are spoilt in any way are refused, with a
+//! status that is not that of a bug, and with nothing written.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;

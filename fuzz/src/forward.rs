@@ -1,5 +1,5 @@
-//! Normalization: every tier and every form of the call has the bits of the scalar tier in its plainest use, nothing else is
-//! written, and the result is within the contract of the reference.
+//! Normalization: every tier and every form of the call has the bits of the scalar tier in its plainest use, nothing
+//! else is written, and the result is within the contract of the reference.
 
 use arbitrary::Arbitrary;
 use lanenorm::{Rows, RowsMut};

@@ -1,6 +1,7 @@
-//! The C ABI with any numbers, strides and pointers into an arena, good or bad by chance. What a call touches is worked out
-//! beside it, byte for byte: a call that succeeds has written its outputs alone, and none of them lies where it must not; one
-//! that fails has written nothing; one that cannot fit into memory fails. (What would fit but leaves the arena is not called.)
+//! The C ABI with any numbers, strides and pointers into an arena, good or bad by chance. What a call touches is worked
+//! out beside it, byte for byte: a call that succeeds has written its outputs alone, and none of them lies where it
+//! must not; one that fails has written nothing; one that cannot fit into memory fails. (What would fit but leaves the
+//! arena is not called.)
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;

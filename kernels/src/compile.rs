@@ -128,8 +128,8 @@ impl Parts {
     /// Merges the sums of all parts into dgamma and dbeta, each if wanted. The parts may have been run on any tiers.
     ///
     /// # Panics
-    /// If `partials` does not have [`Parts::partial_len`] elements for each part, or dgamma or dbeta does not have as many
-    /// elements as there are columns.
+    /// If `partials` does not have [`Parts::partial_len`] elements for each part, or dgamma or dbeta does not have as
+    /// many elements as there are columns.
     pub fn merge<T: Element + Compiled<M>, M: Center>(
         &self,
         isa: Isa,

@@ -43,10 +43,12 @@ pub enum Format {
 #[repr(align(64))]
 struct Aligned<V>(V);
 
-/// How elements of a type are stored, and how the virtual lanes take them. [`Element`](crate::Element) is the name for callers.
+/// How elements of a type are stored, and how the virtual lanes take them. [`Element`](crate::Element) is the name for
+/// callers.
 ///
-/// The hidden items are what the kernels do with a pair of registers of them. Where they take a pointer `p`, the elements
-/// that they name must be there; tails have `n` elements at most as many as a pair, and `fill` in the lanes beyond.
+/// The hidden items are what the kernels do with a pair of registers of them. Where they take a pointer `p`, the
+/// elements that they name must be there; tails have `n` elements at most as many as a pair, and `fill` in the lanes
+/// beyond.
 pub trait Storage: Pod + Beside<Self> + Debug + PartialEq + Send + Sync {
     /// The type that rows of these elements are computed in, and that their statistics have.
     type Float: Float;
@@ -62,7 +64,8 @@ pub trait Storage: Pod + Beside<Self> + Debug + PartialEq + Send + Sync {
     #[doc(hidden)]
     const ROUNDS: bool;
 
-    /// Whether rows that are streamed have fused loops of their own: those ask for more, for which others lack registers.
+    /// Whether rows that are streamed have fused loops of their own: those ask for more, for which others lack
+    /// registers.
     #[doc(hidden)]
     const STREAMS_APART: bool = false;
 
@@ -156,7 +159,8 @@ pub trait Storage: Pod + Beside<Self> + Debug + PartialEq + Send + Sync {
     #[doc(hidden)]
     unsafe fn simd_store_beside_tail<S: Lanes>(simd: S, p: *mut Self, wide: bool, i: usize, n: usize, v: Pair<S, Self>);
 
-    /// A pair as [`simd_load`](Self::simd_load) gives it, of a vector of the type computed in that is kept in that order.
+    /// A pair as [`simd_load`](Self::simd_load) gives it, of a vector of the type computed in that is kept in that
+    /// order.
     #[doc(hidden)]
     #[inline(always)]
     unsafe fn simd_load_computed<S: Lanes>(simd: S, p: *const Self::Float) -> Pair<S, Self> {

@@ -49,8 +49,8 @@ impl Center for Either {
 
 /// Whether the rows of a job have a mean, for the loops that `M` names.
 ///
-/// The loops of layer normalization, where little code is worth more than speed, take the rows of RMS normalization too,
-/// with a mean of 0: those of [`Either`] on every tier, and those of [`Centered`] on the portable one.
+/// The loops of layer normalization, where little code is worth more than speed, take the rows of RMS normalization
+/// too, with a mean of 0: those of [`Either`] on every tier, and those of [`Centered`] on the portable one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mean<M> {
     is_wanted: bool,

@@ -46,8 +46,8 @@ pub fn xhat(x: f32, stats: &Stats) -> f64 {
     if d == 0.0 { 0.0 } else { d * stats.rstd }
 }
 
-/// One row: y = xhat * gamma + beta. Absent gamma counts as 1, absent beta as 0. (Where a scale of gamma + offset is meant,
-/// gamma is that sum, rounded to f32.)
+/// One row: y = xhat * gamma + beta. Absent gamma counts as 1, absent beta as 0. (Where a scale of gamma + offset is
+/// meant, gamma is that sum, rounded to f32.)
 ///
 /// # Panics
 /// If the lengths differ.
@@ -64,7 +64,8 @@ pub fn layer_norm(x: &[f32], gamma: Option<&[f32]>, beta: Option<&[f32]>, eps: f
     }
 }
 
-/// 1 / sqrt(mean(x^2) + eps) of a row, which must not be empty: infinite if all is zero, NaN if an element is not finite.
+/// 1 / sqrt(mean(x^2) + eps) of a row, which must not be empty: infinite if all is zero, NaN if an element is not
+/// finite.
 pub fn rms_rstd(x: &[f32], eps: f64) -> f64 {
     if x.iter().any(|v| !v.is_finite()) {
         return f64::NAN;
@@ -73,8 +74,8 @@ pub fn rms_rstd(x: &[f32], eps: f64) -> f64 {
     1.0 / pulp::Scalar.sqrt_f64s(squares / x.len() as f64 + eps)
 }
 
-/// One row of RMS normalization (Zhang and Sennrich, arXiv:1910.07467, 2019): y = x * rstd * (gamma + offset), the sum of
-/// gamma and offset rounded to f32. Without gamma the factor is 1. A row of zeros is zero even if eps is 0.
+/// One row of RMS normalization (Zhang and Sennrich, arXiv:1910.07467, 2019): y = x * rstd * (gamma + offset), the sum
+/// of gamma and offset rounded to f32. Without gamma the factor is 1. A row of zeros is zero even if eps is 0.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -120,8 +121,8 @@ pub fn layer_norm_backward(
     dbeta.iter_mut().zip(dy).for_each(|(dbeta, &dy)| *dbeta += f64::from(dy));
 }
 
-/// The gradients of one row of RMS normalization: as those of layer normalization, but without mean(g). gamma is the sum of
-/// gamma and offset, rounded to f32.
+/// The gradients of one row of RMS normalization: as those of layer normalization, but without mean(g). gamma is the
+/// sum of gamma and offset, rounded to f32.
 ///
 /// # Panics
 /// If the lengths differ.

@@ -1,8 +1,9 @@
 //! What a tier provides: pulp's [`Simd`](pulp::Simd) plus the few operations that the kernels need and pulp lacks.
 //!
 //! **Virtual lanes.** The kernels see a register file of 32 f32 lanes (or 16 f64 lanes) on every tier: two AVX-512
-//! registers, four AVX2 registers, eight NEON or scalar ones. Which element belongs to which lane depends on the type of the
-//! elements, and not on the hardware width, so sums have one order and the tiers agree in bits. See [`Storage`](crate::element::Storage).
+//! registers, four AVX2 registers, eight NEON or scalar ones. Which element belongs to which lane depends on the type
+//! of the elements, and not on the hardware width, so sums have one order and the tiers agree in bits. See
+//! [`Storage`](crate::element::Storage).
 //!
 //! **pulp is part of the interface.** [`Lanes`] has pulp's `Simd` as a supertrait, so that a kernel written elsewhere
 //! can use its operations; the tokens are pulp's `Scalar128b`, `Neon`, `V3` and `V4`. A new minor version of pulp is

@@ -1,9 +1,9 @@
 //! Where on the stack loops run.
 //!
-//! What a loop puts aside on the stack and loads again comes straight from the store that is still in the core, save where it lies on two
-//! pages: then the load waits until all stores before it have left. Streaming stores leave for memory, and a loop that waits for
-//! them in every step takes up to eight times as long. Whether one does depends on where its frame happens to be, which
-//! differs from process to process and from caller to caller.
+//! What a loop puts aside on the stack and loads again comes straight from the store that is still in the core, save
+//! where it lies on two pages: then the load waits until all stores before it have left. Streaming stores leave for
+//! memory, and a loop that waits for them in every step takes up to eight times as long. Whether one does depends on
+//! where its frame happens to be, which differs from process to process and from caller to caller.
 
 use crate::isa::Isa;
 use core::hint::black_box;
@@ -23,7 +23,8 @@ const STEP: usize = 512;
 
 const _: () = assert!(STEP + 256 <= PAGE - FRAME);
 
-/// Does a job where the frames of its loops are within a page. Only x86-64 has registers wider than what the stack is aligned to.
+/// Does a job where the frames of its loops are within a page. Only x86-64 has registers wider than what the stack is
+/// aligned to.
 #[inline(never)]
 pub(crate) fn within_a_page<J>(job: &mut J, isa: Isa, run: fn(&mut J, Isa)) {
     let here = MaybeUninit::<u8>::uninit();

@@ -21,8 +21,8 @@ use crate::parallel::{self, Tasks};
 use crate::plan::{Plan, Written, dx_row_bytes};
 use crate::scratch::Scratch;
 
-/// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else zero
-/// and absent. At least one of dx, dgamma and dbeta must be wanted.
+/// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else
+/// zero and absent. At least one of dx, dgamma and dbeta must be wanted.
 ///
 /// dx may be dy itself, with the same strides. Else outputs overlap nothing, as in forward calls.
 #[repr(C)]
@@ -46,8 +46,8 @@ pub struct lanenorm_backward_buffers {
     pub gamma: *const c_void,
     /// Optional, with rstd, not for RMS normalization: as kept by the forward call. Without them they are taken again.
     pub mean: *const c_void,
-    /// Optional, with mean: the same. Without it the mean is taken for exact, which costs digits where it is large beside
-    /// the standard deviation.
+    /// Optional, with mean: the same. Without it the mean is taken for exact, which costs digits where it is large
+    /// beside the standard deviation.
     pub mean_lo: *const c_void,
     /// Optional, with mean unless for RMS normalization: the same.
     pub rstd: *const c_void,
@@ -215,8 +215,8 @@ struct Call<'a> {
 unsafe impl Sync for Call<'_> {}
 
 impl<'a> Call<'a> {
-    /// Checks all but what a function is given beside the buffers. If there are no rows or no columns, dgamma and dbeta have been
-    /// checked, and there is no call.
+    /// Checks all but what a function is given beside the buffers. If there are no rows or no columns, dgamma and dbeta
+    /// have been checked, and there is no call.
     fn new(
         plan: &'a Plan,
         kind: Kind,
@@ -290,7 +290,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Some parts of a group, of which several threads take some each. Whoever makes this knows what [`run_parts`] asks for.
+/// Some parts of a group, of which several threads take some each. Whoever makes this knows what [`run_parts`] asks
+/// for.
 struct SomeParts<'a> {
     call: &'a Call<'a>,
     sizes: &'a Sizes,

@@ -85,8 +85,8 @@ pub(super) fn check(
 /// The bits of pointers and sizes so small that no sum of them overflows.
 const SMALL_BITS: u32 = usize::BITS - 4;
 
-/// The outcome for what is called most, in the few instructions that a short row allows: x, y, gamma and beta of rows that follow
-/// one another. `None` if the call is another one, or if anything about it is in doubt.
+/// The outcome for what is called most, in the few instructions that a short row allows: x, y, gamma and beta of rows
+/// that follow one another. `None` if the call is another one, or if anything about it is in doubt.
 #[inline(always)]
 pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers) -> Option<Checked> {
     let &lanenorm_forward_buffers {

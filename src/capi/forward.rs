@@ -27,7 +27,8 @@ pub struct lanenorm_rows {
     pub data: *const c_void,
     /// The distance between the starts of two rows, in elements. 0 stands for cols: rows that follow one another.
     pub row_stride: usize,
-    /// The distance between the starts of two runs of inner_rows rows, in elements. 0 stands for inner_rows * row_stride.
+    /// The distance between the starts of two runs of inner_rows rows, in elements. 0 stands for inner_rows *
+    /// row_stride.
     pub outer_stride: usize,
 }
 
@@ -46,8 +47,8 @@ pub struct lanenorm_rows_mut {
 /// The buffers of a forward call. Start from `LANENORM_FORWARD_INIT`, which sets `struct_size` and leaves all else zero
 /// and absent.
 ///
-/// y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap with
-/// an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
+/// y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap
+/// with an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_forward_buffers {
@@ -242,8 +243,8 @@ unsafe impl Sync for Call<'_> {}
 /// [`run`] for some types.
 type Run = unsafe fn(&Call<'_>, usize, usize, Tasks<false>);
 
-/// Normalizes `count` rows from `first` on, which are evenly apart, on the calling thread; one that is no sum, on up to `tasks`
-/// threads.
+/// Normalizes `count` rows from `first` on, which are evenly apart, on the calling thread; one that is no sum, on up to
+/// `tasks` threads.
 ///
 /// Here alone forward calls know their types, and so there are eight of it. The job is run where it is made: see
 /// `Forward::run_on`.
@@ -290,8 +291,8 @@ impl Call<'_> {
         };
         let addends = checked.residual.as_ref().map(|(residual, s)| (raw(residual, false), raw(s, false)));
         let (x, y) = (raw(&checked.x, false), raw(&checked.y, wide.y));
-        // SAFETY: places have been checked: the outputs are apart from all else, or are what they replace. The rest is the
-        // caller's duty.
+        // SAFETY: places have been checked: the outputs are apart from all else, or are what they replace. The rest is
+        // the caller's duty.
         let rows = unsafe { RowIo::from_raw(x, addends, y, wide.y, count, plan.cols) };
         // SAFETY: statistics, where they are wanted, have an element for each row; those of these rows are this job's.
         let stats = unsafe {

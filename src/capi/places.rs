@@ -86,8 +86,8 @@ fn extent(runs: usize, stride: usize, len: usize) -> Option<usize> {
 }
 
 impl Rows {
-    /// Rows of elements of `size` bytes, of which there are some: that there is a buffer, and that it can hold them apart from one another. A
-    /// stride of zero stands for rows or runs that follow one another.
+    /// Rows of elements of `size` bytes, of which there are some: that there is a buffer, and that it can hold them
+    /// apart from one another. A stride of zero stands for rows or runs that follow one another.
     #[inline(always)]
     pub(super) fn new(
         what: &'static str,
@@ -366,7 +366,8 @@ impl Places {
         self.len += 1;
     }
 
-    /// Rows that are read, of a shape with which they were checked. With `replaceable`, an output may lie exactly there.
+    /// Rows that are read, of a shape with which they were checked. With `replaceable`, an output may lie exactly
+    /// there.
     #[inline(never)]
     pub(super) fn read_rows(&mut self, what: &'static str, rows: &Rows, shape: &Shape, size: usize, replaceable: bool) {
         self.push(Place::rows(what, rows, shape, size, replaceable));

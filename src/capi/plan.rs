@@ -86,8 +86,9 @@ pub struct lanenorm_desc {
     pub cols: usize,
     /// Added to the variance (or the mean of squares) before the root is taken: finite, and zero or more.
     pub eps: f64,
-    /// The groups of gamma and beta, which then have `groups * cols` elements, group after group; row r has those of group
-    /// (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts as one.
+    /// The groups of gamma and beta, which then have `groups * cols` elements, group after group; row r has those of
+    /// group (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts
+    /// as one.
     pub groups: usize,
     /// The rows in a row that have the same group. Zero counts as one.
     pub group_repeat: usize,
@@ -97,8 +98,9 @@ pub struct lanenorm_desc {
     pub reserved: u32,
 }
 
-/// A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number of
-/// threads. It can be copied within the process, and there is nothing to free. Only the library that made it takes it.
+/// A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number
+/// of threads. It can be copied within the process, and there is nothing to free. Only the library that made it takes
+/// it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_plan {

@@ -1,6 +1,6 @@
-//! The C ABI, called from Rust: the bits of the plans in every form, from any number of threads, in ranges of any order;
-//! and every kind of bad call, refused with everything untouched. What a C compiler makes of the header is the matter of
-//! `examples/c`.
+//! The C ABI, called from Rust: the bits of the plans in every form, from any number of threads, in ranges of any
+//! order; and every kind of bad call, refused with everything untouched. What a C compiler makes of the header is the
+//! matter of `examples/c`.
 
 #[path = "../contract/support/data.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]

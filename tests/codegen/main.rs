@@ -1,9 +1,10 @@
-//! What the compiler makes of the kernels, read in its assembly. Whatever the tiers compute is checked elsewhere; here, that
-//! they do it as they should:
+//! What the compiler makes of the kernels, read in its assembly. Whatever the tiers compute is checked elsewhere; here,
+//! that they do it as they should:
 //!
-//! - main loops work on whole registers of their tier, call nothing, and leave the stack alone, but for what [`limits`] allows;
-//! - functions of a SIMD tier call no other code than one another and the slow paths: no `fma` of libm, and no helper that
-//!   ought to have been inlined, since such a helper lacks the instructions of the tier;
+//! - main loops work on whole registers of their tier, call nothing, and leave the stack alone, but for what [`limits`]
+//!   allows;
+//! - functions of a SIMD tier call no other code than one another and the slow paths: no `fma` of libm, and no helper
+//!   that ought to have been inlined, since such a helper lacks the instructions of the tier;
 //! - the functions out of line, what kernels call, and the number of main loops are those in the snapshot beside this
 //!   file;
 //! - on x86-64, the frames of the loops, with what calls them, are within the `FRAME` of `stack.rs`.
@@ -45,8 +46,8 @@ struct Compiled<'a> {
     function: Function<'a>,
 }
 
-/// Whether a loop is one of those where the time goes: a good part of its instructions are arithmetic on whole registers, and
-/// it calls nothing. Conversion takes its part of those of 16 bits; tails have less, or call memcpy.
+/// Whether a loop is one of those where the time goes: a good part of its instructions are arithmetic on whole
+/// registers, and it calls nothing. Conversion takes its part of those of 16 bits; tails have less, or call memcpy.
 fn is_main(kernel: &str, of: &Loop) -> bool {
     let of_16_bits = kernel.contains("f16");
     let (least, part) = if of_16_bits { (7, 9) } else { (4, 5) };

@@ -19,8 +19,8 @@ impl Tier {
         }
     }
 
-    /// How its registers are written where they are whole vectors of f32 or f64. (Those of the portable tier are the compiler's
-    /// choice.)
+    /// How its registers are written where they are whole vectors of f32 or f64. (Those of the portable tier are the
+    /// compiler's choice.)
     pub(crate) fn registers(self) -> &'static [&'static str] {
         match self {
             Self::Avx2 => &["%ymm"],

@@ -139,8 +139,8 @@ fn hashes<K: Types>(isa: Isa) -> [u64; 2] {
     hashes.map(|hash| hash.0)
 }
 
-/// x as above, and dy of the same kinds, its rows in another order; and the same of ordinary rows, since sums over the rows that
-/// have a NaN are NaN.
+/// x as above, and dy of the same kinds, its rows in another order; and the same of ordinary rows, since sums over the
+/// rows that have a NaN are NaN.
 fn gradient_hashes<K: Types>(isa: Isa) -> [u64; 2] {
     let mut hashes = [Hash::EMPTY; 2];
     for ((rows, cols, eps, offset), kinds) in GRADIENTS.iter().flat_map(|&shape| [(shape, KINDS), (shape, 1)]) {

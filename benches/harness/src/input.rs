@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use crate::number::Number;
 
-/// Numbers of about a normal distribution, each the sum of four uniform ones. The same seed gives the same numbers on any
-/// number of threads.
+/// Numbers of about a normal distribution, each the sum of four uniform ones. The same seed gives the same numbers on
+/// any number of threads.
 pub fn bells<T: Number>(seed: u64, len: usize, mean: f64, std: f64) -> Vec<T> {
     let scale = std / (1.0f64 / 12.0).sqrt();
     let mut values = vec![T::default(); len];

@@ -33,8 +33,8 @@ pub trait Value: Copy + PartialEq + Send + Sync {
     /// The same number.
     fn to_f64(self) -> f64;
 
-    /// What rounding to this type may have cost, beyond rounding to the type that is computed in: half the distance to the
-    /// next element away from zero.
+    /// What rounding to this type may have cost, beyond rounding to the type that is computed in: half the distance to
+    /// the next element away from zero.
     fn half_ulp(self) -> f64 {
         0.0
     }

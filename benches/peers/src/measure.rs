@@ -101,7 +101,8 @@ impl<T: Number> Plan<'_, T> {
         errors.collect()
     }
 
-    /// Of y or dx; those of dgamma and dbeta, which are sums over all rows, count by the square root of the number of rows.
+    /// Of y or dx; those of dgamma and dbeta, which are sums over all rows, count by the square root of the number of
+    /// rows.
     fn error(&self, contender: &Contender<T>, buffers: &Buffers<T>) -> f64 {
         let (Case { op, shape, .. }, Answers { y, dgamma, dbeta }) = (self.case, self.answers);
         let mut error = y.absolute_error(buffers.y.get());

@@ -1,4 +1,5 @@
-//! The peers that have tensors of their own, and allocate what they give back. Their inputs lie where their allocators put them.
+//! The peers that have tensors of their own, and allocate what they give back. Their inputs lie where their allocators
+//! put them.
 
 use burn_backend::ops::{FloatTensorOps, ModuleOps};
 use burn_backend::{Bytes, Shape};

@@ -1,5 +1,5 @@
-//! The backward pass in loops that compilers vectorize ([`sums`](crate::support::sums)): for each row one for its sums, and one for
-//! all gradients. Compiled twice, as forward is.
+//! The backward pass in loops that compilers vectorize ([`sums`](crate::support::sums)): for each row one for its sums,
+//! and one for all gradients. Compiled twice, as forward is.
 
 use lanenorm::Tier;
 use lanenorm::kernels::simd::{Kernel, Lanes};

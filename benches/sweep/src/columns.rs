@@ -1,5 +1,5 @@
-//! Speed against columns: LayerNorm on one thread over tensors of three sizes that are cut into rows of 8 to a million columns,
-//! each tier beside a copy of the same tensor. Where a kernel is slow for some columns only, it shows.
+//! Speed against columns: LayerNorm on one thread over tensors of three sizes that are cut into rows of 8 to a million
+//! columns, each tier beside a copy of the same tensor. Where a kernel is slow for some columns only, it shows.
 
 mod caches;
 mod cliffs;

@@ -6,7 +6,8 @@ use crate::ops;
 
 /// Layer normalization of the last dimension, as a module that drops in for [`candle_nn::LayerNorm`].
 ///
-/// Unlike that, it has gradients also on contiguous tensors, and takes tensors of 16 bits beside a weight and bias of f32.
+/// Unlike that, it has gradients also on contiguous tensors, and takes tensors of 16 bits beside a weight and bias of
+/// f32.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};

@@ -1,9 +1,9 @@
 //! Operations as nodes of candle's graph, which lends them the elements of their arguments.
 //!
-//! An operation of candle has one output and at most three arguments. A sum that is normalized in the same touch has two
-//! outputs and four arguments, so both are computed first, and then each becomes a node of its own: s of (x, residual),
-//! and y of (s, gamma, beta). The graph is the one that separate operations make: candle itself adds the gradient that
-//! reaches s by other ways to the one through y, before it goes on to x and residual.
+//! An operation of candle has one output and at most three arguments. A sum that is normalized in the same touch has
+//! two outputs and four arguments, so both are computed first, and then each becomes a node of its own: s of (x,
+//! residual), and y of (s, gamma, beta). The graph is the one that separate operations make: candle itself adds the
+//! gradient that reaches s by other ways to the one through y, before it goes on to x and residual.
 
 use std::sync::{Mutex, PoisonError};
 

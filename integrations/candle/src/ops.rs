@@ -1,8 +1,9 @@
 //! The operations, as functions of tensors.
 //!
-//! x is f32, f64, f16 or bf16, and its last dimension is normalized. gamma and beta have one dimension of that length, and the
-//! type of x, or f32 beside 16 bits. 16 bits are computed in f32 and rounded once. A tensor whose rows are contiguous and evenly
-//! spaced, such as some columns of a larger one, is read where it lies; any other is copied first.
+//! x is f32, f64, f16 or bf16, and its last dimension is normalized. gamma and beta have one dimension of that length,
+//! and the type of x, or f32 beside 16 bits. 16 bits are computed in f32 and rounded once. A tensor whose rows are
+//! contiguous and evenly spaced, such as some columns of a larger one, is read where it lies; any other is copied
+//! first.
 //!
 //! Derivatives reach every argument. Where candle keeps the graph of gradients (`CANDLE_GRAD_DO_NOT_DETACH=1` in the
 //! environment), derivatives of gradients do too: backward is done by operations of candle in f64 there. Gradients of

@@ -27,8 +27,8 @@ macro_rules! real {
 
 real!(f32: F32, f64: F64, lanenorm::f16: F16, lanenorm::bf16: BF16);
 
-/// The number of rows of a layout and the distance between their starts, if its last dimension is contiguous and the others
-/// are evenly spaced and do not overlap.
+/// The number of rows of a layout and the distance between their starts, if its last dimension is contiguous and the
+/// others are evenly spaced and do not overlap.
 pub(crate) fn rows(layout: &Layout) -> Option<(usize, usize)> {
     let (&cols, dims) = layout.dims().split_last()?;
     let (&step, strides) = layout.stride().split_last()?;

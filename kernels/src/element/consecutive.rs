@@ -87,7 +87,8 @@ macro_rules! store_consecutive {
     }};
 }
 
-/// What the types of 16 bits have in common: they are computed in f32, and `half` converts single ones without hardware.
+/// What the types of 16 bits have in common: they are computed in f32, and `half` converts single ones without
+/// hardware.
 macro_rules! sixteen_bits {
     ($t:ident, $dtype:expr) => {
         type Float = f32;

@@ -20,8 +20,8 @@ struct Pending<S: Lanes, T: Storage, M: Center> {
     at: usize,
 }
 
-/// What the last two rows take, or the last row where rows are never later. Number by number: a row's together would be loaded
-/// in wider pieces than they have just been stored in.
+/// What the last two rows take, or the last row where rows are never later. Number by number: a row's together would be
+/// loaded in wider pieces than they have just been stored in.
 struct Queue<F> {
     settled: [bool; 2],
     mean: [F; 2],
@@ -54,9 +54,9 @@ impl<F: Float> Queue<F> {
     }
 }
 
-/// The rows from `first` on, of which there is one at least. Rows of one chunk are normalized two rows late, as long as an L1
-/// cache has room for three of them, gamma and beta, and others one row late. With `STREAMS`, which types that are streamed apart have, they
-/// are streamed. Returns whether a row of y is known to be finite.
+/// The rows from `first` on, of which there is one at least. Rows of one chunk are normalized two rows late, as long as
+/// an L1 cache has room for three of them, gamma and beta, and others one row late. With `STREAMS`, which types that
+/// are streamed apart have, they are streamed. Returns whether a row of y is known to be finite.
 pub(super) struct Fused<'j, 'a, T: Storage, M: Center, const STREAMS: bool> {
     pub(super) job: &'j mut Job<'a, T>,
     pub(super) first: usize,

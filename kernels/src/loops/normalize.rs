@@ -135,8 +135,8 @@ unsafe fn pairs<S: Lanes, T: Storage, M: Center, const WAY: u8, const R: usize>(
     (i, T::Float::plus(simd, probes[0], probes[1]))
 }
 
-/// Normalizes `n` elements from `i` on, at most a pair of registers, with ordinary stores. Returns them, and finite ones
-/// above.
+/// Normalizes `n` elements from `i` on, at most a pair of registers, with ordinary stores. Returns them, and finite
+/// ones above.
 ///
 /// # Safety
 /// - x and y have at least `i + n` elements, as have gamma and beta if present.
@@ -159,8 +159,8 @@ unsafe fn normalize_tail<S: Lanes, T: Storage, M: Center>(
     }
 }
 
-/// A row whose statistics are known. Whoever makes one knows that x and y have as many elements as are to be normalized, as
-/// have gamma and beta if present.
+/// A row whose statistics are known. Whoever makes one knows that x and y have as many elements as are to be
+/// normalized, as have gamma and beta if present.
 #[derive(Clone, Copy)]
 pub(super) struct Row<T: Storage, M: Center> {
     /// Whether it has a mean.
@@ -192,8 +192,8 @@ impl<T: Storage, M: Center> Row<T, M> {
         }
     }
 
-    /// When streaming, normalizes those of the first `cols` elements that precede the first whole cache line. Returns how many those
-    /// were, and whether they are finite.
+    /// When streaming, normalizes those of the first `cols` elements that precede the first whole cache line. Returns
+    /// how many those were, and whether they are finite.
     ///
     /// # Safety
     /// - There are so many.
@@ -260,14 +260,15 @@ impl<T: Storage, M: Center> Kernel for Part<'_, T, M> {
 }
 
 impl<T: Storage, M: Center> Part<'_, T, M> {
-    /// Streams whole cache lines, and writes with ordinary stores the elements of those of which there is only a part: such a line costs as
-    /// much as dozens of others if it is streamed.
+    /// Streams whole cache lines, and writes with ordinary stores the elements of those of which there is only a part:
+    /// such a line costs as much as dozens of others if it is streamed.
     #[inline(always)]
     fn split<S: Lanes>(self, simd: S) -> bool {
         let Self { row, from, to, .. } = self;
         let mut edge = Row { y: row.y.ordinary(), ..*row };
         if from == 0 && row.y.misalignment() != 0 {
-            // Even the lanes that a store leaves out count as a touch of the next line, which is streamed: they are written apart.
+            // Even the lanes that a store leaves out count as a touch of the next line, which is streamed: they are
+            // written apart.
             let mut line = CacheLine::ZERO;
             edge.y = edge.y.moved(&mut line);
             let finite = outline(simd, Part { row: &edge, from, to, split: true });

@@ -8,8 +8,9 @@
 //! y        = fma(fma(x - hi, rstd, -lo * rstd), gamma + offset, beta)
 //! ```
 //!
-//! in f32 for elements of f32, f16 and bf16, which are widened when they are loaded and rounded when they are stored, and in
-//! f64 for f64. The offset is 1 where a scale of 1 + gamma is meant (adaptive normalization), else there is none.
+//! in f32 for elements of f32, f16 and bf16, which are widened when they are loaded and rounded when they are stored,
+//! and in f64 for f64. The offset is 1 where a scale of 1 + gamma is meant (adaptive normalization), else there is
+//! none.
 //!
 //! Keeping the mean as hi + lo is what makes a row of mean 1e6 as good as one of mean 0: x - hi is exact for
 //! elements near the mean, and lo brings back what rounding the mean took. It costs two operations for each

@@ -7,8 +7,8 @@ use crate::mean::{Center, Mean};
 use crate::rows::Source;
 use crate::stats::{Moments, exact};
 
-/// The moments of a row, or of a part of it that starts at a multiple of [`CHUNK`](crate::stats::CHUNK) elements and that
-/// [`split_point`](crate::stats::split_point) has cut off. Parts are merged in the order in which they were cut.
+/// The moments of a row, or of a part of it that starts at a multiple of [`CHUNK`](crate::stats::CHUNK) elements and
+/// that [`split_point`](crate::stats::split_point) has cut off. Parts are merged in the order in which they were cut.
 #[derive(Clone, Copy, Debug)]
 pub struct RowMoments<'a, T> {
     /// The elements.

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! It is layer normalization without the mean: nothing is subtracted, so nothing cancels, and no shift is needed. The
-//! offset is 1 in models that keep gamma - 1 (Gemma), else there is none. The types are those of layer normalization, and
-//! the loops those of [`forward`]: of f64 the very code of layer normalization, which takes a mean of 0.
+//! offset is 1 in models that keep gamma - 1 (Gemma), else there is none. The types are those of layer normalization,
+//! and the loops those of [`forward`]: of f64 the very code of layer normalization, which takes a mean of 0.
 
 use super::forward;
 use crate::element::Storage;

@@ -46,8 +46,8 @@ impl Group {
     const ONE: Self = Self { index: 0, groups: 1, repeat: 1 };
 }
 
-/// Where rows start: row `inner` of run `outer` at element `outer * outer_stride + inner * stride`. dx is written to, and was
-/// given as a mutable slice or pointer.
+/// Where rows start: row `inner` of run `outer` at element `outer * outer_stride + inner * stride`. dx is written to,
+/// and was given as a mutable slice or pointer.
 #[derive(Clone, Copy, Debug)]
 struct Strided<T> {
     p: *const T,
@@ -89,8 +89,8 @@ impl<T> Strided<T> {
 }
 
 impl<'a, T: Storage> GradRows<'a, T> {
-    /// Rows of dy and x. Each buffer comes with its stride. `None` if the rows do not fit into the slices or overlap one
-    /// another.
+    /// Rows of dy and x. Each buffer comes with its stride. `None` if the rows do not fit into the slices or overlap
+    /// one another.
     pub fn new((dy, dy_stride): (&'a [T], usize), x: (&'a [T], usize), rows: usize, cols: usize) -> Option<Self> {
         let dy_rows = Strided::new(dy.as_ptr(), dy_stride);
         if fits(dy.len(), rows, cols, dy_stride) { Self::of_dy(dy_rows, x, rows, cols) } else { None }
@@ -134,9 +134,9 @@ impl<'a, T: Storage> GradRows<'a, T> {
         fits.then_some(Self { dx: Some(Strided::new(dx.as_mut_ptr().cast_const(), stride)), ..self })
     }
 
-    /// The same rows with ds added to dx, which must be wanted: see [`Backward::new`](crate::ops::backward::Backward::new).
-    /// `None` if the rows do not fit into it or overlap one another, if there is a ds already, or if these are no
-    /// longer all rows of the buffers.
+    /// The same rows with ds added to dx, which must be wanted: see
+    /// [`Backward::new`](crate::ops::backward::Backward::new). `None` if the rows do not fit into it or overlap one
+    /// another, if there is a ds already, or if these are no longer all rows of the buffers.
     pub fn with_ds(self, (ds, stride): (&'a [T], usize)) -> Option<Self> {
         let fits = self.ds.is_none() && self.are_all() && fits(ds.len(), self.rows, self.cols, stride);
         fits.then_some(Self { ds: Some(Strided::new(ds.as_ptr(), stride)), ..self })
@@ -151,8 +151,8 @@ impl<'a, T: Storage> GradRows<'a, T> {
         fits.then_some(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
     }
 
-    /// Rows given by pointers, for callers that have no slices of their own, in runs of `inner_rows`. ds and dx are those
-    /// that are wanted.
+    /// Rows given by pointers, for callers that have no slices of their own, in runs of `inner_rows`. ds and dx are
+    /// those that are wanted.
     ///
     /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
     /// the same pointers and split, can be run at once.
@@ -268,8 +268,8 @@ impl<'a, T: Storage> GradRows<'a, T> {
 
     /// The first `row` rows, and the others. All rows come first if there are fewer.
     ///
-    /// Both are rows of the same buffers: see [`Stats`](crate::ops::backward::Stats) for what that asks of statistics. To
-    /// cut a job into parts whose sums can be merged, split that:
+    /// Both are rows of the same buffers: see [`Stats`](crate::ops::backward::Stats) for what that asks of statistics.
+    /// To cut a job into parts whose sums can be merged, split that:
     /// [`Backward::split_at_part`](crate::ops::backward::Backward::split_at_part).
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let row = row.min(self.rows);

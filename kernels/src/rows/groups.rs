@@ -2,8 +2,8 @@
 
 /// gamma and beta for groups of rows: row r has those of group (r / repeat) % groups.
 ///
-/// With one group all rows share them; with as many groups as heads, and repeat 1, each head has its own; with a group for
-/// each sample, and repeat the rows of a sample, gamma and beta are those of adaptive normalization.
+/// With one group all rows share them; with as many groups as heads, and repeat 1, each head has its own; with a group
+/// for each sample, and repeat the rows of a sample, gamma and beta are those of adaptive normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Groups {
     groups: usize,
@@ -18,7 +18,8 @@ impl Groups {
     /// One gamma and one beta for all rows.
     pub const ONE: Self = Self { groups: 1, repeat: 1, before: 0, all: true };
 
-    /// `groups` groups of which each serves `repeat` rows in a row. `None` if either is zero or their product overflows.
+    /// `groups` groups of which each serves `repeat` rows in a row. `None` if either is zero or their product
+    /// overflows.
     pub fn new(groups: usize, repeat: usize) -> Option<Self> {
         (groups.checked_mul(repeat)? > 0).then_some(Self { groups, repeat, before: 0, all: true })
     }

@@ -51,7 +51,8 @@ impl<T: Storage> Input<T> {
         self.ahead != Ahead::NOTHING
     }
 
-    /// Asks for what is read some time after the step that starts at `i`. If there is nothing to ask for, that is in vain.
+    /// Asks for what is read some time after the step that starts at `i`. If there is nothing to ask for, that is in
+    /// vain.
     #[inline(always)]
     pub(crate) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize) {
         self.x.prefetch_ahead(simd, i, self.ahead);

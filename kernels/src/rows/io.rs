@@ -205,8 +205,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// are handed.
     /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of s and y for writes too.
     /// - What is written is read and written by nothing else. What `x_row` gives is written by nothing.
-    /// - No row of s or y overlaps another row of any buffer. y may be x or the residual, and s may be x, the residual or
-    ///   y: with the same pointer and stride, and not `wide`.
+    /// - No row of s or y overlaps another row of any buffer. y may be x or the residual, and s may be x, the residual
+    ///   or y: with the same pointer and stride, and not `wide`.
     #[inline(always)]
     pub unsafe fn from_raw(
         x: RawRows<T>,

@@ -10,16 +10,17 @@ use crate::simd::{Float, Lanes, WIDE_REGS, rolled};
 const FAR: usize = 16 << 10;
 pub(super) const NEAR: [usize; 5] = [8 << 10, 7 << 10, 6 << 10, 5 << 10, 4 << 10];
 
-/// Which elements loops ask for before they read them, in bytes from where they would do so if rows followed one another without a gap.
-/// (A number, as cheap to copy as it gets.)
+/// Which elements loops ask for before they read them, in bytes from where they would do so if rows followed one
+/// another without a gap. (A number, as cheap to copy as it gets.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ahead(pub(super) usize);
 
 impl Ahead {
     pub(super) const NOTHING: Self = Self(usize::MAX);
 
-    /// Of rows so many elements apart. If there are gaps between them, the first request for L1 is for the row below, and the others are for
-    /// what was asked for in it just before. Elements of 16 bits are asked for once, and it is the row below.
+    /// Of rows so many elements apart. If there are gaps between them, the first request for L1 is for the row below,
+    /// and the others are for what was asked for in it just before. Elements of 16 bits are asked for once, and it is
+    /// the row below.
     #[inline(always)]
     pub(super) fn new<T: Storage>(stride: usize, gaps: bool) -> Self {
         let below = stride.wrapping_mul(size_of::<T>());

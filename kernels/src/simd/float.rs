@@ -51,8 +51,8 @@ pub trait Float:
     /// The canonical NaN.
     const NAN: Self;
 
-    /// The element of a chunk where each lane begins a second sum, if it does: f64 has half as many lanes, and a chain of
-    /// additions loses as much as it is long.
+    /// The element of a chunk where each lane begins a second sum, if it does: f64 has half as many lanes, and a chain
+    /// of additions loses as much as it is long.
     const BANK_AT: usize;
 
     /// The range of var + eps in which sums of squares are trusted.

@@ -49,10 +49,11 @@ impl<S: Lanes, K: Kernel> pulp::NullaryFnOnce for Entry<S, K> {
     }
 }
 
-/// The operations of a tier, beside those of pulp: those on f32 here, those on other types in the traits above this one.
+/// The operations of a tier, beside those of pulp: those on f32 here, those on other types in the traits above this
+/// one.
 ///
-/// `N` below is `Self::F32_LANES`. All arithmetic is IEEE 754 with rounding to nearest even, so an implementation has no
-/// freedom in its results (NaN payloads aside).
+/// `N` below is `Self::F32_LANES`. All arithmetic is IEEE 754 with rounding to nearest even, so an implementation has
+/// no freedom in its results (NaN payloads aside).
 pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     /// Whether common cases are worth loops of their own. On a tier that few processors use, little code is worth more.
     const SPECIALIZES: bool = true;
@@ -60,7 +61,8 @@ pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     /// Whether there are 16 registers only, not 32.
     const FEW_REGISTERS: bool = false;
 
-    /// Runs a kernel in a function of its own that is compiled for this tier: for code that several kernels have in common.
+    /// Runs a kernel in a function of its own that is compiled for this tier: for code that several kernels have in
+    /// common.
     ///
     /// # Safety
     /// - The processor has every feature that [`Tier`](crate::Tier) names for this tier. It has where
@@ -186,8 +188,8 @@ pub trait F16Lanes: Simd {
 }
 
 /// What [`Lanes`] has for f32, for bf16, two registers at once: of `2 * N` elements (`N` is `Self::F32_LANES`) the even
-/// ones and the odd ones. Both halves of a word are there in their places once the other is masked or shifted out, which
-/// is half the work of widening in order.
+/// ones and the odd ones. Both halves of a word are there in their places once the other is masked or shifted out,
+/// which is half the work of widening in order.
 ///
 /// Tails have `n <= 2 * N` elements. Runs have 8: pair `j` takes those from `j * N / 4` on.
 #[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
@@ -212,7 +214,8 @@ pub trait Bf16Lanes: Simd {
     fn join(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
 }
 
-/// `n`, of which the compiler knows nothing: a loop over so many rows is not unrolled, which would make much code and save little.
+/// `n`, of which the compiler knows nothing: a loop over so many rows is not unrolled, which would make much code and
+/// save little.
 #[inline(always)]
 pub(crate) fn rolled(n: usize) -> usize {
     core::hint::black_box(n)

@@ -36,8 +36,8 @@ fn fma(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
 }
 
 /// The long way: the sum is rounded to odd (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums:
-/// proved algorithms using rounding to odd", IEEE Trans. Computers 57(4), 2008). When it is inexact its last bit is set,
-/// and the final rounding to f32, at least 29 bits shorter, cannot go wrong. Infinite and NaN results stay so.
+/// proved algorithms using rounding to odd", IEEE Trans. Computers 57(4), 2008). When it is inexact its last bit is
+/// set, and the final rounding to f32, at least 29 bits shorter, cannot go wrong. Infinite and NaN results stay so.
 #[cold]
 #[inline(never)]
 fn fma_to_odd(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {

@@ -2,7 +2,8 @@
 //!
 //! With g = dy (gamma + offset), the factor of an element is
 //! |dx - exact| / (u (rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) + |ds|)), u = 2^-24, or 2^-53 for f64: the sizes of
-//! the three terms of dx and of ds. Without a mean, mean |g| is left out. Of an error of 16 bits the half unit in the last place is taken first that rounding the exact value to them may take.
+//! the three terms of dx and of ds. Without a mean, mean |g| is left out. Of an error of 16 bits the half unit in the
+//! last place is taken first that rounding the exact value to them may take.
 
 use lanenorm::Isa;
 

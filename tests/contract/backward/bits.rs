@@ -123,8 +123,8 @@ fn memory_that_is_handed_in_changes_nothing<K: Types>() {
     }
 }
 
-/// The slow path begins where the statistics say, which are the same either way: here for rows and gradients of every size,
-/// with sums of squares next to the ends of the range.
+/// The slow path begins where the statistics say, which are the same either way: here for rows and gradients of every
+/// size, with sums of squares next to the ends of the range.
 fn statistics_that_were_kept_change_nothing_at_any_size<K: Types>() {
     for (i, cols) in [9, 64, 193, 1023, 2048].into_iter().enumerate() {
         for kind in 0..KINDS {

@@ -1,5 +1,5 @@
-//! The gradients are those of what forward computes: held against differences of sum(y * dy), in f64, as x, gamma and beta are
-//! moved. Found by proptest, which shrinks what fails.
+//! The gradients are those of what forward computes: held against differences of sum(y * dy), in f64, as x, gamma and
+//! beta are moved. Found by proptest, which shrinks what fails.
 
 use lanenorm::Isa;
 use proptest::prelude::*;

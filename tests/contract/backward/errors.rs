@@ -1,4 +1,5 @@
-//! Bad input to a backward call: each kind gives its own error, whose message has the numbers, and nothing has been written.
+//! Bad input to a backward call: each kind gives its own error, whose message has the numbers, and nothing has been
+//! written.
 
 use lanenorm::kernels::ops::backward::Parts;
 use lanenorm::{Error, Isa, Parallelism, Rows, RowsMut};

@@ -1,8 +1,8 @@
 //! The exact gradients, row by row.
 //!
-//! What is computed in f32 is judged by the reference, in f64, and f64 by the same formulas in double-double arithmetic, with
-//! x, dy and gamma each brought near 1 by a power of two: as in [`accuracy`](crate::accuracy), which says why rows are counted
-//! from their first element.
+//! What is computed in f32 is judged by the reference, in f64, and f64 by the same formulas in double-double
+//! arithmetic, with x, dy and gamma each brought near 1 by a power of two: as in [`accuracy`](crate::accuracy), which
+//! says why rows are counted from their first element.
 
 use lanenorm::kernels::reference;
 use twofloat::TwoFloat;
@@ -17,8 +17,8 @@ pub(crate) struct Exact {
     dx: Vec<TwoFloat>,
     exponent: i32,
     pub(crate) xhat: Vec<TwoFloat>,
-    /// What the error of dx is measured by, times 2^-exponent: rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) + |ds|,
-    /// mean |g| being left out without a mean.
+    /// What the error of dx is measured by, times 2^-exponent: rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) +
+    /// |ds|, mean |g| being left out without a mean.
     scale: Vec<f64>,
     /// The scale of elements whose products are in the range in which these are computed.
     least_scale: f64,
@@ -132,8 +132,8 @@ impl Exact {
         scale.is_finite() && scale >= f64::MIN_POSITIVE && self.scale[i] >= self.least_scale
     }
 
-    /// The error of an element in units of the measure, less what is due to the type of dx: half the distance between two
-    /// numbers of 16 bits, the last bit of a denormal, and infinity beyond the largest number.
+    /// The error of an element in units of the measure, less what is due to the type of dx: half the distance between
+    /// two numbers of 16 bits, the last bit of a denormal, and infinity beyond the largest number.
     pub(crate) fn factor<K: Types>(&self, i: usize, dx: K::X) -> f64 {
         let exact = self.dx(i);
         let beyond = K::X::MAX.wide() * (1.0 - K::X::EPSILON.wide());

@@ -1,5 +1,5 @@
-//! The bits do not depend on where the rows lie: strides, alignment, dx over dy or apart, the kind of stores; those of dx
-//! not on the other rows either. Nothing around dx, dgamma and dbeta is written.
+//! The bits do not depend on where the rows lie: strides, alignment, dx over dy or apart, the kind of stores; those of
+//! dx not on the other rows either. Nothing around dx, dgamma and dbeta is written.
 
 use lanenorm::{Error, Isa, Store};
 

@@ -1,5 +1,5 @@
-//! Extreme numbers give the right gradients: x, dy and gamma of every size that a type has. Rows without a deviation, or
-//! without gradients, have a dx of 0.
+//! Extreme numbers give the right gradients: x, dy and gamma of every size that a type has. Rows without a deviation,
+//! or without gradients, have a dx of 0.
 
 use lanenorm::Isa;
 
@@ -241,8 +241,8 @@ fn rows_of_the_largest_numbers() {
     }
 }
 
-/// An x beside which all others vanish, where gamma is small beside all others: what is left of g - xhat * c2 times rstd is out of
-/// range unless exponents are kept apart.
+/// An x beside which all others vanish, where gamma is small beside all others: what is left of g - xhat * c2 times
+/// rstd is out of range unless exponents are kept apart.
 #[test]
 fn an_outlier_whose_gamma_is_small() {
     for seed in 0..10 {
@@ -256,8 +256,8 @@ fn an_outlier_whose_gamma_is_small() {
     }
 }
 
-/// x of nothing but zeros, and a gamma that has few digits because it is denormal beside one near 1: dx has them all. (It is worked out in
-/// fractions; the oracle says that it does not know.)
+/// x of nothing but zeros, and a gamma that has few digits because it is denormal beside one near 1: dx has them all.
+/// (It is worked out in fractions; the oracle says that it does not know.)
 #[test]
 fn zeros_beside_a_denormal_gamma() {
     let mut problem = GradProblem::<crate::support::F64>::ordinary(1, 2, 0).with_eps(1e-12).rms_norm(0.0);

@@ -1,5 +1,6 @@
-//! Any shape: whatever the types, operation, groups, rows, columns, strides, offsets, stores, tasks, statistics and memory, the
-//! gradients have the bits of the plain call, and nothing else is touched. Found by proptest, which shrinks what fails.
+//! Any shape: whatever the types, operation, groups, rows, columns, strides, offsets, stores, tasks, statistics and
+//! memory, the gradients have the bits of the plain call, and nothing else is touched. Found by proptest, which shrinks
+//! what fails.
 
 use std::num::NonZeroUsize;
 

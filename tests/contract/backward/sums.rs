@@ -1,8 +1,9 @@
 //! How far dgamma and dbeta are from the exact sums over the rows, on random data and whatever the offset of x: within
 //! 4 u sqrt(rows) of the size of a term. Where the terms are whole numbers the sums are exact.
 //!
-//! Errors add up at random, so that no bound holds for all columns. What is asserted: three standard deviations of the errors
-//! are within it, by the typical size of a term (the root of the mean square), and all columns are by the largest one.
+//! Errors add up at random, so that no bound holds for all columns. What is asserted: three standard deviations of the
+//! errors are within it, by the typical size of a term (the root of the mean square), and all columns are by the
+//! largest one.
 
 use lanenorm::Isa;
 use twofloat::TwoFloat;
@@ -180,8 +181,8 @@ fn assert_close<K: Types>(what: std::fmt::Arguments<'_>, rows: usize, want: &[K:
     }
 }
 
-/// Rows whose dy is zero (padding, say) add nothing, wherever they are, and their dx is 0. They change which rows are added
-/// to each other, and so the last bits of the sums.
+/// Rows whose dy is zero (padding, say) add nothing, wherever they are, and their dx is 0. They change which rows are
+/// added to each other, and so the last bits of the sums.
 fn masked_rows_add_nothing<K: Types>() {
     for (i, (rows, cols)) in [(8, 1), (9, 7), (30, 64), (32, 193), (17, 1030)].into_iter().enumerate() {
         let ordinary = GradProblem::<K>::ordinary(rows, cols, 2);

@@ -43,8 +43,8 @@ impl Size {
     }
 }
 
-/// Numbers of columns in order, so that a machine whose speed drifts makes no teeth: the powers of two, and if they are not to be
-/// coarse the quarters of each octave, a column more and less than each second power of two, and the most.
+/// Numbers of columns in order, so that a machine whose speed drifts makes no teeth: the powers of two, and if they are
+/// not to be coarse the quarters of each octave, a column more and less than each second power of two, and the most.
 pub(crate) fn points(most: usize, coarse: bool) -> Vec<usize> {
     let mut points: Vec<usize> = powers_up_to(most).collect();
     if !coarse {

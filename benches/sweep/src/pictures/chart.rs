@@ -75,7 +75,8 @@ impl Style {
         Self { color, line: Line::Solid, marker: None }
     }
 
-    /// The first has a colour of its own. The next twenty differ from each other in colour or marker, neighbours in both.
+    /// The first has a colour of its own. The next twenty differ from each other in colour or marker, neighbours in
+    /// both.
     pub(crate) fn marked(i: usize) -> Self {
         let color = if i == 0 { 0 } else { 1 + (i - 1) % (Color::LINES - 1) };
         Self { color: Color::Line(color), line: Line::None, marker: Some(MARKERS[i % MARKERS.len()]) }

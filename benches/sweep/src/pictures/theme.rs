@@ -1,5 +1,5 @@
-//! Colours for light and dark pages. Those of lines are Okabe and Ito's, which the colour-blind tell apart, darker or lighter
-//! where the page needs it.
+//! Colours for light and dark pages. Those of lines are Okabe and Ito's, which the colour-blind tell apart, darker or
+//! lighter where the page needs it.
 
 use plotters::style::RGBColor;
 

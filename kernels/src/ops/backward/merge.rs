@@ -128,7 +128,8 @@ impl<F: Float> Register<'_, F> {
         add::<S, F>(simd, self.sum(simd, p), self.sum(simd, p + 1))
     }
 
-    /// The sum of those of `count` parts along a binary tree, four of them in registers. What is in `stack` does not matter.
+    /// The sum of those of `count` parts along a binary tree, four of them in registers. What is in `stack` does not
+    /// matter.
     #[inline(always)]
     fn add<S: Lanes>(&self, simd: S, count: usize, stack: &mut [Sum<S, F>; DEPTH]) -> Sum<S, F> {
         let mut depth = 0;

@@ -68,8 +68,8 @@ fn moments<T: Storage>(job: &Job<'_, T>, r: usize, taken_before: Moments) -> (Mo
     (m, m.m2 / m.count + job.eps * m.scale * m.scale)
 }
 
-/// What the slow path takes of row `r`, whose moments have been taken. rstd is zero if all elements are equal and eps is
-/// 0: xhat is 0 then, and dx is defined to be.
+/// What the slow path takes of row `r`, whose moments have been taken. rstd is zero if all elements are equal and eps
+/// is 0: xhat is 0 then, and dx is defined to be.
 #[inline(never)]
 fn norm_of<T: Storage>(job: &Job<'_, T>, r: usize, taken: Moments) -> WideNorm {
     let (m, v) = moments(job, r, taken);

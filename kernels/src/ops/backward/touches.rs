@@ -90,7 +90,8 @@ fn block_is_in_l1<T>(cols: usize) -> bool {
     BLOCK_ROWS * 2 * cols * size_of::<T>() <= L1
 }
 
-/// The sums over `len` columns from `from` on, at most a chunk, still to be folded. What follows is asked for if `asks`.
+/// The sums over `len` columns from `from` on, at most a chunk, still to be folded. What follows is asked for if
+/// `asks`.
 ///
 /// # Safety
 /// - dy and x have so many elements; gamma has them in whole steps.
@@ -188,7 +189,8 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
         let (dy, x, ds, dx) =
             unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, job.streaming)) };
         let offset = splat(-mean_lo * rstd);
-        // Where a block of f32 or f64 is more than L1, this loop waits for cache lines itself: more would not come sooner.
+        // Where a block of f32 or f64 is more than L1, this loop waits for cache lines itself: more would not come
+        // sooner.
         let asks = T::ROUNDS || block_is_in_l1::<T>(job.rows.cols());
         let later = if asks && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
         let later = job.rows.place(later);
@@ -230,7 +232,8 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
     }
 }
 
-/// What the rows of a block have in common: gamma and the running sums, in pairs of registers and whole steps of columns.
+/// What the rows of a block have in common: gamma and the running sums, in pairs of registers and whole steps of
+/// columns.
 #[derive(Clone, Copy)]
 struct Beside<T: Storage> {
     gamma: *const T::Float,
@@ -252,7 +255,8 @@ pub(super) mod ways {
     pub(in crate::ops::backward) const ALL_STREAMED: u8 = ALL | STREAM;
 }
 
-/// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta: of that, what `wanted` names and the job wants too.
+/// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta: of that, what `wanted` names and
+/// the job wants too.
 #[inline(always)]
 pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     simd: S,
@@ -289,7 +293,8 @@ pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     let pair = 2 * T::Float::lanes::<S>();
     // The portable tier does all of it as others do the rest of a row: two loops would be twice the code.
     let mut at = if S::SPECIALIZES { cols - cols % pair } else { 0 };
-    // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps. The flags are those of the rows.
+    // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps. The flags are those of the
+    // rows.
     unsafe {
         let mut seen = match way {
             _ if !S::SPECIALIZES => T::Float::splat(simd, T::Float::default()),
@@ -311,7 +316,8 @@ pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     }
 }
 
-/// Adds what `R` rows add to the sums of dgamma and dbeta: two rows to each other first, which makes chains half as long.
+/// Adds what `R` rows add to the sums of dgamma and dbeta: two rows to each other first, which makes chains half as
+/// long.
 #[inline(always)]
 fn add_rows<S: Lanes, F: Float, M: Center, const R: usize>(
     simd: S,
@@ -332,8 +338,8 @@ fn add_rows<S: Lanes, F: Float, M: Center, const R: usize>(
     [F::plus(simd, dgamma, first), if M::CENTERED { F::plus(simd, dbeta, second) } else { dbeta }]
 }
 
-/// The first `to` elements of all rows, whole pairs of registers. Returns zeros, or a NaN in some lane if an element of dx with its ds
-/// is not finite.
+/// The first `to` elements of all rows, whole pairs of registers. Returns zeros, or a NaN in some lane if an element of
+/// dx with its ds is not finite.
 ///
 /// # Safety
 /// - All rows have `to` elements; gamma and the sums have them.

@@ -33,8 +33,8 @@ unsafe fn widen(v: __m256i) -> [f32x8; 2] {
     }
 }
 
-/// The inverse of [`widen`], rounded as [`round`] does, for both registers at once: their upper halves, each plus 1 if the lower half is
-/// more than half of a unit, or just half of it and the upper half is odd.
+/// The inverse of [`widen`], rounded as [`round`] does, for both registers at once: their upper halves, each plus 1 if
+/// the lower half is more than half of a unit, or just half of it and the upper half is odd.
 ///
 /// # Safety
 /// - As for [`round`].

@@ -41,11 +41,11 @@ unsafe fn round(v: __m512) -> __m512i {
     }
 }
 
-/// The inverse of [`widen`], rounded as [`round`] does, for both registers at once: their upper halves, each plus 1 if the lower half is
-/// more than half of a unit, or just half of it and the upper half is odd.
+/// The inverse of [`widen`], rounded as [`round`] does, for both registers at once: their upper halves, each plus 1 if
+/// the lower half is more than half of a unit, or just half of it and the upper half is odd.
 ///
-/// In assembly, since LLVM turns masked shuffles into a permutation of words, which takes three operations, and a masked addition
-/// of 1 into two.
+/// In assembly, since LLVM turns masked shuffles into a permutation of words, which takes three operations, and a
+/// masked addition of 1 into two.
 ///
 /// # Safety
 /// - AVX-512F and BW are there.
