@@ -2,7 +2,9 @@
 
 use core::array::from_ref;
 use core::marker::PhantomData;
+use core::slice::from_raw_parts;
 
+use super::super::moments::RowMoments;
 use super::job::{BLOCK_ROWS, Job, Trusted, trusted};
 use super::parts::{LEAF_ROWS, sums};
 use super::touches::{Row, Trust, project, second_touch, ways};
@@ -112,16 +114,7 @@ fn touch_rows<S: Lanes, T: Storage, M: Center>(
         return;
     }
     let adds = trust == Trust::Nothing && job.sums;
-    for (k, moments) in moments.iter_mut().enumerate().take(n) {
-        if moments.is_none() && (adds || rows[k].trust != Trust::All) {
-            // SAFETY: there is a row r + k, and rows have cols > 0 elements.
-            let (of_row, _) = unsafe {
-                let (x, cols) = (job.rows.x(job.rows.place(r + k)).into(), job.rows.cols());
-                outline(simd, WholeRow::<T, M>::moments(&x, cols, Mean::new(job.centered)))
-            };
-            *moments = Some(of_row);
-        }
-    }
+    take_moments::<T, M>(job, r, &rows[..n], &mut moments, adds);
     slow::take_rows(job, r, &rows[..n], &moments[..n], gamma, leaf, adds);
     for (k, row) in rows.iter().enumerate().take(n) {
         if row.trust == Trust::All {
@@ -130,6 +123,25 @@ fn touch_rows<S: Lanes, T: Storage, M: Center>(
                 simd,
                 SecondTouch { job: &mut *job, r: r + k, rows: from_ref(row), wanted, gamma, leaf: &mut *leaf, center },
             );
+        }
+    }
+}
+
+/// Takes the moments that the slow path lacks of the rows from `r` on.
+#[cold]
+#[inline(never)]
+fn take_moments<T: Storage, M: Center>(
+    job: &Job<'_, T>,
+    r: usize,
+    rows: &[Row<T::Float>],
+    moments: &mut [Option<Moments>],
+    adds: bool,
+) {
+    for (k, (row, moments)) in rows.iter().zip(moments).enumerate() {
+        if moments.is_none() && (adds || row.trust != Trust::All) {
+            // SAFETY: callers count the rows, which have cols > 0 elements.
+            let x = unsafe { from_raw_parts(job.rows.x(job.rows.place(r + k)).as_ptr(), job.rows.cols()) };
+            *moments = Some(RowMoments { x, centered: job.centered, scale: None }.run_here::<M>(job.isa));
         }
     }
 }
