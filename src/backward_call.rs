@@ -1,9 +1,9 @@
-use lanenorm_kernels::{Center, Centered, Element};
 use std::marker::PhantomData;
 
 use lanenorm_kernels::element::Beside;
 use lanenorm_kernels::ops::backward::Stats;
 use lanenorm_kernels::rows::Vector;
+use lanenorm_kernels::{Center, Centered, Element};
 
 use crate::Error;
 use crate::call::{Apart, InPlace, Place};

@@ -33,12 +33,12 @@
 //! Which of these go together is a matter of types, so that what does not is refused by the compiler. Lengths are
 //! checked when the call runs, before anything is written.
 
-use lanenorm_kernels::{Center, Centered, Element};
 use std::marker::PhantomData;
 
 use lanenorm_kernels::element::Beside;
 use lanenorm_kernels::rows::{RowIo, Vector};
 use lanenorm_kernels::stats::{Moments, StatsMut};
+use lanenorm_kernels::{Center, Centered, Element};
 
 use crate::Error;
 pub use crate::backward_call::BackwardCall;

@@ -14,6 +14,9 @@ mod forms;
 #[path = "contract/support/plan.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
 mod plan;
+#[path = "support/tiers.rs"]
+mod tiers;
+
 #[path = "contract/support/types.rs"]
 #[allow(dead_code, unused_macros, reason = "the contract uses the rest")]
 mod types;
@@ -27,6 +30,7 @@ use data::Random;
 use forms::{GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
 use lanenorm::{Moments, Parallelism, Rows, RowsMut, Store, bf16, f16};
 use plan::{OPERATIONS, Operation, Plan};
+use tiers::tiers;
 use types::{Bf16, F16, F32, F64, Sizes, Types, Value};
 
 /// Whether long rows are to be shorter, for emulators and builds without optimization.
@@ -241,7 +245,7 @@ fn for_all_calls(rows: usize, cols: usize, make_calls: &mut dyn FnMut(&str, Oper
 
 #[test]
 fn serial_calls_allocate_nothing() {
-    for isa in lanenorm::Isa::available() {
+    for isa in tiers() {
         for (rows, cols) in [(1, 8), (20, 64), (5, 768), (4, 5000), long_rows()[1]] {
             for_all_calls(rows, cols, &mut |types, operation, calls| {
                 let made = allocations(1, || {

@@ -14,6 +14,7 @@ use crate::buffer::{Buffer, LAYOUTS, Layout, NONE, NONE_MUT, as_input};
 use crate::data::{KINDS, Random, special_row};
 use crate::forms::{GradIo, ParamGrads, Stats, StatsMut};
 use crate::plan::{OPERATIONS, Operation, Plan};
+use crate::tiers::tiers;
 use crate::types::{Types, Value};
 use crate::{Shared, assert_same_bits, desc, init, last_error, quick, ranges, tier};
 
@@ -220,7 +221,7 @@ fn shapes() -> &'static [Shape] {
 }
 
 fn whole_calls_have_the_bits_of_the_plans<K: Types>() {
-    let isas: Vec<Isa> = Isa::available().collect();
+    let isas = tiers();
     let mut number = 0;
     for &(rows, inner_rows, cols, groups) in shapes() {
         for operation in OPERATIONS {

@@ -3,16 +3,17 @@
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
+use lanenorm::Parallelism;
 use lanenorm::capi::{
     lanenorm_desc, lanenorm_forward_buffers, lanenorm_plan_forward, lanenorm_plan_forward_rows, lanenorm_status,
     lanenorm_store,
 };
-use lanenorm::{Isa, Parallelism};
 
 use crate::buffer::{Buffer, LAYOUTS, Layout, NONE, NONE_MUT, as_input};
 use crate::data::{KINDS, Random, special_row};
 use crate::forms::{Io, StatsMut, Sum};
 use crate::plan::{OPERATIONS, Operation, Plan};
+use crate::tiers::tiers;
 use crate::types::{Types, Value};
 use crate::{Shared, assert_same_bits, desc, init, last_error, quick, ranges, tier};
 
@@ -229,7 +230,7 @@ fn shapes() -> &'static [Shape] {
 }
 
 fn whole_calls_have_the_bits_of_the_plans<K: Types>() {
-    let isas: Vec<Isa> = Isa::available().collect();
+    let isas = tiers();
     let mut number = 0;
     for &(rows, inner_rows, cols, groups) in shapes() {
         for operation in OPERATIONS {

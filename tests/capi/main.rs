@@ -17,6 +17,8 @@ mod plan;
 mod types;
 #[path = "../support/this_program.rs"]
 mod this_program;
+#[path = "../support/tiers.rs"]
+mod tiers;
 
 mod backward;
 mod buffer;

@@ -7,6 +7,7 @@ use lanenorm::capi::*;
 use lanenorm::{Isa, Tier};
 
 use crate::this_program::this_program;
+use crate::tiers::tiers;
 use crate::{BLANK, DESC, init, is_blank, last_error, tier};
 
 fn string(p: *const c_char) -> &'static str {
@@ -27,7 +28,7 @@ fn version_and_messages() {
 #[test]
 fn every_tier_can_be_asked_for() {
     assert_eq!(string(lanenorm_isa_name()), lanenorm::default_isa().expect("a tier that is here").tier().name());
-    for isa in Isa::available() {
+    for isa in tiers() {
         let plan = init(&lanenorm_desc { tier: tier(isa), cols: 8, ..DESC });
         // SAFETY: the plan is there.
         assert_eq!(string(unsafe { lanenorm_plan_isa_name(&plan) }), isa.tier().name());
