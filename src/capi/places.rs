@@ -240,10 +240,10 @@ fn no_pointer(what: &str, start: usize, size: usize, (rows, cols): (usize, usize
 
 #[cold]
 fn overlap_one_another(what: &str, cols: usize, stride: usize, outer_stride: usize) -> lanenorm_status {
-    let message = format_args!(
-        "the rows of {what} overlap: they have {cols} columns and start {stride} elements apart, runs {outer_stride}"
-    );
-    refuse(lanenorm_status::Stride, message)
+    let rows = format_args!("the rows of {what} overlap: they have {cols} columns and start {stride} elements apart");
+    let status = lanenorm_status::Stride;
+    // Rows of one run, or runs of one row each, have one stride.
+    if outer_stride == 0 { refuse(status, rows) } else { refuse(status, format_args!("{rows}, runs {outer_stride}")) }
 }
 
 #[cold]

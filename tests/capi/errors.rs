@@ -328,7 +328,9 @@ fn rows_that_overlap_one_another() {
     refused_forward(d, expected, &["y"], |b| (b.inner_rows, b.y.outer_stride) = (3, 11));
     refused_forward(d, expected, &["y"], |b| (b.inner_rows, b.y.row_stride, b.y.outer_stride) = (3, 7, 4));
     refused_forward(d, expected, &["y"], |b| (b.inner_rows, b.y.row_stride, b.y.outer_stride) = (3, 8, 3));
-    refused_forward(d, expected, &["y"], |b| (b.inner_rows, b.y.outer_stride) = (1, 3));
+    // Runs of one row have one stride, which the message names.
+    refused_forward(d, expected, &["y", "start 3 elements apart"], |b| (b.inner_rows, b.y.outer_stride) = (1, 3));
+    assert!(last_error().ends_with("apart"), "{}", last_error());
     refused_backward(d, expected, &["dy"], |b| b.dy.row_stride = 3);
     refused_backward(d, expected, &["dx"], |b| (b.inner_rows, b.dx.outer_stride) = (2, 5));
 }
