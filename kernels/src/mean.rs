@@ -1,8 +1,9 @@
 //! Whether rows have a mean.
 
-use crate::simd::Lanes;
 use core::fmt::Debug;
 use core::marker::PhantomData;
+
+use crate::simd::Lanes;
 
 mod sealed {
     pub trait Sealed {}

@@ -9,8 +9,7 @@
 //! can use its operations; the tokens are pulp's `Scalar128b`, `Neon`, `V3` and `V4`. A new minor version of pulp is
 //! a breaking change of this module. The plans of `lanenorm` and the jobs of this crate name nothing of it.
 //!
-//! Intrinsics live in this module and its children alone, and so do raw pointers, but for those of the rows that the
-//! second touch of gradients takes together.
+//! Intrinsics live in this module and its children alone.
 
 mod environment;
 mod float;

@@ -16,7 +16,8 @@ pub(crate) fn run_columns<T: Storage, M: Center>(job: &mut Columns<'_, T>, isa: 
     isa.run(RunColumns::<T, M> { job, center: PhantomData });
 }
 
-/// What of it both normalizations have in common.
+/// The job of normalizing one row, or some columns of it, whose statistics are known: what both normalizations have in
+/// common.
 #[derive(Debug)]
 pub(crate) struct Columns<'a, T: Storage> {
     pub(crate) centered: bool,
