@@ -375,7 +375,7 @@ neon_codegen() {
 benches() { cargo bench -- --test; }
 examples() {
   local example
-  for example in minilm lstm qk_norm char_mlp; do cargo run --release --example "$example"; done
+  for example in minilm lstm qk_norm decoder_block char_mlp; do cargo run --release --example "$example"; done
 }
 
 # Both take the same dependencies, so they share a directory.
