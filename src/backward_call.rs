@@ -1,6 +1,6 @@
 use std::marker::PhantomData;
 
-use lanenorm_kernels::element::Beside;
+use lanenorm_kernels::element::Companion;
 use lanenorm_kernels::ops::backward::Stats;
 use lanenorm_kernels::rows::Vector;
 use lanenorm_kernels::{Center, Centered, Element};
@@ -113,7 +113,7 @@ impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
     /// gamma of the forward call, of the type of x, or of f32 beside an x of 16 bits. Without it, it is 1.
     #[doc(alias = "weight")]
     #[inline(always)]
-    pub fn gamma<G: Beside<T>>(mut self, gamma: impl Into<Slice<'a, G>>) -> Self {
+    pub fn gamma<G: Companion<T>>(mut self, gamma: impl Into<Slice<'a, G>>) -> Self {
         self.gamma = gamma.into().0.map(Vector::from);
         self
     }

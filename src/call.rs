@@ -35,7 +35,7 @@
 
 use std::marker::PhantomData;
 
-use lanenorm_kernels::element::Beside;
+use lanenorm_kernels::element::Companion;
 use lanenorm_kernels::rows::{RowIo, Vector};
 use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Centered, Element};
@@ -189,14 +189,14 @@ mod sealed {
     }
 }
 
-impl<'a, T: Element, Y: Beside<T>> Gives<'a, T, Y> for Plain {
+impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Plain {
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows(x, y)
     }
 }
 
-impl<'a, T: Element, Y: Beside<T>> Gives<'a, T, Y> for Known<'a> {
+impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Known<'a> {
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows(x, y)
@@ -210,14 +210,14 @@ impl<'a, T: Element> Gives<'a, T, T> for Dropped<'a, T> {
     }
 }
 
-impl<'a, T: Element, Y: Beside<T>> Gives<'a, T, Y> for Kept<'a, T> {
+impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Kept<'a, T> {
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_of_sum(x, self.residual, self.bias, self.s, y)
     }
 }
 
-impl<'a, T: Element, Y: Beside<T>> Gives<'a, T, Y> for Over<'a, T> {
+impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Over<'a, T> {
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_of_sum_in_place(x, self.residual, self.bias, y)
@@ -366,7 +366,7 @@ impl<'a, T: Element, M: Center, I, D: Place, P> Call<'a, T, M, I, D, P> {
     #[doc(alias = "weight")]
     #[doc(alias = "elementwise_affine")]
     #[inline(always)]
-    pub fn gamma<G: Beside<T>>(self, gamma: impl Into<Slice<'a, G>>) -> Call<'a, T, M, I, D, Of<G>>
+    pub fn gamma<G: Companion<T>>(self, gamma: impl Into<Slice<'a, G>>) -> Call<'a, T, M, I, D, Of<G>>
     where
         P: Allows<G>,
     {
@@ -411,7 +411,7 @@ impl<'a, T: Element, I, D: Place, P> Call<'a, T, Centered, I, D, P> {
     #[doc(alias = "bias")]
     #[doc(alias = "elementwise_affine")]
     #[inline(always)]
-    pub fn beta<G: Beside<T>>(self, beta: impl Into<Slice<'a, G>>) -> Call<'a, T, Centered, I, D, Of<G>>
+    pub fn beta<G: Companion<T>>(self, beta: impl Into<Slice<'a, G>>) -> Call<'a, T, Centered, I, D, Of<G>>
     where
         P: Allows<G>,
     {

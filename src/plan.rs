@@ -1,6 +1,6 @@
 //! What the plans of all operations share.
 
-use lanenorm_kernels::element::Beside;
+use lanenorm_kernels::element::Companion;
 use lanenorm_kernels::ops::forward::Forward;
 use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::rows::{Groups, Params, RowIo, Vector};
@@ -122,7 +122,7 @@ impl Plan {
 
     /// The rows of x and y, if they fit together.
     #[inline(always)]
-    pub(crate) fn rows<'a, T: Element, Y: Beside<T>>(
+    pub(crate) fn rows<'a, T: Element, Y: Companion<T>>(
         &self,
         x: Rows<'a, T>,
         y: RowsMut<'a, Y>,
@@ -146,7 +146,7 @@ impl Plan {
 
     /// The rows of x + residual, written to s, and of y, if they fit together.
     #[inline(always)]
-    pub(crate) fn rows_of_sum<'a, T: Element, Y: Beside<T>>(
+    pub(crate) fn rows_of_sum<'a, T: Element, Y: Companion<T>>(
         &self,
         x: Rows<'a, T>,
         residual: Rows<'a, T>,
@@ -165,7 +165,7 @@ impl Plan {
 
     /// The same of a sum that is written over the residual.
     #[inline(always)]
-    pub(crate) fn rows_of_sum_in_place<'a, T: Element, Y: Beside<T>>(
+    pub(crate) fn rows_of_sum_in_place<'a, T: Element, Y: Companion<T>>(
         &self,
         x: Rows<'a, T>,
         residual: RowsMut<'a, T>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lanenorm::Beside;
+use lanenorm::Companion;
 use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::table::Dtype;
 use lanenorm_harness::answer::{Gradients, Norm, Part};
@@ -161,7 +161,7 @@ fn prepare<T: Number>(case: &Case, variant: Variant, placement: &mut Placement<T
                 let queries = call.packed.chunks_exact_mut(PACKED * case.cols);
                 queries.zip(call.x.chunks_exact(case.cols)).for_each(|(to, x)| to[..case.cols].copy_from_slice(x));
             }
-            _ => call.y.fill(<T as Beside<T>>::NAN),
+            _ => call.y.fill(<T as Companion<T>>::NAN),
         }
     }
 }

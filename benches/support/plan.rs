@@ -1,7 +1,7 @@
 //! The plans of both operations, and what they have not in common.
 
 use lanenorm::call::{BackwardCall, Call, Of, Place};
-use lanenorm::{Beside, Center, Centered, Element, Isa, LayerNorm, Norm, Parallelism, RmsNorm, Store, Uncentered};
+use lanenorm::{Center, Centered, Companion, Element, Isa, LayerNorm, Norm, Parallelism, RmsNorm, Store, Uncentered};
 
 use lanenorm_harness::number::Number;
 
@@ -29,7 +29,7 @@ pub(crate) trait Operation: Center {
     /// The plain call.
     fn forward<T: Number>(plan: &Norm<Self>, call: &mut placement::Call<'_, T>);
 
-    fn beta<'a, T: Element, I, D: Place, G: Beside<T>>(
+    fn beta<'a, T: Element, I, D: Place, G: Companion<T>>(
         call: Call<'a, T, Self, I, D, Of<G>>,
         beta: &'a [G],
     ) -> Call<'a, T, Self, I, D, Of<G>>;
@@ -63,7 +63,7 @@ impl Operation for Centered {
     }
 
     #[inline(always)]
-    fn beta<'a, T: Element, I, D: Place, G: Beside<T>>(
+    fn beta<'a, T: Element, I, D: Place, G: Companion<T>>(
         call: Call<'a, T, Self, I, D, Of<G>>,
         beta: &'a [G],
     ) -> Call<'a, T, Self, I, D, Of<G>> {
@@ -108,7 +108,7 @@ impl Operation for Uncentered {
     }
 
     #[inline(always)]
-    fn beta<'a, T: Element, I, D: Place, G: Beside<T>>(
+    fn beta<'a, T: Element, I, D: Place, G: Companion<T>>(
         call: Call<'a, T, Self, I, D, Of<G>>,
         _: &'a [G],
     ) -> Call<'a, T, Self, I, D, Of<G>> {

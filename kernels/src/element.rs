@@ -49,7 +49,7 @@ struct Aligned<V>(V);
 /// The hidden items are what the kernels do with a pair of registers of them. Where they take a pointer `p`, the
 /// elements that they name must be there; tails have `n` elements at most as many as a pair, and `fill` in the lanes
 /// beyond.
-pub trait Storage: Pod + Beside<Self> + Debug + PartialEq + Send + Sync {
+pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
     /// The type that rows of these elements are computed in, and that their statistics have.
     type Float: Float;
 
@@ -212,7 +212,7 @@ mod sealed {
 }
 
 /// A type that gamma, beta and y may have beside an x of type `T`: the same, or f32 beside 16 bits.
-pub trait Beside<T>: Pod + sealed::Sealed {
+pub trait Companion<T>: Pod + sealed::Sealed {
     /// Whether it is f32 beside 16 bits.
     const WIDE: bool;
 
@@ -222,7 +222,7 @@ pub trait Beside<T>: Pod + sealed::Sealed {
 
 macro_rules! beside {
     ($($g:ty, $t:ty, $wide:literal;)*) => {$(
-        impl Beside<$t> for $g {
+        impl Companion<$t> for $g {
             const WIDE: bool = $wide;
             const NAN: Self = <$g>::NAN;
         }

@@ -17,7 +17,10 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
         ("<rows::target::Target>::canonicalize_nans", "a row with a NaN"),
         ("<rows::params::Params>::of_group", "where the gamma of a row starts, of several"),
         ("<rows::groups::Groups>::late_row", "a row beyond the largest number"),
-        ("<ops::backward::job::Job>::kept_norm", "the statistics that were kept of a row, where nothing is computed"),
+        (
+            "<ops::backward::job::GradJob>::kept_norm",
+            "the statistics that were kept of a row, where nothing is computed",
+        ),
         ("ops::backward::slow::", "the slow path of a row, in f64"),
         ("ops::backward::run::take_moments", "moments for the slow path, by a kernel of their own"),
         ("stats::exact::", "the slow path of a row, in f64"),

@@ -3,7 +3,7 @@
 use std::ops::{AddAssign, Div};
 
 use lanenorm_kernels::Element;
-use lanenorm_kernels::element::{Beside, Storage};
+use lanenorm_kernels::element::{Companion, Storage};
 pub use lanenorm_kernels::half::{bf16, f16};
 use lanenorm_kernels::simd::Float;
 pub use lanenorm_kernels::table::Dtype;
@@ -43,7 +43,7 @@ pub trait Value: Copy + PartialEq + Send + Sync {
 /// A type of elements.
 pub trait Number: Element<Float: Real> + Widen<<Self as Storage>::Float> + Value + Default {
     /// What gamma and beta have in mixed calls: f32 beside 16 bits, or else the type itself.
-    type Mixed: Number + Beside<Self> + From<Self>;
+    type Mixed: Number + Companion<Self> + From<Self>;
 
     /// What rounding to the type that is computed in costs at most, relatively.
     const U: f64;

@@ -3,12 +3,12 @@
 use std::marker::PhantomData;
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
-use lanenorm::{Beside, RowsMut};
+use lanenorm::{Companion, RowsMut};
 
 use crate::norm::{Affine, Norm, run};
 use crate::view::{Real, rows};
 
-pub(crate) fn overwrite<T: Real, G: Real + Beside<T>>(
+pub(crate) fn overwrite<T: Real, G: Real + Companion<T>>(
     norm: &Norm,
     x: &Tensor,
     residual: Option<&Tensor>,
@@ -30,14 +30,14 @@ struct Overwrite<T, G> {
     x: PhantomData<T>,
 }
 
-impl<T: Real, G: Real + Beside<T>> Overwrite<T, G> {
+impl<T: Real, G: Real + Companion<T>> Overwrite<T, G> {
     /// gamma and beta.
     fn params(&self) -> (Option<&[G]>, Option<&[G]>) {
         (self.gamma.as_deref(), self.beta.as_deref())
     }
 }
 
-impl<T: Real, G: Real + Beside<T>> InplaceOp1 for Overwrite<T, G> {
+impl<T: Real, G: Real + Companion<T>> InplaceOp1 for Overwrite<T, G> {
     fn name(&self) -> &'static str {
         self.norm.name()
     }
@@ -55,7 +55,7 @@ impl<T: Real, G: Real + Beside<T>> InplaceOp1 for Overwrite<T, G> {
     }
 }
 
-impl<T: Real, G: Real + Beside<T>> InplaceOp2 for Overwrite<T, G> {
+impl<T: Real, G: Real + Companion<T>> InplaceOp2 for Overwrite<T, G> {
     fn name(&self) -> &'static str {
         self.norm.name()
     }

@@ -1,7 +1,7 @@
 //! What runs lanenorm on the elements of tensors, by type.
 
 use candle_core::{CpuStorage, DType, Device, Error, Result, Tensor, WithDType, bail};
-use lanenorm::{Beside, Parallelism};
+use lanenorm::{Companion, Parallelism};
 
 use crate::in_place::overwrite;
 use crate::twice;
@@ -124,7 +124,7 @@ macro_rules! run {
 }
 pub(crate) use run;
 
-fn forward<T: Real, G: Real + Beside<T>>(
+fn forward<T: Real, G: Real + Companion<T>>(
     norm: &Norm,
     x: View<'_>,
     gamma: Option<View<'_>>,
@@ -136,7 +136,7 @@ fn forward<T: Real, G: Real + Beside<T>>(
     Ok(T::to_cpu_storage_owned(y))
 }
 
-fn forward_sum<T: Real, G: Real + Beside<T>>(
+fn forward_sum<T: Real, G: Real + Companion<T>>(
     norm: &Norm,
     x: &Tensor,
     residual: &Tensor,
@@ -175,7 +175,7 @@ pub(crate) fn sum(x: View<'_>, residual: View<'_>) -> Result<CpuStorage> {
     by_type!(x, None::<View<'_>>, sum(x, residual))
 }
 
-fn backward<T: Real, G: Real + Beside<T>>(
+fn backward<T: Real, G: Real + Companion<T>>(
     norm: &Norm,
     x: &Tensor,
     Affine { gamma, beta }: Affine<'_>,

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use super::affine::Packed;
 use super::affines::Affines;
 use super::job::{Job, rescue_row};
-use super::normalize::{Norm, Row, normalize};
+use super::normalize::{KnownRow, NormRegs, normalize};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
 use crate::simd::{FOLD_ROWS, Float, Kernel, Lanes, rolled};
@@ -219,7 +219,7 @@ fn block_normalize<S: Lanes, T: Storage, M: Center>(
                 unsafe {
                     let (x, y) = (job.rows.source(r + k), job.target(r + k));
                     let affine = affines.of_row::<S, M>(simd, job, r + k, packed);
-                    Row { mean, x, y, norm: norm.row(k), affine }.normalize_part(simd, 0, cols);
+                    KnownRow { mean, x, y, norm: norm.row(k), affine }.normalize_part(simd, 0, cols);
                 }
             }
         }
@@ -230,7 +230,7 @@ fn block_normalize<S: Lanes, T: Storage, M: Center>(
         unsafe {
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
             let y = [job.target(r + k), job.target(r + k + 1)];
-            let norm = [Norm::new(simd, &norm.row(k), mean), Norm::new(simd, &norm.row(k + 1), mean)];
+            let norm = [NormRegs::new(simd, &norm.row(k), mean), NormRegs::new(simd, &norm.row(k + 1), mean)];
             let affine = affines.of_row::<S, M>(simd, job, r + k, packed);
             seen = normalize::<S, T, M, 2>(simd, x, y, &norm, &affine, 0, cols);
         }

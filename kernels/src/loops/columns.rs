@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 
 use super::affine::Affine;
 use super::job::canonicalize_row;
-use super::normalize::Row;
+use super::normalize::KnownRow;
 use crate::element::Storage;
 use crate::isa::Isa;
 use crate::mean::{Center, Mean};
@@ -60,7 +60,7 @@ impl<T: Storage, M: Center> Kernel for RunColumns<'_, '_, T, M> {
         // SAFETY: there is a row 0.
         let (x, y) = unsafe { (row.source(0), row.target(0, streaming)) };
         // SAFETY: all lengths are cols, checked by the constructor.
-        let finite = unsafe { Row { mean: Mean::<M>::new(centered), x, y, norm, affine }.normalize(simd, cols) };
+        let finite = unsafe { KnownRow { mean: Mean::<M>::new(centered), x, y, norm, affine }.normalize(simd, cols) };
         if streaming {
             simd.fence();
         }

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use super::affine::Packed;
 use super::affines::Affines;
 use super::job::{Job, settle};
-use super::normalize::{Norm, Row};
+use super::normalize::{KnownRow, NormRegs};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
 use crate::rows::{Input, way};
@@ -15,8 +15,8 @@ use crate::stats::{CHUNK, Moments, RowNorm, Tree, no_subtrees};
 
 /// A row on its way: its moments are settled, `at` elements of it are normalized.
 struct Pending<S: Lanes, T: Storage, M: Center> {
-    row: Row<T, M>,
-    norm: Norm<S, T::Float, M>,
+    row: KnownRow<T, M>,
+    norm: NormRegs<S, T::Float, M>,
     at: usize,
 }
 
@@ -90,10 +90,10 @@ impl<T: Storage, M: Center, const STREAMS: bool> Kernel for Fused<'_, '_, T, M, 
                         job.rows.prefetch_edges(simd, r + 2);
                     }
                     let affine = affines.of_row::<S, M>(simd, job, r, &packed);
-                    let row = Row { mean, x, y, norm, affine };
+                    let row = KnownRow { mean, x, y, norm, affine };
                     let at;
                     (at, finite) = row.normalize_head(simd, cols);
-                    Some(Pending { row, norm: Norm::new(simd, &norm, mean), at })
+                    Some(Pending { row, norm: NormRegs::new(simd, &norm, mean), at })
                 },
                 None => None,
             };
@@ -217,7 +217,7 @@ unsafe fn both_steps<S: Lanes, T: Storage, M: Center, const WAY: u8>(
     pending: &Pending<S, T, M>,
     len: usize,
 ) {
-    let &Pending { row: Row { x: px, y: py, affine, .. }, norm, at } = pending;
+    let &Pending { row: KnownRow { x: px, y: py, affine, .. }, norm, at } = pending;
     // SAFETY: the caller's duty.
     let x = unsafe { input.row().after(from) };
     let mut taken = *sums;

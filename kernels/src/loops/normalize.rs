@@ -12,14 +12,14 @@ pub(super) const PIECE_COLS: usize = 16 * CHUNK;
 
 /// A [`RowNorm`] in registers.
 #[derive(Clone, Copy)]
-pub(super) struct Norm<S: Lanes, F: Float, M> {
+pub(super) struct NormRegs<S: Lanes, F: Float, M> {
     pub(super) hi: F::Reg<S>,
     rstd: F::Reg<S>,
     offset: F::Reg<S>,
     mean: Mean<M>,
 }
 
-impl<S: Lanes, F: Float, M: Center> Norm<S, F, M> {
+impl<S: Lanes, F: Float, M: Center> NormRegs<S, F, M> {
     #[inline(always)]
     pub(super) fn new(simd: S, norm: &RowNorm<F>, mean: Mean<M>) -> Self {
         // Where rstd is infinite or negative, 0 * rstd would change something.
@@ -72,7 +72,7 @@ pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, const R: usize>(
     simd: S,
     x: [Source<T>; R],
     y: [Target<T>; R],
-    norm: &[Norm<S, T::Float, M>; R],
+    norm: &[NormRegs<S, T::Float, M>; R],
     affine: &Affine<T>,
     from: usize,
     to: usize,
@@ -109,7 +109,7 @@ unsafe fn pairs<S: Lanes, T: Storage, M: Center, const WAY: u8, const R: usize>(
     simd: S,
     x: [Source<T>; R],
     y: [Target<T>; R],
-    norm: &[Norm<S, T::Float, M>; R],
+    norm: &[NormRegs<S, T::Float, M>; R],
     affine: &Affine<T>,
     from: usize,
     to: usize,
@@ -145,7 +145,7 @@ unsafe fn normalize_tail<S: Lanes, T: Storage, M: Center>(
     simd: S,
     x: Source<T>,
     y: Target<T>,
-    norm: &Norm<S, T::Float, M>,
+    norm: &NormRegs<S, T::Float, M>,
     affine: &Affine<T>,
     i: usize,
     n: usize,
@@ -162,7 +162,7 @@ unsafe fn normalize_tail<S: Lanes, T: Storage, M: Center>(
 /// A row whose statistics are known. Whoever makes one knows that x and y have as many elements as are to be
 /// normalized, as have gamma and beta if present.
 #[derive(Clone, Copy)]
-pub(super) struct Row<T: Storage, M: Center> {
+pub(super) struct KnownRow<T: Storage, M: Center> {
     /// Whether it has a mean.
     pub(super) mean: Mean<M>,
     pub(super) x: Source<T>,
@@ -171,7 +171,7 @@ pub(super) struct Row<T: Storage, M: Center> {
     pub(super) affine: Affine<T>,
 }
 
-impl<T: Storage, M: Center> Row<T, M> {
+impl<T: Storage, M: Center> KnownRow<T, M> {
     /// Normalizes the first `cols` elements. Returns whether those of y are finite.
     ///
     /// # Safety
@@ -214,7 +214,13 @@ impl<T: Storage, M: Center> Row<T, M> {
     /// # Safety
     /// - There are so many.
     #[inline(always)]
-    pub(super) unsafe fn normalize_rest<S: Lanes>(&self, simd: S, norm: &Norm<S, T::Float, M>, from: usize, to: usize) {
+    pub(super) unsafe fn normalize_rest<S: Lanes>(
+        &self,
+        simd: S,
+        norm: &NormRegs<S, T::Float, M>,
+        from: usize,
+        to: usize,
+    ) {
         let pair = 2 * T::Float::lanes::<S>();
         let mut i = from;
         while i < to {
@@ -234,9 +240,9 @@ impl<T: Storage, M: Center> Row<T, M> {
     }
 }
 
-/// The elements from..to of a row: what [`Row::normalize_part`] asks of them holds.
+/// The elements from..to of a row: what [`KnownRow::normalize_part`] asks of them holds.
 struct Part<'r, T: Storage, M: Center> {
-    row: &'r Row<T, M>,
+    row: &'r KnownRow<T, M>,
     from: usize,
     to: usize,
     /// Whether all of them are written in the same way.
@@ -248,11 +254,11 @@ impl<T: Storage, M: Center> Kernel for Part<'_, T, M> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { row: &Row { mean, x, y, ref norm, ref affine }, from, to, split } = self;
+        let Self { row: &KnownRow { mean, x, y, ref norm, ref affine }, from, to, split } = self;
         if y.streams() && !split {
             return self.split(simd);
         }
-        let norm = [Norm::new(simd, norm, mean)];
+        let norm = [NormRegs::new(simd, norm, mean)];
         // SAFETY: whoever made this knew that.
         let seen = unsafe { normalize::<S, T, M, 1>(simd, [x], [y], &norm, affine, from, to) };
         !T::Float::any_nan(simd, seen)
@@ -265,7 +271,7 @@ impl<T: Storage, M: Center> Part<'_, T, M> {
     #[inline(always)]
     fn split<S: Lanes>(self, simd: S) -> bool {
         let Self { row, from, to, .. } = self;
-        let mut edge = Row { y: row.y.ordinary(), ..*row };
+        let mut edge = KnownRow { y: row.y.ordinary(), ..*row };
         if from == 0 && row.y.misalignment() != 0 {
             // Even the lanes that a store leaves out count as a touch of the next line, which is streamed: they are
             // written apart.

@@ -1,7 +1,7 @@
 //! Rows one by one: moments, then normalize.
 
 use super::job::{Job, settle};
-use super::normalize::Row;
+use super::normalize::KnownRow;
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
 use crate::rows::Input;
@@ -46,7 +46,7 @@ impl<T: Storage, M: Center> Kernel for WholeRow<'_, '_, T, M> {
             // SAFETY: the job has row r, of cols elements; so have gamma and beta, checked by the constructor.
             finite = unsafe {
                 let (x, y, affine) = (job.rows.source(r), job.target(r), job.affine(r));
-                Row { mean, x, y, norm, affine }.normalize(simd, cols)
+                KnownRow { mean, x, y, norm, affine }.normalize(simd, cols)
             };
         }
         if job.streaming {

@@ -61,7 +61,7 @@ use crate::rows::{GradRows, Vector};
 use crate::simd::Float;
 use crate::stack;
 use crate::stats::is_eps;
-use job::Job;
+use job::GradJob;
 pub use job::Stats;
 pub(crate) use merge::{Merge, merge_sums};
 pub use parts::{LEAF_ROWS, Parts};
@@ -69,7 +69,7 @@ use run::{RunParts, run_parts};
 
 /// The job of taking the gradients of some rows, which are some parts of all rows: see [`Parts`].
 #[derive(Debug)]
-pub struct Backward<'a, T: Storage, M: Center>(Job<'a, T>, PhantomData<M>);
+pub struct Backward<'a, T: Storage, M: Center>(GradJob<'a, T>, PhantomData<M>);
 
 impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
     /// The job for all of `rows`, which make parts of their own: [`Parts::new`] of `rows.rows()`. The gradients of
@@ -100,7 +100,7 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         let harmless = gamma.is_none() || offset.is_zero();
         let offset = if harmless { -T::Float::default() } else { offset };
         let isa = Isa::SCALAR;
-        let job = Job { isa, centered: M::CENTERED, rows, stats, gamma, offset, eps, sums, streaming, part_rows };
+        let job = GradJob { isa, centered: M::CENTERED, rows, stats, gamma, offset, eps, sums, streaming, part_rows };
         fits.then_some(Self(job, PhantomData))
     }
 
@@ -114,7 +114,7 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         let Self(job, _) = self;
         let row = parts.saturating_mul(job.part_rows).min(job.rows.rows());
         let (a, b) = job.rows.split_at(row);
-        (Self(Job { rows: a, ..job }, PhantomData), Self(Job { rows: b, ..job }, PhantomData))
+        (Self(GradJob { rows: a, ..job }, PhantomData), Self(GradJob { rows: b, ..job }, PhantomData))
     }
 
     /// Whether there is nothing to do.

@@ -6,7 +6,7 @@ use super::input::Addition;
 use super::line::{LINE, start_on_lines};
 use super::source::Ahead;
 use super::{Input, Source, Target};
-use crate::element::{Beside, Storage};
+use crate::element::{Companion, Storage};
 use crate::simd::Lanes;
 
 /// x and y of so many bytes are in memory, or in a far cache.
@@ -82,7 +82,7 @@ pub(super) fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool 
 impl<'a, T: Storage> RowIo<'a, T> {
     /// Rows of x to be normalized into y. `None` if they do not fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn new<Y: Beside<T>>(
+    pub fn new<Y: Companion<T>>(
         x: &'a [T],
         x_stride: usize,
         y: &'a mut [Y],
@@ -124,7 +124,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride. `None` if
     /// the rows do not fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn sum<Y: Beside<T>>(
+    pub fn sum<Y: Companion<T>>(
         (x, x_stride): (&'a [T], usize),
         (residual, residual_stride): (&'a [T], usize),
         (s, s_stride): (&'a mut [T], usize),
@@ -143,7 +143,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride. `None` if the rows
     /// do not fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn sum_in_place<Y: Beside<T>>(
+    pub fn sum_in_place<Y: Companion<T>>(
         (x, x_stride): (&'a [T], usize),
         (s, s_stride): (&'a mut [T], usize),
         (y, y_stride): (&'a mut [Y], usize),
@@ -227,7 +227,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
     }
 
     #[inline(always)]
-    fn of_addends<Y: Beside<T>>(
+    fn of_addends<Y: Companion<T>>(
         addends: Addends<T>,
         s: *mut T,
         s_stride: usize,
@@ -436,7 +436,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
         if self.is_sum() {
             // SAFETY: the caller's duty; the constructors of sums were given x as a mutable slice.
             let sums = unsafe { core::slice::from_raw_parts_mut(self.source(r).0.cast_mut(), self.cols) };
-            sums.iter_mut().filter(|v| v.to_computed().into().is_nan()).for_each(|v| *v = <T as Beside<T>>::NAN);
+            sums.iter_mut().filter(|v| v.to_computed().into().is_nan()).for_each(|v| *v = <T as Companion<T>>::NAN);
         }
     }
 

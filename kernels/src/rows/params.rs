@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use super::Groups;
-use crate::element::{Beside, Storage};
+use crate::element::{Companion, Storage};
 use crate::simd::Float;
 
 /// A vector beside rows of type `T`, of any type that it may have there.
@@ -20,7 +20,7 @@ unsafe impl<T: Sync> Send for Vector<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for Vector<'_, T> {}
 
-impl<'a, T: Storage, G: Beside<T>> From<&'a [G]> for Vector<'a, T> {
+impl<'a, T: Storage, G: Companion<T>> From<&'a [G]> for Vector<'a, T> {
     #[inline(always)]
     fn from(v: &'a [G]) -> Self {
         Self { p: v.as_ptr().cast(), len: v.len(), wide: G::WIDE, marker: PhantomData }

@@ -2,7 +2,7 @@
 
 use super::line::{CacheLine, LINE};
 use super::tail::Tail;
-use crate::element::{Beside, Pair, Storage};
+use crate::element::{Companion, Pair, Storage};
 use crate::simd::{Float, Lanes, WIDE_REGS};
 
 /// The ways of the second touch of a row, each of which has a loop of its own.
@@ -219,7 +219,7 @@ impl<T: Storage> Target<T> {
             if self.wide {
                 *self.p.cast::<f32>().add(i) = f32::NAN;
             } else {
-                *self.p.add(i) = <T as Beside<T>>::NAN;
+                *self.p.add(i) = <T as Companion<T>>::NAN;
             }
         }
     }

@@ -3,7 +3,7 @@
 use lanenorm::call::{BackwardCall, Call, Of, Place};
 pub(crate) use lanenorm::kernels::ops::backward::Stats;
 pub(crate) use lanenorm::kernels::stats::StatsMut;
-use lanenorm::{Beside, Center, Centered, Element, Error, Moments, Norm, Rows, RowsMut, Uncentered};
+use lanenorm::{Center, Centered, Companion, Element, Error, Moments, Norm, Rows, RowsMut, Uncentered};
 
 /// The rows of a forward call.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl<F> Default for ParamGrads<'_, F> {
 /// What is the same in both normalizations, or absent from one.
 pub(crate) trait Operation: Center {
     /// beta must be absent where there is none; statistics that there are not stay as they are.
-    fn with_rest<'a, T: Element, G: Beside<T>, I, D: Place>(
+    fn with_rest<'a, T: Element, G: Companion<T>, I, D: Place>(
         call: Call<'a, T, Self, I, D, Of<G>>,
         beta: Option<&'a [G]>,
         stats: StatsMut<'a, T::Float>,
@@ -156,7 +156,7 @@ pub(crate) trait Operation: Center {
 }
 
 impl Operation for Centered {
-    fn with_rest<'a, T: Element, G: Beside<T>, I, D: Place>(
+    fn with_rest<'a, T: Element, G: Companion<T>, I, D: Place>(
         call: Call<'a, T, Self, I, D, Of<G>>,
         beta: Option<&'a [G]>,
         stats: StatsMut<'a, T::Float>,
@@ -174,7 +174,7 @@ impl Operation for Centered {
 }
 
 impl Operation for Uncentered {
-    fn with_rest<'a, T: Element, G: Beside<T>, I, D: Place>(
+    fn with_rest<'a, T: Element, G: Companion<T>, I, D: Place>(
         call: Call<'a, T, Self, I, D, Of<G>>,
         beta: Option<&'a [G]>,
         stats: StatsMut<'a, T::Float>,
@@ -193,7 +193,7 @@ impl Operation for Uncentered {
     }
 }
 
-pub(crate) fn forward<'a, M: Operation, T: Element, G: Beside<T>, Y: Beside<T>>(
+pub(crate) fn forward<'a, M: Operation, T: Element, G: Companion<T>, Y: Companion<T>>(
     plan: &'a Norm<M>,
     io: Io<'a, T, Y>,
     gamma: Option<&'a [G]>,
@@ -225,7 +225,7 @@ pub(crate) fn forward<'a, M: Operation, T: Element, G: Beside<T>, Y: Beside<T>>(
     }
 }
 
-pub(crate) fn backward<'a, M: Operation, T: Element, G: Beside<T>>(
+pub(crate) fn backward<'a, M: Operation, T: Element, G: Companion<T>>(
     plan: &'a Norm<M>,
     io: GradIo<'a, T>,
     gamma: Option<&'a [G]>,

@@ -1,7 +1,7 @@
 //! The operations, and one plan for all of them, so that what holds for each is tested in one place.
 
 use lanenorm::kernels::table::Op;
-use lanenorm::{Beside, Element, Error, Isa, LayerNorm, Moments, Parallelism, RmsNorm, Rows, RowsMut, Store};
+use lanenorm::{Companion, Element, Error, Isa, LayerNorm, Moments, Parallelism, RmsNorm, Rows, RowsMut, Store};
 
 use super::forms::{self, GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
 
@@ -170,7 +170,7 @@ impl Plan {
     }
 
     /// With those of the statistics that the operation has; the others stay as they are.
-    pub(crate) fn forward_mixed<'a, T: Element, G: Beside<T>, Y: Beside<T>>(
+    pub(crate) fn forward_mixed<'a, T: Element, G: Companion<T>, Y: Companion<T>>(
         &self,
         io: Io<'a, T, Y>,
         gamma: Option<&'a [G]>,
@@ -225,7 +225,7 @@ impl Plan {
     }
 
     /// The same.
-    pub(crate) fn backward_mixed<'a, T: Element, G: Beside<T>>(
+    pub(crate) fn backward_mixed<'a, T: Element, G: Companion<T>>(
         &self,
         io: GradIo<'a, T>,
         gamma: Option<&'a [G]>,
@@ -236,7 +236,7 @@ impl Plan {
     }
 
     /// The same.
-    pub(crate) fn backward_with_scratch<'a, T: Element, G: Beside<T>>(
+    pub(crate) fn backward_with_scratch<'a, T: Element, G: Companion<T>>(
         &self,
         io: GradIo<'a, T>,
         gamma: Option<&'a [G]>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Neg;
 
 use lanenorm::kernels::simd::Float;
-use lanenorm::{Beside, Element, RowsMut, bf16, f16};
+use lanenorm::{Companion, Element, RowsMut, bf16, f16};
 
 use super::forms::Io;
 use super::{Random, quick};
@@ -121,8 +121,8 @@ value!(
 /// The types of a problem: of x, of gamma and beta, of y.
 pub(crate) trait Types: Clone + 'static {
     type X: Value + Element<Float = Self::F>;
-    type G: Value + Beside<Self::X>;
-    type Y: Value + Beside<Self::X>;
+    type G: Value + Companion<Self::X>;
+    type Y: Value + Companion<Self::X>;
     /// What rows are computed in.
     type F: Value + Float;
     const NAME: &str;

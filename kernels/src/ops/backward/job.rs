@@ -51,7 +51,7 @@ impl<'a, F: Float> Stats<'a, F> {
 
 /// What both normalizations have in common, and the loops take.
 #[derive(Debug)]
-pub(super) struct Job<'a, T: Storage> {
+pub(super) struct GradJob<'a, T: Storage> {
     /// The tier that it runs on.
     pub(super) isa: Isa,
     /// Whether rows have a mean.
@@ -67,7 +67,7 @@ pub(super) struct Job<'a, T: Storage> {
     pub(super) part_rows: usize,
 }
 
-impl<T: Storage> Job<'_, T> {
+impl<T: Storage> GradJob<'_, T> {
     /// The gamma to multiply by.
     pub(super) fn gamma(&self, i: usize) -> T::Float {
         let params = Params { gamma: self.gamma, offset: self.offset, ..Params::default() };

@@ -5,9 +5,9 @@ use core::marker::PhantomData;
 use core::slice::from_raw_parts;
 
 use super::super::moments::RowMoments;
-use super::job::{BLOCK_ROWS, Job, Trusted, trusted};
+use super::job::{BLOCK_ROWS, GradJob, Trusted, trusted};
 use super::parts::{LEAF_ROWS, sums};
-use super::touches::{Row, Trust, project, second_touch, ways};
+use super::touches::{RowTerms, Trust, project, second_touch, ways};
 use super::{merge, slow};
 use crate::element::Storage;
 use crate::isa::Isa;
@@ -18,7 +18,7 @@ use crate::stats::{Moments, RowNorm};
 
 /// The parts of a job.
 pub(super) struct RunParts<'j, 'a, T: Storage, M: Center> {
-    pub(super) job: &'j mut Job<'a, T>,
+    pub(super) job: &'j mut GradJob<'a, T>,
     pub(super) partials: &'j mut [T::Float],
     pub(super) work: &'j mut [T::Float],
     pub(super) center: PhantomData<M>,
@@ -61,7 +61,7 @@ impl<T: Storage, M: Center> Kernel for RunParts<'_, '_, T, M> {
 
 /// gamma plus offset, in the order of the pairs of registers.
 #[inline(always)]
-fn pack_gamma<S: Lanes, T: Storage>(simd: S, job: &Job<'_, T>, packed: &mut [T::Float]) {
+fn pack_gamma<S: Lanes, T: Storage>(simd: S, job: &GradJob<'_, T>, packed: &mut [T::Float]) {
     let affine = Affine::new(job.gamma, None, job.offset);
     let (cols, pair) = (job.rows.cols(), 2 * T::Float::lanes::<S>());
     for i in (0..packed.len()).step_by(pair) {
@@ -77,14 +77,14 @@ fn pack_gamma<S: Lanes, T: Storage>(simd: S, job: &Job<'_, T>, packed: &mut [T::
 #[inline(always)]
 fn touch_rows<S: Lanes, T: Storage, M: Center>(
     simd: S,
-    job: &mut Job<'_, T>,
+    job: &mut GradJob<'_, T>,
     r: usize,
     n: usize,
     gamma: &[T::Float],
     leaf: &mut [T::Float],
 ) {
     let center = PhantomData::<M>;
-    let mut rows = [Row::NAN; BLOCK_ROWS];
+    let mut rows = [RowTerms::NAN; BLOCK_ROWS];
     // The moments of each row, if they have been taken.
     let mut moments = [None; BLOCK_ROWS];
     let ([row_a, row_b], [moments_a, moments_b]) = (&mut rows, &mut moments);
@@ -131,9 +131,9 @@ fn touch_rows<S: Lanes, T: Storage, M: Center>(
 #[cold]
 #[inline(never)]
 fn take_moments<T: Storage, M: Center>(
-    job: &Job<'_, T>,
+    job: &GradJob<'_, T>,
     r: usize,
-    rows: &[Row<T::Float>],
+    rows: &[RowTerms<T::Float>],
     moments: &mut [Option<Moments>],
     adds: bool,
 ) {
@@ -148,10 +148,10 @@ fn take_moments<T: Storage, M: Center>(
 
 /// What the second touch of row `r` takes.
 struct FirstTouch<'j, 'a, T: Storage, M: Center> {
-    job: &'j Job<'a, T>,
+    job: &'j GradJob<'a, T>,
     r: usize,
     gamma: &'j [T::Float],
-    row: &'j mut Row<T::Float>,
+    row: &'j mut RowTerms<T::Float>,
     /// Those of the row, if they are taken.
     moments: &'j mut Option<Moments>,
     center: PhantomData<M>,
@@ -168,9 +168,9 @@ impl<T: Storage, M: Center> Kernel for FirstTouch<'_, '_, T, M> {
 
 /// The second touch of the `R` rows from `r` on.
 struct SecondTouch<'j, 'a, T: Storage, M: Center, const R: usize> {
-    job: &'j mut Job<'a, T>,
+    job: &'j mut GradJob<'a, T>,
     r: usize,
-    rows: &'j [Row<T::Float>; R],
+    rows: &'j [RowTerms<T::Float>; R],
     wanted: u8,
     gamma: &'j [T::Float],
     leaf: &'j mut [T::Float],
@@ -191,11 +191,11 @@ impl<T: Storage, M: Center, const R: usize> Kernel for SecondTouch<'_, '_, T, M,
 #[inline(always)]
 fn first_touch<S: Lanes, T: Storage, M: Center>(
     simd: S,
-    job: &Job<'_, T>,
+    job: &GradJob<'_, T>,
     r: usize,
     gamma: &[T::Float],
     taken: &mut Option<Moments>,
-) -> Row<T::Float> {
+) -> RowTerms<T::Float> {
     let Trusted { rstd: trusted_rstd, sums: trusted_sums, products } = const { trusted::<T>() };
     let is_trusted = |norm: &RowNorm<T::Float>| trusted_rstd.contains(&norm.rstd.into());
     let of_row;
@@ -205,7 +205,7 @@ fn first_touch<S: Lanes, T: Storage, M: Center>(
         Some(norm) if is_trusted(&norm) => (norm, false),
         Some(_) => match slow::norm_of_untrusted(job, r, taken) {
             Some(norm) => norm,
-            None => return Row::NAN,
+            None => return RowTerms::NAN,
         },
         None => {
             // SAFETY: r < rows, and rows have cols > 0 elements.
@@ -222,7 +222,7 @@ fn first_touch<S: Lanes, T: Storage, M: Center>(
                     *taken = fast.take().copied();
                     match slow::norm_of_untrusted(job, r, taken) {
                         Some(norm) => norm,
-                        None => return Row::NAN,
+                        None => return RowTerms::NAN,
                     }
                 }
             }
@@ -230,7 +230,7 @@ fn first_touch<S: Lanes, T: Storage, M: Center>(
     };
     let (mean_lo, rstd): (f64, f64) = (norm.mean_lo.into(), norm.rstd.into());
     if !job.rows.has_dx() {
-        return Row::new(&norm, 0.0, 0.0, Trust::All);
+        return RowTerms::new(&norm, 0.0, 0.0, Trust::All);
     }
     // SAFETY: there is a row r; gamma has whole steps.
     let (s1, s2) = unsafe { project::<S, T, M>(simd, job, r, norm.mean, gamma) };
@@ -247,5 +247,5 @@ fn first_touch<S: Lanes, T: Storage, M: Center>(
         }
     }
     let inv_cols = 1.0 / job.rows.cols() as f64;
-    Row::new(&norm, s1 * inv_cols, s2 * inv_cols, trust)
+    RowTerms::new(&norm, s1 * inv_cols, s2 * inv_cols, trust)
 }

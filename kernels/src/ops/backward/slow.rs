@@ -5,8 +5,8 @@
 //! gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond their own: they are
 //! computed element by element with exponents apart, so that neither products nor sums leave the range.
 
-use super::job::{BLOCK_ROWS, Job, power_of_two, trusted};
-use super::touches::{Row, Trust};
+use super::job::{BLOCK_ROWS, GradJob, power_of_two, trusted};
+use super::touches::{RowTerms, Trust};
 use crate::element::{Pair, Storage};
 use crate::rows::{Source, Tail, Target};
 use crate::simd::{Float, Kernel, Lanes, WIDE_REGS, sqrt_f64};
@@ -16,7 +16,7 @@ use crate::stats::{Moments, RowNorm};
 /// Whether all of row `r` of dy is zero, of one sign.
 #[cold]
 #[inline(never)]
-pub(super) fn is_zero<T: Storage>(job: &Job<'_, T>, r: usize) -> bool {
+pub(super) fn is_zero<T: Storage>(job: &GradJob<'_, T>, r: usize) -> bool {
     // SAFETY: callers count the rows; rows have cols elements.
     unsafe { exact::is_constant(job.rows.dy(job.rows.place(r)), job.rows.cols(), false) }
 }
@@ -27,7 +27,7 @@ pub(super) fn is_zero<T: Storage>(job: &Job<'_, T>, r: usize) -> bool {
 #[cold]
 #[inline(never)]
 pub(super) fn norm_of_untrusted<T: Storage>(
-    job: &Job<'_, T>,
+    job: &GradJob<'_, T>,
     r: usize,
     taken: &mut Option<Moments>,
 ) -> Option<(RowNorm<T::Float>, bool)> {
@@ -41,7 +41,7 @@ pub(super) fn norm_of_untrusted<T: Storage>(
 }
 
 /// What the loops take of row `r` if its xhat is defined to be zero: all elements are equal and eps is 0.
-fn constant<T: Storage>(job: &Job<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
+fn constant<T: Storage>(job: &GradJob<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
     if job.eps != 0.0 {
         return None;
     }
@@ -57,7 +57,7 @@ fn constant<T: Storage>(job: &Job<'_, T>, r: usize) -> Option<RowNorm<T::Float>>
 /// The moments of row `r`, of the slow path if those of the loops are not trusted, and what the root is taken of at
 /// their scale. `taken_before` are of either.
 #[inline(never)]
-fn moments<T: Storage>(job: &Job<'_, T>, r: usize, taken_before: Moments) -> (Moments, f64) {
+fn moments<T: Storage>(job: &GradJob<'_, T>, r: usize, taken_before: Moments) -> (Moments, f64) {
     let mut m = taken_before;
     // Those of the loops have this scale, and those of the slow path another.
     let is_fast = m.scale == 1.0;
@@ -71,7 +71,7 @@ fn moments<T: Storage>(job: &Job<'_, T>, r: usize, taken_before: Moments) -> (Mo
 /// What the slow path takes of row `r`, whose moments have been taken. rstd is zero if all elements are equal and eps
 /// is 0: xhat is 0 then, and dx is defined to be.
 #[inline(never)]
-fn norm_of<T: Storage>(job: &Job<'_, T>, r: usize, taken: Moments) -> WideNorm {
+fn norm_of<T: Storage>(job: &GradJob<'_, T>, r: usize, taken: Moments) -> WideNorm {
     let (m, v) = moments(job, r, taken);
     WideNorm::new::<T::Float>(&m, if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) })
 }
@@ -82,9 +82,9 @@ fn norm_of<T: Storage>(job: &Job<'_, T>, r: usize, taken: Moments) -> WideNorm {
 #[cold]
 #[inline(never)]
 pub(super) fn take_rows<T: Storage>(
-    job: &mut Job<'_, T>,
+    job: &mut GradJob<'_, T>,
     r: usize,
-    rows: &[Row<T::Float>],
+    rows: &[RowTerms<T::Float>],
     moments: &[Option<Moments>],
     gamma: &[T::Float],
     leaf: &mut [T::Float],
@@ -184,7 +184,7 @@ unsafe fn sum_wide<S: Lanes, T: Storage>(simd: S, to: *const T::Float, v: [S::f6
 
 /// Writes dx of row `r`, if it is wanted. gamma has whole steps of columns.
 #[inline(never)]
-fn write_dx<T: Storage>(job: &mut Job<'_, T>, r: usize, row: &SlowRow<T>, gamma: &[T::Float]) {
+fn write_dx<T: Storage>(job: &mut GradJob<'_, T>, r: usize, row: &SlowRow<T>, gamma: &[T::Float]) {
     let &SlowRow { ref norm, dy, x } = row;
     let at = job.rows.place(r);
     // SAFETY: r < rows.
@@ -212,7 +212,7 @@ fn write_dx<T: Storage>(job: &mut Job<'_, T>, r: usize, row: &SlowRow<T>, gamma:
 
 /// Writes dx of row `r`, where gamma has whole steps of columns. Returns false, and writes nothing, if a number is not
 /// finite.
-fn write_row<T: Storage>(job: &Job<'_, T>, r: usize, row: &SlowRow<T>, dx: Target<T>, gamma: &[T::Float]) -> bool {
+fn write_row<T: Storage>(job: &GradJob<'_, T>, r: usize, row: &SlowRow<T>, dx: Target<T>, gamma: &[T::Float]) -> bool {
     let (isa, cols) = (job.isa, job.rows.cols());
     let &SlowRow { ref norm, dy, x } = row;
     // SAFETY: r < rows.

@@ -1,6 +1,6 @@
 //! The two touches of the rows that take the fast path.
 
-use super::job::{BLOCK_ROWS, Job};
+use super::job::{BLOCK_ROWS, GradJob};
 use crate::element::{Pair, Reg, Storage};
 use crate::loops::probe;
 use crate::mean::{Center, Mean};
@@ -22,25 +22,38 @@ pub(super) enum Trust {
 
 /// What the second touch of one row takes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row<F> {
+pub(super) struct RowTerms<F> {
     mean: F,
     mean_lo: F,
     rstd: F,
     /// -rstd * c1 and -rstd * c2.
-    a: F,
-    b: F,
+    neg_rstd_c1: F,
+    neg_rstd_c2: F,
     pub(super) trust: Trust,
 }
 
-impl<F: Float> Row<F> {
-    pub(super) const NAN: Self =
-        Self { mean: F::NAN, mean_lo: F::NAN, rstd: F::NAN, a: F::NAN, b: F::NAN, trust: Trust::Nothing };
+impl<F: Float> RowTerms<F> {
+    pub(super) const NAN: Self = Self {
+        mean: F::NAN,
+        mean_lo: F::NAN,
+        rstd: F::NAN,
+        neg_rstd_c1: F::NAN,
+        neg_rstd_c2: F::NAN,
+        trust: Trust::Nothing,
+    };
 
     #[inline(always)]
     pub(super) fn new(norm: &RowNorm<F>, c1: f64, c2: f64, trust: Trust) -> Self {
         let &RowNorm { mean, mean_lo, rstd } = norm;
         let rstd_f64: f64 = rstd.into();
-        Self { mean, mean_lo, rstd, a: F::from_f64(-rstd_f64 * c1), b: F::from_f64(-rstd_f64 * c2), trust }
+        Self {
+            mean,
+            mean_lo,
+            rstd,
+            neg_rstd_c1: F::from_f64(-rstd_f64 * c1),
+            neg_rstd_c2: F::from_f64(-rstd_f64 * c2),
+            trust,
+        }
     }
 }
 
@@ -52,7 +65,7 @@ impl<F: Float> Row<F> {
 #[inline(always)]
 pub(super) unsafe fn project<S: Lanes, T: Storage, M: Center>(
     simd: S,
-    job: &Job<'_, T>,
+    job: &GradJob<'_, T>,
     r: usize,
     hi: T::Float,
     gamma: &[T::Float],
@@ -160,14 +173,14 @@ fn halve<S: Lanes, T: Storage>(simd: S, mut v: [Reg<S, T>; MAX_REGS]) -> Reg<S, 
     v[0]
 }
 
-/// A [`Row`] in registers, and where its elements are.
+/// A [`RowTerms`] in registers, and where its elements are.
 #[derive(Clone, Copy)]
 struct Loaded<S: Lanes, T: Storage, M> {
     hi: Reg<S, T>,
     rstd: Reg<S, T>,
     offset: Reg<S, T>,
-    a: Reg<S, T>,
-    b: Reg<S, T>,
+    neg_rstd_c1: Reg<S, T>,
+    neg_rstd_c2: Reg<S, T>,
     mean: Mean<M>,
     dy: Source<T>,
     x: Source<T>,
@@ -181,8 +194,8 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
-    unsafe fn new(simd: S, job: &mut Job<'_, T>, r: usize, row: &Row<T::Float>) -> Self {
-        let &Row { mean, mean_lo, rstd, a, b, .. } = row;
+    unsafe fn new(simd: S, job: &mut GradJob<'_, T>, r: usize, row: &RowTerms<T::Float>) -> Self {
+        let &RowTerms { mean, mean_lo, rstd, neg_rstd_c1, neg_rstd_c2, .. } = row;
         let splat = |v| T::Float::splat(simd, v);
         let at = job.rows.place(r);
         // SAFETY: the caller's duty.
@@ -200,8 +213,8 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
             hi: splat(mean),
             rstd: splat(rstd),
             offset,
-            a: splat(a),
-            b: splat(b),
+            neg_rstd_c1: splat(neg_rstd_c1),
+            neg_rstd_c2: splat(neg_rstd_c2),
             mean: Mean::new(job.centered).on::<S>(),
             dy,
             x,
@@ -224,9 +237,9 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
     #[inline(always)]
     fn dx(&self, simd: S, dy: Reg<S, T>, xhat: Reg<S, T>, gamma: Reg<S, T>) -> Reg<S, T> {
         let projected = if self.mean.is_computed::<S>() {
-            T::Float::fma(simd, xhat, self.b, self.a)
+            T::Float::fma(simd, xhat, self.neg_rstd_c2, self.neg_rstd_c1)
         } else {
-            T::Float::times(simd, xhat, self.b)
+            T::Float::times(simd, xhat, self.neg_rstd_c2)
         };
         T::Float::fma(simd, T::Float::times(simd, dy, gamma), self.rstd, projected)
     }
@@ -235,7 +248,7 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
 /// What the rows of a block have in common: gamma and the running sums, in pairs of registers and whole steps of
 /// columns.
 #[derive(Clone, Copy)]
-struct Beside<T: Storage> {
+struct Shared<T: Storage> {
     gamma: *const T::Float,
     dgamma: *mut T::Float,
     /// The same as dgamma where there is no beta: what is stored there is then replaced by dgamma.
@@ -260,9 +273,9 @@ pub(super) mod ways {
 #[inline(always)]
 pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     simd: S,
-    job: &mut Job<'_, T>,
+    job: &mut GradJob<'_, T>,
     r: usize,
-    rows: &[Row<T::Float>; R],
+    rows: &[RowTerms<T::Float>; R],
     wanted: u8,
     gamma: &[T::Float],
     leaf: &mut [T::Float],
@@ -272,7 +285,7 @@ pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     assert!(r + R <= job.rows.rows() && gamma.len() >= cols && leaf.len() == sums * gamma.len());
     let dgamma = leaf.as_mut_ptr();
     let dbeta = dgamma.wrapping_add((sums - 1) * gamma.len());
-    let beside = Beside::<T> { gamma: gamma.as_ptr(), dgamma, dbeta };
+    let shared = Shared::<T> { gamma: gamma.as_ptr(), dgamma, dbeta };
     // SAFETY: there are R rows from r on, checked above. (No closure: those of arrays' methods are not always inlined.)
     let mut loaded = [unsafe { Loaded::new(simd, job, r, &rows[0]) }; R];
     for k in 1..R {
@@ -298,12 +311,12 @@ pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     unsafe {
         let mut seen = match way {
             _ if !S::SPECIALIZES => T::Float::splat(simd, T::Float::default()),
-            ways::ALL if R > 1 => touch::<S, T, M, { ways::ALL }, R>(simd, &loaded, beside, way, at),
-            ways::ALL_STREAMED if R > 1 => touch::<S, T, M, { ways::ALL_STREAMED }, R>(simd, &loaded, beside, way, at),
-            _ => touch::<S, T, M, { ways::ANY }, R>(simd, &loaded, beside, way, at),
+            ways::ALL if R > 1 => touch::<S, T, M, { ways::ALL }, R>(simd, &loaded, shared, way, at),
+            ways::ALL_STREAMED if R > 1 => touch::<S, T, M, { ways::ALL_STREAMED }, R>(simd, &loaded, shared, way, at),
+            _ => touch::<S, T, M, { ways::ANY }, R>(simd, &loaded, shared, way, at),
         };
         while at < cols {
-            let tail = touch_tail::<S, T, M, R>(simd, &loaded, beside, way, at, pair.min(cols - at));
+            let tail = touch_tail::<S, T, M, R>(simd, &loaded, shared, way, at, pair.min(cols - at));
             seen = T::Float::plus(simd, seen, tail);
             at += pair;
             if S::SPECIALIZES {
@@ -349,7 +362,7 @@ fn add_rows<S: Lanes, F: Float, M: Center, const R: usize>(
 unsafe fn touch<S: Lanes, T: Storage, M: Center, const WAY: u8, const R: usize>(
     simd: S,
     rows: &[Loaded<S, T, M>; R],
-    beside: Beside<T>,
+    shared: Shared<T>,
     way: u8,
     to: usize,
 ) -> Reg<S, T> {
@@ -362,10 +375,10 @@ unsafe fn touch<S: Lanes, T: Storage, M: Center, const WAY: u8, const R: usize>(
         // SAFETY: the caller's duty; a pair is left.
         unsafe {
             if apart {
-                seen = touch_registers::<S, T, M, R, 0, 1>(simd, rows, beside, has, i, seen);
-                seen = touch_registers::<S, T, M, R, 1, 2>(simd, rows, beside, has, i, seen);
+                seen = touch_registers::<S, T, M, R, 0, 1>(simd, rows, shared, has, i, seen);
+                seen = touch_registers::<S, T, M, R, 1, 2>(simd, rows, shared, has, i, seen);
             } else {
-                seen = touch_registers::<S, T, M, R, 0, 2>(simd, rows, beside, has, i, seen);
+                seen = touch_registers::<S, T, M, R, 0, 2>(simd, rows, shared, has, i, seen);
             }
         }
         i += 2 * T::Float::lanes::<S>();
@@ -382,7 +395,7 @@ unsafe fn touch<S: Lanes, T: Storage, M: Center, const WAY: u8, const R: usize>(
 unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const FROM: usize, const TO: usize>(
     simd: S,
     rows: &[Loaded<S, T, M>; R],
-    beside: Beside<T>,
+    shared: Shared<T>,
     has: impl Fn(u8) -> bool,
     i: usize,
     mut seen: Reg<S, T>,
@@ -392,7 +405,7 @@ unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const
     let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
     // SAFETY: the caller's duty.
     unsafe {
-        let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
+        let gamma = T::simd_load_computed(simd, shared.gamma.add(i));
         for r in 0..R {
             let row = &rows[r];
             let (dy, x) = (row.dy.load(simd, i), row.x.load(simd, i));
@@ -423,7 +436,7 @@ unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const
             }
         }
         if has(ways::SUMS) {
-            add_to_sums::<S, T, M, R, FROM, TO>(simd, beside, i, &dys, &xhats);
+            add_to_sums::<S, T, M, R, FROM, TO>(simd, shared, i, &dys, &xhats);
         }
     }
     seen
@@ -438,7 +451,7 @@ unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const
 unsafe fn touch_tail<S: Lanes, T: Storage, M: Center, const R: usize>(
     simd: S,
     rows: &[Loaded<S, T, M>; R],
-    beside: Beside<T>,
+    shared: Shared<T>,
     way: u8,
     i: usize,
     n: usize,
@@ -447,7 +460,7 @@ unsafe fn touch_tail<S: Lanes, T: Storage, M: Center, const R: usize>(
     let mut seen = zero;
     // SAFETY: the caller's duty.
     unsafe {
-        let gamma = T::simd_load_computed(simd, beside.gamma.add(i));
+        let gamma = T::simd_load_computed(simd, shared.gamma.add(i));
         let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
         for r in 0..R {
             let [dy, xhat] = if S::SPECIALIZES {
@@ -460,7 +473,7 @@ unsafe fn touch_tail<S: Lanes, T: Storage, M: Center, const R: usize>(
             }
         }
         if way & ways::SUMS != 0 {
-            add_to_sums::<S, T, M, R, 0, 2>(simd, beside, i, &dys, &xhats);
+            add_to_sums::<S, T, M, R, 0, 2>(simd, shared, i, &dys, &xhats);
         }
     }
     seen
@@ -530,7 +543,7 @@ unsafe fn touch_row_tail_outlined<S: Lanes, T: Storage, M: Center>(
 #[inline(always)]
 unsafe fn add_to_sums<S: Lanes, T: Storage, M: Center, const R: usize, const FROM: usize, const TO: usize>(
     simd: S,
-    beside: Beside<T>,
+    shared: Shared<T>,
     i: usize,
     dys: &[[Reg<S, T>; R]; 2],
     xhats: &[[Reg<S, T>; R]; 2],
@@ -539,18 +552,18 @@ unsafe fn add_to_sums<S: Lanes, T: Storage, M: Center, const R: usize, const FRO
     let lanes = T::Float::lanes::<S>();
     // SAFETY: the caller's duty.
     unsafe {
-        let mut dgamma = T::simd_load_computed(simd, beside.dgamma.add(i));
-        let mut dbeta = if M::CENTERED { T::simd_load_computed(simd, beside.dbeta.add(i)) } else { [zero; 2] };
+        let mut dgamma = T::simd_load_computed(simd, shared.dgamma.add(i));
+        let mut dbeta = if M::CENTERED { T::simd_load_computed(simd, shared.dbeta.add(i)) } else { [zero; 2] };
         for k in FROM..TO {
             [dgamma[k], dbeta[k]] = add_rows::<S, T::Float, M, R>(simd, &dys[k], &xhats[k], dgamma[k], dbeta[k]);
         }
         if M::CENTERED {
             for k in FROM..TO {
-                T::Float::store(simd, beside.dbeta.add(i + k * lanes), dbeta[k]);
+                T::Float::store(simd, shared.dbeta.add(i + k * lanes), dbeta[k]);
             }
         }
         for k in FROM..TO {
-            T::Float::store(simd, beside.dgamma.add(i + k * lanes), dgamma[k]);
+            T::Float::store(simd, shared.dgamma.add(i + k * lanes), dgamma[k]);
         }
     }
 }
