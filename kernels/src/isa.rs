@@ -10,7 +10,8 @@ use core::str::FromStr;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Avx2;
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
-use crate::simd::{Entry, Kernel, scalar};
+use crate::simd::Entry;
+use crate::simd::{Kernel, scalar};
 
 /// An instruction set that the kernels are compiled for.
 ///
