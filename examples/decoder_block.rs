@@ -117,7 +117,7 @@ impl Norms {
     }
 }
 
-/// All blocks on all tokens, by so many threads. Returns the longest time that one of them spent in norms.
+/// Runs all blocks on all tokens, on `threads` threads. Returns the longest time that one thread spent in norms.
 fn run(blocks: &[Block], hidden: &mut [bf16], threads: usize) -> Result<Duration, Error> {
     let chunk = TOKENS.div_ceil(threads) * HIDDEN;
     std::thread::scope(|scope| {

@@ -20,7 +20,7 @@ impl Scratch {
         Some(Self { partial, partials, work: parts.work_len::<T>(centered)? })
     }
 
-    /// All of it, for so many tasks.
+    /// The elements of all scratch memory, for `tasks` tasks.
     pub(crate) fn total(&self, tasks: usize) -> Option<usize> {
         self.work.checked_mul(tasks)?.checked_add(self.partials)
     }

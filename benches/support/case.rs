@@ -132,8 +132,8 @@ impl Case {
         Self { op, dtype, name, about, rows, cols, eps, elements, in_default_run, data: Data::Real(tensors) }
     }
 
-    /// The same with as few elements as take the same path: of random inputs that are streamed past the caches by
-    /// default, so many that they still are, of others as many as several threads take.
+    /// The same case with fewer elements that take the same path. Random inputs that are streamed past the caches by
+    /// default stay large enough to be streamed. Other inputs stay large enough for several threads.
     pub(crate) fn thinned(mut self) -> Self {
         let element = self.bytes() / self.elements;
         let streamed = STREAM_BYTES / if self.op.is_backward() { 3 } else { 2 } / element;

@@ -54,9 +54,9 @@ impl<F: Float> Queue<F> {
     }
 }
 
-/// The rows from `first` on, of which there is one at least. Rows of one chunk are normalized two rows late, as long as
-/// an L1 cache has room for three of them, gamma and beta, and others one row late. With `STREAMS`, which types that
-/// are streamed apart have, they are streamed. Returns whether a row of y is known to be finite.
+/// Normalizes the rows from `first` to the last; `first` is a row of the job. Rows of one chunk are normalized two rows
+/// late, as long as an L1 cache has room for three rows, gamma and beta. Longer rows are normalized one row late. With
+/// `STREAMS`, y is streamed (see [`Storage::STREAMS_APART`]). Returns whether a row of y is known to be finite.
 pub(super) struct Fused<'j, 'a, T: Storage, M: Center, const STREAMS: bool> {
     pub(super) job: &'j mut Job<'a, T>,
     pub(super) first: usize,

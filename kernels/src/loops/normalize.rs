@@ -266,8 +266,8 @@ impl<T: Storage, M: Center> Kernel for Part<'_, T, M> {
 }
 
 impl<T: Storage, M: Center> Part<'_, T, M> {
-    /// Streams whole cache lines, and writes with ordinary stores the elements of those of which there is only a part:
-    /// such a line costs as much as dozens of others if it is streamed.
+    /// Streams the whole cache lines of a row. The first and the last line may have elements of other rows too: these
+    /// two are written with ordinary stores, since a line that is streamed in part costs as much as dozens of others.
     #[inline(always)]
     fn split<S: Lanes>(self, simd: S) -> bool {
         let Self { row, from, to, .. } = self;

@@ -3,7 +3,7 @@
 /// The bytes of a cache line.
 pub const LINE: usize = 64;
 
-/// Whether rows that start at an address, and so many bytes apart, all start on cache lines.
+/// Whether all rows start on cache lines: the first starts at address `at`, and rows are `strides` bytes apart.
 #[inline(always)]
 pub fn start_on_lines(at: usize, strides: [usize; 2]) -> bool {
     (at | strides[0] | strides[1]).is_multiple_of(LINE)

@@ -18,9 +18,9 @@ pub(super) struct Ahead(pub(super) usize);
 impl Ahead {
     pub(super) const NOTHING: Self = Self(usize::MAX);
 
-    /// Of rows so many elements apart. If there are gaps between them, the first request for L1 is for the row below,
-    /// and the others are for what was asked for in it just before. Elements of 16 bits are asked for once, and it is
-    /// the row below.
+    /// Of rows that are `stride` elements apart. If there are gaps between the rows, the first request for L1 is for
+    /// the row below, and the others are for what was asked for in that row just before. Elements of 16 bits are asked
+    /// for once, in the row below.
     #[inline(always)]
     pub(super) fn new<T: Storage>(stride: usize, gaps: bool) -> Self {
         let below = stride.wrapping_mul(size_of::<T>());

@@ -214,7 +214,7 @@ pub trait Bf16Lanes: Simd {
     fn join(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
 }
 
-/// `n`, of which the compiler knows nothing: a loop over so many rows is not unrolled, which would make much code and
+/// `n`, hidden from the compiler. A loop over that number of rows is not unrolled: unrolling would make much code and
 /// save little.
 #[inline(always)]
 pub(crate) fn rolled(n: usize) -> usize {

@@ -255,7 +255,7 @@ impl<'s, M: Mergeable> Tree<'s, M> {
         self.chunks += 1;
     }
 
-    /// The moments of all chunks, of which there is at least one.
+    /// The moments of all chunks. At least one chunk has been pushed.
     #[inline(always)]
     pub(crate) fn total(mut self) -> M {
         let mut total = self.pop();

@@ -20,7 +20,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The parts of so many rows.
+    /// The parts of `rows` rows.
     pub fn new(rows: usize, cols: usize) -> Self {
         let part_rows = rows.div_ceil(MAX_PARTS).next_multiple_of(LEAF_ROWS).max(PART_ROWS);
         Self { rows, cols, part_rows }
