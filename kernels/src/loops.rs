@@ -42,6 +42,7 @@ mod affines;
 mod blocks;
 mod choice;
 mod columns;
+mod epilogue;
 mod fused;
 mod job;
 mod normalize;

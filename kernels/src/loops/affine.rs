@@ -64,7 +64,7 @@ impl<T: Storage> Affine<T> {
 
     /// The way of the loops for rows that have these.
     #[inline(always)]
-    pub(crate) fn way<S: Lanes, M: Center>(&self, y: Target<T>) -> u8 {
+    pub(super) fn way<S: Lanes, M: Center>(&self, y: Target<T>) -> u8 {
         let no_offset = self.offset == T::Float::default();
         if !S::SPECIALIZES || y.streams() || y.is_wide() {
             way::REST

@@ -1,62 +1,257 @@
-//! gamma and beta of one row after another.
+//! The affine epilogue: y = xhat * (gamma + offset) + beta.
+
+use core::marker::PhantomData;
+use core::ops::Range;
 
 use super::affine::{Affine, PACKED_COLS, Packed};
-use super::job::Job;
-use crate::element::Storage;
-use crate::mean::Center;
-use crate::simd::Lanes;
+use super::epilogue::{Body, Epilogue, Epilogues, Successive};
+use super::slow::NormalizeRow;
+use crate::element::{Pair, Storage};
+use crate::isa::Isa;
+use crate::mean::{Center, Mean};
+use crate::rows::{Params, RowIo, Target, Vector, way};
+use crate::simd::{Float, Kernel, Lanes, outline};
+use crate::stats::exact::WideNorm;
 
 /// Fewer rows that have gamma and beta in common are not worth packing them.
 const PACKED_ROWS: usize = 4;
 
-/// What successive rows read beside them: packed, for elements of 16 bits, where that pays.
-pub(super) struct Affines<T: Storage> {
-    grouped: bool,
-    packs: bool,
-    /// Those of the last row, as they came and as they are read.
-    last: Option<(Affine<T>, Affine<T>)>,
+/// The affine epilogue of one row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AffineRow<T: Storage> {
+    affine: Affine<T>,
+    y: Target<T>,
 }
 
-impl<T: Storage> Affines<T> {
-    /// For a job of which `rows` rows are to be normalized.
+impl<T: Storage> Epilogue<T> for AffineRow<T> {
+    /// gamma with the offset, and beta.
+    type Operands<S: Lanes> = [Pair<S, T>; 2];
+
     #[inline(always)]
-    pub(super) fn new(job: &Job<'_, T>, rows: usize) -> Self {
-        let together = if job.is_grouped() { job.params.groups.repeat().min(rows) } else { rows };
-        let packs = T::ROUNDS && together >= PACKED_ROWS && job.rows.cols() <= PACKED_COLS && !job.streaming;
-        Self { grouped: job.is_grouped(), packs, last: None }
+    fn by_way<S: Lanes, M: Center, B: Body>(&self, body: B) -> B::Output {
+        match self.affine.way::<S, M>(self.y) {
+            way::PLAIN if !T::ROUNDS => body.run::<{ way::PLAIN }>(),
+            way::AFFINE if M::CENTERED || T::ROUNDS => body.run::<{ way::AFFINE }>(),
+            way::REST if B::GENERAL => body.run::<{ way::REST }>(),
+            _ => body.run::<{ way::OFFSET }>(),
+        }
     }
 
-    /// Those of row `r`, which comes after the rows asked for before.
-    ///
-    /// # Safety
-    /// - There is such a row.
-    /// - What is returned is not used after the next call. `packed` is always the same, and does not move in between.
     #[inline(always)]
-    pub(super) unsafe fn of_row<S: Lanes, M: Center>(
+    unsafe fn operands<S: Lanes, M: Center, const WAY: u8>(&self, simd: S, i: usize, j: usize) -> Self::Operands<S> {
+        // SAFETY: the caller's duty.
+        unsafe { self.affine.load::<S, M, WAY>(simd, i, j) }
+    }
+
+    #[inline(always)]
+    unsafe fn operands_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> Self::Operands<S> {
+        // SAFETY: the caller's duty.
+        unsafe { self.affine.load_tail::<S, M>(simd, i, n) }
+    }
+
+    #[inline(always)]
+    fn apply<S: Lanes, M: Center, const WAY: u8>(
+        simd: S,
+        mean: Mean<M>,
+        xhat: Pair<S, T>,
+        [gamma, beta]: Self::Operands<S>,
+    ) -> Pair<S, T> {
+        if WAY == way::PLAIN {
+            return xhat;
+        }
+        let scale = |k: usize| {
+            if mean.is_computed::<S>() {
+                T::Float::fma(simd, xhat[k], gamma[k], beta[k])
+            } else {
+                T::Float::times(simd, xhat[k], gamma[k])
+            }
+        };
+        [scale(0), scale(1)]
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Lanes, const WAY: u8>(self, simd: S, i: usize, v: Pair<S, T>) {
+        // SAFETY: the caller's duty.
+        unsafe { self.y.store::<S, WAY>(simd, i, v) };
+    }
+
+    #[inline(always)]
+    unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>) {
+        // SAFETY: the caller's duty.
+        unsafe { self.y.store_tail(simd, i, n, v) };
+    }
+
+    #[inline(always)]
+    fn target(&self) -> Target<T> {
+        self.y
+    }
+
+    #[inline(always)]
+    fn to(self, y: Target<T>) -> Self {
+        Self { y, ..self }
+    }
+}
+
+impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
+    type Row = AffineRow<T>;
+    type Successive<'p> = Affines<'p, T>;
+    type Room = Packed;
+
+    #[inline(always)]
+    fn room() -> Packed {
+        Packed::nothing()
+    }
+
+    #[inline(always)]
+    fn after(&self, rows: usize) -> Self {
+        Self { groups: self.groups.after(rows), ..*self }
+    }
+
+    fn split_at_col(self, col: usize, cols: usize) -> (Self, Self) {
+        let cut = |v: Option<Vector<'a, T>>| v.map(|v| (v.part(0, col), v.part(col, cols - col))).unzip();
+        let ((gamma_a, gamma_b), (beta_a, beta_b)) = (cut(self.gamma), cut(self.beta));
+        (Self { gamma: gamma_a, beta: beta_a, ..self }, Self { gamma: gamma_b, beta: beta_b, ..self })
+    }
+
+    #[inline(always)]
+    fn of_row(&self, r: usize, cols: usize) -> Self {
+        Params::of_row(self, r, cols)
+    }
+
+    #[inline(always)]
+    unsafe fn only_row(&self, rows: &mut RowIo<'_, T>, r: usize, streaming: bool) -> AffineRow<T> {
+        // SAFETY: the caller's duty.
+        let y = unsafe { rows.target(r, streaming) };
+        AffineRow { affine: Affine::new(self.gamma, self.beta, self.offset), y }
+    }
+
+    #[inline(always)]
+    fn successive<'p>(
+        &self,
+        rows: &RowIo<'_, T>,
+        range: Range<usize>,
+        streaming: bool,
+        room: &'p Packed,
+    ) -> Affines<'p, T> {
+        let grouped = self.differ();
+        let together = if grouped { self.groups.repeat().min(range.len()) } else { range.len() };
+        let packs = T::ROUNDS && together >= PACKED_ROWS && rows.cols() <= PACKED_COLS && !streaming;
+        // Rows without gamma and beta read the same.
+        let nothing = Affine::new(None, None, self.offset);
+        Affines { changes_at: range.start, grouped, packs, given: nothing, read: nothing, packed: room }
+    }
+
+    #[inline(always)]
+    fn differ(&self) -> bool {
+        !self.groups.are_one()
+    }
+
+    #[inline(always)]
+    unsafe fn finish_exactly(&self, isa: Isa, rows: &mut RowIo<'_, T>, r: usize, streaming: bool, norm: WideNorm) {
+        // SAFETY: the caller's duty.
+        let (x, y) = unsafe { (rows.source(r), rows.target(r, streaming)) };
+        let affine = Affine::new(self.gamma, self.beta, self.offset);
+        let has_beta = self.beta.is_some();
+        // All have cols elements; x and y are the same or apart, as RowIo promises.
+        isa.run(&NormalizeRow { x, y, cols: rows.cols(), norm, affine, has_beta });
+    }
+
+    unsafe fn finish_nan(&self, rows: &mut RowIo<'_, T>, r: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { rows.canonicalize(r, |_| true) };
+    }
+
+    /// A NaN that comes from a NaN in gamma or beta may have lost itself when it was rounded to 16 bits.
+    #[cold]
+    #[inline(never)]
+    unsafe fn canonicalize(&self, rows: &mut RowIo<'_, T>, r: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { rows.canonicalize(r, |i| self.gamma(i).into().is_nan() || self.beta(i).into().is_nan()) };
+    }
+
+    fn are_finite(&self) -> bool {
+        Params::are_finite(self)
+    }
+}
+
+/// What successive rows read beside them: packed, for elements of 16 bits, where that pays.
+#[derive(Debug)]
+pub(crate) struct Affines<'p, T: Storage> {
+    /// The row that may have another gamma and beta than the rows before.
+    changes_at: usize,
+    grouped: bool,
+    packs: bool,
+    /// gamma and beta of the last row, as they are given and as they are read.
+    given: Affine<T>,
+    read: Affine<T>,
+    packed: &'p Packed,
+}
+
+/// Takes gamma and beta of row `r`, which is there and has `cols` columns. What was packed before is not used any more.
+struct Change<'c, 'p, 'a, T: Storage, M> {
+    affines: &'c mut Affines<'p, T>,
+    params: &'c Params<'a, T>,
+    r: usize,
+    cols: usize,
+    center: PhantomData<M>,
+}
+
+impl<T: Storage, M: Center> Kernel for Change<'_, '_, '_, T, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { affines, params, r, cols, .. } = self;
+        let params = params.of_row(r, cols);
+        let given = Affine::new(params.gamma, params.beta, params.offset);
+        affines.changes_at = if affines.grouped { r + 1 } else { usize::MAX };
+        if given.same(&affines.given) {
+            return;
+        }
+        affines.given = given;
+        affines.read = if affines.packs && given.packs() {
+            // SAFETY: the columns fit, and gamma and beta have as many elements, checked by the constructor.
+            unsafe { affines.packed.pack::<S, T, M>(simd, &given, cols) }
+        } else {
+            given
+        };
+    }
+}
+
+impl<T: Storage> Successive<T, Params<'_, T>> for Affines<'_, T> {
+    #[inline(always)]
+    unsafe fn row<S: Lanes, M: Center>(
         &mut self,
         simd: S,
-        job: &Job<'_, T>,
+        of: &Params<'_, T>,
+        rows: &mut RowIo<'_, T>,
         r: usize,
-        packed: &Packed,
-    ) -> Affine<T> {
-        if let Some((_, read)) = self.last
-            && !self.grouped
-        {
-            return read;
+        streaming: bool,
+    ) -> AffineRow<T> {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if r >= self.changes_at {
+                let change = Change { affines: self, params: of, r, cols: rows.cols(), center: PhantomData::<M> };
+                // To pack is more code than a loop should have twice.
+                if T::ROUNDS { outline(simd, change) } else { change.run(simd) }
+            }
+            AffineRow { affine: self.read, y: rows.target(r, streaming) }
         }
-        let affine = job.affine(r);
-        if let Some((last, read)) = self.last
-            && last.same(&affine)
-        {
-            return read;
+    }
+
+    #[inline(always)]
+    unsafe fn two_rows<S: Lanes, M: Center>(
+        &mut self,
+        simd: S,
+        of: &Params<'_, T>,
+        rows: &mut RowIo<'_, T>,
+        r: usize,
+        streaming: bool,
+    ) -> [AffineRow<T>; 2] {
+        // SAFETY: the caller's duty.
+        unsafe {
+            let row = self.row::<S, M>(simd, of, rows, r, streaming);
+            [row, row.to(rows.target(r + 1, streaming))]
         }
-        let read = if self.packs && affine.packs() {
-            // SAFETY: the columns fit, and gamma and beta have as many elements, checked by the constructor.
-            unsafe { packed.pack::<S, T, M>(simd, &affine, job.rows.cols()) }
-        } else {
-            affine
-        };
-        self.last = Some((affine, read));
-        read
     }
 }

@@ -2,8 +2,7 @@
 
 use core::marker::PhantomData;
 
-use super::affine::Packed;
-use super::affines::Affines;
+use super::epilogue::Epilogues;
 use super::job::{Job, rescue_row};
 use super::normalize::{KnownRow, NormRegs, normalize};
 use crate::element::Storage;
@@ -13,29 +12,29 @@ use crate::stats::RowNorm;
 use crate::stats::sums::{self, ChunkLen, Sums};
 
 /// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
-/// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether a
-/// row of y is known to be finite.
-pub(super) struct Blocks<'j, 'a, T: Storage, M: Center> {
-    pub(super) job: &'j mut Job<'a, T>,
+/// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether what
+/// is written for a row is known to be finite.
+pub(super) struct Blocks<'j, 'a, T: Storage, M: Center, E> {
+    pub(super) job: &'j mut Job<'a, T, E>,
     pub(super) rows: usize,
     pub(super) center: PhantomData<M>,
 }
 
-impl<T: Storage, M: Center> Kernel for Blocks<'_, '_, T, M> {
+impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for Blocks<'_, '_, T, M, E> {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
         let Self { job, rows, .. } = self;
-        let packed = Packed::nothing();
-        let mut affines = Affines::new(job, rows);
+        let room = E::room();
+        let mut epilogues = job.successive(0..rows, &room);
         let mut seen = T::Float::splat(simd, T::Float::NAN);
         let mut norm = BlockNorm::NOTHING;
         let mut r = 0;
         while r < rows + FOLD_ROWS {
-            let next = if r < rows { block_moments::<S, T, M>(simd, job, r) } else { norm };
+            let next = if r < rows { block_moments::<S, T, M, E>(simd, job, r) } else { norm };
             if r >= FOLD_ROWS {
-                seen = block_normalize::<S, T, M>(simd, job, r - FOLD_ROWS, &norm, &mut affines, &packed);
+                seen = block_normalize::<S, T, M, E>(simd, job, r - FOLD_ROWS, &norm, &mut epilogues);
             }
             norm = next;
             r += FOLD_ROWS;
@@ -78,7 +77,11 @@ impl<F: Float> BlockNorm<F> {
 
 /// Takes the moments of the rows `r..r + FOLD_ROWS`.
 #[inline(always)]
-fn block_moments<S: Lanes, T: Storage, M: Center>(simd: S, job: &mut Job<'_, T>, r: usize) -> BlockNorm<T::Float> {
+fn block_moments<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
+    simd: S,
+    job: &mut Job<'_, T, E>,
+    r: usize,
+) -> BlockNorm<T::Float> {
     let cols = job.rows.cols();
     let len = ChunkLen::<T>::new(cols);
     let mean = Mean::<M>::new(job.centered).on::<S>();
@@ -126,9 +129,9 @@ fn block_moments<S: Lanes, T: Storage, M: Center>(simd: S, job: &mut Job<'_, T>,
 
 /// What `sums::finish` and `settle` do, for eight rows at once.
 #[inline(always)]
-fn settle_block<S: Lanes, T: Storage>(
+fn settle_block<S: Lanes, T: Storage, E: Epilogues<T>>(
     simd: S,
-    job: &mut Job<'_, T>,
+    job: &mut Job<'_, T, E>,
     r: usize,
     c: &[T::Float; FOLD_ROWS],
     s: &[T::Float; FOLD_ROWS],
@@ -177,8 +180,8 @@ fn settle_block<S: Lanes, T: Storage>(
 /// registers.
 #[cold]
 #[inline(never)]
-fn rescue_block<T: Storage>(
-    job: &mut Job<'_, T>,
+fn rescue_block<T: Storage, E: Epilogues<T>>(
+    job: &mut Job<'_, T, E>,
     r: usize,
     v: [f64; FOLD_ROWS],
     mean: [f64; FOLD_ROWS],
@@ -199,27 +202,25 @@ fn rescue_block<T: Storage>(
     norm
 }
 
-/// Returns zeros, or a NaN in some lane if an element of the last row is not finite, or was not seen.
+/// Returns zeros, or a NaN in some lane if what is written for the last row is not finite, or was not seen.
 #[inline(always)]
-fn block_normalize<S: Lanes, T: Storage, M: Center>(
+fn block_normalize<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
     simd: S,
-    job: &mut Job<'_, T>,
+    job: &mut Job<'_, T, E>,
     r: usize,
     norm: &BlockNorm<T::Float>,
-    affines: &mut Affines<T>,
-    packed: &Packed,
+    epilogues: &mut E::Successive<'_>,
 ) -> <T::Float as Float>::Reg<S> {
     let (cols, mean) = (job.rows.cols(), Mean::<M>::new(job.centered));
     let mut seen = T::Float::splat(simd, T::Float::NAN);
-    if norm.any_rescued || job.is_grouped() {
+    if norm.any_rescued || job.epilogues.differ() {
         for k in 0..rolled(FOLD_ROWS) {
             if !norm.rescued[k] {
-                // SAFETY: the caller's rows are there and have cols elements; so have gamma and beta, checked by the
-                // constructor.
+                // SAFETY: the caller's rows are there and have cols elements.
                 unsafe {
-                    let (x, y) = (job.rows.source(r + k), job.target(r + k));
-                    let affine = affines.of_row::<S, M>(simd, job, r + k, packed);
-                    KnownRow { mean, x, y, norm: norm.row(k), affine }.normalize_part(simd, 0, cols);
+                    let x = job.rows.source(r + k);
+                    let epilogue = job.next::<S, M>(simd, epilogues, r + k);
+                    KnownRow { mean, x, norm: norm.row(k), epilogue }.normalize_part(simd, 0, cols);
                 }
             }
         }
@@ -229,10 +230,9 @@ fn block_normalize<S: Lanes, T: Storage, M: Center>(
         // SAFETY: as above.
         unsafe {
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
-            let y = [job.target(r + k), job.target(r + k + 1)];
             let norm = [NormRegs::new(simd, &norm.row(k), mean), NormRegs::new(simd, &norm.row(k + 1), mean)];
-            let affine = affines.of_row::<S, M>(simd, job, r + k, packed);
-            seen = normalize::<S, T, M, 2>(simd, x, y, &norm, &affine, 0, cols);
+            let epilogue = job.next_two::<S, M>(simd, epilogues, r + k);
+            seen = normalize(simd, x, &epilogue, &norm, 0, cols);
         }
     }
     seen

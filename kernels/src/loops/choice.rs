@@ -3,6 +3,7 @@
 use core::marker::PhantomData;
 
 use super::blocks::Blocks;
+use super::epilogue::Epilogues;
 use super::fused::Fused;
 use super::job::Job;
 use super::whole::WholeRow;
@@ -13,24 +14,24 @@ use crate::simd::FOLD_ROWS;
 
 /// One function for all that go through the same loops.
 #[inline(never)]
-pub(crate) fn run_job<T: Storage, M: Center>(job: &mut Job<'_, T>, isa: Isa) {
-    if !job.forward::<M>(isa) || job.is_grouped() {
+pub(crate) fn run_job<T: Storage, M: Center, E: Epilogues<T>>(job: &mut Job<'_, T, E>, isa: Isa) {
+    if !job.forward::<M>(isa) || job.epilogues.differ() {
         job.canonicalize_nans();
     }
 }
 
-impl<T: Storage> Job<'_, T> {
+impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
     /// Chooses the loops. Each is dispatched by itself: without optimization, the frame of a function has room for
     /// every value of everything inlined into it, and that of all loops together would overflow the stack of a thread.
     ///
-    /// Returns whether a row of y is known to be finite.
+    /// Returns whether what is written for a row is known to be finite.
     #[inline(always)]
     fn forward<M: Center>(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
         if self.blocks && rows >= FOLD_ROWS {
             let whole = rows - rows % FOLD_ROWS;
-            match isa.run_simd(Blocks::<T, M> { job: self, rows: whole, center: PhantomData }) {
+            match isa.run_simd(Blocks::<T, M, E> { job: self, rows: whole, center: PhantomData }) {
                 Some(finite) if whole == rows => return finite,
                 Some(_) => first = whole,
                 None => {}
@@ -38,9 +39,9 @@ impl<T: Storage> Job<'_, T> {
         }
         if rows - first >= 2 && self.fused {
             let finite = if T::STREAMS_APART && self.streaming {
-                isa.run_simd(Fused::<T, M, true> { job: self, first, center: PhantomData })
+                isa.run_simd(Fused::<T, M, E, true> { job: self, first, center: PhantomData })
             } else {
-                isa.run_simd(Fused::<T, M, false> { job: self, first, center: PhantomData })
+                isa.run_simd(Fused::<T, M, E, false> { job: self, first, center: PhantomData })
             };
             if let Some(finite) = finite {
                 return finite;

@@ -2,20 +2,19 @@
 
 use core::marker::PhantomData;
 
-use super::affine::Packed;
-use super::affines::Affines;
+use super::epilogue::{Body, Epilogue, Epilogues};
 use super::job::{Job, settle};
 use super::normalize::{KnownRow, NormRegs};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
-use crate::rows::{Input, way};
+use crate::rows::{Input, Source, way};
 use crate::simd::{Float, Kernel, Lanes, regs};
 use crate::stats::sums::{self, ChunkLen, Sums};
 use crate::stats::{CHUNK, Moments, RowNorm, Tree, no_subtrees};
 
 /// A row on its way: its moments are settled, `at` elements of it are normalized.
-struct Pending<S: Lanes, T: Storage, M: Center> {
-    row: KnownRow<T, M>,
+struct Pending<S: Lanes, T: Storage, M: Center, E: Epilogue<T>> {
+    row: KnownRow<T, M, E>,
     norm: NormRegs<S, T::Float, M>,
     at: usize,
 }
@@ -56,14 +55,15 @@ impl<F: Float> Queue<F> {
 
 /// Normalizes the rows from `first` to the last; `first` is a row of the job. Rows of one chunk are normalized two rows
 /// late, as long as an L1 cache has room for three rows, gamma and beta. Longer rows are normalized one row late. With
-/// `STREAMS`, y is streamed (see [`Storage::STREAMS_APART`]). Returns whether a row of y is known to be finite.
-pub(super) struct Fused<'j, 'a, T: Storage, M: Center, const STREAMS: bool> {
-    pub(super) job: &'j mut Job<'a, T>,
+/// `STREAMS`, y is streamed (see [`Storage::STREAMS_APART`]). Returns whether what is written for a row is known to be
+/// finite.
+pub(super) struct Fused<'j, 'a, T: Storage, M: Center, E, const STREAMS: bool> {
+    pub(super) job: &'j mut Job<'a, T, E>,
     pub(super) first: usize,
     pub(super) center: PhantomData<M>,
 }
 
-impl<T: Storage, M: Center, const STREAMS: bool> Kernel for Fused<'_, '_, T, M, STREAMS> {
+impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fused<'_, '_, T, M, E, STREAMS> {
     type Output = bool;
 
     #[inline(always)]
@@ -75,8 +75,8 @@ impl<T: Storage, M: Center, const STREAMS: bool> Kernel for Fused<'_, '_, T, M, 
         let inv_cols = 1.0 / cols as f64;
         let mean = Mean::<M>::new(job.centered).on::<S>();
         let (inner, last) = ChunkLen::of_row(cols);
-        let packed = Packed::nothing();
-        let mut affines = Affines::new(job, rows - first);
+        let room = E::room();
+        let mut epilogues = job.successive(first..rows, &room);
         let mut queue = Queue::NOTHING;
         let mut finite = false;
         for t in first..rows + delay {
@@ -85,12 +85,12 @@ impl<T: Storage, M: Center, const STREAMS: bool> Kernel for Fused<'_, '_, T, M, 
                 // SAFETY: row t - delay exists, and so do its elements.
                 Some(norm) => unsafe {
                     let r = t - delay;
-                    let (x, y) = (job.rows.source(r), job.target(r));
+                    let x = job.rows.source(r);
                     if job.streaming {
                         job.rows.prefetch_edges(simd, r + 2);
                     }
-                    let affine = affines.of_row::<S, M>(simd, job, r, &packed);
-                    let row = KnownRow { mean, x, y, norm, affine };
+                    let epilogue = job.next::<S, M>(simd, &mut epilogues, r);
+                    let row = KnownRow { mean, x, norm, epilogue };
                     let at;
                     (at, finite) = row.normalize_head(simd, cols);
                     Some(Pending { row, norm: NormRegs::new(simd, &norm, mean), at })
@@ -108,7 +108,7 @@ impl<T: Storage, M: Center, const STREAMS: bool> Kernel for Fused<'_, '_, T, M, 
                     let len = if cols - at > CHUNK { inner } else { last };
                     // SAFETY: at + len.len <= cols; the pending row has cols elements.
                     let chunk =
-                        unsafe { fused_chunk::<_, _, _, STREAMS>(simd, input, at, len, &mut pending, cols, mean) };
+                        unsafe { fused_chunk::<_, _, _, _, STREAMS>(simd, input, at, len, &mut pending, cols, mean) };
                     if one_chunk {
                         break Some(chunk);
                     }
@@ -151,12 +151,12 @@ impl<T: Storage, M: Center, const STREAMS: bool> Kernel for Fused<'_, '_, T, M, 
 /// # Safety
 /// - The row has at least `from + len.len` elements, the pending row `cols`.
 #[inline(always)]
-unsafe fn fused_chunk<S: Lanes, T: Storage, M: Center, const STREAMS: bool>(
+unsafe fn fused_chunk<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STREAMS: bool>(
     simd: S,
     input: Input<T>,
     from: usize,
     len: ChunkLen<T>,
-    pending: &mut Option<Pending<S, T, M>>,
+    pending: &mut Option<Pending<S, T, M, E>>,
     cols: usize,
     mean: Mean<M>,
 ) -> Moments {
@@ -171,23 +171,14 @@ unsafe fn fused_chunk<S: Lanes, T: Storage, M: Center, const STREAMS: bool>(
     let mut i = 0;
     if let Some(p) = pending {
         let both = steps.min((cols - p.at) / T::STEP) * T::STEP;
-        // SAFETY: so many steps are left of the chunk and of the pending row, which are different rows.
-        unsafe {
-            match p.row.affine.way::<S, M>(p.row.y) {
-                _ if STREAMS => {
-                    both_steps::<S, T, M, { way::REST }>(simd, &mut sums, input, from, p, both);
-                }
-                way::PLAIN if !T::ROUNDS => {
-                    both_steps::<S, T, M, { way::PLAIN }>(simd, &mut sums, input, from, p, both);
-                }
-                way::AFFINE if M::CENTERED || T::ROUNDS => {
-                    both_steps::<S, T, M, { way::AFFINE }>(simd, &mut sums, input, from, p, both);
-                }
-                way::REST if !T::STREAMS_APART => {
-                    both_steps::<S, T, M, { way::REST }>(simd, &mut sums, input, from, p, both);
-                }
-                _ => both_steps::<S, T, M, { way::OFFSET }>(simd, &mut sums, input, from, p, both),
-            }
+        // So many steps are left of the chunk and of the pending row, which are different rows.
+        let Pending { row: KnownRow { x: pending_x, epilogue, .. }, norm, at } = *p;
+        let (sums, len) = (&mut sums, both);
+        let body = BothSteps::<S, T, M, E, STREAMS> { simd, sums, input, from, pending_x, epilogue, norm, at, len };
+        if STREAMS {
+            body.run::<{ way::REST }>();
+        } else {
+            epilogue.by_way::<S, M, _>(body);
         }
         p.at += both;
         i = both;
@@ -204,40 +195,49 @@ unsafe fn fused_chunk<S: Lanes, T: Storage, M: Center, const STREAMS: bool>(
     sums.finish(simd, c, len, mean)
 }
 
-/// The first `len` elements of the chunk from `from` on, a multiple of a step, and as many of the pending row.
-///
-/// # Safety
-/// - The row has at least `from + len` elements, and `len` are left of the pending row.
-#[inline(always)]
-unsafe fn both_steps<S: Lanes, T: Storage, M: Center, const WAY: u8>(
+/// The first `len` elements of the chunk from `from` on, a multiple of a step, and as many of the pending row. Whoever
+/// makes it knows that the row has at least `from + len` elements, and that `len` are left of the pending row.
+struct BothSteps<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STREAMS: bool> {
     simd: S,
-    sums: &mut Sums<S, T, M>,
+    sums: &'r mut Sums<S, T, M>,
     input: Input<T>,
     from: usize,
-    pending: &Pending<S, T, M>,
+    pending_x: Source<T>,
+    epilogue: E,
+    norm: NormRegs<S, T::Float, M>,
+    at: usize,
     len: usize,
-) {
-    let &Pending { row: KnownRow { x: px, y: py, affine, .. }, norm, at } = pending;
-    // SAFETY: the caller's duty.
-    let x = unsafe { input.row().after(from) };
-    let mut taken = *sums;
-    let mut i = 0;
-    while i < len {
-        if WAY == way::REST {
-            // What is streamed comes from memory, and hardware that looks ahead stops at the end of each page.
-            input.prefetch_ahead(simd, from + i);
-        }
-        // SAFETY: the loop's condition and the caller's duty.
-        unsafe {
-            taken.step(simd, x, i);
-            for k in 0..regs::<S>() {
-                let j = k * 2 * T::Float::lanes::<S>();
-                let v =
-                    norm.apply_pair::<WAY>(simd, px.load(simd, at + i + j), affine.load::<S, M, WAY>(simd, at + i, j));
-                py.store::<S, WAY>(simd, at + i + j, v);
+}
+
+impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STREAMS: bool> Body for BothSteps<'_, S, T, M, E, STREAMS> {
+    const GENERAL: bool = STREAMS || !T::STREAMS_APART;
+
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const WAY: u8>(self) {
+        let Self { simd, sums, input, from, pending_x, epilogue, norm, at, len } = self;
+        // SAFETY: whoever made this knew that.
+        let x = unsafe { input.row().after(from) };
+        let mut taken = *sums;
+        let mut i = 0;
+        while i < len {
+            if WAY == way::REST {
+                // What is streamed comes from memory, and hardware that looks ahead stops at the end of each page.
+                input.prefetch_ahead(simd, from + i);
             }
+            // SAFETY: the loop's condition, and as above.
+            unsafe {
+                taken.step(simd, x, i);
+                for k in 0..regs::<S>() {
+                    let j = k * 2 * T::Float::lanes::<S>();
+                    let operands = epilogue.operands::<S, M, WAY>(simd, at + i, j);
+                    let v = norm.apply::<T, E, WAY>(simd, pending_x.load(simd, at + i + j), operands);
+                    epilogue.store::<S, WAY>(simd, at + i + j, v);
+                }
+            }
+            i += T::STEP;
         }
-        i += T::STEP;
+        *sums = taken;
     }
-    *sums = taken;
 }

@@ -1,10 +1,12 @@
 //! What the loops take, and what becomes of rows that they are not trusted with.
 
-use super::affine::Affine;
-use super::slow::NormalizeRow;
+use core::ops::Range;
+
+use super::epilogue::{Epilogues, Successive};
 use crate::element::Storage;
 use crate::isa::Isa;
-use crate::rows::{Input, LINE, Params, RowIo, Target};
+use crate::mean::Center;
+use crate::rows::{Input, LINE, RowIo};
 use crate::simd::{Float, Lanes, sqrt_f64};
 use crate::stats::exact::{self, WideNorm};
 use crate::stats::{CHUNK, Moments, RowNorm, StatsMut, scale_for};
@@ -27,13 +29,13 @@ const FUSED_BYTES: usize = 64 << 10;
 
 /// What both normalizations have in common, and the loops take.
 #[derive(Debug)]
-pub(crate) struct Job<'a, T: Storage> {
+pub(crate) struct Job<'a, T: Storage, E> {
     /// The tier that it runs on.
     pub(crate) isa: Isa,
     /// Whether rows have a mean.
     pub(crate) centered: bool,
     pub(crate) rows: RowIo<'a, T>,
-    pub(crate) params: Params<'a, T>,
+    pub(crate) epilogues: E,
     /// Added to x and residual, if x is a sum.
     pub(crate) bias: Option<&'a [T]>,
     pub(crate) eps: f64,
@@ -47,18 +49,17 @@ pub(crate) struct Job<'a, T: Storage> {
     pub(crate) stats: StatsMut<'a, T::Float>,
 }
 
-impl<'a, T: Storage> Job<'a, T> {
-    /// Rows with a mean if `centered`, and vectors and statistics that fit them.
+impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
+    /// Rows with a mean if `centered`, and epilogues and statistics that fit them.
     #[inline(always)]
     pub(crate) fn new(
         centered: bool,
         rows: RowIo<'a, T>,
-        params: Params<'a, T>,
+        epilogues: E,
         eps: f64,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
     ) -> Self {
-        let params = params.with_harmless_offset();
         // Where there are no rows, there may be any number of columns.
         let (row_bytes, from_memory) = (rows.cols().wrapping_mul(size_of::<T>()), rows.come_from_memory());
         let in_place = from_memory && rows.is_in_place();
@@ -67,14 +68,15 @@ impl<'a, T: Storage> Job<'a, T> {
         let blocks = short && !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
         let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);
         let asks = streaming || in_place;
-        Self { isa: Isa::SCALAR, centered, rows, params, bias: None, eps, streaming, asks, blocks, fused, stats }
+        Self { isa: Isa::SCALAR, centered, rows, epilogues, bias: None, eps, streaming, asks, blocks, fused, stats }
     }
 
     pub(crate) fn split_at(self, row: usize) -> (Self, Self) {
         let (rows_a, rows_b) = self.rows.split_at(row);
         let (stats_a, stats_b) = self.stats.split_at(rows_a.rows());
-        let params_b = Params { groups: self.params.groups.after(rows_a.rows()), ..self.params };
-        (Self { rows: rows_a, stats: stats_a, ..self }, Self { rows: rows_b, stats: stats_b, params: params_b, ..self })
+        let epilogues_b = self.epilogues.after(rows_a.rows());
+        let b = Self { rows: rows_b, stats: stats_b, epilogues: epilogues_b, ..self };
+        (Self { rows: rows_a, stats: stats_a, ..self }, b)
     }
 
     /// What the moments of row `r` are taken of.
@@ -87,61 +89,73 @@ impl<'a, T: Storage> Job<'a, T> {
         unsafe { self.rows.input(r, self.bias, self.asks) }
     }
 
-    /// Where row `r` of y goes.
+    /// The epilogue of row `r`.
     ///
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
-    pub(super) unsafe fn target(&mut self, r: usize) -> Target<T> {
+    pub(super) unsafe fn epilogue(&mut self, r: usize) -> E::Row {
         // SAFETY: the caller's duty.
-        unsafe { self.rows.target(r, self.streaming) }
+        unsafe { self.epilogues.of_row(r, self.rows.cols()).only_row(&mut self.rows, r, self.streaming) }
     }
 
+    /// For a loop that asks for the epilogues of a range of rows, one row after another.
     #[inline(always)]
-    pub(super) fn affine(&self, r: usize) -> Affine<T> {
-        let params = self.params.of_row(r, self.rows.cols());
-        Affine::new(params.gamma, params.beta, params.offset)
+    pub(super) fn successive<'p>(&self, range: Range<usize>, room: &'p E::Room) -> E::Successive<'p> {
+        self.epilogues.successive(&self.rows, range, self.streaming, room)
     }
 
-    /// Whether rows differ in gamma and beta.
+    /// The epilogue of row `r`, which comes after the rows that `all` was asked for before.
+    ///
+    /// # Safety
+    /// - There is such a row.
+    /// - What is returned is not used after the next call.
     #[inline(always)]
-    pub(super) fn is_grouped(&self) -> bool {
-        !self.params.groups.are_one()
+    pub(super) unsafe fn next<S: Lanes, M: Center>(
+        &mut self,
+        simd: S,
+        all: &mut E::Successive<'_>,
+        r: usize,
+    ) -> E::Row {
+        // SAFETY: the caller's duty.
+        unsafe { all.row::<S, M>(simd, &self.epilogues, &mut self.rows, r, self.streaming) }
     }
 
-    /// Makes all NaNs of y the canonical one if gamma or beta can have made others.
+    /// The epilogues of rows `r` and `r + 1`, which do not differ in their operands.
+    ///
+    /// # Safety
+    /// - As for [`next`](Self::next).
+    #[inline(always)]
+    pub(super) unsafe fn next_two<S: Lanes, M: Center>(
+        &mut self,
+        simd: S,
+        all: &mut E::Successive<'_>,
+        r: usize,
+    ) -> [E::Row; 2] {
+        // SAFETY: the caller's duty.
+        unsafe { all.two_rows::<S, M>(simd, &self.epilogues, &mut self.rows, r, self.streaming) }
+    }
+
+    /// Makes all NaNs canonical that an operand which is not finite can have made.
     #[cold]
     #[inline(never)]
     pub(crate) fn canonicalize_nans(&mut self) {
-        if self.params.are_finite() {
+        if self.epilogues.are_finite() {
             return;
         }
         for r in 0..self.rows.rows() {
-            let params = self.params.of_row(r, self.rows.cols());
             // SAFETY: r < rows.
-            unsafe { canonicalize_row(&mut self.rows, r, &params) };
+            unsafe { self.epilogues.of_row(r, self.rows.cols()).canonicalize(&mut self.rows, r) };
         }
     }
-}
-
-/// Makes all NaNs of a row of y the canonical one. Those that come from a NaN in gamma or beta may have lost
-/// themselves when they were rounded to 16 bits.
-///
-/// # Safety
-/// - There is such a row.
-#[cold]
-#[inline(never)]
-pub(super) unsafe fn canonicalize_row<T: Storage>(rows: &mut RowIo<'_, T>, r: usize, params: &Params<'_, T>) {
-    // SAFETY: the caller's duty.
-    unsafe { rows.canonicalize(r, |i| params.gamma(i).into().is_nan() || params.beta(i).into().is_nan()) };
 }
 
 /// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted and is not constant is
 /// normalized here and now on the slow path, and there is nothing left to do for it.
 #[inline(always)]
-pub(super) fn settle<S: Lanes, T: Storage>(
+pub(super) fn settle<S: Lanes, T: Storage, E: Epilogues<T>>(
     simd: S,
-    job: &mut Job<'_, T>,
+    job: &mut Job<'_, T, E>,
     r: usize,
     moments: &Moments,
     inv_cols: f64,
@@ -160,7 +174,12 @@ pub(super) fn settle<S: Lanes, T: Storage>(
 /// row with an rstd of 0.
 #[cold]
 #[inline(never)]
-pub(super) fn rescue_row<T: Storage>(job: &mut Job<'_, T>, r: usize, v: f64, mean: f64) -> Option<RowNorm<T::Float>> {
+pub(super) fn rescue_row<T: Storage, E: Epilogues<T>>(
+    job: &mut Job<'_, T, E>,
+    r: usize,
+    v: f64,
+    mean: f64,
+) -> Option<RowNorm<T::Float>> {
     // SAFETY: r < rows: callers count it.
     let (x, cols) = (unsafe { job.rows.source(r) }, job.rows.cols());
     // SAFETY: rows have cols > 0 elements.
@@ -179,13 +198,12 @@ pub(super) fn rescue_row<T: Storage>(job: &mut Job<'_, T>, r: usize, v: f64, mea
 /// Normalizes a row on the slow path with moments that were taken there.
 #[cold]
 #[inline(never)]
-pub(crate) fn finish_row<T: Storage>(job: &mut Job<'_, T>, r: usize, moments: &Moments) {
-    let cols = job.rows.cols();
+pub(crate) fn finish_row<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, r: usize, moments: &Moments) {
     if moments.m2.is_nan() {
         // SAFETY: r < rows.
         unsafe {
             job.rows.canonicalize_sum(r);
-            job.rows.canonicalize(r, |_| true);
+            job.epilogues.finish_nan(&mut job.rows, r);
         }
         job.stats.set(r, &RowNorm::NAN);
         return;
@@ -197,10 +215,7 @@ pub(crate) fn finish_row<T: Storage>(job: &mut Job<'_, T>, r: usize, moments: &M
     let rstd = if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) };
     let norm = WideNorm::new::<T::Float>(moments, rstd);
     // SAFETY: r < rows.
-    let (x, y) = unsafe { (job.rows.source(r), job.target(r)) };
-    let (affine, has_beta) = (job.affine(r), job.params.beta.is_some());
-    // All have cols elements; x and y are the same or apart, as RowIo promises.
-    job.isa.run(&NormalizeRow { x, y, cols, norm, affine, has_beta });
+    unsafe { job.epilogues.of_row(r, job.rows.cols()).finish_exactly(job.isa, &mut job.rows, r, job.streaming, norm) };
 }
 
 const _: () = assert!(BLOCK_COLS <= CHUNK && BLOCK_LINES_COLS <= CHUNK);

@@ -1,9 +1,11 @@
 //! The second touch: normalizing elements whose row's statistics are known.
 
-use super::affine::Affine;
+use core::array::from_ref;
+
+use super::epilogue::{Body, Epilogue};
 use crate::element::{Pair, Storage};
 use crate::mean::{Center, Mean};
-use crate::rows::{CacheLine, Source, Target, way};
+use crate::rows::{CacheLine, Source, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
 use crate::stats::{CHUNK, RowNorm};
 
@@ -27,30 +29,28 @@ impl<S: Lanes, F: Float, M: Center> NormRegs<S, F, M> {
         Self { hi: F::splat(simd, norm.mean), rstd: F::splat(simd, norm.rstd), offset: F::splat(simd, offset), mean }
     }
 
+    /// xhat of a pair of registers.
     #[inline(always)]
-    fn apply<const WAY: u8>(&self, simd: S, x: F::Reg<S>, gamma: F::Reg<S>, beta: F::Reg<S>) -> F::Reg<S> {
-        let fused = self.mean.is_computed::<S>();
-        let xhat = if fused {
-            F::fma(simd, F::minus(simd, x, self.hi), self.rstd, self.offset)
-        } else {
-            F::times(simd, x, self.rstd)
+    fn xhat(&self, simd: S, [a, b]: [F::Reg<S>; 2]) -> [F::Reg<S>; 2] {
+        let xhat = |x| {
+            if self.mean.is_computed::<S>() {
+                F::fma(simd, F::minus(simd, x, self.hi), self.rstd, self.offset)
+            } else {
+                F::times(simd, x, self.rstd)
+            }
         };
-        match WAY {
-            way::PLAIN => xhat,
-            _ if fused => F::fma(simd, xhat, gamma, beta),
-            _ => F::times(simd, xhat, gamma),
-        }
+        [xhat(a), xhat(b)]
     }
 
-    /// A pair of registers.
+    /// What a pair of registers becomes.
     #[inline(always)]
-    pub(super) fn apply_pair<const WAY: u8>(
+    pub(super) fn apply<T: Storage<Float = F>, E: Epilogue<T>, const WAY: u8>(
         &self,
         simd: S,
-        [a, b]: [F::Reg<S>; 2],
-        [gamma, beta]: [[F::Reg<S>; 2]; 2],
-    ) -> [F::Reg<S>; 2] {
-        [self.apply::<WAY>(simd, a, gamma[0], beta[0]), self.apply::<WAY>(simd, b, gamma[1], beta[1])]
+        x: Pair<S, T>,
+        operands: E::Operands<S>,
+    ) -> Pair<S, T> {
+        E::apply::<S, M, WAY>(simd, self.mean, self.xhat(simd, x), operands)
     }
 }
 
@@ -62,36 +62,26 @@ pub(crate) fn probe<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, v: F::Reg<S>) -
     if S::SPECIALIZES { F::fma(simd, v, zero, sum) } else { F::plus(simd, F::times(simd, v, zero), sum) }
 }
 
-/// Normalizes the elements from..to of `R` rows. Returns zeros, or a NaN in some lane if an element of y is not finite.
+/// Normalizes the elements from..to of `R` rows, which do not differ in the operands of their epilogues. Returns zeros,
+/// or a NaN in some lane if an element that is written is not finite.
 ///
 /// # Safety
-/// - Every x and y has at least `to` elements, as have gamma and beta if present.
+/// - Every x and every epilogue has at least `to` elements.
 /// - When streaming, `from` is the misalignment of every y plus a multiple of a pair of registers.
 #[inline(always)]
-pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, const R: usize>(
+pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize>(
     simd: S,
     x: [Source<T>; R],
-    y: [Target<T>; R],
+    epilogue: &[E; R],
     norm: &[NormRegs<S, T::Float, M>; R],
-    affine: &Affine<T>,
     from: usize,
     to: usize,
 ) -> <T::Float as Float>::Reg<S> {
-    // SAFETY: the caller's duty.
-    let (i, mut seen) = unsafe {
-        match affine.way::<S, M>(y[0]) {
-            way::PLAIN if !T::ROUNDS => pairs::<S, T, M, { way::PLAIN }, R>(simd, x, y, norm, affine, from, to),
-            way::AFFINE if M::CENTERED || T::ROUNDS => {
-                pairs::<S, T, M, { way::AFFINE }, R>(simd, x, y, norm, affine, from, to)
-            }
-            way::OFFSET => pairs::<S, T, M, { way::OFFSET }, R>(simd, x, y, norm, affine, from, to),
-            _ => pairs::<S, T, M, { way::REST }, R>(simd, x, y, norm, affine, from, to),
-        }
-    };
+    let (i, mut seen) = epilogue[0].by_way::<S, M, _>(Pairs { simd, x, epilogue, norm, from, to });
     if i < to {
         for r in 0..R {
             // SAFETY: to - i elements are left, fewer than a pair.
-            let v = unsafe { normalize_tail::<S, T, M>(simd, x[r], y[r], &norm[r], affine, i, to - i) };
+            let v = unsafe { normalize_tail(simd, x[r], epilogue[r], &norm[r], i, to - i) };
             for v in v {
                 seen = probe::<S, T::Float>(simd, seen, v);
             }
@@ -100,79 +90,84 @@ pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, const R: usize>(
     seen
 }
 
-/// The whole pairs of registers among the elements from..to. Returns where they end, and what `normalize` does.
-///
-/// # Safety
-/// - As there.
-#[inline(always)]
-unsafe fn pairs<S: Lanes, T: Storage, M: Center, const WAY: u8, const R: usize>(
+/// The whole pairs of registers among the elements from..to, of which what [`normalize`] asks holds. Returns where they
+/// end, and what `normalize` does.
+struct Pairs<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> {
     simd: S,
     x: [Source<T>; R],
-    y: [Target<T>; R],
-    norm: &[NormRegs<S, T::Float, M>; R],
-    affine: &Affine<T>,
+    epilogue: &'r [E; R],
+    norm: &'r [NormRegs<S, T::Float, M>; R],
     from: usize,
     to: usize,
-) -> (usize, <T::Float as Float>::Reg<S>) {
-    let zero = T::Float::splat(simd, T::Float::default());
-    // Two, lest they become the longest chain of the loop.
-    let mut probes = [zero; 2];
-    let mut i = from;
-    while i + 2 * T::Float::lanes::<S>() <= to {
-        // SAFETY: the loop's condition and the caller's duty.
-        unsafe {
-            let affine_i = affine.load::<S, M, WAY>(simd, i, 0);
-            for r in 0..R {
-                let v = norm[r].apply_pair::<WAY>(simd, x[r].load(simd, i), affine_i);
-                y[r].store::<S, WAY>(simd, i, v);
-                for k in 0..2 {
-                    probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
-                }
-            }
-        }
-        i += 2 * T::Float::lanes::<S>();
-    }
-    (i, T::Float::plus(simd, probes[0], probes[1]))
 }
 
-/// Normalizes `n` elements from `i` on, at most a pair of registers, with ordinary stores. Returns them, and finite
-/// ones above.
+impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for Pairs<'_, S, T, M, E, R> {
+    const GENERAL: bool = true;
+
+    type Output = (usize, <T::Float as Float>::Reg<S>);
+
+    #[inline(always)]
+    fn run<const WAY: u8>(self) -> Self::Output {
+        let Self { simd, x, epilogue, norm, from, to } = self;
+        let to_store = *epilogue;
+        let zero = T::Float::splat(simd, T::Float::default());
+        // Two, lest they become the longest chain of the loop.
+        let mut probes = [zero; 2];
+        let mut i = from;
+        while i + 2 * T::Float::lanes::<S>() <= to {
+            // SAFETY: the loop's condition and the duty of the caller of `normalize`.
+            unsafe {
+                let operands = epilogue[0].operands::<S, M, WAY>(simd, i, 0);
+                for r in 0..R {
+                    let v = norm[r].apply::<T, E, WAY>(simd, x[r].load(simd, i), operands);
+                    to_store[r].store::<S, WAY>(simd, i, v);
+                    for k in 0..2 {
+                        probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
+                    }
+                }
+            }
+            i += 2 * T::Float::lanes::<S>();
+        }
+        (i, T::Float::plus(simd, probes[0], probes[1]))
+    }
+}
+
+/// Normalizes `n` elements from `i` on, at most a pair of registers, with ordinary stores. Returns what they become, and
+/// finite numbers above.
 ///
 /// # Safety
-/// - x and y have at least `i + n` elements, as have gamma and beta if present.
+/// - x and the epilogue have at least `i + n` elements.
 #[inline(always)]
-unsafe fn normalize_tail<S: Lanes, T: Storage, M: Center>(
+unsafe fn normalize_tail<S: Lanes, T: Storage, M: Center, E: Epilogue<T>>(
     simd: S,
     x: Source<T>,
-    y: Target<T>,
+    epilogue: E,
     norm: &NormRegs<S, T::Float, M>,
-    affine: &Affine<T>,
     i: usize,
     n: usize,
 ) -> Pair<S, T> {
     // SAFETY: the caller's duty.
     unsafe {
         let x = x.load_tail(simd, i, n, norm.hi);
-        let v = norm.apply_pair::<{ way::OFFSET }>(simd, x, affine.load_tail::<S, M>(simd, i, n));
-        y.store_tail(simd, i, n, v);
+        let v = norm.apply::<T, E, { way::OFFSET }>(simd, x, epilogue.operands_tail::<S, M>(simd, i, n));
+        epilogue.store_tail(simd, i, n, v);
         v
     }
 }
 
-/// A row whose statistics are known. Whoever makes one knows that x and y have as many elements as are to be
-/// normalized, as have gamma and beta if present.
+/// A row whose statistics are known. Whoever makes one knows that x and the epilogue have as many elements as are to be
+/// normalized.
 #[derive(Clone, Copy)]
-pub(super) struct KnownRow<T: Storage, M: Center> {
+pub(super) struct KnownRow<T: Storage, M: Center, E: Epilogue<T>> {
     /// Whether it has a mean.
     pub(super) mean: Mean<M>,
     pub(super) x: Source<T>,
-    pub(super) y: Target<T>,
     pub(super) norm: RowNorm<T::Float>,
-    pub(super) affine: Affine<T>,
+    pub(super) epilogue: E,
 }
 
-impl<T: Storage, M: Center> KnownRow<T, M> {
-    /// Normalizes the first `cols` elements. Returns whether those of y are finite.
+impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
+    /// Normalizes the first `cols` elements. Returns whether what is written is finite.
     ///
     /// # Safety
     /// - There are so many.
@@ -199,7 +194,7 @@ impl<T: Storage, M: Center> KnownRow<T, M> {
     /// - There are so many.
     #[inline(always)]
     pub(super) unsafe fn normalize_head<S: Lanes>(&self, simd: S, cols: usize) -> (usize, bool) {
-        let head = self.y.misalignment().min(cols);
+        let head = self.epilogue.target().misalignment().min(cols);
         if head == 0 {
             return (0, true);
         }
@@ -225,12 +220,12 @@ impl<T: Storage, M: Center> KnownRow<T, M> {
         let mut i = from;
         while i < to {
             // SAFETY: the loop's condition and the caller's duty.
-            unsafe { normalize_tail::<S, T, M>(simd, self.x, self.y, norm, &self.affine, i, pair.min(to - i)) };
+            unsafe { normalize_tail(simd, self.x, self.epilogue, norm, i, pair.min(to - i)) };
             i += pair;
         }
     }
 
-    /// Normalizes the elements from..to. Returns whether those of y are finite.
+    /// Normalizes the elements from..to. Returns whether what is written is finite.
     ///
     /// # Safety
     /// - As for [`normalize`], but that when streaming, they may also be those before the first whole cache line.
@@ -241,49 +236,50 @@ impl<T: Storage, M: Center> KnownRow<T, M> {
 }
 
 /// The elements from..to of a row: what [`KnownRow::normalize_part`] asks of them holds.
-struct Part<'r, T: Storage, M: Center> {
-    row: &'r KnownRow<T, M>,
+struct Part<'r, T: Storage, M: Center, E: Epilogue<T>> {
+    row: &'r KnownRow<T, M, E>,
     from: usize,
     to: usize,
     /// Whether all of them are written in the same way.
     split: bool,
 }
 
-impl<T: Storage, M: Center> Kernel for Part<'_, T, M> {
+impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for Part<'_, T, M, E> {
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { row: &KnownRow { mean, x, y, ref norm, ref affine }, from, to, split } = self;
-        if y.streams() && !split {
+        let Self { row: &KnownRow { mean, x, ref norm, ref epilogue }, from, to, split } = self;
+        if epilogue.target().streams() && !split {
             return self.split(simd);
         }
         let norm = [NormRegs::new(simd, norm, mean)];
         // SAFETY: whoever made this knew that.
-        let seen = unsafe { normalize::<S, T, M, 1>(simd, [x], [y], &norm, affine, from, to) };
+        let seen = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, from, to) };
         !T::Float::any_nan(simd, seen)
     }
 }
 
-impl<T: Storage, M: Center> Part<'_, T, M> {
+impl<T: Storage, M: Center, E: Epilogue<T>> Part<'_, T, M, E> {
     /// Streams the whole cache lines of a row. The first and the last line may have elements of other rows too: these
     /// two are written with ordinary stores, since a line that is streamed in part costs as much as dozens of others.
     #[inline(always)]
     fn split<S: Lanes>(self, simd: S) -> bool {
         let Self { row, from, to, .. } = self;
-        let mut edge = KnownRow { y: row.y.ordinary(), ..*row };
-        if from == 0 && row.y.misalignment() != 0 {
+        let y = row.epilogue.target();
+        let mut edge = KnownRow { epilogue: row.epilogue.to(y.ordinary()), ..*row };
+        if from == 0 && y.misalignment() != 0 {
             // Even the lanes that a store leaves out count as a touch of the next line, which is streamed: they are
             // written apart.
             let mut line = CacheLine::ZERO;
-            edge.y = edge.y.moved(&mut line);
+            edge.epilogue = edge.epilogue.to(y.ordinary().moved(&mut line));
             let finite = outline(simd, Part { row: &edge, from, to, split: true });
             // SAFETY: there are so many, and fewer than a cache line holds.
-            unsafe { row.y.copy_from(&line, to) };
+            unsafe { y.copy_from(&line, to) };
             return finite;
         }
         // Pairs of registers, a register that is a line, and the rest.
-        let (pair, line) = (2 * T::Float::lanes::<S>(), row.y.line());
+        let (pair, line) = (2 * T::Float::lanes::<S>(), y.line());
         let pairs = to - (to - from) % pair.max(line);
         let lines = to - (to - pairs) % line;
         let mut finite = true;

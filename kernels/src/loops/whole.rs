@@ -1,5 +1,6 @@
 //! Rows one by one: moments, then normalize.
 
+use super::epilogue::Epilogues;
 use super::job::{Job, settle};
 use super::normalize::KnownRow;
 use crate::element::Storage;
@@ -10,15 +11,15 @@ use crate::stats::{Moments, sums};
 
 /// Takes the moments of a row of `cols > 0` elements, which whoever makes this knows to be there, and normalizes it if
 /// it is a row of a job.
-pub(crate) struct WholeRow<'j, 'a, T: Storage, M: Center> {
+pub(crate) struct WholeRow<'j, 'a, T: Storage, M: Center, E> {
     /// Borrowed for the same reason as jobs are.
     pub(super) row: &'j Input<T>,
     pub(super) cols: usize,
     pub(super) mean: Mean<M>,
-    pub(super) job: Option<(&'j mut Job<'a, T>, usize)>,
+    pub(super) job: Option<(&'j mut Job<'a, T, E>, usize)>,
 }
 
-impl<'j, T: Storage, M: Center> WholeRow<'j, '_, T, M> {
+impl<'j, T: Storage, M: Center, E: Epilogues<T>> WholeRow<'j, '_, T, M, E> {
     /// The moments alone.
     ///
     /// # Safety
@@ -29,8 +30,8 @@ impl<'j, T: Storage, M: Center> WholeRow<'j, '_, T, M> {
     }
 }
 
-impl<T: Storage, M: Center> Kernel for WholeRow<'_, '_, T, M> {
-    /// The moments, and whether the row of y is known to be finite.
+impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for WholeRow<'_, '_, T, M, E> {
+    /// The moments, and whether what is written is known to be finite.
     type Output = (Moments, bool);
 
     const PORTABLE: bool = M::CENTERED;
@@ -43,10 +44,10 @@ impl<T: Storage, M: Center> Kernel for WholeRow<'_, '_, T, M> {
         let Some((job, r)) = job else { return (moments, false) };
         let mut finite = false;
         if let Some(norm) = settle(simd, job, r, &moments, 1.0 / cols as f64) {
-            // SAFETY: the job has row r, of cols elements; so have gamma and beta, checked by the constructor.
+            // SAFETY: the job has row r, of cols elements.
             finite = unsafe {
-                let (x, y, affine) = (job.rows.source(r), job.target(r), job.affine(r));
-                KnownRow { mean, x, y, norm, affine }.normalize(simd, cols)
+                let (x, epilogue) = (job.rows.source(r), job.epilogue(r));
+                KnownRow { mean, x, norm, epilogue }.normalize(simd, cols)
             };
         }
         if job.streaming {

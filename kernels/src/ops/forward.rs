@@ -14,7 +14,7 @@ use crate::stats::{Moments, RowNorm, StatsMut, is_eps};
 /// The job of normalizing some rows: see [`LayerNorm`](super::layer_norm::LayerNorm) and
 /// [`RmsNorm`](super::rms_norm::RmsNorm).
 #[derive(Debug)]
-pub struct Forward<'a, T: Storage, M: Center>(Job<'a, T>, PhantomData<M>);
+pub struct Forward<'a, T: Storage, M: Center>(Job<'a, T, Params<'a, T>>, PhantomData<M>);
 
 impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
     /// `None` for the reasons that the constructors name.
@@ -27,7 +27,7 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         stats: StatsMut<'a, T::Float>,
     ) -> Option<Self> {
         let fits = params.fit(rows.rows(), rows.cols()) && stats.fits(rows.rows()) && is_eps(eps);
-        let job = Job::new(M::CENTERED, rows, params, eps, streaming, stats);
+        let job = Job::new(M::CENTERED, rows, params.with_harmless_offset(), eps, streaming, stats);
         fits.then_some(Self(job, PhantomData))
     }
 
@@ -60,9 +60,9 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         match in_default_environment(|| trusted(moments, job.eps)) {
             Some(norm) => {
                 job.stats.set(0, &norm);
-                let params = job.params.of_row(0, job.rows.cols());
+                let epilogues = job.epilogues.of_row(0, job.rows.cols());
                 let Job { rows: row, streaming, .. } = job;
-                Ok(Normalize(Columns { centered: M::CENTERED, row, params, norm, streaming }, PhantomData))
+                Ok(Normalize(Columns { centered: M::CENTERED, row, epilogues, norm, streaming }, PhantomData))
             }
             None => Err(Self(job, PhantomData)),
         }
@@ -73,9 +73,9 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
     pub(crate) fn run_here<L: Center>(&mut self, isa: Isa) {
         self.0.isa = isa;
         if self.0.streaming {
-            stack::within_a_page(&mut self.0, isa, run_job::<T, L>);
+            stack::within_a_page(&mut self.0, isa, run_job::<T, L, _>);
         } else {
-            run_job::<T, L>(&mut self.0, isa);
+            run_job::<T, L, _>(&mut self.0, isa);
         }
     }
 
@@ -96,7 +96,7 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
 
 /// The job of normalizing one row, or some columns of it, whose statistics are known.
 #[derive(Debug)]
-pub struct Normalize<'a, T: Storage, M: Center>(Columns<'a, T>, PhantomData<M>);
+pub struct Normalize<'a, T: Storage, M: Center>(Columns<'a, T, Params<'a, T>>, PhantomData<M>);
 
 impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
     /// `None` for the reasons that the constructors name.
@@ -110,8 +110,8 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
         if row.rows() != 1 || row.is_sum() || !params.fit(1, row.cols()) {
             return None;
         }
-        let params = params.with_harmless_offset().of_row(0, row.cols());
-        Some(Self(Columns { centered: M::CENTERED, row, params, norm, streaming }, PhantomData))
+        let epilogues = params.with_harmless_offset().of_row(0, row.cols());
+        Some(Self(Columns { centered: M::CENTERED, row, epilogues, norm, streaming }, PhantomData))
     }
 
     /// The job for the first `col` columns, and that for the others. All columns come first if there are fewer.
@@ -123,7 +123,7 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
     /// The job, which has columns, through the loops for `L`.
     #[inline(always)]
     pub(crate) fn run_here<L: Center>(mut self, isa: Isa) {
-        stack::within_a_page(&mut self.0, isa, run_columns::<T, L>);
+        stack::within_a_page(&mut self.0, isa, run_columns::<T, L, _>);
     }
 
     /// The number of columns.

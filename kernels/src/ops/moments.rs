@@ -4,7 +4,7 @@ use crate::element::Storage;
 use crate::isa::Isa;
 use crate::loops::WholeRow;
 use crate::mean::{Center, Mean};
-use crate::rows::Source;
+use crate::rows::{Params, Source};
 use crate::stats::{Moments, exact};
 
 /// The moments of a row, or of a part of it that starts at a multiple of [`CHUNK`](crate::stats::CHUNK) elements and
@@ -27,7 +27,9 @@ impl<T: Storage> RowMoments<'_, T> {
     pub(crate) fn run_here<M: Center>(self, isa: Isa) -> Moments {
         let Self { x, centered, .. } = self;
         // SAFETY: the slice has as many elements, and is not empty.
-        unsafe { isa.run(WholeRow::<T, M>::moments(&Source::from(x).into(), x.len(), Mean::new(centered))).0 }
+        unsafe {
+            isa.run(WholeRow::<T, M, Params<'_, T>>::moments(&Source::from(x).into(), x.len(), Mean::new(centered))).0
+        }
     }
 
     /// The moments at a scale, on the slow path.

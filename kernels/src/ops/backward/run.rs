@@ -13,6 +13,7 @@ use crate::element::Storage;
 use crate::isa::Isa;
 use crate::loops::{Affine, WholeRow};
 use crate::mean::{Center, Mean, Uncentered};
+use crate::rows::Params;
 use crate::simd::{Float, Kernel, Lanes, outline};
 use crate::stats::{Moments, RowNorm};
 
@@ -211,7 +212,7 @@ fn first_touch<S: Lanes, T: Storage, M: Center>(
             // SAFETY: r < rows, and rows have cols > 0 elements.
             of_row = unsafe {
                 let (x, cols) = (job.rows.x(job.rows.place(r)).into(), job.rows.cols());
-                outline(simd, WholeRow::<T, M>::moments(&x, cols, Mean::new(job.centered)))
+                outline(simd, WholeRow::<T, M, Params<'_, T>>::moments(&x, cols, Mean::new(job.centered)))
             };
             let (moments, _) = &of_row;
             fast = Some(moments);
