@@ -13,16 +13,16 @@ pub(super) const BLOCK_ROWS: usize = 2;
 
 /// The statistics of each row, as forward has kept them.
 ///
-/// Each has one element for each row of the buffers, also where the rows of a job are a part of these: those of one
-/// group ([`GradRows::with_group`]) or those of [`GradRows::split_at`]. Row r of the buffers has element r.
+/// Each has one element for each row of the buffers: row r of the buffers has element r. That holds also where a job
+/// takes a part of the rows, by [`GradRows::with_group`] or [`GradRows::split_at`].
 #[derive(Clone, Copy, Debug)]
 pub struct Stats<'a, F = f32> {
     /// The mean, rounded.
     pub mean: Option<&'a [F]>,
-    /// What rounding took from the mean. Absent ones count as 0, which costs digits where the mean is large beside the
-    /// standard deviation.
+    /// What rounding took from the mean. If absent it counts as 0, which costs digits where the mean is large beside
+    /// the standard deviation.
     pub mean_lo: Option<&'a [F]>,
-    /// 1 / sqrt(var + eps). Absent ones are taken again, and so are the means.
+    /// 1 / sqrt(var + eps). If absent, rstd and the mean are computed again from x.
     pub rstd: Option<&'a [F]>,
 }
 
@@ -34,7 +34,7 @@ impl<F> Default for Stats<'_, F> {
 }
 
 impl<'a, F: Float> Stats<'a, F> {
-    /// Whether each has an element for each of `rows` rows, and none is there without those that belong to it.
+    /// Whether each statistic has an element for each of `rows` rows, and none is given without the ones that it needs.
     #[inline(never)]
     pub(super) fn fit(&self, rows: usize, centered: bool) -> bool {
         let lengths = [self.mean, self.mean_lo, self.rstd].into_iter().all(|s| s.is_none_or(|s| s.len() == rows));
@@ -49,7 +49,7 @@ impl<'a, F: Float> Stats<'a, F> {
     }
 }
 
-/// What both normalizations have in common, and the loops take.
+/// The job of either normalization, as the loops take it.
 #[derive(Debug)]
 pub(super) struct GradJob<'a, T: Storage> {
     /// The tier that it runs on.
@@ -89,7 +89,7 @@ impl<T: Storage> GradJob<'_, T> {
     }
 }
 
-/// The range of rstd, of the sums of a row, and of their products, within which the loops are trusted with it.
+/// The ranges of rstd, of the sums of a row, and of their products, within which the loops are trusted with the row.
 pub(super) struct Trusted {
     pub(super) rstd: RangeInclusive<f64>,
     pub(super) sums: RangeInclusive<f64>,
