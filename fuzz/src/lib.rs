@@ -1,5 +1,5 @@
-//! What the fuzz targets check; how to run them is in the README here. Inputs are structured: see the `Input` of each
-//! target.
+//! The checks of the fuzz targets. The README here tells how to run them. Inputs are structured: see the `Input` of
+//! each target.
 //!
 //! Problems, calls and oracles are those of the contract tests.
 

@@ -10,7 +10,7 @@ use crate::columns::grid::SIZES;
 /// One contender at one point.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Row {
-    /// Where the tensor fits.
+    /// The cache that the tensor fits into.
     pub(crate) size: String,
     pub(crate) size_bytes: usize,
     pub(crate) op: String,
