@@ -97,15 +97,23 @@ impl<M: Center> Norm<M> {
         Self::from(Plan { offset, ..self.plan })
     }
 
-    /// The same plan with a gamma and a beta for each of several groups of rows: row r has those of group
-    /// (r / repeat) % groups. gamma and beta then have `groups * cols` elements, group after group.
+    /// The same plan with a gamma and a beta for each of several groups of rows. Row r takes group
+    /// (r / repeat) % groups. gamma and beta have `groups * cols` elements, group after group.
     ///
-    /// One group (the default) is one gamma for all rows; a group for each head or gate, and repeat 1, gives each its
-    /// own; a group for each sample, and repeat the rows of a sample, is adaptive normalization.
+    /// With one group (the default) all rows share a gamma. With a group for each head or gate, and a repeat of 1, each
+    /// head has its own. With a group for each sample, and the rows of a sample as the repeat, it is adaptive
+    /// normalization.
+    ///
+    /// ```text
+    ///                                      row      0  1  2  3  4  5  6  7  8  9 10 11
+    /// 1 group, repeat 1:      all rows     group    0  0  0  0  0  0  0  0  0  0  0  0
+    /// 4 groups, repeat 1:     4 heads      group    0  1  2  3  0  1  2  3  0  1  2  3
+    /// 3 groups, repeat 4:     3 samples    group    0  0  0  0  1  1  1  1  2  2  2  2
+    /// ```
     ///
     /// # Errors
-    /// If there are no groups or rows, or if their product overflows. A call returns one if its rows are no multiple of
-    /// `groups * repeat`.
+    /// If there are no groups, if the repeat is 0, or if their product overflows. A call returns an error if its rows
+    /// are no multiple of `groups * repeat`.
     pub fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
         self.plan.with_groups(groups, repeat).map(Self::from)
     }
