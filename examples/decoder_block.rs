@@ -8,7 +8,7 @@
 //! ```text
 //! y      = rms_norm(hidden)                       hidden: tokens x 512, the residual stream
 //! qkv    = y * W_qkv                              q0 .. q7 k0 k1 v0 v1 in each token, 64 columns each
-//! q, k   = rms_norm of each head, in place        one gamma for the heads of Q, one for those of K
+//! q, k   = rms_norm of each head, in place        one gamma for all heads of Q, one for all of K
 //! out    = v * W_out                              (attention itself has no norm, and is left out)
 //! hidden = hidden + out,  y = rms_norm(hidden)    one call
 //! hidden = hidden + relu(y * W_up) * W_down

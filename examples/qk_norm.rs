@@ -117,7 +117,7 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// The median time of many runs, each of which starts from a fresh copy of x.
+/// The median time of many runs. Each run starts from a fresh copy of x.
 fn median(x: &[f32], mut run: impl FnMut(&mut [f32]) -> Result<(), Error>) -> Result<Duration, Error> {
     let (mut y, mut times) = (x.to_vec(), Vec::new());
     let deadline = Instant::now() + Duration::from_millis(200);

@@ -96,7 +96,7 @@ impl<'a, T: Element, M: Center, D: Place> BackwardCall<'a, T, M, D> {
     /// A gradient that reaches x by another way, to be added to dx. Where x is the sum of two addends, written by
     /// forward, ds is the gradient of the sum, and dx the gradient of either addend.
     ///
-    /// Where dx is not wanted, there is no ds:
+    /// A call without dx has no ds:
     ///
     /// ```compile_fail,E0599
     /// # let (x, mut dgamma) = ([1.0f32; 4], [0.0f32; 4]);
@@ -145,7 +145,7 @@ impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
     }
 }
 
-/// What layer normalization alone has.
+/// The methods of layer normalization alone.
 impl<'a, T: Element, D: Place, S> BackwardCall<'a, T, Centered, D, S> {
     /// The mean of each row, as forward has kept it.
     #[inline(always)]

@@ -184,7 +184,7 @@ impl<M: Center> Norm<M> {
         self.plan.backward_scratch_len::<T>(rows, M::CENTERED)
     }
 
-    /// What `forward` writes for each row of x.
+    /// The rows that `forward` writes, as a new vector.
     pub(crate) fn collect<'a, T: Element>(
         &self,
         x: Rows<'a, T>,

@@ -1,4 +1,4 @@
-//! How a job is spread over threads: those of the caller's rayon pool, or threads of the library's own.
+//! How a job is spread over threads: over the caller's rayon pool, or over threads of the library.
 //!
 //! Rows are cut into contiguous ranges. Where there are too few rows, long rows are cut too: their moments are taken
 //! per subtree and merged along the tree that their length fixes, so the number of threads changes no bits. Rows of

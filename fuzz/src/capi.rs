@@ -1,5 +1,5 @@
-//! The C ABI: good calls succeed and write their outputs alone; calls that are spoilt in any way are refused, with
-//! another status than that of a bug, and with nothing written.
+//! The C ABI: good calls succeed and write their outputs alone; calls that are spoilt in any way are refused, with a
+//! status other than `Internal`, and with nothing written.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -52,7 +52,7 @@ enum Function {
     LayerNormF32,
 }
 
-/// What makes a call bad, whatever else is wrong with it.
+/// A fault that makes a call bad, whatever else is wrong with the call.
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq)]
 enum Spoil {
     NoX,

@@ -1,4 +1,4 @@
-//! What is compiled: the loops of each operation for each type of elements. No other crate compiles them again.
+//! Compiles the loops of each operation for each type of elements. No other crate compiles them again.
 
 use half::{bf16, f16};
 
@@ -16,7 +16,7 @@ pub trait Element: Storage + Compiled<Centered> + Compiled<Uncentered> {}
 
 impl<T: Storage + Compiled<Centered> + Compiled<Uncentered>> Element for T {}
 
-/// What is compiled for a type of elements and a kind of normalization.
+/// The compiled code for a type of elements and a kind of normalization.
 #[doc(hidden)]
 pub trait Compiled<M: Center>: Storage {
     fn forward(job: &mut Forward<'_, Self, M>, isa: Isa)

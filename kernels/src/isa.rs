@@ -1,8 +1,8 @@
 //! The tiers, their detection, and the one dispatch point.
 //!
-//! An [`Isa`] is proof that the processor has what its [`Tier`] needs: no safe function makes it elsewhere.
-//! [`Isa::run`] enters a function compiled for the tier and hands the kernel the tier's [`Lanes`](crate::simd::Lanes)
-//! token; everything generic below it must be inlined into that function.
+//! An [`Isa`] is proof that the processor has what its [`Tier`] needs: safe functions make one only then. [`Isa::run`]
+//! enters a function compiled for the tier and hands the kernel the tier's [`Lanes`](crate::simd::Lanes) token;
+//! everything generic below it must be inlined into that function.
 
 use core::fmt;
 use core::str::FromStr;
@@ -15,7 +15,7 @@ use crate::simd::{Kernel, scalar};
 
 /// An instruction set that the kernels are compiled for.
 ///
-/// The order is that of the width: a wider tier compares greater.
+/// A wider tier compares greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Tier {

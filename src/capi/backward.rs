@@ -36,7 +36,7 @@ pub struct lanenorm_backward_buffers {
     pub inner_rows: usize,
     /// The gradient of y.
     pub dy: lanenorm_rows,
-    /// What was normalized: x of the forward call, or its sum if there was a residual.
+    /// The rows that were normalized: x of the forward call, or its sum if there was a residual.
     pub x: lanenorm_rows,
     /// Optional, with dx: a gradient that reaches x by another way (a residual connection), to be added to dx.
     pub ds: lanenorm_rows,
@@ -347,7 +347,7 @@ type Run = unsafe fn(&Call<'_>, &Sizes, Task);
 /// Takes the gradients of a task's parts, on the calling thread.
 ///
 /// # Safety
-/// - The types and sizes are those of the call.
+/// - The types and sizes belong to the call.
 /// - There are these parts, memory for their sums if sums are wanted, and work memory for one thread.
 /// - Nothing else touches this memory, or dx of the rows of these parts, meanwhile.
 #[inline(never)]
@@ -388,7 +388,7 @@ type MergeGroup = unsafe fn(&Call<'_>, &Sizes, usize, *const c_void);
 /// Merges the sums of all parts of a group into its dgamma and dbeta.
 ///
 /// # Safety
-/// - The types and sizes are those of the call.
+/// - The types and sizes belong to the call.
 /// - There are the sums, and nothing else touches these elements of dgamma and dbeta meanwhile.
 #[inline(never)]
 unsafe fn merge_group<T, M: Center>(call: &Call<'_>, sizes: &Sizes, group: usize, partials: *const c_void)
@@ -464,7 +464,7 @@ pub(super) unsafe fn backward(
         let task = Task { group, first: 0, count: sizes.parts.count(), partials, work: ptr::null_mut() };
         parallel::share(SomeParts { call: &call, sizes: &sizes, run, task }, work, tasks);
         if call.sums {
-            // SAFETY: the caller's duty; the sums are those of this group, and this call's.
+            // SAFETY: the caller's duty; these sums are of this group, and this call's.
             unsafe { merge(&call, &sizes, group, partials) };
         }
     }

@@ -48,7 +48,7 @@ pub struct lanenorm_rows_mut {
 /// and absent.
 ///
 /// y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap
-/// with an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
+/// with an output is allowed, but rows may lie between the rows of another buffer: columns of the same rows, say.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_forward_buffers {
@@ -80,7 +80,7 @@ pub struct lanenorm_forward_buffers {
     pub rstd: *mut c_void,
 }
 
-/// Which rows, and in how many tasks.
+/// The rows of a call, and the number of tasks.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part {
     All { threads: usize },
@@ -250,7 +250,7 @@ type Run = unsafe fn(&Call<'_>, usize, usize, Tasks<false>);
 /// is made: see `Forward::run_on`.
 ///
 /// # Safety
-/// - The types are those of the call.
+/// - The types belong to the call.
 /// - There are these rows, in one run or evenly apart in all buffers.
 /// - Nothing else touches them meanwhile.
 #[inline(never)]
@@ -294,7 +294,8 @@ impl Call<'_> {
         // SAFETY: places have been checked: the outputs are apart from all else, or are what they replace. The rest is
         // the caller's duty.
         let rows = unsafe { RowIo::from_raw(x, addends, y, wide.y, count, plan.cols) };
-        // SAFETY: statistics, where they are wanted, have an element for each row; those of these rows are this job's.
+        // SAFETY: statistics, where they are wanted, have an element for each row; the elements of these rows are this
+        // job's.
         let stats = unsafe {
             StatsMut {
                 mean: part_of(buffers.mean.cast(), first, count),

@@ -167,7 +167,7 @@ pub unsafe extern "C" fn lanenorm_rms_norm_bf16(
 }
 
 /// Writes x + residual to sum, and the layer normalization of the sum to y, as a transformer does before each sublayer.
-/// The bits are those of an addition followed by a layer normalization. gamma, beta and sum may be NULL. sum may be
+/// The bits are as from an addition followed by a layer normalization. gamma, beta and sum may be NULL. sum may be
 /// residual or x, and y may be x or residual; but sum is not y.
 #[must_use]
 #[unsafe(no_mangle)]

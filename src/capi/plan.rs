@@ -63,8 +63,8 @@ pub enum lanenorm_tier {
     Avx512 = 4,
 }
 
-/// What is to be computed. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else zero, and set
-/// op, dtype, cols, eps and whatever else differs from zero.
+/// A description of a normalization. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else
+/// zero, and set op, dtype, cols, eps and whatever else differs from zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_desc {
@@ -130,7 +130,7 @@ pub(super) struct Wide {
     pub(super) y: bool,
 }
 
-/// What is computed, and in which types.
+/// The operation and the types of a plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
     pub(super) centered: bool,
@@ -173,7 +173,7 @@ impl Kind {
     }
 }
 
-/// What a `lanenorm_plan` holds.
+/// The contents of a `lanenorm_plan`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inner {

@@ -82,7 +82,7 @@ pub(super) fn call(helpers: usize, work: &mut dyn FnMut(), help: &(dyn Fn() + Sy
 /// A call, as its caller and its helpers see it.
 struct Call<'a> {
     help: &'a (dyn Fn() + Sync),
-    // What follows is written under the mutex of the team.
+    // The fields below are written under the mutex of the team.
     /// How many more helpers may come.
     wanted: AtomicUsize,
     helping: AtomicUsize,

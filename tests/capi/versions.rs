@@ -1,4 +1,4 @@
-//! Structures of other sizes than those of this header, and plans of other libraries.
+//! Structures whose sizes differ from this header's, and plans of other libraries.
 
 use std::any::type_name;
 use std::cell::Cell;

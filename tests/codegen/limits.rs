@@ -1,4 +1,4 @@
-//! What is allowed, and why.
+//! The exceptions that are allowed, and why.
 
 use crate::names::Tier;
 

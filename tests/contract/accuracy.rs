@@ -29,7 +29,7 @@ fn seeds<K: Types>(cols: usize) -> u64 {
     match K::ONE_OF {
         1 => seeds,
         _ if size_of::<K::X>() == size_of::<f64>() => seeds.div_ceil(8),
-        // Long rows of 16 bits are summed as those of f32 are.
+        // Long rows of 16 bits are summed as rows of f32 are.
         _ if cols > 4096 => 0,
         one_of => seeds.div_ceil(8 * one_of as u64),
     }

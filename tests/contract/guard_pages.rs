@@ -24,7 +24,7 @@ impl<V: Value> Guarded<V> {
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page size");
         let pages = (len * size_of::<V>()).div_ceil(page);
         let (flags, size) = (libc::MAP_PRIVATE | libc::MAP_ANON, (pages + 2) * page);
-        // SAFETY: a new mapping, of which only the inner pages are made accessible.
+        // SAFETY: a new mapping. Only its inner pages are made accessible.
         let base = unsafe {
             let base = libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0);
             assert_ne!(base, libc::MAP_FAILED, "mmap");

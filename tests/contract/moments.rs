@@ -1,6 +1,6 @@
 //! Rows that several processes share: each takes the moments of its columns, the moments are merged, and each
-//! normalizes its columns with those of the whole row. y has the bits of one call for the whole rows, on all tiers and
-//! for rows of all kinds.
+//! normalizes its columns with the moments of the whole row. y has the bits of one call for the whole rows, on all
+//! tiers and for rows of all kinds.
 
 use std::num::NonZeroUsize;
 

@@ -69,14 +69,14 @@ impl Sum {
     }
 }
 
-/// Which normalization.
+/// The normalization whose answers are computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
     /// LayerNorm if true, RMSNorm if false.
     pub centered: bool,
     /// The length of rows.
     pub cols: usize,
-    /// What is added to the variance.
+    /// The number that is added to the variance.
     pub eps: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What a later reader needs to know about where results come from.
+//! The origin of results, for later readers.
 
 use std::fmt;
 use std::time::SystemTime;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-/// What can be timed.
+/// Contenders that can be timed.
 pub trait Bench {
     /// The time of `repeats` runs of a contender, after untimed ones as [`repeat`] has them.
     fn time(&mut self, contender: usize, wake: Duration, repeats: u64) -> Duration;
@@ -51,7 +51,7 @@ impl Default for Pace {
     }
 }
 
-/// What was measured of one contender.
+/// The times of one contender.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// The time of a run, in nanoseconds.

@@ -12,7 +12,7 @@ use crate::machine::Machine;
 pub struct Record<R> {
     /// Where and when.
     pub machine: Machine,
-    /// What was measured.
+    /// The results.
     pub results: Vec<R>,
 }
 

@@ -1,4 +1,4 @@
-//! What is measured, its inputs, and the answers it is held against.
+//! The cases: what is measured, the inputs, and the right answers.
 
 use clap::ValueEnum;
 use lanenorm_harness::answer::{Gradients, Norm, Part};

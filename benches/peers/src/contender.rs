@@ -1,4 +1,4 @@
-//! What can be timed, and the buffers it is given.
+//! The contenders, and the buffers that they are given.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -15,7 +15,7 @@ use crate::number::Number;
 /// Coarser than elsewhere, as there are more contenders, shapes and operations.
 const PACE: Pace = Pace { block: Duration::from_micros(500), places: 3, rounds: (3, 60), slow: 6.0 };
 
-/// What was measured of one contender, and its largest error.
+/// The times of one contender, and its largest error.
 pub(crate) struct Measured {
     pub(crate) about: About,
     pub(crate) timing: Timing,

@@ -103,7 +103,7 @@ impl Norm {
         by_type!(x, affine.gamma, overwrite(self, x, residual, affine))
     }
 
-    /// The gradients of those of x, gamma and beta that are tracked.
+    /// The gradients of x, gamma and beta, as far as they are tracked.
     pub(crate) fn backward(&self, x: &Tensor, affine: Affine<'_>, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         if twice::is_asked_for(dy) && x.elem_count() > 0 {
             return twice::backward(self, x, affine, dy);
@@ -112,7 +112,8 @@ impl Norm {
     }
 }
 
-/// Runs a call of either plan: the methods that both calls have, then those of layer normalization alone, then the end.
+/// Runs a call of either plan: first the methods that both calls have, then the methods of layer normalization alone,
+/// then the end.
 macro_rules! run {
     ($norm:expr, $plan:ident => $call:expr, $more:ident($argument:expr), $end:ident($($to:expr)?)) => {
         match $norm {

@@ -134,7 +134,7 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
     }
 }
 
-/// What normalizing a row with these moments takes, if they can be trusted.
+/// The statistics for normalizing a row with these moments, if the moments can be trusted.
 #[inline(never)]
 fn trusted<F: Float>(moments: &Moments, eps: f64) -> Option<RowNorm<F>> {
     RowNorm::trusted(pulp::Scalar, moments, eps)

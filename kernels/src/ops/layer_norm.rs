@@ -11,9 +11,9 @@
 //! in f32 for elements of f32, f16 and bf16, which are widened when they are loaded and rounded when they are stored,
 //! and in f64 for f64. The offset is 1 where gamma enters as 1 + gamma (adaptive normalization), else 0.
 //!
-//! Keeping the mean as hi + lo is what makes a row of mean 1e6 as good as one of mean 0: x - hi is exact for
-//! elements near the mean, and lo brings back what rounding the mean took. It costs two operations for each
-//! element, in a loop that waits for loads and stores. The loops are those of [`forward`].
+//! Keeping the mean as hi + lo is what makes a row of mean 1e6 as good as one of mean 0: x - hi is exact for elements
+//! near the mean, and lo brings back what rounding the mean took. It costs two operations for each element, in a loop
+//! that waits for loads and stores. The loops are in [`forward`].
 
 use super::forward;
 use crate::element::Storage;

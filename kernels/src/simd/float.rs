@@ -265,7 +265,7 @@ impl Float for f64 {
     const SECOND_BANK_AT: usize = 512;
     /// From 2^-960 to 2^1000, for the same reasons as in f32.
     const TRUSTED: RangeInclusive<f64> = 1.0261342003245941e-289..=1.0715086071862673e301;
-    /// 2^-560 and 2^700: squares of the largest numbers come down to 2^928, and those of the smallest up to 2^-748.
+    /// 2^-560 and 2^700: the largest squares come down to 2^928, and the smallest up to 2^-748.
     const RESCALE: [f64; 3] = [2.6497349136889905e-169, 5.260135901548374e+210, 0.25];
 
     #[inline(always)]

@@ -6,8 +6,8 @@ use pulp::Simd;
 /// The rows that [`Lanes::fold_rows`] folds at once.
 pub const FOLD_ROWS: usize = 8;
 
-/// The largest number of registers that the virtual lanes take on any tier: the length of register arrays, of which
-/// a tier uses the first [`regs`]. (Rust cannot yet size an array by an associated constant.)
+/// The largest number of registers that the virtual lanes take on any tier. Arrays of registers have this length, and a
+/// tier uses the first [`regs`]. (Rust cannot yet size an array by an associated constant.)
 pub(crate) const MAX_REGS: usize = 8;
 
 /// A computation that is written once for all tiers. See [`Isa::run`](crate::Isa::run).

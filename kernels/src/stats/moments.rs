@@ -91,9 +91,9 @@ impl Moments {
         }
     }
 
-    /// Whether these can be the moments of a row of `T`, `cols` elements of which are to be normalized. That is so if
-    /// they count `cols` elements or more, if their scale is 1 or one that [`rescale`](Self::rescale) gives for `T`, if
-    /// `m2` is not negative, and if the mean is finite wherever `m2` is.
+    /// Whether these can be the moments of a row of `T` that has at least `cols` elements. That is so if they count
+    /// `cols` elements or more, if their scale is 1 or one that [`rescale`](Self::rescale) gives for `T`, if `m2` is
+    /// not negative, and if the mean is finite wherever `m2` is.
     pub fn are_of<T: Storage>(&self, cols: usize) -> bool {
         in_default_environment(|| self.fit(cols, &T::Float::RESCALE))
     }
@@ -192,7 +192,7 @@ pub(crate) fn scale_for<F: Float>(v: f64, mean: f64) -> f64 {
 /// The deepest tree: 2^47 bytes of f32, as many as today's processors can address.
 const DEPTH: usize = 36;
 
-/// What is merged along a [`Tree`]. The order matters in the last bits.
+/// A value that is merged along a [`Tree`]. The order matters in the last bits.
 pub(crate) trait Mergeable: Copy {
     fn merge(self, other: Self) -> Self;
 }

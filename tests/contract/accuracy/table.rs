@@ -47,7 +47,7 @@ struct Sizes {
     small: [f64; 5],
 }
 
-/// Also the sizes for 16 bits: rows that these types cannot hold are left out.
+/// The sizes for 16 bits too: rows that these types cannot hold are left out.
 const OF_F32: Sizes = Sizes {
     offsets: [1e2, 1e4, 1e6, 1e7],
     deviation: 0.1,

@@ -102,7 +102,7 @@ fn statistics_that_were_kept_change_nothing<K: Types>() {
     for problem in some_problems::<K>() {
         assert_tiers_agree(&problem, |isa| GradCall { statistics: Statistics::Kept, ..GradCall::plain(isa) });
     }
-    // Where the slow path begins: rows and gradients of every size.
+    // Rows and gradients of every size, also where the slow path begins.
     for (i, exponent) in (-160..130).step_by(if quick() { 7 } else { 1 }).enumerate() {
         let mut problem = GradProblem::<K>::ordinary(5, 9, 8).with_eps(0.0);
         let scale = f64::from(exponent).exp2();

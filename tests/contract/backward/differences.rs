@@ -1,4 +1,4 @@
-//! The gradients are those of what forward computes: held against differences of sum(y * dy), in f64, as x, gamma and
+//! The gradients fit the results of forward: they are compared with differences of sum(y * dy), in f64, as x, gamma and
 //! beta are moved. Found by proptest, which shrinks what fails.
 
 use lanenorm::Isa;

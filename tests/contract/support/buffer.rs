@@ -44,7 +44,7 @@ impl<V: Value> Buffer<V> {
         &self.data[self.start..][..self.rows * self.cols]
     }
 
-    /// The same, to be written.
+    /// The same elements, to be written.
     pub(crate) fn contiguous_mut(&mut self) -> &mut [V] {
         assert_eq!(self.stride, self.cols);
         &mut self.data[self.start..][..self.rows * self.cols]
@@ -56,7 +56,7 @@ impl<V: Value> Buffer<V> {
         (&self.data[self.start..], self.stride)
     }
 
-    /// The same, to be written.
+    /// The same elements, to be written.
     #[allow(dead_code, reason = "for the fuzz targets, which share this module")]
     pub(crate) fn slice_mut(&mut self) -> (&mut [V], usize) {
         (&mut self.data[self.start..], self.stride)

@@ -40,7 +40,7 @@ pub(crate) struct Call {
     pub(crate) isa: Isa,
     pub(crate) parallelism: Parallelism,
     pub(crate) store: Store,
-    /// Of no effect if y has another type than x.
+    /// Whether y goes over x. Of no effect if y has another type than x.
     pub(crate) in_place: bool,
     pub(crate) x_gap: usize,
     pub(crate) y_gap: usize,

@@ -1,4 +1,4 @@
-//! What a run measured, as a record and as tables.
+//! The results of a run, as a record and as tables.
 
 use lanenorm_harness::machine::Machine;
 use lanenorm_harness::table::Table;

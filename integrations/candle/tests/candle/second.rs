@@ -54,7 +54,7 @@ fn vars(dtype: DType) -> Result<[Var; 4]> {
     Ok([var(1, &[3, 5], 0.5)?, var(2, &[3, 5], 0.0)?, var(3, &[5], 1.0)?, var(4, &[5], 0.0)?])
 }
 
-/// The arguments, in each combination of which of them are variables. The first need not be one.
+/// The arguments, with each combination of them as variables.
 fn tracked(vars: &[Var; 4]) -> Vec<Args> {
     (1..16)
         .map(|which| {

@@ -1,4 +1,4 @@
-//! What the touches take.
+//! The job that the touches take, and the ranges in which they are trusted.
 
 use core::ops::RangeInclusive;
 
@@ -104,9 +104,8 @@ const fn range(from: i64, to: i64) -> RangeInclusive<f64> {
     power_of_two(from)..=power_of_two(to)
 }
 
-/// Statistics of f32 that come from trusted moments have an rstd from 2^-60 to 2^45, those of f64 one from 2^-500 to
-/// 2^480; a power of two less, lest rounding move one across the border. Beyond these ranges a product can lose digits
-/// that matter, or overflow.
+/// Trusted moments give an rstd from 2^-60 to 2^45 in f32, and from 2^-500 to 2^480 in f64; a power of two less, lest
+/// rounding move one across the border. Beyond these ranges a product can lose digits that matter, or overflow.
 pub(super) const fn trusted<T: Storage>() -> Trusted {
     if size_of::<T::Float>() == size_of::<f64>() {
         Trusted { rstd: range(-499, 479), sums: range(-500, 900), products: range(-900, 900) }

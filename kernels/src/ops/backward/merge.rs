@@ -8,7 +8,7 @@ use crate::simd::{Float, Kernel, Lanes};
 /// The most subtrees that are pending: 32 parts have a tree of depth 5.
 const DEPTH: usize = 8;
 
-/// What `Parts::merge` does, where `run` runs the job of one parameter.
+/// Does the work of `Parts::merge`. `run` runs the job of one parameter.
 #[inline(never)]
 pub(crate) fn merge_sums<T: Storage>(
     isa: Isa,
@@ -103,7 +103,7 @@ fn zero<S: Lanes, F: Float>(simd: S) -> Sum<S, F> {
     Sum { v: zero, error: zero }
 }
 
-/// The same register of the sums of each part.
+/// One register of the sums of all parts, at the same columns in each.
 struct Register<'a, F: Float> {
     partials: &'a [F],
     len: usize,

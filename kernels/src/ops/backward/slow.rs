@@ -21,9 +21,9 @@ pub(super) fn is_zero<T: Storage>(job: &GradJob<'_, T>, r: usize) -> bool {
     unsafe { exact::is_constant(job.rows.dy(job.rows.place(r)), job.rows.cols(), false) }
 }
 
-/// What normalizing row `r` takes in the loops, and whether the row is constant; `None` if the loops cannot take the
-/// row. Its rstd or its moments are not trusted. If forward has kept no statistics, `taken` has the moments of the
-/// loops. If the moments are taken here on the slow path, they replace these.
+/// The statistics of row `r` for the loops, and whether the row is constant; `None` if the loops cannot take the row.
+/// Its rstd or its moments are not trusted. If forward has kept no statistics, `taken` has the moments of the loops. If
+/// the moments are taken here on the slow path, they replace these.
 #[cold]
 #[inline(never)]
 pub(super) fn norm_of_untrusted<T: Storage>(
@@ -40,7 +40,7 @@ pub(super) fn norm_of_untrusted<T: Storage>(
     trusted::<T>().rstd.contains(&norm.rstd.into()).then_some((norm, false))
 }
 
-/// What normalizing row `r` takes in the loops if its xhat is defined to be zero: all elements are equal and eps is 0.
+/// The statistics of row `r` for the loops if its xhat is defined to be zero: all elements are equal and eps is 0.
 fn constant<T: Storage>(job: &GradJob<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
     if job.eps != 0.0 {
         return None;
@@ -68,8 +68,8 @@ fn moments<T: Storage>(job: &GradJob<'_, T>, r: usize, taken_before: Moments) ->
     (m, m.m2 / m.count + job.eps * m.scale * m.scale)
 }
 
-/// What normalizing row `r` takes on the slow path. rstd is zero if all elements are equal and eps is 0: xhat is 0
-/// then, and dx is defined to be 0.
+/// The statistics of row `r` for the slow path. rstd is zero if all elements are equal and eps is 0: xhat is 0 then,
+/// and dx is defined to be 0.
 #[inline(never)]
 fn norm_of<T: Storage>(job: &GradJob<'_, T>, r: usize, taken: Moments) -> WideNorm {
     let (m, v) = moments(job, r, taken);

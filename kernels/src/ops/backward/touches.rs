@@ -255,7 +255,7 @@ struct Shared<T: Storage> {
     dbeta: *mut T::Float,
 }
 
-/// What a loop does. Most calls want all gradients, and have loops of their own.
+/// The work of a loop, as bits. Most calls want all gradients, and have loops of their own.
 pub(super) mod ways {
     pub(in crate::ops::backward) const DX: u8 = 1;
     pub(in crate::ops::backward) const SUMS: u8 = 2;
