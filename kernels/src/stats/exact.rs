@@ -263,8 +263,9 @@ pub(crate) unsafe fn is_constant<T: Storage>(x: Source<T>, cols: usize, centered
     fits && bytes[size_of::<T>()..] == bytes[..bytes.len() - size_of::<T>()]
 }
 
-/// The statistics of a row for the slow path. The row is multiplied by `scale`, a power of two. Its mean then is `mean
-/// + mean_lo`, and `rstd` is its reciprocal standard deviation. Rows that are computed in f32 have a scale of 1.
+/// The statistics of a row for the slow path. The row is multiplied by `scale`, a power of two. Its mean then is the
+/// sum of `mean` and `mean_lo`, and `rstd` is its reciprocal standard deviation. Rows that are computed in f32 have a
+/// scale of 1.
 #[derive(Clone, Copy)]
 pub(crate) struct WideNorm {
     pub(crate) scale: f64,
