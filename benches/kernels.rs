@@ -12,13 +12,13 @@
 //! `LANENORM_BENCH_MARKDOWN=path` asks for their tables as Markdown. Paths count from the root of the package.
 //!
 //! The first two do not use criterion's runner, which measures one contender after the other: on a machine that others
-//! use, what happens meanwhile is larger than what is to be seen. See `harness/src/measure.rs`.
+//! use, the load changes more between two contenders than their times differ. See `harness/src/measure.rs`.
 
 mod support;
 
 fn main() {
     let best = lanenorm::default_isa().unwrap_or_else(|error| panic!("{error}"));
-    // All that cargo adds by itself.
+    // The only argument that cargo adds by itself.
     if std::env::args().skip(1).eq(["--bench"]) {
         support::interleaved::run(best);
     } else {

@@ -1,4 +1,4 @@
-//! What a call through the C ABI takes beside the same call of a plan: layer normalization of 1 x 8 in f32.
+//! The time of a call through the C ABI beside the same call of a plan: layer normalization of 1 x 8 in f32.
 //!
 //! `cargo run --release --features capi --example capi_overhead`
 
@@ -66,7 +66,7 @@ fn main() {
         reserved: 0,
     };
     let mut c_plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
-    // SAFETY: both are there.
+    // SAFETY: the plan and the descriptor are valid.
     assert_eq!(unsafe { lanenorm_plan_init(&mut c_plan, &desc) }, lanenorm_status::Ok);
 
     let mut times = [const { Vec::new() }; 3];
@@ -78,12 +78,12 @@ fn main() {
         }));
         times[1].push(time(|| {
             let (x, g, b, y) = black_box((x.as_ptr(), gamma.as_ptr(), beta.as_ptr(), y_p));
-            // SAFETY: all buffers are there.
+            // SAFETY: all buffers are valid.
             let status = unsafe { lanenorm_layer_norm_f32(x, 1, COLS, g, b, 1e-5, y, null_mut(), null_mut(), 1) };
             assert_eq!(status, lanenorm_status::Ok);
         }));
         times[2].push(time(|| {
-            // SAFETY: all buffers are there.
+            // SAFETY: all buffers are valid.
             let status = unsafe { lanenorm_plan_forward_rows(black_box(&c_plan), black_box(&buffers), 0, 1) };
             assert_eq!(status, lanenorm_status::Ok);
         }));

@@ -15,12 +15,12 @@
 //! ```
 //!
 //! The poems are "Jabberwocky" and "The Walrus and the Carpenter" by Lewis Carroll (1832-1898), from "Through the
-//! Looking-Glass" (1871), in the public domain. Of 4 KB nothing can be learnt but themselves; the point is the
+//! Looking-Glass" (1871), in the public domain. A model can learn nothing from 4 KB but the 4 KB; the point is the
 //! training.
 //!
-//! Why the bits do not depend on threads: lanenorm promises it for dx, dgamma and dbeta, which are sums over the rows
-//! of a batch. Here each element of a matrix product is one sum in a fixed order, threads take different rows of the
-//! product, and what else they share has no sums. The rest is done by one thread.
+//! Why the bits do not depend on threads: lanenorm promises it for dx, and for dgamma and dbeta, which are sums over
+//! the rows of a batch. Here each element of a matrix product is one sum in a fixed order, threads take different rows
+//! of the product, and nothing else that they share has sums. One thread does the rest.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -41,7 +41,7 @@ const EMBEDDING: usize = 12;
 const WIDTH: usize = 128;
 const BATCH: usize = 256;
 const STEPS: usize = 400;
-/// At first; it falls to 0.
+/// The rate of the first step; it falls to 0.
 const LEARNING_RATE: f32 = 8e-3;
 /// Below 1, likely characters are drawn even more often than the model says.
 const TEMPERATURE: f32 = 0.5;
@@ -60,7 +60,7 @@ impl Param {
         Self { grad: zeros.clone(), mean: zeros.clone(), square: zeros, value }
     }
 
-    /// A matrix of [inputs, outputs] that neither grows nor shrinks what it is multiplied with.
+    /// A random matrix of [inputs, outputs] that on average keeps the size of what it is multiplied with.
     fn matrix(inputs: usize, outputs: usize, rng: &mut SmallRng) -> Self {
         let width = (12.0 / inputs as f32).sqrt();
         Self::new((0..inputs * outputs).map(|_| width * (rng.random::<f32>() - 0.5)).collect())
@@ -85,7 +85,7 @@ fn multiply(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
     let mut c = vec![0.0; a.len() / inner * cols];
     c.par_chunks_exact_mut(cols).zip(a.par_chunks_exact(inner)).for_each(|(c, a)| {
         for (&a, b) in a.iter().zip(b.chunks_exact(cols)) {
-            // Elements of c side by side: a loop that becomes SIMD without any sum changing its order.
+            // The loop goes over elements of c, so that it becomes SIMD without a change in the order of any sum.
             c.iter_mut().zip(b).for_each(|(c, &b)| *c += a * b);
         }
     });
@@ -96,7 +96,7 @@ fn transpose(a: &[f32], cols: usize) -> Vec<f32> {
     (0..cols).into_par_iter().flat_map_iter(|col| a.iter().skip(col).step_by(cols).copied()).collect()
 }
 
-/// A hidden layer, and what its backward pass needs of the forward one.
+/// A hidden layer, with what its backward pass needs from the forward pass.
 struct Layer {
     inputs: usize,
     plan: LayerNorm,
@@ -112,7 +112,7 @@ struct Layer {
 
 impl Layer {
     fn new(inputs: usize, rng: &mut SmallRng) -> Result<Self, lanenorm::Error> {
-        // A task for each thread: for so small a batch, `Auto` would not wake a second one.
+        // A task for each thread: for a batch this small, `Auto` would not wake a second thread.
         let tasks = NonZero::new(rayon::current_num_threads()).map_or(Parallelism::Auto, Parallelism::Tasks);
         Ok(Self {
             inputs,
@@ -140,7 +140,7 @@ impl Layer {
         Ok(self.y.clone())
     }
 
-    /// Takes the gradient of y, keeps those of the parameters and returns that of x.
+    /// Takes the gradient of y, keeps the gradients of the parameters, and returns the gradient of x.
     fn backward(&mut self, mut dy: Vec<f32>) -> Result<Vec<f32>, lanenorm::Error> {
         // tanh' = 1 - tanh^2.
         dy.iter_mut().zip(&self.y).for_each(|(dy, y)| *dy *= 1.0 - y * y);
@@ -154,7 +154,7 @@ impl Layer {
     }
 }
 
-/// A row of `embedding` is that of a character; `output` is V.
+/// The model. Each row of `embedding` belongs to a character; `output` is V.
 struct Model {
     embedding: Param,
     layers: [Layer; 2],
@@ -175,7 +175,7 @@ impl Model {
         layers.chain([&mut self.embedding, &mut self.output]).collect()
     }
 
-    /// For each context of 16 characters, the logits of what comes next.
+    /// The logits of the next character, for each context of 16 characters.
     fn forward(&mut self, contexts: &[usize]) -> Result<Vec<f32>, lanenorm::Error> {
         let embedding = |&c: &usize| self.embedding.value[c * EMBEDDING..][..EMBEDDING].iter().copied();
         let x = contexts.iter().flat_map(embedding).collect();
@@ -191,7 +191,7 @@ impl Model {
         for (row, &next_of_row) in dlogits.chunks_exact_mut(characters).zip(next) {
             softmax(row, 1.0);
             loss -= f64::from(row[next_of_row]).ln();
-            // The gradient of the logits: how far each probability is from what it should be.
+            // The gradient of the logits: each probability less the right one, 0 or 1.
             row[next_of_row] -= 1.0;
             row.iter_mut().for_each(|d| *d /= next.len() as f32);
         }
@@ -245,7 +245,7 @@ fn check_gradients(model: &mut Model, contexts: &[usize], next: &[usize]) -> Res
 fn train(text: &[usize], characters: usize, name: &str) -> Result<(Model, Vec<f64>), lanenorm::Error> {
     let rng = &mut SmallRng::seed_from_u64(1);
     let mut model = Model::new(characters, rng)?;
-    // Where stderr is not a terminal it hides itself.
+    // The bar hides itself where stderr is not a terminal.
     let style = ProgressStyle::with_template("{prefix:10} {bar:40} {pos}/{len}  loss {msg}").expect("a valid template");
     let bar = ProgressBar::new(STEPS as u64).with_style(style).with_prefix(name.to_owned());
     let mut losses = Vec::with_capacity(STEPS);

@@ -8,7 +8,7 @@
 //! ```text
 //! y      = rms_norm(hidden)                       hidden: tokens x 512, the residual stream
 //! qkv    = y * W_qkv                              q0 .. q7 k0 k1 v0 v1 in each token, 64 columns each
-//! q, k   = rms_norm of each head, in place        one gamma for the heads of Q, one for those of K
+//! q, k   = rms_norm of each head, in place        one gamma for all heads of Q, one for all of K
 //! out    = v * W_out                              (attention itself has no norm, and is left out)
 //! hidden = hidden + out,  y = rms_norm(hidden)    one call
 //! hidden = hidden + relu(y * W_up) * W_down
@@ -33,7 +33,7 @@ const TOKENS: usize = 48;
 const BLOCKS: usize = 4;
 const EPS: f64 = 1e-6;
 
-/// What a block has learnt. gamma is f32 beside activations of 16 bits.
+/// The parameters of a block. gamma is f32 beside activations of 16 bits.
 struct Block {
     gammas: [Vec<f32>; 2],
     gamma_q: Vec<f32>,
@@ -61,7 +61,7 @@ impl Block {
     }
 }
 
-/// The rows of a times the columns of b, which lie one after the other.
+/// The rows of a times the columns of b. The columns of b lie one after the other.
 fn product(a: &[bf16], cols: usize, b: &[f32]) -> Vec<bf16> {
     let rows = a.chunks_exact(cols).map(|row| row.iter().map(|v| v.to_f32()).collect::<Vec<_>>());
     let dot = |row: &[f32], col: &[f32]| row.iter().zip(col).map(|(a, b)| a * b).sum();
@@ -93,7 +93,7 @@ impl Norms {
         let mut qkv = product(&y, HIDDEN, &block.qkv);
         let tokens = qkv.len() / PACKED;
         let start = Instant::now();
-        // A head of all tokens: rows of 64 columns that are a token apart.
+        // One head of all tokens: rows of 64 columns that are a token apart.
         for head in 0..Q_HEADS + KV_HEADS {
             let gamma = if head < Q_HEADS { &block.gamma_q } else { &block.gamma_k };
             let rows = RowsMut::strided(&mut qkv[head * HEAD..], tokens, PACKED);

@@ -13,8 +13,8 @@
 //! h          = sigmoid(o) * tanh(LN(c; gamma_c, beta_c))
 //! ```
 //!
-//! W h and U x are [batch, 4, hidden] each: rows of `hidden` columns, of which row r is gate r mod 4. One call
-//! normalizes all of them, with gamma and beta of the gate.
+//! W h and U x are [batch, 4, hidden] each: rows of `hidden` columns, where row r belongs to gate r mod 4. One call
+//! normalizes all rows, each with gamma and beta of its gate.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ const EPS: f64 = 1e-5;
 /// The unit roundoff of f32.
 const U: f64 = 1.0 / (1 << 24) as f64;
 
-/// How far h may be from that of the f64 cell.
+/// How far h may be from h of the f64 cell.
 ///
 /// A sum of 320 products in f32 is off by 5 U of the sums' deviation, and the worst of many by 30 U; normalizing adds
 /// 4 U (1 + |xhat|). Two such terms, each times a gamma below 0.75, make a gate; c adds up the gates of the few steps
@@ -43,7 +43,7 @@ struct Affine {
     beta: Vec<f32>,
 }
 
-/// The parameters. Matrices are stored by input: row k is what input k adds to the outputs, if 1.
+/// The parameters. Matrices are stored by input: row k is what an input k of 1 adds to the outputs.
 struct Weights {
     /// W, [hidden, 4 * hidden].
     recurrent: Vec<f32>,
@@ -59,7 +59,7 @@ impl Weights {
         let mut uniform = |n: usize, mean: f32, width: f32| -> Vec<f32> {
             (0..n).map(|_| mean + width * (rng.random::<f32>() - 0.5)).collect()
         };
-        // With gammas of 1 an LSTM of random weights is near chaos: it doubles any error every few steps.
+        // With gammas of 1, an LSTM of random weights is near chaos, and doubles any error every few steps.
         let mut affine = |n: usize| Affine { gamma: uniform(n, 0.5, 0.5), beta: uniform(n, 0.0, 0.5) };
         let (recurrent_norm, input_norm, cell_norm) = (affine(GATES * HIDDEN), affine(GATES * HIDDEN), affine(HIDDEN));
         Self {
@@ -101,7 +101,7 @@ struct Cell {
 
 impl Cell {
     fn new(batch: usize) -> Result<Self, Error> {
-        // One thread, as the rest of the cell.
+        // One thread, as in the rest of the cell.
         let plan = LayerNorm::new(HIDDEN, EPS)?.with_parallelism(Parallelism::Serial);
         Ok(Self {
             gates_plan: plan.with_groups(GATES, 1)?,

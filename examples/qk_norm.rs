@@ -6,17 +6,17 @@
 //! ```
 //!
 //! Models such as Qwen3 normalize each head of Q and K before attention, with one gamma for all heads of Q and one for
-//! those of K:
+//! all heads of K:
 //!
 //! ```text
 //! token 0: q0 q1 ... q31 k0 ... k7 v0 ... v7     each of 128 columns
 //! token 1: ...
 //! ```
 //!
-//! A call takes rows at one stride. Two views of the heads are of that kind, and the example takes both: a head of all
-//! tokens, whose rows are a token apart, and the heads of a token, whose rows touch. The first is fewer calls where
-//! there are more tokens than heads, and lanenorm can spread it over threads. The second leaves each token in the cache
-//! for what comes next, and suits an engine that spreads the tokens over threads of its own.
+//! A call takes rows at one stride. Two views of the heads have one stride, and the example takes both: a head of all
+//! tokens, whose rows are a token apart, and the heads of a token, whose rows touch. With the first there are fewer
+//! calls if there are more tokens than heads, and lanenorm can spread them over threads. The second leaves each token
+//! in the cache for what comes next, and suits an engine that spreads the tokens over threads of its own.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ const Q_HEADS: usize = 32;
 const KV_HEADS: usize = 8;
 /// The elements of a token.
 const PACKED: usize = (Q_HEADS + 2 * KV_HEADS) * HEAD;
-/// Those before V.
+/// The elements of a token before V.
 const QK: usize = (Q_HEADS + KV_HEADS) * HEAD;
 const EPS: f64 = 1e-6;
 
@@ -117,7 +117,7 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// The median time of many runs, each of which starts from a fresh copy of x.
+/// The median time of many runs. Each run starts from a fresh copy of x.
 fn median(x: &[f32], mut run: impl FnMut(&mut [f32]) -> Result<(), Error>) -> Result<Duration, Error> {
     let (mut y, mut times) = (x.to_vec(), Vec::new());
     let deadline = Instant::now() + Duration::from_millis(200);

@@ -6,18 +6,17 @@
  *
  * Functions. Each of layer_norm, rms_norm, add_layer_norm, add_rms_norm, layer_norm_backward and rms_norm_backward
  * exists for f32, f64, f16 and bf16: lanenorm_add_rms_norm_bf16, say. Their rows follow one another. For all else there
- * are plans: strides, types beside one another, groups, a bias, ds, ranges of rows, a choice of stores or tiers.
+ * are plans: strides, mixed types, groups, a bias, ds, ranges of rows, a choice of stores or tiers.
  *
- * Errors. Every function looks at all that it is given first: NULL, sizes, strides, alignment, overlaps. What it
- * returns is LANENORM_STATUS_OK (0), or else nothing has been written (save after LANENORM_STATUS_INTERNAL, a bug
- * of the library). lanenorm_last_error_message tells more. If there are no rows or no columns, there is nothing to
- * do, and pointers may be NULL; dgamma and dbeta, where they are given, become zero. Memory for outputs need not be
- * initialized.
+ * Errors. Every function checks all its arguments first: NULL, sizes, strides, alignment, overlaps. It returns
+ * LANENORM_STATUS_OK (0), or it has written nothing (save after LANENORM_STATUS_INTERNAL, a bug of the library).
+ * lanenorm_last_error_message tells more. If there are no rows or no columns, there is nothing to do, and pointers
+ * may be NULL; dgamma and dbeta, where they are given, become zero. Memory for outputs need not be initialized.
  *
- * Outputs overlap no other buffer, but for those that a function names: y may be x itself, say.
+ * Outputs must not overlap other buffers, except as a function allows: y may be x itself, say.
  *
  * Threads. `threads` is 1 for the calling thread alone, 0 for as many threads as there are, as far as that pays, and n
- * for n of these at most. Beside the calling thread these are threads of the library. Large calls start them; they run
+ * for at most n threads. Beside the calling thread these are threads of the library. Large calls start them; they run
  * nothing else, sleep while there is nothing to do, and end after ten idle seconds. With the calling thread they are as
  * many as the processors on which it may run, or as RAYON_NUM_THREADS says, which is read once. They may run where the
  * thread that starts them may run: if that is pinned, so are they, until they end. If none can be started, the calling
@@ -25,8 +24,8 @@
  * lanenorm_plan_forward_rows and lanenorm_plan_backward_blocks on them. Results have the same bits in all cases.
  *
  * Numbers. The eps of lanenorm_layer_norm_f32, and of all functions that have a float there, is widened to double:
- * 1e-5f is 9.9999997e-6. A plan gives their bits with an eps of (double)1e-5f, and those of a framework that keeps
- * eps in double with 1e-5. A bias is added to x + residual before the sum is rounded. In 16 bits this is one
+ * 1e-5f is 9.9999997e-6. A plan gives the same bits with an eps of (double)1e-5f. With 1e-5 it gives the bits of a
+ * framework that keeps eps in double. A bias is added to x + residual before the sum is rounded. In 16 bits this is one
  * rounding, where a framework that adds twice has two. In f16 a sum beyond 65504 is infinite, and its row becomes
  * NaN: keep a residual stream that may grow so far in bf16 or float.
  *
@@ -37,17 +36,17 @@
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
  * header may be smaller, by whole words: the fields beyond count as zero. It has to reach to the end of eps in a
  * descriptor, of y in a forward call, and of dx in a backward call. Fields are only ever added at the end. A structure
- * that is larger than that of the library is refused, even if it ends in zeros (LANENORM_STATUS_SIZE), so that nothing
- * a newer header asks for is passed over. A plan is of the library that made it: to another version or build it is not
- * initialized. All versions export the same names. If two are in one process, load each with dlopen and RTLD_LOCAL, or
- * link it into a shared library that hides its symbols.
+ * that is larger than the library's is refused, even if it ends in zeros (LANENORM_STATUS_SIZE), so that the library
+ * ignores nothing that a newer header asks for. A plan belongs to the library that made it: for another version or
+ * build it is not initialized. All versions export the same names. If two are in one process, load each with dlopen
+ * and RTLD_LOCAL, or link it into a shared library that hides its symbols.
  *
- * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS by the first that uses the pool. If another
- * thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the environment, call
+ * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS by the first large one. If another thread
+ * calls setenv meanwhile, that is a data race in most C libraries: where threads change the environment, call
  * lanenorm_isa_name and make one large call before they start. Calls need 32 KiB of stack at most in release builds;
- * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; where
- * calls have had help of the library's threads, it stays in memory. A program that links two static libraries in Rust
- * can meet the symbols of Rust's runtime twice: use the shared library, or make one static library of both.
+ * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; a library
+ * whose threads have helped a call stays in memory. A program that links two static libraries in Rust can meet the
+ * symbols of Rust's runtime twice: use the shared library, or make one static library of both.
  *
  * This file is generated: see tests/header.rs.
  */
@@ -58,7 +57,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** The version of this header. lanenorm_version() tells that of the library. */
+/** The version of this header. lanenorm_version() tells the version of the library. */
 #define LANENORM_VERSION "0.1.0"
 #define LANENORM_VERSION_MAJOR 0
 #define LANENORM_VERSION_MINOR 1
@@ -85,7 +84,7 @@ typedef enum lanenorm_status {
    */
   LANENORM_STATUS_OK = 0,
   /**
-   * A pointer is NULL that must not be.
+   * A pointer that must not be NULL is NULL.
    */
   LANENORM_STATUS_NULL_POINTER = 1,
   /**
@@ -114,7 +113,7 @@ typedef enum lanenorm_status {
    */
   LANENORM_STATUS_EPS = 7,
   /**
-   * The instruction set that is asked for, by a descriptor or by `LANENORM_ISA`, is not there, or is none.
+   * A descriptor or `LANENORM_ISA` asks for an instruction set that is not available, or that is none.
    */
   LANENORM_STATUS_ISA = 8,
   /**
@@ -122,7 +121,7 @@ typedef enum lanenorm_status {
    */
   LANENORM_STATUS_UNSUPPORTED = 9,
   /**
-   * A plan has not been initialized, or by another version or build of the library.
+   * A plan has not been initialized, or another version or build of the library has initialized it.
    */
   LANENORM_STATUS_UNINITIALIZED = 10,
   /**
@@ -154,7 +153,7 @@ typedef enum lanenorm_op {
  */
 typedef enum lanenorm_dtype {
   /**
-   * That of x; for x itself, f32.
+   * The type of x; for x itself, f32.
    */
   LANENORM_DTYPE_DEFAULT = 0,
   /**
@@ -176,11 +175,11 @@ typedef enum lanenorm_dtype {
 } lanenorm_dtype;
 
 /**
- * How y (or dx) is stored. The bits are the same.
+ * How y (or dx) is stored. The choice changes no bits.
  */
 typedef enum lanenorm_store {
   /**
-   * Past the caches if it is large and not in place, else ordinarily.
+   * Past the caches if the output is large and not in place, else ordinarily.
    */
   LANENORM_STORE_AUTO = 0,
   /**
@@ -188,7 +187,7 @@ typedef enum lanenorm_store {
    */
   LANENORM_STORE_ORDINARY = 1,
   /**
-   * Past the caches, unless it is in place.
+   * Past the caches, unless the output is in place.
    */
   LANENORM_STORE_STREAMING = 2,
 } lanenorm_store;
@@ -198,7 +197,7 @@ typedef enum lanenorm_store {
  */
 typedef enum lanenorm_tier {
   /**
-   * That of `lanenorm_isa_name`.
+   * The set that `lanenorm_isa_name` names.
    */
   LANENORM_TIER_DEFAULT = 0,
   /**
@@ -220,9 +219,9 @@ typedef enum lanenorm_tier {
 } lanenorm_tier;
 
 /**
- * A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number
- * of threads. It can be copied within the process, and there is nothing to free. Only the library that made it takes
- * it.
+ * A plan: some numbers, which `lanenorm_plan_init` makes of a descriptor, and which are only read from then on, by any
+ * number of threads. It can be copied within the process, and there is nothing to free. Only the library that made a
+ * plan takes it.
  */
 typedef struct lanenorm_plan {
   /**
@@ -232,8 +231,8 @@ typedef struct lanenorm_plan {
 } lanenorm_plan;
 
 /**
- * What is to be computed. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else zero, and set
- * op, dtype, cols, eps and whatever else differs from zero.
+ * A description of a normalization. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else
+ * zero, and set op, dtype, cols, eps and whatever else differs from zero.
  */
 typedef struct lanenorm_desc {
   /**
@@ -249,11 +248,11 @@ typedef struct lanenorm_desc {
    */
   int32_t dtype;
   /**
-   * The `lanenorm_dtype` of gamma and beta: that of x, or f32 beside 16 bits.
+   * The `lanenorm_dtype` of gamma and beta: the type of x, or f32 beside 16 bits.
    */
   int32_t gamma_dtype;
   /**
-   * The `lanenorm_dtype` of y: that of x, or f32 beside 16 bits. Backward calls do not look at it.
+   * The `lanenorm_dtype` of y: the type of x, or f32 beside 16 bits. Backward calls do not look at it.
    */
   int32_t y_dtype;
   /**
@@ -273,13 +272,13 @@ typedef struct lanenorm_desc {
    */
   double eps;
   /**
-   * The groups of gamma and beta, which then have `groups * cols` elements, group after group; row r has those of
+   * The number of groups of gamma and beta, which have `groups * cols` elements, group after group. Row r takes
    * group (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts
    * as one.
    */
   size_t groups;
   /**
-   * The rows in a row that have the same group. Zero counts as one.
+   * The number of successive rows that take the same group. Zero counts as one.
    */
   size_t group_repeat;
   /**
@@ -334,7 +333,7 @@ typedef struct lanenorm_rows_mut {
  * and absent.
  *
  * y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap
- * with an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
+ * with an output is allowed, but rows may lie between the rows of another buffer: columns of the same rows, say.
  */
 typedef struct lanenorm_forward_buffers {
   /**
@@ -350,15 +349,15 @@ typedef struct lanenorm_forward_buffers {
    */
   size_t inner_rows;
   /**
-   * What is normalized; or what is added to the residual first.
+   * What is normalized, or with a residual one of the addends.
    */
   struct lanenorm_rows x;
   /**
-   * Optional: then x + residual (+ bias), rounded once to the type of x, is normalized.
+   * Optional: with a residual, x + residual (+ bias), rounded once to the type of x, is normalized.
    */
   struct lanenorm_rows residual;
   /**
-   * Optional, with a residual: where the sum goes. (Without it, y must have the type of x.)
+   * Optional, with a residual: where the sum goes. (Without a sum, y must have the type of x.)
    */
   struct lanenorm_rows_mut sum;
   /**
@@ -382,11 +381,11 @@ typedef struct lanenorm_forward_buffers {
    */
   void *mean;
   /**
-   * Optional, not for RMS normalization: what rounding took from the mean, likewise.
+   * Optional, not for RMS normalization: what rounding took from the mean, of each row, in the type of mean.
    */
   void *mean_lo;
   /**
-   * Optional: 1 / sqrt(var + eps), or 1 / sqrt(mean(x^2) + eps), likewise.
+   * Optional: 1 / sqrt(var + eps), or 1 / sqrt(mean(x^2) + eps), of each row; double for rows of double, else float.
    */
   void *rstd;
 } lanenorm_forward_buffers;
@@ -395,7 +394,7 @@ typedef struct lanenorm_forward_buffers {
  * The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else
  * zero and absent. At least one of dx, dgamma and dbeta must be wanted.
  *
- * dx may be dy itself, with the same strides. Else outputs overlap nothing, as in forward calls.
+ * dx may be dy itself, with the same strides. Otherwise outputs overlap nothing, as in forward calls.
  */
 typedef struct lanenorm_backward_buffers {
   /**
@@ -415,7 +414,7 @@ typedef struct lanenorm_backward_buffers {
    */
   struct lanenorm_rows dy;
   /**
-   * What was normalized (the sum, if it was one).
+   * The rows that were normalized: x of the forward call, or its sum if there was a residual.
    */
   struct lanenorm_rows x;
   /**
@@ -427,20 +426,22 @@ typedef struct lanenorm_backward_buffers {
    */
   struct lanenorm_rows_mut dx;
   /**
-   * Optional: that of the forward call.
+   * Optional: the gamma of the forward call.
    */
   const void *gamma;
   /**
-   * Optional, with rstd, not for RMS normalization: as kept by the forward call. Without them they are taken again.
+   * Optional, with rstd, not for RMS normalization: the mean of each row, as kept by the forward call. Without it
+   * the mean is computed again.
    */
   const void *mean;
   /**
-   * Optional, with mean: the same. Without it the mean is taken for exact, which costs digits where it is large
-   * beside the standard deviation.
+   * Optional, with mean: what rounding took from the mean, as kept by the forward call. Without it the mean counts
+   * as exact, which costs digits where the mean is large beside the standard deviation.
    */
   const void *mean_lo;
   /**
-   * Optional, with mean unless for RMS normalization: the same.
+   * Optional, with mean unless for RMS normalization: rstd of each row, as kept by the forward call. Without it rstd
+   * is computed again.
    */
   const void *rstd;
   /**
@@ -454,8 +455,8 @@ typedef struct lanenorm_backward_buffers {
 } lanenorm_backward_buffers;
 
 /**
- * How a backward call is cut into blocks of rows, each of which sums up gradients of gamma and beta of its own. This
- * depends on the number of rows alone, which is why the bits do not depend on threads.
+ * How a backward call is cut into blocks of rows. Each block sums up gradients of gamma and beta of its own. The cut
+ * depends on the number of rows alone, so that the bits do not depend on threads.
  */
 typedef struct lanenorm_backward_sizes {
   /**
@@ -467,7 +468,7 @@ typedef struct lanenorm_backward_sizes {
    */
   size_t partials_bytes;
   /**
-   * The bytes of `work`, of which each thread has its own.
+   * The bytes of `work`. Each thread needs its own.
    */
   size_t work_bytes;
 } lanenorm_backward_sizes;
@@ -482,8 +483,8 @@ extern "C" {
 const char *lanenorm_status_message(int32_t status);
 
 /**
- * What was wrong with the last call of this thread that returned an error, with names and numbers. Empty if there was
- * none. The string is valid until the thread's next error, or its end.
+ * What was wrong with the last call of this thread that returned an error, with names and numbers. Empty if no call of
+ * this thread has returned an error. The string is valid until the thread's next error, or its end.
  */
 const char *lanenorm_last_error_message(void);
 
@@ -494,15 +495,15 @@ const char *lanenorm_version(void);
 
 /**
  * The instruction set that calls use: "scalar", "neon", "avx2" or "avx512". It is the widest that the processor has,
- * or the one that the environment variable `LANENORM_ISA` names, which is read once per process. If that asks for what
- * is not there, this is "unavailable", and calls return `LANENORM_STATUS_ISA`.
+ * or the one that the environment variable `LANENORM_ISA` names. The variable is read once per process. If it names a
+ * set that is not available, this is "unavailable", and calls return `LANENORM_STATUS_ISA`.
  */
 const char *lanenorm_isa_name(void);
 
 /**
  * Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
- * gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and
- * rstd may be NULL. y may be x.
+ * gamma and beta have `cols` elements. mean and rstd (1 / sqrt(var + eps)) have one element for each row. gamma, beta,
+ * mean and rstd may be NULL. y may be x.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_layer_norm_f32(const float *x,
@@ -563,8 +564,8 @@ enum lanenorm_status lanenorm_layer_norm_bf16(const uint16_t *x,
 
 /**
  * RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols`
- * elements. gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect.
- * y may be x.
+ * elements. gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL. Without gamma, gamma_offset has
+ * no effect. y may be x.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_rms_norm_f32(const float *x,
@@ -620,9 +621,9 @@ enum lanenorm_status lanenorm_rms_norm_bf16(const uint16_t *x,
                                             size_t threads);
 
 /**
- * x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each
- * sublayer. The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or
- * x, and y may be x or residual; but sum is not y.
+ * Writes x + residual to sum, and the layer normalization of the sum to y, as a transformer does before each sublayer.
+ * The bits are as from an addition followed by a layer normalization. gamma, beta and sum may be NULL. sum may be
+ * residual or x, and y may be x or residual; but sum is not y.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_add_layer_norm_f32(const float *x,
@@ -682,7 +683,7 @@ enum lanenorm_status lanenorm_add_layer_norm_bf16(const uint16_t *x,
                                                   size_t threads);
 
 /**
- * x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and
+ * Writes x + residual to sum, and the RMS normalization of the sum to y: see `lanenorm_add_layer_norm_f32`. gamma and
  * sum may be NULL.
  */
 LANENORM_NODISCARD
@@ -743,10 +744,10 @@ enum lanenorm_status lanenorm_add_rms_norm_bf16(const uint16_t *x,
                                                 size_t threads);
 
 /**
- * The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
- * and eps are those of the forward call; gamma may be NULL, and so may mean and rstd, both together: then they are
- * taken again, with the same bits for rows whose mean is small beside their standard deviation, and more digits for
- * others (a plan can be given mean_lo). dx may be dy.
+ * Takes the gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y.
+ * gamma and eps must be the gamma and eps of the forward call. gamma may be NULL. mean and rstd may be NULL, both
+ * together: they are computed again then. That gives the same bits for rows whose mean is small beside their standard
+ * deviation, and more digits for other rows (a plan can be given mean_lo). dx may be dy.
  *
  * dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the
  * time of the call.
@@ -819,8 +820,8 @@ enum lanenorm_status lanenorm_layer_norm_backward_bf16(const uint16_t *dy,
                                                        size_t threads);
 
 /**
- * The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`.
- * gamma and rstd may be NULL.
+ * Takes the gradients dx and dgamma of RMS normalization, each if it is not NULL: see
+ * `lanenorm_layer_norm_backward_f32`. gamma and rstd may be NULL.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_rms_norm_backward_f32(const float *dy,
@@ -884,19 +885,19 @@ enum lanenorm_status lanenorm_rms_norm_backward_bf16(const uint16_t *dy,
                                                      size_t threads);
 
 /**
- * Makes a plan of a descriptor, which is not needed any more then. After an error the plan is as it was.
+ * Makes a plan of a descriptor. The descriptor is not needed afterwards. After an error the plan is as it was.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_init(struct lanenorm_plan *plan,
                                         const struct lanenorm_desc *desc);
 
 /**
- * The instruction set of a plan, as `lanenorm_isa_name`; "unavailable" if it is not initialized.
+ * The instruction set of a plan, by the names of `lanenorm_isa_name`; "unavailable" if the plan is not initialized.
  */
 const char *lanenorm_plan_isa_name(const struct lanenorm_plan *plan);
 
 /**
- * Normalizes all rows, on as many threads as asked for.
+ * Normalizes all rows, on as many threads as `threads` says.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_forward(const struct lanenorm_plan *plan,
@@ -905,8 +906,8 @@ enum lanenorm_status lanenorm_plan_forward(const struct lanenorm_plan *plan,
 
 /**
  * Normalizes `row_count` rows from `first_row` on, on the calling thread, without allocating. An engine's threads call
- * this at once, each for rows of its own, in any order; each row gets the bits that it gets from one call for all. The
- * buffers are those of all rows.
+ * this at once, each for rows of its own, in any order. Each row gets the bits that one call for all rows gives it.
+ * `buffers` is for all rows.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_forward_rows(const struct lanenorm_plan *plan,
@@ -915,7 +916,7 @@ enum lanenorm_status lanenorm_plan_forward_rows(const struct lanenorm_plan *plan
                                                 size_t row_count);
 
 /**
- * Takes the gradients of all rows, on as many threads as asked for. Memory is allocated for the time of the call.
+ * Takes the gradients of all rows, on as many threads as `threads` says. Memory is allocated for the time of the call.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_backward(const struct lanenorm_plan *plan,
@@ -923,7 +924,7 @@ enum lanenorm_status lanenorm_plan_backward(const struct lanenorm_plan *plan,
                                             size_t threads);
 
 /**
- * Writes to sizes how many blocks `rows` rows have, and the memory that they take.
+ * Writes to `sizes` how many blocks `rows` rows have, and how much memory they take.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_backward_sizes(const struct lanenorm_plan *plan,
@@ -932,9 +933,9 @@ enum lanenorm_status lanenorm_plan_backward_sizes(const struct lanenorm_plan *pl
 
 /**
  * Takes the gradients of `block_count` blocks from `first_block` on, on the calling thread, without allocating: writes
- * dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order. The
- * buffers and partials are those of all rows; dgamma and dbeta are not touched yet. partials may be NULL if neither is
- * wanted.
+ * dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order.
+ * `buffers` and `partials` are for all rows. dgamma and dbeta are not touched yet. `partials` may be NULL if neither
+ * is wanted.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_backward_blocks(const struct lanenorm_plan *plan,
@@ -945,7 +946,7 @@ enum lanenorm_status lanenorm_plan_backward_blocks(const struct lanenorm_plan *p
                                                    size_t block_count);
 
 /**
- * Merges the partials of all blocks into dgamma and dbeta, as far as they are wanted, on the calling thread.
+ * Merges the partials of all blocks into dgamma and dbeta, either of which may be NULL, on the calling thread.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_backward_finish(const struct lanenorm_plan *plan,

@@ -24,7 +24,7 @@ struct Layouts {
 const ALIGN: usize = LINE;
 
 impl Plan {
-    /// The elements of scratch memory with which a backward call can use all tasks that it would be cut into now.
+    /// The elements of scratch memory that a backward call takes, with all tasks that it would be cut into now.
     pub(crate) fn backward_scratch_len<T: Element>(&self, rows: usize, centered: bool) -> Result<usize, Error> {
         if rows == 0 || self.cols == 0 {
             return Ok(0);
@@ -38,7 +38,7 @@ impl Plan {
 
     /// How many tasks a backward call is cut into.
     pub(crate) fn backward_tasks<const POOLS: bool>(&self, rows: usize, parts: &Parts) -> Tasks<POOLS> {
-        // An element takes twice the time of one forward.
+        // An element takes twice as long as in a forward call.
         let elements = rows.saturating_mul(self.cols).saturating_mul(2);
         self.parallelism.tasks_for(elements).at_most(parts.count())
     }
@@ -70,7 +70,7 @@ impl Plan {
         if !has_dx && !sums {
             return Err(Error::NoGradient);
         }
-        // Whatever the columns and the groups: there may be more of these than memory has room for.
+        // Before anything is allocated: there may be more columns or groups than memory has room for.
         if rows == 0 || cols == 0 {
             [dgamma, dbeta].into_iter().flatten().for_each(|sums| sums.fill(T::Float::default()));
             return Ok(());
@@ -130,7 +130,8 @@ impl Plan {
             })
     }
 
-    /// The job of the rows of one group; gamma is that of all groups. `None` if the lengths do not fit together.
+    /// The job of the rows of group `group`. `gamma` is the gamma of all groups. `None` if the lengths do not fit
+    /// together.
     fn grad_job<'a, T: Element, M: Center>(
         &self,
         rows: GradRows<'a, T>,
@@ -192,7 +193,8 @@ fn check_stats<F, M: Center>(rows: usize, stats: &Stats<'_, F>) -> Result<(), Er
     check_stats_together(rows, M::CENTERED, [mean.is_some(), mean_lo.is_some(), rstd.is_some()])
 }
 
-/// That of the mean, what rounding took from it, and rstd those are given that belong together.
+/// Checks that statistics are given together that belong together. `given` says whether mean, `mean_lo` and rstd are
+/// given.
 pub(crate) fn check_stats_together(rows: usize, centered: bool, given: [bool; 3]) -> Result<(), Error> {
     let (given, missing) = match given {
         [true, _, false] => ("mean", "rstd"),

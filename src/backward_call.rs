@@ -15,17 +15,18 @@ use crate::slice::{Slice, SliceMut};
 /// A backward call that is described, to be run by [`to`](Self::to), or by [`run`](Self::run) in place and where dx is
 /// not wanted.
 ///
-/// dy is the gradient of y; dx, dgamma and dbeta are those of x, gamma and beta: of a sum of y * dy. gamma is that of
-/// the forward call, and so are eps, [offset](Norm::with_offset) and [groups](Norm::with_groups) of the plan.
+/// dy is the gradient of y. dx, dgamma and dbeta are the gradients of x, gamma and beta: the derivatives of the sum of
+/// y * dy. gamma must be the gamma of the forward call. The plan must have the eps, [offset](Norm::with_offset) and
+/// [groups](Norm::with_groups) of the forward call.
 ///
-/// The statistics that forward has kept spare taking them again; dx, dgamma and dbeta have the same bits without them,
-/// if `mean_lo` has been kept too: without it the mean is one of 24 bits. dgamma and dbeta depend on the order of the
-/// rows and on nothing else: they have the same bits for any number of threads. They are summed up in f32 (f64 for f64)
-/// whatever the type of x.
+/// The statistics are those that forward has kept. Without them they are computed again. dx, dgamma and dbeta have the
+/// same bits either way, if `mean_lo` has been kept too: without `mean_lo` the mean has 24 bits only. The bits of
+/// dgamma and dbeta depend on the order of the rows, and not on the number of threads. They are summed up in f32 (f64
+/// for f64) whatever the type of x.
 ///
 /// A row with a NaN or an infinity in x, dy or gamma has a dx of NaN; its neighbours are untouched. Of a row whose
-/// elements are all equal (RMS normalization: zero), with eps 0, dx is defined to be 0. Memory is allocated for a call
-/// unless it is given [some](Self::scratch).
+/// elements are all equal (RMS normalization: zero), with eps 0, dx is defined to be 0. A call allocates its memory
+/// unless it is given [scratch memory](Self::scratch).
 ///
 /// ```
 /// use lanenorm::LayerNorm;
@@ -74,7 +75,7 @@ impl<M: Center> Norm<M> {
         BackwardCall::new(self, dy.into(), x.into())
     }
 
-    /// Describes the same with dx written over dy.
+    /// Describes a call that writes dx over dy.
     #[inline(always)]
     pub fn backward_in_place<'a, T: Element>(
         &'a self,
@@ -92,10 +93,10 @@ impl<'a, T: Element, M: Center, D: Place> BackwardCall<'a, T, M, D> {
         Self { norm, dy, x, ds: None, gamma: None, stats, grads, scratch: None, marker: PhantomData }
     }
 
-    /// A gradient that reaches x by another way, to be added to dx. Where x is a sum with a residual that forward has
-    /// written, ds is the gradient of that sum, and dx that of both addends.
+    /// A gradient that reaches x by another way, to be added to dx. Where x is the sum of two addends, written by
+    /// forward, ds is the gradient of the sum, and dx the gradient of either addend.
     ///
-    /// Where dx is not wanted, there is no ds:
+    /// A call without dx has no ds:
     ///
     /// ```compile_fail,E0599
     /// # let (x, mut dgamma) = ([1.0f32; 4], [0.0f32; 4]);
@@ -110,7 +111,7 @@ impl<'a, T: Element, M: Center, D: Place> BackwardCall<'a, T, M, D> {
 }
 
 impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
-    /// gamma of the forward call, of the type of x, or of f32 beside an x of 16 bits. Without it, it is 1.
+    /// The gamma of the forward call. It has the type of x, or f32 beside an x of 16 bits. An absent gamma counts as 1.
     #[doc(alias = "weight")]
     #[inline(always)]
     pub fn gamma<G: Companion<T>>(mut self, gamma: impl Into<Slice<'a, G>>) -> Self {
@@ -118,15 +119,16 @@ impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
         self
     }
 
-    /// The rstd of each row that forward has kept. With a mean, both must be given, or neither.
+    /// The rstd of each row, as forward has kept it. In layer normalization, rstd and [mean](Self::mean) must be given
+    /// together.
     #[inline(always)]
     pub fn rstd(mut self, rstd: impl Into<Slice<'a, T::Float>>) -> Self {
         self.stats.rstd = rstd.into().0;
         self
     }
 
-    /// Where the gradient of gamma goes: `cols` elements (of each group), of f64 for rows of f64, else of f32. What was
-    /// there is overwritten.
+    /// Where the gradient of gamma goes: `cols` elements (of each group), of f64 for rows of f64, else of f32. It is
+    /// overwritten.
     #[inline(always)]
     pub fn dgamma_to(mut self, dgamma: impl Into<SliceMut<'a, T::Float>>) -> Self {
         self.grads.dgamma = dgamma.into().0;
@@ -134,7 +136,7 @@ impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
     }
 
     /// Memory to work in, so that the call allocates nothing: [`backward_scratch_len`](Norm::backward_scratch_len)
-    /// elements, or fewer for fewer tasks. What is in it before does not matter. A call returns an error if it is too
+    /// elements, or fewer for fewer tasks. Its contents do not matter. A call returns an error if the memory is too
     /// short even for one task.
     #[inline(always)]
     pub fn scratch(mut self, scratch: impl Into<SliceMut<'a, T::Float>>) -> Self {
@@ -143,23 +145,24 @@ impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
     }
 }
 
-/// What layer normalization has beside these.
+/// The methods of layer normalization alone.
 impl<'a, T: Element, D: Place, S> BackwardCall<'a, T, Centered, D, S> {
-    /// The mean of each row that forward has kept.
+    /// The mean of each row, as forward has kept it.
     #[inline(always)]
     pub fn mean(mut self, mean: impl Into<Slice<'a, T::Float>>) -> Self {
         self.stats.mean = mean.into().0;
         self
     }
 
-    /// What rounding took from the mean, kept by forward too.
+    /// What rounding took from the mean of each row, as forward has kept it.
     #[inline(always)]
     pub fn mean_lo(mut self, mean_lo: impl Into<Slice<'a, T::Float>>) -> Self {
         self.stats.mean_lo = mean_lo.into().0;
         self
     }
 
-    /// Where the gradient of beta goes: as that of [gamma](Self::dgamma_to).
+    /// Where the gradient of beta goes: as many elements as the gradient of [gamma](Self::dgamma_to) has, of the same
+    /// type.
     ///
     /// RMS normalization has none:
     ///
@@ -176,7 +179,7 @@ impl<'a, T: Element, D: Place, S> BackwardCall<'a, T, Centered, D, S> {
 }
 
 impl<'a, T: Element, M: Center, S> BackwardCall<'a, T, M, Apart, S> {
-    /// Runs the call; the gradient of x goes to dx.
+    /// Runs the call. The gradient of x goes to dx.
     ///
     /// # Errors
     /// If the lengths do not fit together, or if mean comes without rstd or rstd without mean; nothing has been written
@@ -189,10 +192,10 @@ impl<'a, T: Element, M: Center, S> BackwardCall<'a, T, M, Apart, S> {
 }
 
 impl<T: Element, M: Center> BackwardCall<'_, T, M> {
-    /// Runs the call; the gradient of x is not wanted.
+    /// Runs the call without the gradient of x.
     ///
     /// # Errors
-    /// As [`to`](Self::to), and if no other gradient is wanted.
+    /// As [`to`](Self::to), and if no other gradient is asked for.
     pub fn run(self) -> Result<(), Error> {
         let Self { norm, dy, x, ds, gamma, stats, grads, scratch, .. } = self;
         norm.run_backward(GradIo { out: GradOut::WithoutDx { dy }, x, ds }, gamma, stats, grads, scratch)
@@ -200,7 +203,7 @@ impl<T: Element, M: Center> BackwardCall<'_, T, M> {
 }
 
 impl<T: Element, M: Center, S> BackwardCall<'_, T, M, InPlace, S> {
-    /// Runs the call; the gradient of x goes where dy lies.
+    /// Runs the call. The gradient of x overwrites dy.
     ///
     /// # Errors
     /// If the lengths do not fit together, or if mean comes without rstd or rstd without mean; nothing has been written

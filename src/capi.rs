@@ -1,23 +1,23 @@
 //! The C ABI, which `include/lanenorm.h` declares. Rust code that is handed pointers may call it too.
 //!
-//! Every function looks at all that it is given before it does anything: NULL, sizes, strides, alignment, overlaps. It
-//! returns a [`lanenorm_status`], has written nothing if that is not `Ok`, and never unwinds. What is then left to do
-//! is left to the plans and kernels that Rust users have, so the bits are theirs.
+//! Every function checks all its arguments before it does anything: NULL, sizes, strides, alignment, overlaps. It
+//! returns a [`lanenorm_status`], has written nothing if that is not `Ok`, and never unwinds. The work itself is done
+//! by the plans and kernels that Rust users have, and gives the same bits.
 //!
-//! Rows are never made slices of, whose gaps another thread might be writing to: pointers go down to the kernels as
-//! they are. (Vectors and statistics are contiguous, and become slices of just those elements that a call is about.
-//! Those that are written get zeros first, since C's memory may have no value, and the elements of a slice must.)
+//! Rows never become slices, since another thread might be writing to the gaps between them: kernels are given
+//! pointers. (Vectors and statistics are contiguous, and become slices of just the elements that a call is about.
+//! Outputs among them get zeros first: the elements of a slice must have a value, and C's memory may have none.)
 //!
 //! # Safety
 //!
-//! Of all functions, unless they return an error, or the rows or columns are none:
+//! Callers of all functions have these duties, unless there are no rows or no columns, or the call returns an error:
 //!
-//! - Pointers that are not NULL are those of as many elements as the call is about, all of one allocation; valid for
-//!   reads, those of outputs for writes too.
-//! - While a call runs, nothing else writes what it reads, nor touches what it writes. Calls for ranges of rows or
-//!   blocks touch, of rows and of what has an element for each row, these rows alone.
+//! - A pointer that is not NULL points to as many elements as the call is about, all in one allocation. It is valid for
+//!   reads, and the pointer of an output for writes too.
+//! - While a call runs, nothing else writes what it reads, nor touches what it writes. A call for a range of rows or
+//!   blocks touches these rows alone, and their elements of what has an element for each row.
 //! - A `lanenorm_plan` has been filled in by `lanenorm_plan_init` in this process, or its first eight bytes are not
-//!   what that writes there.
+//!   what `lanenorm_plan_init` writes there.
 //! - A structure with a `struct_size` has as many bytes.
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types, reason = "these names are those of the header")]
@@ -53,7 +53,7 @@ use crate::{Error, Parallelism, default_isa};
 pub enum lanenorm_status {
     /// Done.
     Ok = 0,
-    /// A pointer is NULL that must not be.
+    /// A pointer that must not be NULL is NULL.
     NullPointer = 1,
     /// A pointer is not aligned to the size of its elements.
     Misaligned = 2,
@@ -68,11 +68,11 @@ pub enum lanenorm_status {
     Overlap = 6,
     /// eps is negative, infinite or NaN.
     Eps = 7,
-    /// The instruction set that is asked for, by a descriptor or by `LANENORM_ISA`, is not there, or is none.
+    /// A descriptor or `LANENORM_ISA` asks for an instruction set that is not available, or that is none.
     Isa = 8,
     /// A combination that does not exist: of types, of buffers, of statistics, or an unknown number of an enumeration.
     Unsupported = 9,
-    /// A plan has not been initialized, or by another version or build of the library.
+    /// A plan has not been initialized, or another version or build of the library has initialized it.
     Uninitialized = 10,
     /// There is no memory for the scratch space of a backward call.
     OutOfMemory = 11,
@@ -131,10 +131,10 @@ impl From<Error> for lanenorm_status {
     }
 }
 
-/// The bytes of the longest message, and its end.
+/// The bytes of the longest message, its terminating zero included.
 const MESSAGE_LEN: usize = 256;
 
-/// Memory without a destructor: it is there as long as the thread is, and takes no allocation.
+/// Memory without a destructor: it lives as long as its thread, and takes no allocation.
 struct Message(UnsafeCell<[u8; MESSAGE_LEN]>);
 
 thread_local! {
@@ -163,7 +163,7 @@ impl Write for Cut<'_> {
 fn refuse(status: lanenorm_status, message: fmt::Arguments<'_>) -> lanenorm_status {
     LAST.with(|last| {
         let mut text = [0; MESSAGE_LEN];
-        // What fails to be written is left out.
+        // A message that does not fit is cut off.
         let _ = Cut { to: &mut text, len: 0 }.write_fmt(message);
         // SAFETY: the memory is this thread's, and no reference to it lives longer than a line.
         unsafe { *last.0.get() = text };
@@ -181,8 +181,8 @@ fn guard(call: impl FnOnce() -> Result<(), lanenorm_status>) -> lanenorm_status 
     }
 }
 
-/// What a call ends in, as [`lanenorm_status::Internal`], if a job refuses lengths that have been checked: it must not
-/// end in success with nothing written.
+/// Ends a call as [`lanenorm_status::Internal`] if a job refuses lengths that have been checked: the call must not end
+/// in success with nothing written.
 #[cold]
 #[inline(never)]
 fn misfit() -> ! {
@@ -195,8 +195,8 @@ fn internal(message: &str, panic: &(dyn std::any::Any + Send)) -> lanenorm_statu
     refuse(lanenorm_status::Internal, format_args!("a bug in lanenorm: {message}"))
 }
 
-/// 0: all threads there are, as far as it pays. 1: the calling thread. n: the same as 0, but n threads at most. No pool
-/// of rayon's does any of it, wherever the caller is: see `Tasks`.
+/// 0: all threads that there are, as far as that pays. 1: the calling thread. n: as 0, but n threads at most. No rayon
+/// pool does any of the work, wherever the caller is: see `Tasks`.
 fn parallelism(threads: usize) -> Parallelism {
     match NonZeroUsize::new(threads) {
         None => Parallelism::Auto,
@@ -221,8 +221,8 @@ pub extern "C" fn lanenorm_status_message(status: i32) -> *const c_char {
     status.map_or(c"unknown status", lanenorm_status::message).as_ptr()
 }
 
-/// What was wrong with the last call of this thread that returned an error, with names and numbers. Empty if there was
-/// none. The string is valid until the thread's next error, or its end.
+/// What was wrong with the last call of this thread that returned an error, with names and numbers. Empty if no call of
+/// this thread has returned an error. The string is valid until the thread's next error, or its end.
 #[unsafe(no_mangle)]
 pub extern "C" fn lanenorm_last_error_message() -> *const c_char {
     LAST.with(|last| last.0.get().cast_const().cast())
@@ -235,8 +235,8 @@ pub extern "C" fn lanenorm_version() -> *const c_char {
 }
 
 /// The instruction set that calls use: "scalar", "neon", "avx2" or "avx512". It is the widest that the processor has,
-/// or the one that the environment variable `LANENORM_ISA` names, which is read once per process. If that asks for what
-/// is not there, this is "unavailable", and calls return `LANENORM_STATUS_ISA`.
+/// or the one that the environment variable `LANENORM_ISA` names. The variable is read once per process. If it names a
+/// set that is not available, this is "unavailable", and calls return `LANENORM_STATUS_ISA`.
 #[unsafe(no_mangle)]
 pub extern "C" fn lanenorm_isa_name() -> *const c_char {
     default_isa().map_or(c"unavailable", |isa| tier_name(isa.tier())).as_ptr()

@@ -1,6 +1,6 @@
 use lanenorm_kernels::Tier;
 
-/// What is wrong with a call. Nothing has been written when one is returned.
+/// What is wrong with a call. A call that returns an error has written nothing.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -109,8 +109,8 @@ pub enum Error {
         /// The number of columns.
         cols: usize,
     },
-    /// The statistics given to a backward call are not all of those that belong together.
-    #[error("of the statistics of {rows} rows {given} is given without {missing}: expected both or neither")]
+    /// A backward call is given one statistic without another that belongs to it.
+    #[error("{given} of {rows} rows is given without {missing}: expected both or neither")]
     Statistics {
         /// The number of rows.
         rows: usize,
@@ -119,14 +119,14 @@ pub enum Error {
         /// The statistic that is missing.
         missing: &'static str,
     },
-    /// The groups of gamma and beta are none, or too many.
+    /// There are no groups of gamma and beta, or too many.
     #[error(
         "{groups} groups of {repeat} rows: expected at least one of each, and a product that does not overflow usize"
     )]
     Groups {
         /// The number of groups.
         groups: usize,
-        /// The rows in a row that each serves.
+        /// The number of successive rows that each group serves.
         repeat: usize,
     },
     /// The groups of gamma and beta do not divide the rows.
@@ -136,10 +136,11 @@ pub enum Error {
         rows: usize,
         /// The number of groups.
         groups: usize,
-        /// The rows in a row that each serves.
+        /// The number of successive rows that each group serves.
         repeat: usize,
     },
-    /// The moments of a row are those of other elements (of fewer than it has, or of another type), or of none at all.
+    /// The moments given for a row cannot be the moments of that row: they are of fewer elements, of another type, or
+    /// of no row.
     #[error(
         "the moments of row {row} are of {count} elements at a scale of {scale}, with a mean of {mean} and an m2 of {m2}, \
          which no row of {cols} columns of {dtype} has"
@@ -149,18 +150,18 @@ pub enum Error {
         row: usize,
         /// The number of elements that the moments count.
         count: f64,
-        /// Their scale.
+        /// The scale of the moments.
         scale: f64,
-        /// Their [mean](lanenorm_kernels::stats::Moments::mean).
+        /// The [mean](lanenorm_kernels::stats::Moments::mean) of the moments.
         mean: f64,
-        /// Their sum of squared deviations, which is not negative.
+        /// The sum of squared deviations of the moments. It must not be negative.
         m2: f64,
         /// The number of columns.
         cols: usize,
         /// The type of x.
         dtype: &'static str,
     },
-    /// The scale at which moments are to be taken again is none that [`rescale`](crate::LayerNorm::rescale) gives.
+    /// Moments are asked for at a scale that [`rescale`](crate::LayerNorm::rescale) does not give.
     #[error("scale is {scale}, expected one that rescale gives for rows of {dtype}")]
     Scale {
         /// The scale that was asked for.
@@ -173,10 +174,10 @@ pub enum Error {
     ShapeOverflow {
         /// The product of the dimensions before.
         cols: usize,
-        /// The dimension that is too much.
+        /// The dimension with which the product overflows.
         dim: usize,
     },
-    /// An axis is not one of a shape's.
+    /// A shape has no such axis.
     #[error("axis is {axis}, but the shape has {rank} dimensions")]
     Axis {
         /// The axis that was asked for.
@@ -192,7 +193,7 @@ pub enum Error {
     Isa {
         /// The tier that was asked for.
         asked: Tier,
-        /// The widest tier that could have been had.
+        /// The widest tier that is available.
         widest: Tier,
     },
     /// `LANENORM_ISA` is set to something that is no tier.

@@ -16,7 +16,7 @@ pub(crate) enum GradOut<'a, T> {
     WithoutDx { dy: Rows<'a, T> },
 }
 
-/// Where the gradients of gamma and beta go, each if wanted.
+/// Where the gradients of gamma and beta go; either may be absent.
 #[derive(Debug)]
 pub(crate) struct ParamGrads<'a, F> {
     pub(crate) dgamma: Option<&'a mut [F]>,

@@ -13,20 +13,20 @@ pub fn isa(tier: Tier) -> Result<Isa, Error> {
     Isa::new(tier).ok_or_else(|| Error::Isa { asked: tier, widest: Isa::best().tier() })
 }
 
-/// The tier that plans use unless told otherwise: the one that the environment variable `LANENORM_ISA` names
-/// (`scalar`, `neon`, `avx2`, `avx512`), or else the widest that this processor has. The variable is read once per
-/// process. One that is set and empty names no tier, and is refused. It is a matter of plans alone: [`Isa::best`] and
-/// all of [`kernels`](crate::kernels) read no environment.
+/// The tier that plans use unless told otherwise: the one that the environment variable `LANENORM_ISA` names (`scalar`,
+/// `neon`, `avx2`, `avx512`), or else the widest that this processor has. The variable is read once per process. A
+/// variable that is set and empty names no tier, and is refused. Plans alone obey the variable: [`Isa::best`] and all
+/// of [`kernels`](crate::kernels) read no environment.
 ///
 /// # Errors
-/// [`Error::Isa`] or [`Error::UnknownIsa`] if the variable asks for what is not there.
+/// [`Error::Isa`] or [`Error::UnknownIsa`] if the variable names a tier that is not available, or none.
 #[allow(unsafe_code)]
 pub fn default_isa() -> Result<Isa, Error> {
     static CHOICE: AtomicPtr<Result<Isa, Error>> = AtomicPtr::new(ptr::null_mut());
     let mut choice = CHOICE.load(Ordering::Acquire);
     if choice.is_null() {
-        // No lock, which a child process might find locked for ever. Of threads that come at once, each makes a choice,
-        // and the first one counts.
+        // No lock, which a child process might find locked for ever. Threads that come at once make a choice each, and
+        // the first one counts.
         let new = Box::into_raw(Box::new(choose(std::env::var_os("LANENORM_ISA").as_deref())));
         choice = match CHOICE.compare_exchange(choice, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => new,

@@ -8,8 +8,8 @@ use crate::rows::{Rows, RowsMut};
 
 /// A plan for layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta for each row of `cols` elements.
 ///
-/// mean and var are those of the row, var divided by `cols` (Ba, Kiros and Hinton, "Layer Normalization",
-/// arXiv:1607.06450, 2016). [`Norm`] tells what plans have in common.
+/// mean and var are the mean and the variance of the row; the variance is divided by `cols` (Ba, Kiros and Hinton,
+/// "Layer Normalization", arXiv:1607.06450, 2016). [`Norm`] documents what both kinds of plans have in common.
 ///
 /// ```
 /// use lanenorm::{LayerNorm, Parallelism};
@@ -39,7 +39,7 @@ impl LayerNorm {
         self.finish(io, None, gamma.map(Vector::from), beta.map(Vector::from), StatsMut::default())
     }
 
-    /// Normalizes the rows of x into a vector of their own, one after the other.
+    /// Normalizes the rows of x into a new vector, one row after the other.
     ///
     /// ```
     /// use lanenorm::LayerNorm;
@@ -60,7 +60,7 @@ impl LayerNorm {
         self.collect(x.into(), |x, y| self.forward(x, gamma, beta, y))
     }
 
-    /// Normalizes rows where they lie.
+    /// Normalizes rows in place.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
@@ -90,7 +90,7 @@ pub fn layer_norm<T: Element>(
     LayerNorm::new(cols, eps)?.forward(x, gamma, beta, y)
 }
 
-/// Layer normalization of the rows of x where they lie: [`LayerNorm::forward_in_place`] for the common case.
+/// Layer normalization of the rows of x in place: [`LayerNorm::forward_in_place`] for the common case.
 ///
 /// # Errors
 /// If eps is negative, infinite or NaN, or if the lengths do not fit together; nothing has been written then.

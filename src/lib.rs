@@ -29,8 +29,8 @@
 //! **Accuracy.** With u = 2^-24 and xhat the exact normalized value,
 //! |y - exact| <= 4 u (|gamma| (1 + |xhat|) + |beta|) on ordinary rows whatever their offset: mean 1e6 with standard
 //! deviation 1 is as good as mean 0. On adversarial rows (a step, one huge outlier, a wide lognormal) the factor may
-//! reach 16. A constant row gives exactly beta. f64 has u = 2^-53; f16 and bf16 are computed in f32, and add the half
-//! unit in the last place of one rounding to nearest even.
+//! reach 16. A constant row gives exactly beta. f64 has u = 2^-53. f16 and bf16 are computed in f32, and add half a
+//! unit in the last place, for one rounding to nearest even.
 //!
 //! **Range.** Every finite input gives the right answer, 3e38 and 1e-40 included. A row with a NaN or an infinity
 //! becomes all NaN (the canonical quiet one); its neighbours are untouched.
@@ -42,14 +42,14 @@
 //!
 //! Large calls are spread over threads: from a thread of a rayon pool over that pool, from any other thread over
 //! threads of the library, as many as `RAYON_NUM_THREADS` says or as there are processors. In a pool that is shared,
-//! jobs of yours may run on the calling thread during a call: hold no lock that they want, or choose
+//! jobs of yours may run on the calling thread during a call: hold no lock that these jobs want, or choose
 //! [`Parallelism::Serial`], [`Parallelism::OwnThreads`] or a pool that does nothing else. [`Parallelism`] tells more,
 //! also of `fork` and of pinned threads.
 //!
 //! # Tiers
 //!
 //! The widest tier that the processor has is detected once per process. The environment variable `LANENORM_ISA`
-//! (`scalar`, `neon`, `avx2`, `avx512`) forces one, and fails loudly when it is absent.
+//! (`scalar`, `neon`, `avx2`, `avx512`) forces one, and is an error where that tier is absent.
 #![deny(unsafe_code)]
 
 mod backward;

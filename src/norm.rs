@@ -17,12 +17,12 @@ use crate::{Error, Parallelism, shape};
 /// A plan for normalizing rows of `cols` elements: [`LayerNorm`](crate::LayerNorm) or [`RmsNorm`](crate::RmsNorm).
 ///
 /// A plan is a handful of numbers: cheap to make, to copy and to share between threads. Running it allocates nothing,
-/// but for what it takes to start a thread ([`Parallelism`]).
+/// except to start a thread ([`Parallelism`]).
 ///
-/// Elements are f32, f64, f16 or bf16. gamma (weight) and, in layer normalization, beta (bias) have `cols` elements (of
-/// each [group](Self::with_groups)); without them the factor is 1 and the addend 0. x and y are slices of whole rows
-/// (row-major) or strided [`Rows`] and [`RowsMut`](crate::RowsMut). Zero rows or zero columns are fine, and nothing
-/// happens.
+/// Elements are f32, f64, f16 or bf16. gamma (weight) and, in layer normalization, beta (bias) have `cols` elements
+/// (for each [group](Self::with_groups)). An absent gamma counts as 1, an absent beta as 0. x and y are slices of whole
+/// rows (row-major) or strided [`Rows`] and [`RowsMut`](crate::RowsMut). With zero rows or zero columns a call succeeds
+/// and does nothing.
 #[doc(alias = "layernorm")]
 #[doc(alias = "rmsnorm")]
 #[derive(Clone, Copy)]
@@ -55,7 +55,7 @@ impl<M: Center> Norm<M> {
     }
 
     /// A plan for the last dimensions of a tensor, flattened into one row: `normalized_shape` as in `PyTorch`'s module.
-    /// No dimensions are one element.
+    /// Without any dimensions, a row is one element.
     ///
     /// These are the dimensions that share statistics, and not the shape of the tensor. With `&[3, 8]`, 24 elements are
     /// one row; three rows of eight take `&[8]`. A plan cannot tell which is meant: both are valid calls.
@@ -90,22 +90,30 @@ impl<M: Center> Norm<M> {
         Self::from(Plan { store, ..self.plan })
     }
 
-    /// The same plan with another number added to gamma, in the type that rows are computed in: 1 for the scale of
-    /// adaptive normalization (`AdaLN`), which enters as 1 + gamma, and for models that keep gamma - 1, as Gemma does.
-    /// It has no effect where there is no gamma.
+    /// The same plan with another offset: a number that is added to gamma, in the type that rows are computed in. It is
+    /// 1 for adaptive normalization (`AdaLN`), where gamma enters as 1 + gamma, and for models that keep gamma - 1, as
+    /// Gemma does. It has no effect where there is no gamma.
     pub fn with_offset(self, offset: f32) -> Self {
         Self::from(Plan { offset, ..self.plan })
     }
 
-    /// The same plan with a gamma and a beta for each of several groups of rows: row r has those of group
-    /// (r / repeat) % groups. gamma and beta then have `groups * cols` elements, group after group.
+    /// The same plan with a gamma and a beta for each of several groups of rows. Row r takes group
+    /// (r / repeat) % groups. gamma and beta have `groups * cols` elements, group after group.
     ///
-    /// One group (the default) is one gamma for all rows; a group for each head or gate, and repeat 1, gives each its
-    /// own; a group for each sample, and repeat the rows of a sample, is adaptive normalization.
+    /// With one group (the default) all rows share a gamma. With a group for each head or gate, and a repeat of 1, each
+    /// head has its own. With a group for each sample, and the rows of a sample as the repeat, it is adaptive
+    /// normalization.
+    ///
+    /// ```text
+    ///                                      row      0  1  2  3  4  5  6  7  8  9 10 11
+    /// 1 group, repeat 1:      all rows     group    0  0  0  0  0  0  0  0  0  0  0  0
+    /// 4 groups, repeat 1:     4 heads      group    0  1  2  3  0  1  2  3  0  1  2  3
+    /// 3 groups, repeat 4:     3 samples    group    0  0  0  0  1  1  1  1  2  2  2  2
+    /// ```
     ///
     /// # Errors
-    /// If there are no groups or rows, or if their product overflows. A call returns one if its rows are no multiple of
-    /// `groups * repeat`.
+    /// If there are no groups, if the repeat is 0, or if their product overflows. A call returns an error if its rows
+    /// are no multiple of `groups * repeat`.
     pub fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
         self.plan.with_groups(groups, repeat).map(Self::from)
     }
@@ -131,8 +139,9 @@ impl<M: Center> Norm<M> {
         self.plan.isa
     }
 
-    /// The moments of each row of x (about zero in RMS normalization), which may be some columns of longer rows: one
-    /// part of a row that several processes share. Merged by [`Moments::merge_all`], they are those of the whole row.
+    /// The moments of each row of x (about zero in RMS normalization). The rows may be some columns of longer rows: the
+    /// parts that one of several processes has. [`Moments::merge_all`] merges the moments of the parts of a row into
+    /// the moments of the whole row.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
@@ -140,7 +149,7 @@ impl<M: Center> Norm<M> {
         self.plan.moments(x.into(), M::CENTERED, None, moments)
     }
 
-    /// `None` if the moments of a whole row can be trusted. Else the row is of extreme range, or not finite, and the
+    /// `None` if the moments of a whole row can be trusted. Otherwise the row is of extreme range, or not finite: the
     /// moments of all its parts must be taken again, by [`moments_at_scale`](Self::moments_at_scale) with the scale
     /// returned.
     pub fn rescale<T: Element>(&self, moments: &Moments) -> Option<f64> {
@@ -163,11 +172,11 @@ impl<M: Center> Norm<M> {
         self.plan.moments(x.into(), M::CENTERED, Some(scale), moments)
     }
 
-    /// The elements of scratch memory that a backward call for `rows` rows takes, if it is cut into as many tasks as
-    /// it would be now: none without rows or columns. Else, with n the columns rounded up to whole steps of 64 (32 for
-    /// f64) and times the number of parameters (2 with a beta, 1 without), 64 * n for the sums of 32 parts or fewer,
-    /// n + `cols` for each task, and 64 bytes, so that all this can start on a cache line. Without those bytes calls
-    /// are slower, unless the memory starts on one.
+    /// The elements of scratch memory that a backward call for `rows` rows takes, with as many tasks as it would be cut
+    /// into now. Without rows or columns there are none. Otherwise let n be the columns, rounded up to whole steps of
+    /// 64 (32 for f64), times the number of parameters (2 with a beta, 1 without). Then there are 64 * n elements for
+    /// the sums of 32 parts or fewer, n + `cols` elements for each task, and 64 bytes, so that all this can start on a
+    /// cache line. Without those 64 bytes calls are slower, unless the memory starts on a cache line.
     ///
     /// # Errors
     /// If their number overflows.
@@ -175,7 +184,7 @@ impl<M: Center> Norm<M> {
         self.plan.backward_scratch_len::<T>(rows, M::CENTERED)
     }
 
-    /// What `forward` writes for each row of x.
+    /// The rows that `forward` writes, as a new vector.
     pub(crate) fn collect<'a, T: Element>(
         &self,
         x: Rows<'a, T>,
@@ -183,14 +192,14 @@ impl<M: Center> Norm<M> {
     ) -> Result<Vec<T>, Error> {
         let cols = self.plan.cols;
         let (rows, _) = shape::rows("x", x.data.len(), x.layout, cols)?;
-        // Rows lie in a slice, so that this does not overflow.
+        // This does not overflow, since the rows lie in a slice.
         let mut y = vec![T::zeroed(); rows * cols];
         forward(x, &mut y)?;
         Ok(y)
     }
 
-    /// Normalizes rows. Each form of a call comes here with its rows, and not with an enum of forms: moving one takes
-    /// as long as a short row.
+    /// Normalizes rows. Each form of a call comes here with its rows, and not with an enum of forms: moving an enum
+    /// takes as long as a short row.
     #[inline(always)]
     pub(crate) fn finish<'a, T: Element>(
         &self,

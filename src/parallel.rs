@@ -1,8 +1,8 @@
-//! How a job is spread over threads: those of the caller's rayon pool, or threads of the library's own.
+//! How a job is spread over threads: over the caller's rayon pool, or over threads of the library.
 //!
-//! Rows are cut into contiguous ranges. Where there are too few, long rows are cut too: their moments are taken per
-//! subtree and merged along the tree that their length fixes, so the number of threads changes no bits; rows of sums
-//! are never cut. Nothing is allocated for a call.
+//! Rows are cut into contiguous ranges. Where there are too few rows, long rows are cut too: their moments are taken
+//! per subtree and merged along the tree that their length fixes, so the number of threads changes no bits. Rows of
+//! sums are never cut. Nothing is allocated for a call.
 //!
 //! On a thread of a rayon pool `rayon::join` spreads the job. The halves of a join may run jobs of other people while
 //! they wait.
@@ -10,11 +10,11 @@
 //! A thread of no pool is helped by threads that `team` keeps. It takes piece after piece from the front, and each
 //! helper part after part from the back, until nothing is left. Rayon could help from outside as well, at a price that
 //! these threads do not ask: `rayon::join` puts the caller to sleep and wakes two others; a job in the pool's queue is
-//! allocated, stays there while the pool is busy, and may be run by a thread that then takes up somebody else's job
-//! and makes the call wait for it; the pool cannot be started a second time when that fails once; and its locks are of
-//! no use in a child process. With two threads, a call of 512 rows of 768 f32 takes 0.50 of the time of one on an AMD
-//! EPYC of the Milan generation, where it takes 0.55 with a job in a pool's queue, and 0.59 and 0.77 if there is a
-//! call every millisecond (`benches/record/experiments.md`).
+//! allocated, stays there while the pool is busy, and may be run by a thread that then takes up somebody else's job and
+//! makes the call wait for it; the pool cannot be started a second time when that fails once; and a child process
+//! cannot use its locks. On an AMD EPYC of the Milan generation, a call of 512 rows of 768 f32 takes 0.50 of the time
+//! of one thread with a helper, and 0.55 with a job in a pool's queue; with a call every millisecond, 0.59 and 0.77
+//! (`benches/record/experiments.md`).
 
 mod pin;
 mod team;
@@ -31,8 +31,7 @@ use lanenorm_kernels::{Center, Compiled, Element, Isa};
 
 use crate::scratch::Scratch;
 
-/// How many tasks a call is cut into, and which threads do them. Whatever is chosen, the bits of the result are the
-/// same.
+/// How many tasks a call is cut into, and which threads do them. The choice changes no bits of the result.
 ///
 /// A call from a thread of a rayon pool (inside of `install`, `join`, `scope` or a parallel iterator) is done by that
 /// pool. While the call runs, rayon may run other jobs of that pool on the calling thread. Hold no lock during such a
@@ -41,14 +40,14 @@ use crate::scratch::Scratch;
 ///
 /// A call from any other thread is done by that thread, and by threads of the library that help it. These start with
 /// the first call that wants help, sleep while there is nothing to do, and end after ten idle seconds. They run nothing
-/// but parts of calls, so a caller may hold locks. A call waits for no helper that has not begun, and for no more than
-/// one part of a helper that has. If no helper can be started, the calling thread does all of it. Rayon's global pool
-/// is not started.
+/// but parts of calls, so a caller may hold locks. A call does not wait for a helper that has not begun, and waits for
+/// at most one part of a helper that has begun. If no helper can be started, the calling thread does all of it. Rayon's
+/// global pool is not started.
 ///
 /// The environment variable `RAYON_NUM_THREADS`, which is read once, says how many threads the caller and its helpers
-/// are together; without it they are as many as [`std::thread::available_parallelism`] says. A helper may run on the
-/// processors on which the thread that started it may run: if the first large call comes from a thread that is pinned,
-/// its helpers are pinned too, until they end. After `fork`, the child process starts helpers of its own.
+/// are together. Without the variable, [`std::thread::available_parallelism`] says it. A helper may run on the
+/// processors on which the thread that started it may run: if the first large call comes from a pinned thread, its
+/// helpers are pinned too, until they end. After `fork`, the child process starts helpers of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Parallelism {
@@ -62,26 +61,26 @@ pub enum Parallelism {
     /// and nobody else's job runs during the call. This is for callers that hold locks, or that do not know whose pool
     /// they are on.
     OwnThreads,
-    /// This many tasks, as far as there are rows (or long rows to cut), and 4096 at most. No more threads than that
-    /// work at once.
+    /// This many tasks, as far as there are rows (or long rows to cut), and 4096 at most. No more than this many
+    /// threads work at once.
     Tasks(NonZeroUsize),
     /// As [`Auto`](Self::Auto), but on no more than this many threads.
     AtMost(NonZeroUsize),
 }
 
-/// How many tasks a call is cut into, and whether a rayon pool does them, of which the calling thread is one: only if
-/// `POOLS` allows that. The C library does without, and so without all of rayon.
+/// How many tasks a call is cut into, and whether the rayon pool of the calling thread does them. With `POOLS` false no
+/// pool does them: so the C library contains nothing of rayon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tasks<const POOLS: bool = true> {
     pub(crate) count: usize,
     pool: bool,
 }
 
-/// Helpers take some microseconds to come, and tens of them if they sleep: the least number of elements for which one
-/// is called. Twice as many are worth calling all.
+/// The least number of elements for which one helper is called; for twice as many elements all helpers are called. A
+/// helper takes some microseconds to come, and tens of microseconds if it sleeps.
 const ELEMENTS_FROM_OUTSIDE: usize = 192 * 1024;
 
-/// More tasks than this are never made, so that no product of numbers of tasks overflows.
+/// The most tasks of a call, so that products with the number of tasks do not overflow.
 const MOST_TASKS: usize = 4096;
 
 /// The least number of elements per task.
@@ -93,13 +92,13 @@ const CUT_COLS: usize = 32 * 1024;
 /// The least number of elements per part, where there are more parts than tasks.
 const ELEMENTS_PER_PART: usize = 128 * 1024;
 
-/// The parts for each task, at most.
+/// The most parts for each task.
 const PARTS_PER_TASK: usize = 4;
 
 /// The pieces into which a thread from outside would cut its share.
 const CALLER_PIECES: usize = 4;
 
-/// The subtrees whose moments are taken apart, at most.
+/// The most subtrees whose moments are taken one by one.
 const MAX_SUBTREES: usize = 64;
 
 impl<const POOLS: bool> Tasks<POOLS> {
@@ -164,16 +163,16 @@ impl Parallelism {
 
 /// Work that can be cut, and that some threads can do at once.
 pub(crate) trait Work: Send + Sized {
-    /// What a thread needs memory of.
+    /// The elements of the memory that a thread needs.
     type Memory: Send;
 
-    /// How much there is: of rows, or of whatever it can be cut into.
+    /// How much work there is, in rows or in whatever it can be cut into.
     fn len(&self) -> usize;
 
-    /// The first `at` of these, and the others.
+    /// The first `at` rows (or whatever it is cut into), and the rest.
     fn split_at(self, at: usize) -> (Self, Self);
 
-    /// How many elements it touches, if it may be done in more parts than there are tasks.
+    /// How many elements the work touches. 0 if it must not be cut into more parts than there are tasks.
     fn elements(&self) -> usize {
         0
     }
@@ -183,11 +182,11 @@ pub(crate) trait Work: Send + Sized {
         0
     }
 
-    /// Does it on the calling thread.
+    /// Does the work on the calling thread.
     fn run(self, memory: &mut [Self::Memory]);
 }
 
-/// Does the work on up to `tasks` threads, for each of which there is memory.
+/// Does the work on up to `tasks` threads. There is memory for each of them.
 pub(crate) fn share<W: Work, const POOLS: bool>(work: W, memory: &mut [W::Memory], tasks: Tasks<POOLS>) {
     let Tasks { count, pool } = tasks.at_most(work.len());
     if count <= 1 {
@@ -200,13 +199,14 @@ pub(crate) fn share<W: Work, const POOLS: bool>(work: W, memory: &mut [W::Memory
     }
 }
 
-/// How many parts are made for each of `tasks` tasks: several where there is much work, so that threads which are late,
-/// or slow, leave some to the others; but not where others of a pool are to be left alone.
+/// How many parts are made for each of `tasks` tasks. Much work is cut into several parts for each task, so that fast
+/// threads can take parts over from late or slow ones. If not `all` threads of the pool are to work, there is one part
+/// for each task: more parts would wake the other threads.
 fn parts_per_task<W: Work>(work: &W, tasks: usize, all: bool) -> usize {
     if all { (work.elements() / ELEMENTS_PER_PART / tasks).clamp(1, PARTS_PER_TASK) } else { 1 }
 }
 
-/// On a thread of a pool.
+/// Does the work in up to `parts` parts, on a thread of a pool.
 fn in_pool<W: Work>(work: W, memory: &mut [W::Memory], parts: usize) {
     if parts <= 1 || work.len() <= 1 {
         return work.run(memory);
@@ -219,15 +219,15 @@ fn in_pool<W: Work>(work: W, memory: &mut [W::Memory], parts: usize) {
     join(|| in_pool(a, memory_a, left), || in_pool(b, memory_b, parts - left));
 }
 
-/// On the calling thread, which takes piece after piece from the front, and on helpers, which take part after part from
-/// the back.
+/// Does the work on the calling thread, which takes piece after piece from the front, and on helpers, which take part
+/// after part from the back.
 fn with_helpers<W: Work>(work: W, memory: &mut [W::Memory], tasks: usize) {
     let helpers = team::threads().min(tasks) - 1;
     if helpers == 0 {
         return work.run(memory);
     }
     let (len, each) = (work.len(), work.memory());
-    // Short rows are normalized by eights.
+    // Short rows are normalized in blocks of eight.
     let eights = |n: usize| if n > 8 { n.next_multiple_of(8) } else { n };
     let piece = eights(len.div_ceil(CALLER_PIECES * tasks));
     let least = eights(piece.div_ceil(4));
@@ -255,21 +255,22 @@ fn with_helpers<W: Work>(work: W, memory: &mut [W::Memory], tasks: usize) {
     team::call(helpers, &mut work_here, &help);
 }
 
-/// What nobody has taken yet.
+/// The work that nobody has taken yet.
 struct Rest<W> {
     work: Option<W>,
-    /// How many threads would share it if all came now: the caller, and the helpers that have not come yet; two at
-    /// least.
+    /// How many threads would share the work if all came now: the caller, and the helpers that have not come yet. At
+    /// least two.
     due: usize,
-    /// How much the caller takes at once, and how much a helper takes at least and at most.
+    /// How much the caller takes at once (`piece`), and how much a helper takes at least (`least`) and at most
+    /// (`part`).
     piece: usize,
     least: usize,
     part: usize,
 }
 
 impl<W: Work> Rest<W> {
-    /// The next piece of the caller, or the next part of a helper, which says whether it is its first. Once for both
-    /// ends: moving a job takes much code.
+    /// The next piece of the caller (`helper` is `None`), or the next part of a helper, which says whether it is its
+    /// first. There is one function for both ends, since moving a job takes much code.
     #[inline(never)]
     fn take(rest: &Mutex<Self>, helper: Option<bool>) -> Option<W> {
         let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -358,7 +359,7 @@ impl<T: Element + Compiled<M>, M: Center> Work for Rows<'_, T, M> {
     }
 }
 
-/// One long row, which is no sum: its moments in parallel, then its columns in parallel.
+/// Normalizes one long row, which is not a sum: takes its moments in parallel, then its columns in parallel.
 pub(crate) fn cut_row<T, M: Center, const POOLS: bool>(isa: Isa, job: Forward<'_, T, M>, tasks: Tasks<POOLS>)
 where
     T: Element + Compiled<M>,
@@ -376,7 +377,7 @@ struct Columns<'a, T: Element, M: Center> {
     job: Normalize<'a, T, M>,
 }
 
-/// Whole cache lines, so that two threads do not write to one.
+/// Columns are cut into pieces of this many, whole cache lines, so that no two threads write to one line.
 const COLUMNS: usize = 64;
 
 impl<T: Element + Compiled<M>, M: Center> Work for Columns<'_, T, M> {
@@ -417,7 +418,7 @@ fn moments_of_row<T: Element, const POOLS: bool>(isa: Isa, row: RowMoments<'_, T
 struct Subtrees<'a, 'o, T> {
     isa: Isa,
     row: RowMoments<'a, T>,
-    /// The elements of each but the last.
+    /// The number of elements of each subtree but the last.
     subtree: usize,
     out: &'o mut [Moments],
 }
@@ -522,7 +523,7 @@ impl<T: Element + Compiled<M>, M: Center> Work for RowsWith<'_, '_, T, M> {
     }
 }
 
-/// Takes the gradients of the job's parts on up to `tasks` threads; there is work memory for so many.
+/// Takes the gradients of the job's parts on up to `tasks` threads. There is work memory for each of them.
 pub(crate) fn backward<T, M: Center>(
     isa: Isa,
     job: Backward<'_, T, M>,
@@ -601,7 +602,7 @@ mod tests {
         assert_eq!(tasks(Parallelism::Tasks(number(1)), usize::MAX), 1);
     }
 
-    /// Counts how often each of its numbers is done, and checks the memory of who does it.
+    /// Work that counts how often each of its numbers is done, and checks that each thread has memory of its own.
     struct Count<'a> {
         numbers: &'a [AtomicUsize],
         elements: usize,

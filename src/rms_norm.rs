@@ -8,12 +8,12 @@ use crate::rows::{Rows, RowsMut};
 
 /// A plan for RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + offset) for each row of `cols` elements.
 ///
-/// The formula is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, 2019. [`Norm`]
-/// tells what plans have in common.
+/// The formula is from Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, 2019. [`Norm`]
+/// documents what both kinds of plans have in common.
 ///
 /// |y - exact| <= 4 u |gamma + offset| (1 + |xhat|) on ordinary rows, with u = 2^-24 (2^-53 in f64) and xhat the exact
-/// normalized value; on adversarial ones (a step, one huge outlier) the factor may reach 16. To this, 16 bits add the
-/// half unit in the last place of their one rounding.
+/// normalized value; on adversarial rows (a step, one huge outlier) the factor may reach 16. Types of 16 bits add half
+/// a unit in the last place, for their one rounding.
 ///
 /// ```
 /// use lanenorm::RmsNorm;
@@ -41,7 +41,7 @@ impl RmsNorm {
         self.finish(self.plan.rows(x.into(), y.into())?, None, gamma.map(Vector::from), None, StatsMut::default())
     }
 
-    /// Normalizes the rows of x into a vector of their own, one after the other.
+    /// Normalizes the rows of x into a new vector, one row after the other.
     ///
     /// ```
     /// use lanenorm::RmsNorm;
@@ -61,7 +61,7 @@ impl RmsNorm {
         self.collect(x.into(), |x, y| self.forward(x, gamma, y))
     }
 
-    /// Normalizes rows where they lie.
+    /// Normalizes rows in place.
     ///
     /// # Errors
     /// If the lengths do not fit together; nothing has been written then.
@@ -82,7 +82,7 @@ pub fn rms_norm<T: Element>(x: &[T], cols: usize, gamma: Option<&[T]>, eps: f64,
     RmsNorm::new(cols, eps)?.forward(x, gamma, y)
 }
 
-/// RMS normalization of the rows of x where they lie: [`RmsNorm::forward_in_place`] for the common case.
+/// RMS normalization of the rows of x in place: [`RmsNorm::forward_in_place`] for the common case.
 ///
 /// # Errors
 /// If eps is negative, infinite or NaN, or if the lengths do not fit together; nothing has been written then.

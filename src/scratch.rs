@@ -5,15 +5,15 @@ use lanenorm_kernels::ops::backward::Parts;
 
 /// How many elements of scratch memory go where.
 pub(crate) struct Scratch {
-    /// The sums of one part, and those of all.
+    /// The elements for the sums of one part, and for the sums of all parts.
     pub(crate) partial: usize,
     pub(crate) partials: usize,
-    /// What a task needs beside them.
+    /// The elements that a task needs beside the sums.
     pub(crate) work: usize,
 }
 
 impl Scratch {
-    /// They depend on the type that is computed in alone.
+    /// Of `T`, the lengths depend on `T::Float` alone.
     pub(crate) fn new<T: Element>(parts: &Parts, centered: bool) -> Option<Self> {
         let partial = parts.partial_len::<T>(centered)?;
         let partials = partial.checked_mul(parts.count())?;

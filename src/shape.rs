@@ -29,7 +29,7 @@ pub(crate) fn rows(what: &'static str, len: usize, layout: Layout, cols: usize) 
 
 /// The number of elements of dimensions that are normalized together.
 pub(crate) fn product(dims: &[usize]) -> Result<usize, Error> {
-    // A dimension of zero makes the product zero, whatever the others are.
+    // A dimension of zero makes the product zero, however large the other dimensions are.
     if dims.contains(&0) {
         return Ok(0);
     }
@@ -44,12 +44,12 @@ pub(crate) fn from_axis(shape: &[usize], axis: isize) -> Result<&[usize], Error>
     from.and_then(|from| shape.get(from..)).filter(|dims| !dims.is_empty()).ok_or(Error::Axis { axis, rank })
 }
 
-/// That a buffer, if there is one, has the expected length.
+/// Checks that a buffer, if there is one, has the expected length.
 pub(crate) fn length<T>(what: &'static str, buffer: Option<&[T]>, expected: usize) -> Result<(), Error> {
     len(what, buffer.map(<[T]>::len), expected)
 }
 
-/// The same of a length.
+/// Checks that a buffer of `len` elements has the expected length.
 #[inline]
 pub(crate) fn len(what: &'static str, len: Option<usize>, expected: usize) -> Result<(), Error> {
     match len {
@@ -58,9 +58,9 @@ pub(crate) fn len(what: &'static str, len: Option<usize>, expected: usize) -> Re
     }
 }
 
-/// That eps is finite and not negative.
+/// Checks that eps is finite and not negative.
 pub(crate) fn eps(eps: f64) -> Result<(), Error> {
-    // By bits: a comparison raises flags, and where subnormal numbers count as zeros, takes those below zero for it.
+    // By bits: a comparison raises flags. Where subnormal numbers count as zeros, it also takes negative ones for 0.
     let bits = std::hint::black_box(eps.to_bits());
     if bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits() { Ok(()) } else { Err(Error::Eps(eps)) }
 }

@@ -1,9 +1,9 @@
 //! A valid call allocates nothing, whatever path it takes, and neither does a refused one.
 //!
-//! What is asserted, precisely: no allocation or reallocation by the calling thread when the call is serial; none by
-//! the calling thread when a call with `Tasks(n)` is made outside of rayon pools by a thread that has helpers; and
-//! none by any thread of a rayon pool when such a call is made *on a thread of that pool* that has done the same
-//! before. The first such call may allocate, because the queues of rayon's workers register themselves and grow.
+//! Precisely, there is no allocation or reallocation by the calling thread of a serial call; by the calling thread of a
+//! call with `Tasks(n)` outside of rayon pools, once the thread has helpers; and by any thread of a rayon pool during a
+//! call with `Tasks(n)` *on a thread of that pool* that has made such a call before. The first such call may allocate,
+//! because the queues of rayon's workers register themselves and grow.
 
 #[path = "contract/support/data.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
@@ -33,7 +33,7 @@ use plan::{OPERATIONS, Operation, Plan};
 use tiers::tiers;
 use types::{Bf16, F16, F32, F64, Sizes, Types, Value};
 
-/// Whether long rows are to be shorter, for emulators and builds without optimization.
+/// Whether long rows are shortened, for emulators and builds without optimization.
 fn quick() -> bool {
     cfg!(debug_assertions) || std::env::var_os("LANENORM_TEST_QUICK").is_some_and(|v| v == "1")
 }
@@ -47,7 +47,7 @@ static ALLOCATOR: Counting = Counting;
 static COUNTS: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
 
 thread_local! {
-    /// Which count this thread adds to, if it is armed. Needs no destructor and so no allocation.
+    /// The count that this thread adds to, if it is armed. It needs no destructor, and so no allocation.
     static ARMED: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
@@ -57,7 +57,7 @@ fn count() {
     }
 }
 
-// SAFETY: everything is left to the system's allocator.
+// SAFETY: the system's allocator does all the work.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -94,11 +94,11 @@ struct Buffers<K: Types> {
     residual: Vec<K::X>,
     s: Vec<K::X>,
     y: Vec<K::Y>,
-    /// Of two groups.
+    /// gamma of two groups.
     gamma: Vec<K::G>,
     beta: Vec<K::G>,
     stats: [Vec<K::F>; 3],
-    /// dgamma and dbeta, of two groups, and what a backward call works in.
+    /// dgamma and dbeta of two groups.
     sums: [Vec<K::F>; 2],
     scratch: Vec<K::F>,
     moments: Vec<Moments>,
@@ -107,7 +107,7 @@ struct Buffers<K: Types> {
 }
 
 impl<K: Types> Buffers<K> {
-    /// The first rows call for the slow path: one huge, one of NaN, one constant.
+    /// The first rows take the slow path: one is huge, one has a NaN, one is constant.
     fn new(rows: usize, cols: usize) -> Self {
         let mut x: Vec<K::X> = (0..rows * cols).map(|i| K::X::of((i * 37 % 101) as f64)).collect();
         for (row, value) in x.chunks_exact_mut(cols).zip([K::X::SIZES.noise[0], f64::NAN, 5.0]) {
@@ -119,7 +119,7 @@ impl<K: Types> Buffers<K> {
         let (y, moments) = (vec![K::Y::default(); rows * cols], vec![Moments::EMPTY; rows]);
         let stats = [(); 3].map(|()| vec![K::F::default(); rows]);
         let sums = [(); 2].map(|()| vec![K::F::default(); 2 * cols]);
-        // For eight tasks, whose columns are padded.
+        // Enough for eight tasks, whose columns are padded.
         let scratch = vec![K::F::default(); (2 * rows.div_ceil(32) + 3 * 8) * (cols + 64)];
         Self { x, residual, s, y, gamma, beta, stats, sums, scratch, moments, rows, cols }
     }
@@ -154,14 +154,14 @@ impl<K: Types> Buffers<K> {
 }
 
 impl<K: Types> Buffers<K> {
-    /// Every way to take gradients with memory that is handed in. dy is the residual, dx goes to s.
+    /// Every way to take gradients with given scratch memory. dy is the residual, dx goes to s.
     fn backward_in_every_way(&mut self, operation: Operation, plan: Plan) {
         let Self { x, residual: dy, s: dx, gamma, stats, sums: [dgamma, dbeta], scratch, rows, cols, .. } = self;
         let centered = operation.is_layer_norm();
         let (mean, mean_lo) = (centered.then_some(&stats[0][..]), centered.then_some(&stats[1][..]));
         let kept = Stats { mean, mean_lo, rstd: Some(&stats[2]) };
         for store in [Store::Ordinary, Store::Streaming] {
-            // Long rows are not cut, and go the ways of shorter ones.
+            // Backward does not cut long rows: they take the same paths as shorter ones.
             if *cols > 10_000 && store == Store::Streaming {
                 break;
             }
@@ -188,7 +188,7 @@ impl<K: Types> Buffers<K> {
 }
 
 impl<K: Types<G = <K as Types>::X, Y = <K as Types>::X>> Buffers<K> {
-    /// The ways that one type alone has.
+    /// Every way to call a plan with one type for everything.
     fn forward_in_every_way_of_one_type(&mut self, operation: Operation, plan: Plan) {
         let Self { x, s, y, gamma, beta, stats: [.., rstd], moments, cols, .. } = self;
         let gamma = Some(&gamma[..*cols]);
@@ -214,14 +214,14 @@ fn the_counter_counts() {
     assert_eq!(allocations(0, || ()), 0);
 }
 
-/// Where streaming, threads and the cutting of rows differ.
+/// Rows that are so long that streaming, threads and the cutting of rows matter.
 fn long_rows() -> [(usize, usize); 2] {
     if quick() { [(1, 66_000), (2, 3000)] } else { [(1, 66_000), (4, 70_000)] }
 }
 
 type Calls<'a> = &'a mut (dyn FnMut(Plan) + Send);
 
-/// Has `make_calls` make every call of every operation on every type, one after the other.
+/// Makes every call of every operation on every type, one after the other, by `make_calls`.
 fn for_all_calls(rows: usize, cols: usize, make_calls: &mut dyn FnMut(&str, Operation, Calls<'_>)) {
     macro_rules! calls {
         ($($types:ty: [$($way:ident),+];)+) => {$(
@@ -258,7 +258,7 @@ fn serial_calls_allocate_nothing() {
     }
 }
 
-/// Once, whatever the tasks and groups, where no memory is handed in.
+/// Without given memory, a backward call allocates once, whatever the tasks and groups.
 #[test]
 fn backward_calls_without_scratch_allocate_once() {
     let (dy, x) = ([1.0f32; 24 * 70], [0.5f32; 24 * 70]);
@@ -311,13 +311,13 @@ fn calls_on_a_warm_pool_allocate_nothing() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
     let [long, longer] = long_rows();
     let shapes = [(50, 64), (20, 768), longer, long];
-    // An emulator takes a minute for each of the long ones.
+    // An emulator takes a minute for each of the long shapes.
     let shapes = if quick() { &shapes[..3] } else { &shapes[..] };
     for &(rows, cols) in shapes {
         for_all_calls(rows, cols, &mut |types, operation, calls| {
             let plan = Plan::new(operation, cols, 1e-5).expect("a valid eps");
             let plan = plan.with_parallelism(Parallelism::Tasks(NonZeroUsize::new(7).expect("not zero")));
-            // Later shapes find the queues grown.
+            // The queues have grown before later shapes.
             let times = if cols < 1000 { 10 } else { 2 };
             pool.install(|| (0..times).for_each(|_| calls(plan)));
             pool.broadcast(|_| ARMED.set(Some(3)));
@@ -332,7 +332,7 @@ fn calls_on_a_warm_pool_allocate_nothing() {
     }
 }
 
-/// Locks are plain memory there.
+/// Only on Linux: locks are plain memory there.
 #[cfg(target_os = "linux")]
 #[test]
 fn calls_with_helpers_allocate_nothing() {
@@ -347,8 +347,8 @@ fn calls_with_helpers_allocate_nothing() {
     }
 }
 
-/// Calls of C for ranges of rows and blocks, and those for all rows on the calling thread. Only whole backward calls
-/// take scratch memory.
+/// Calls of C for ranges of rows and blocks, and for all rows on the calling thread. Of these only whole backward calls
+/// allocate, for scratch memory.
 #[cfg(feature = "capi")]
 #[test]
 fn calls_of_c_allocate_nothing() {
@@ -415,14 +415,14 @@ fn calls_of_c_allocate_nothing() {
     let mut plan = lanenorm_plan { opaque: [std::mem::MaybeUninit::new(0); 16] };
     let mut sizes = lanenorm_backward_sizes { blocks: 0, partials_bytes: 0, work_bytes: 0 };
     let ok = |status| assert_eq!(status, lanenorm_status::Ok);
-    // SAFETY: both are there.
+    // SAFETY: the plan and the descriptor are valid.
     unsafe {
         ok(lanenorm_plan_init(&mut plan, &desc));
         ok(lanenorm_plan_backward_sizes(&plan, ROWS, &mut sizes));
     }
     let (mut partials, mut work) = (vec![0u64; sizes.partials_bytes / 8 + 1], vec![0u64; sizes.work_bytes / 8 + 1]);
     let (partials, work) = (partials.as_mut_ptr().cast::<c_void>(), work.as_mut_ptr().cast::<c_void>());
-    // SAFETY: all buffers are there.
+    // SAFETY: all buffers are valid.
     let made = allocations(5, || unsafe {
         ok(lanenorm_plan_init(&mut plan, &desc));
         ok(lanenorm_plan_forward(&plan, &forward, 1));
@@ -433,7 +433,7 @@ fn calls_of_c_allocate_nothing() {
         assert_eq!(lanenorm_plan_forward_rows(&plan, &forward, ROWS, 1), lanenorm_status::Size);
     });
     assert_eq!(made, 0);
-    // SAFETY: all buffers are there.
+    // SAFETY: all buffers are valid.
     let made = allocations(5, || ok(unsafe { lanenorm_plan_backward(&plan, &backward, 1) }));
     assert_eq!(made, 1);
 }

@@ -1,9 +1,9 @@
 //! The forced tier is the one that runs. `LANENORM_ISA` is read once per process, so this test runs itself anew for
-//! each tier, and asks the child what it has got.
+//! each tier, and the child reports its tier.
 //!
-//! The label alone would prove little. So the child sends a kernel of its own through the plan's `Isa`, the one
-//! dispatch there is: it comes out in the function compiled for the tier, and reports the token type and the number of
-//! lanes that it was given there. It then runs the plan, and its result must have the bits of the scalar tier.
+//! The label alone would prove little. So the child runs a kernel of its own by the plan's `Isa`, the only dispatch:
+//! the kernel is entered in the function compiled for the tier, and reports the token type and the number of lanes that
+//! it is given there. The child then runs the plan, and the result must have the bits of the scalar tier.
 
 #[path = "support/this_program.rs"]
 mod this_program;
@@ -14,7 +14,7 @@ use lanenorm::kernels::simd::{Kernel, Lanes};
 use lanenorm::{Error, Isa, LayerNorm, Parallelism, RmsNorm, Tier};
 use this_program::this_program;
 
-/// Reports what it was given.
+/// A kernel that reports the token that it is given.
 struct Probe;
 
 impl Kernel for Probe {
@@ -26,7 +26,7 @@ impl Kernel for Probe {
     }
 }
 
-/// What a probe must find: the end of the token's type name, and the number of f32 in a register.
+/// The right report of a probe: the end of the token's type name, and the number of f32 in a register.
 fn evidence(tier: Tier) -> (&'static str, usize) {
     match tier {
         Tier::Scalar => ("::Scalar128b", 4),
@@ -41,7 +41,7 @@ fn available() -> String {
     Isa::available().map(|isa| format!("{isa} ")).collect()
 }
 
-/// The child: not a test, but what the tests below run in a process of its own.
+/// Not a test: the tests below run this in a process of its own.
 #[test]
 #[ignore = "run by the other tests, in a process of its own"]
 fn child() {

@@ -1,8 +1,8 @@
-//! `include/lanenorm.h` is what cbindgen makes of `src/capi`. `LANENORM_WRITE_HEADER=1` writes it.
+//! cbindgen makes `include/lanenorm.h` from `src/capi`. `LANENORM_WRITE_HEADER=1` writes it.
 
 use std::path::Path;
 
-/// In the order of their items in the header.
+/// The files, in the order of their items in the header.
 const SOURCES: [&str; 5] =
     ["src/capi.rs", "src/capi/functions.rs", "src/capi/plan.rs", "src/capi/forward.rs", "src/capi/backward.rs"];
 
@@ -62,7 +62,7 @@ fn last_name(text: &str) -> &str {
     text.trim_end().rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().expect("a part")
 }
 
-/// No name of a program can mean one of these by chance.
+/// Names begin with the name of the library, so that they do not clash with names of a program.
 #[test]
 fn all_names_begin_with_that_of_the_library() {
     let (code, macros) = code_and_macros();

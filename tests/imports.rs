@@ -1,8 +1,8 @@
-//! No file of a crate uses another that uses it, directly or by way of others.
+//! No file of a crate uses another file that uses it, directly or through other files.
 //!
-//! A file uses those whose items it names by a path, in an import or elsewhere. What a module root only passes on
-//! (`pub use child::Item`) counts for the file that has the item, so that a root may name its children, and they may
-//! name what it passes on, but nothing that it has itself.
+//! A file uses the files whose items it names by a path, in an import or elsewhere. An item that a module root only
+//! passes on (`pub use child::Item`) counts for the file that has the item. So a root may name its children, and the
+//! children may name what the root passes on, but nothing that the root has itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use syn::{Attribute, Item, UseTree, Visibility};
 /// The segments of a path, from the root of the crate.
 type Segments = Vec<String>;
 
-/// A file, which is a module.
+/// A file, and so a module.
 #[derive(Default)]
 struct Module {
     children: BTreeSet<String>,
-    /// What imports bind, with the paths that they stand for.
+    /// The names that imports bind, with the paths that they stand for.
     imports: BTreeMap<String, Segments>,
-    /// All paths, with those of imports.
+    /// All paths, the paths of imports included.
     paths: Vec<Segments>,
 }
 
@@ -60,7 +60,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// A path from the root, if it is one within the crate.
+    /// The path from the root, if it is a path within the crate.
     fn absolute(&self, segments: &[String]) -> Option<Segments> {
         let (first, rest) = segments.split_first()?;
         match first.as_str() {
@@ -117,7 +117,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         self.import(&item.tree, &mut Vec::new());
-        // What is passed on is not used here.
+        // An item that is passed on is not used here.
         if matches!(item.vis, Visibility::Inherited) {
             let mut own = Reader {
                 name: self.name,
@@ -139,11 +139,11 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 
     fn visit_macro(&mut self, of: &'ast syn::Macro) {
-        // Most take expressions, and paths are all that matters here.
+        // The arguments of most macros are expressions, and only their paths matter here.
         let arguments = syn::punctuated::Punctuated::<syn::Expr, syn::Token![,]>::parse_terminated;
         if let Ok(arguments) = of.parse_body_with(arguments) {
             for argument in &arguments {
-                // What is parsed here is gone at the end: its paths alone are kept.
+                // Only the paths of the arguments are kept.
                 let mut own = Reader {
                     name: self.name,
                     module: Module { children: self.module.children.clone(), ..Module::default() },
@@ -155,7 +155,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 }
 
-/// The file that has what a path names: imports are followed to where it stands.
+/// The file that has the item that a path names: imports are followed to where the item stands.
 fn home(modules: &Modules, path: &[String], depth: usize) -> Option<Segments> {
     assert!(depth < 32, "an import of itself: {path:?}");
     let within = (0..=path.len()).rev().find(|&n| modules.contains_key(&path[..n]))?;

@@ -32,7 +32,7 @@ fn real_activations_are_accurate_and_tiers_agree() {
     }
 }
 
-/// The file's own results, made by other code, against the specification.
+/// Compares the results in the file, which other code has made, with the specification.
 #[test]
 fn the_reference_agrees_with_the_model() {
     let model = minilm::load();

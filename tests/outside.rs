@@ -1,7 +1,7 @@
-//! Calls from threads of no rayon pool, which threads of the library help: what else goes on in the process neither
-//! disturbs them nor is disturbed by them.
+//! Calls from threads outside of rayon pools, helped by threads of the library: they and the rest of the process do not
+//! disturb one another.
 //!
-//! Much of that is per process, so tests run this program anew. A child that hangs is ended, and has failed.
+//! Much of the state is per process, so tests run this program anew. A child that hangs is ended, and has failed.
 
 #[path = "support/this_program.rs"]
 mod this_program;
@@ -18,13 +18,13 @@ use lanenorm::Isa;
 use lanenorm::{LayerNorm, Parallelism};
 use this_program::this_program;
 
-/// How often something is tried: less often by emulators and builds without optimization.
+/// How often something is tried: less often in emulators and in builds without optimization.
 fn times(n: usize) -> usize {
     let quick = cfg!(debug_assertions) || std::env::var_os("LANENORM_TEST_QUICK").is_some_and(|v| v == "1");
     if quick { n / 10 } else { n }
 }
 
-/// What a call normalizes, and the right answer.
+/// The input of a call, and the right answer.
 struct Input {
     x: Vec<f32>,
     y: Vec<u32>,
@@ -38,7 +38,7 @@ impl Input {
         Self { y: input.normalized(Parallelism::Serial), ..input }
     }
 
-    /// Enough for all helpers to be called.
+    /// Large enough for all helpers to be called.
     fn large() -> Self {
         Self::new(512, 768)
     }
@@ -62,7 +62,7 @@ fn helpers() -> Option<usize> {
     Some(tasks.filter_map(|task| name(task.ok()?)).filter(|name| name.starts_with("lanenorm-")).count())
 }
 
-/// Whether this test has been started to run `child`; if not, starts it so, and waits for it.
+/// Whether this process has been started to run `child`. If not, starts a process that runs it, and waits for that.
 fn is_child(child: &str, environment: &[(&str, &str)]) -> bool {
     const ROLE: &str = "LANENORM_TEST_CHILD";
     if std::env::var_os(ROLE).is_some() {
@@ -113,7 +113,7 @@ fn one_thread_needs_no_help() {
     }
 }
 
-/// No thread with the stack that this asks for can be started.
+/// No thread can be started with the stack that this variable asks for.
 #[test]
 fn a_pool_that_cannot_start_does_not_matter() {
     if is_child("a_pool_that_cannot_start_does_not_matter", &[("RUST_MIN_STACK", "70368744177664")]) {
@@ -143,14 +143,14 @@ fn the_park_token_of_the_caller_survives() {
                 while unparked.load(Ordering::Acquire) < call {
                     thread::yield_now();
                 }
-                // For good, if the call has taken the token.
+                // This waits for ever if the call has taken the token.
                 thread::park();
             }
         });
     }
 }
 
-/// Makes calls while it holds a lock, and while another thread gives jobs to `spawn` that want the lock.
+/// Makes calls while it holds a lock, and while another thread gives jobs that want the lock to `spawn`.
 fn under_a_lock(spawn: &(impl Fn(Job) + Sync), call: &(impl Fn() + Sync), on_caller: impl FnOnce(&(dyn Fn() + Sync))) {
     static LOCK: Mutex<()> = Mutex::new(());
     static JOBS: AtomicUsize = AtomicUsize::new(0);
@@ -251,7 +251,7 @@ fn as_many_tasks_as_anybody_can_ask_for() {
     }
 }
 
-/// Normalizes when its thread ends.
+/// A value that normalizes when its thread ends.
 struct Dying(&'static Input);
 
 impl Drop for Dying {
@@ -291,15 +291,14 @@ mod unix {
 
     static KEY: OnceLock<libc::pthread_key_t> = OnceLock::new();
 
-    /// In the first round it asks for a second, in which the standard library has given up what it keeps for this
-    /// thread.
+    /// The first round asks for a second round. By then the standard library has given up its data of this thread.
     extern "C" fn destructor(value: *mut c_void) {
         let round = DIED.fetch_add(1, Ordering::AcqRel) % 2;
         if round == 0 {
             // SAFETY: the key is there.
             unsafe { libc::pthread_setspecific(*KEY.get().expect("a key"), value) };
         }
-        // SAFETY: it is the input below, which is leaked.
+        // SAFETY: the value is the input below, which is leaked.
         unsafe { &*value.cast::<Input>() }.check(Parallelism::Auto);
     }
 
@@ -308,7 +307,7 @@ mod unix {
         if is_child("unix::destructors_of_keys_may_call", &[]) {
             let input: &'static Input = Box::leak(Box::new(Input::large()));
             let mut key = 0;
-            // SAFETY: the destructor takes what is set below.
+            // SAFETY: the destructor takes the type of value that is set below.
             assert_eq!(unsafe { libc::pthread_key_create(&mut key, Some(destructor)) }, 0);
             KEY.set(key).expect("one key");
             for _ in 0..10 {
@@ -323,7 +322,7 @@ mod unix {
         }
     }
 
-    /// A child process has a copy of the memory at any moment of a call, and none of the helpers.
+    /// A child process has a copy of the memory at some moment of a call, and none of the helpers.
     #[test]
     fn child_processes_may_call() {
         if is_child("unix::child_processes_may_call", &[]) {
@@ -354,7 +353,7 @@ mod unix {
         }
     }
 
-    /// Stops the thread that asks for it at its next allocation, until a child process is there.
+    /// An allocator. A thread can ask to be stopped at its next allocation until a child process is there.
     struct Stopping;
 
     thread_local! {
@@ -364,7 +363,7 @@ mod unix {
     static STOPPED: AtomicBool = AtomicBool::new(false);
     static FORKED: AtomicBool = AtomicBool::new(false);
 
-    // SAFETY: the system's allocator does it all.
+    // SAFETY: the system's allocator does all the work.
     unsafe impl GlobalAlloc for Stopping {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             if STOPS.take() {
@@ -417,8 +416,8 @@ mod unix {
         }
     }
 
-    /// Whether the system refuses to start threads from here on: no user may have more than one. Root may have any
-    /// number, so a process of root becomes one of nobody.
+    /// Makes the system refuse to start threads from here on, if that is possible: the user may have no more than one.
+    /// Root may have any number, so a process of root becomes one of nobody.
     #[cfg(target_os = "linux")]
     fn no_more_threads() -> bool {
         const NOBODY: libc::uid_t = 65534;
@@ -427,14 +426,15 @@ mod unix {
         may_be_refused && limit_threads(|_| 1) && thread::Builder::new().spawn(|| ()).is_err()
     }
 
-    /// Sets how many threads the user may have, given the most that can be set. Returns whether that was possible.
+    /// Sets how many threads the user may have. `limit` gets the most that can be set. Returns whether that was
+    /// possible.
     #[cfg(target_os = "linux")]
     fn limit_threads(most: impl Fn(libc::rlim_t) -> libc::rlim_t) -> bool {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the limits are written to a place for them.
         let is_known = unsafe { libc::getrlimit(libc::RLIMIT_NPROC, &mut limit) } == 0;
         limit.rlim_cur = most(limit.rlim_max);
-        // SAFETY: they are read from there.
+        // SAFETY: the limits are read from there.
         is_known && unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &limit) } == 0
     }
 
@@ -468,7 +468,7 @@ mod unix {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_first_call_from_a_pinned_thread_does_not_decide_for_ever() {
-        // One that the environment does not name is counted.
+        // Without a number in the environment, processors are counted.
         let environment = [("RAYON_NUM_THREADS", "")];
         if is_child("unix::a_first_call_from_a_pinned_thread_does_not_decide_for_ever", &environment) {
             if thread::available_parallelism().map_or(1, usize::from) < 2 || helpers().is_none() {
@@ -478,7 +478,7 @@ mod unix {
             let input = Input::large();
             let pinned = thread::scope(|scope| {
                 let pinned = scope.spawn(|| {
-                    // SAFETY: a set of processors may be all zeros, and is as large as is said.
+                    // SAFETY: a set of processors may be all zeros, and has the size that is given.
                     let is_pinned = unsafe {
                         let size = size_of::<libc::cpu_set_t>();
                         let (mut set, mut one) = (std::mem::zeroed(), std::mem::zeroed());

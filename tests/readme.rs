@@ -1,6 +1,7 @@
-//! The programs of the README and of `docs/embedding.md` are short, and are those that are compiled elsewhere: the ones
-//! in Rust as documentation tests of this crate, the ones in C by `examples/c/run.sh`, the one for candle as a
-//! documentation test of its crate. Links between pages lead to files and headings, and lines are of 120 columns.
+//! The programs of the README and of `docs/embedding.md` are short, and other tests compile them: the programs in Rust
+//! are documentation tests of this crate, `examples/c/run.sh` compiles the programs in C, and the program for candle is
+//! a documentation test of its crate. Links between pages lead to files and headings, and lines have at most 120
+//! columns.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ fn programs_in_rust_are_short() {
         for block in page.split("```rust\n").skip(1) {
             let (program, _) = block.split_once("```").expect("its end");
             assert_is_short(program, program);
-            // On GitHub such lines are seen.
+            // GitHub shows such lines.
             assert!(!program.lines().any(|line| line.starts_with("# ")), "{path} hides lines:\n{program}");
             programs += 1;
         }
@@ -114,7 +115,8 @@ fn the_readme_is_short() {
     assert!(lines <= 180, "{README} has {lines} lines, and may have 180: docs/ is for the rest");
 }
 
-/// All files below a folder that end in `.rs` or `.md`, but for what is built, recorded, or another repository.
+/// All files below a folder that end in `.rs` or `.md`, but for files that are built or recorded, or belong to another
+/// repository.
 fn texts(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -129,7 +131,7 @@ fn texts(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// rustfmt sees to code, and to neither comments nor pages. A table, a block of code and a word may be longer.
+/// rustfmt wraps code, but neither comments nor pages. A table, a block of code and a word may be longer.
 #[test]
 fn comments_and_pages_have_lines_of_120_columns() {
     let mut files = Vec::new();

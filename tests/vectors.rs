@@ -15,7 +15,7 @@ use tiers::tiers;
 const OPERATIONS: [&str; 2] = ["layer_norm", "rms_norm"];
 const TYPES: [&str; 4] = ["f32", "f64", "f16", "bf16"];
 
-/// Of the file, in bytes.
+/// The largest size of the file, in bytes.
 const MOST_BYTES: usize = 300_000;
 
 const DESCRIPTION: [&str; 9] = [
@@ -40,7 +40,7 @@ struct Vectors {
     cases: Vec<Case>,
 }
 
-/// One call of forward, and one of backward if there is a dy.
+/// One forward call, and one backward call if there is a dy.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
@@ -95,14 +95,14 @@ impl Results {
     }
 }
 
-/// A number that has bits, and sizes to try it at.
+/// A type of numbers, with its bits and with sizes to try.
 trait Number: Copy {
     const ZERO: Self;
     /// An offset, and a spread of elements around it that this type can tell apart.
     const OFFSET: (f64, f64);
     const HUGE: f64;
     const TINY: f64;
-    /// Negative, quiet and with a payload.
+    /// A NaN that is negative and quiet, and has a payload.
     const NAN: u64;
 
     fn nearest(v: f64) -> Self;
@@ -263,7 +263,7 @@ fn writes() -> bool {
     std::env::var_os("LANENORM_WRITE_VECTORS").is_some()
 }
 
-/// What is in the file, or will be once it is written.
+/// The text of the file, or the text that will be written.
 fn json() -> String {
     if writes() { written::json() } else { std::fs::read_to_string(path()).expect("a readable file") }
 }
@@ -324,7 +324,7 @@ fn a_flipped_bit_is_found_and_named() {
     }
 }
 
-/// What the file is made of.
+/// Makes the cases of the file.
 mod written {
     use super::*;
 
@@ -366,7 +366,8 @@ mod written {
             (0..len).map(|_| T::nearest(self.next())).collect()
         }
 
-        /// The first row is of the kind, and others are ordinary, but of an offset all rows have one.
+        /// The first row is of the kind, and the other rows are ordinary. With the kind of an offset all rows have the
+        /// offset.
         fn rows<T: Number>(&mut self, kind: Kind, rows: usize, cols: usize) -> Vec<T> {
             let mut x = self.vector::<T>(rows * cols);
             let (offset, spread) = T::OFFSET;
@@ -387,7 +388,7 @@ mod written {
         }
     }
 
-    /// gamma, beta (in layer normalization) and dy, each if wanted.
+    /// Whether there are gamma, beta (in layer normalization) and dy.
     #[derive(Clone, Copy)]
     struct With {
         gamma: bool,
@@ -439,7 +440,7 @@ mod written {
             self.push::<T>("no gamma, no beta", Kind::Ordinary, (2, 7), NO_PARAMS);
             self.push::<T>("no beta", Kind::Ordinary, (1, 64), With { beta: false, ..ALL });
             self.push::<T>("offset of gamma", Kind::Ordinary, (2, 7), ALL).offset = word(1.0f32);
-            // The long ones are few, since the file is small.
+            // Long cases are few, since the file must be small.
             if centered {
                 self.push::<T>("no gamma", Kind::Ordinary, (2, 7), With { gamma: false, ..ALL });
                 self.push::<T>("offset", Kind::Offset, (1, 193), With { dy: size_of::<T>() < 8, ..ALL });

@@ -1,5 +1,5 @@
-//! The backward pass: how plans take the buffers of a call, and what it is compared with. The statistics are those that
-//! forward has kept, as in training.
+//! The backward pass: plans and baselines, and how they take the buffers of a call. The statistics have been kept by
+//! forward, as in training.
 
 pub(crate) mod two_pass;
 
@@ -51,7 +51,8 @@ pub(crate) fn time_plan<M: Operation, T: Number>(
     }
 }
 
-/// With dy put back before each run, outside of what is timed: gradients of gradients soon leave the range of floats.
+/// The time of runs that overwrite dy. dy is put back before each run, outside of the time: gradients of gradients soon
+/// leave the range of floats.
 fn time_restored<'a, T: Number>(
     case: &Case,
     mut calls: Vec<Call<'a, T>>,
@@ -96,7 +97,7 @@ fn run<M: Operation, T: Number>(plan: &Norm<M>, variant: Variant, c: &mut Call<'
     .expect(VALID);
 }
 
-/// What a backward call has beside its rows.
+/// The arguments of a backward call beside its rows.
 struct Rest<'a, T: Number> {
     gamma: Option<&'a [T]>,
     mixed: Option<&'a [T::Mixed]>,
@@ -115,7 +116,7 @@ impl<'a, T: Number> Rest<'a, T> {
     }
 }
 
-/// All of them, or none.
+/// All values, or none.
 fn all<V, const N: usize>(values: Option<[V; N]>) -> [Option<V>; N] {
     values.map_or([const { None }; N], |values| values.map(Some))
 }

@@ -21,8 +21,8 @@ pub(crate) enum Baseline {
 /// A baseline of the backward pass.
 pub(crate) type RunBackward<T> = fn(Gradients<'_, T>);
 
-/// The baselines of an operation, the simplest first. Of f16, whose conversions compilers do not vectorize, there is no
-/// other; Welford's algorithm is for f32.
+/// The baselines of an operation, the simplest first. f16 has only the first, since compilers do not vectorize its
+/// conversions. Welford's algorithm is for f32.
 pub(crate) fn baselines(op: Op, dtype: Dtype) -> &'static [Baseline] {
     use Baseline::{Naive, SimdWelford, TwoPass, TwoPassSimd, Welford};
     match (op, dtype) {
@@ -53,7 +53,7 @@ impl Baseline {
     }
 
     /// # Panics
-    /// If it is none of the [`baselines`] of the operation and the type.
+    /// If the [`baselines`] of the operation and the type do not have it.
     pub(crate) fn run<T: Number>(self, op: Op) -> Forward<T, T::Float> {
         match (op, self) {
             (Op::LayerNorm, Self::Naive) => naive::layer_norm,
@@ -72,7 +72,7 @@ impl Baseline {
     }
 
     /// # Panics
-    /// If it is none of the [`baselines`] of the operation and the type.
+    /// If the [`baselines`] of the operation and the type do not have it.
     pub(crate) fn run_backward<T: Number>(self, op: Op) -> RunBackward<T> {
         match (op, self) {
             (Op::LayerNormBackward, Self::Naive) => naive::layer_norm_backward,

@@ -15,8 +15,8 @@ const F32_AND_BF16: &[Dtype] = &[Dtype::F32, Dtype::Bf16];
 const UP_TO_F32: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16];
 const EVERY: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64];
 
-/// Rows, columns, which call it is like, and the types that the default run times LayerNorm and RMSNorm with, forward
-/// and backward.
+/// Rows, columns, the call that has this shape, and the types in which the default run times LayerNorm and RMSNorm,
+/// forward and backward.
 type Shape = (usize, usize, &'static str, [&'static [Dtype]; 2], [&'static [Dtype]; 2]);
 
 const SHAPES: [Shape; 18] = [
@@ -40,13 +40,13 @@ const SHAPES: [Shape; 18] = [
     (1, 16_777_216, "one row to be split over threads", [F32, NONE], [NONE, NONE]),
 ];
 
-/// A tensor and what normalizes it.
+/// A tensor, and the gamma and beta that normalize it.
 #[derive(Clone)]
 pub(crate) struct Tensor<T> {
     pub(crate) x: Vec<T>,
     pub(crate) gamma: Vec<T>,
     pub(crate) beta: Vec<T>,
-    /// The gradient of y. Empty where the operation takes none.
+    /// The gradient of y. Empty where the operation has none.
     pub(crate) dy: Vec<T>,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct Case {
     pub(crate) dtype: Dtype,
     pub(crate) name: String,
     pub(crate) about: &'static str,
-    /// Of each tensor.
+    /// The number of rows of each tensor.
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) eps: f64,
@@ -72,14 +72,14 @@ enum Data {
     Real(Vec<Tensor<f32>>),
 }
 
-/// The elements from which on types that are not f32, and the backward pass, are left to the default run: what is new
-/// there is the traffic.
+/// Cases of this many elements or more are in the full run for forward calls in f32 alone, and the default run has some
+/// of the others: what differs there is the memory traffic.
 const LARGE: usize = 1 << 20;
 
-/// The bytes of all tensors of a call from which on plans stream.
+/// Plans stream from this number of bytes on, of all tensors of a call.
 const STREAM_BYTES: usize = 16 << 20;
 
-/// The elements that several threads share, where each takes 32 K.
+/// A number of elements that several threads share, as each takes 32 K.
 const FEW: usize = 1 << 16;
 
 /// All operations on all inputs. The types of an input follow each other, so that their times can be compared.
@@ -144,7 +144,7 @@ impl Case {
         if self.rows == 1 {
             self.cols = enough + 64;
         } else {
-            // One row more than these, and a multiple of the groups that some variants cut rows into.
+            // One row more than enough, and a multiple of the groups that some variants cut rows into.
             let rows = enough / self.cols + 1;
             self.rows = if rows < GROUPS { rows } else { rows.next_multiple_of(GROUPS) };
         }
@@ -152,12 +152,12 @@ impl Case {
         self
     }
 
-    /// Whether it has a mean and a beta.
+    /// Whether the operation has a mean and a beta.
     pub(crate) fn is_centered(&self) -> bool {
         is_centered(self.op)
     }
 
-    /// The tensors in the type of the case, the same ones in every run.
+    /// The tensors in the type of the case. They are the same in every run.
     pub(crate) fn tensors<T: Number>(&self) -> Vec<Tensor<T>> {
         let mut tensors = self.inputs();
         if self.op.is_backward() {

@@ -13,16 +13,16 @@ use super::contender::Contender;
 use super::placement::{PACKED, Placement};
 use super::variant::{Affine, Variant, grouped};
 
-/// The bounds that the kernels promise for y and dx, in units of what rounding to the type that is computed in costs.
-/// To this, 16 bits add the half unit in the last place of their own rounding.
+/// The bounds that the kernels promise for y and dx, in units of the rounding error of the type that rows are computed
+/// in. Types of 16 bits add half a unit in the last place, for their own rounding.
 const OURS_Y: f64 = 4.0;
 const OURS_DX: f64 = 8.0;
 
-/// The same for dgamma and dbeta, where errors add up at random: about one column in a thousand is beyond 8.
+/// The bound of dgamma and dbeta, where errors add up at random: about one column in a thousand is beyond 8.
 const OURS_PARAMS: f64 = 12.0;
 
-/// The error of a factor of f64, where nothing is wider than what is to be checked: two of the mean, four of rstd and
-/// two of the rest.
+/// The error of the answer itself for f64, as no type is wider than the one to be checked: two of the mean, four of
+/// rstd and two of the rest.
 const OF_F64: f64 = 8.0;
 
 /// The answer for all tensors of a case, one after the other.
@@ -31,12 +31,12 @@ struct Answer<T: Number> {
     rows: Part,
     /// dgamma and dbeta, of the backward pass.
     params: Part,
-    /// What the first plan gave, and all others must.
+    /// The rows of the first plan. All other plans must give the same bits.
     our_rows: Option<Vec<T>>,
     our_params: Option<Vec<T::Float>>,
 }
 
-/// What was computed, of which a plan may lack either.
+/// The outputs of a contender. A plan may lack either.
 struct Output<T: Number> {
     rows: Vec<T>,
     params: Vec<T::Float>,
@@ -45,7 +45,7 @@ struct Output<T: Number> {
 /// The answers that are known for one case.
 pub(crate) struct Answers<'a, T: Number> {
     case: &'a Case,
-    /// By what gamma and beta are.
+    /// The answers for each [`Affine`].
     known: [Option<Answer<T>>; 3],
 }
 
@@ -63,7 +63,7 @@ impl<'a, T: Number> Answers<'a, T> {
         prepare(case, variant, placement);
         contender.time(case, placement, Duration::ZERO, 0);
         let who = || format!("{} {} on {} {}", contender.name(), contender.options(), case.dtype.name(), case.name);
-        // Sums of n rounded terms: the error grows as n at worst, and much slower as a rule.
+        // The error of a sum of n rounded terms grows as n at worst, and much slower as a rule.
         let bound_of_sums = |n: usize| 32.0 + n as f64 / 8.0;
         let bounds = match contender {
             Contender::Copy { .. } => {
@@ -84,8 +84,8 @@ impl<'a, T: Number> Answers<'a, T> {
     }
 }
 
-/// Says what is wrong with an answer, if anything is: an error of more than `bound` times `u` times its scale, or of a
-/// plan other bits than the first plan gave.
+/// Says what is wrong with an answer, if anything is: an error of more than `bound` times `u` times its scale, or a
+/// plan whose bits differ from the first plan's.
 fn check<V: Value>(
     exact: &Part,
     ours: &mut Option<Vec<V>>,
@@ -95,7 +95,7 @@ fn check<V: Value>(
     is_plan: bool,
 ) -> Result<(), String> {
     if let Some(ours) = ours.as_ref().filter(|_| is_plan && !got.is_empty()) {
-        // No answer here is NaN, and only the sign of a zero is not seen in its value.
+        // No answer here is NaN, and values tell all bits but the sign of a zero.
         let is_positive = |v: &V| v.to_f64().is_sign_positive();
         let same = |(a, b): (&V, &V)| a == b && is_positive(a) == is_positive(b);
         let all = ours.len() == got.len() && ours.iter().zip(&got).all(same);
@@ -139,7 +139,7 @@ impl<T: Number> Answer<T> {
     }
 }
 
-/// What is multiplied by and added, of all groups: 1 + gamma is rounded to the type that is computed in.
+/// The factors and addends of all groups. 1 + gamma is rounded to the type that rows are computed in.
 fn parameters<T: Number>(affine: Affine, gamma: &[T], beta: &[T]) -> [Vec<f64>; 2] {
     let wide = |v: &[T]| v.iter().map(|v| v.to_f64()).collect::<Vec<_>>();
     if affine == Affine::Grouped {
@@ -150,7 +150,7 @@ fn parameters<T: Number>(affine: Affine, gamma: &[T], beta: &[T]) -> [Vec<f64>; 
     }
 }
 
-/// What was written before is gone.
+/// Overwrites all outputs, so that no earlier answer is left.
 fn prepare<T: Number>(case: &Case, variant: Variant, placement: &mut Placement<T>) {
     for mut call in placement.calls() {
         call.dgamma.fill(T::Float::NAN);
@@ -166,7 +166,7 @@ fn prepare<T: Number>(case: &Case, variant: Variant, placement: &mut Placement<T
     }
 }
 
-/// What was written to all tensors, one after the other.
+/// The outputs of all tensors, one after the other.
 fn output<T: Number>(case: &Case, variant: Variant, placement: &mut Placement<T>) -> Output<T> {
     let mut got = Output { rows: Vec::new(), params: Vec::new() };
     for call in placement.calls() {

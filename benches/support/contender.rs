@@ -26,7 +26,7 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    /// Who it is: the name of a tier or of a baseline.
+    /// The name of a tier or of a baseline.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Copy { .. } => "copy",
@@ -35,7 +35,7 @@ impl Contender {
         }
     }
 
-    /// What distinguishes it from others of the same name: empty by default.
+    /// The options that distinguish it from others of the same name: empty by default.
     pub(crate) fn options(self) -> String {
         let variant = Some(self.variant()).filter(|&variant| variant != Variant::Default).map(Variant::name);
         let threads = self.threads().then_some("threads");
@@ -58,7 +58,7 @@ impl Contender {
     }
 
     /// The time of `repeats` runs over the case, after untimed ones for `wake`, and at least one. With threads, the
-    /// caller is one of the pool, as in a program that is parallel elsewhere too: to wake a pool from outside takes
+    /// caller is a thread of the pool, as in a program that is parallel elsewhere too: waking a pool from outside takes
     /// longer than most of these calls.
     pub(crate) fn time<T: Number>(
         self,
@@ -151,7 +151,7 @@ fn time_plan<M: Operation, T: Number>(
     }
 }
 
-/// The choice of what to run is made outside of this loop: a call of eight elements takes a few nanoseconds.
+/// Repeats `run`. What to run is chosen outside of this loop, since a call of eight elements takes a few nanoseconds.
 pub(crate) fn repeat<'a, T: Number>(
     mut calls: Vec<Call<'a, T>>,
     wake: Duration,

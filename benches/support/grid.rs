@@ -1,4 +1,4 @@
-//! Who takes part: in the default run, and in the whole grid.
+//! The contenders of the default run, and of the whole grid.
 
 use lanenorm::Isa;
 use lanenorm::kernels::table::{self, Dtype, Op};
@@ -8,10 +8,10 @@ use super::case::Case;
 use super::contender::Contender;
 use super::variant::Variant;
 
-/// The outputs from which on stores past the caches are worth a look.
+/// Stores past the caches are timed for outputs of at least this many bytes.
 const LARGE_BYTES: usize = 8 << 20;
 
-/// The variants that the default run times, beside those of stores.
+/// The variants that the default run times, beside the choices of stores.
 const VARIANTS: [(Op, Dtype, &str, &[Variant]); 14] = {
     use Variant::{Adaptive, Allocating, Ds, DxOnly, InPlace, Mixed, NoAffine, ParamsOnly, Qk, Recomputed, Sum};
     const OF_BACKWARD: &[Variant] = &[InPlace, NoAffine, Recomputed, DxOnly, ParamsOnly, Ds, Allocating];
@@ -74,7 +74,7 @@ pub(crate) fn many(case: &Case) -> Vec<Contender> {
     all
 }
 
-/// The copy comes first.
+/// The contenders of both runs. The copy comes first.
 fn common(case: &Case) -> Vec<Contender> {
     let mut all = vec![Contender::Copy { threads: false }];
     all.extend(baselines(case.op, case.dtype).iter().copied().map(Contender::Baseline));

@@ -1,6 +1,6 @@
-//! The default run: measures all cases and ends with the report. All contenders of a case are timed in turn, save
-//! forced streaming stores, after which y takes many runs to come back into the caches: those are timed apart, against
-//! a copy of their own.
+//! The default run: measures all cases and ends with the report. All contenders of a case are timed in turn, except
+//! those with forced streaming stores: after these, y takes many runs to come back into the caches. They are timed
+//! apart, against a copy of their own.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ fn result(case: &Case, contender: Contender, timing: Timing) -> Kernel {
     }
 }
 
-/// What the contenders of a case may take, checks not counted: in all cases together four minutes, or half an hour in
+/// The time for the contenders of a case, without checks. All cases together take four minutes, or half an hour in
 /// full.
 fn budget(case: &Case, contenders: usize) -> Duration {
     let each = Duration::from_millis(match case.elements {

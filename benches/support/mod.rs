@@ -1,6 +1,6 @@
-//! What the benchmark is made of, beside what it has in common with others (`benches/harness`). A [`case`] is an
-//! operation and its input, a [`contender`] something that computes it; [`placement`] lays the input out in memory,
-//! [`check`] compares answers; [`interleaved`] and [`with_criterion`] run all of it.
+//! The parts of the benchmark, beside those that it shares with other benchmarks (`benches/harness`). A [`case`] is an
+//! operation and its input, and a [`contender`] something that computes it. [`placement`] lays the input out in memory,
+//! [`check`] compares answers, and [`interleaved`] and [`with_criterion`] run all of it.
 
 pub(crate) mod activations;
 pub(crate) mod backward;

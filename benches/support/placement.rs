@@ -14,7 +14,7 @@ use super::variant::{Variant, grouped};
 /// The tensors that lie side by side where queries are normalized: query, key and value.
 pub(crate) const PACKED: usize = 3;
 
-/// The buffers of one tensor. Those of a variant or an operation that is not there are empty.
+/// The buffers of one tensor. Buffers that no contender needs are empty.
 struct Buffers<T: Number> {
     x: Buffer<T>,
     affine: [Buffer<T>; 2],
@@ -40,9 +40,9 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) x: &'a [T],
     /// gamma and beta.
     pub(crate) affine: [&'a [T]; 2],
-    /// Where y or dx goes. Holds x or y at first, then whatever the last contender left there.
+    /// Where y or dx goes. It holds x or y at first, then what the last contender left there.
     pub(crate) y: &'a mut [T],
-    /// The statistics, of the backward pass those that forward has kept.
+    /// The statistics. For the backward pass, forward has kept them.
     pub(crate) mean: &'a mut [T::Float],
     pub(crate) mean_lo: &'a mut [T::Float],
     pub(crate) rstd: &'a mut [T::Float],
@@ -50,13 +50,13 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) residual: &'a [T],
     /// Where the sum goes.
     pub(crate) s: &'a mut [T],
-    /// gamma and beta in the type that they may have beside x.
+    /// gamma and beta in the type of mixed calls.
     pub(crate) mixed: [&'a [T::Mixed]; 2],
-    /// Query, key and value for each row of x, each of them that row at first.
+    /// Query, key and value for each row of x. Each of the three is that row at first.
     pub(crate) packed: &'a mut [T],
     /// gamma and beta of all groups.
     pub(crate) grouped: [&'a [T]; 2],
-    /// What the backward pass has beside these.
+    /// The buffers that only the backward pass has.
     pub(crate) dy: &'a [T],
     pub(crate) dgamma: &'a mut [T::Float],
     pub(crate) dbeta: &'a mut [T::Float],
@@ -64,7 +64,7 @@ pub(crate) struct Call<'a, T: Number> {
 }
 
 impl<T: Number> Call<'_, T> {
-    /// Puts into y what a call in place finds there.
+    /// Puts the input of a call in place into y.
     pub(crate) fn restore(&mut self, op: Op) {
         self.y.copy_from_slice(if op.is_backward() { self.dy } else { self.x });
     }

@@ -1,4 +1,4 @@
-//! The plans of both operations, and what they have not in common.
+//! The plans of both operations, and how their calls differ.
 
 use lanenorm::call::{BackwardCall, Call, Of, Place};
 use lanenorm::{Center, Centered, Companion, Element, Isa, LayerNorm, Norm, Parallelism, RmsNorm, Store, Uncentered};
@@ -9,10 +9,10 @@ use super::case::Case;
 use super::placement;
 use super::variant::Variant;
 
-/// Cases are valid and buffers fit, so that nothing can fail.
+/// The message of errors that cannot come: cases are valid and buffers fit.
 pub(crate) const VALID: &str = "the cases are valid";
 
-/// A plan with all threads of the pool, or only the calling one.
+/// A plan with all threads of the pool, or only the calling thread.
 pub(crate) fn plan<M: Operation>(case: &Case, isa: Isa, threads: bool, variant: Variant) -> Norm<M> {
     let parallelism = if threads { Parallelism::Auto } else { Parallelism::Serial };
     let store = match variant {
@@ -24,7 +24,7 @@ pub(crate) fn plan<M: Operation>(case: &Case, isa: Isa, threads: bool, variant: 
     plan.with_parallelism(parallelism).with_store(store)
 }
 
-/// What layer normalization has, and RMS normalization leaves out.
+/// An operation: RMS normalization leaves out beta and the mean.
 pub(crate) trait Operation: Center {
     /// The plain call.
     fn forward<T: Number>(plan: &Norm<Self>, call: &mut placement::Call<'_, T>);

@@ -1,6 +1,6 @@
-//! Welford's algorithm in SIMD lanes, the classic: each lane keeps a mean and a sum of squares of every n-th element,
-//! and the lanes are merged at the end (Chan, Golub and `LeVeque`, 1979). Written as well as it can be: four registers
-//! run side by side to hide the latency of the chain, and the division is one reciprocal shared by all lanes.
+//! The classic form of Welford's algorithm in SIMD lanes: each lane keeps a mean and a sum of squares of every n-th
+//! element, and the lanes are merged at the end (Chan, Golub and `LeVeque`, 1979). It is made fast: four registers run
+//! side by side to hide the latency of the chain, and all lanes share one reciprocal in the place of divisions.
 
 use lanenorm::Tier;
 use lanenorm::kernels::simd::{Kernel, Lanes};
@@ -9,7 +9,7 @@ use lanenorm::kernels::stats::Moments;
 /// The registers that run side by side.
 pub(crate) const GROUPS: usize = 4;
 
-/// On the default tier.
+/// Runs on the default tier.
 pub(crate) fn simd_welford(x: &[f32], cols: usize, gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32]) {
     let isa = lanenorm::default_isa().expect("checked at the start");
     if isa.tier() == Tier::Scalar {
@@ -76,7 +76,7 @@ fn update<S: Lanes, const FMA: bool>(simd: S, x: S::f32s, reciprocal: S::f32s, m
     *m2 = mul_add::<S, FMA>(simd, delta, simd.sub_f32s(x, *mean), *m2);
 }
 
-/// Two passes over less than a register.
+/// Two passes, for a tail of less than a register.
 #[inline(always)]
 fn moments_of_tail(x: &[f32]) -> Moments {
     let mean = x.iter().sum::<f32>() / x.len() as f32;
@@ -84,7 +84,8 @@ fn moments_of_tail(x: &[f32]) -> Moments {
     Moments { count: x.len() as f64, origin: 0.0, offset: f64::from(mean), m2: f64::from(m2), scale: 1.0 }
 }
 
-/// Lanes of one register have counted equally many elements, so that the mean of all is the mean of their means.
+/// Merges the lanes of one register. They have counted equally many elements, so that the mean of all elements is the
+/// mean of their means.
 #[inline(always)]
 fn merge_lanes<S: Lanes>(simd: S, count: usize, means: S::f32s, m2: S::f32s) -> Moments {
     let mean = simd.reduce_sum_f32s(means) / S::F32_LANES as f32;
@@ -124,7 +125,7 @@ fn normalize<S: Lanes, const FMA: bool>(
     }
 }
 
-/// Fused only where it is one instruction.
+/// `a * b + c`, fused only where that is one instruction.
 #[inline(always)]
 fn mul_add<S: Lanes, const FMA: bool>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
     if FMA { simd.mul_add_f32s(a, b, c) } else { simd.add_f32s(simd.mul_f32s(a, b), c) }

@@ -5,8 +5,8 @@ use std::array;
 
 use lanenorm_harness::number::{Number, Real, Widen};
 
-/// As many as rustc 1.95 keeps in registers: loops over 32 or 64 are not unrolled early enough, and the sums stay in
-/// memory.
+/// The most sums that rustc 1.95 keeps in registers: loops over 32 or 64 are not unrolled early enough, and the sums
+/// stay in memory.
 pub(crate) const SUMS: usize = 16;
 
 /// The elements that one step takes.
@@ -33,7 +33,7 @@ fn add<F: Real>(sums: &mut [F; SUMS], x: &[impl Widen<F>; BLOCK]) {
     }
 }
 
-/// Of the deviations from `mean`.
+/// The sum of the squared deviations from `mean`.
 #[inline(always)]
 pub(crate) fn sum_of_squares<T: Number, const FMA: bool>(x: &[T], mean: T::Float) -> T::Float {
     let (blocks, tail) = x.as_chunks();
@@ -55,7 +55,8 @@ fn add_squares<F: Real, const FMA: bool>(sums: &mut [F; SUMS], x: &[impl Widen<F
     }
 }
 
-/// A last block. Were its elements added to `sums` at indices known at run time alone, the sums would live in memory.
+/// A last block, padded. If its elements were added to `sums` at indices that only the run time knows, the sums would
+/// live in memory.
 #[inline(always)]
 pub(crate) fn padded<F: Real, const N: usize>(tail: &[impl Widen<F>], fill: F) -> [F; N] {
     let mut block = [fill; N];
@@ -65,7 +66,7 @@ pub(crate) fn padded<F: Real, const N: usize>(tail: &[impl Widen<F>], fill: F) -
     block
 }
 
-/// By halves, unrolled for the same reason.
+/// Adds the sums by halves. Unrolled, so that they stay in registers.
 #[inline(always)]
 pub(crate) fn fold<F: Real>(sums: [F; SUMS]) -> F {
     let eight: [F; 8] = halve(sums);
@@ -78,7 +79,7 @@ fn halve<F: Real, const N: usize, const HALF: usize>(sums: [F; N]) -> [F; HALF] 
     array::from_fn(|i| sums[i] + sums[HALF + i])
 }
 
-/// Fused only where it is one instruction.
+/// `a * b + c`, fused only where that is one instruction.
 #[inline(always)]
 pub(crate) fn mul_add<F: Real, const FMA: bool>(a: F, b: F, c: F) -> F {
     if FMA { a.mul_add(b, c) } else { a * b + c }

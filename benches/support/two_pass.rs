@@ -1,6 +1,6 @@
 //! Passes over each row that compilers vectorize ([`sums`](super::sums)): LayerNorm with the two-pass algorithm of the
-//! variance, RMSNorm from its sum of squares. Compiled twice, for the build's baseline and for the default tier: the
-//! second is what `target-cpu=native` or a multiversioning crate would give.
+//! variance, RMSNorm from its sum of squares. Compiled twice, for the processor that the build is for and for the
+//! default tier. The second is what `target-cpu=native` or a multiversioning crate would give.
 
 use lanenorm::Tier;
 use lanenorm::kernels::simd::{Kernel, Lanes};
@@ -9,12 +9,12 @@ use lanenorm_harness::number::{Number, Real};
 
 use super::sums::{mul_add, sum, sum_of_squares};
 
-/// For the build's baseline.
+/// Compiled for the processor that the build is for.
 pub(crate) fn layer_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], beta: &[T], eps: T::Float, y: &mut [T]) {
     layer_norm_rows::<T, false>(x, cols, gamma, beta, eps, y);
 }
 
-/// For the default tier.
+/// Compiled for the default tier.
 pub(crate) fn layer_norm_simd<T: Number>(x: &[T], cols: usize, gamma: &[T], beta: &[T], eps: T::Float, y: &mut [T]) {
     let isa = lanenorm::default_isa().expect("checked at the start");
     if isa.tier() == Tier::Scalar {
@@ -61,12 +61,12 @@ fn layer_norm_rows<T: Number, const FMA: bool>(
     }
 }
 
-/// For the build's baseline.
+/// Compiled for the processor that the build is for.
 pub(crate) fn rms_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], _: &[T], eps: T::Float, y: &mut [T]) {
     rms_norm_rows::<T, false>(x, cols, gamma, eps, y);
 }
 
-/// For the default tier.
+/// Compiled for the default tier.
 pub(crate) fn rms_norm_simd<T: Number>(x: &[T], cols: usize, gamma: &[T], _: &[T], eps: T::Float, y: &mut [T]) {
     let isa = lanenorm::default_isa().expect("checked at the start");
     if isa.tier() == Tier::Scalar {

@@ -7,7 +7,7 @@ use super::case::Case;
 /// The number of groups of rows with a gamma and a beta each.
 pub(crate) const GROUPS: usize = 8;
 
-/// The number of columns up to which rows are taken for heads.
+/// Rows of up to this many columns count as heads.
 const HEAD: usize = 256;
 
 /// How a plan differs from the default.
@@ -21,7 +21,7 @@ pub(crate) enum Variant {
     Stats,
     /// x is the sum of two tensors, which is written too.
     Sum,
-    /// gamma and beta are f32, x and y of 16 bits.
+    /// gamma and beta are f32, and x and y have 16 bits.
     Mixed,
     /// In place on the queries of a tensor that has query, key and value of each head side by side.
     Qk,
@@ -33,9 +33,9 @@ pub(crate) enum Variant {
     DxOnly,
     /// Backward for all but dx.
     ParamsOnly,
-    /// Backward of a sum: its own gradient is added to dx.
+    /// Backward of a sum: the gradient ds of the sum is added to dx.
     Ds,
-    /// Backward with scratch memory of its own.
+    /// Backward that allocates its scratch memory.
     Allocating,
 }
 
@@ -108,7 +108,8 @@ impl Variant {
     }
 }
 
-/// The gamma or beta of all groups, made of one: each has it rotated by an element more.
+/// The gamma or beta of all groups, made of the vector `v`: each group has it rotated by one element more than the
+/// group before.
 pub(crate) fn grouped<T: Copy>(v: &[T]) -> Vec<T> {
     let rotated = |group: usize| v.split_at(group.min(v.len()));
     (0..GROUPS).map(rotated).flat_map(|(a, b)| b.iter().chain(a)).copied().collect()

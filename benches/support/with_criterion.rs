@@ -28,11 +28,11 @@ pub(crate) fn run() {
 
 fn bench<T: Number>(criterion: &mut Criterion, case: &Case, is_test: bool) {
     let rng = &mut SmallRng::seed_from_u64(0);
-    // Made by the first benchmark that passes the filter. One placement serves all first calls, for page faults would
-    // take most of a test.
+    // The first benchmark that passes the filter makes these. One placement serves all first calls, since page faults
+    // would take most of a test.
     let (mut tensors, mut answers, mut first_placement) = (None, None, None);
     let mut group = criterion.benchmark_group(format!("{}/{}", case.op.name(), case.dtype.name()));
-    // What is read and written.
+    // The bytes that are read and written.
     let bytes = if case.op.is_backward() { 3 } else { 2 } * case.bytes();
     group.throughput(Throughput::Bytes(bytes as u64)).sampling_mode(SamplingMode::Flat);
     let contenders = grid::many(case);
@@ -45,12 +45,12 @@ fn bench<T: Number>(criterion: &mut Criterion, case: &Case, is_test: bool) {
         group.bench_function(BenchmarkId::new(contender.name(), parameter), |bencher| {
             let tensors = tensors.get_or_insert_with(|| case.tensors::<T>());
             if first {
-                // To test or to warm up.
+                // The first call tests or warms up.
                 first = false;
                 let placement = first_placement.get_or_insert_with(|| Placement::new(case, tensors, &contenders, rng));
                 answers.get_or_insert_with(|| Answers::new(case)).check(contender, placement);
                 bencher.iter_custom(|repeats| {
-                    // The check has run it once.
+                    // The check has run the contender once.
                     if is_test { Duration::ZERO } else { contender.time(case, placement, Duration::ZERO, repeats) }
                 });
             } else {

@@ -59,7 +59,7 @@ static double from_f16(uint16_t bits) {
   return bits >> 15 ? -v : v;
 }
 
-/* Of a number in the range of f16, rounded down to zero, which is as good as any for what is only read. */
+/* A number in the range of f16, rounded towards zero: any rounding is good enough for inputs. */
 static uint16_t to_f16(double v) {
   int exponent;
   uint16_t sign = v < 0.0 ? 0x8000 : 0;
@@ -97,7 +97,7 @@ static void set(type t, void *p, size_t i, double v) {
   }
 }
 
-/* So many elements around an offset. */
+/* n elements around an offset. */
 static void *filled(type t, size_t n, double offset) {
   size_t i;
   void *p = allocate(n * size_of(t));
@@ -122,7 +122,7 @@ static int near(type t, double v, double exact, double size) {
   return fabs(v - exact) <= factor * unit * size + half_ulp * fabs(exact) + (t == F16 ? ldexp(1.0, -25) : 0.0);
 }
 
-/* ---- The same in plain loops ---- */
+/* ---- The answers, in plain loops ---- */
 
 typedef struct {
   int centered;
@@ -394,7 +394,7 @@ typedef struct {
   size_t index, threads;
 } task;
 
-/* Every so many rows, or blocks, one by one, as a work queue would hand them out. */
+/* Every threads-th row, or block, one by one, as a work queue would hand them out. */
 static void *run_task(void *argument) {
   task *t = (task *)argument;
   size_t i;
@@ -472,7 +472,7 @@ static void packed_heads(void) {
   free(again);
 }
 
-/* bf16 with gamma, beta and y in float: x + residual + bias, with all statistics, in rows that are apart. */
+/* bf16 with gamma, beta and y in float: x + residual + bias, with all statistics, in rows with gaps between them. */
 static void mixed_types(void) {
   enum { ROWS = 50, COLS = 70, STRIDE = 75 };
   size_t r, i, threads, exact = 0;
@@ -543,7 +543,7 @@ static void mixed_types(void) {
   free(sum);
 }
 
-/* Gradients in double, block by block: dx over dy, with a gradient that comes by the residual connection. */
+/* Gradients in double, block by block: dx over dy, with a gradient that reaches x by the residual connection. */
 static void blocks_of_gradients(void) {
   enum { ROWS = 300, COLS = 19 };
   problem p = {1, ROWS, COLS, 1e-5, 0.0};

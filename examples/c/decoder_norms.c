@@ -29,7 +29,7 @@ typedef void (*job_function)(const void *job, size_t ith, size_t nth);
 
 typedef struct {
   size_t nth;
-  /* At the barrier: how many have come, and how often all have. */
+  /* At the barrier: how many threads have come, and how often all have come. */
   size_t arrived, passed;
   job_function run;
   const void *job;
@@ -42,7 +42,7 @@ typedef struct {
   size_t ith;
 } member;
 
-/* All threads of the team leave when the last has come. */
+/* Returns when all threads of the team have come. */
 static void barrier(team *t) {
   size_t passed = __atomic_load_n(&t->passed, __ATOMIC_RELAXED);
   unsigned spins = 0;
@@ -113,7 +113,7 @@ static void lanenorm_node(const void *job, size_t ith, size_t nth) {
   if (lanenorm_plan_forward_rows(n->plan, &n->buffers, first, end - first) != LANENORM_STATUS_OK) fail("forward_rows");
 }
 
-/* What engines do, row by row, so that each is read from memory but once. */
+/* The loop of engines, row by row, so that each row is read from memory only once. */
 static void engine_node(const void *job, size_t ith, size_t nth) {
   const node *n = (const node *)job;
   const float *gamma = (const float *)n->buffers.gamma;
@@ -134,7 +134,7 @@ static void engine_node(const void *job, size_t ith, size_t nth) {
 /* ---- The comparison ---- */
 
 typedef struct {
-  /* What the sublayers have put out, and the gammas. */
+  /* The outputs of the sublayers, and the gammas. */
   float *x[NODES], *gamma[NODES];
   float *h, *y;
   lanenorm_plan plan;
@@ -166,7 +166,7 @@ static node node_of(const decoder *d, size_t i, size_t rows) {
   return n;
 }
 
-/* The normalizations of a pass over all layers; returns the seconds that one took. */
+/* Makes the normalizations of passes over all layers; returns the seconds of one pass. */
 static double pass(const decoder *d, team *t, job_function function, size_t rows) {
   struct timespec from, to;
   size_t i;
@@ -189,7 +189,7 @@ static double median(double *v, size_t n) {
   return v[n / 2];
 }
 
-/* From any number of threads come the bits of one call, which are near the engine's. */
+/* Any number of threads gives the bits of one call, and these are close to the engine's numbers. */
 static void check(const decoder *d, const float *h, size_t max_threads) {
   enum { ROWS = 37 };
   size_t bytes = ROWS * COLS * sizeof(float), i, nth;

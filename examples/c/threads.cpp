@@ -24,7 +24,7 @@ class RmsNorm {
     check(lanenorm_plan_init(&plan_, &desc));
   }
 
-  // Each thread has a message of its own, so what is thrown is made on the thread that called.
+  // Each thread has a message of its own, so the exception is made on the thread that called.
   void forward_rows(const lanenorm_forward_buffers &buffers, std::size_t first, std::size_t count) const {
     check(lanenorm_plan_forward_rows(&plan_, &buffers, first, count));
   }

@@ -8,7 +8,7 @@ use crate::contract::backward::oracle;
 use crate::shape::{Dtypes, Numbers, Shape, is_finite, with_types};
 use crate::support::{GradCall, GradProblem, Problem, Scratch, Statistics, Types, Value, tiers};
 
-/// A problem, and how it is called.
+/// A problem, and the form of its call.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Input {
     dtypes: Dtypes,
@@ -23,9 +23,9 @@ pub struct Input {
 }
 
 impl Input {
-    /// Checks all there is to check.
+    /// Runs all checks.
     pub fn run(&self) {
-        // y has no part in it.
+        // The type of y makes no difference to gradients.
         let dtypes = match self.dtypes {
             Dtypes::F16IntoF32 => Dtypes::F16,
             Dtypes::Bf16IntoF32 => Dtypes::Bf16,
@@ -99,7 +99,7 @@ fn assert_accurate<K: Types>(problem: &GradProblem<K>) {
         if !exact.is_known(i) {
             continue;
         }
-        // What is allowed may be beyond the range of the type.
+        // The bound may reach beyond the range of the type.
         if dx.wide().is_infinite() && exact.dx(i).abs() + BOUND * u::<K>() * exact.scale(i) >= K::X::MAX.wide() {
             continue;
         }

@@ -1,5 +1,5 @@
 //! The C ABI: good calls succeed and write their outputs alone; calls that are spoilt in any way are refused, with a
-//! status that is not that of a bug, and with nothing written.
+//! status other than `Internal`, and with nothing written.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -52,7 +52,7 @@ enum Function {
     LayerNormF32,
 }
 
-/// What makes a call bad, whatever else is wrong with it.
+/// A fault that makes a call bad, whatever else is wrong with the call.
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq)]
 enum Spoil {
     NoX,
@@ -79,7 +79,7 @@ enum Spoil {
     MeanOfRms,
 }
 
-/// The parts of the arena, of as many elements of f64.
+/// The length of each part of the arena, in elements of f64.
 const ROOM: usize = 4096;
 
 const PARTS: usize = 10;
@@ -91,7 +91,7 @@ const NONE: lanenorm_rows = lanenorm_rows { data: null(), row_stride: 0, outer_s
 const NONE_MUT: lanenorm_rows_mut = lanenorm_rows_mut { data: null_mut(), row_stride: 0, outer_stride: 0 };
 
 impl Input {
-    /// Checks all there is to check.
+    /// Runs all checks.
     pub fn run(&self) {
         let mut arena = vec![BLANK; PARTS * ROOM];
         // Inputs are numbers of any type; outputs keep the blank until they are written.
@@ -201,7 +201,7 @@ impl Input {
         };
         let mut plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
         let threads = self.threads.0 % 4;
-        // SAFETY: the parts of the arena hold what the call is about, unless it is spoilt, and then it is refused.
+        // SAFETY: the parts of the arena have all elements of the call, unless the call is spoilt; then it is refused.
         let status = unsafe {
             let made = if simple { lanenorm_status::Ok } else { lanenorm_plan_init(&mut plan, &desc) };
             if made == lanenorm_status::Ok {
@@ -239,7 +239,7 @@ impl Input {
             return;
         }
         assert_eq!(status, lanenorm_status::Ok, "{self:?}");
-        // Parts that are inputs alone, and what lies behind the rows of the others.
+        // Parts that are inputs alone, and the elements behind the rows of the other parts.
         let written = (rows * stride * size).div_ceil(8);
         let may_be_written = |k: usize| match k {
             0 => !backward && self.in_place,

@@ -1,6 +1,6 @@
 //! The floor below the plans: jobs from any constructor, cut at any place by rows, columns or parts, each piece run on
-//! any tier in any order, have the bits of the plan on the scalar tier; nothing else is written, and what does not fit
-//! is refused.
+//! any tier in any order, have the bits of the plan on the scalar tier; nothing else is written, and arguments that do
+//! not fit are refused.
 
 use arbitrary::Arbitrary;
 use lanenorm::kernels::ops::backward::{Backward, Parts, Stats};
@@ -18,7 +18,7 @@ use crate::forward::added;
 use crate::shape::{Dtypes, Numbers, Shape, with_types};
 use crate::support::{Buffer, Call, GradProblem, Output, Problem, Types, Value, assert_same_bits, tiers};
 
-/// Values, and what becomes of the jobs made of them.
+/// Values, and how the jobs made of them are cut and run.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Input {
     dtypes: Dtypes,
@@ -40,12 +40,12 @@ enum Form {
     SumOver,
 }
 
-/// What becomes of a piece.
+/// How a piece is cut or run.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 struct Cut {
     what: What,
     place: u16,
-    /// Whether the second of two pieces comes first.
+    /// Whether the second of two pieces is run first.
     backwards: bool,
     isa: u8,
 }
@@ -58,7 +58,7 @@ enum What {
     Refuse,
 }
 
-/// One cut after the other; when there are none left, pieces are run.
+/// The cuts that are still to be made. When none are left, pieces are run.
 struct Cuts<'a>(std::slice::Iter<'a, Cut>);
 
 impl Cuts<'_> {
@@ -68,7 +68,7 @@ impl Cuts<'_> {
 }
 
 impl Cut {
-    /// Also the ends, and one beyond.
+    /// A place from 0 to `len`, or one beyond.
     fn place(self, len: usize) -> usize {
         usize::from(self.place) % (len + 2)
     }
@@ -83,7 +83,7 @@ impl Cut {
 }
 
 impl Input {
-    /// Checks all there is to check.
+    /// Runs all checks.
     pub fn run(&self) {
         with_types!(self.dtypes, run(self));
     }
@@ -166,7 +166,7 @@ impl<T: Element> Jobs<T, Uncentered> for Floor {
     }
 }
 
-/// Everything but the rows that forward jobs are made of.
+/// All arguments of forward jobs but the rows.
 #[derive(Clone, Copy)]
 struct Values<'a, T: Element> {
     params: Params<'a, T>,
@@ -263,7 +263,7 @@ fn params<K: Types>(problem: &Problem<K>, groups: Groups) -> Params<'_, K::X> {
     }
 }
 
-/// Rows of which no job has been made yet. `first` rows of the problem come before them.
+/// Runs rows that no job has been made of yet. `first` rows of the problem come before them.
 fn run_rows<T: Element + Compiled<M>, M: Center>(
     io: RowIo<'_, T>,
     first: usize,
@@ -287,7 +287,7 @@ fn run_rows<T: Element + Compiled<M>, M: Center>(
                 run_rows::<T, M>(io, first, values, stats, cuts);
             }
         }
-        // Rows of an extreme range are not told by their statistics.
+        // The statistics of a row of extreme range do not determine its y.
         What::ByMoments if rows == 1 && !io.is_sum() && cols > 0 => {
             let moments = moments_of::<T>(&io, M::CENTERED, values.eps, cut);
             if cut.place(1) == 0 && moments[0].scale == 1.0 {
@@ -326,7 +326,7 @@ fn set<F: Copy>(stats: StatsMut<'_, F>, norm: RowNorm<F>, centered: bool) {
     }
 }
 
-/// A row, or two pieces of its columns, with its moments.
+/// Runs a row by its moments, whole or in two pieces of its columns.
 fn by_columns<'a, T: Element + Compiled<M>, M: Center>(
     io: RowIo<'a, T>,
     params: Params<'a, T>,
@@ -349,7 +349,7 @@ fn by_columns<'a, T: Element + Compiled<M>, M: Center>(
     let (a, b) = io.split_at_col(at);
     let part = |v: Option<Vector<'a, T>>, at, len| v.map(|v| v.part(at, len));
     let of = |at, len| Params { gamma: part(params.gamma, at, len), beta: part(params.beta, at, len), ..params };
-    // What has no columns writes no statistics.
+    // A job without columns writes no statistics.
     let (stats_a, stats_b) = if at > 0 { (stats, StatsMut::default()) } else { (StatsMut::default(), stats) };
     let pieces = ((a, of(0, at), stats_a), (b, of(at, cols - at), stats_b));
     for (io, params, stats) in cut.in_order(pieces) {
@@ -357,7 +357,7 @@ fn by_columns<'a, T: Element + Compiled<M>, M: Center>(
     }
 }
 
-/// Those of each row, in parts of some chunks, and of the slow path where there must be.
+/// The moments of each row, taken in parts of some chunks, on the slow path where that is needed.
 fn moments_of<T: Element>(io: &RowIo<'_, T>, centered: bool, eps: f64, cut: Cut) -> Vec<Moments> {
     let row = |r: usize| {
         let x = io.x_row(r).unwrap_or(&[]);
@@ -414,7 +414,7 @@ fn run_columns<T: Element + Compiled<M>, M: Center>(job: Normalize<'_, T, M>, cu
     }
 }
 
-/// Constructors that get something that does not fit.
+/// Calls constructors with arguments that do not fit.
 fn refused<T: Element + Compiled<M>, M: Center>(rows: usize, cols: usize, values: Values<'_, T>, cut: Cut)
 where
     Floor: Jobs<T, M>,

@@ -9,7 +9,7 @@ use crate::shape::{Dtypes, Numbers, Shape, is_finite, with_types};
 use crate::support::forms::{Io, StatsMut, Sum};
 use crate::support::{Buffer, Call, Problem, Types, Value, assert_same_bits, tiers};
 
-/// A problem, and how it is called.
+/// A problem, and the form of its call.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Input {
     dtypes: Dtypes,
@@ -20,7 +20,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// Checks all there is to check.
+    /// Runs all checks.
     pub fn run(&self) {
         with_types!(self.dtypes, run(self));
     }
@@ -73,7 +73,7 @@ fn assert_accurate<K: Types>(problem: &Problem<K>) {
         return;
     }
     let verdict = oracle::judge(problem, &output);
-    // Infinite beyond the range of its type, and beyond that of f64, in which it is judged.
+    // A number is infinite beyond the range of its type, and beyond the range of f64, in which it is judged.
     let is_in_range = |v: f64| v.abs() < K::Y::MAX.wide() / 2.0 && v.abs() < K::F::MAX.wide().sqrt();
     for (i, y) in output.y.iter().enumerate() {
         let factor = oracle::factor(problem, i).wide();
@@ -86,7 +86,7 @@ fn assert_accurate<K: Types>(problem: &Problem<K>) {
             continue;
         }
         let scale = factor.abs() * (1.0 + verdict.xhat[i].abs()) + beta.abs();
-        // What is allowed may be beyond the range of the type.
+        // The bound may reach beyond the range of the type.
         if y.wide().is_infinite() && verdict.y[i].abs() + BOUND * u::<K>() * scale >= K::Y::MAX.wide() {
             continue;
         }
@@ -103,7 +103,7 @@ fn assert_accurate<K: Types>(problem: &Problem<K>) {
     }
 }
 
-/// (x + residual) + bias, each addition rounded to the type that rows are computed in, and the sum to that of x.
+/// (x + residual) + bias. Each addition is rounded to the type that rows are computed in, and the sum to the type of x.
 pub(crate) fn added<K: Types>(x: &[K::X], residual: &[K::X], bias: Option<&[K::X]>, cols: usize) -> Vec<K::X> {
     let add = |i: usize| {
         let bias = bias.map_or(-0.0, |b| b[i % cols].wide());
@@ -114,7 +114,7 @@ pub(crate) fn added<K: Types>(x: &[K::X], residual: &[K::X], bias: Option<&[K::X
     (0..x.len()).map(add).collect()
 }
 
-/// Sums have the bits of adding first.
+/// Sums have the bits of an addition followed by a normalization.
 fn sums<K: Types>(input: &Input, problem: &Problem<K>) {
     let Problem { rows, cols, .. } = *problem;
     let Shape { gaps, misalignment, has, in_place, .. } = input.shape;

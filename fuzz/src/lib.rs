@@ -1,7 +1,7 @@
-//! What the fuzz targets check; how to run them is in the README here. Inputs are structured: see the `Input` of each
-//! target.
+//! The checks of the fuzz targets. The README here tells how to run them. Inputs are structured: see the `Input` of
+//! each target.
 //!
-//! Problems, calls and oracles are those of the contract tests.
+//! Problems, calls and oracles come from the contract tests.
 
 #[allow(dead_code, unused_imports, unused_macros, reason = "the tests use the rest")]
 #[path = "../../tests/contract"]

@@ -1,7 +1,7 @@
-//! The C ABI with any numbers, strides and pointers into an arena, good or bad by chance. What a call touches is worked
-//! out beside it, byte for byte: a call that succeeds has written its outputs alone, and none of them lies where it
-//! must not; one that fails has written nothing; one that cannot fit into memory fails. (What would fit but leaves the
-//! arena is not called.)
+//! The C ABI with any numbers, strides and pointers into an arena, good or bad by chance. The bytes that a call touches
+//! are worked out beside it. A call that succeeds has written its outputs alone, and none of them lies where it must
+//! not. A call that fails has written nothing. A call that cannot fit into memory fails. (A call that would fit but
+//! leaves the arena is not made.)
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -28,14 +28,14 @@ pub struct Input {
     vectors: [At; 6],
 }
 
-/// Small as a rule, else any.
+/// A number: small as a rule, else any.
 #[derive(Clone, Copy, Debug)]
 struct Number(usize);
 
 impl<'a> Arbitrary<'a> for Number {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         Ok(Self(match u.int_in_range(0..=29)? {
-            // Near what overflows, by itself or when it is multiplied.
+            // A number that nearly overflows, by itself or when it is multiplied.
             0 => (usize::MAX >> u.int_in_range(0..=63)?).wrapping_add(u.int_in_range(0..=4)?).wrapping_sub(2),
             1..=4 => u.int_in_range(0..=600)?,
             _ => u.int_in_range(0..=20)?,
@@ -57,7 +57,7 @@ impl<'a> Arbitrary<'a> for Dtype {
 #[derive(Clone, Copy, Debug)]
 struct At(Option<usize>);
 
-/// Parts of the arena begin so many bytes apart.
+/// The bytes between the beginnings of two parts of the arena.
 const PART: usize = 4096;
 
 const PARTS: usize = 16;
@@ -89,7 +89,7 @@ impl<'a> Arbitrary<'a> for Tensor {
     }
 }
 
-/// The bytes of a buffer, as ranges, for each row; or why there are none.
+/// The bytes of a buffer, as a range for each row; or why there are none.
 enum Bytes {
     In(Vec<(usize, usize)>),
     BeyondArena,
@@ -97,7 +97,7 @@ enum Bytes {
 }
 
 impl Input {
-    /// The bytes of rows that begin at such a place. Numbers are so large that nothing here overflows.
+    /// The bytes of rows that begin here. The arithmetic is wide enough that nothing overflows.
     fn rows(&self, tensor: Tensor, size: usize) -> Bytes {
         let Some(at) = tensor.at.0 else { return Bytes::In(Vec::new()) };
         let wide = |n: usize| n as u128;
@@ -133,7 +133,7 @@ impl Input {
         }
     }
 
-    /// Checks all there is to check.
+    /// Runs all checks.
     pub fn run(&self) {
         let is_empty = self.rows.0 == 0 || self.cols.0 == 0;
         let [dtype, gamma_dtype, y_dtype] = self.dtypes.map(|dtype| dtype.0);
@@ -162,7 +162,7 @@ impl Input {
         let mut buffers = Vec::new();
         for bytes in tensors.into_iter().chain(vectors) {
             match bytes {
-                // The part of a call may lie in the arena, but nothing is promised about it.
+                // A part of the call may lie in the arena, but nothing is promised about it.
                 Bytes::BeyondArena => return,
                 Bytes::BeyondMemory => must_fail = true,
                 Bytes::In(ranges) => {
@@ -193,7 +193,7 @@ impl Input {
                 is_written[range.0..][..range.1].fill(true);
                 assert!(!ranges[..i].iter().any(|other| meet(range, other)), "{self:?}: rows of buffer {k} overlap");
                 for (j, others) in buffers.iter().enumerate() {
-                    // What has the very rows of x or residual, or of dy, replaces them.
+                    // An output with the very rows of x or residual, or of dy, replaces them.
                     let replaces = (2..4).contains(&k) && j < if self.backward { 1 } else { 2 } && ranges == others;
                     let overlaps = j != k && !replaces && others.iter().any(|other| meet(range, other));
                     assert!(is_empty || !overlaps, "{self:?}: buffer {k} overlaps buffer {j}");

@@ -63,7 +63,7 @@ impl Shape {
         }
     }
 
-    /// The floating-point environment of the thread that calls: any one of those that the tests know.
+    /// The floating-point environment of the calling thread: any of the environments that the tests know.
     pub(crate) fn environment(&self) -> Environment {
         ENVIRONMENTS[(self.rows + self.cols) % ENVIRONMENTS.len()]
     }
@@ -73,7 +73,7 @@ impl Shape {
     }
 }
 
-/// Numbers: rows of some kind made of a seed, and some of them overwritten by any bits.
+/// Numbers: rows of some kind, made from a seed. Some elements are overwritten by any bits.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Numbers {
     seed: u64,
@@ -82,7 +82,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// `rows` rows of them.
+    /// Makes `rows` rows.
     pub(crate) fn fill<V: Value>(&self, rows: usize, cols: usize) -> Vec<V> {
         let mut random = Random::new(self.seed);
         let mut v = vec![V::default(); rows * cols];
@@ -135,7 +135,7 @@ macro_rules! with_types {
 }
 pub(crate) use with_types;
 
-/// Whether a row of f32 or f64 is one that the bounds of accuracy are for: finite, with products that do not overflow.
+/// Whether the bounds of accuracy hold for a row of f32 or f64: it is finite, and its products do not overflow.
 pub(crate) fn is_finite<K: Types>(v: &[K::X]) -> bool {
     v.iter().all(|v| v.wide().is_finite())
 }

@@ -1,4 +1,4 @@
-//! What is compiled: the loops of each operation for each type of elements. No other crate compiles them again.
+//! Compiles the loops of each operation for each type of elements. No other crate compiles them again.
 
 use half::{bf16, f16};
 
@@ -16,7 +16,7 @@ pub trait Element: Storage + Compiled<Centered> + Compiled<Uncentered> {}
 
 impl<T: Storage + Compiled<Centered> + Compiled<Uncentered>> Element for T {}
 
-/// What is compiled for a type of elements and a kind of normalization.
+/// The compiled code for a type of elements and a kind of normalization.
 #[doc(hidden)]
 pub trait Compiled<M: Center>: Storage {
     fn forward(job: &mut Forward<'_, Self, M>, isa: Isa)
@@ -41,8 +41,8 @@ impl<T: Element + Compiled<M>, M: Center> Forward<'_, T, M> {
     /// columns.
     ///
     /// The job is borrowed, and should not be moved just before: a copy loads in wider pieces than the fields have just
-    /// been stored in, which stalls for as long as a short row takes. A job that is run again reads x again: where y or
-    /// the sum lies over an input, that is what the first run has written.
+    /// been stored in, which stalls for as long as a short row takes. A job that is run again reads x again. Where y or
+    /// the sum lies over an input, the second run reads what the first has written.
     #[inline]
     pub fn run_on(&mut self, isa: Isa) {
         if self.rows().rows() > 0 && self.rows().cols() > 0 {
@@ -50,12 +50,12 @@ impl<T: Element + Compiled<M>, M: Center> Forward<'_, T, M> {
         }
     }
 
-    /// Normalizes rows whose moments are known, one for each row, on the calling thread: those of rows of which these
-    /// are some columns, say. Moments that cannot be trusted are taken for those of the slow path (see
-    /// [`Moments::rescale`]).
+    /// Normalizes rows whose moments are known, on the calling thread: `moments` has an element for each row. The rows
+    /// may be some columns of longer rows, with the moments of the longer rows. Moments that cannot be trusted must
+    /// come from the slow path (see [`Moments::rescale`]).
     ///
     /// Returns whether the job was done. It is not, and nothing is written, if there are more or fewer moments than
-    /// rows, if the rows are sums, or if there are columns, and moments that cannot be those of a row of them: see
+    /// rows, if the rows are sums, or if there are columns and some moments cannot belong to a row: see
     /// [`Moments::are_of`].
     #[must_use]
     pub fn run_with(self, isa: Isa, moments: &[Moments]) -> bool {
@@ -111,8 +111,9 @@ impl<T: Element> RowMoments<'_, T> {
 }
 
 impl<T: Element + Compiled<M>, M: Center> Backward<'_, T, M> {
-    /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`, to be
-    /// merged by [`Parts::merge`] when those of all parts are there. Each part and the merge may take another tier.
+    /// Does the job on one tier, on the calling thread: writes dx, and the sums of its parts to `partials`.
+    /// [`Parts::merge`] merges the sums when all parts have written theirs. Each part and the merge may take another
+    /// tier.
     ///
     /// # Panics
     /// If `partials` does not have [`Parts::partial_len`] elements for each part (it is not used, and may be empty, if
@@ -125,7 +126,8 @@ impl<T: Element + Compiled<M>, M: Center> Backward<'_, T, M> {
 }
 
 impl Parts {
-    /// Merges the sums of all parts into dgamma and dbeta, each if wanted. The parts may have been run on any tiers.
+    /// Merges the sums of all parts into dgamma and dbeta; either may be absent. The parts may have been run on any
+    /// tiers.
     ///
     /// # Panics
     /// If `partials` does not have [`Parts::partial_len`] elements for each part, or dgamma or dbeta does not have as
@@ -141,9 +143,9 @@ impl Parts {
     }
 }
 
-/// Calls a method for the loops that jobs go through: `$loops`, and on the portable tier, which has one piece of code
-/// for both normalizations, those of layer normalization.
-macro_rules! through {
+/// Calls a method with the loops that a job goes through: `$loops`, or on the portable tier the loops of layer
+/// normalization, which that tier has for both normalizations.
+macro_rules! pick_loops {
     ($loops:ty, $isa:ident, $job:ident.$run:ident($($arg:ident),*)) => {
         if $isa.tier() == Tier::Scalar {
             $job.$run::<<$loops as Portable>::Loops>($($arg),*)
@@ -174,15 +176,15 @@ macro_rules! compiled {
     ($($t:ty, $center:ty => $loops:ty;)*) => {$(
         impl Compiled<$center> for $t {
             fn forward(job: &mut Forward<'_, Self, $center>, isa: Isa) {
-                in_default_environment(|| through!($loops, isa, job.run_here(isa)));
+                in_default_environment(|| pick_loops!($loops, isa, job.run_here(isa)));
             }
 
             fn normalize(job: Normalize<'_, Self, $center>, isa: Isa) {
-                in_default_environment(|| through!($loops, isa, job.run_here(isa)));
+                in_default_environment(|| pick_loops!($loops, isa, job.run_here(isa)));
             }
 
             fn moments(row: RowMoments<'_, Self>, isa: Isa) -> Moments {
-                in_default_environment(|| through!($loops, isa, row.run_here(isa)))
+                in_default_environment(|| pick_loops!($loops, isa, row.run_here(isa)))
             }
 
             fn backward(
@@ -191,7 +193,7 @@ macro_rules! compiled {
                 work: &mut [<Self as Storage>::Float],
                 isa: Isa,
             ) {
-                in_default_environment(|| through!($loops, isa, job.run_here(isa, partials, work)));
+                in_default_environment(|| pick_loops!($loops, isa, job.run_here(isa, partials, work)));
             }
 
             fn merge(merge: Merge<'_, <Self as Storage>::Float>, isa: Isa) {
@@ -201,7 +203,7 @@ macro_rules! compiled {
     )*};
 }
 
-// Rows of f64, whose speed matters less than their code, have one set of loops.
+// f64 has one set of loops for both normalizations: its speed matters less than the size of its code.
 compiled! {
     f32, Centered => Centered;
     f32, Uncentered => Uncentered;

@@ -25,10 +25,10 @@ use crate::table::Dtype;
 /// Two registers of elements in the type that they are computed in.
 pub(crate) type Pair<S, T> = [Reg<S, T>; 2];
 
-/// One of them.
+/// One of the two registers of a [`Pair`].
 pub(crate) type Reg<S, T> = <<T as Storage>::Float as Float>::Reg<S>;
 
-/// How a vector beside elements of 16 bits is kept.
+/// How a vector is kept beside rows of 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// In the type of the elements.
@@ -46,9 +46,8 @@ struct Aligned<V>(V);
 /// How elements of a type are stored, and how the virtual lanes take them. [`Element`](crate::Element) is the name for
 /// callers.
 ///
-/// The hidden items are what the kernels do with a pair of registers of them. Where they take a pointer `p`, the
-/// elements that they name must be there; tails have `n` elements at most as many as a pair, and `fill` in the lanes
-/// beyond.
+/// The hidden items are what the kernels do with a pair of registers. Where an item takes a pointer `p`, the elements
+/// that it names must be there. Tails have `n` elements, at most as many as a pair, and `fill` in the lanes beyond.
 pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
     /// The type that rows of these elements are computed in, and that their statistics have.
     type Float: Float;
@@ -60,24 +59,24 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
     #[doc(hidden)]
     const STEP: usize = 2 * <Self::Float as Float>::LANES;
 
-    /// Whether the type is narrower than the one computed in.
+    /// Whether the type is narrower than [`Float`](Self::Float), so that storing rounds.
     #[doc(hidden)]
     const ROUNDS: bool;
 
-    /// Whether rows that are streamed have fused loops of their own: those ask for more, for which others lack
+    /// Whether streamed rows have fused loops of their own, which prefetch more. In the common loops that would spill
     /// registers.
     #[doc(hidden)]
     const STREAMS_APART: bool = false;
 
-    /// Whether the pairs of consecutive elements are the even and the odd ones.
+    /// Whether the two registers of a pair hold the even and the odd ones of consecutive elements.
     #[doc(hidden)]
     const SPLITS: bool = false;
 
-    /// The samples in a run.
+    /// The number of samples in a run.
     #[doc(hidden)]
     const RUN: usize;
 
-    /// One, and -0, in a step of elements: what stands in for absent vectors.
+    /// A step of elements that are 1, and a step of elements that are -0: they stand in for an absent gamma and beta.
     #[doc(hidden)]
     fn step_of_ones() -> &'static [Self];
     #[doc(hidden)]
@@ -103,7 +102,7 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
     #[doc(hidden)]
     unsafe fn simd_load_lanes<S: Lanes>(simd: S, p: *const Self, j: usize) -> Pair<S, Self>;
 
-    /// The same where the step has only `n` elements.
+    /// Pair `j` of the step at `p`, where the step has only `n` elements.
     #[doc(hidden)]
     unsafe fn simd_load_lanes_tail<S: Lanes>(
         simd: S,
@@ -117,7 +116,8 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
     #[doc(hidden)]
     unsafe fn simd_load_runs<S: Lanes>(simd: S, p: *const Self, stride: usize, j: usize) -> Pair<S, Self>;
 
-    /// Elements rounded to this type. The duty is that of [`F16Lanes::round_f16`](super::F16Lanes::round_f16).
+    /// Elements rounded to this type. The caller has the duty that [`F16Lanes::round_f16`](super::F16Lanes::round_f16)
+    /// names.
     #[doc(hidden)]
     unsafe fn simd_round<S: Lanes>(simd: S, v: Pair<S, Self>) -> Pair<S, Self>;
 
@@ -133,7 +133,7 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
         fill: <Self::Float as Float>::Reg<S>,
     ) -> Pair<S, Self>;
 
-    /// The same, from element `i` of a vector of the given format.
+    /// A pair of consecutive elements, from element `i` of a vector of the given format.
     #[doc(hidden)]
     unsafe fn simd_load_beside<S: Lanes>(simd: S, p: *const Self, format: Format, i: usize) -> Pair<S, Self>;
 
@@ -146,7 +146,8 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
         n: usize,
     ) -> Pair<S, Self>;
 
-    /// The inverse of [`simd_load`](Self::simd_load), to element `i` of this type or, if wide, of f32.
+    /// The inverse of [`simd_load`](Self::simd_load): stores to element `i` of a vector of this type or, if `wide`, of
+    /// f32.
     #[doc(hidden)]
     unsafe fn simd_store_beside<S: Lanes, const STREAM: bool>(
         simd: S,
@@ -159,8 +160,8 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
     #[doc(hidden)]
     unsafe fn simd_store_beside_tail<S: Lanes>(simd: S, p: *mut Self, wide: bool, i: usize, n: usize, v: Pair<S, Self>);
 
-    /// A pair as [`simd_load`](Self::simd_load) gives it, of a vector of the type computed in that is kept in that
-    /// order.
+    /// A pair in the order that [`simd_load`](Self::simd_load) gives, from a vector of [`Float`](Self::Float) that is
+    /// kept in that order.
     #[doc(hidden)]
     #[inline(always)]
     unsafe fn simd_load_computed<S: Lanes>(simd: S, p: *const Self::Float) -> Pair<S, Self> {
@@ -179,7 +180,8 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
         }
     }
 
-    /// Pair `j` of the step at `p` as [`simd_load_lanes`](Self::simd_load_lanes) gives it, of such a vector.
+    /// Pair `j` of the step at `p` as [`simd_load_lanes`](Self::simd_load_lanes) gives it, from a vector that
+    /// [`simd_load_computed`](Self::simd_load_computed) reads.
     #[doc(hidden)]
     #[inline(always)]
     unsafe fn simd_load_lanes_computed<S: Lanes>(simd: S, p: *const Self::Float, j: usize) -> Pair<S, Self> {
@@ -211,9 +213,9 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// A type that gamma, beta and y may have beside an x of type `T`: the same, or f32 beside 16 bits.
+/// A type that gamma, beta and y may have beside an x of type `T`: `T` itself, or f32 beside 16 bits.
 pub trait Companion<T>: Pod + sealed::Sealed {
-    /// Whether it is f32 beside 16 bits.
+    /// Whether the type is f32 beside an x of 16 bits.
     const WIDE: bool;
 
     /// The canonical NaN.

@@ -19,7 +19,7 @@ use crate::simd::Float;
 use crate::stats::{CHUNK, Moments, StatsMut};
 use crate::{Center, Centered, Compiled, Element, Isa, Uncentered};
 
-/// Between -1 and 1, but for some that take a row out of the range of the loops.
+/// Numbers between -1 and 1, and some larger ones that take a row out of the range of the loops.
 fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -29,7 +29,7 @@ fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
     (0..len).map(|_| T::from_computed(T::Float::from_f64(next()))).collect()
 }
 
-/// As bytes: a conversion may change the sign of a NaN.
+/// The bytes of `v`: a conversion of floats may change the sign of a NaN.
 fn bits<T: Pod>(v: &[T]) -> Vec<u8> {
     bytemuck::cast_slice(v).to_vec()
 }
@@ -115,7 +115,7 @@ fn forward<T: Jobs<M> + Compiled<M>, M: Center>(
     [bits(&y), bits(&s), bits(&rstd)]
 }
 
-/// One row by its moments, in two pieces.
+/// Normalizes one row by its moments, in two pieces. Returns the bits of y.
 fn by_columns<T: Jobs<M> + Compiled<M>, M: Center>(isa: Isa, cols: usize) -> Vec<u8> {
     let (x, mut y) = (numbers::<T>(cols, 7), numbers::<T>(cols, 8));
     let part = |x| RowMoments { x, centered: M::CENTERED, scale: None }.run_on(isa);
@@ -135,7 +135,7 @@ fn backward<T: Element + Compiled<M>, M: Center>(
     streaming: bool,
 ) -> [Vec<u8>; 3] {
     let (x, mut dy) = (numbers::<T>(rows * cols, 9), numbers::<T>(rows * cols, 10));
-    // dx of one row takes the slow path, and all of another.
+    // Row 0 takes the slow path for dx alone, and another row for everything.
     dy[..cols].fill(T::from_computed(T::Float::from_f64(1e-30)));
     if rows > 3 {
         dy[3 * cols] = T::from_computed(T::Float::NAN);
@@ -155,7 +155,7 @@ fn backward<T: Element + Compiled<M>, M: Center>(
     [bits(&dx), bits(&dgamma), bits(&dbeta)]
 }
 
-/// The tiers beside the portable one, among them the one that `LANENORM_TEST_MIN_ISA` names.
+/// The tiers other than the portable one. The tier that `LANENORM_TEST_MIN_ISA` names must be among them.
 fn tiers() -> impl Iterator<Item = Isa> {
     if let Ok(least) = std::env::var("LANENORM_TEST_MIN_ISA") {
         assert!(Isa::available().any(|isa| isa.tier().name() == least), "{least} is not here");
@@ -163,7 +163,7 @@ fn tiers() -> impl Iterator<Item = Isa> {
     Isa::available().filter(|&isa| isa != Isa::SCALAR)
 }
 
-/// Shapes of rows, how they lie, and which vectors they meet: groups of gamma and beta, and the offset.
+/// Shapes of rows, the forms in which they lie, and for each the numbers of groups of gamma and beta with the offset.
 type Cases<'a> = &'a [((usize, usize), &'a [Form], &'a [(usize, f64)])];
 
 /// Eleven rows are a block and three that are fused; then whole steps, rows too long for blocks, and two chunks.
@@ -188,10 +188,10 @@ const CASES_OF_MIRI: Cases<'_> = &[
 const GRADIENTS: &[((usize, usize), &[bool])] =
     &[((1, 70), &[false, true]), ((19, 9), &[false, true]), ((67, 3), &[false, true])];
 
-/// The same in few, as [`CASES_OF_MIRI`].
+/// Fewer shapes of gradients, for Miri, like [`CASES_OF_MIRI`].
 const GRADIENTS_OF_MIRI: &[((usize, usize), &[bool])] = &[((1, 70), &[true]), ((7, 9), &[false]), ((67, 3), &[false])];
 
-/// What the tiers give for all shapes.
+/// Asserts that all tiers give the bits of the portable one for all shapes.
 fn every_loop<T: Element>() {
     let (cases, gradients) = if cfg!(miri) { (CASES_OF_MIRI, GRADIENTS_OF_MIRI) } else { (CASES, GRADIENTS) };
     for isa in tiers() {

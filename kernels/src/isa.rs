@@ -1,8 +1,8 @@
 //! The tiers, their detection, and the one dispatch point.
 //!
-//! An [`Isa`] is proof that the processor has what its [`Tier`] needs: it cannot be made otherwise (save by the
-//! `unsafe` constructor). [`Isa::run`] enters a function compiled for the tier and hands the kernel the tier's
-//! [`Lanes`](crate::simd::Lanes) token; everything generic below it must be inlined into that function.
+//! An [`Isa`] is proof that the processor has what its [`Tier`] needs: safe functions make one only then. [`Isa::run`]
+//! enters a function compiled for the tier and hands the kernel the tier's [`Lanes`](crate::simd::Lanes) token;
+//! everything generic below it must be inlined into that function.
 
 use core::fmt;
 use core::str::FromStr;
@@ -15,7 +15,7 @@ use crate::simd::{Kernel, scalar};
 
 /// An instruction set that the kernels are compiled for.
 ///
-/// The order is that of the width: a wider tier compares greater.
+/// A wider tier compares greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Tier {
@@ -105,7 +105,7 @@ impl Isa {
             Tier::Avx2 => Avx2::try_new().map(|t| Self(Token::Avx2(t))),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => {
-                // V4 leaves F16C out, which the AVX2 tier promises: ask for both.
+                // The AVX2 tier promises F16C, which V4 leaves out: ask for both.
                 Avx2::try_new()?;
                 pulp::x86::V4::try_new().map(|t| Self(Token::Avx512(t)))
             }
@@ -180,18 +180,19 @@ impl Isa {
         }
     }
 
-    /// The same, but for the portable tier, for which the kernel is not even compiled: `None` there.
+    /// Runs a kernel as [`run`](Self::run) does, but not on the portable tier: `None` there, and the kernel is not even
+    /// compiled for it.
     #[inline(always)]
     pub fn run_simd<K: Kernel>(self, kernel: K) -> Option<K::Output> {
         match self.0 {
             Token::Scalar => {
-                // On targets with no other tier there is no other use of it.
+                // On targets with no other tier nothing else uses `kernel`.
                 _ = kernel;
                 None
             }
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(t) => {
-                // SAFETY: the features of `Avx2` include all those of V3.
+                // SAFETY: `Avx2` has all features of V3.
                 let simd = unsafe { pulp::x86::V3::new_unchecked() };
                 Some(t.vectorize(Entry { simd, kernel }))
             }

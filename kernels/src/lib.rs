@@ -9,12 +9,12 @@
 //! [`layer_norm`](ops::layer_norm), [`rms_norm`](ops::rms_norm), their [gradients](ops::backward) and the
 //! [moments](ops::moments) of rows.
 //!
-//! Each module imports only those before it: [`simd`], what a tier has to provide; `mean`, whether rows have one;
-//! [`isa`], the one place where a tier is chosen; [`table`]; [`element`], the order of the lanes of each type;
-//! [`rows`], where elements lie; [`stats`], the moments and their sums; `loops`, which go over the rows; [`ops`]; and
-//! `compile`, which names what is compiled for which type.
+//! Each module imports only modules that stand before it in this list: [`simd`], what a tier has to provide; `mean`,
+//! whether rows have one; [`isa`], the one place where a tier is chosen; [`table`]; [`element`], the order of the lanes
+//! of each type; [`rows`], where elements lie; [`stats`], the moments and their sums; `loops`, which go over the rows;
+//! [`ops`]; and `compile`, which names what is compiled for which type.
 //!
-//! [`simd`] shows traits of pulp: see there what this means for versions. Jobs and plans do not.
+//! [`simd`] exposes traits of pulp, and says there what this means for versions. Jobs and plans expose nothing of pulp.
 #![no_std]
 #![allow(clippy::needless_range_loop, reason = "loops over registers and rows index several arrays")]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -14,7 +14,7 @@ mod sealed {
 
 /// Whether a normalization subtracts the mean of a row: [`Centered`] or [`Uncentered`].
 pub trait Center: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
-    /// Whether it does. Of loops, whether they can.
+    /// Whether the normalization subtracts the mean. For loops: whether they can subtract one.
     #[doc(hidden)]
     const CENTERED: bool;
 
@@ -50,8 +50,8 @@ impl Center for Either {
 
 /// Whether the rows of a job have a mean, for the loops that `M` names.
 ///
-/// The loops of layer normalization, where little code is worth more than speed, take the rows of RMS normalization
-/// too, with a mean of 0: those of [`Either`] on every tier, and those of [`Centered`] on the portable one.
+/// Where little code is worth more than speed, the loops of layer normalization take the rows of RMS normalization too,
+/// with a mean of 0. The loops of [`Either`] do so on every tier, and the loops of [`Centered`] on the portable one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mean<M> {
     is_wanted: bool,
@@ -59,26 +59,26 @@ pub(crate) struct Mean<M> {
 }
 
 impl<M: Center> Mean<M> {
-    /// Of a job whose rows have a mean if `is_wanted`.
+    /// For a job whose rows have a mean if `is_wanted`.
     #[inline(always)]
     pub(crate) const fn new(is_wanted: bool) -> Self {
         Self { is_wanted, loops: PhantomData }
     }
 
-    /// The same on one tier, of which the compiler knows what [`is_taken`](Self::is_taken) says.
+    /// This value for one tier. Where [`is_taken`](Self::is_taken) is a constant there, the compiler knows it.
     #[inline(always)]
     pub(crate) const fn on<S: Lanes>(self) -> Self {
         Self::new(self.is_taken::<S>())
     }
 
-    /// Whether a mean is taken. The compiler knows where it need not be decided while running.
+    /// Whether a mean is taken. A constant unless the loops take both kinds of rows on this tier.
     #[inline(always)]
     pub(crate) const fn is_taken<S: Lanes>(self) -> bool {
         M::CENTERED && (self.is_wanted || S::SPECIALIZES && !M::TAKES_BOTH)
     }
 
-    /// Whether the arithmetic that a mean takes is done, with a mean of 0 if there is none: what has an instruction
-    /// takes no longer than a look at whether it is needed.
+    /// Whether the mean is subtracted, as 0 if there is none. On SIMD tiers subtracting takes no longer than a look at
+    /// whether it is needed.
     #[inline(always)]
     pub(crate) const fn is_computed<S: Lanes>(self) -> bool {
         M::CENTERED && (self.is_wanted || S::SPECIALIZES)

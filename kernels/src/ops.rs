@@ -1,4 +1,4 @@
-//! The operations: what callers make and run.
+//! The operations: jobs that callers make and run.
 
 pub mod backward;
 pub mod forward;

@@ -9,7 +9,7 @@
 //! y    = xhat * gamma + beta
 //! ```
 //!
-//! Rows are f32 here; those of 16 bits are these after widening, and y is rounded once more. f64 has the same formulas.
+//! Rows are f32 here. Rows of 16 bits are widened to f32, and y is rounded once more. f64 has the same formulas.
 //!
 //! The kernels differ from this by rounding alone. Two cases are settled by decree: a row with a NaN or an
 //! infinity is all NaN, and a row whose elements are all equal has xhat = 0 even if eps is 0.
@@ -46,8 +46,8 @@ pub fn xhat(x: f32, stats: &Stats) -> f64 {
     if d == 0.0 { 0.0 } else { d * stats.rstd }
 }
 
-/// One row: y = xhat * gamma + beta. Absent gamma counts as 1, absent beta as 0. (Where a scale of gamma + offset is
-/// meant, gamma is that sum, rounded to f32.)
+/// One row: y = xhat * gamma + beta. Absent gamma counts as 1, absent beta as 0. (With an offset, `gamma` is the sum of
+/// gamma and offset, rounded to f32.)
 ///
 /// # Panics
 /// If the lengths differ.
@@ -74,8 +74,8 @@ pub fn rms_rstd(x: &[f32], eps: f64) -> f64 {
     1.0 / pulp::Scalar.sqrt_f64s(squares / x.len() as f64 + eps)
 }
 
-/// One row of RMS normalization (Zhang and Sennrich, arXiv:1910.07467, 2019): y = x * rstd * (gamma + offset), the sum
-/// of gamma and offset rounded to f32. Without gamma the factor is 1. A row of zeros is zero even if eps is 0.
+/// One row of RMS normalization (Zhang and Sennrich, arXiv:1910.07467, 2019): y = x * rstd * (gamma + offset), where
+/// gamma + offset is rounded to f32. Without gamma the factor is 1. A row of zeros is zero even if eps is 0.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -92,7 +92,8 @@ pub fn rms_norm(x: &[f32], gamma: Option<&[f32]>, offset: f32, eps: f64, y: &mut
     }
 }
 
-/// The gradients of one row: of sum(y * dy) by x, and what the row adds to those by gamma and beta.
+/// The gradients of one row: the derivative of sum(y * dy) by x, and what the row adds to the derivatives by gamma and
+/// beta.
 ///
 /// ```text
 /// g      = dy * gamma
@@ -121,8 +122,8 @@ pub fn layer_norm_backward(
     dbeta.iter_mut().zip(dy).for_each(|(dbeta, &dy)| *dbeta += f64::from(dy));
 }
 
-/// The gradients of one row of RMS normalization: as those of layer normalization, but without mean(g). gamma is the
-/// sum of gamma and offset, rounded to f32.
+/// The gradients of one row of RMS normalization, by the formulas of layer normalization without mean(g). `gamma` is
+/// the sum of gamma and offset, rounded to f32.
 ///
 /// # Panics
 /// If the lengths differ.

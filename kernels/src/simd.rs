@@ -6,8 +6,8 @@
 //! [`Storage`](crate::element::Storage).
 //!
 //! **pulp is part of the interface.** [`Lanes`] has pulp's `Simd` as a supertrait, so that a kernel written elsewhere
-//! can use its operations; the tokens are pulp's `Scalar128b`, `Neon`, `V3` and `V4`. A new minor version of pulp is
-//! a breaking change of this module. The plans of `lanenorm` and the jobs of this crate name nothing of it.
+//! can use its operations; the tokens are pulp's `Scalar128b`, `Neon`, `V3` and `V4`. A new minor version of pulp is a
+//! breaking change of this module. The plans of `lanenorm` and the jobs of this crate name nothing of pulp.
 //!
 //! Intrinsics live in this module and its children alone.
 

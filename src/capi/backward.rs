@@ -24,7 +24,7 @@ use crate::scratch::Scratch;
 /// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else
 /// zero and absent. At least one of dx, dgamma and dbeta must be wanted.
 ///
-/// dx may be dy itself, with the same strides. Else outputs overlap nothing, as in forward calls.
+/// dx may be dy itself, with the same strides. Otherwise outputs overlap nothing, as in forward calls.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_backward_buffers {
@@ -36,20 +36,22 @@ pub struct lanenorm_backward_buffers {
     pub inner_rows: usize,
     /// The gradient of y.
     pub dy: lanenorm_rows,
-    /// What was normalized (the sum, if it was one).
+    /// The rows that were normalized: x of the forward call, or its sum if there was a residual.
     pub x: lanenorm_rows,
     /// Optional, with dx: a gradient that reaches x by another way (a residual connection), to be added to dx.
     pub ds: lanenorm_rows,
     /// Optional: the gradient of x.
     pub dx: lanenorm_rows_mut,
-    /// Optional: that of the forward call.
+    /// Optional: the gamma of the forward call.
     pub gamma: *const c_void,
-    /// Optional, with rstd, not for RMS normalization: as kept by the forward call. Without them they are taken again.
+    /// Optional, with rstd, not for RMS normalization: the mean of each row, as kept by the forward call. Without it
+    /// the mean is computed again.
     pub mean: *const c_void,
-    /// Optional, with mean: the same. Without it the mean is taken for exact, which costs digits where it is large
-    /// beside the standard deviation.
+    /// Optional, with mean: what rounding took from the mean, as kept by the forward call. Without it the mean counts
+    /// as exact, which costs digits where the mean is large beside the standard deviation.
     pub mean_lo: *const c_void,
-    /// Optional, with mean unless for RMS normalization: the same.
+    /// Optional, with mean unless for RMS normalization: rstd of each row, as kept by the forward call. Without it rstd
+    /// is computed again.
     pub rstd: *const c_void,
     /// Optional: the gradient of gamma, cols elements of each group; double for rows of double, else float.
     pub dgamma: *mut c_void,
@@ -57,8 +59,8 @@ pub struct lanenorm_backward_buffers {
     pub dbeta: *mut c_void,
 }
 
-/// How a backward call is cut into blocks of rows, each of which sums up gradients of gamma and beta of its own. This
-/// depends on the number of rows alone, which is why the bits do not depend on threads.
+/// How a backward call is cut into blocks of rows. Each block sums up gradients of gamma and beta of its own. The cut
+/// depends on the number of rows alone, so that the bits do not depend on threads.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct lanenorm_backward_sizes {
@@ -66,11 +68,11 @@ pub struct lanenorm_backward_sizes {
     pub blocks: usize,
     /// The bytes of `partials`: the sums of all blocks.
     pub partials_bytes: usize,
-    /// The bytes of `work`, of which each thread has its own.
+    /// The bytes of `work`. Each thread needs its own.
     pub work_bytes: usize,
 }
 
-/// Takes the gradients of all rows, on as many threads as asked for. Memory is allocated for the time of the call.
+/// Takes the gradients of all rows, on as many threads as `threads` says. Memory is allocated for the time of the call.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward(
@@ -88,7 +90,7 @@ pub unsafe extern "C" fn lanenorm_plan_backward(
     })
 }
 
-/// Writes to sizes how many blocks `rows` rows have, and the memory that they take.
+/// Writes to `sizes` how many blocks `rows` rows have, and how much memory they take.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward_sizes(
@@ -110,9 +112,9 @@ pub unsafe extern "C" fn lanenorm_plan_backward_sizes(
 }
 
 /// Takes the gradients of `block_count` blocks from `first_block` on, on the calling thread, without allocating: writes
-/// dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order. The
-/// buffers and partials are those of all rows; dgamma and dbeta are not touched yet. partials may be NULL if neither is
-/// wanted.
+/// dx, and their part of partials. An engine's threads call this at once, each for blocks of its own, in any order.
+/// `buffers` and `partials` are for all rows. dgamma and dbeta are not touched yet. `partials` may be NULL if neither
+/// is wanted.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward_blocks(
@@ -133,7 +135,7 @@ pub unsafe extern "C" fn lanenorm_plan_backward_blocks(
     })
 }
 
-/// Merges the partials of all blocks into dgamma and dbeta, as far as they are wanted, on the calling thread.
+/// Merges the partials of all blocks into dgamma and dbeta, either of which may be NULL, on the calling thread.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_backward_finish(
@@ -157,7 +159,7 @@ struct Sizes {
     lens: Scratch,
 }
 
-// What the lengths of f32 are taken for, and that those of any type are whole cache lines.
+// The lengths of f32 hold for 16 bits too, and the lengths of any type are whole cache lines.
 const _: () = assert!(f16::STEP == f32::STEP && bf16::STEP == f32::STEP);
 const _: () = assert!((f32::STEP * size_of::<f32>()).is_multiple_of(LINE));
 const _: () = assert!((f64::STEP * size_of::<f64>()).is_multiple_of(LINE));
@@ -215,8 +217,8 @@ struct Call<'a> {
 unsafe impl Sync for Call<'_> {}
 
 impl<'a> Call<'a> {
-    /// Checks all but what a function is given beside the buffers. If there are no rows or no columns, dgamma and dbeta
-    /// have been checked, and there is no call.
+    /// Checks the plan and the buffers; what a function is given beside them is still to be checked. `None` if there
+    /// are no rows or no columns: dgamma and dbeta have been checked then.
     fn new(
         plan: &'a Plan,
         kind: Kind,
@@ -290,8 +292,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Some parts of a group, of which several threads take some each. Whoever makes this knows what [`run_parts`] asks
-/// for.
+/// Some parts of a group, for several threads to share. Whoever makes this knows that the duties of [`run_parts`] are
+/// met.
 struct SomeParts<'a> {
     call: &'a Call<'a>,
     sizes: &'a Sizes,
@@ -331,7 +333,7 @@ struct Task {
     group: usize,
     first: usize,
     count: usize,
-    /// The sums of these parts. There need be none if none are wanted.
+    /// The sums of these parts. May dangle if no sums are wanted.
     partials: *mut c_void,
     work: *mut c_void,
 }
@@ -345,8 +347,8 @@ type Run = unsafe fn(&Call<'_>, &Sizes, Task);
 /// Takes the gradients of a task's parts, on the calling thread.
 ///
 /// # Safety
-/// - The types and sizes are those of the call.
-/// - There are these parts, the memory for their sums if such are wanted, and work memory for one thread.
+/// - The types and sizes belong to the call.
+/// - There are these parts, memory for their sums if sums are wanted, and work memory for one thread.
 /// - Nothing else touches this memory, or dx of the rows of these parts, meanwhile.
 #[inline(never)]
 unsafe fn run_parts<T, M: Center>(call: &Call<'_>, sizes: &Sizes, task: Task)
@@ -386,7 +388,7 @@ type MergeGroup = unsafe fn(&Call<'_>, &Sizes, usize, *const c_void);
 /// Merges the sums of all parts of a group into its dgamma and dbeta.
 ///
 /// # Safety
-/// - The types and sizes are those of the call.
+/// - The types and sizes belong to the call.
 /// - There are the sums, and nothing else touches these elements of dgamma and dbeta meanwhile.
 #[inline(never)]
 unsafe fn merge_group<T, M: Center>(call: &Call<'_>, sizes: &Sizes, group: usize, partials: *const c_void)
@@ -405,14 +407,14 @@ where
     sizes.parts.merge::<T, M>(isa, partials, dgamma, dbeta);
 }
 
-/// The gradients of gamma and beta where there are no rows; and a value, which C's memory need not have, where they
-/// become slices.
+/// Writes zeros to dgamma and dbeta. These are the gradients if there are no rows. Otherwise the zeros are needed
+/// before dgamma and dbeta become slices: C's memory need not have a value.
 ///
 /// # Safety
 /// - The buffers have been checked, and nothing else touches dgamma and dbeta meanwhile.
 unsafe fn fill_sums(plan: &Plan, kind: Kind, buffers: &lanenorm_backward_buffers) {
     for grad in [buffers.dgamma, buffers.dbeta] {
-        // That their length does not overflow has been checked only if they are there.
+        // That the length does not overflow has been checked only for a gradient that is given.
         if !grad.is_null() {
             // SAFETY: the caller's duty.
             unsafe { fill_with_zeros(grad, 0, plan.cols * plan.groups * kind.float_size()) };
@@ -462,7 +464,7 @@ pub(super) unsafe fn backward(
         let task = Task { group, first: 0, count: sizes.parts.count(), partials, work: ptr::null_mut() };
         parallel::share(SomeParts { call: &call, sizes: &sizes, run, task }, work, tasks);
         if call.sums {
-            // SAFETY: the caller's duty; the sums are those of this group, and this call's.
+            // SAFETY: the caller's duty; these sums are of this group, and this call's.
             unsafe { merge(&call, &sizes, group, partials) };
         }
     }
@@ -498,7 +500,7 @@ unsafe fn run_blocks(
     scratch("partials", partials, partial * blocks, call.sums)?;
     scratch("work", work, sizes.lens.work, true)?;
     let (per_group, run) = (sizes.parts.count(), for_types!(kind, run_parts) as Run);
-    // SAFETY: the caller's duty. Both become slices, whose elements must have a value, which C's memory need not.
+    // SAFETY: the caller's duty. Both become slices, whose elements must have a value; C's memory need not have one.
     unsafe {
         if call.sums {
             fill_with_zeros(partials, first * partial * float, count * partial * float);
@@ -541,7 +543,7 @@ unsafe fn finish(
         let message = format_args!("partials is NULL, expected {all} elements");
         return Err(refuse(lanenorm_status::NullPointer, message));
     }
-    // That they are apart from dgamma and dbeta is asked the other way round.
+    // `partials` is only read, but is checked like an output: that finds an overlap with dgamma or dbeta.
     call.places.write_vector("partials", partials, all, kind.float_size())?;
     let merge: MergeGroup = for_types!(kind, merge_group);
     // SAFETY: the caller's duty.

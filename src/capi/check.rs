@@ -11,7 +11,7 @@ use super::{lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm
 use crate::Error;
 use crate::plan::{Plan, Written, y_row_bytes};
 
-/// What is found out about a call by checking it.
+/// Where the buffers of a call lie, as the checks have found.
 #[derive(Clone, Copy)]
 pub(super) struct Checked {
     pub(super) x: Strided,
@@ -22,7 +22,7 @@ pub(super) struct Checked {
     pub(super) streaming: bool,
 }
 
-/// Checks all but the range of rows, of any call. `None` if there is nothing to do.
+/// Checks all of a call but its range of rows. `None` if there is nothing to do.
 #[inline(always)]
 pub(super) fn check(
     plan: &Plan,
@@ -85,8 +85,8 @@ pub(super) fn check(
 /// The bits of pointers and sizes so small that no sum of them overflows.
 const SMALL_BITS: u32 = usize::BITS - 4;
 
-/// The outcome for what is called most, in the few instructions that a short row allows: x, y, gamma and beta of rows
-/// that follow one another. `None` if the call is another one, or if anything about it is in doubt.
+/// Checks the most common calls, in the few instructions that a short row allows: x, y, gamma and beta of rows that
+/// follow one another. `None` if the call is not of this form, or if anything about it is in doubt.
 #[inline(always)]
 pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers) -> Option<Checked> {
     let &lanenorm_forward_buffers {
@@ -177,7 +177,7 @@ impl Buffers {
     }
 }
 
-/// That no output overlaps another buffer, to the element. All buffers have been checked by themselves.
+/// Checks that no output overlaps another buffer, element by element. Each buffer has been checked by itself.
 #[cold]
 #[inline(never)]
 fn check_places(
@@ -216,7 +216,7 @@ fn unsupported(message: &str) -> lanenorm_status {
     refuse(lanenorm_status::Unsupported, format_args!("{message}"))
 }
 
-/// The elements of gamma, and of beta.
+/// The number of elements of gamma, and of beta.
 #[inline(always)]
 pub(super) fn params_len(plan: &Plan) -> Result<usize, lanenorm_status> {
     let overflow = || Error::Overflow { what: "gamma", rows: plan.groups, stride: plan.cols };

@@ -48,7 +48,7 @@ pub struct lanenorm_rows_mut {
 /// and absent.
 ///
 /// y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap
-/// with an output is allowed, but rows may lie between those of another buffer: columns of the same rows, say.
+/// with an output is allowed, but rows may lie between the rows of another buffer: columns of the same rows, say.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_forward_buffers {
@@ -58,11 +58,11 @@ pub struct lanenorm_forward_buffers {
     pub rows: usize,
     /// The rows of a run, which must divide the rows; 0 stands for all. See `lanenorm_rows`.
     pub inner_rows: usize,
-    /// What is normalized; or what is added to the residual first.
+    /// What is normalized, or with a residual one of the addends.
     pub x: lanenorm_rows,
-    /// Optional: then x + residual (+ bias), rounded once to the type of x, is normalized.
+    /// Optional: with a residual, x + residual (+ bias), rounded once to the type of x, is normalized.
     pub residual: lanenorm_rows,
-    /// Optional, with a residual: where the sum goes. (Without it, y must have the type of x.)
+    /// Optional, with a residual: where the sum goes. (Without a sum, y must have the type of x.)
     pub sum: lanenorm_rows_mut,
     /// The result.
     pub y: lanenorm_rows_mut,
@@ -74,20 +74,20 @@ pub struct lanenorm_forward_buffers {
     pub beta: *const c_void,
     /// Optional, not for RMS normalization: an element for each row; double for rows of double, else float.
     pub mean: *mut c_void,
-    /// Optional, not for RMS normalization: what rounding took from the mean, likewise.
+    /// Optional, not for RMS normalization: what rounding took from the mean, of each row, in the type of mean.
     pub mean_lo: *mut c_void,
-    /// Optional: 1 / sqrt(var + eps), or 1 / sqrt(mean(x^2) + eps), likewise.
+    /// Optional: 1 / sqrt(var + eps), or 1 / sqrt(mean(x^2) + eps), of each row; double for rows of double, else float.
     pub rstd: *mut c_void,
 }
 
-/// Which rows, and in how many tasks.
+/// The rows of a call, and the number of tasks.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Part {
     All { threads: usize },
     Rows { first: usize, count: usize },
 }
 
-/// Normalizes all rows, on as many threads as asked for.
+/// Normalizes all rows, on as many threads as `threads` says.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_forward(
@@ -106,8 +106,8 @@ pub unsafe extern "C" fn lanenorm_plan_forward(
 }
 
 /// Normalizes `row_count` rows from `first_row` on, on the calling thread, without allocating. An engine's threads call
-/// this at once, each for rows of its own, in any order; each row gets the bits that it gets from one call for all. The
-/// buffers are those of all rows.
+/// this at once, each for rows of its own, in any order. Each row gets the bits that one call for all rows gives it.
+/// `buffers` is for all rows.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_forward_rows(
@@ -201,10 +201,10 @@ pub(super) unsafe fn forward(
     Ok(())
 }
 
-/// The same for all calls but the plainest, whose way it would make longer.
+/// [`forward`] for all calls but the plainest. It is out of line to keep the path of those short.
 ///
 /// # Safety
-/// - The buffers are what the head of `capi` says, `run` is that of the kind, and there are these rows.
+/// - The buffers are what the head of `capi` says, `run` is the function for `kind`, and there are these rows.
 #[inline(never)]
 unsafe fn forward_checked(
     plan: &Plan,
@@ -217,8 +217,8 @@ unsafe fn forward_checked(
         && count > 0
     {
         let (call, float) = (Call { plan, wide: kind.wide, buffers, checked }, kind.float_size());
-        // SAFETY: the caller's duty. Statistics become slices, whose elements must have a value, which C's memory need
-        // not.
+        // SAFETY: the caller's duty. Statistics become slices, whose elements must have a value; C's memory need not
+        // have one.
         unsafe {
             for stat in [buffers.mean, buffers.mean_lo, buffers.rstd] {
                 fill_with_zeros(stat, first * float, count * float);
@@ -243,14 +243,14 @@ unsafe impl Sync for Call<'_> {}
 /// [`run`] for some types.
 type Run = unsafe fn(&Call<'_>, usize, usize, Tasks<false>);
 
-/// Normalizes `count` rows from `first` on, which are evenly apart, on the calling thread; one that is no sum, on up to
-/// `tasks` threads.
+/// Normalizes `count` rows from `first` on, which are evenly apart, on the calling thread. A single row that is not a
+/// sum takes up to `tasks` threads.
 ///
-/// Here alone forward calls know their types, and so there are eight of it. The job is run where it is made: see
-/// `Forward::run_on`.
+/// This is the only code of forward calls for each type and normalization, eight times in all. The job is run where it
+/// is made: see `Forward::run_on`.
 ///
 /// # Safety
-/// - The types are those of the call.
+/// - The types belong to the call.
 /// - There are these rows, in one run or evenly apart in all buffers.
 /// - Nothing else touches them meanwhile.
 #[inline(never)]
@@ -294,7 +294,8 @@ impl Call<'_> {
         // SAFETY: places have been checked: the outputs are apart from all else, or are what they replace. The rest is
         // the caller's duty.
         let rows = unsafe { RowIo::from_raw(x, addends, y, wide.y, count, plan.cols) };
-        // SAFETY: statistics, where they are wanted, have an element for each row; those of these rows are this job's.
+        // SAFETY: statistics, where they are wanted, have an element for each row; the elements of these rows are this
+        // job's.
         let stats = unsafe {
             StatsMut {
                 mean: part_of(buffers.mean.cast(), first, count),
@@ -340,7 +341,7 @@ impl Call<'_> {
     }
 }
 
-/// Some rows. Whoever makes this knows what [`Call::share`] asks for.
+/// Some rows. Whoever makes this knows that the duties of [`Call::share`] are met.
 struct Runs<'a> {
     call: &'a Call<'a>,
     run: Run,
@@ -368,7 +369,7 @@ impl parallel::Work for Runs<'_> {
         let (mut row, end, inner_rows) = (first, first + count, call.checked.inner_rows);
         while row < end {
             let n = (inner_rows - row % inner_rows).min(end - row);
-            // SAFETY: these rows are in one run, and among this work's.
+            // SAFETY: these rows are in one run, and this work has them.
             unsafe { run(call, row, n, Tasks::ONE) };
             row += n;
         }
@@ -378,7 +379,7 @@ impl parallel::Work for Runs<'_> {
 /// gamma or beta, if it is there.
 ///
 /// # Safety
-/// - It has so many elements, of f32 if `wide`.
+/// - If it is there, it has `len` elements, of f32 if `wide`.
 #[inline(always)]
 unsafe fn params<'a, T: Element>(p: *const c_void, len: usize, wide: bool) -> Option<Vector<'a, T>> {
     // SAFETY: the caller's duty; that only 16 bits have f32 beside them was checked when the plan was made.

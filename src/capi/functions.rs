@@ -1,7 +1,7 @@
 //! The functions of the common cases: rows that follow one another, one type, one gamma. Each of the six operations has
 //! one for each of the four types.
 //!
-//! They are written out, since what generates the header does not expand macros.
+//! They are written out, since cbindgen, which generates the header, does not expand macros.
 
 use std::ptr::{null, null_mut};
 
@@ -15,8 +15,8 @@ use super::{
 use crate::plan::Plan;
 
 /// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta, for each of `rows` rows of `cols` elements.
-/// gamma and beta have `cols` elements, mean and rstd (1 / sqrt(var + eps)) one for each row. gamma, beta, mean and
-/// rstd may be NULL. y may be x.
+/// gamma and beta have `cols` elements. mean and rstd (1 / sqrt(var + eps)) have one element for each row. gamma, beta,
+/// mean and rstd may be NULL. y may be x.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_layer_norm_f32(
@@ -93,8 +93,8 @@ pub unsafe extern "C" fn lanenorm_layer_norm_bf16(
 }
 
 /// RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset), for each of `rows` rows of `cols`
-/// elements. gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL; gamma_offset then has no effect.
-/// y may be x.
+/// elements. gamma and rstd (1 / sqrt(mean(x^2) + eps), one for each row) may be NULL. Without gamma, gamma_offset has
+/// no effect. y may be x.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_f32(
@@ -166,9 +166,9 @@ pub unsafe extern "C" fn lanenorm_rms_norm_bf16(
     unsafe { rms_norm(Dtype::Bf16, x, rows, cols, gamma, gamma_offset, eps.into(), y, rstd, threads) }
 }
 
-/// x + residual, written to sum, and its layer normalization, written to y: what a transformer does before each
-/// sublayer. The bits are those of doing one after the other. gamma, beta and sum may be NULL. sum may be residual or
-/// x, and y may be x or residual; but sum is not y.
+/// Writes x + residual to sum, and the layer normalization of the sum to y, as a transformer does before each sublayer.
+/// The bits are as from an addition followed by a layer normalization. gamma, beta and sum may be NULL. sum may be
+/// residual or x, and y may be x or residual; but sum is not y.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_add_layer_norm_f32(
@@ -244,7 +244,7 @@ pub unsafe extern "C" fn lanenorm_add_layer_norm_bf16(
     unsafe { add_layer_norm(Dtype::Bf16, x, residual, rows, cols, gamma, beta, eps.into(), sum, y, threads) }
 }
 
-/// x + residual, written to sum, and its RMS normalization, written to y: as `lanenorm_add_layer_norm_f32`. gamma and
+/// Writes x + residual to sum, and the RMS normalization of the sum to y: see `lanenorm_add_layer_norm_f32`. gamma and
 /// sum may be NULL.
 #[must_use]
 #[unsafe(no_mangle)]
@@ -321,10 +321,10 @@ pub unsafe extern "C" fn lanenorm_add_rms_norm_bf16(
     unsafe { add_rms_norm(Dtype::Bf16, x, residual, rows, cols, gamma, gamma_offset, eps.into(), sum, y, threads) }
 }
 
-/// The gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y. gamma
-/// and eps are those of the forward call; gamma may be NULL, and so may mean and rstd, both together: then they are
-/// taken again, with the same bits for rows whose mean is small beside their standard deviation, and more digits for
-/// others (a plan can be given mean_lo). dx may be dy.
+/// Takes the gradients dx, dgamma and dbeta of layer normalization, each if it is not NULL, from the gradient dy of y.
+/// gamma and eps must be the gamma and eps of the forward call. gamma may be NULL. mean and rstd may be NULL, both
+/// together: they are computed again then. That gives the same bits for rows whose mean is small beside their standard
+/// deviation, and more digits for other rows (a plan can be given mean_lo). dx may be dy.
 ///
 /// dgamma and dbeta are overwritten. They have the same bits for any number of threads. Memory is allocated for the
 /// time of the call.
@@ -419,8 +419,8 @@ pub unsafe extern "C" fn lanenorm_layer_norm_backward_bf16(
     }
 }
 
-/// The gradients dx and dgamma of RMS normalization, each if it is not NULL: as `lanenorm_layer_norm_backward_f32`.
-/// gamma and rstd may be NULL.
+/// Takes the gradients dx and dgamma of RMS normalization, each if it is not NULL: see
+/// `lanenorm_layer_norm_backward_f32`. gamma and rstd may be NULL.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_rms_norm_backward_f32(
@@ -743,7 +743,7 @@ unsafe fn run_forward(
     guard(|| unsafe { forward(&plan(numbers)?, kind, buffers, Part::All { threads }) })
 }
 
-/// The same where there must be a residual, which the plans do without.
+/// `forward` for functions that must have a residual, which a plan can do without.
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says.

@@ -23,7 +23,7 @@ pub enum lanenorm_op {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum lanenorm_dtype {
-    /// That of x; for x itself, f32.
+    /// The type of x; for x itself, f32.
     Default = 0,
     /// float
     F32 = 1,
@@ -35,15 +35,15 @@ pub enum lanenorm_dtype {
     Bf16 = 4,
 }
 
-/// How y (or dx) is stored. The bits are the same.
+/// How y (or dx) is stored. The choice changes no bits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum lanenorm_store {
-    /// Past the caches if it is large and not in place, else ordinarily.
+    /// Past the caches if the output is large and not in place, else ordinarily.
     Auto = 0,
     /// Ordinarily.
     Ordinary = 1,
-    /// Past the caches, unless it is in place.
+    /// Past the caches, unless the output is in place.
     Streaming = 2,
 }
 
@@ -51,7 +51,7 @@ pub enum lanenorm_store {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum lanenorm_tier {
-    /// That of `lanenorm_isa_name`.
+    /// The set that `lanenorm_isa_name` names.
     Default = 0,
     /// Portable code.
     Scalar = 1,
@@ -63,8 +63,8 @@ pub enum lanenorm_tier {
     Avx512 = 4,
 }
 
-/// What is to be computed. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else zero, and set
-/// op, dtype, cols, eps and whatever else differs from zero.
+/// A description of a normalization. Start from `LANENORM_DESC_INIT`, which sets `struct_size` and leaves all else
+/// zero, and set op, dtype, cols, eps and whatever else differs from zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_desc {
@@ -74,9 +74,9 @@ pub struct lanenorm_desc {
     pub op: i32,
     /// The `lanenorm_dtype` of x, residual, bias and sum, and of dy, ds and dx.
     pub dtype: i32,
-    /// The `lanenorm_dtype` of gamma and beta: that of x, or f32 beside 16 bits.
+    /// The `lanenorm_dtype` of gamma and beta: the type of x, or f32 beside 16 bits.
     pub gamma_dtype: i32,
-    /// The `lanenorm_dtype` of y: that of x, or f32 beside 16 bits. Backward calls do not look at it.
+    /// The `lanenorm_dtype` of y: the type of x, or f32 beside 16 bits. Backward calls do not look at it.
     pub y_dtype: i32,
     /// A `lanenorm_store`.
     pub store: i32,
@@ -86,11 +86,11 @@ pub struct lanenorm_desc {
     pub cols: usize,
     /// Added to the variance (or the mean of squares) before the root is taken: finite, and zero or more.
     pub eps: f64,
-    /// The groups of gamma and beta, which then have `groups * cols` elements, group after group; row r has those of
+    /// The number of groups of gamma and beta, which have `groups * cols` elements, group after group. Row r takes
     /// group (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts
     /// as one.
     pub groups: usize,
-    /// The rows in a row that have the same group. Zero counts as one.
+    /// The number of successive rows that take the same group. Zero counts as one.
     pub group_repeat: usize,
     /// Added to gamma, if there is one: 1 where gamma - 1 is kept (Gemma).
     pub gamma_offset: f32,
@@ -98,9 +98,9 @@ pub struct lanenorm_desc {
     pub reserved: u32,
 }
 
-/// A plan: some numbers, made once of a descriptor by `lanenorm_plan_init`, and only read from then on, by any number
-/// of threads. It can be copied within the process, and there is nothing to free. Only the library that made it takes
-/// it.
+/// A plan: some numbers, which `lanenorm_plan_init` makes of a descriptor, and which are only read from then on, by any
+/// number of threads. It can be copied within the process, and there is nothing to free. Only the library that made a
+/// plan takes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_plan {
@@ -108,7 +108,7 @@ pub struct lanenorm_plan {
     pub opaque: [MaybeUninit<u64>; 16],
 }
 
-/// The types of a call, with bits of their own.
+/// The types that have kernels of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dtype {
     F32,
@@ -123,14 +123,14 @@ impl Dtype {
     }
 }
 
-/// What is beside x: whether gamma and beta, and whether y, are f32 beside 16 bits.
+/// Whether gamma and beta, and whether y, are f32 beside an x of 16 bits.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wide {
     pub(super) gamma: bool,
     pub(super) y: bool,
 }
 
-/// What is computed, and of which types.
+/// The operation and the types of a plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
     pub(super) centered: bool,
@@ -139,7 +139,7 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// Everything of one type, or of those that go with it.
+    /// Everything of type `dtype`, with statistics in the type that goes with it.
     pub(super) const fn new(dtype: Dtype, centered: bool) -> Self {
         Self { centered, dtype, wide: Wide { gamma: false, y: false } }
     }
@@ -173,11 +173,11 @@ impl Kind {
     }
 }
 
-/// What a `lanenorm_plan` holds.
+/// The contents of a `lanenorm_plan`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inner {
-    /// The first field, as the order is that of C.
+    /// The first field, as `repr(C)` keeps the order.
     magic: u64,
     pub(super) plan: Plan,
     pub(super) kind: Kind,
@@ -200,7 +200,7 @@ const fn magic(build: &str) -> u64 {
 const _: () = assert!(size_of::<Inner>() <= size_of::<lanenorm_plan>());
 const _: () = assert!(align_of::<Inner>() <= align_of::<lanenorm_plan>());
 
-/// The function `$f::<T, M>` of a kind. Each is code eight times over: it should do only what needs the types.
+/// The function `$f::<T, M>` for a kind. It is compiled eight times: it should do only what needs the types.
 macro_rules! for_types {
     ($kind:expr, $f:ident) => {{
         use lanenorm_kernels::half::{bf16, f16};
@@ -223,9 +223,10 @@ pub(super) use for_types;
 impl Inner {
     fn new(desc: &lanenorm_desc) -> Result<Self, lanenorm_status> {
         let unknown = |what, number| {
-            refuse(lanenorm_status::Unsupported, format_args!("{what} is {number}, which is none of its enumeration"))
+            refuse(lanenorm_status::Unsupported, format_args!("{what} is {number}, which is not in its enumeration"))
         };
-        // Without this field there would be bytes that programs need not set, where a later field would have to begin.
+        // Without this field the structure would end in padding, which programs need not set, where a later field must
+        // begin.
         if desc.reserved != 0 {
             let message = format_args!("reserved is {}, expected 0", desc.reserved);
             return Err(refuse(lanenorm_status::Unsupported, message));
@@ -241,7 +242,7 @@ impl Inner {
             Some(Dtype::F32) if dtype.rounds() => Ok(true),
             Some(other) => {
                 let message = format_args!(
-                    "{what} is {other:?} beside a dtype of {dtype:?}, expected that or f32 beside 16 bits"
+                    "{what} is {other:?} beside a dtype of {dtype:?}, expected the same, or f32 beside 16 bits"
                 );
                 Err(refuse(lanenorm_status::Unsupported, message))
             }
@@ -281,7 +282,7 @@ fn dtype(number: i32, default: Dtype) -> Option<Dtype> {
     }
 }
 
-/// Makes a plan of a descriptor, which is not needed any more then. After an error the plan is as it was.
+/// Makes a plan of a descriptor. The descriptor is not needed afterwards. After an error the plan is as it was.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_init(plan: *mut lanenorm_plan, desc: *const lanenorm_desc) -> lanenorm_status {
@@ -297,7 +298,7 @@ pub unsafe extern "C" fn lanenorm_plan_init(plan: *mut lanenorm_plan, desc: *con
     })
 }
 
-/// The instruction set of a plan, as `lanenorm_isa_name`; "unavailable" if it is not initialized.
+/// The instruction set of a plan, by the names of `lanenorm_isa_name`; "unavailable" if the plan is not initialized.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_isa_name(plan: *const lanenorm_plan) -> *const c_char {
     // SAFETY: the caller's duty.
@@ -307,11 +308,12 @@ pub unsafe extern "C" fn lanenorm_plan_isa_name(plan: *const lanenorm_plan) -> *
 /// A plan that has been initialized.
 ///
 /// # Safety
-/// - The pointer is NULL, or that of a plan.
+/// - The pointer is NULL, or points to a plan.
 #[inline(always)]
 pub(super) unsafe fn initialized<'a>(plan: *const lanenorm_plan) -> Result<&'a Inner, lanenorm_status> {
     check("plan", plan)?;
-    // SAFETY: the caller's duty. A magic number is written with all else, and any eight bytes are a number.
+    // SAFETY: the caller's duty. Any eight bytes are a number; where it is the magic number, the whole plan has been
+    // written.
     unsafe {
         match plan.cast::<u64>().read() {
             MAGIC => Ok(&*plan.cast::<Inner>()),
@@ -325,7 +327,7 @@ pub(super) unsafe fn initialized<'a>(plan: *const lanenorm_plan) -> Result<&'a I
     }
 }
 
-/// That there is a structure.
+/// Checks that `p` is neither NULL nor misaligned.
 #[inline(always)]
 fn check<T>(what: &str, p: *const T) -> Result<(), lanenorm_status> {
     if p.is_null() {
@@ -338,15 +340,16 @@ fn check<T>(what: &str, p: *const T) -> Result<(), lanenorm_status> {
     Ok(())
 }
 
-/// A structure that says how large it is in its first field, a `size_t`. Of a smaller one, the fields beyond are zero.
+/// A structure that says how large it is in its first field, a `size_t`. Fields beyond the end of a smaller one are
+/// zero.
 ///
 /// # Safety
 /// - All bytes may be zero.
 pub(super) unsafe trait HasSize {
-    /// The bytes up to the last field that is always needed.
+    /// The bytes up to the end of the last field that is always needed.
     const LEAST: usize;
-    /// The bytes up to the end of the last field. A field that is appended begins there: where structures of older
-    /// headers have their end, and no bytes that nobody has set.
+    /// The bytes up to the end of the last field. A field that is appended begins there, where structures of older
+    /// headers end: there must be no padding, whose bytes nobody has set.
     const END: usize;
 }
 
@@ -371,7 +374,7 @@ unsafe impl HasSize for lanenorm_backward_buffers {
 /// The structure at `p`, or a copy of a smaller one, in `room`.
 ///
 /// # Safety
-/// - The pointer is NULL, or that of a structure that begins with its size, and has it.
+/// - The pointer is NULL, or points to a structure that begins with its size, and has that size.
 #[inline(always)]
 pub(super) unsafe fn sized<'a, T: HasSize>(
     what: &str,
@@ -383,10 +386,10 @@ pub(super) unsafe fn sized<'a, T: HasSize>(
     // SAFETY: the caller's duty. The first field can be read whatever the size is.
     let given = unsafe { p.cast::<usize>().read() };
     if given == size_of::<T>() {
-        // SAFETY: the caller's duty, now that it has the size.
+        // SAFETY: the caller's duty; the structure has the size.
         return Ok(unsafe { &*p });
     }
-    // SAFETY: the caller's duty; the room is of the size given, and then has a value, as zeros are one.
+    // SAFETY: the caller's duty; `copy_smaller` writes all bytes of the room, and zeros are a value of every field.
     unsafe {
         copy_smaller(what, p.cast(), given, room.as_mut_ptr().cast(), (T::LEAST, size_of::<T>()))?;
         Ok(room.assume_init_ref())
@@ -427,7 +430,7 @@ mod tests {
 
     use super::*;
 
-    /// What a header has, and what its next version has: with a field more.
+    /// A structure of a header, and the structure of the next version, with one more field.
     #[repr(C)]
     struct Published {
         struct_size: usize,

@@ -1,8 +1,8 @@
 //! Keeps the library in memory while threads of its own run in it.
 //!
 //! A program may load the library with `dlopen` (or a library that it is linked into) and unload it when no call is
-//! running. A helper that sleeps, or has been started and has not yet come to run, would wake where nothing is any
-//! more.
+//! running. A helper that sleeps, or that has been started and does not run yet, would then wake in code that is no
+//! longer there.
 #![allow(unsafe_code)]
 
 #[cfg(all(any(target_os = "linux", target_os = "macos", target_os = "freebsd"), not(miri)))]
@@ -18,7 +18,7 @@ pub(super) fn stay_in_memory() {
     }
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: the address is one of this library, or of the program that it is a part of. The name that is found is
-    // valid as long as that is there. Nothing is loaded: what is there already is told never to be unloaded.
+    // valid as long as the library is there. Nothing is loaded: what is there already is told never to be unloaded.
     unsafe {
         if libc::dladdr(ptr::from_ref(&STAYS).cast(), info.as_mut_ptr()) != 0 {
             let name = (*info.as_ptr()).dli_fname;
@@ -29,6 +29,6 @@ pub(super) fn stay_in_memory() {
     }
 }
 
-/// Where no way to do this is known, and under Miri, which has no libraries to unload.
+/// Does nothing: on targets for which no way is known, and under Miri, which has no libraries to unload.
 #[cfg(not(all(any(target_os = "linux", target_os = "macos", target_os = "freebsd"), not(miri))))]
 pub(super) fn stay_in_memory() {}

@@ -4,8 +4,8 @@
 //! and leave it when nothing of it is left. One mutex guards the list and all that is known of helpers; parts of calls
 //! are run without it.
 //!
-//! A call wakes or starts two helpers at most, and each of those two more, so that nobody makes a dozen system calls
-//! before the work. A helper that has just helped looks for the next call for some microseconds before it sleeps, since
+//! A caller wakes or starts at most two helpers, and each helper two more, so that no thread makes a dozen system calls
+//! before it works. A helper that has just helped looks for the next call for some microseconds before it sleeps, since
 //! waking it takes longer.
 #![allow(unsafe_code)]
 
@@ -19,8 +19,8 @@ use std::{env, hint, mem, process, ptr};
 
 use super::pin::stay_in_memory;
 
-/// How often a caller looks whether its helpers have left before it goes to sleep: for some twenty microseconds, which
-/// is what going to sleep and waking take.
+/// How often a caller looks whether its helpers have left before it goes to sleep. That is some twenty microseconds,
+/// the time of going to sleep and waking.
 const LOOKS_OF_CALLER: usize = 1500;
 
 /// How often a helper looks for another call before it goes to sleep.
@@ -35,17 +35,17 @@ const STACK: usize = 1 << 20;
 /// How long a helper sleeps before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// What failed is tried again after this many calls at most.
+/// What failed (starting a helper, seeing several processors) is tried again after at most this many calls.
 const MOST_CALLS_BETWEEN: usize = 1024;
 
-/// How many threads do a call, at most: its caller, and helpers.
+/// The most threads that do a call: its caller, and helpers.
 pub(super) fn threads() -> usize {
-    /// `RAYON_NUM_THREADS`, 0 before it has been read, and this if it says nothing.
+    /// `RAYON_NUM_THREADS`; 0 before it has been read.
     static GIVEN: AtomicUsize = AtomicUsize::new(0);
     const NOT_GIVEN: usize = usize::MAX;
-    /// The number of processors, if they are several.
+    /// The number of processors, once several have been seen; else 0.
     static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
-    /// How often there was one alone.
+    /// How often the number of processors was asked for and not known.
     static ALONE: AtomicUsize = AtomicUsize::new(0);
 
     // No locks here, which a child process might find locked.
@@ -73,16 +73,16 @@ pub(super) fn threads() -> usize {
     processors
 }
 
-/// Runs `work` on the calling thread, and `help` on as many helpers as come while `work` runs, up to a number. Returns
-/// when `work` has returned and every `help` that has begun. No `help` begins after another has returned.
+/// Runs `work` on the calling thread, and `help` on the helpers that come while `work` runs, at most `helpers` of them.
+/// Returns when `work` and every `help` that has begun have returned. No `help` begins after another has returned.
 pub(super) fn call(helpers: usize, work: &mut dyn FnMut(), help: &(dyn Fn() + Sync)) {
     Team::of_this_process().call(helpers, work, help);
 }
 
-/// What a caller and its helpers know of one another.
+/// A call, as its caller and its helpers see it.
 struct Call<'a> {
     help: &'a (dyn Fn() + Sync),
-    // What follows is written under the mutex of the team.
+    // The fields below are written under the mutex of the team.
     /// How many more helpers may come.
     wanted: AtomicUsize,
     helping: AtomicUsize,
@@ -100,7 +100,7 @@ struct Listed(*const Call<'static>);
 unsafe impl Send for Listed {}
 
 struct Team {
-    /// The process that has these helpers: they are not there in a child of it.
+    /// The process that has these helpers: a child of it has none of them.
     process: u32,
     /// How long a helper sleeps before it ends.
     idle: Duration,
@@ -115,15 +115,15 @@ struct State {
     calls: Vec<Listed>,
     /// The most helpers that any call has wanted.
     most: usize,
-    /// All helpers, those about to start included.
+    /// The number of helpers, with those about to start.
     helpers: usize,
     starting: usize,
     looking: usize,
-    /// Those who sleep and have not been told to wake.
+    /// The number of helpers that sleep and have not been told to wake.
     asleep: usize,
-    /// Those who have been told to and have not noticed.
+    /// The number of helpers that have been told to wake and have not noticed yet.
     woken: usize,
-    /// No helper is started in so many calls.
+    /// For this many calls no helper is started.
     pause: usize,
     /// The last pause after a failure.
     last_pause: usize,
@@ -139,11 +139,11 @@ impl Team {
         // Elsewhere no process is a copy of another, and some targets know no processes.
         let process = if cfg!(unix) { process::id() } else { 0 };
         let known = TEAM.load(Ordering::Acquire);
-        // SAFETY: it is null, or a team, and those are never freed.
+        // SAFETY: it is null or points to a team, and teams are never freed.
         if let Some(team) = unsafe { known.as_ref() }.filter(|team| team.process == process) {
             return team;
         }
-        // The first call of a process. What a parent left is not touched: its mutex may be locked for ever.
+        // The first call of a process. The team of a parent process is not touched: its mutex may be locked for ever.
         let new = Box::into_raw(Box::new(Self::new(process, IDLE)));
         match TEAM.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
             // SAFETY: it is never freed.
@@ -180,7 +180,7 @@ impl Team {
         }
     }
 
-    /// Enters a call into the list. Who enters it must see to it that it leaves.
+    /// Enters a call into the list. The caller of this must take the call from the list again.
     fn enter(&'static self, call: &Call<'_>, helpers: usize) {
         let mut state = self.lock();
         // Without memory for the list, the caller works alone.
@@ -193,7 +193,8 @@ impl Team {
         }
     }
 
-    /// Wakes or starts some of so many helpers, those excepted who come anyway.
+    /// Wakes or starts helpers for a call that wants `helpers` of them, less those that come anyway; at most
+    /// [`BRANCHES`].
     fn summon(&'static self, mut state: MutexGuard<'_, State>, helpers: usize) {
         let coming = state.looking + state.starting + state.woken;
         let missing = helpers.saturating_sub(coming).min(BRANCHES);
@@ -303,7 +304,7 @@ impl Team {
 }
 
 impl State {
-    /// Has a helper join the call that has fewest.
+    /// Makes a helper join the call that has the fewest helpers.
     fn join(&mut self) -> Option<Listed> {
         // SAFETY: calls in the list are there.
         let call = |&Listed(call): &Listed| unsafe { &*call };
@@ -321,7 +322,7 @@ fn keep(first: &Mutex<Option<Box<dyn Any + Send>>>, panic: Box<dyn Any + Send>) 
     if first.is_none() {
         *first = Some(panic);
     } else if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        // To drop it might panic as well.
+        // Dropping it might panic as well.
         mem::forget(panic);
     }
 }
@@ -334,7 +335,7 @@ mod tests {
     use super::*;
 
     fn team(idle: Duration) -> &'static Team {
-        // Teams are never freed. That they are reached from here tells a leak checker so.
+        // Teams are never freed. This list tells a leak checker that they are still reachable.
         static TEAMS: Mutex<Vec<&'static Team>> = Mutex::new(Vec::new());
         let team: &'static Team = Box::leak(Box::new(Team::new(0, idle)));
         TEAMS.lock().expect("no panic").push(team);
@@ -351,7 +352,7 @@ mod tests {
         panic.downcast_ref().copied().unwrap_or("another panic")
     }
 
-    /// Makes a call in which as many helpers as it wants work at once, and says which threads they were.
+    /// Makes a call in which all `helpers` that it wants work at once, and returns their threads.
     fn helped(team: &'static Team, helpers: usize) -> Vec<ThreadId> {
         let (here, done) = (Mutex::new(Vec::new()), AtomicBool::new(false));
         let all_here = || here.lock().expect("no panic").len() == helpers;
@@ -380,7 +381,7 @@ mod tests {
             };
             let help = || {
                 helping.store(true, Ordering::Release);
-                // Longer than the caller stays awake.
+                // Longer than the caller looks before it sleeps.
                 thread::sleep(Duration::from_millis(20));
                 helped.store(true, Ordering::Release);
             };
@@ -399,7 +400,7 @@ mod tests {
             assert_eq!(threads.len(), helpers);
             assert!(team.lock().helpers <= 7);
         }
-        // Those who sleep are woken.
+        // Helpers that sleep are woken.
         wait_for(|| team.lock().asleep == 7);
         assert_eq!(helped(team, 7).len(), 7);
         assert_eq!(team.lock().helpers, 7);

@@ -13,7 +13,7 @@ enum { ROWS = 512, COLS = 768, THREADS = 4, DYING = 6, ROUNDS = 2 };
 static float x[ROWS * COLS], y[ROWS * COLS], expected[ROWS * COLS];
 static pthread_key_t key;
 
-/* What a thread does: some of them call before they die. */
+/* The main function of a thread. Some threads call before they die. */
 typedef struct {
   int calls_before;
   int rounds;

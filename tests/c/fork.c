@@ -14,7 +14,7 @@
 enum { ROWS = 512, COLS = 768, THREADS = 4, CHILDREN = 5 };
 static float x[ROWS * COLS], y[ROWS * COLS], expected[ROWS * COLS];
 
-/* The threads of this process; 0 where the system does not tell. */
+/* The number of threads of this process; 0 if the system does not tell. */
 static int threads(void) {
   DIR *tasks = opendir("/proc/self/task");
   struct dirent *task;
@@ -56,7 +56,7 @@ int main(void) {
   for (child = 0; child < CHILDREN; child++) {
     pid_t pid = fork();
     if (pid == 0) {
-      alarm(100); /* One that hangs is ended. */
+      alarm(100); /* A child that hangs is ended. */
       _exit(is_right("child") ? 0 : 1);
     }
     all_right &= pid > 0 && is_right("parent");

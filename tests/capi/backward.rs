@@ -34,7 +34,7 @@ pub(crate) const BACKWARD: lanenorm_backward_buffers = lanenorm_backward_buffers
     dbeta: null_mut(),
 };
 
-/// What is given and wanted.
+/// Which inputs are given, and which outputs are wanted.
 #[derive(Clone, Copy, Debug)]
 struct Form {
     dx: Dx,
@@ -109,7 +109,7 @@ impl<K: Types> Case<K> {
         desc::<K>(self.operation, self.cols, 1e-5, self.groups)
     }
 
-    /// What there is of a form for the operation.
+    /// The form without what the operation lacks; `None` if nothing is left.
     fn form(&self, form: Form) -> Option<Form> {
         let form = Form { dbeta: form.dbeta && self.operation.is_layer_norm(), ..form };
         (form.dx != Dx::Unwanted || form.dgamma || form.dbeta).then_some(form)
@@ -120,7 +120,7 @@ impl<K: Types> Case<K> {
         Grads { dx: vec![K::X::SENTINEL; self.x.len()], dgamma: params(), dbeta: params() }
     }
 
-    /// By the plans of Rust.
+    /// The gradients by a plan of Rust.
     fn expected(&self, form: Form) -> Grads<K> {
         let plan = Plan::new(self.operation, self.cols, 1e-5).expect("a valid eps");
         let plan = plan.with_groups(self.groups.0, self.groups.1).expect("groups");
@@ -147,7 +147,7 @@ impl<K: Types> Case<K> {
         want
     }
 
-    /// By a call of C, in a layout of its own for each buffer.
+    /// Asserts that a call of C gives them, with a layout of its own for each buffer.
     fn assert_gives(&self, want: &Grads<K>, form: Form, layout: usize, call: impl FnOnce(&lanenorm_backward_buffers)) {
         let what = &format!(
             "{}, {:?}, {} rows in runs of {}, {} columns, {:?} groups, {form:?}, layout {layout}",
@@ -205,7 +205,7 @@ fn ok(status: lanenorm_status) {
     assert_eq!(status, lanenorm_status::Ok, "{}", last_error());
 }
 
-/// Rows, rows of a run, columns and groups: blocks of some rows, of many; groups that runs cut through.
+/// Rows, rows of a run, columns and groups: blocks of few and of many rows; groups that runs cut through.
 type Shape = (usize, usize, usize, (usize, usize));
 
 fn shapes() -> &'static [Shape] {
@@ -248,7 +248,7 @@ fn sizes(plan: &lanenorm_plan, rows: usize) -> lanenorm_backward_sizes {
     sizes
 }
 
-/// Memory for so many bytes, without any zeros. It is aligned.
+/// Aligned memory for `bytes` bytes, without any zeros.
 fn scratch<K: Types>(bytes: usize) -> Vec<K::F> {
     assert!(bytes.is_multiple_of(size_of::<K::F>()));
     vec![K::F::SENTINEL; bytes / size_of::<K::F>()]
@@ -261,7 +261,7 @@ fn ranges_of_blocks_have_the_bits_of_the_whole<K: Types>() {
         for operation in OPERATIONS {
             let case = Case::<K>::new(operation, (rows, inner_rows), cols, groups);
             let plan = &init(&case.desc());
-            // Any tier may merge what another has summed.
+            // Any tier may merge the sums of another tier.
             let merges = &init(&lanenorm_desc { tier: tier(Isa::SCALAR), ..case.desc() });
             let sizes = sizes(plan, rows);
             assert!(sizes.blocks >= groups.0 && sizes.blocks <= 32 * groups.0, "{sizes:?}");
@@ -330,7 +330,7 @@ fn no_rows_have_gradients_of_zero() {
         let (mut dgamma, mut dbeta) = ([7.0f32; 6], [7.0f32; 6]);
         let (dgamma_p, dbeta_p) = (dgamma.as_mut_ptr().cast(), dbeta.as_mut_ptr().cast());
         let buffers = lanenorm_backward_buffers { dgamma: dgamma_p, dbeta: dbeta_p, ..BACKWARD };
-        // SAFETY: all buffers are there, but those of no rows.
+        // SAFETY: all buffers are valid; buffers of no rows are NULL.
         unsafe {
             if caller_driven {
                 assert_eq!(sizes(&plan, 0).blocks, 0);

@@ -1,4 +1,4 @@
-//! Rows in memory that has gaps, in all layouts that the C structures can tell.
+//! Rows in memory with gaps, in all layouts that the C structures can describe.
 
 use std::ptr::null;
 
@@ -6,13 +6,13 @@ use lanenorm::capi::{lanenorm_rows, lanenorm_rows_mut};
 
 use crate::types::Value;
 
-/// Where rows start: as the header says, some elements further on.
+/// Where rows start, by the formula of the header, some elements into the buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     rows: usize,
     inner_rows: usize,
     cols: usize,
-    /// As they are given: 0 for the default.
+    /// The strides that the call is given: 0 for the default.
     given: (usize, usize),
     row_stride: usize,
     outer_stride: usize,
@@ -27,10 +27,10 @@ impl Layout {
         let given = match kind % LAYOUTS {
             0 => (0, 0),
             1 => (cols + 3, 0),
-            // Heads, of which there are others behind.
+            // Heads, with other heads behind them.
             2 => (0, inner_rows * cols + 2 * cols + 1),
             3 => (cols + 1, inner_rows * (cols + 1) + 5),
-            // Exchanged dimensions: runs woven into one another.
+            // Exchanged dimensions: the rows of runs alternate.
             _ => (runs * (cols + 2) + 1, cols + 2),
         };
         let row_stride = if given.0 == 0 { cols } else { given.0 };
@@ -43,7 +43,7 @@ impl Layout {
     }
 }
 
-/// Rows, and a value of its own everywhere else.
+/// Rows, with a value in all gaps that no call writes.
 #[derive(Clone, Debug)]
 pub(crate) struct Buffer<V> {
     data: Vec<V>,
@@ -51,7 +51,7 @@ pub(crate) struct Buffer<V> {
 }
 
 impl<V: Value> Buffer<V> {
-    /// With that value in the rows as well.
+    /// A buffer with that value in the rows too.
     pub(crate) fn blank(layout: Layout) -> Self {
         let len = (0..layout.rows).map(|r| layout.start(r) + layout.cols).max().unwrap_or(0);
         Self { data: vec![V::SENTINEL; len], layout }
@@ -70,7 +70,7 @@ impl<V: Value> Buffer<V> {
         (0..self.layout.rows).flat_map(|r| &self.data[self.layout.start(r)..][..self.layout.cols]).copied().collect()
     }
 
-    /// That only rows have been written.
+    /// Asserts that nothing but rows has been written.
     #[track_caller]
     pub(crate) fn assert_gaps(&self, what: &str) {
         let Layout { rows, cols, .. } = self.layout;

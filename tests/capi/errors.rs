@@ -17,7 +17,7 @@ const COLS: usize = 4;
 /// All memory that a bad call could touch: every buffer is a part of it.
 struct Memory(Vec<f32>);
 
-/// Where a buffer starts: there is room for a whole one, and for rows with gaps.
+/// Where a buffer starts. There is room for a whole buffer of rows with gaps.
 #[derive(Clone, Copy)]
 enum At {
     X,
@@ -53,7 +53,7 @@ impl Memory {
         lanenorm_rows_mut { data: self.at(at), ..NONE_MUT }
     }
 
-    /// A call with everything.
+    /// A call with all buffers.
     fn forward(&mut self) -> lanenorm_forward_buffers {
         lanenorm_forward_buffers {
             rows: ROWS,
@@ -111,7 +111,7 @@ fn rms_norm() -> lanenorm_desc {
     lanenorm_desc { op: lanenorm_op::RmsNorm as i32, ..layer_norm() }
 }
 
-/// That a forward call, which `spoil` makes bad, is refused, whole and by rows.
+/// Asserts that a forward call that `spoil` makes bad is refused, for all rows and for a range.
 #[track_caller]
 fn refused_forward(
     desc: lanenorm_desc,
@@ -122,7 +122,7 @@ fn refused_forward(
     let (plan, mut memory) = (init(&desc), Memory::new());
     let mut buffers = memory.forward();
     spoil(&mut buffers);
-    // SAFETY: buffers that are said to be there are, or the call is refused.
+    // SAFETY: buffers that are given are valid, or the call is refused.
     unsafe {
         refused(lanenorm_plan_forward(&plan, &buffers, 1), expected, words);
         refused(lanenorm_plan_forward_rows(&plan, &buffers, 0, buffers.rows), expected, words);
@@ -131,7 +131,7 @@ fn refused_forward(
     memory.assert_untouched(&format!("{words:?}"));
 }
 
-/// The same for a backward call, whole and by its steps.
+/// Asserts that a backward call that `spoil` makes bad is refused, whole and in its steps.
 #[track_caller]
 fn refused_backward(
     desc: lanenorm_desc,
@@ -143,7 +143,7 @@ fn refused_backward(
     let mut buffers = memory.backward();
     spoil(&mut buffers);
     let (partials, work) = (memory.at(At::Partials), memory.at(At::Work));
-    // SAFETY: buffers that are said to be there are, or the call is refused.
+    // SAFETY: buffers that are given are valid, or the call is refused.
     unsafe {
         refused(lanenorm_plan_backward(&plan, &buffers, 1), expected, words);
         refused(lanenorm_plan_backward_blocks(&plan, &buffers, partials, work, 0, 1), expected, words);
@@ -152,7 +152,7 @@ fn refused_backward(
     memory.assert_untouched(&format!("{words:?}"));
 }
 
-/// What the calls of this module are when nothing is spoilt.
+/// The calls of this module succeed if nothing is spoilt.
 #[test]
 fn the_unspoilt_calls_are_good() {
     let (plan, mut memory) = (init(&layer_norm()), Memory::new());
@@ -177,7 +177,7 @@ fn null_pointers() {
     let (plan, mut memory) = (init(&d), Memory::new());
     let buffers = memory.backward();
     let (partials, work) = (memory.at(At::Partials), memory.at(At::Work));
-    // SAFETY: what is not there is NULL.
+    // SAFETY: buffers that are not valid are NULL.
     unsafe {
         refused(lanenorm_plan_forward(&plan, null(), 1), expected, &["buffers"]);
         refused(lanenorm_plan_forward(null(), &memory.forward(), 1), expected, &["plan"]);
@@ -197,7 +197,7 @@ fn null_pointers() {
 #[test]
 fn misaligned() {
     let (d, expected) = (layer_norm(), lanenorm_status::Misaligned);
-    /// A pointer one byte further on.
+    /// Moves a pointer by one byte.
     fn off<T>(p: &mut *mut T) {
         *p = p.wrapping_byte_add(1);
     }
@@ -263,7 +263,7 @@ fn sizes_that_overflow() {
     refused_forward(d, expected, &["x", "6"], |b| b.x.row_stride = usize::MAX);
     refused_forward(d, expected, &["y", "6"], |b| (b.inner_rows, b.y.outer_stride) = (2, usize::MAX));
     refused_forward(d, expected, &["y", "6"], |b| (b.inner_rows, b.y.row_stride) = (2, usize::MAX));
-    // Past the end of the address space, though the size is one that memory may have.
+    // The buffer ends past the end of the address space, though memory may have its size.
     refused_forward(d, expected, &["y"], |b| b.y.data = null_mut::<c_void>().wrapping_byte_sub(16));
     refused_forward(d, expected, &["rstd"], |b| b.rstd = null_mut::<c_void>().wrapping_byte_sub(16));
     refused_backward(d, expected, &["dy", "4"], |b| b.rows = huge);
@@ -282,7 +282,7 @@ fn sizes_that_do_not_fit() {
     let (d, expected) = (layer_norm(), lanenorm_status::Size);
     refused_forward(d, expected, &["struct_size", "7"], |b| b.struct_size = 7);
     refused_forward(d, expected, &["struct_size"], |b| b.struct_size += 8);
-    // Within a pointer.
+    // Sizes that end within a pointer.
     for size in (offset_of!(lanenorm_forward_buffers, y)..size_of::<lanenorm_forward_buffers>()).filter(|n| n % 8 != 0)
     {
         refused_forward(d, expected, &["struct_size", &size.to_string()], |b| b.struct_size = size);
@@ -324,11 +324,11 @@ fn rows_that_overlap_one_another() {
     refused_forward(d, expected, &["residual"], |b| b.residual.row_stride = 1);
     refused_forward(d, expected, &["sum"], |b| b.sum.row_stride = 1);
     refused_forward(d, expected, &["y"], |b| b.y.row_stride = 1);
-    // Two runs of three rows: one behind the other, woven into one another, and neither.
+    // Two runs of three rows that overlap: one behind the other, alternating, and neither.
     refused_forward(d, expected, &["y"], |b| (b.inner_rows, b.y.outer_stride) = (3, 11));
     refused_forward(d, expected, &["y"], |b| (b.inner_rows, b.y.row_stride, b.y.outer_stride) = (3, 7, 4));
     refused_forward(d, expected, &["y"], |b| (b.inner_rows, b.y.row_stride, b.y.outer_stride) = (3, 8, 3));
-    // Runs of one row have one stride, which the message names.
+    // Runs of one row have one stride, and the message names it.
     refused_forward(d, expected, &["y", "start 3 elements apart"], |b| (b.inner_rows, b.y.outer_stride) = (1, 3));
     assert!(last_error().ends_with("apart"), "{}", last_error());
     refused_backward(d, expected, &["dy"], |b| b.dy.row_stride = 3);
@@ -355,7 +355,7 @@ fn outputs_that_overlap_other_buffers() {
         (&["mean_lo", "mean"], |b| b.mean_lo = b.mean.wrapping_byte_add(20)),
         (&["rstd", "mean_lo"], |b| b.rstd = b.mean_lo),
         (&["rstd", "x"], |b| b.rstd = b.x.data.cast_mut()),
-        // Interleaved columns of the same rows, of which one is in both.
+        // Interleaved columns of the same rows that have one column in common.
         (&["y", "x"], |b| {
             (b.x.row_stride, b.y.row_stride, b.y.data) = (8, 8, b.x.data.wrapping_byte_add(12).cast_mut());
         }),
@@ -470,7 +470,7 @@ fn bad_eps() {
             refused(lanenorm_plan_init(&mut plan, &desc), lanenorm_status::Eps, &["eps"]);
             let status = lanenorm_layer_norm_f32(x, 2, 4, null(), null(), eps, y, null_mut(), null_mut(), 1);
             refused(status, lanenorm_status::Eps, &["eps"]);
-            // Also where there is nothing to do.
+            // Also if there is nothing to do.
             let status = lanenorm_rms_norm_f32(null(), 0, 4, null(), 0.0, eps, null_mut(), null_mut(), 0);
             refused(status, lanenorm_status::Eps, &["eps"]);
         }
@@ -486,7 +486,7 @@ fn plans_that_are_not_initialized() {
     let (partials, work) = (memory.at(At::Partials), memory.at(At::Work));
     for plan in [BLANK, lanenorm_plan { opaque: [MaybeUninit::new(u64::MAX); 16] }] {
         let mut sizes = lanenorm_backward_sizes { blocks: 7, partials_bytes: 7, work_bytes: 7 };
-        // SAFETY: all is there, and the plan starts with another number.
+        // SAFETY: all buffers are valid, and the plan starts with another number.
         unsafe {
             refused(lanenorm_plan_forward(&plan, &forward, 1), expected, &["initialized"]);
             refused(lanenorm_plan_forward_rows(&plan, &forward, 0, 1), expected, &[]);
@@ -500,7 +500,7 @@ fn plans_that_are_not_initialized() {
     memory.assert_untouched("uninitialized");
 }
 
-/// The functions of the common cases hand over what they are given: each pointer of each, where it is needed.
+/// The functions of the common cases pass each pointer on to its place, where it is checked.
 #[test]
 fn functions_of_the_common_cases_refuse_too() {
     let mut memory = Memory::new();
@@ -565,13 +565,13 @@ fn functions_of_the_common_cases_refuse_too() {
     memory.assert_untouched("functions");
 }
 
-/// No rows, or no columns: nothing has to be there, and nothing happens.
+/// Without rows or columns no buffer has to be valid, and nothing happens.
 #[test]
 fn nothing_to_do() {
     let ok = |status| assert_eq!(status, lanenorm_status::Ok, "{}", last_error());
     let (n, m) = (null::<f32>(), null_mut::<f32>());
     for (rows, cols) in [(0, 0), (0, 5), (5, 0), (0, usize::MAX), (usize::MAX, 0)] {
-        // SAFETY: nothing has to be there.
+        // SAFETY: no buffer has to be valid.
         unsafe {
             ok(lanenorm_layer_norm_f32(n, rows, cols, n, n, 0.0, m, m, m, 0));
             ok(lanenorm_layer_norm_f64(null(), rows, cols, null(), null(), 0.0, null_mut(), null_mut(), null_mut(), 0));
@@ -584,7 +584,7 @@ fn nothing_to_do() {
         let plan = init(&lanenorm_desc { cols, ..layer_norm() });
         let (forward, backward) =
             (lanenorm_forward_buffers { rows, ..FORWARD }, lanenorm_backward_buffers { rows, ..BACKWARD });
-        // SAFETY: nothing has to be there.
+        // SAFETY: no buffer has to be valid.
         unsafe {
             ok(lanenorm_plan_forward(&plan, &forward, 0));
             ok(lanenorm_plan_forward_rows(&plan, &forward, 0, rows));
@@ -595,7 +595,7 @@ fn nothing_to_do() {
     }
 }
 
-/// The message is that of the thread, and stays until its next error.
+/// Each thread has a message of its own, which stays until the next error of the thread.
 #[test]
 fn messages_are_kept_for_each_thread() {
     let mut plan = BLANK;

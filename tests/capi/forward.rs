@@ -41,7 +41,7 @@ enum Over {
     Residual,
 }
 
-/// What a call is made of.
+/// The optional buffers of a call.
 #[derive(Clone, Copy, Debug)]
 struct Form {
     /// Whether there is a residual, and where the sum goes if it is wanted.
@@ -50,7 +50,7 @@ struct Form {
     y: Over,
 }
 
-/// All that exist, or all that do for a y of another type.
+/// All forms, or all forms for a y of another type than x.
 fn forms(y_may_replace: bool) -> Vec<Form> {
     use Over::{Nothing, Residual, X};
     let mut forms = vec![Form { sum: None, bias: false, y: Nothing }, Form { sum: None, bias: false, y: X }];
@@ -107,7 +107,7 @@ impl<K: Types> Case<K> {
         self.operation.is_layer_norm().then_some(&self.beta[..])
     }
 
-    /// By the plans of Rust.
+    /// The output by a plan of Rust.
     fn expected(&self, form: Form) -> Output<K> {
         let plan = Plan::new(self.operation, self.cols, 1e-5).expect("a valid eps");
         let plan = plan.with_groups(self.groups.0, self.groups.1).expect("groups");
@@ -131,7 +131,7 @@ impl<K: Types> Case<K> {
         Output { sum: vec![K::X::SENTINEL; self.x.len()], y: vec![K::Y::SENTINEL; self.x.len()], stats }
     }
 
-    /// By a call of C, in a layout of its own for each buffer.
+    /// Asserts that a call of C gives it, with a layout of its own for each buffer.
     fn assert_gives(&self, want: &Output<K>, form: Form, layout: usize, call: impl FnOnce(&lanenorm_forward_buffers)) {
         let what = &format!(
             "{}, {:?}, {} rows in runs of {}, {} columns, {:?} groups, {form:?}, layout {layout}",
@@ -179,7 +179,7 @@ impl<K: Types> Case<K> {
         }
         call(&buffers);
 
-        // What lies in x and residual afterwards, and in the others.
+        // What must lie in x, in residual and in the other buffers afterwards.
         let mut lies_in_x = &self.x[..];
         let mut lies_in_residual = &self.residual[..];
         let y_of_x: Vec<K::X> = want.y.iter().map(|v| K::X::of_bits(v.bits())).collect();
@@ -213,7 +213,8 @@ fn ok(status: lanenorm_status) {
 /// Rows, rows of a run, columns and groups.
 type Shape = (usize, usize, usize, (usize, usize));
 
-/// Blocks of short rows, fused ones, whole ones; runs of one row, of some, of all; groups that runs cut through.
+/// Rows for all loops: blocks, fused, whole rows. Runs of one row, of some rows and of all; groups that runs cut
+/// through.
 fn shapes() -> &'static [Shape] {
     let all: &[Shape] = &[
         (1, 1, 8, (1, 1)),
@@ -243,7 +244,7 @@ fn whole_calls_have_the_bits_of_the_plans<K: Types>() {
                     let tier = if number % 4 == 0 { 0 } else { tier(isas[number % isas.len()]) };
                     let plan = init(&lanenorm_desc { tier, store: store as i32, ..case.desc() });
                     case.assert_gives(&want, form, number * 7, |buffers| {
-                        // SAFETY: all buffers are there.
+                        // SAFETY: all buffers are valid.
                         ok(unsafe { lanenorm_plan_forward(&plan, buffers, number % 5) });
                     });
                 }
@@ -266,7 +267,7 @@ fn ranges_of_rows_have_the_bits_of_the_whole<K: Types>() {
                     let ranges = ranges(random, rows);
                     let threads = number % 4;
                     if threads == 0 {
-                        // SAFETY: all buffers are there.
+                        // SAFETY: all buffers are valid.
                         let run =
                             |&(first, count)| ok(unsafe { lanenorm_plan_forward_rows(plan, buffers, first, count) });
                         return ranges.iter().for_each(run);
@@ -277,7 +278,7 @@ fn ranges_of_rows_have_the_bits_of_the_whole<K: Types>() {
                             let (shared, ranges) = (&shared, &ranges);
                             scope.spawn(move || {
                                 for &(first, count) in ranges.iter().skip(thread).step_by(threads) {
-                                    // SAFETY: all buffers are there, and no two ranges have a row in common.
+                                    // SAFETY: all buffers are valid, and no two ranges have a row in common.
                                     ok(unsafe { lanenorm_plan_forward_rows(plan, shared.get(), first, count) });
                                 }
                             });
@@ -310,7 +311,7 @@ fn threads_do_not_change_bits() {
                 for threads in [0, 1, 2, 3, 8] {
                     let run = || {
                         case.assert_gives(&want, form, 2, |buffers| {
-                            // SAFETY: all buffers are there.
+                            // SAFETY: all buffers are valid.
                             ok(unsafe { lanenorm_plan_forward(&plan, buffers, threads) });
                         });
                     };
@@ -347,7 +348,7 @@ fn buffers_may_be_interleaved() {
         beta: case.beta.as_ptr().cast(),
         ..FORWARD
     };
-    // SAFETY: all buffers are there.
+    // SAFETY: all buffers are valid.
     ok(unsafe { lanenorm_plan_forward(&plan, &buffers, 1) });
     for (r, row) in data.chunks_exact(2 * cols).enumerate() {
         assert_same_bits("x", &case.x[r * cols..][..cols], &row[..cols]);

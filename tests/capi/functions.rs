@@ -11,7 +11,7 @@ use crate::{assert_same_bits, last_error};
 
 const SHAPES: [(usize, usize); 5] = [(1, 8), (9, 64), (5, 193), (2, 2100), (40, 768)];
 
-/// Rows of which no mean is large: statistics without `mean_lo` are good for them.
+/// Rows without large means: statistics without `mean_lo` are accurate for them.
 fn rows<V: Value>(seed: u64, rows: usize, cols: usize) -> Vec<V> {
     let random = &mut Random::new(seed);
     let mut data = vec![V::default(); rows * cols];
@@ -23,7 +23,7 @@ fn ok(status: lanenorm_status) {
     assert_eq!(status, lanenorm_status::Ok, "{}", last_error());
 }
 
-/// What the C functions call the elements: f16 and bf16 go by their bits.
+/// A pointer as the C functions take it: f16 and bf16 are passed by their bits.
 macro_rules! c_ptr {
     ($v:expr) => {
         $v.as_ptr().cast()
@@ -50,13 +50,13 @@ macro_rules! layer_norm {
                 let b = if has(2) { c_ptr!(beta) } else { null() };
                 let (x_p, y_p) = (c_ptr!(x), c_ptr!(mut got.0));
                 let (mean, rstd) = (got.1.as_mut_ptr(), got.2.as_mut_ptr());
-                // SAFETY: all buffers are there.
+                // SAFETY: all buffers are valid.
                 ok(unsafe { $function(x_p, n, cols, g, b, $eps, y_p, mean, rstd, number % 3) });
                 assert_same_bits("y", &want.0, &got.0);
                 assert_same_bits("mean", &want.1, &got.1);
                 assert_same_bits("rstd", &want.2, &got.2);
                 let mut in_place = x.clone();
-                // SAFETY: all buffers are there; y is x.
+                // SAFETY: all buffers are valid; y is x.
                 ok(unsafe {
                     let p: *mut _ = c_ptr!(mut in_place);
                     $function(p, n, cols, g, b, $eps, p, null_mut(), null_mut(), 1)
@@ -88,12 +88,12 @@ macro_rules! rms_norm {
                 plan.call(&x).gamma(g).rstd_to(&mut want.1).to(&mut want.0).expect("a valid call");
                 let g = if has_gamma { c_ptr!(gamma) } else { null() };
                 let (x_p, y_p, rstd) = (c_ptr!(x), c_ptr!(mut got.0), got.1.as_mut_ptr());
-                // SAFETY: all buffers are there.
+                // SAFETY: all buffers are valid.
                 ok(unsafe { $function(x_p, n, cols, g, offset, $eps, y_p, rstd, number % 3) });
                 assert_same_bits("y", &want.0, &got.0);
                 assert_same_bits("rstd", &want.1, &got.1);
                 let mut in_place = x.clone();
-                // SAFETY: all buffers are there; y is x.
+                // SAFETY: all buffers are valid; y is x.
                 ok(unsafe {
                     let p: *mut _ = c_ptr!(mut in_place);
                     $function(p, n, cols, g, offset, $eps, p, null_mut(), 1)
@@ -121,7 +121,7 @@ struct Pointers<T> {
     y: *mut T,
 }
 
-/// With the sum apart, over the residual, over x, and not wanted.
+/// Compares sums: the sum goes apart, over the residual, over x, or is not wanted.
 fn assert_sums_agree<T: Value + Element>(
     forward: impl Fn(usize, [&[T]; 4], &mut [T], &mut [T]) -> Result<(), Error>,
     call: impl Fn(Pointers<T>, usize, usize, usize) -> lanenorm_status,
@@ -135,7 +135,7 @@ fn assert_sums_agree<T: Value + Element>(
         for place in 0..4 {
             let (mut x_now, mut residual_now, mut sum, mut y) = (x.clone(), residual.clone(), blank(), blank());
             let (x_p, residual_p) = (x_now.as_mut_ptr(), residual_now.as_mut_ptr());
-            // With the sum over one of them, y goes over the other.
+            // If the sum goes over x or residual, y goes over the other one.
             let (sum_p, y_p) = match place {
                 0 => (sum.as_mut_ptr(), y.as_mut_ptr()),
                 1 => (residual_p, x_p),
@@ -168,7 +168,7 @@ macro_rules! add_layer_norm {
                 },
                 |Pointers { x, residual, gamma, beta, sum, y }, n, cols, threads| {
                     let (x, residual, gamma, beta) = (x.cast(), residual.cast(), gamma.cast(), beta.cast());
-                    // SAFETY: all buffers are there.
+                    // SAFETY: all buffers are valid.
                     unsafe { $function(x, residual, n, cols, gamma, beta, $eps, sum.cast(), y.cast(), threads) }
                 },
             );
@@ -194,7 +194,7 @@ macro_rules! add_rms_norm {
                 },
                 |Pointers { x, residual, gamma, sum, y, .. }, n, cols, threads| {
                     let (x, residual, gamma) = (x.cast(), residual.cast(), gamma.cast());
-                    // SAFETY: all buffers are there.
+                    // SAFETY: all buffers are valid.
                     unsafe { $function(x, residual, n, cols, gamma, 0.5, $eps, sum.cast(), y.cast(), threads) }
                 },
             );
@@ -228,13 +228,13 @@ macro_rules! layer_norm_backward {
                 let mut got = (vec![<$t>::SENTINEL; n * cols], vec![<$float>::SENTINEL; cols], vec![<$float>::SENTINEL; cols]);
                 let (dx, dgamma, dbeta) = (c_ptr!(mut got.0), got.1.as_mut_ptr(), got.2.as_mut_ptr());
                 let (dy_p, x_p, gamma) = (c_ptr!(dy), c_ptr!(x), c_ptr!(gamma));
-                // SAFETY: all buffers are there.
+                // SAFETY: all buffers are valid.
                 ok(unsafe { $function(dy_p, x_p, mean, rstd, n, cols, gamma, $eps, dx, dgamma, dbeta, number % 3) });
                 assert_same_bits("dx", &want.0, &got.0);
                 assert_same_bits("dgamma", &want.1, &got.1);
                 assert_same_bits("dbeta", &want.2, &got.2);
                 let mut in_place = dy.clone();
-                // SAFETY: all buffers are there; dx is dy.
+                // SAFETY: all buffers are valid; dx is dy.
                 ok(unsafe {
                     let p: *mut _ = c_ptr!(mut in_place);
                     $function(p, x_p, mean, rstd, n, cols, gamma, $eps, p, null_mut(), null_mut(), 1)
@@ -270,7 +270,7 @@ macro_rules! rms_norm_backward {
                 let (dx, dgamma) = (c_ptr!(mut got.0), got.1.as_mut_ptr());
                 let rstd = if kept { rstd.as_ptr() } else { null() };
                 let (dy_p, x_p, gamma) = (c_ptr!(dy), c_ptr!(x), c_ptr!(gamma));
-                // SAFETY: all buffers are there.
+                // SAFETY: all buffers are valid.
                 ok(unsafe { $function(dy_p, x_p, rstd, n, cols, gamma, offset, $eps, dx, dgamma, number) });
                 assert_same_bits("dx", &want.0, &got.0);
                 assert_same_bits("dgamma", &want.1, &got.1);

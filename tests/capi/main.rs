@@ -1,6 +1,6 @@
 //! The C ABI, called from Rust: the bits of the plans in every form, from any number of threads, in ranges of any
-//! order; and every kind of bad call, refused with everything untouched. What a C compiler makes of the header is the
-//! matter of `examples/c`.
+//! order; and every kind of bad call, refused with everything untouched. `examples/c` tests the header with a C
+//! compiler.
 
 #[path = "../contract/support/data.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
@@ -39,7 +39,7 @@ use data::Random;
 use plan::Operation;
 use types::{Sizes, Types, Value};
 
-/// Whether long loops are to be thinned out.
+/// Whether long loops are thinned out.
 fn quick() -> bool {
     cfg!(debug_assertions) || std::env::var_os("LANENORM_TEST_QUICK").is_some_and(|v| v == "1")
 }
@@ -102,7 +102,7 @@ const BLANK: lanenorm_plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] }
 
 /// Whether a plan that was blank still is.
 fn is_blank(plan: &lanenorm_plan) -> bool {
-    // SAFETY: all of it had been written, and what fails writes nothing.
+    // SAFETY: all words had been written, and a call that fails writes nothing.
     plan.opaque.iter().all(|word| unsafe { word.assume_init() } == 0)
 }
 
@@ -128,11 +128,11 @@ fn assert_same_bits<V: Value>(what: &str, want: &[V], got: &[V]) {
     }
 }
 
-/// Lets threads hand pointers to the C functions, as C does.
+/// Lets threads share pointers for the C functions, as in C.
 #[derive(Clone, Copy)]
 struct Shared<T>(T);
 
-// SAFETY: threads only use what is in it for rows or blocks of their own.
+// SAFETY: threads use the pointers for rows or blocks of their own only.
 unsafe impl<T> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Shared<T> {}
@@ -143,7 +143,7 @@ impl<T: Copy> Shared<T> {
     }
 }
 
-/// 0..n in ranges of random lengths and order.
+/// Cuts 0..n into ranges of random lengths, in random order.
 fn ranges(random: &mut Random, n: usize) -> Vec<(usize, usize)> {
     let mut ranges = vec![(n, 0)];
     let mut first = 0;

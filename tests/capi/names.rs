@@ -11,7 +11,7 @@ use crate::tiers::tiers;
 use crate::{BLANK, DESC, init, is_blank, last_error, tier};
 
 fn string(p: *const c_char) -> &'static str {
-    // SAFETY: what these functions return is constant and ends with a zero.
+    // SAFETY: the strings of these functions are constant and end with a zero.
     unsafe { CStr::from_ptr(p) }.to_str().expect("ASCII")
 }
 
@@ -40,14 +40,14 @@ fn every_tier_can_be_asked_for() {
         assert!(last_error().contains(absent.name()), "{}", last_error());
         assert!(is_blank(&plan));
     }
-    // SAFETY: there is none, or one that is not initialized.
+    // SAFETY: the plan is NULL, or one that is not initialized.
     unsafe {
         assert_eq!(string(lanenorm_plan_isa_name(null())), "unavailable");
         assert_eq!(string(lanenorm_plan_isa_name(&BLANK)), "unavailable");
     }
 }
 
-/// The child: not a test, but what the test below runs in a process of its own.
+/// Not a test: the test below runs this in a process of its own.
 #[test]
 #[ignore = "run by another test, in a process of its own"]
 fn child() {

@@ -1,4 +1,4 @@
-//! Structures of other sizes than the present ones, and plans of other libraries.
+//! Structures whose sizes differ from this header's, and plans of other libraries.
 
 use std::any::type_name;
 use std::cell::Cell;
@@ -20,7 +20,8 @@ const COLS: usize = 4;
 fn beginning<T: Copy>(value: &T, len: usize, struct_size: usize, behind: u8) -> MaybeUninit<T> {
     let mut memory = MaybeUninit::<T>::uninit();
     let p = memory.as_mut_ptr().cast::<u8>();
-    // SAFETY: both have `len` bytes at least, and the memory all those of the structure, whose first field is its size.
+    // SAFETY: both have at least `len` bytes, the memory has all bytes of the structure, and its first field is the
+    // size.
     unsafe {
         p.write_bytes(behind, size_of::<T>());
         p.copy_from_nonoverlapping(std::ptr::from_ref(value).cast(), len);
@@ -29,8 +30,8 @@ fn beginning<T: Copy>(value: &T, len: usize, struct_size: usize, behind: u8) -> 
     memory
 }
 
-/// What comes of a structure in each size that an older header can have given it: whole words, from `least` bytes on.
-/// This has to be what comes of the present size with zeros in the place of what the older one lacks.
+/// The outcome of a call with a structure in each size that an older header can have given it: whole words, from
+/// `least` bytes on. It must be the outcome of the full size with zeros in the place of the fields that are missing.
 fn in_each_size<T: Copy, O: PartialEq + Debug>(value: &T, least: usize, call: impl Fn(*const T) -> O) -> Vec<O> {
     let sizes = (least..=size_of::<T>()).step_by(size_of::<usize>());
     let outcome = |size| {
@@ -158,7 +159,7 @@ fn fields_beyond_smaller_backward_buffers_are_zero() {
         // SAFETY: the structures have the sizes that they name, and all buffers the elements of the call.
         outputs.of(|| unsafe { lanenorm_plan_backward(&plan, buffers, 1) })
     });
-    // With nothing, gamma, mean, mean_lo, rstd, dgamma and dbeta as the last: a mean is refused without rstd.
+    // The last field is none, gamma, mean, mean_lo, rstd, dgamma and dbeta in turn: a mean is refused without rstd.
     let (ok, refused) = (lanenorm_status::Ok, lanenorm_status::Unsupported);
     let statuses: Vec<_> = outcomes.iter().map(|(status, _)| *status).collect();
     assert_eq!(statuses, [ok, ok, refused, refused, ok, ok, ok], "{}", last_error());
@@ -198,12 +199,12 @@ fn structures_that_end_too_early_or_are_larger_are_refused() {
         let expected = format!("struct_size of {what} is {given}, expected {least} to {size}, a multiple of {word}");
         assert_eq!(last_error(), expected);
     };
-    // SAFETY: these calls are refused before anything is read but the sizes.
+    // SAFETY: these calls are refused before anything but the sizes is read.
     unsafe {
         let (least, size) = (offset_of!(lanenorm_desc, groups), size_of::<lanenorm_desc>());
         for given in [0, 8, least - 1, least + 4, size - 1, size + 1, size + 8, usize::MAX] {
             let mut plan = BLANK;
-            // What is behind it is zero, which makes no difference.
+            // The memory behind the structure is zero, which makes no difference.
             let longer = [lanenorm_desc { struct_size: given, ..d }, lanenorm_desc { struct_size: 0, ..DESC }];
             refused(lanenorm_plan_init(&mut plan, longer.as_ptr()), "desc", given, least, size);
             assert!(is_blank(&plan));
@@ -234,11 +235,11 @@ fn a_plan_of_another_library_is_not_initialized() {
     };
     // SAFETY: the plan has been initialized.
     let mark = unsafe { plan.opaque[0].assume_init() };
-    // The last is a mark that every version could have.
+    // The last number is a mark that any version could have.
     for other in (0..64).map(|bit| mark ^ 1 << bit).chain([0, u64::from_le_bytes(*b"lanenorm")]) {
         let mut plan = plan;
         plan.opaque[0] = MaybeUninit::new(other);
-        // SAFETY: the plan does not begin as those that have been initialized do.
+        // SAFETY: the plan does not begin with the mark of an initialized plan.
         let status = unsafe { lanenorm_plan_forward(&plan, &buffers, 1) };
         assert_eq!(status, lanenorm_status::Uninitialized);
         let message = last_error();

@@ -9,7 +9,7 @@ pub(crate) struct Function<'a> {
     labels: HashMap<&'a str, usize>,
 }
 
-/// An innermost loop, and what is counted of it.
+/// An innermost loop, as counts of its instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loop {
     pub(crate) instructions: usize,
@@ -62,7 +62,8 @@ fn is_call(instruction: &str) -> bool {
     ["call", "callq", "bl", "blr"].contains(&mnemonic(instruction))
 }
 
-/// Arithmetic on floating-point numbers, in all lanes of a register that is written with one of `registers`.
+/// Whether an instruction does floating-point arithmetic in all lanes of a register. The names of such registers
+/// contain one of `registers`.
 fn is_packed(instruction: &str, registers: &[&str]) -> bool {
     const OPERATIONS: [&str; 11] =
         ["fmadd", "fmsub", "fnmadd", "fnmsub", "add", "sub", "mul", "div", "sqrt", "mla", "mls"];
@@ -81,7 +82,7 @@ impl<'a> Function<'a> {
         is_jump(instruction).then(|| self.labels.get(operand).copied())?
     }
 
-    /// The loops that contain no other: from the target of a jump back to the jump.
+    /// The loops that contain no other loop: from the target of a backward jump to the jump.
     pub(crate) fn innermost_loops(&self, registers: &[&str]) -> Vec<Loop> {
         let back = self.instructions.iter().enumerate().filter_map(|(at, i)| Some((self.target(i)?, at)));
         let loops: BTreeSet<(usize, usize)> = back.filter(|&(from, to)| from <= to).collect();
@@ -101,7 +102,7 @@ impl<'a> Function<'a> {
         }
     }
 
-    /// The bytes of stack that it takes, return address included, at most: x86-64 alone.
+    /// The most bytes of stack that the function takes, with its return address. For x86-64 alone.
     pub(crate) fn frame(&self) -> usize {
         let taken = |instruction: &str| {
             let operand = instruction.split_whitespace().nth(1).unwrap_or_default();
@@ -109,9 +110,9 @@ impl<'a> Function<'a> {
             match mnemonic(instruction) {
                 "pushq" => 8,
                 "subq" if instruction.ends_with(", %rsp") && operand.starts_with('$') => number(),
-                // How 128 is subtracted, which is shorter to write.
+                // The shorter encoding of the subtraction of 128.
                 "addq" if instruction.ends_with(", %rsp") && operand.starts_with("$-") => number(),
-                // Alignment goes down by what is left over.
+                // Alignment moves the stack pointer down by less than the alignment.
                 "andq" if instruction.ends_with(", %rsp") => number().saturating_sub(8),
                 _ => 0,
             }
@@ -123,7 +124,7 @@ impl<'a> Function<'a> {
         self.instructions.iter().any(|i| i.contains(text))
     }
 
-    /// The symbols that it calls, or takes the address of.
+    /// The symbols that the function calls, or whose addresses it takes.
     pub(crate) fn references(&self) -> BTreeSet<&'a str> {
         let mut found = BTreeSet::new();
         for &instruction in &self.instructions {

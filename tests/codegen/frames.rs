@@ -1,8 +1,8 @@
-//! How much of the stack the loops take: `stack.rs` places that much within a page.
+//! How much of the stack the loops take. `stack.rs` places that much within a page.
 //!
-//! This is asked of forward passes of f32 and f64 on the SIMD tiers, the only ones that stream. Rows of 16 bits keep
-//! 8 KiB of gamma and beta on the stack, and backward passes have frames within frames: both are longer than fits a
-//! page with room to choose from.
+//! The check is of forward passes of f32 and f64 on the SIMD tiers. Only SIMD tiers stream. Rows of 16 bits keep 8 KiB
+//! of gamma and beta on the stack, and backward passes have frames within frames: both are longer than fits a page with
+//! room to choose from.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,7 +10,8 @@ use std::path::Path;
 use crate::asm::{self, Function};
 use crate::names::{self, Tier};
 
-/// The functions that look for a place, and those that they call with it, unless these have been inlined into them.
+/// The functions that look for a place on the stack, and the functions that these call there, unless they have been
+/// inlined.
 const ROOTS: [&str; 3] = [
     "lanenorm_kernels::stack::within_a_page::",
     "lanenorm_kernels::loops::choice::run_job::",
@@ -29,8 +30,8 @@ pub(crate) fn allowed() -> usize {
     rest.split(';').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// The deepest way of calls from a function through kernels, in bytes, and the names along it. Slow paths are no part
-/// of it: there nothing waits for a streaming store.
+/// The deepest chain of calls from a function through kernels, in bytes, and the names along it. Slow paths are not
+/// part of it: there nothing waits for a streaming store.
 fn depth<'a>(
     function: &Function<'a>,
     all: &HashMap<&'a str, &Function<'a>>,
@@ -49,7 +50,7 @@ fn depth<'a>(
     (function.frame() + deepest.0, format!("{name} ({}), {}", function.frame(), deepest.1))
 }
 
-/// What takes more than `allowed`.
+/// The functions that take more than `allowed` bytes.
 pub(crate) fn examine(text: &str, allowed: usize) -> Vec<String> {
     let functions = asm::functions(text);
     let concerned = |f: &&Function<'_>| {

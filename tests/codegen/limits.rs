@@ -1,4 +1,4 @@
-//! What is allowed, and why.
+//! The exceptions that are allowed, and why.
 
 use crate::names::Tier;
 
@@ -30,12 +30,12 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
     ALLOWED.iter().any(|(allowed, _)| callee.starts_with(allowed))
 }
 
-/// Main loops that touch the stack: the kernel, the types ("16" are both of 16 bits), how often on AVX2, AVX-512 and
-/// NEON, and what is there. What is not here may not touch it at all.
+/// Main loops that touch the stack: the kernel, the types ("16" stands for both of 16 bits), how often on AVX2, AVX-512
+/// and NEON, and what lies on the stack. Loops that are not listed may not touch it at all.
 ///
-/// The numbers are those that were found, and a few more, since compilers differ in what they keep in registers: lower
-/// them where a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and of backward what
-/// one normalization alone enters is in `backward`: see `names`.)
+/// The numbers are a few more than were found, since compilers differ in what they keep in registers. Lower them where
+/// a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and kernels of backward that
+/// only one normalization enters are in `backward`: see `names`.)
 #[rustfmt::skip]
 const STACK: [(&str, &str, [usize; 3], &str); 28] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),

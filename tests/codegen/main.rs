@@ -1,11 +1,10 @@
-//! What the compiler makes of the kernels, read in its assembly. Whatever the tiers compute is checked elsewhere; here,
-//! that they do it as they should:
+//! Reads the assembly that the compiler makes of the kernels. Other tests check the results of the tiers. These check
+//! how the tiers compute them:
 //!
-//! - main loops work on whole registers of their tier, call nothing, and leave the stack alone, but for what [`limits`]
-//!   allows;
-//! - functions of a SIMD tier call no other code than one another and the slow paths: no `fma` of libm, and no helper
-//!   that ought to have been inlined, since such a helper lacks the instructions of the tier;
-//! - the functions out of line, what kernels call, and the number of main loops are those in the snapshot beside this
+//! - main loops work on whole registers of their tier, call nothing, and touch the stack only as [`limits`] allows;
+//! - functions of a SIMD tier call only one another and the slow paths: no `fma` of libm, and no helper that ought to
+//!   have been inlined, since such a helper lacks the instructions of the tier;
+//! - the functions out of line, the calls of kernels, and the number of main loops are as in the snapshot beside this
 //!   file;
 //! - on x86-64, the frames of the loops, with what calls them, are within the `FRAME` of `stack.rs`.
 //!
@@ -32,7 +31,7 @@ use asm::{Function, Loop};
 use names::Tier;
 use snapshot::Snapshot;
 
-/// What is read in the assembly of one target.
+/// The findings in the assembly of one target.
 #[derive(Default)]
 struct Report {
     snapshot: Snapshot,
@@ -46,8 +45,9 @@ struct Compiled<'a> {
     function: Function<'a>,
 }
 
-/// Whether a loop is one of those where the time goes: a good part of its instructions are arithmetic on whole
-/// registers, and it calls nothing. Conversion takes its part of those of 16 bits; tails have less, or call memcpy.
+/// Whether a loop is a main loop, where the time goes: a good part of its instructions are arithmetic on whole
+/// registers, and it calls nothing. Loops of 16-bit types need a smaller part, since they convert too. Loops of tails
+/// have less arithmetic, or call memcpy.
 fn is_main(kernel: &str, of: &Loop) -> bool {
     let of_16_bits = kernel.contains("f16");
     let (least, part) = if of_16_bits { (7, 9) } else { (4, 5) };
@@ -117,7 +117,7 @@ fn examine_kernel(report: &mut Report, compiled: &Compiled<'_>, objects: &BTreeS
     report.snapshot.loops.insert(here, main.len());
 }
 
-/// Has the compiler write the assembly of the kernels crate.
+/// Compiles the kernels crate to assembly, and returns it.
 fn compile(target: Option<&str>, rustc: Option<&str>) -> String {
     let target_dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("codegen");
     let file = target_dir.join(format!("{}.s", target.unwrap_or("host")));
@@ -126,7 +126,7 @@ fn compile(target: Option<&str>, rustc: Option<&str>) -> String {
     cargo.arg("--target-dir").arg(&target_dir);
     target.iter().for_each(|target| _ = cargo.args(["--target", target]));
     cargo.args(["--", "-Csymbol-mangling-version=v0"]).arg(format!("--emit=asm={}", file.display()));
-    // The code that users get, whatever this shell is set to.
+    // Users get code without these variables of the shell.
     for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
         cargo.env_remove(variable);
     }
@@ -167,7 +167,7 @@ fn kernels_are_compiled_as_they_should_be() {
     assert!(failures.is_empty(), "{} findings on {arch}:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// What the checks are made of sees what it should.
+/// Tests of the tools of these checks.
 mod tools {
     use super::*;
 
@@ -241,7 +241,7 @@ kernel:
         snapshot.loops.insert("avx2 K<f32>".into(), 2);
         let found = snapshot.differs_from(&text, "1.2.4");
         assert_eq!(found[..2], ["new: function helper", "avx2 K<f32> has 2 main loops, expected at least 3"]);
-        // More loops, and fewer functions, are for another compiler to make.
+        // Another compiler may make more loops, and fewer functions.
         snapshot.functions.clear();
         snapshot.loops.insert("avx2 K<f32>".into(), 4);
         assert_eq!(snapshot.differs_from(&text, "1.2.4"), [""; 0]);

@@ -1,6 +1,6 @@
-//! What a symbol is the name of.
+//! The meaning of symbols.
 
-/// Whose code a function has.
+/// What kind of code a function is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tier {
     Avx2,
@@ -19,8 +19,8 @@ impl Tier {
         }
     }
 
-    /// How its registers are written where they are whole vectors of f32 or f64. (Those of the portable tier are the
-    /// compiler's choice.)
+    /// How assembly names registers that are whole vectors of f32 or f64. (On the portable tier the compiler chooses
+    /// registers.)
     pub(crate) fn registers(self) -> &'static [&'static str] {
         match self {
             Self::Avx2 => &["%ymm"],
@@ -39,7 +39,7 @@ pub(crate) fn demangle(symbol: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(symbol))
 }
 
-/// The tier and the kernel that a function has been compiled for, if it is one of those that dispatch enters.
+/// The tier and the kernel that a function has been compiled for, if dispatch enters it.
 pub(crate) fn kernel(name: &str, arch: &str) -> Option<(Tier, String)> {
     let entered = [
         ("Entry<pulp::x86::v3::V3, ", Tier::Avx2),
@@ -56,7 +56,7 @@ pub(crate) fn kernel(name: &str, arch: &str) -> Option<(Tier, String)> {
     if let Some(kernel) = name.strip_prefix("lanenorm_kernels::simd::scalar::scalar::<") {
         return Some((Tier::Scalar, short(kernel.strip_suffix('>').unwrap_or(kernel))));
     }
-    // Every aarch64 has NEON, so that what dispatch enters there is inlined into dispatch.
+    // Every aarch64 has NEON, so that kernels are inlined into dispatch there.
     let inlined_into = [
         ("lanenorm_kernels::loops::choice::run_job::<", "forward"),
         ("lanenorm_kernels::loops::columns::run_columns::<", "normalize"),
@@ -107,7 +107,7 @@ pub(crate) fn family(name: &str) -> String {
     family.replace("::::", "::").trim_end_matches("::").replace("lanenorm_kernels::", "")
 }
 
-/// Whether it is a function of the kernels crate.
+/// Whether the name is of a function of the kernels crate.
 pub(crate) fn is_ours(name: &str) -> bool {
     name.trim_start_matches('<').starts_with("lanenorm_kernels::") || name.contains(" as lanenorm_kernels::")
 }

@@ -1,13 +1,13 @@
-//! What is kept of one compilation, to be compared with the next.
+//! A summary of one compilation, to be compared with the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The functions that are not inlined, and the loops.
 #[derive(Default)]
 pub(crate) struct Snapshot {
-    /// Those of the crate that are not kernels, without generic arguments.
+    /// The functions of the crate that are not kernels, without generic arguments.
     pub(crate) functions: BTreeSet<String>,
-    /// What each kernel calls on each tier, whatever the type.
+    /// The functions that each kernel calls on each tier, for any type.
     pub(crate) calls: BTreeMap<String, BTreeSet<String>>,
     /// The main loops of each kernel.
     pub(crate) loops: BTreeMap<String, usize>,
@@ -37,7 +37,7 @@ impl Snapshot {
         text
     }
 
-    /// What differs. Another compiler than that of the record may inline more, but not less.
+    /// The differences. Another compiler than the recorded one may inline more, but not less.
     pub(crate) fn differs_from(&self, recorded: &str, release: &str) -> Vec<String> {
         let recorded_release = recorded.lines().next().and_then(|line| line.strip_prefix(HEAD)).unwrap_or("unknown");
         let (mut lines, mut loops) = (BTreeSet::new(), BTreeMap::new());

@@ -1,10 +1,10 @@
-//! How far y and the statistics are from the exact ones, on a table of distributions with the bound of each.
+//! How far y and the statistics are from their exact values, on a table of distributions, each with its bound.
 //!
 //! The factor of an element is |y - exact| / (u * (|gamma + offset| * (1 + |xhat|) + |beta|)), with u = 2^-24, or 2^-53
-//! for f64; gamma + offset is rounded to what rows are computed in, and RMSNorm has no beta. Of an error of 16 bits the
-//! half unit in the last place is taken first that rounding the exact value to them may take.
+//! for f64; gamma + offset is rounded to the type that rows are computed in, and RMSNorm has no beta. From an error in
+//! 16 bits, half a unit in the last place is subtracted first: the most that rounding the exact value may cost.
 //!
-//! f64 is exact enough to judge what is computed in f32: see [`oracle`], which also says what judges f64.
+//! f64 is exact enough to judge results in f32: see [`oracle`], which also says what judges f64.
 
 pub(crate) mod oracle;
 mod table;
@@ -18,7 +18,7 @@ use table::{Distribution, distributions};
 /// Short rows of every loop, lengths around a chunk, and long ones.
 const COLS: [usize; 18] = [1, 2, 3, 7, 31, 64, 65, 192, 193, 333, 768, 1000, 1024, 1025, 2100, 4096, 16_384, 100_003];
 
-/// The unit of the bounds: half an epsilon of what rows are computed in.
+/// The unit of the bounds: half an epsilon of the type that rows are computed in.
 pub(crate) fn u<K: Types>() -> f64 {
     K::F::EPSILON.wide() / 2.0
 }
@@ -29,13 +29,13 @@ fn seeds<K: Types>(cols: usize) -> u64 {
     match K::ONE_OF {
         1 => seeds,
         _ if size_of::<K::X>() == size_of::<f64>() => seeds.div_ceil(8),
-        // The long rows of f32 speak for those of 16 bits, which are summed alike.
+        // Long rows of 16 bits are summed as rows of f32 are.
         _ if cols > 4096 => 0,
         one_of => seeds.div_ceil(8 * one_of as u64),
     }
 }
 
-/// The worst that was seen, and where.
+/// The worst factor so far, and its place.
 #[derive(Default)]
 pub(crate) struct Worst {
     pub(crate) factor: f64,
@@ -44,7 +44,7 @@ pub(crate) struct Worst {
 
 impl Worst {
     pub(crate) fn see(&mut self, factor: f64, at: impl FnOnce() -> String) {
-        // A NaN is the worst of all.
+        // A NaN counts as the worst.
         if self.factor >= factor || self.factor.is_nan() {
             return;
         }
@@ -52,7 +52,7 @@ impl Worst {
     }
 }
 
-/// The worst of one distribution. There is no mean in RMSNorm.
+/// The worst factors of one distribution. RMSNorm has no mean.
 #[derive(Default)]
 struct Report {
     y: Worst,
@@ -61,7 +61,7 @@ struct Report {
     rows: usize,
 }
 
-/// A row of the distribution with gamma and beta, or without. `None` if the type does not hold the row.
+/// A row of the distribution, with or without gamma and beta. `None` if the type cannot hold the row.
 fn problem<K: Types>(
     distribution: &Distribution<K::X>,
     layer_norm: bool,
@@ -80,7 +80,7 @@ fn problem<K: Types>(
     is_held.then_some(Problem { operation, groups: (1, 1), rows: 1, cols, x, gamma, beta, eps: distribution.eps })
 }
 
-/// The factors of one row. The bits of all tiers are the same (see `bits`), so that one speaks for all.
+/// The factors of one row. All tiers have the same bits (see `bits`), so that one tier is enough.
 fn measure<K: Types>(report: &mut Report, problem: &Problem<K>, seed: u64) {
     let output = problem.run(&Call::plain(Isa::best()));
     let Verdict { y: exact_y, errors, xhat, mean_error, rstd, rstd_error } = oracle::judge(problem, &output);
@@ -98,7 +98,7 @@ fn measure<K: Types>(report: &mut Report, problem: &Problem<K>, seed: u64) {
     report.rows += 1;
 }
 
-/// What rounding an exact value to a y of 16 bits may take: half the distance to its neighbour.
+/// The most that rounding an exact value to a y of 16 bits may cost: half the distance to its neighbour.
 pub(crate) fn rounding<K: Types>(exact: f64) -> f64 {
     if size_of::<K::Y>() >= size_of::<K::F>() {
         return 0.0;
@@ -107,7 +107,7 @@ pub(crate) fn rounding<K: Types>(exact: f64) -> f64 {
     0.5 * K::Y::EPSILON.wide() * power_of_two.max(K::Y::MIN_POSITIVE.wide())
 }
 
-/// Measures all distributions, and holds the worst of each against its bound.
+/// Measures all distributions, and compares the worst factor of each with its bound.
 fn assert_within<K: Types>(layer_norm: bool) {
     let mut failures = String::new();
     println!("{}", K::NAME);

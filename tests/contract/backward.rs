@@ -1,4 +1,4 @@
-//! The gradients: the same promises as of the normalizations, and what is new in them.
+//! The gradients: the promises of the normalizations, and some of their own.
 
 #[cfg(not(few_tests))]
 mod accuracy;

@@ -1,6 +1,6 @@
 //! The tiers agree: y, mean, `mean_lo` and rstd have the same bits on all of them, for every number of columns up to
-//! 2100 (600 of other types than f32) and the widths of real models, for every operation, with and without gamma and
-//! beta, on ordinary rows and on all others.
+//! 2100 (600 in other types than f32) and the widths of real models, for every operation, with and without gamma and
+//! beta, on ordinary rows and on special ones.
 
 use lanenorm::kernels::simd::Float;
 
@@ -29,7 +29,7 @@ fn ordinary_rows_of_every_length<K: Types>() {
     for cols in columns::<K>() {
         for rows in ROWS {
             for (form, problem) in Problem::<K>::ordinary(rows, cols, 1).in_every_form().into_iter().enumerate() {
-                // Long ones in every other form.
+                // Long rows are tried in every other form.
                 if K::takes(form + cols + rows / 2) && (cols <= 600 || (form + cols) % 2 == 0) {
                     assert_tiers_agree(&problem);
                 }
@@ -78,7 +78,7 @@ fn widths_of_models<K: Types>() {
     }
 }
 
-/// The sign and payload of a NaN that arithmetic makes differ between processors.
+/// Processors differ in the sign and payload of a NaN that arithmetic makes.
 fn gamma_and_beta_that_are_not_finite<K: Types>() {
     let (nan, infinity) = (K::G::QUIET_NAN, K::G::INFINITY);
     let special = [nan, -nan, infinity, -infinity, K::G::SIGNALING_NAN];
@@ -100,7 +100,7 @@ fn gamma_and_beta_that_are_not_finite<K: Types>() {
     }
 }
 
-/// Half-way cases and cancellation, where a fused multiply-add made of two roundings would show.
+/// Half-way cases and cancellation would show a fused multiply-add that rounds twice.
 fn gamma_and_beta_that_make_rounding_hard<K: Types>() {
     for cols in TURNING_POINTS.into_iter().filter(|c| !K::is_left_out() || c % 3 == 0) {
         let mut problem = Problem::<K>::ordinary(9, cols, 7);
@@ -123,7 +123,7 @@ fn gamma_and_beta_that_make_rounding_hard<K: Types>() {
     }
 }
 
-/// What is promised of RMSNorm on ordinary rows to the last bit: (x * rstd) * (gamma + offset), each of them rounded.
+/// On ordinary rows RMSNorm is promised to the last bit: (x * rstd) * (gamma + offset), with each operation rounded.
 fn rms_norm_is_a_product_of_rounded_factors<K: Types>() {
     for cols in TURNING_POINTS {
         for (i, offset) in [0.0, 1.0, -0.7].into_iter().enumerate() {
@@ -160,7 +160,7 @@ fn the_offset_has_no_effect_without_gamma<K: Types>() {
     }
 }
 
-/// More bytes than caches keep: such rows are taken in another order.
+/// Tensors larger than caches: their rows are taken in another order.
 fn short_rows_from_memory<K: Types>() {
     if K::is_left_out() {
         return;

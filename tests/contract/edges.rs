@@ -1,5 +1,5 @@
 //! No rows, or no columns, however large the other number: every form of a call succeeds at once, allocates nothing and
-//! overflows nowhere, in builds that look for overflow too.
+//! overflows nowhere, also in builds that check for overflow.
 
 use std::num::NonZeroUsize;
 
@@ -46,7 +46,7 @@ impl Nothing {
 /// A form of a call, by its name.
 type Form = (&'static str, fn(&Plan, Nothing) -> Result<(), Error>);
 
-/// The forms that have nothing for each row, and so take any number of rows.
+/// The forms without an array for each row. They take any number of rows.
 fn forms<T: Element>() -> [Form; 12] {
     [
         ("forward", |p, n| p.forward::<T>(n.rows(), None, None, n.rows_mut())),
@@ -90,7 +90,7 @@ fn forms<T: Element>() -> [Form; 12] {
     ]
 }
 
-/// Those that have a number or more for each row.
+/// The forms with at least one number for each row.
 fn forms_with_statistics<T: Element>() -> [Form; 6] {
     fn none<F>() -> StatsMut<'static, F> {
         StatsMut { rstd: Some(&mut []), ..StatsMut::default() }
@@ -174,7 +174,7 @@ fn functions_take_no_rows_of_any_length<K: Types>() {
     }
 }
 
-/// The gradients of gamma and beta are sums of nothing then.
+/// Without rows, the gradients of gamma and beta are sums of nothing.
 fn sums_over_no_rows_are_zero<K: Types>() {
     let dirty = || vec![K::F::SENTINEL; 12];
     let (mut dgamma, mut dbeta) = (dirty(), dirty());
@@ -197,7 +197,7 @@ for_every_type!(
     sums_over_no_rows_are_zero,
 );
 
-/// What would have to have more elements than there are numbers.
+/// Buffers that would have to have more elements than `usize` can count.
 #[test]
 fn vectors_of_too_many_groups_are_refused() {
     let plan = LayerNorm::new(MAX / 2, 1e-5).and_then(|plan| plan.with_groups(4, 1)).expect("a valid plan");
@@ -214,7 +214,7 @@ fn vectors_of_too_many_groups_are_refused() {
     assert_eq!((dgamma, dbeta), ([7.0; 3], [7.0; 3]));
 }
 
-/// Other scales than those of the type, or none at all.
+/// Scales of other types, and numbers that are no scale of any type.
 fn scales_that_are_not_of_the_type_are_refused<K: Types>() {
     let x = vec![K::X::of(1.0); 12];
     let of_other_type = if K::F::RESCALE[0] == 0.5 { 0.25 } else { 0.5 };

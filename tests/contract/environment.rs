@@ -1,6 +1,6 @@
-//! The bits do not depend on the floating-point environment of the thread that calls, nor on that of a thread of the
-//! pool: whether numbers are flushed to zero, how the processor rounds, which exceptions trap. The caller finds its
-//! own as it was, flags too.
+//! The bits do not depend on the floating-point environment of the calling thread, nor of a thread of the pool: whether
+//! numbers are flushed to zero, how the processor rounds, which exceptions trap. The caller finds its environment as it
+//! was, flags too.
 
 use lanenorm::kernels::stats::CHUNK;
 use lanenorm::{Isa, LayerNorm, Moments, Parallelism, Store};
@@ -11,7 +11,7 @@ use crate::support::{
     Call, ENVIRONMENTS, GradCall, GradProblem, KINDS, Problem, Random, Statistics, Types, special_row, tiers,
 };
 
-/// Rows of every kind, that go through blocks, fused and whole rows, and several chunks.
+/// Rows of every kind, for blocks, fused rows, whole rows, and rows of several chunks.
 fn problems<K: Types>(eps: f64) -> impl Iterator<Item = Problem<K>> {
     [(2 * KINDS, 5), (2 * KINDS, 64), (KINDS, 300), (KINDS, 1100)].into_iter().map(move |(rows, cols)| {
         let mut problem = Problem::<K>::ordinary(rows, cols, 11).with_eps(eps);
@@ -43,7 +43,7 @@ fn the_caller_may_be_in_any_environment<K: Types>() {
 fn the_caller_of_gradients_may_be_in_any_environment<K: Types>() {
     for (i, eps) in [0.0, 1e-5].into_iter().enumerate() {
         for (j, forward) in problems::<K>(eps).enumerate() {
-            // Those of each kind with rows of each other.
+            // Rows of each kind of x with rows of each kind of dy.
             let gradients = GradProblem::of(forward, |r, _| r / 3 % KINDS);
             for (k, problem) in gradients.in_every_form().into_iter().enumerate() {
                 let expected = problem.expected();
@@ -71,7 +71,7 @@ fn threads_of_the_pool_may_be_in_any_environment<K: Types>() {
             let (expected, of_gradients) = (problem.expected(), gradients.expected());
             let parallelism = Parallelism::Tasks(2.try_into().expect("not zero"));
             for &isa in tiers() {
-                // What the test itself computes there is compared by bits, and none of it is arithmetic.
+                // In the pool the test itself does no arithmetic: it compares bits.
                 pool.install(|| {
                     problem.assert_gives(&expected, &Call { parallelism, environment, ..Call::plain(isa) });
                     let call = GradCall { parallelism, environment, ..GradCall::plain(isa) };
@@ -120,7 +120,7 @@ for_all_types!(the_caller_may_be_in_any_environment);
 for_all_gradients!(the_caller_of_gradients_may_be_in_any_environment);
 for_every_type!(threads_of_the_pool_may_be_in_any_environment, sums_in_any_environment, moments_in_any_environment);
 
-/// An offset of gamma and an eps that count as zero where subnormal numbers do.
+/// An offset of gamma and an eps that count as zero where subnormal numbers count as zero.
 #[test]
 fn subnormal_offsets_and_eps_count() {
     let x: [f64; 3] = [1e-310, -2e-310, 3e-310];

@@ -1,4 +1,4 @@
-//! Bad input: each kind gives its own error, whose message has both numbers, and nothing has been written.
+//! Bad input: each kind gives its own error, the message has both numbers, and nothing is written.
 
 use lanenorm::{Error, LayerNorm, Parallelism, RmsNorm, Rows, RowsMut, Store, Tier};
 
@@ -10,8 +10,8 @@ const COLS: usize = 4;
 /// Three rows that must stay as they are.
 const UNTOUCHED: [f32; 12] = [7.0; 12];
 
-/// That the call fails with this error for every operation, with all these words in its message, and has written
-/// nothing.
+/// Asserts that the call fails with this error for every operation, with all these words in its message, and has
+/// written nothing.
 #[track_caller]
 fn refused(expected: Error, words: &[&str], call: impl Fn(&Plan, &mut [f32; 12]) -> Result<(), Error>) {
     for operation in OPERATIONS {
@@ -19,7 +19,7 @@ fn refused(expected: Error, words: &[&str], call: impl Fn(&Plan, &mut [f32; 12])
     }
 }
 
-/// The same for a call that one operation alone knows.
+/// [`refused`] for a call that only one operation has.
 #[track_caller]
 fn refused_by(
     operation: Operation,
@@ -138,7 +138,7 @@ fn products_that_overflow() {
     refused(error("x", max, 4), &["x", "4", &max_text], |p, y| {
         p.forward_in_place(RowsMut::strided(y, max, 4), None, None)
     });
-    // The product fits, but not with the last row.
+    // The product alone does not overflow, but it does with the last row.
     refused(error("x", 2, max - 2), &["x", "2"], |p, y| p.forward(Rows::strided(&x, 2, max - 2), None, None, y));
 }
 

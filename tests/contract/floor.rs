@@ -1,5 +1,5 @@
-//! Constructors of the floor below the plans: what does not fit together gives `None`, and is not ignored, guessed or
-//! read from elsewhere; what fits gives the bits of the plan.
+//! Constructors of the kernels crate: arguments that do not fit together give `None`, and are not ignored, guessed or
+//! read from elsewhere. Arguments that fit give the bits of the plan.
 
 use lanenorm::kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm::kernels::ops::layer_norm::LayerNorm;
@@ -17,7 +17,7 @@ use crate::support::{Call, GradProblem, Problem, Types, Value, assert_same_bits,
 
 const NORM: RowNorm = RowNorm { mean: 0.0, mean_lo: 0.0, rstd: 1.0 };
 
-/// What a sum is written to holds other numbers before it has been taken.
+/// The buffer of a sum holds other numbers before the sum is taken.
 #[test]
 fn a_row_that_is_a_sum_has_no_statistics_yet() {
     let (x, residual) = ([1.0f32, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]);
@@ -81,7 +81,7 @@ fn one_row_has_the_vectors_of_its_group<K: Types>() {
     }
 }
 
-/// Rows from `split_at` are rows of the same buffers, and have the statistics of these.
+/// Rows from `split_at` are rows of the same buffers, and take the statistics of the buffers.
 fn gradients_of_some_rows<K: Types, M: Center>(problem: &GradProblem<K>)
 where
     K::X: Compiled<M>,
@@ -173,7 +173,7 @@ fn eps_is_finite_and_not_negative() {
     assert_eq!(Moments::EMPTY.rescale::<f64>(-1.0), Err(BadEps(-1.0)));
 }
 
-/// What is given twice, or for nothing.
+/// Arguments that are given twice, or that are of no use.
 #[test]
 fn nothing_that_is_given_is_ignored() {
     let (x, bias) = ([1.0f32; 8], [1.0f32; 4]);
@@ -244,7 +244,7 @@ fn job<'a, K: Types>(problem: &'a Problem<K>, y: &'a mut [K::Y]) -> LayerNorm<'a
     LayerNorm::new(io, params(problem, Groups::ONE), eps, false, StatsMut::default()).expect("the lengths fit")
 }
 
-/// Moments of other elements than a row's, at a scale of no row's, or of none at all.
+/// Moments of other elements than the row's, moments at a scale that no row has, and moments of no elements.
 fn moments_that_are_not_of_the_row<K: Types>() {
     let problem = Problem::<K>::ordinary(2, 100, 9);
     let cols = problem.cols;
@@ -269,7 +269,7 @@ fn moments_that_are_not_of_the_row<K: Types>() {
         assert!(!job(&problem, &mut y).run_with(isa, &whole[..1]));
         assert!(y.iter().all(|y| y.bits() == K::Y::SENTINEL.bits()), "{isa}: something was written");
 
-        // A single row is taken as it is then.
+        // A single row is given back as it is.
         let (row, rest) = job(&problem, &mut y).split_at(1);
         let half = of(&problem.x[..cols / 2]);
         row.with_moments(&half).map(|_| ()).expect_err("moments of half a row").run_on(isa);
@@ -291,7 +291,7 @@ fn moments_that_are_not_of_the_row<K: Types>() {
 
 for_every_type!(moments_that_are_not_of_the_row);
 
-/// No columns: nothing is written, whatever there is to be run.
+/// Without columns nothing is written, whatever is run.
 #[test]
 fn rows_of_no_elements_have_no_statistics() {
     for &isa in tiers() {

@@ -40,7 +40,7 @@ const RMS_NORM: [(usize, usize, f64, f32, u64); 12] = [
     (1, 100_003, 1e-5, 1.0, 0xf33c_df1b_7a8f_083e),
 ];
 
-/// Rows, columns, eps and offset of the problems of the other types.
+/// Rows, columns, eps and offset of the problems in the other types.
 const OTHERS: [(usize, usize, f64, f32); 9] = [
     (14, 1, 1e-5, 0.0),
     (28, 7, 1e-5, 1.0),
@@ -55,7 +55,7 @@ const OTHERS: [(usize, usize, f64, f32); 9] = [
 
 type Hashes = fn(Isa) -> [u64; 2];
 
-/// One hash for all of those problems, of `LayerNorm` and of `RMSNorm`.
+/// One hash for all problems of [`OTHERS`], by `LayerNorm` and by `RMSNorm`.
 const HASHES: [(Hashes, &str, [u64; 2]); 9] = [
     (hashes::<F64>, F64::NAME, [0x9c64_c2b4_bcf2_9893, 0x502c_362a_2d0c_b6f7]),
     (hashes::<F16>, F16::NAME, [0x5bac_8afa_e87f_1f87, 0x1c22_c411_3988_ceb8]),
@@ -80,7 +80,7 @@ const GRADIENTS: [(usize, usize, f64, f32); 8] = [
     (2, 30_011, 0.0, 0.0),
 ];
 
-/// One hash for the gradients of all of those problems, of `LayerNorm` and of `RMSNorm`.
+/// One hash for all problems of [`GRADIENTS`], by `LayerNorm` and by `RMSNorm`.
 const GRADIENT_HASHES: [(Hashes, &str, [u64; 2]); 6] = [
     (gradient_hashes::<F32>, F32::NAME, [0xca0c_c0bf_d4a7_ee1b, 0x5d0a_7b87_387f_519f]),
     (gradient_hashes::<F64>, F64::NAME, [0xd8b6_12d8_5c35_cfd7, 0x2e84_8de8_25dd_2f9e]),
@@ -109,17 +109,17 @@ impl Hash {
     }
 }
 
-/// LayerNorm. Row r is of kind r: ordinary rows, and one of each special kind.
+/// A problem of LayerNorm. Row r is of kind r: ordinary rows, and one of each special kind.
 fn problem<K: Types>(rows: usize, cols: usize, eps: f64) -> Problem<K> {
     problem_of_kinds(rows, cols, eps, KINDS)
 }
 
-/// The same of the first so many kinds.
+/// A problem with rows of the first `kinds` kinds.
 fn problem_of_kinds<K: Types>(rows: usize, cols: usize, eps: f64, kinds: usize) -> Problem<K> {
     let mut random = Random::new(0x1a9e_4042);
     let mut vector = |n: usize| (0..n).map(|_| K::G::of(K::G::signed(&mut random))).collect::<Vec<_>>();
     let (gamma, beta) = (Some(vector(cols)), Some(vector(cols)));
-    // As many draws as the table for f32 was made with.
+    // As many numbers are drawn as when the table for f32 was made.
     let mut x: Vec<_> = vector(rows * cols).into_iter().map(|v| K::X::of(v.wide())).collect();
     for (r, row) in x.chunks_exact_mut(cols).enumerate() {
         special_row(r % kinds, &mut random, row);
@@ -139,8 +139,8 @@ fn hashes<K: Types>(isa: Isa) -> [u64; 2] {
     hashes.map(|hash| hash.0)
 }
 
-/// x as above, and dy of the same kinds, its rows in another order; and the same of ordinary rows, since sums over the
-/// rows that have a NaN are NaN.
+/// Problems with x as above, and dy of the same kinds with its rows in another order; and problems of ordinary rows,
+/// since sums over rows with a NaN are NaN.
 fn gradient_hashes<K: Types>(isa: Isa) -> [u64; 2] {
     let mut hashes = [Hash::EMPTY; 2];
     for ((rows, cols, eps, offset), kinds) in GRADIENTS.iter().flat_map(|&shape| [(shape, KINDS), (shape, 1)]) {

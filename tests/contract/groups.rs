@@ -1,4 +1,4 @@
-//! gamma and beta of groups of rows: a row of a batch has the bits of the row alone with its own gamma and beta,
+//! Groups of gamma and beta: a row of a batch has the bits of the row alone with the gamma and beta of its group,
 //! wherever the groups begin and end, on all tiers and over all threads.
 
 use std::num::NonZeroUsize;
@@ -26,8 +26,8 @@ fn row_by_row<K: Types>(problem: &Problem<K>) -> Output<K> {
     all
 }
 
-/// LayerNorm (also of a scale of 1 + gamma, as in adaptive normalization) and RMSNorm, with gamma and beta and with
-/// either.
+/// LayerNorm (also with 1 + gamma, as in adaptive normalization) and RMSNorm, with gamma and beta and with either
+/// alone.
 fn forms<K: Types>(problem: Problem<K>) -> [Problem<K>; 5] {
     [
         Problem { beta: None, ..problem.clone() },
@@ -86,7 +86,7 @@ fn groups_do_not_depend_on_threads<K: Types>() {
     }
 }
 
-/// What is not finite in one group is canonical in its rows, and does not touch those of the others.
+/// Vectors of one group that are not finite give canonical NaNs in its rows, and do not touch rows of other groups.
 fn what_is_not_finite_stays_in_its_group<K: Types>() {
     let values = [K::G::QUIET_NAN, -K::G::QUIET_NAN, K::G::SIGNALING_NAN, K::G::INFINITY, -K::G::INFINITY];
     for (i, cols) in TURNING_POINTS.into_iter().enumerate() {
@@ -125,7 +125,7 @@ for_all_types!(
     what_is_not_finite_stays_in_its_group,
 );
 
-/// Groups that are none or too many are refused when the plan is made.
+/// No groups, or too many, are refused when the plan is made.
 #[test]
 fn groups_that_are_none_or_overflow_are_refused() {
     for operation in OPERATIONS {
@@ -177,7 +177,7 @@ fn calls_that_do_not_fit_the_groups_are_refused() {
     }
 }
 
-/// Next to the errors: no rows are a multiple of any period.
+/// Valid, but close to the errors: zero rows are a multiple of any period.
 #[test]
 fn no_rows_are_of_any_groups() {
     for operation in OPERATIONS {

@@ -24,7 +24,7 @@ impl<V: Value> Guarded<V> {
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page size");
         let pages = (len * size_of::<V>()).div_ceil(page);
         let (flags, size) = (libc::MAP_PRIVATE | libc::MAP_ANON, (pages + 2) * page);
-        // SAFETY: a new mapping, of which only the inner pages are made accessible.
+        // SAFETY: a new mapping. Only its inner pages are made accessible.
         let base = unsafe {
             let base = libc::mmap(ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0);
             assert_ne!(base, libc::MAP_FAILED, "mmap");
@@ -46,7 +46,7 @@ impl<V: Value> Guarded<V> {
         slice
     }
 
-    /// The same, holding a copy.
+    /// A copy of `values`, placed in the same way.
     pub(crate) fn holding(&mut self, values: &[V], at_end: bool) -> &mut [V] {
         let slice = self.zeros(values.len(), at_end);
         slice.copy_from_slice(values);
@@ -98,7 +98,7 @@ impl<K: Types> Memory<K> {
             plan.forward_mixed(Io::new(x, &mut *y), gamma, beta, StatsMut::default()).expect("a valid call");
             assert_same_bits(format_args!("{}", here(&format!("{store:?}"))), cols, &expected.y, y);
 
-            // Adding -0 changes nothing.
+            // Adding -0 changes no bits.
             let (y, s) = (self.y.zeros(len, at_end), self.s.zeros(len, at_end));
             let (residual, bias) = (self.residual.zeros(len, at_end), self.bias.zeros(cols, at_end));
             residual.fill(K::X::of(-0.0));
@@ -120,7 +120,7 @@ fn columns() -> impl Iterator<Item = usize> {
     (1..=300).filter(|c| !quick() || *c < 70 || c % 13 == 0).chain(1023..=1026).chain(2047..=2050)
 }
 
-/// One row, a fused pair, a block with a row left over; long rows need no blocks.
+/// One row, a fused pair, a block with a row left over. Long rows have no blocks.
 const ROWS: [usize; 3] = [1, 2, 9];
 
 const MOST: usize = 9 * 2050;

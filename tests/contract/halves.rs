@@ -1,11 +1,11 @@
-//! 16 bits have few enough values to try them all: as elements, as gamma and beta, in sums, and as results.
+//! Types of 16 bits have few enough values to try them all: as elements, as gamma and beta, in sums, and as results.
 
 use lanenorm::{Parallelism, Store, bf16, f16};
 
 use crate::sum::Case;
 use crate::support::{Call, Output, Problem, Types, Value, assert_same_bits, quick, tiers};
 
-/// Elements of 16 bits, alone and with f32 for what lies beside them.
+/// Elements of 16 bits, alone and with f32 beside them.
 pub(crate) trait Half: Value {
     type Own: Types<X = Self, G = Self, Y = Self, F = f32>;
     type WideGamma: Types<X = Self, G = f32, Y = Self, F = f32>;
@@ -35,7 +35,7 @@ pub(crate) fn all_finite<V: Value>() -> Vec<V> {
     all::<V>().filter(|v| v.wide().is_finite()).collect()
 }
 
-/// Rows of the values, one after the other, the last filled up with the first of them.
+/// The values in rows, one after the other. The last row is filled up with the first values.
 pub(crate) fn rows_of<V: Copy>(values: &[V], cols: usize) -> (usize, Vec<V>) {
     let rows = values.len().div_ceil(cols);
     (rows, values.iter().copied().cycle().take(rows * cols).collect())
@@ -48,8 +48,8 @@ pub(crate) fn columns() -> impl Iterator<Item = usize> {
     COLS.into_iter().filter(|&cols| !quick() || cols == 100)
 }
 
-/// Each value in rows of its own, at each place in them: what is finite is the mean, exactly, and leaves nothing of
-/// itself; what is not makes all of the row NaN.
+/// Each value fills rows of its own. A finite value is the mean, exactly, and xhat is 0. A value that is not finite
+/// makes all of the row NaN.
 fn every_value_is_loaded_exactly<V: Half>() {
     let values: Vec<V> = all().collect();
     for cols in columns() {
@@ -71,7 +71,7 @@ fn every_value_is_loaded_exactly<V: Half>() {
     }
 }
 
-/// Every f32 that is a value, half-way between two, or next to half-way, and what it is rounded to.
+/// Every f32 that is a value, half-way between two values, or next to half-way, with the value that it is rounded to.
 pub(crate) fn rounding_cases<V: Value>() -> Vec<(f32, V)> {
     let mut cases = Vec::new();
     for negative in [false, true] {
@@ -79,7 +79,7 @@ pub(crate) fn rounding_cases<V: Value>() -> Vec<(f32, V)> {
         let value = |bits: u64| if negative { -V::of_bits(bits) } else { V::of_bits(bits) };
         for bits in 0..V::INFINITY.bits() {
             let (low, high) = (V::of_bits(bits).wide(), V::of_bits(bits + 1).wide());
-            // Beyond the largest, as if there were more.
+            // Beyond the largest number, the next one that there would be.
             let high = if high.is_finite() { high } else { 2.0 * low - V::of_bits(bits - 1).wide() };
             let half_way = f64::midpoint(low, high) as f32;
             cases.extend([
@@ -99,7 +99,7 @@ pub(crate) fn rounding_cases<V: Value>() -> Vec<(f32, V)> {
     cases
 }
 
-/// gamma is 0, so that the results are those f32, each in a group of its own, before they are rounded.
+/// gamma is 0, and beta is such an f32 for each group, so that results before rounding are these f32.
 fn results_are_rounded_to_nearest_even<V: Half>() {
     let (f32s, want): (Vec<f32>, Vec<V>) = rounding_cases::<V>().into_iter().unzip();
     for cols in [1003, 100, 8192].into_iter().take(if quick() { 1 } else { 3 }) {
@@ -112,7 +112,7 @@ fn results_are_rounded_to_nearest_even<V: Half>() {
         for ((y, want), beta) in wide.y.iter().zip(&mut want).zip(&beta) {
             assert!(y == beta || y.is_nan() && beta.is_nan());
             if *y == 0.0 {
-                // The sign of a sum of zeros.
+                // The sign of a sum of zeros may differ.
                 *want = V::of((*y).into());
             }
             assert_eq!(V::of((*y).into()).bits(), want.bits(), "{y:e}");
@@ -128,7 +128,7 @@ fn results_are_rounded_to_nearest_even<V: Half>() {
     }
 }
 
-/// The same values with f32 for some of them.
+/// The same values with f32 for some of the types.
 fn with_types<K: Types, L: Types<X = K::X>>(problem: &Problem<K>) -> Problem<L> {
     let Problem { operation, groups, rows, cols, x, gamma, beta, eps } = problem.clone();
     let vector = |v: Option<Vec<K::G>>| v.map(|v| v.into_iter().map(|v| L::G::of(v.wide())).collect());
@@ -142,8 +142,8 @@ fn rounded<K: Types, L: Types<F = K::F>>(output: Output<K>) -> Output<L> {
     Output { y: y.into_iter().map(round).collect(), mean, mean_lo, rstd }
 }
 
-/// gamma and beta of 16 bits are worth what they are worth in f32, and y of 16 bits is that of f32, rounded. So all
-/// types have the bits of the one that has f32 for everything but x, on all tiers.
+/// gamma and beta of 16 bits give the bits of the same numbers in f32, and y of 16 bits is y in f32, rounded. So all
+/// mixtures of types have the bits of the mixture with f32 for everything but x, on all tiers.
 fn assert_types_agree<V: Half>(problem: &Problem<V::Own>) {
     let cols = problem.cols;
     let wide_gamma = with_types::<_, V::WideGamma>(problem);
@@ -163,7 +163,7 @@ fn assert_types_agree<V: Half>(problem: &Problem<V::Own>) {
     }
 }
 
-/// Rows of all finite numbers: of those next to one another, which have one exponent, and of numbers of all exponents.
+/// Rows of all finite numbers: neighbours, which have one exponent, and numbers of all exponents.
 fn every_element_gamma_and_beta_has_the_bits_of_f32<V: Half>() {
     let finite = all_finite::<V>();
     for cols in columns().chain([1030, 20_000]) {
@@ -186,7 +186,7 @@ fn every_element_gamma_and_beta_has_the_bits_of_f32<V: Half>() {
     }
 }
 
-/// All that is not finite, in gamma and in beta: a NaN stays one, and is the canonical one.
+/// All values that are not finite, in gamma and in beta. A NaN becomes the canonical NaN.
 fn every_gamma_and_beta_that_is_not_finite<V: Half>() {
     let values: Vec<V> = all::<V>().filter(|v| !v.wide().is_finite()).collect();
     for cols in [1, 9, 100, values.len()] {
@@ -210,7 +210,7 @@ fn every_gamma_and_beta_that_is_not_finite<V: Half>() {
     }
 }
 
-/// Each value plus what makes the sum a value, half-way between two of them, or next to half-way.
+/// Each value plus a number that makes the sum a value, half-way between two values, or next to half-way.
 fn every_sum_is_rounded_to_nearest_even<V: Half>() {
     let values: Vec<V> = all().collect();
     for (i, cols) in [8, 100, 203].into_iter().enumerate() {

@@ -1,5 +1,5 @@
-//! The floor below the plan, for engines with their own threads: however a job is split, by rows or by columns, it
-//! gives the bits of the plan, and bad lengths give `None`.
+//! The kernels crate, for engines with their own threads: a job gives the bits of the plan however it is split, by rows
+//! or by columns. Bad lengths give `None`.
 
 use lanenorm::kernels::element::Storage;
 use lanenorm::kernels::ops::forward::Forward;
@@ -18,7 +18,7 @@ use crate::support::{OPERATIONS, Operation, Output, Problem, TURNING_POINTS, Typ
 
 /// The jobs of each operation.
 trait Jobs<K: Types, M: Center> {
-    /// The job that solves the problem, with its results going to `output`.
+    /// The job that solves the problem, and writes to `output`.
     fn job<'a>(problem: &'a Problem<K>, output: &'a mut Output<K>, streaming: bool) -> Forward<'a, K::X, M>;
 }
 
@@ -57,7 +57,7 @@ fn io<'a, K: Types>(problem: &'a Problem<K>, y: &'a mut [K::Y]) -> RowIo<'a, K::
 }
 
 impl<K: Types> Output<K> {
-    /// The sentinel, but where the operation writes nothing.
+    /// The sentinel everywhere; zeros for outputs that the operation lacks.
     fn blank(problem: &Problem<K>) -> Self {
         let unwritten = if problem.operation.is_layer_norm() { K::F::SENTINEL } else { K::F::default() };
         let per_row = |value| vec![value; problem.rows];
@@ -95,7 +95,7 @@ fn jobs_split_by_rows_give_the_same_bits<K: Types>() {
     }
 }
 
-/// Jobs of some rows each, made anew from the same pointers, whose groups begin in the middle.
+/// Jobs of some rows each, all made from the same pointers. Their groups begin in the middle.
 fn jobs_of_pointers_give_the_same_bits<K: Types>() {
     for cols in TURNING_POINTS {
         let problem = Problem::<K>::mixed(18, cols, 1).with_groups(3, 2);
@@ -112,7 +112,7 @@ fn jobs_of_pointers_give_the_same_bits<K: Types>() {
                 };
                 let vector = |v: &Option<Vec<K::G>>| {
                     let wide = size_of::<K::G>() != size_of::<K::X>();
-                    // SAFETY: it has so many elements, of f32 if wide.
+                    // SAFETY: the vector has `v.len()` elements, of f32 if wide.
                     v.as_ref().map(|v| unsafe { Vector::from_raw(v.as_ptr().cast(), v.len(), wide) })
                 };
                 let (gamma, beta) = (vector(&problem.gamma), vector(&problem.beta));
@@ -145,7 +145,7 @@ fn moments_merged_along_the_tree_give_the_same_bits<K: Types>() {
         let problem = Problem::<K>::ordinary(1, cols, 2);
         let bits = |m: Moments| [m.count, m.origin, m.offset, m.m2, m.scale].map(f64::to_bits);
         for centered in [true, false] {
-            // The slow path takes them in parts as well, here at the scale of the type.
+            // The slow path takes moments in parts too, here at the scales of the type.
             let scales = [None, Some(1.0), Some(K::F::RESCALE[i % 2])];
             for scale in scales {
                 let row = RowMoments { x: &problem.x, centered, scale };
@@ -206,7 +206,7 @@ fn rows_split_by_columns_give_the_same_bits<K: Types>() {
     }
 }
 
-/// The row has moments out of range; two rows have none that are theirs.
+/// A job is given back if its row has moments out of range, and if it has two rows.
 fn assert_given_back<K: Types, M: Center>(problem: &Problem<K>)
 where
     Floor: Jobs<K, M>,
@@ -337,7 +337,7 @@ macro_rules! dtypes {
     };
 }
 
-/// And there is no operation or type in it that these tests do not know.
+/// The table has no operation or type that these tests do not know.
 #[test]
 fn the_table_holds_every_operation_on_every_type_and_tier_once() {
     let dtypes = for_every_type!(@dtypes);

@@ -1,6 +1,6 @@
 //! Rows that several processes share: each takes the moments of its columns, the moments are merged, and each
-//! normalizes its columns with those of the whole row. y has the bits of one call for the whole, on all tiers and
-//! whatever the rows hold.
+//! normalizes its columns with the moments of the whole row. y has the bits of one call for the whole rows, on all
+//! tiers and for rows of all kinds.
 
 use std::num::NonZeroUsize;
 
@@ -13,7 +13,7 @@ use crate::support::{
     F32, F64, KINDS, OPERATIONS, Output, Plan, Problem, Random, Types, Value, assert_same_bits, special_row, tiers,
 };
 
-/// Types whose vectors and results are of the type of x.
+/// Problems whose vectors and results have the type of x.
 pub(crate) trait Own: Types<G = <Self as Types>::X, Y = <Self as Types>::X> {}
 
 impl<K: Types<G = <K as Types>::X, Y = <K as Types>::X>> Own for K {}
@@ -37,7 +37,7 @@ impl<'a, K: Own> Part<'a, K> {
         moments
     }
 
-    /// Of row `r` alone.
+    /// The moments of row `r` alone.
     fn moments_at_scale(&self, r: usize, scale: f64) -> Moments {
         let row = &self.problem.x[r * self.problem.cols + self.from..][..self.len];
         let mut moments = [Moments::EMPTY];
@@ -53,7 +53,7 @@ impl<'a, K: Own> Part<'a, K> {
     }
 }
 
-/// y, by processes of which each has `len` columns, the last what is left.
+/// y, by processes with `len` columns each; the last process has the columns that are left.
 pub(crate) fn in_parts<K: Own>(problem: &Problem<K>, len: usize, plan: impl Fn(Plan) -> Plan) -> Vec<K::X> {
     let part = |from: usize| {
         let len = len.min(problem.cols - from);
@@ -87,7 +87,8 @@ fn assert_parts_give_the_whole<K: Own>(problem: &Problem<K>, chunks: usize) {
     }
 }
 
-/// Columns, and the chunks in a part: one to eight parts, of which the last is whole, shorter, or a single element.
+/// The columns, and the chunks in a part. There are one to eight parts, and the last is whole, shorter, or a single
+/// element.
 const CUTS: [(usize, usize); 12] = [
     (1, 1),
     (1000, 1),
@@ -116,7 +117,7 @@ fn rows_in_parts<K: Own>() {
     }
 }
 
-/// Also where what makes a row special lies in one part only, so that the moments of the others can be trusted.
+/// What makes a row special may lie in one part only, so that the moments of the other parts can be trusted.
 fn rows_of_every_kind_in_parts<K: Own>() {
     let mut random = Random::new(2);
     for (cols, chunks) in [(700, 1), (3 * CHUNK - 7, 1), (5 * CHUNK + 65, 2)] {
@@ -156,7 +157,7 @@ fn parts_do_not_depend_on_threads<K: Own>() {
 
 for_every_type!(rows_in_parts, rows_of_every_kind_in_parts, parts_do_not_depend_on_threads);
 
-/// Of f32, whose range 16 bits share or lack, and of f64.
+/// In f32, whose range 16 bits share or lack, and in f64.
 #[test]
 fn only_rows_of_extreme_range_are_taken_again() {
     fn scales<K: Own>(x: [f64; 4], eps: f64) -> Option<f64> {
@@ -179,7 +180,7 @@ fn only_rows_of_extreme_range_are_taken_again() {
     assert!(scales::<F32>([f64::NAN; 4], 1.0).is_some() && scales::<F64>([f64::INFINITY; 4], 1.0).is_some());
 }
 
-/// Of one process that has columns, and of another that has none.
+/// One process has columns, and another has none.
 #[test]
 fn parts_may_be_empty() {
     let plan = |cols| Plan::new(OPERATIONS[0], cols, 1e-5).expect("a valid eps");
@@ -194,7 +195,7 @@ fn parts_may_be_empty() {
     assert_eq!(Moments::merge_all(some), some[0]);
 }
 
-/// That the call fails for every operation, with all these words in its message, and has written nothing.
+/// Asserts that the call fails for every operation, with all these words in its message, and has written nothing.
 fn refused(expected: &Error, words: &[&str], call: impl Fn(&Plan, &mut [Moments], &mut [f32]) -> Result<(), Error>) {
     for operation in OPERATIONS {
         for isa in [Isa::SCALAR, Isa::best()] {
@@ -212,7 +213,7 @@ fn refused(expected: &Error, words: &[&str], call: impl Fn(&Plan, &mut [Moments]
     }
 }
 
-/// The moments of all rows of a problem, taken again where they must be.
+/// The moments of all rows of a problem, taken again on the slow path where needed.
 fn moments_of<K: Types>(problem: &Problem<K>, plan: &Plan) -> Vec<Moments> {
     let mut moments = vec![Moments::EMPTY; problem.rows];
     plan.moments(&problem.x, &mut moments).expect("a valid call");
@@ -224,7 +225,7 @@ fn moments_of<K: Types>(problem: &Problem<K>, plan: &Plan) -> Vec<Moments> {
     moments
 }
 
-/// With all vectors and types that a call may have, with statistics, and in place.
+/// Calls with all vectors and types, with statistics, and in place.
 fn known_moments_have_the_bits_of_taken_ones<K: Types>() {
     for (cols, seed) in [(1, 60), (7, 61), (64, 62), (333, 63), (2100, 64)] {
         for problem in Problem::<K>::mixed(11, cols, seed).in_every_form() {
@@ -257,7 +258,7 @@ for_all_types!(known_moments_have_the_bits_of_taken_ones);
 
 const X: [f32; 12] = [1.0, 2.0, 3.0, 5.0, 2.0, 3.0, 5.0, 7.0, -1.0, 1.0, -1.0, 0.5];
 
-/// Moments of whole rows of so many elements.
+/// Moments of whole rows with these numbers of elements.
 fn known(counts: [f64; 3]) -> [Moments; 3] {
     counts.map(|count| Moments { count, origin: 1.0, m2: count, ..Moments::EMPTY })
 }
@@ -283,7 +284,7 @@ fn moments_of_other_elements_are_refused() {
     refused(&of(0, [0.0, 0.0, 0.0, 1.0], "f32"), &["row 0", "0", "4"], |plan, _, y| {
         plan.normalize_with(&X, &[Moments::EMPTY; 3], None, None, y)
     });
-    // Such moments no row has.
+    // No row has such moments.
     let [one, two, _] = known([4.0; 3]);
     for (m2, origin, scale) in [(-1.0, 0.0, 0.5), (-1e-300, 1.0, 1.0), (5.0, f64::INFINITY, 1.0)] {
         let bad = Moments { origin, m2, scale, ..two };
@@ -291,7 +292,7 @@ fn moments_of_other_elements_are_refused() {
             plan.normalize_with(&X, &[one, bad, two], None, None, y)
         });
     }
-    // Of another type, or of none.
+    // Scales of another type, and of no type.
     for scale in [f64::RESCALE[0], f64::RESCALE[1], 2.0, 0.0] {
         refused(&error(2, 4.0, scale, "f32"), &["row 2", &scale.to_string(), "f32"], |plan, _, y| {
             let mut moments = known([4.0; 3]);

@@ -1,4 +1,4 @@
-//! Several dimensions normalized as one, as `PyTorch`'s `normalized_shape` and ONNX's `axis` mean it.
+//! Several dimensions that are normalized as one, like `PyTorch`'s `normalized_shape` and ONNX's `axis`.
 
 use lanenorm::{Error, LayerNorm, RmsNorm};
 

@@ -1,5 +1,5 @@
-//! The bits of a row do not depend on where it lies: its place in the batch, the strides, the alignment of the four
-//! buffers, in place or not, the kind of stores. Nothing around the rows of y is written.
+//! The bits of a row do not depend on where the row lies: its place in the batch, the strides, the alignment of the
+//! four buffers, in place or not, the kind of stores. Nothing around the rows of y is written.
 
 use lanenorm::{Error, Isa, Store, bf16};
 
@@ -8,7 +8,7 @@ use crate::support::{
     Call, F32, F64, Operation, Output, Problem, TURNING_POINTS, Types, Value, assert_same_bits, quick, tiers,
 };
 
-/// Each of the loops: blocks, fused with a delay of two rows and of one, whole rows.
+/// Columns for each of the loops: blocks, fused with a delay of two rows and of one, whole rows.
 const COLS: [usize; 12] = [1, 3, 16, 64, 65, 100, 192, 193, 333, 1024, 1500, 17_000];
 
 fn columns() -> impl Iterator<Item = usize> {
@@ -63,7 +63,7 @@ fn misalignment_changes_nothing<K: Types>() {
         for problem in Problem::<K>::ordinary(10, cols, 4).of_every_operation() {
             let expected = problem.expected();
             for &isa in tiers() {
-                // Up to a register of AVX-512.
+                // The elements of a register of AVX-512.
                 let most = 64 / size_of::<K::X>();
                 for at in (0..=most).filter(|at| K::takes(at + cols)) {
                     let each_alone = (0..4).map(|buffer| {
@@ -132,7 +132,7 @@ fn every_form_of_a_call_gives_the_same_bits<K: Types<G = <K as Types>::X, Y = <K
 fn check_every_form<K: Types<G = <K as Types>::X, Y = <K as Types>::X>>(problem: &Problem<K>, isa: Isa) {
     let (plan, expected) = (problem.plan(isa), problem.expected());
     let (x, gamma, beta) = (&problem.x, problem.gamma.as_deref(), problem.beta.as_deref());
-    // The sum with -0 is what it was.
+    // A sum with -0 has the bits of the other addend.
     let nothing = vec![K::X::of(-0.0); x.len()];
     let check = |name: &str, with_stats: bool, call: Form<'_, K>| {
         let per_row = || vec![K::F::default(); problem.rows];

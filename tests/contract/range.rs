@@ -22,7 +22,7 @@ fn all_nan<V: Value>(v: &[V]) -> bool {
     v.iter().all(|v| v.bits() == V::QUIET_NAN.bits())
 }
 
-/// A NaN or an infinity at each column of the first row, of one in the middle and of the last.
+/// A NaN or an infinity at each column of the first row, of a row in the middle and of the last.
 fn rows_that_are_not_finite_are_canonical_nan_and_leave_their_neighbours_alone<K: Types>() {
     let (nan, infinity) = (K::X::QUIET_NAN, K::X::INFINITY);
     let values = [nan, -nan, K::X::SIGNALING_NAN, infinity, -infinity];
@@ -53,7 +53,7 @@ fn rows_that_are_not_finite_are_canonical_nan_and_leave_their_neighbours_alone<K
     }
 }
 
-/// beta for each row, as y has it.
+/// beta for each row, rounded to the type of y.
 fn betas<K: Types>(problem: &Problem<K>) -> Vec<K::Y> {
     let zeros = vec![K::G::default(); problem.cols];
     let beta = problem.beta.as_ref().unwrap_or(&zeros);
@@ -123,7 +123,7 @@ fn rows_of_zeros_stay_zero_without_a_mean<K: Types>() {
     }
 }
 
-/// Beyond one chunk, and beyond what is fused.
+/// Rows of more than one chunk, and rows that are too long for fused loops.
 fn long_constant_rows_give_exactly_beta<K: Types>() {
     let (most, small) = (K::X::MAX.wide() * 0.9, K::X::SIZES.noise[2]);
     for (cols, constant) in [(2049, 0.1), (17_000, most), (100_003, 1.0 / 3.0), (100_003, small)] {
@@ -180,7 +180,7 @@ fn no_rows_or_no_columns_do_nothing() {
     }
 }
 
-/// On gamma and beta that are not finite, what is NaN is the canonical one, and the rest is what arithmetic says.
+/// If gamma or beta is not finite, each NaN of y is the canonical one, and other elements are what arithmetic says.
 fn gamma_and_beta_that_are_not_finite<K: Types>() {
     for (rows, cols) in [(1, 7), (2, 70), (9, 100), (3, 1030)] {
         let mut problem = Problem::<K>::ordinary(rows, cols, 5);
@@ -201,8 +201,8 @@ fn gamma_and_beta_that_are_not_finite<K: Types>() {
     }
 }
 
-/// The same for the offset, which may be what is not finite, or the sum of two finite numbers. Zeros are in every row,
-/// since 0 * infinity is a NaN whose sign differs between processors.
+/// The offset, or the sum of a finite gamma and a finite offset, is not finite. Zeros are in every row, since 0 *
+/// infinity is a NaN whose sign differs between processors.
 fn gamma_and_offset_whose_sum_is_not_finite<K: Types>() {
     let (nan, infinity, max) = (K::G::QUIET_NAN, K::G::INFINITY, K::G::MAX);
     let one = K::G::of(1.0);
@@ -250,7 +250,7 @@ fn gamma_and_offset_whose_sum_is_not_finite<K: Types>() {
     }
 }
 
-/// An infinite gamma is not the business of its neighbours, nor they of it: here one whose result is denormal.
+/// An infinite gamma does not change the results of its neighbours, here a denormal one, nor they its own.
 fn an_infinite_gamma_beside_a_denormal_result<K: Types>() {
     let x = [1.0, 3.0, -2.0, 5.0].map(K::X::of).to_vec();
     let (infinity, denormal) = (K::G::INFINITY, K::G::of(8.0 * K::G::SMALLEST.wide()));
@@ -271,12 +271,12 @@ for_all_types!(
     an_infinite_gamma_beside_a_denormal_result,
 );
 
-/// Rows scaled by a power of two are normalized to the same values when eps is 0, up to the last bit of two ways of
-/// rounding.
+/// With an eps of 0, rows that are scaled by a power of two are normalized to the same values, up to the last bit of
+/// two ways of rounding.
 fn assert_scale_does_not_matter<K: Types>(exponents: &[i32]) {
     for cols in [2, 3, 64, 192, 333, 1024, 3000] {
         let mut problem = Problem::<K>::ordinary(9, cols, 6).with_eps(0.0);
-        // Eight bits each, so that they stay exact down among the denormals.
+        // Numbers of eight bits stay exact among the denormals.
         for x in &mut problem.x {
             *x = K::X::of((x.wide() * 128.0).rem_euclid(256.0).floor() - 128.0);
         }
@@ -330,7 +330,7 @@ fn rows_of_the_largest_numbers<K: Types<G = <K as Types>::X, Y = <K as Types>::X
 
 for_every_type!(rows_of_the_largest_numbers);
 
-/// Without a mean, rows that leave the range of the fast path are those of the reference, rounded once.
+/// Without a mean, y of rows that leave the range of the fast path is the reference, rounded once.
 #[test]
 fn rms_norm_out_of_range_is_the_reference_rounded_once() {
     for scale in [1e30, 1e-20, 1e-40] {

@@ -38,7 +38,7 @@ fn calls() -> impl Strategy<Value = Call> {
     )
 }
 
-/// Mostly small, now and then beyond a chunk.
+/// Numbers of columns: mostly small, now and then more than a chunk.
 fn cols() -> impl Strategy<Value = usize> {
     prop_oneof![4 => 0usize..70, 4 => 0usize..400, 2 => 0usize..1200, 1 => 0usize..5000]
 }
@@ -56,7 +56,7 @@ struct Recipe {
     eps: f64,
 }
 
-/// What each of the types is tested by. f32, which shares its loops with most of the others, is tried most often.
+/// The check of each type. f32, which shares its loops with most other types, is tried most often.
 const CHECKS: [fn(Recipe, &Call); 12] = [
     check::<F32>,
     check::<F32>,
@@ -81,7 +81,7 @@ fn check<K: Types>(recipe: Recipe, call: &Call) {
     problem.assert_gives(&problem.expected(), call);
 }
 
-/// Mostly one group, of any number of rows.
+/// Groups, repeat and rows: mostly one group, of any number of rows.
 fn groups() -> impl Strategy<Value = ((usize, usize), usize)> {
     prop_oneof![2 => (0usize..40).prop_map(|rows| ((1, 1), rows)), 1 => ((1usize..5, 1usize..5), 0usize..4)]
 }

@@ -1,5 +1,5 @@
-//! A fused sum gives the bits of adding first, rounded to the type of x, and normalizing then, on all tiers, wherever
-//! the sum goes.
+//! A fused sum gives the bits of adding, rounding to the type of x, and then normalizing, on all tiers, wherever the
+//! sum goes.
 
 use std::num::NonZeroUsize;
 
@@ -16,7 +16,7 @@ pub(crate) struct Case<K: Types> {
     x: Vec<K::X>,
     residual: Vec<K::X>,
     bias: Option<Vec<K::X>>,
-    /// Its x is what the sum must be.
+    /// The problem of normalizing the sum: its x is the right sum.
     of_sum: Problem<K>,
 }
 
@@ -100,7 +100,7 @@ impl<K: Types> Case<K> {
         output.assert_same(expected, cols, format_args!("{what}"));
     }
 
-    /// The same of a sum that is not kept, normalized into y or over the residual.
+    /// Checks a sum that is not kept, and is normalized into y or over the residual.
     fn check_dropped(
         &self,
         (problem, expected): &(Problem<K>, Output<K>),
@@ -182,8 +182,8 @@ fn fused_sums_have_the_bits_of_unfused_ones<K: Types>() {
     }
 }
 
-/// In one of 16 bits most sums are half-way cases or next to one, and the statistics are those of the rounded ones: a
-/// sum that stayed in f32 would show in the mean.
+/// In 16 bits most sums here are half-way cases or next to one, and statistics are of the rounded sums: a sum that
+/// stayed in f32 would show in the mean.
 fn sums_are_rounded_before_anything_is_made_of_them<K: Types>() {
     for (_, cols) in TURNING_POINTS.into_iter().enumerate().filter(|(i, _)| K::takes(*i)) {
         let mut problem = Problem::<K>::ordinary(9, cols, 40);
@@ -198,7 +198,7 @@ fn sums_are_rounded_before_anything_is_made_of_them<K: Types>() {
     }
 }
 
-/// Sums that overflow make a row that is not finite, though its addends were.
+/// Finite addends whose sum overflows make a row that is not finite.
 fn sums_that_overflow<K: Types>() {
     for cols in [1, 7, 64, 100, 1030] {
         let mut problem = Problem::<K>::ordinary(10, cols, 41);
@@ -207,7 +207,7 @@ fn sums_that_overflow<K: Types>() {
             (problem.x[r * cols + r % cols], residual[r * cols + r % cols]) = (K::X::MAX, K::X::MAX);
         }
         for r in (1..10).step_by(3) {
-            // Opposite infinities: the NaN is the canonical one.
+            // The sum of opposite infinities is the canonical NaN.
             let at = r * cols + r % cols;
             (problem.x[at], residual[at]) = (K::X::INFINITY, -K::X::INFINITY);
         }

@@ -1,4 +1,4 @@
-//! What all modules share: the tiers to be tested, problems and calls, and the comparison of bits.
+//! The parts that all modules share: the tiers to be tested, problems and calls, and the comparison of bits.
 
 mod buffer;
 mod data;
@@ -24,8 +24,8 @@ pub(crate) use plan::{OPERATIONS, Operation, Plan};
 pub(crate) use problem::{Call, FORMS, Output, Problem};
 pub(crate) use types::{Bf16, F16, F32, F64, Sizes, Types, Value};
 
-/// The number of columns around which the kernels change their ways: registers of 2 to 16 lanes, the 16 or 32
-/// virtual lanes, steps of twice as many, samples, blocks up to 192 columns, chunks of 1024, their tree.
+/// The numbers of columns around which kernels take another path: registers of 2 to 16 lanes, the 16 or 32 virtual
+/// lanes, steps of twice as many, samples, blocks up to 192 columns, chunks of 1024, their tree.
 pub(crate) const TURNING_POINTS: [usize; 36] = [
     1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 71, 96, 127, 128, 129, 191, 192, 193, 256, 511, 767,
     768, 1023, 1024, 1025, 1088, 2047, 2048, 2049,
@@ -50,12 +50,12 @@ pub(crate) fn tiers() -> &'static [Isa] {
     })
 }
 
-/// Whether long loops are to be thinned out.
+/// Whether long loops are thinned out.
 pub(crate) fn quick() -> bool {
     cfg!(debug_assertions) || std::env::var_os("LANENORM_TEST_QUICK").is_some_and(|v| v == "1")
 }
 
-/// Panics at the first element whose bits differ, and names it. `cols` is the length of a row of the two.
+/// Panics at the first element whose bits differ, and names it. Both slices have rows of `cols` elements.
 #[track_caller]
 pub(crate) fn assert_same_bits<V: Value>(what: fmt::Arguments<'_>, cols: usize, want: &[V], got: &[V]) {
     assert_eq!(want.len(), got.len(), "{what}: lengths differ");

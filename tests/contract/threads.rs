@@ -1,5 +1,5 @@
-//! The bits do not depend on threads: their number, the pool, how the work is cut. Long rows that are cut over threads
-//! are among the shapes, also such as must go back to the slow path.
+//! The bits do not depend on threads: their number, the pool, how the work is cut. The shapes include long rows that
+//! are cut over threads, also rows that must go back to the slow path.
 
 use std::num::NonZeroUsize;
 
@@ -10,7 +10,7 @@ use crate::support::{
     Call, F32, GradCall, GradProblem, KINDS, Problem, Random, Types, Value, assert_same_bits, quick, special_row, tiers,
 };
 
-/// f32 is tried in all of them.
+/// The pools. f32 is tried in all of them.
 fn pools<K: Types>() -> Vec<ThreadPool> {
     let threads: &[usize] = if K::ONE_OF == 1 { &[1, 2, 3, 7] } else { &[3] };
     threads.iter().map(|&n| ThreadPoolBuilder::new().num_threads(n).build().expect("a pool")).collect()
@@ -25,7 +25,7 @@ fn ways(tasks: &[usize]) -> Vec<Parallelism> {
         .collect()
 }
 
-/// On all tiers, in all pools and outside of them.
+/// Checks all tiers, in all pools and outside of them.
 fn assert_threads_agree<K: Types>(problem: &Problem<K>, pools: &[ThreadPool], tasks: &[usize]) {
     let expected = problem.expected();
     for &isa in tiers() {
@@ -63,7 +63,7 @@ fn many_rows<K: Types>() {
     }
 }
 
-/// Rows of 65536 elements and more are cut if their number is less than that of the tasks or not a multiple of it.
+/// Rows of 65536 elements and more are cut if there are fewer rows than tasks, or no multiple of the tasks.
 fn few_long_rows<K: Types>() {
     let pools = pools::<K>();
     let shapes = [(1, 65_535), (1, 65_536), (3, 65_537), (2, 100_003), (8, 70_001)];
@@ -156,7 +156,7 @@ fn calls_on_every_path<K: Types>() {
                     problem.assert_gives(&expected, &Call { store, ..Call::plain(isa) });
                 }
             }
-            // y has no part in these.
+            // The type of y makes no difference to gradients.
             let gradients = GradProblem::<K>::mixed(rows, cols, 5).of_every_operation();
             for problem in gradients.into_iter().filter(|_| K::IN_PLACE) {
                 for problem in [problem.clone(), problem.with_ds()] {
@@ -170,8 +170,8 @@ fn calls_on_every_path<K: Types>() {
     }
 }
 
-/// Without optimization a function's frame has room for everything that is inlined into it, which for these kernels is
-/// much.
+/// Without optimization the frame of a function has room for everything that is inlined into it. For these kernels that
+/// is much.
 fn calls_fit_on_the_stack_of_a_small_thread<K: Types>() {
     let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(calls_on_every_path::<K>).expect("a thread");
     thread.join().expect("no panic");

@@ -7,11 +7,11 @@ use safetensors::SafeTensors;
 /// One LayerNorm of the model and its input.
 pub struct Layer {
     pub name: String,
-    /// x + residual, rows x cols.
+    /// x + residual of the model, rows x cols.
     pub x: Vec<f32>,
     pub gamma: Vec<f32>,
     pub beta: Vec<f32>,
-    /// The result in f64, rounded to f32.
+    /// The normalization in f64, rounded to f32.
     pub expected: Vec<f32>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// The command that runs this very program: under an emulator if cargo was told to use one by environment.
+/// The command that runs this very program: under an emulator if the environment tells cargo to use one.
 pub(crate) fn this_program() -> Command {
     let program = std::env::current_exe().expect("a path to this program");
     let arch = std::env::consts::ARCH.to_uppercase();

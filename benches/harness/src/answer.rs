@@ -1,4 +1,4 @@
-//! Exact answers, and how far others are from them. The formulas are those of the specification
+//! Exact answers, and how far other answers are from them. The formulas are from the specification
 //! ([`lanenorm_kernels::reference`]), in f64 with sums that lose nothing, so that they also serve to check f64.
 
 use rayon::prelude::*;
@@ -32,7 +32,7 @@ impl Part {
         got.par_iter().zip(&self.exact).zip(&self.scale).map(error).reduce(|| 0.0, larger)
     }
 
-    /// The largest error as it is. NaN if an element is.
+    /// The largest error, in no unit. NaN if an element is.
     pub fn absolute_error<V: Value>(&self, got: &[V]) -> f64 {
         got.par_iter().zip(&self.exact).map(|(got, exact)| (got.to_f64() - exact).abs()).reduce(|| 0.0, larger)
     }
@@ -69,25 +69,25 @@ impl Sum {
     }
 }
 
-/// Which normalization.
+/// The normalization whose answers are computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
-    /// LayerNorm if so, else RMSNorm.
+    /// LayerNorm if true, RMSNorm if false.
     pub centered: bool,
     /// The length of rows.
     pub cols: usize,
-    /// What is added to the variance.
+    /// The number that is added to the variance.
     pub eps: f64,
 }
 
-/// Gradients, all of them.
+/// All gradients of a backward pass.
 #[derive(Debug)]
 pub struct Gradients {
-    /// That of x.
+    /// The gradient of x.
     pub dx: Part,
-    /// That of gamma.
+    /// The gradient of gamma.
     pub dgamma: Part,
-    /// That of beta, as LayerNorm has it.
+    /// The gradient of beta, for LayerNorm.
     pub dbeta: Part,
 }
 
@@ -127,9 +127,9 @@ impl Norm {
         y
     }
 
-    /// All gradients. The scale of dx: what its terms would be if those of the two means did not cancel. That of dgamma
-    /// and dbeta: the root of the sum of squares of what the rows add, with 1 + |xhat| for xhat, which is the root of
-    /// their number times the size of one.
+    /// All gradients. The scale of dx is what its terms would be if the two means did not cancel. The scale of dgamma
+    /// and dbeta is the root of the sum of squares of what the rows add, with 1 + |xhat| for xhat: the root of the
+    /// number of rows times the size of one term.
     pub fn backward<T: Value>(self, dy: &[T], x: &[T], gamma: Option<&[f64]>) -> Gradients {
         let (cols, mut dx) = (self.cols, Part::zeros(x.len()));
         // Whole rows, of about as many elements as are worth a task.
@@ -195,7 +195,7 @@ mod tests {
     const NORMS: [Norm; 2] =
         [Norm { centered: true, cols: 37, eps: 1e-5 }, Norm { centered: false, cols: 37, eps: 1e-5 }];
 
-    /// Of one seed for each kind: x, dy, gamma and beta.
+    /// x, dy, gamma and beta, each from a seed of its own.
     fn inputs(norm: Norm) -> [Vec<f32>; 4] {
         let rows = 5 * norm.cols;
         [

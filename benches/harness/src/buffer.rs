@@ -1,6 +1,6 @@
-//! Where buffers lie. Loads of x slow down when they are a few bytes behind stores of y modulo 4096 (the processor
-//! takes them for loads of what is being stored), by up to a factor of two. An allocator deals out one such offset
-//! and a benchmark measures it; here offsets are drawn at random, several times for each case.
+//! Where buffers lie. Loads of x that are a few bytes behind stores of y modulo 4096 take up to twice as long: the
+//! processor takes them for loads of what is being stored. An allocator deals out one offset, and a benchmark would
+//! measure that one. Here offsets are drawn at random, several times for each case.
 
 use rand::RngExt;
 use rand::rngs::SmallRng;

@@ -23,13 +23,14 @@ impl Clock {
         Self { start: Instant::now(), budget, stop: Arc::default(), bar }
     }
 
-    /// What stops the clock when it is called, for handlers of signals.
+    /// A function that stops the clock, for handlers of signals.
     pub fn stopper(&self) -> impl Fn() + Send + use<> {
         let stop = Arc::clone(&self.stop);
         move || stop.store(true, Ordering::Relaxed)
     }
 
-    /// What a part may take that is the next of parts with these weights, so that the rest have their share.
+    /// The time that the next part may take. Its weight is `weight`, and the parts that are left have `weights_left`
+    /// with it.
     pub fn share(&self, weight: f64, weights_left: f64) -> Duration {
         self.budget.saturating_sub(self.start.elapsed()).mul_f64(weight / weights_left)
     }
@@ -45,7 +46,7 @@ impl Clock {
         self.tick();
     }
 
-    /// Whether it was stopped.
+    /// Whether the clock was stopped.
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What everything is measured against.
+//! The copy that everything is measured against.
 
 /// A copy by `tasks` threads of the current rayon pool.
 pub fn copy_threads<T: Copy + Send + Sync>(x: &[T], y: &mut [T], tasks: usize) {

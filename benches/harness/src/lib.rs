@@ -1,6 +1,6 @@
-//! What the benchmarks of lanenorm have in common. [`measure`] takes times that can be compared, of contenders whose
-//! buffers lie where [`buffer`] puts them and whose answers are held against [`answer`]; [`record`] keeps the results,
-//! and [`report`] makes tables and a few sentences of them.
+//! What the benchmarks of lanenorm have in common. [`measure`] takes times that can be compared. [`buffer`] places the
+//! buffers of contenders, and [`answer`] judges their answers. [`record`] keeps the results, and [`report`] makes
+//! tables and a few sentences of them.
 
 pub mod answer;
 pub mod buffer;

@@ -1,4 +1,4 @@
-//! What a later reader needs to know about where results come from.
+//! The origin of results, for later readers.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Machine {
     cpu: String,
     logical_cores: usize,
-    /// Those of the pool.
+    /// The number of threads of the pool.
     pub threads: usize,
     /// The load average of a minute before the run: on a busy machine two threads are as fast as one.
     load: Option<f64>,
@@ -18,12 +18,12 @@ pub struct Machine {
     /// The tier of plans that name none.
     pub default_tier: String,
     date: String,
-    /// What makes such a record again.
+    /// The command that makes such a record again.
     command: String,
 }
 
 impl Machine {
-    /// This one, at this moment. `build` is that of the library.
+    /// This machine, at this moment. `build` is the build of the library.
     pub fn this(build: &str, default_tier: &str, command: &str) -> Self {
         Self {
             cpu: cpu_model().unwrap_or_else(|| format!("unknown {}", std::env::consts::ARCH)),
@@ -51,7 +51,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// As Linux names it; other systems have no such file.
+/// The processor as Linux names it; other systems have no such file.
 fn cpu_model() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = info.lines().find(|line| line.starts_with("model name"))?;

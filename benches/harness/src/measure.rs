@@ -1,15 +1,15 @@
 //! Times that can be compared on a machine that others use too. All contenders run in one process, in turn, in short
 //! blocks and in an order that is drawn anew for each round, so that a slow second slows down all of them. Before each
 //! block the contender runs untimed, to find the caches as it leaves them. This is repeated with buffers at other
-//! places. Of the blocks at one place the lower quartile counts (what disturbs only ever adds time), of the places the
-//! median.
+//! places. The result is the lower quartile of the blocks at one place (a disturbance only ever adds time), and then
+//! the median of the places.
 
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-/// What can be timed.
+/// Contenders that can be timed.
 pub trait Bench {
     /// The time of `repeats` runs of a contender, after untimed ones as [`repeat`] has them.
     fn time(&mut self, contender: usize, wake: Duration, repeats: u64) -> Duration;
@@ -17,7 +17,7 @@ pub trait Bench {
     /// Puts the buffers at other places.
     fn place(&mut self, rng: &mut SmallRng);
 
-    /// Whether the run is to end early. Asked before each block.
+    /// Whether the run is to end early. Called before each block.
     fn is_stopped(&self) -> bool {
         false
     }
@@ -51,14 +51,14 @@ impl Default for Pace {
     }
 }
 
-/// What was measured of one contender.
+/// The times of one contender.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Of a run, in nanoseconds.
+    /// The time of a run, in nanoseconds.
     pub lower_quartile: f64,
-    /// Of a run, in nanoseconds.
+    /// The time of a run, in nanoseconds.
     pub median: f64,
-    /// The lower quartile divided by that of its copy at the same place.
+    /// The lower quartile divided by the lower quartile of its copy at the same place.
     pub copies: f64,
     /// The number of blocks.
     pub blocks: usize,
@@ -81,7 +81,7 @@ pub fn repeat(wake: Duration, repeats: u64, mut run: impl FnMut()) -> Duration {
     start.elapsed()
 }
 
-/// Times contenders in about `budget`. `None` if the run was stopped before each was timed at one place.
+/// Times contenders in about `budget`. `None` if the run was stopped before each contender was timed at one place.
 pub fn measure(
     bench: &mut dyn Bench,
     entries: &[Entry],
@@ -116,13 +116,13 @@ pub fn measure(
     Some(entries.iter().enumerate().map(timing).collect())
 }
 
-/// What a contender takes of a round.
+/// The share of a contender in a round.
 struct Share {
     /// The number of runs in a block.
     repeats: u64,
     /// The seconds that a block takes.
     block: f64,
-    /// It takes part in every such round.
+    /// The contender takes part in one of `every` rounds.
     every: u32,
 }
 
@@ -141,7 +141,7 @@ impl Share {
     }
 }
 
-/// The times of a run in each block of each contender, in nanoseconds. `None` if it was stopped.
+/// The times of a run in each block of each contender, in nanoseconds. `None` if the run was stopped.
 fn run_rounds(
     bench: &mut dyn Bench,
     entries: &[Entry],
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use rand::SeedableRng;
 
-    /// Contenders of given speeds, of which every second place is twice as slow.
+    /// Contenders of given speeds, which are half as fast at every second place.
     struct Given {
         micros: Vec<u64>,
         places: u64,
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(copies, [1.0, 2.0, 900.0]);
         // Three of five places are slow.
         assert_eq!(timings[1].lower_quartile.round(), 40e3);
-        // Four rounds at each place, and one of four.
+        // Four rounds at each place; the slow contender takes part in one of the four.
         assert_eq!(timings.iter().map(|t| t.blocks).collect::<Vec<_>>(), [20, 20, 5]);
     }
 

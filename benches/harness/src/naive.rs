@@ -1,6 +1,6 @@
 //! What people write who do not use a library: each formula as scalar loops, and Welford's algorithm from the textbook.
-//! Backward has for each row a loop for its sums, one for dx, and one that adds to dgamma and dbeta, as the reference
-//! implementations of frameworks have it.
+//! The backward pass has three loops for each row, as in the reference implementations of frameworks: one for the sums
+//! of the row, one for dx, and one that adds to dgamma and dbeta.
 
 use lanenorm_kernels::simd::Float;
 
@@ -9,7 +9,7 @@ use crate::number::{Number, Real};
 /// The arguments are x, cols, gamma, beta, eps and y. RMSNorm has no use for beta.
 pub type Forward<T, F> = fn(&[T], usize, &[T], &[T], F, &mut [T]);
 
-/// What the backward pass takes and writes.
+/// The inputs and outputs of the backward pass.
 #[derive(Debug)]
 pub struct Gradients<'a, T: Number> {
     /// The gradient of y.
@@ -38,7 +38,7 @@ pub fn constants<T: Number>(cols: usize) -> (T::Float, T::Float, T::Float) {
     (T::Float::from_f64(0.0), T::Float::from_f64(1.0), T::Float::from_f64(cols as f64))
 }
 
-/// The mean and the variance of a row: a loop for each.
+/// The mean and the variance of a row, with a loop for each.
 pub fn moments<T: Number>(x: &[T]) -> (T::Float, T::Float) {
     let (zero, _, n) = constants::<T>(x.len());
     let mut mean = zero;
@@ -74,21 +74,21 @@ fn welford_moments<T: Number>(x: &[T]) -> (T::Float, T::Float) {
     (mean, m2 / n)
 }
 
-/// The formula: a loop for the mean, one for the variance, one for the output.
+/// The formula of LayerNorm: a loop for the mean, one for the variance, one for the output.
 pub fn layer_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], beta: &[T], eps: T::Float, y: &mut [T]) {
     for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
         normalize(x, gamma, beta, moments(x), eps, y);
     }
 }
 
-/// The textbook.
+/// LayerNorm by Welford's algorithm from the textbook.
 pub fn welford<T: Number>(x: &[T], cols: usize, gamma: &[T], beta: &[T], eps: T::Float, y: &mut [T]) {
     for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
         normalize(x, gamma, beta, welford_moments(x), eps, y);
     }
 }
 
-/// The last loop of both, which compilers vectorize.
+/// The last loop of both functions above, which compilers vectorize.
 fn normalize<T: Number>(
     x: &[T],
     gamma: &[T],
@@ -104,7 +104,7 @@ fn normalize<T: Number>(
     }
 }
 
-/// The formula: a loop for the mean of squares, one for the output.
+/// The formula of RMSNorm: a loop for the mean of squares, one for the output.
 pub fn rms_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], _: &[T], eps: T::Float, y: &mut [T]) {
     let (_, one, _) = constants::<T>(cols);
     for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {

@@ -1,4 +1,4 @@
-//! The types of elements, as inputs, baselines and checks need them beyond what the library says of them.
+//! The types of elements, with what inputs, baselines and checks need beyond the library's own traits.
 
 use std::ops::{AddAssign, Div};
 
@@ -22,19 +22,19 @@ macro_rules! typed {
     };
 }
 
-/// Conversion to the type that is computed in.
+/// Conversion to the type that rows are computed in.
 pub trait Widen<F>: Copy {
-    /// The same number.
+    /// The number as a value of the wider type.
     fn widen(self) -> F;
 }
 
-/// What is compared with exact answers.
+/// A type whose values are compared with exact answers.
 pub trait Value: Copy + PartialEq + Send + Sync {
-    /// The same number.
+    /// The number as a value of the wider type.
     fn to_f64(self) -> f64;
 
-    /// What rounding to this type may have cost, beyond rounding to the type that is computed in: half the distance to
-    /// the next element away from zero.
+    /// The most that rounding to this type may have cost, beyond rounding to the type that rows are computed in: half
+    /// the distance to the next element away from zero.
     fn half_ulp(self) -> f64 {
         0.0
     }
@@ -42,22 +42,22 @@ pub trait Value: Copy + PartialEq + Send + Sync {
 
 /// A type of elements.
 pub trait Number: Element<Float: Real> + Widen<<Self as Storage>::Float> + Value + Default {
-    /// What gamma and beta have in mixed calls: f32 beside 16 bits, or else the type itself.
+    /// The type of gamma and beta in mixed calls: f32 beside 16 bits, or else the type itself.
     type Mixed: Number + Companion<Self> + From<Self>;
 
-    /// What rounding to the type that is computed in costs at most, relatively.
+    /// The largest relative error of rounding to the type that rows are computed in.
     const U: f64;
 
     /// Rounds to nearest.
     fn narrow(v: Self::Float) -> Self;
 
-    /// Rounds to nearest, by way of the type that is computed in.
+    /// Rounds to nearest, by way of the type that rows are computed in.
     fn from_f64(v: f64) -> Self {
         Self::narrow(Self::Float::from_f64(v))
     }
 }
 
-/// A type that is computed in.
+/// A type that rows are computed in.
 pub trait Real: Float + Value + Widen<Self> + Div<Output = Self> + AddAssign {
     /// The square root.
     fn sqrt(self) -> Self;
@@ -95,7 +95,7 @@ macro_rules! real {
     )*};
 }
 
-/// With the conversions of `half`, which people use.
+/// Types of 16 bits, with the conversions of `half`, which people use.
 macro_rules! sixteen_bits {
     ($($t:ident)*) => {$(
         impl Widen<f32> for $t {

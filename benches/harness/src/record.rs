@@ -12,7 +12,7 @@ use crate::machine::Machine;
 pub struct Record<R> {
     /// Where and when.
     pub machine: Machine,
-    /// What was measured.
+    /// The results.
     pub results: Vec<R>,
 }
 
@@ -23,7 +23,7 @@ pub struct Kernel {
     pub op: String,
     /// The type of elements.
     pub dtype: String,
-    /// The name of the input, which for random ones is the shape.
+    /// The name of the input; the name of random inputs is their shape.
     pub case: String,
     /// The length of rows.
     pub cols: usize,
@@ -31,21 +31,21 @@ pub struct Kernel {
     pub elements: usize,
     /// The name of a tier or of a baseline, or `copy`.
     pub contender: String,
-    /// How the call differs from the plain one, which is `default`.
+    /// How the call differs from the plain call, which is `default`.
     pub form: String,
-    /// Whether it takes all threads of the pool.
+    /// Whether the call takes all threads of the pool.
     pub threads: bool,
-    /// Of a run over the case.
+    /// The time of a run over the case.
     pub lower_quartile_ns: f64,
-    /// Of a run over the case.
+    /// The time of a run over the case.
     pub median_ns: f64,
-    /// The time divided by that of the copy.
+    /// The time divided by the time of the copy.
     pub copies: f64,
     /// The number of blocks.
     pub blocks: usize,
 }
 
-/// Writes a record in the place of the last one, which stays whole until then.
+/// Writes a record in the place of the last one. The last one stays whole until the new one is written.
 ///
 /// # Errors
 /// If the file cannot be written.

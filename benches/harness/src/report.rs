@@ -10,13 +10,13 @@ use crate::measure::Pace;
 use crate::record::{Kernel, Record};
 use crate::table::{Table, three_digits};
 
-/// What stands where nothing was measured.
+/// The cell of a table where nothing was measured.
 const NOTHING: &str = "-";
 
 /// The names of tiers, narrowest first.
 const TIERS: [&str; 4] = ["scalar", "neon", "avx2", "avx512"];
 
-/// The baseline that is the fastest as a rule.
+/// The baseline that is the fastest in most cases.
 const USUAL: &str = "two_pass_simd";
 
 /// The baselines that the sentences are about, and what they are.
@@ -70,7 +70,7 @@ fn is_baseline(name: &str) -> bool {
     name != "copy" && !TIERS.contains(&name)
 }
 
-/// The geometric mean of positive numbers and their range; `None` of no numbers.
+/// The geometric mean of positive numbers and their range; `None` if there are no numbers.
 pub fn mean_and_range(values: impl IntoIterator<Item = f64>) -> Option<(f64, [f64; 2])> {
     let values: Vec<f64> = values.into_iter().collect();
     let mean = (values.iter().map(|v| v.ln()).sum::<f64>() / values.len() as f64).exp();
@@ -85,8 +85,8 @@ impl Record<Kernel> {
         self.results.chunk_by(move |a, b| key(a) == key(b)).map(Case)
     }
 
-    /// What a reader wants to know first, a paragraph for each fact: how many times as fast as baselines, how near to a
-    /// copy, and where a baseline is faster.
+    /// The most important facts, a paragraph for each: how many times as fast as baselines, how near to a copy, and
+    /// where a baseline is faster.
     pub fn sentences(&self) -> Vec<String> {
         let ours = &*self.machine.default_tier;
         let mut sentences = Vec::new();
@@ -186,7 +186,7 @@ impl Record<Kernel> {
         table
     }
 
-    /// All plans that are not the plain call.
+    /// All forms of calls but the plain one.
     pub fn table_of_forms(&self) -> Table {
         let head = ["beside the plain call", "tier", "form", "µs", "GB/s", "copies", "of default"];
         let mut table = Table::new(head.map(String::from).into());
@@ -217,7 +217,7 @@ impl Record<Kernel> {
         format!("{}{tables}\n{}", self.summary(), legend(&self.machine))
     }
 
-    /// The same as Markdown.
+    /// The tables as Markdown.
     pub fn markdown(&self) -> String {
         let tables: String = self.tables().map(|table| table.markdown() + "\n").collect();
         format!("{}\n{tables}{}", self.summary(), legend(&self.machine))
@@ -271,7 +271,7 @@ fn micros(kernel: &Kernel) -> String {
 }
 
 fn gigabytes(kernel: &Kernel) -> String {
-    // That are read or written.
+    // The tensors that are read or written.
     let tensors = match &*kernel.form {
         "sum" | "ds" => 4,
         "params_only" => 2,

@@ -21,7 +21,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// Aligned, with two spaces between columns.
+    /// The table as aligned text, with two spaces between columns.
     pub fn text(&self) -> String {
         let width = |i: usize| self.lines().map(|row| row[i].chars().count()).max().unwrap_or(0);
         let widths: Vec<_> = (0..self.head.len()).map(width).collect();
@@ -37,7 +37,7 @@ impl Table {
         out
     }
 
-    /// As GitHub reads it.
+    /// The table as GitHub reads it.
     pub fn markdown(&self) -> String {
         let line = |row: &[String]| format!("| {} |\n", row.join(" | "));
         let rule = format!("|---|{}\n", "---:|".repeat(self.head.len() - 1));

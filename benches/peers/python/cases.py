@@ -27,7 +27,7 @@ GRID = {
     ("layer_norm_backward", "bf16"): BACKWARD_GRID,
 }
 
-# The arrays that have the type of x, and those of one row.
+# The arrays that have the type of x, and the arrays of one row.
 OF_X = {"x", "residual", "y", "sum", "dy", "dx"}
 OF_COLS = {"gamma", "beta", "gamma_f32", "beta_f32", "dgamma", "dbeta"}
 INPUTS = {
@@ -76,7 +76,7 @@ class Case:
 
 
 def all_cases(shapes: list[str] | None = None) -> list[Case]:
-    """The grid, or what of it has these shapes; shapes that are not in it are added for LayerNorm in f32."""
+    """The grid, or its cases with these shapes; shapes that it lacks are added for LayerNorm in f32."""
     grid = {key: list(names) for key, names in GRID.items()}
     if shapes:
         grid = {key: [s for s in names if s in shapes] for key, names in grid.items()}
@@ -98,7 +98,7 @@ def encode(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def decode(values: np.ndarray) -> np.ndarray:
-    """Any of the types in float64; uint16 is taken for bf16."""
+    """An array of any of the types in float64; uint16 counts as bf16."""
     if values.dtype == np.uint16:
         return (values.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return values.astype(np.float64)
@@ -153,7 +153,7 @@ class Problem:
 
     @cached_property
     def statistics(self) -> dict[str, np.ndarray]:
-        """What a forward call would have kept, rounded to f32: mean, rstd and var of each row."""
+        """The statistics of a forward call, rounded to f32: mean, rstd and var of each row."""
         x = decode(self.inputs["x"])
         mean, var = x.mean(1), x.var(1)
         kept = {"mean": mean, "var": var, "rstd": 1 / np.sqrt(var + self.case.eps)}

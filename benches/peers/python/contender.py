@@ -23,11 +23,11 @@ class Contender:
 
     name: str
     run: Callable[[], object]
-    # Makes the outputs, by name, of what `run` returned.
+    # Makes the outputs, by name, from the value that `run` returned.
     outputs: Callable[[object], dict[str, np.ndarray]]
 
     def answers(self) -> dict[str, np.ndarray]:
-        """Runs it once. The arrays are copies."""
+        """Runs the contender once. The arrays are copies."""
         outputs = self.outputs(self.run())
         return {name: np.array(values) for name, values in outputs.items()}
 
@@ -39,7 +39,7 @@ class Peer(Protocol):
     version: str
 
     def contenders(self, buffers: Buffers) -> list[Contender]:
-        """All ways of doing the buffers' case; raises Unsupported if there is none."""
+        """All contenders for the case of the buffers; raises Unsupported if there is none."""
         ...
 
 

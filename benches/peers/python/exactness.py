@@ -1,4 +1,4 @@
-"""What is no matter of speed: errors against float64, and whether the same input gets the same bits."""
+"""Exactness: errors against float64, and whether the same input gets the same bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contender import Peer, Unsupported
 
 OFFSETS = (0.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)
 
-# Of which the bits are compared between passes with other numbers of threads.
+# The cases whose bits are compared between passes with other numbers of threads.
 THREAD_CASES = [
     Case("layer_norm", "f32", 512, 768),
     Case("layer_norm", "f32", 8, 4096),
@@ -31,7 +31,7 @@ BATCH_COLS = (64, 333, 768, 4096)
 
 
 def run(peer: Peer, problem: Problem) -> dict[str, np.ndarray]:
-    """The outputs of a peer's first way of doing it; raises Unsupported."""
+    """The outputs of a peer's first contender; raises Unsupported."""
     return peer.contenders(Buffers(problem, np.random.default_rng(0)))[0].answers()
 
 
@@ -55,14 +55,14 @@ def accuracy(peers: list[Peer]) -> Iterator[dict]:
 
 
 def hard_problems() -> Iterator[tuple[str, float | None, Problem]]:
-    """LayerNorm in f32 with gamma 1 and beta 0: a name, the offset where that is what is hard, and the problem."""
+    """LayerNorm in f32 with gamma 1 and beta 0: a name, the offset if it is the difficulty, and the problem."""
     rng = np.random.default_rng(1)
     shape = (64, 768)
     normal = rng.standard_normal(shape)
     signs = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
     for offset in OFFSETS:
         yield f"mean {offset:.0e}, std 1" if offset else "mean 0, std 1", offset, plain(normal + offset)
-    # With the usual eps such rows would be zeros beside it.
+    # Beside the usual eps such rows would count as zeros.
     yield "std 1e-30, eps 0", None, plain(normal * 1e-30, eps=0.0)
     yield "std 1e19", None, plain(normal * 1e19)
     yield "std 1e30", None, plain(normal * 1e30)
@@ -78,7 +78,7 @@ def plain(x: np.ndarray, eps: float = 1e-5) -> Problem:
 
 
 def hashes(peers: list[Peer]) -> Iterator[dict]:
-    """What to compare between passes: a hash of each output."""
+    """A hash of each output, to be compared between passes."""
     for case in THREAD_CASES:
         problem = Problem.random(case)
         for peer in peers:
@@ -115,7 +115,7 @@ def same_in_batches(peers: list[Peer], threads: int) -> Iterator[dict]:
 
 
 def batch(inputs: dict[str, np.ndarray], case: Case) -> Problem:
-    """Random rows, but for the first and the last, which are the given one."""
+    """Random rows. The first and the last are the given row."""
     x = random_inputs(case, np.random.default_rng(3))["x"]
     x[0] = x[-1] = inputs["x"][0]
     return Problem(case, inputs | {"x": x})

@@ -30,7 +30,7 @@ ROUNDS = (4, 60)
 
 @dataclass
 class Timing:
-    """Of a call, in nanoseconds. `copies` is the lower quartile divided by that of the copy at the same place."""
+    """Times of a call, in nanoseconds. `copies` is the lower quartile over the copy's at the same place."""
 
     contender: str
     lower_quartile: float
@@ -52,7 +52,7 @@ class Pace:
 
 
 def contenders(peers: list[Peer], buffers: Buffers) -> tuple[list[Contender], dict[str, str]]:
-    """Those of all peers, and why a peer has none."""
+    """The contenders of all peers, and why a peer has none."""
     found, absent = [], {}
     for peer in peers:
         try:

@@ -58,7 +58,7 @@ class Handle:
 
 
 def find_library() -> Path:
-    """That of the wheel."""
+    """The library of the wheel."""
     for file in metadata.files("onednn-cpu-gomp") or []:
         if file.name == "libdnnl.so.3":
             return Path(str(file.locate())).resolve()
@@ -125,7 +125,7 @@ class OneDnn:
         execute = partial(
             self._library.dnnl_primitive_execute, primitive.value, self._stream, c_int(len(memories)), arguments
         )
-        # What the arguments point to lives as long as the call can be made.
+        # The buffers of the arguments live as long as the call can be made.
         execute.keep = (memories, primitive)
         return execute
 

@@ -40,7 +40,7 @@ MODELS: dict[str, dict[str, list[tuple[str, str, list[str], list[str], dict[str,
 
 
 class OnnxRuntime:
-    """Sessions on the CPU, with as many threads as asked for."""
+    """Sessions on the CPU, with the given number of threads."""
 
     name = "onnxruntime"
     version = onnxruntime.__version__
@@ -69,7 +69,7 @@ class OnnxRuntime:
         if key not in self._sessions:
             try:
                 self._sessions[key] = self._new_session(model(name, case))
-            except Exception as error:  # What is raised depends on what is missing.
+            except Exception as error:  # The type of the exception depends on what is missing.
                 self._sessions[key] = Unsupported(str(error).strip().splitlines()[0])
         return self._sessions[key]
 
@@ -79,7 +79,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         # Its threads would spin for tens of milliseconds on the cores of the contender that is timed next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Two nodes are to stay two.
+        # Two nodes must stay two.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.log_severity_level = 4
         return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])

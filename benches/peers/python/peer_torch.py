@@ -27,7 +27,7 @@ class Torch:
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
-        # For as long as the process lives: a guard at each call would be a part of what is timed.
+        # For as long as the process lives: a guard at each call would be timed too.
         self._mode = torch.inference_mode()
         self._mode.__enter__()
         self.version = torch.__version__

@@ -38,7 +38,7 @@ CHECK_SHAPES = [(1, 8), (7, 333), (33, 64), (8, 768), (3, 1000)]
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What must be set before libraries are loaded."""
+    """Sets the variables that must be set before libraries are loaded."""
     return os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
@@ -54,7 +54,7 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def load_peers(threads: int, library: Path, onednn: Path | None) -> tuple[list[Peer], list[str]]:
-    """Those that are installed, and what is to be said of the others."""
+    """The peers that are installed, and why the others are not used."""
     # PyTorch first: it brings the OpenMP that oneDNN then shares.
     makers: dict[str, Callable[[], Peer]] = {
         "torch": lambda: importlib.import_module("peer_torch").Torch(threads),
@@ -103,7 +103,7 @@ ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def interrupt(*_: object) -> None:
-    """Ends a pass, once: what it has by then is written without being interrupted again."""
+    """Ends a pass, once: its results so far are written without another interruption."""
     for end in ENDS:
         signal.signal(end, lambda *_: None)
     raise KeyboardInterrupt
@@ -184,7 +184,7 @@ class Pass:
 
 
 def run_passes(arguments: argparse.Namespace) -> list[dict]:
-    """A process for each number of threads. On Ctrl-C or SIGTERM the running one ends with what it has, as the last."""
+    """A process for each number of threads. On Ctrl-C or SIGTERM the running process ends early, as the last."""
     passes = []
     child: subprocess.Popen | None = None
     ended = False

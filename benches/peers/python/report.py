@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 OURS = "lanenorm"
-# What the others are, by the start of the contender's name.
+# The kinds of the other contenders, by the start of their names.
 OTHERS = ("torch", "onnxruntime", "onednn")
 NOTHING = "-"
 
@@ -25,7 +25,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def digits(value: float) -> str:
-    """Three of them."""
+    """A number with three digits."""
     return f"{value:.{max(0, 2 - int(np.floor(np.log10(value))))}f}" if value else "0"
 
 
@@ -36,7 +36,7 @@ def scientific(entry: dict | None) -> str:
 
 
 def in_order(names: Iterator[str]) -> list[str]:
-    """Each once: ours first, then the others by kind."""
+    """Each contender once: ours first, then the others by kind."""
     found = list(dict.fromkeys(names))
     return sorted(found, key=lambda name: ("copy", OURS, *OTHERS).index(name.split()[0]))
 

@@ -1,5 +1,5 @@
 //! What people write who do not use a library: scalar loops, and Welford's algorithm from the textbook. A sum is
-//! written first; backward takes the statistics anew, as the peers do it.
+//! written first. The backward pass computes the statistics again, as in the peers.
 
 use lanenorm_harness::naive::{self, Forward, Gradients};
 

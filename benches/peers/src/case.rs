@@ -1,4 +1,4 @@
-//! What is measured, its inputs, and the answers it is held against.
+//! The cases: what is measured, the inputs, and the right answers.
 
 use clap::ValueEnum;
 use lanenorm_harness::answer::{Gradients, Norm, Part};
@@ -16,7 +16,7 @@ pub(crate) const EPS: f32 = 1e-5;
 pub(crate) enum Op {
     LayerNorm,
     RmsNorm,
-    /// Of the sum with a residual, which is written too.
+    /// LayerNorm of the sum with a residual; the sum is written too.
     AddLayerNorm,
     AddRmsNorm,
     LayerNormBackward,
@@ -66,7 +66,7 @@ impl Dtype {
         }
     }
 
-    /// Errors beyond this are no matter of rounding: outputs reach 8.
+    /// An error beyond this is not due to rounding: outputs reach 8.
     pub(crate) fn wrong(self) -> f64 {
         match self {
             Self::F32 => 1e-2,
@@ -113,7 +113,7 @@ const SHAPES: [(usize, usize); 15] = [
     (65536, 64), (16384, 128), (197, 1000), (7, 333), (4, 1_000_003),
 ];
 
-/// For the types and operations that few peers have.
+/// The shapes for types and operations that few peers have.
 const FEW_SHAPES: [(usize, usize); 6] = [(8, 768), (128, 768), (512, 768), (2048, 1024), (4096, 4096), (16384, 128)];
 
 /// The shapes of the grid.
@@ -144,7 +144,8 @@ impl<T: Number> Inputs<T> {
     pub(crate) fn new(case: Case) -> Self {
         let Shape { cols, .. } = case.shape;
         let len = case.shape.elements();
-        // Of one magnitude: calls in place are repeated on their own results, and others would grow or vanish.
+        // All gammas have one magnitude: calls in place are repeated on their own results, which would else grow or
+        // vanish.
         let magnitude = |v: &T| <T as number::Number>::narrow(if Widen::widen(*v) < 0.0 { -1.25 } else { 1.25 });
         Self {
             x: bells(1, len, 0.25, 1.0),
@@ -156,7 +157,7 @@ impl<T: Number> Inputs<T> {
     }
 }
 
-/// What a call should give: y or dx, and of the other outputs those that the operation has.
+/// The right outputs of a call: y or dx, and the other outputs that the operation has.
 #[derive(Default)]
 pub(crate) struct Answers {
     pub(crate) y: Part,
@@ -165,7 +166,8 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Of inputs as they are in their type; the sum of a fused add is rounded to that type, as it is written.
+    /// The answers for inputs that are rounded to their type. The sum of a fused addition is rounded to that type too,
+    /// as it is written.
     pub(crate) fn new<T: Number>(case: Case, inputs: &Inputs<T>) -> Self {
         let wide = |v: &[T]| v.iter().map(|&v| Widen::widen(v).into()).collect::<Vec<f64>>();
         let (gamma, beta) = (wide(&inputs.gamma), wide(&inputs.beta));

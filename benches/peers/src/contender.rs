@@ -1,4 +1,4 @@
-//! What can be timed, and the buffers it is given.
+//! The contenders, and the buffers that they are given.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use crate::{ours, tensors};
 /// How many threads there are, and from where calls come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Mode {
-    /// One thread: that of a pool of one.
+    /// One thread, of a pool of one thread.
     One,
     /// All threads, called from a worker of the pool.
     Inside,
-    /// All threads, called from a thread that is not of the pool.
+    /// All threads, called from a thread outside of the pool.
     Outside,
 }
 
@@ -31,12 +31,12 @@ impl Mode {
     }
 }
 
-/// Whose code it is, and how what it does differs from a call into given memory.
+/// Whose code it is, and how its call differs from a call that writes to given memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct About {
     pub(crate) name: &'static str,
     pub(crate) version: &'static str,
-    /// Whether it spreads work over the pool.
+    /// Whether the contender spreads work over the pool.
     pub(crate) threads: bool,
     pub(crate) note: Note,
 }
@@ -49,7 +49,7 @@ pub(crate) enum Note {
     TwoCalls,
     /// Writes over its input.
     InPlace,
-    /// The same, and the sum is not kept for the next layer.
+    /// Writes over its input, and does not keep the sum for the next layer.
     NoSum,
     /// The backward pass of automatic differentiation, which allocates.
     Autograd,
@@ -86,7 +86,7 @@ pub(crate) struct Buffers<T> {
     pub(crate) dy: Buffer<T>,
     pub(crate) gamma: Buffer<T>,
     pub(crate) beta: Buffer<T>,
-    /// y or dx; where calls in place find x.
+    /// y or dx; calls in place find x here.
     pub(crate) y: Buffer<T>,
     pub(crate) s: Buffer<T>,
     pub(crate) dgamma: Buffer<f32>,
@@ -111,7 +111,7 @@ impl<T: Number> Buffers<T> {
         }
     }
 
-    /// Puts x where calls in place look for it, and what no contender writes elsewhere.
+    /// Puts x where calls in place look for it, and overwrites what earlier calls have left in the other outputs.
     pub(crate) fn reset(&mut self) {
         self.y.get_mut().copy_from_slice(self.x.get());
         self.s.get_mut().fill(T::default());
@@ -126,14 +126,14 @@ type Answer<T> = Box<dyn FnMut(&mut Buffers<T>) + Send>;
 /// Something that is timed.
 pub(crate) struct Contender<T> {
     pub(crate) about: About,
-    /// The time of so many calls.
+    /// Takes the time of a number of calls.
     pub(crate) time: Time<T>,
     /// A call whose outputs end in the buffers.
     pub(crate) answer: Answer<T>,
 }
 
 impl<T: Number> Contender<T> {
-    /// Of calls that write to given memory.
+    /// A contender whose calls write to given memory.
     pub(crate) fn new(about: About, call: impl FnMut(&mut Buffers<T>) + Clone + Send + 'static) -> Self {
         let mut timed = call.clone();
         let time = move |b: &mut Buffers<T>, repeats| {
@@ -146,7 +146,7 @@ impl<T: Number> Contender<T> {
         Self { about, time: Box::new(time), answer: Box::new(call) }
     }
 
-    /// Of calls that have memory of their own, and give some back.
+    /// A contender whose calls return memory that they have allocated.
     pub(crate) fn returning<O>(
         about: About,
         call: impl Fn() -> O + Clone + Send + 'static,
@@ -164,7 +164,8 @@ impl<T: Number> Contender<T> {
     }
 }
 
-/// The copy first, and the plain call of lanenorm after it; then those that `wanted` names (all if it is empty).
+/// The copy first, and the plain call of lanenorm after it; then the contenders that `wanted` names (all if it is
+/// empty).
 pub(crate) fn contenders<T: Number>(
     case: Case,
     mode: Mode,
@@ -186,7 +187,7 @@ pub(crate) fn contenders<T: Number>(
 pub(crate) const PEERS: [&str; 8] =
     ["rten-vecmath", "numr", "candle-nn", "burn-flex", "aprender-compute", "lattice-compute", "naive", "welford"];
 
-/// Whether lanenorm does it in place too, for the peers that do nothing else to be held against.
+/// Whether lanenorm does the operation in place too: peers that work only in place are held against that.
 pub(crate) fn has_in_place(op: Op) -> bool {
     !op.is_backward()
 }

@@ -30,8 +30,8 @@ use report::Cell;
 
 const COMMAND: &str = "cargo run --release --manifest-path benches/peers/Cargo.toml";
 
-/// Times lanenorm beside other Rust crates that normalize, and prints tables. Ctrl-C and SIGTERM end it early, with
-/// what there is.
+/// Times lanenorm beside other Rust crates that normalize, and prints tables. Ctrl-C and SIGTERM end it early, with the
+/// results so far.
 #[derive(Parser)]
 struct Args {
     /// Only these operations.
@@ -54,7 +54,7 @@ struct Args {
     json: Option<PathBuf>,
 }
 
-/// Shapes up to this many elements are called from outside of the pool too: of larger ones it is no matter.
+/// Shapes of up to this many elements are called from outside of the pool too. It makes no difference to larger ones.
 const OUTSIDE: usize = 1_000_000;
 
 /// Cells to measure, with the time that each should have, relatively.
@@ -69,7 +69,7 @@ fn cells(args: &Args) -> Vec<(Case, Vec<Mode>, f64)> {
             for shape in shapes {
                 let outside = op == Op::LayerNorm && dtype == Dtype::F32 && shape.elements() <= OUTSIDE;
                 let modes = [Mode::One, Mode::Inside].into_iter().chain(outside.then_some(Mode::Outside)).collect();
-                // Generating and checking included.
+                // The time of making inputs and checking answers is included.
                 let weight = 1.0 + shape.elements() as f64 / 2e6;
                 all.push((Case { op, dtype, shape }, modes, weight));
             }

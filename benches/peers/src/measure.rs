@@ -12,10 +12,10 @@ use crate::case::{Answers, Case, Inputs, Op};
 use crate::contender::{About, Buffers, Contender, Mode, Note, contenders};
 use crate::number::Number;
 
-/// There are more contenders, shapes and operations than elsewhere.
+/// Coarser than elsewhere, as there are more contenders, shapes and operations.
 const PACE: Pace = Pace { block: Duration::from_micros(500), places: 3, rounds: (3, 60), slow: 6.0 };
 
-/// What was measured of one contender, and its largest error.
+/// The times of one contender, and its largest error.
 pub(crate) struct Measured {
     pub(crate) about: About,
     pub(crate) timing: Timing,
@@ -49,7 +49,7 @@ impl<T: Number> Bench for Placed<'_, T> {
         })
     }
 
-    /// With tensors of the peers that are made anew.
+    /// The tensors of the peers are made anew.
     fn place(&mut self, rng: &mut SmallRng) {
         let Plan { case, inputs, wanted, .. } = *self.plan;
         self.buffers = Buffers::new(case, inputs, rng);
@@ -81,7 +81,7 @@ impl<T: Number> Plan<'_, T> {
         Some(all.map(|((c, timing), error)| Measured { about: c.about, timing, error }).collect())
     }
 
-    /// Runs something where the calls of a mode come from.
+    /// Runs `run` on a thread from which the calls of the mode come.
     fn call<R: Send>(&self, mode: Mode, run: impl FnOnce() -> R + Send) -> R {
         match mode {
             Mode::One => self.alone.install(run),
@@ -101,8 +101,8 @@ impl<T: Number> Plan<'_, T> {
         errors.collect()
     }
 
-    /// Of y or dx; those of dgamma and dbeta, which are sums over all rows, count by the square root of the number of
-    /// rows.
+    /// The error of y or dx. Errors of dgamma and dbeta, which are sums over all rows, are divided by the square root
+    /// of the number of rows.
     fn error(&self, contender: &Contender<T>, buffers: &Buffers<T>) -> f64 {
         let (Case { op, shape, .. }, Answers { y, dgamma, dbeta }) = (self.case, self.answers);
         let mut error = y.absolute_error(buffers.y.get());

@@ -14,12 +14,12 @@ pub(crate) trait Number:
 {
     const BURN: DType;
 
-    /// The sum, rounded once.
+    /// The sum of `self` and `other`, rounded once.
     fn plus(self, other: Self) -> Self {
         <Self as number::Number>::narrow(Widen::widen(self) + Widen::widen(other))
     }
 
-    /// The peers that have no other type.
+    /// The peers that take slices of this type alone.
     fn peers_of_slices(_: Case) -> Vec<Contender<Self>> {
         Vec::new()
     }

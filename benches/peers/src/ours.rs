@@ -12,7 +12,7 @@ pub(crate) const COPY: &str = "copy";
 pub(crate) const PLAIN: &str = "lanenorm";
 pub(crate) const IN_PLACE: &str = "lanenorm in place";
 
-/// Shapes are valid and buffers fit, so that nothing can fail.
+/// The message of errors that cannot come: shapes are valid and buffers fit.
 const VALID: &str = "the cases are valid";
 
 fn plans(case: Case, mode: Mode) -> (LayerNorm, RmsNorm) {

@@ -26,7 +26,7 @@ impl Cell {
         self.all.iter().find(|t| t.about.name == name)
     }
 
-    /// What lanenorm does that is the most like what the contender does.
+    /// The call of lanenorm that is most like the call of the contender.
     fn counterpart(&self, timing: &Measured) -> Option<&Measured> {
         self.find(if matches!(timing.about.note, Note::InPlace | Note::NoSum) { IN_PLACE } else { PLAIN })
     }
@@ -55,7 +55,7 @@ fn heading(cell: &Cell) -> String {
     format!("{} {}, {mode}", cell.case.op.name(), cell.case.dtype.name())
 }
 
-/// All tables, and what they come to.
+/// All tables, and a summary.
 pub(crate) fn text(cells: &[Cell], machine: &Machine) -> String {
     let mut out = format!("{machine}\nEntries: times in plain copies of one tensor of the case, by as many threads.\n");
     out += "*: the fastest peer. !: the answer is wrong. (s): does not thread.\n";
@@ -142,7 +142,7 @@ struct Entry {
     caller: &'static str,
     contender: &'static str,
     version: &'static str,
-    /// Whether it spreads work over the pool.
+    /// Whether the contender spreads work over the pool.
     threaded: bool,
     note: &'static str,
     lower_quartile_ns: f64,

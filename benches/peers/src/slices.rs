@@ -1,4 +1,4 @@
-//! The peers that take slices of f32, none of which threads itself.
+//! The peers that take slices of f32. None of them uses threads.
 
 use std::mem::MaybeUninit;
 
@@ -64,7 +64,7 @@ fn for_rows(x: &[f32], y: &mut [f32], cols: usize, mut row: impl FnMut(&[f32], &
     }
 }
 
-/// With the three calls that rten's own operator makes for each row.
+/// Makes the three calls that rten's own operator makes for each row.
 fn rten_layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) {
     let n = x.len() as f32;
     let mean = Sum::new(x).dispatch() / n;

@@ -1,5 +1,5 @@
-//! The peers that have tensors of their own, and allocate what they give back. Their inputs lie where their allocators
-//! put them.
+//! The peers that have tensors of their own, and allocate their outputs. Their inputs lie where their allocators put
+//! them.
 
 use burn_backend::ops::{FloatTensorOps, ModuleOps};
 use burn_backend::{Bytes, Shape};
@@ -138,7 +138,7 @@ fn candle<T: Number>(case: Case, inputs: &Inputs<T>) -> Option<Contender<T>> {
     })
 }
 
-/// It has no RMSNorm and no backward pass of its own.
+/// burn has no RMSNorm and no backward pass of its own.
 fn burn<T: Number>(case: Case, inputs: &Inputs<T>) -> Option<Contender<T>> {
     let about = |note| About { name: "burn-flex", version: version("burn-flex"), threads: true, note };
     let shape = vec![case.shape.rows, case.shape.cols];

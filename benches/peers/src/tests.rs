@@ -1,4 +1,4 @@
-//! Every contender of every operation once, on small shapes, against the exact answers.
+//! Runs every contender of every operation once, on small shapes, and compares with the exact answers.
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;

@@ -1,5 +1,5 @@
-//! The backward pass in loops that compilers vectorize ([`sums`](crate::support::sums)): for each row one for its sums,
-//! and one for all gradients. Compiled twice, as forward is.
+//! The backward pass in loops that compilers vectorize ([`sums`](crate::support::sums)): for each row one loop for its
+//! sums, and one for all gradients. Compiled twice, as the forward baseline is.
 
 use lanenorm::Tier;
 use lanenorm::kernels::simd::{Kernel, Lanes};
@@ -8,22 +8,22 @@ use lanenorm_harness::number::{Number, Real, Widen};
 
 use crate::support::sums::{SUMS, fold, mul_add, padded};
 
-/// For the build's baseline.
+/// Compiled for the processor that the build is for.
 pub(crate) fn layer_norm<T: Number>(grads: Gradients<'_, T>) {
     rows::<T, true, false>(grads);
 }
 
-/// For the build's baseline.
+/// Compiled for the processor that the build is for.
 pub(crate) fn rms_norm<T: Number>(grads: Gradients<'_, T>) {
     rows::<T, false, false>(grads);
 }
 
-/// For the default tier.
+/// Compiled for the default tier.
 pub(crate) fn layer_norm_simd<T: Number>(grads: Gradients<'_, T>) {
     run_on_default::<T, true>(grads);
 }
 
-/// For the default tier.
+/// Compiled for the default tier.
 pub(crate) fn rms_norm_simd<T: Number>(grads: Gradients<'_, T>) {
     run_on_default::<T, false>(grads);
 }

@@ -1,5 +1,6 @@
 //! Speed against columns: LayerNorm on one thread over tensors of three sizes that are cut into rows of 8 to a million
-//! columns, each tier beside a copy of the same tensor. Where a kernel is slow for some columns only, it shows.
+//! columns, each tier beside a copy of the same tensor. A kernel that is slow for some numbers of columns only shows
+//! here.
 
 mod caches;
 mod cliffs;
@@ -26,7 +27,7 @@ use crate::tensors::{Number, Op, Tensors};
 
 const COMMAND: &str = "cargo run --release --manifest-path benches/sweep/Cargo.toml --bin columns";
 
-/// The elements of which the answer is compared with f64. The bits are compared over all of them.
+/// The number of elements whose answer is compared with f64. The bits of all elements are compared.
 const CHECKED: usize = 1 << 20;
 
 /// Measures how speed goes with the number of columns.
@@ -95,7 +96,7 @@ fn contenders(cols: usize) -> Vec<Contender> {
     std::iter::once(copy).chain(tiers().filter(is_measured)).collect()
 }
 
-/// Whether all points were measured.
+/// Measures all points. Returns false if the run was stopped before.
 fn run<T: Number>(options: &Options, clock: &Clock, record: &mut Record) -> anyhow::Result<bool> {
     let one = ThreadPoolBuilder::new().num_threads(1).build()?;
     let points = SIZES.map(|size| (size, grid::points(size.most_cols(size_of::<T>()), options.coarse)));
@@ -164,7 +165,7 @@ impl<'a, T: Number> Columns<'a, T> {
         self.contenders = contenders(cols);
     }
 
-    /// Checks and times all contenders. Whether that was done before the run was stopped.
+    /// Checks and times all contenders. Returns false if the run was stopped before.
     fn point(&mut self, budget: Duration, record: &mut Record) -> anyhow::Result<bool> {
         self.check()?;
         let entries = vec![Entry { copy: 0, wake: Duration::ZERO }; self.contenders.len()];
@@ -188,7 +189,7 @@ impl<'a, T: Number> Columns<'a, T> {
         Ok(true)
     }
 
-    /// Compares the first tier's answer with f64, and the bits of all others with the first's.
+    /// Compares the answer of the first tier with f64, and the bits of all other tiers with the bits of the first.
     fn check(&mut self) -> anyhow::Result<()> {
         let (rows, cols) = (self.rows, self.cols);
         let mut first = None;

@@ -65,8 +65,8 @@ fn read<R: DeserializeOwned>(folder: &str, name: &str) -> anyhow::Result<R> {
     serde_json::from_str(&text).with_context(|| format!("{} is no such record", path.display()))
 }
 
-/// Strong scaling on the best tier: the time of one thread, how many times as fast others are, and the copy beside the
-/// most.
+/// Strong scaling on the best tier: the time of one thread, the speedup of each other number of threads, and the copy
+/// beside the largest number.
 fn scaling(rows: &[Row]) -> Table {
     let rows: Vec<&Row> = rows.iter().filter(|row| row.scaling == "strong").collect();
     let threads = distinct(rows.iter().map(|row| row.threads));

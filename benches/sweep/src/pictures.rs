@@ -1,4 +1,4 @@
-//! Pictures of what a folder of records has, each for light and for dark pages.
+//! Pictures of the records in a folder, each for light and for dark pages.
 
 mod chart;
 mod columns;
@@ -23,12 +23,12 @@ use crate::pictures::theme::{DARK, LIGHT};
 struct Options {
     /// The folder that has columns.json, peers.json, python.json or scaling.json.
     folder: PathBuf,
-    /// The folder that pictures go to; that of the records if it is not given.
+    /// The folder that pictures go to; the folder of the records if it is not given.
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
-/// What makes a picture of a folder, or `None` if the record for it is absent.
+/// Makes a picture of a folder; `None` if the record for it is absent.
 type Make = fn(&Path) -> anyhow::Result<Option<Picture>>;
 
 const PICTURES: [(&str, &str, Make); 4] = [

@@ -1,5 +1,5 @@
-//! Speed against threads: strong scaling (a shape of its own size for any number of threads) and weak scaling (rows in
-//! proportion to them), each beside a copy by as many threads.
+//! Speed against threads: strong scaling (one shape for all numbers of threads) and weak scaling (rows in proportion to
+//! the threads), each beside a copy by as many threads.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ struct Options {
     /// Seconds that the whole run may take.
     #[arg(long, default_value_t = 300)]
     budget: u64,
-    /// The largest number of threads; that of the cores if it is not given.
+    /// The largest number of threads; the number of cores if it is not given.
     #[arg(long)]
     max_threads: Option<usize>,
     /// The file that results go to.
@@ -39,12 +39,12 @@ struct Options {
     json: PathBuf,
 }
 
-/// Which number is kept as threads are added.
+/// The number that stays the same as threads are added.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// That of rows.
+    /// The number of rows.
     Strong,
-    /// That of rows per thread.
+    /// The number of rows per thread.
     Weak,
 }
 
@@ -53,7 +53,7 @@ struct Case {
     kind: Kind,
     op: Op,
     is_bf16: bool,
-    /// Weak: per thread.
+    /// The number of rows; for weak scaling, per thread.
     rows: usize,
     cols: usize,
     weight: f64,
@@ -91,7 +91,8 @@ pub(crate) struct Row {
     pub(crate) blocks: usize,
     /// Bytes of x read and of y written, per nanosecond.
     pub(crate) gb_per_s: f64,
-    /// Strong scaling: the time of one thread over this one's. Weak: that times the number of threads.
+    /// Strong scaling: the time of one thread divided by this time. Weak scaling: the same quotient times the number of
+    /// threads.
     pub(crate) speedup: f64,
 }
 
@@ -107,7 +108,7 @@ struct Check {
     contender: &'static str,
     hash: String,
     same_bits: bool,
-    /// In units of what rounding may add; only of the first run, whose bits the others have.
+    /// The error in units of the allowed rounding error. Only the first run has it: all runs have the same bits.
     error: Option<f64>,
 }
 
@@ -161,7 +162,7 @@ fn threads(most: usize) -> Vec<usize> {
     threads
 }
 
-/// What matters most comes first, for runs that are cut short.
+/// The most important cases come first, for runs that are cut short.
 fn cases() -> Vec<Case> {
     let ops = [(Op::LayerNorm, false), (Op::LayerNormBackward, false), (Op::RmsNorm, false), (Op::LayerNorm, true)];
     let strong = [(512, 768, 1.0), (2048, 1024, 1.0), (8192, 1024, 1.5), (16384, 4096, 4.0)];
@@ -191,7 +192,7 @@ impl Case {
         }
     }
 
-    /// For each number of threads the copy, then the tiers.
+    /// The contenders: for each number of threads the copy, then the tiers.
     fn contenders(&self, pools: &[ThreadPool]) -> Vec<Contender> {
         let vectors = Isa::available().filter(|isa| isa.tier() != Tier::Scalar);
         let mut tiers: Vec<Isa> = vectors.collect();
@@ -278,7 +279,7 @@ fn run<T: Number>(
     Ok(())
 }
 
-/// Compares the first tier's answer with f64, and the bits of all others with the first's.
+/// Compares the answer of the first tier with f64, and the bits of all other tiers with the bits of the first.
 fn check<T: Number>(case: &Case, bench: &mut Pools<'_, T>, clock: &Clock, record: &mut Record) -> anyhow::Result<()> {
     let largest = bench.pools.last().context("a pool")?;
     let mut first: Option<(usize, u64)> = None;

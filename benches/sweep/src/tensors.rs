@@ -1,4 +1,4 @@
-//! The buffers of a case, and what runs over them.
+//! The buffers of a case, and the operations that run over them.
 
 use anyhow::ensure;
 use lanenorm::{Isa, LayerNorm, RmsNorm};
@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const EPS: f64 = 1e-5;
 
-/// The largest error that is taken for right, in units of what rounding may add.
+/// The largest error that counts as right, in units of the allowed rounding error.
 const BOUND: f64 = 16.0;
 
 /// An operation.
@@ -50,7 +50,7 @@ pub(crate) struct Tensors<T: Number> {
     x: Buffer<T>,
     /// y, or dx.
     y: Buffer<T>,
-    /// Empty where there is no backward pass.
+    /// Empty if there is no backward pass.
     dy: Buffer<T>,
     gamma: Buffer<T>,
     beta: Buffer<T>,
@@ -60,7 +60,7 @@ pub(crate) struct Tensors<T: Number> {
 }
 
 impl<T: Number> Tensors<T> {
-    /// Buffers for so many rows, and work memory for the tasks of the current pool.
+    /// Buffers for `rows` rows, and work memory for the tasks of the current pool.
     pub(crate) fn new(rows: usize, cols: usize, backward: bool) -> Self {
         let rng = &mut SmallRng::seed_from_u64(1);
         let x: Vec<T> = bells(1, rows * cols, 0.5, 1.0);
@@ -95,7 +95,7 @@ impl<T: Number> Tensors<T> {
         call.to(self.y.get_mut()).expect("lengths that fit");
     }
 
-    /// Cuts the same tensor into rows of so many columns, at most as many as it was made with: forward passes only.
+    /// Cuts the same tensor into rows of `cols` columns, at most as many as it was made with. For forward passes only.
     pub(crate) fn set_cols(&mut self, cols: usize) {
         self.cols = cols;
     }
@@ -141,7 +141,7 @@ impl<T: Number> Tensors<T> {
         self.grads.iter_mut().flatten().for_each(|v| *v = f32::NAN);
     }
 
-    /// Of the bits that the last run left.
+    /// The hash of the bits that the last run left.
     pub(crate) fn hash(&self, op: Op, rows: usize) -> u64 {
         let mut parts: Vec<u64> = self.y.get()[..rows * self.cols]
             .par_chunks(1 << 14)
@@ -153,7 +153,7 @@ impl<T: Number> Tensors<T> {
         hash(parts.iter().flat_map(|part| [*part as u32, (part >> 32) as u32]))
     }
 
-    /// The largest error of what the last run left in the first rows, in units of what rounding may add.
+    /// The largest error of the last run in the first `rows` rows, in units of the allowed rounding error.
     ///
     /// # Errors
     /// If it is too large.

@@ -14,7 +14,7 @@ pub(crate) fn overwrite<T: Real, G: Real + Companion<T>>(
     residual: Option<&Tensor>,
     affine: Affine<'_>,
 ) -> Result<()> {
-    // Copied, since they cannot be read while x is locked, if they are parts of one buffer.
+    // Copied: if gamma and beta are parts of the same buffer as x, they cannot be read while x is locked.
     let copy = |param: Option<&Tensor>| param.map(Tensor::to_vec1).transpose();
     let op = Overwrite::<T, G> { norm: *norm, gamma: copy(affine.gamma)?, beta: copy(affine.beta)?, x: PhantomData };
     match residual {

@@ -6,8 +6,8 @@ use crate::ops;
 
 /// Layer normalization of the last dimension, as a module that drops in for [`candle_nn::LayerNorm`].
 ///
-/// Unlike that, it has gradients also on contiguous tensors, and takes tensors of 16 bits beside a weight and bias of
-/// f32.
+/// Unlike candle's module, it has gradients on contiguous tensors too, and takes tensors of 16 bits beside a weight and
+/// bias of f32.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -106,7 +106,7 @@ impl LayerNorm {
         self.bias.as_ref().filter(|_| self.remove_mean)
     }
 
-    /// y with a bias that the normalization itself has not.
+    /// y plus a bias that is not part of the normalization itself.
     fn add_bias(&self, y: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) if !self.remove_mean => y.broadcast_add(&bias.to_dtype(y.dtype())?),

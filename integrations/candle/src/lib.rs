@@ -1,9 +1,9 @@
 //! LayerNorm and RMSNorm for [candle](candle_core) on CPUs, by [`lanenorm`].
 //!
-//! [`LayerNorm`] and [`RmsNorm`] drop in for those of `candle_nn`: the same constructors, loaded by [`layer_norm()`]
-//! and [`rms_norm()`] from the same weights. [`ops`] has the operations, fused with a residual addition too. All of
-//! them have lanenorm's contract (the same bits on every processor, for any batch and number of threads, right at any
-//! offset), and gradients.
+//! [`LayerNorm`] and [`RmsNorm`] drop in for the modules of `candle_nn`: they have the same constructors, and
+//! [`layer_norm()`] and [`rms_norm()`] load them from the same weights. [`ops`] has the operations, fused with a
+//! residual addition too. All of them have lanenorm's contract (the same bits on every processor, for any batch and
+//! number of threads, right at any offset), and gradients.
 #![forbid(unsafe_code)]
 
 mod in_place;

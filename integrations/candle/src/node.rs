@@ -12,12 +12,12 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 use crate::norm::{Affine, Norm, sum};
 use crate::view::View;
 
-/// What leads from arguments to a result, and from its gradient to theirs.
+/// An operation: from arguments to a result, and from the gradient of the result to the gradients of the arguments.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Op {
-    /// Of x and residual.
+    /// x + residual; the arguments are x and residual.
     Sum,
-    /// Of x, and of gamma and beta as far as they are given.
+    /// A normalization; the arguments are x, and gamma and beta as far as they are given.
     Norm(Norm),
 }
 

@@ -1,4 +1,4 @@
-//! What runs lanenorm on the elements of tensors, by type.
+//! Runs lanenorm on the elements of tensors, for each type.
 
 use candle_core::{CpuStorage, DType, Device, Error, Result, Tensor, WithDType, bail};
 use lanenorm::{Companion, Parallelism};
@@ -7,8 +7,8 @@ use crate::in_place::overwrite;
 use crate::twice;
 use crate::view::{Real, View, read, read_if_given, rowwise};
 
-/// candle locks elements during a call. No job of a pool may run meanwhile on a thread that works for the call: it may
-/// want the same lock.
+/// candle locks elements during a call. Meanwhile no job of a pool may run on a thread that works for the call: the job
+/// may want the same lock.
 const PARALLELISM: Parallelism = Parallelism::OwnThreads;
 
 /// One of the two normalizations, for rows of some length.
@@ -25,7 +25,7 @@ pub(crate) struct Affine<'a> {
     pub(crate) beta: Option<&'a Tensor>,
 }
 
-/// Calls a function for the type of x and that of gamma and beta, which is the same where there is no gamma.
+/// Calls a function for the type of x and the type of gamma and beta. Without a gamma both types are the same.
 macro_rules! by_type {
     ($x:expr, $gamma:expr, $function:ident($($argument:expr),*)) => {
         match ($x.dtype(), $gamma.as_ref().map_or($x.dtype(), |gamma| gamma.dtype())) {
@@ -83,12 +83,12 @@ impl Norm {
         matches!(self, Self::Layer(_))
     }
 
-    /// y of x, which is made of rows.
+    /// y, from x in rows.
     pub(crate) fn forward(&self, x: View<'_>, gamma: Option<View<'_>>, beta: Option<View<'_>>) -> Result<CpuStorage> {
         by_type!(x, gamma, forward(self, x, gamma, beta))
     }
 
-    /// s = x + residual, both made of rows, and y of s.
+    /// s = x + residual, both in rows, and y from s.
     pub(crate) fn forward_sum(
         &self,
         x: &Tensor,
@@ -103,7 +103,7 @@ impl Norm {
         by_type!(x, affine.gamma, overwrite(self, x, residual, affine))
     }
 
-    /// The gradients of those of x, gamma and beta that are tracked.
+    /// The gradients of x, gamma and beta, as far as they are tracked.
     pub(crate) fn backward(&self, x: &Tensor, affine: Affine<'_>, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         if twice::is_asked_for(dy) && x.elem_count() > 0 {
             return twice::backward(self, x, affine, dy);
@@ -112,7 +112,8 @@ impl Norm {
     }
 }
 
-/// Runs a call of either plan: what both have, then what layer normalization has beside it, then the end.
+/// Runs a call of either plan: first the methods that both calls have, then the methods of layer normalization alone,
+/// then the end.
 macro_rules! run {
     ($norm:expr, $plan:ident => $call:expr, $more:ident($argument:expr), $end:ident($($to:expr)?)) => {
         match $norm {
@@ -160,8 +161,8 @@ fn forward_sum<T: Real, G: Real + Companion<T>>(
 
 /// Whether a sum is better taken before it is normalized, by [`sum`].
 ///
-/// Then s is written only once, which saves more than not reading it again: the kernel for sums needs memory that was
-/// zeroed before. Not so in 16 bits: a loop over elements cannot add them in vectors.
+/// s is written only once then, and that saves more than not reading it again: the kernel for sums needs memory that
+/// has been zeroed. In 16 bits it is not better: a loop over elements cannot add them in vectors.
 pub(crate) fn is_added_first(x: &Tensor, residual: &Tensor) -> bool {
     matches!(x.dtype(), DType::F32 | DType::F64) && x.is_contiguous() && residual.is_contiguous()
 }
@@ -203,7 +204,7 @@ fn backward<T: Real, G: Real + Companion<T>>(
             })
         })
     })?;
-    // candle adds a gradient to others of the same argument, in its type.
+    // candle adds this gradient to other gradients of the argument, in the type of the argument.
     let of = |tensor: Option<&Tensor>, grad: Option<Vec<T::Float>>| match (tensor, grad) {
         (Some(tensor), Some(grad)) => {
             Tensor::from_vec(grad, tensor.shape(), &Device::Cpu)?.to_dtype(tensor.dtype()).map(Some)

@@ -2,12 +2,13 @@
 //!
 //! x is f32, f64, f16 or bf16, and its last dimension is normalized. gamma and beta have one dimension of that length,
 //! and the type of x, or f32 beside 16 bits. 16 bits are computed in f32 and rounded once. A tensor whose rows are
-//! contiguous and evenly spaced, such as some columns of a larger one, is read where it lies; any other is copied
-//! first.
+//! contiguous and evenly spaced, such as some columns of a larger tensor, is read where it lies. Any other tensor is
+//! copied first.
 //!
 //! Derivatives reach every argument. Where candle keeps the graph of gradients (`CANDLE_GRAD_DO_NOT_DETACH=1` in the
-//! environment), derivatives of gradients do too: backward is done by operations of candle in f64 there. Gradients of
-//! gamma and beta are summed up in f32 (f64 for f64), and rounded once to their type. Tensors are on the CPU.
+//! environment), derivatives of gradients do too: the backward pass then consists of operations of candle in f64.
+//! Gradients of gamma and beta are summed up in f32 (f64 for f64), and rounded once to their type. Tensors are on the
+//! CPU.
 
 use candle_core::{D, Result, Tensor, bail};
 
@@ -17,7 +18,7 @@ use crate::view::rowwise;
 
 /// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta.
 ///
-/// A call of [`candle_nn::ops::layer_norm`] is one of this; gamma and beta may also be `None`.
+/// It takes the arguments of [`candle_nn::ops::layer_norm`]; gamma and beta may also be `None`.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -42,7 +43,7 @@ pub fn layer_norm<'a>(
 
 /// RMS normalization: y = x / sqrt(mean(x^2) + eps) * gamma.
 ///
-/// A call of [`candle_nn::ops::rms_norm`] is one of this; gamma may also be `None`.
+/// It takes the arguments of [`candle_nn::ops::rms_norm`]; gamma may also be `None`.
 ///
 /// # Errors
 /// As [`layer_norm`].
@@ -51,7 +52,8 @@ pub fn rms_norm<'a>(x: &Tensor, gamma: impl Into<Option<&'a Tensor>>, eps: impl 
     apply(norm, x, gamma.into(), None)
 }
 
-/// The sum s = x + residual and its layer normalization, (s, y), in one touch and with the bits of one after the other.
+/// The sum s = x + residual and its layer normalization, as (s, y). One touch does both, with the bits of an addition
+/// followed by a normalization.
 ///
 /// # Errors
 /// As [`layer_norm`], and if x and residual differ in shape or type.
@@ -66,7 +68,8 @@ pub fn add_layer_norm<'a>(
     apply_sum(norm, x, residual, gamma.into(), beta.into())
 }
 
-/// The sum s = x + residual and its RMS normalization, (s, y), in one touch and with the bits of one after the other.
+/// The sum s = x + residual and its RMS normalization, as (s, y). One touch does both, with the bits of an addition
+/// followed by a normalization.
 ///
 /// # Errors
 /// As [`add_layer_norm`].
@@ -80,9 +83,9 @@ pub fn add_rms_norm<'a>(
     apply_sum(norm, x, residual, gamma.into(), None)
 }
 
-/// [`layer_norm`] of x, written over x: nothing is allocated. Every tensor that shares the memory of x sees it.
+/// [`layer_norm`] of x, written over x: nothing is allocated. Every tensor that shares the memory of x changes with it.
 ///
-/// Gradients cannot pass, so no tensor may be tracked. x is made of evenly spaced rows.
+/// Gradients cannot pass through it, so no tensor may be tracked. x must have evenly spaced rows.
 ///
 /// # Errors
 /// As [`layer_norm`], if a tensor is tracked, or if x cannot be overwritten where it lies.
@@ -95,7 +98,7 @@ pub fn layer_norm_in_place<'a>(
     overwrite(Norm::layer(cols(x)?, eps.into())?, x, None, gamma.into(), beta.into())
 }
 
-/// [`rms_norm`] of x, written over x, as [`layer_norm_in_place`].
+/// [`rms_norm`] of x, written over x, as [`layer_norm_in_place`] does.
 ///
 /// # Errors
 /// As [`layer_norm_in_place`].
@@ -103,8 +106,8 @@ pub fn rms_norm_in_place<'a>(x: &Tensor, gamma: impl Into<Option<&'a Tensor>>, e
     overwrite(Norm::rms(cols(x)?, eps.into(), 0.0)?, x, None, gamma.into(), None)
 }
 
-/// [`layer_norm`] of x + residual, written over x, as [`layer_norm_in_place`]: where the sum itself is not needed. x is
-/// contiguous.
+/// [`layer_norm`] of x + residual, written over x, as [`layer_norm_in_place`] does. It is for calls that do not need
+/// the sum itself. x must be contiguous.
 ///
 /// # Errors
 /// As [`layer_norm_in_place`], if x and residual differ in shape or type, or if they share memory.
@@ -118,7 +121,7 @@ pub fn add_layer_norm_in_place<'a>(
     overwrite(Norm::layer(cols(x)?, eps.into())?, x, Some(residual), gamma.into(), beta.into())
 }
 
-/// [`rms_norm`] of x + residual, written over x, as [`add_layer_norm_in_place`].
+/// [`rms_norm`] of x + residual, written over x, as [`add_layer_norm_in_place`] does.
 ///
 /// # Errors
 /// As [`add_layer_norm_in_place`].

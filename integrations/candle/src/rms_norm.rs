@@ -6,7 +6,8 @@ use crate::ops;
 
 /// RMS normalization of the last dimension, as a module that drops in for [`candle_nn::RmsNorm`].
 ///
-/// Unlike that, it has gradients also on contiguous tensors, and takes tensors of 16 bits beside a weight of f32.
+/// Unlike candle's module, it has gradients on contiguous tensors too, and takes tensors of 16 bits beside a weight of
+/// f32.
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
     weight: Tensor,
@@ -20,7 +21,8 @@ impl RmsNorm {
         Self { weight, eps, offset: 0.0 }
     }
 
-    /// The same with a number added to the weight: 1 for models that keep gamma - 1, as Gemma does.
+    /// The same module with an offset: a number that is added to the weight. It is 1 for models that keep gamma - 1, as
+    /// Gemma does.
     pub fn with_offset(self, offset: f32) -> Self {
         Self { offset, ..self }
     }
@@ -40,7 +42,8 @@ impl RmsNorm {
         self.offset
     }
 
-    /// [`forward`](Module::forward), which has gradients. (That of `candle_nn` needs another method for them.)
+    /// The same as [`forward`](Module::forward), which has gradients here. (The module of `candle_nn` has them in this
+    /// method alone.)
     ///
     /// # Errors
     /// As [`forward_add`](Self::forward_add).

@@ -1,6 +1,6 @@
 //! Gradients that have gradients themselves, for second derivatives.
 //!
-//! They are operations of candle, of which candle knows the gradients. They are slower than the kernel, and computed in
+//! They consist of operations of candle, whose gradients candle knows. They are slower than the kernel, and computed in
 //! f64 so that they are as accurate. With g = dy * gamma and n = (x - mean) * rstd, or n = x * rstd without a mean,
 //!
 //! ```text
@@ -14,18 +14,18 @@ use candle_core::{D, DType, Result, Tensor};
 use crate::norm::{Affine, Norm};
 
 thread_local! {
-    /// Whether candle keeps the graph of gradients: as candle itself, once for each thread.
+    /// Whether candle keeps the graph of gradients. It is read once for each thread, as candle itself does it.
     static KEPT: bool = std::env::var("CANDLE_GRAD_DO_NOT_DETACH").is_ok_and(|kept| !kept.is_empty() && kept != "0");
 }
 
-/// Whether somebody may take gradients of what comes of dy.
+/// Whether somebody may take gradients of the results of this backward pass.
 ///
-/// Also where dy itself is constant: dx depends on x.
+/// That may be so even if dy itself is constant: dx depends on x.
 pub(crate) fn is_asked_for(dy: &Tensor) -> bool {
     dy.track_op() || KEPT.with(|&kept| kept)
 }
 
-/// The gradients of those of x, gamma and beta that are tracked, where x has elements.
+/// The gradients of x, gamma and beta, as far as they are tracked. x must have elements.
 pub(crate) fn backward(
     norm: &Norm,
     x: &Tensor,

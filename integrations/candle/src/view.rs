@@ -100,9 +100,9 @@ impl<'a> View<'a> {
 
 /// Lends the elements of a tensor to a function, locked for reading meanwhile.
 ///
-/// A thread may read what it is reading already, as in a sum of two parts of one buffer. candle's public lock,
-/// `storage_and_layout`, would then wait behind a thread that waits to write, and so for ever. The lock that
-/// candle's operations take does not: this is one, without a result.
+/// A thread may read a buffer that it is reading already, as in a sum of two parts of one buffer. candle's public lock,
+/// `storage_and_layout`, would then wait behind a thread that waits to write, and so for ever. The lock that candle's
+/// operations take does not wait: this is such an operation, without a result.
 pub(crate) fn read<R>(tensor: &Tensor, run: impl FnOnce(View<'_>) -> Result<R>) -> Result<R> {
     let read = Read { run: Cell::new(Some(run)), result: Cell::new(None) };
     tensor.apply_op1_no_bwd(&read)?;
@@ -112,7 +112,7 @@ pub(crate) fn read<R>(tensor: &Tensor, run: impl FnOnce(View<'_>) -> Result<R>) 
     }
 }
 
-/// The same for a tensor that may be absent.
+/// [`read`] for a tensor that may be absent.
 pub(crate) fn read_if_given<R>(tensor: Option<&Tensor>, run: impl FnOnce(Option<View<'_>>) -> Result<R>) -> Result<R> {
     match tensor {
         Some(tensor) => read(tensor, |view| run(Some(view))),
@@ -193,7 +193,7 @@ mod tests {
         let panic = panic::catch_unwind(AssertUnwindSafe(|| x.inplace_op1(&Panics)));
         assert_eq!(panic.expect_err("a panic").downcast_ref(), Some(&"planted"));
         assert_eq!(x.to_vec1::<f32>()?, [7.0, 2.0, 3.0]);
-        // Of another type than they are.
+        // The elements are asked for in another type than they have.
         let error = f64::elements_mut(&mut CpuStorage::F32(Vec::new())).expect_err("an error").to_string();
         assert!(error.contains("elements are F32, expected F64"), "{error}");
         Ok(())

@@ -28,15 +28,15 @@ use mpi::traits::{Communicator, CommunicatorCollectives};
 use norm::Norm;
 use rows::{Bits, ROWS, Tensor};
 
-/// The columns of a shard. A power of two of lanenorm's chunks of 1024: then the parts are subtrees of the tree along
-/// which the whole row is merged.
+/// The columns of a shard. It is a power of two times lanenorm's chunk of 1024: then the parts are subtrees of the tree
+/// along which the whole row is merged.
 const SHARD: usize = 2048;
 
 /// Columns missing at the end of the last shard, which may have any length, and eps. Without eps, small and constant
 /// rows are of extreme range too.
 const CASES: [(usize, f64); 2] = [(0, 1e-5), (333, 0.0)];
 
-/// What one rank found.
+/// The outcome on one rank.
 struct Outcome {
     different: usize,
     rescaled: usize,
@@ -72,8 +72,8 @@ fn check<T: Bits>(
     Ok(Outcome { different, rescaled })
 }
 
-/// Checks both operations in three types, and prints a line for each on rank 0. (What the last bits of moments change
-/// shows in f64, and seldom in the others.) Returns whether all ranks agree with one process.
+/// Checks both operations in three types, and prints a line for each on rank 0. (A difference in the last bits of
+/// moments shows in f64, and seldom in the other types.) Returns whether all ranks agree with one process.
 fn run(world: &SimpleCommunicator) -> Result<bool, Error> {
     let first = world.rank() == 0;
     if first {
@@ -111,8 +111,8 @@ fn run(world: &SimpleCommunicator) -> Result<bool, Error> {
 fn main() -> ExitCode {
     let universe = mpi::initialize().expect("MPI is initialized once");
     let world = universe.world();
-    // Any other end of this rank would leave the others waiting for it. A panic that unwound from here would wait too:
-    // what it drops finalizes MPI.
+    // If this rank ended in any other way, the other ranks would wait for it. A panic that unwound from here would wait
+    // too: it would drop the MPI universe, which finalizes MPI.
     match panic::catch_unwind(AssertUnwindSafe(|| run(&world))) {
         // Every rank has all counts, so that all exit alike.
         Ok(Ok(true)) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! The rows: ordinary ones, and those that are hard when no process sees all of them.
+//! The rows: ordinary ones, and rows that are hard when no process sees all of a row.
 
 use std::ops::Range;
 
@@ -44,7 +44,7 @@ impl Bits for bf16 {
     }
 }
 
-/// A row: what is special about it, and its elements from a column and a random number of mean 0 and deviation 1.
+/// A kind of row: its name, and the element of a column, from a random number of mean 0 and deviation 1.
 type Row = (&'static str, fn(col: usize, bell: f64) -> f64);
 
 pub(crate) const ROWS: [Row; 9] = [
@@ -59,7 +59,7 @@ pub(crate) const ROWS: [Row; 9] = [
     ("a NaN on rank 0", |col, bell| if col == 5 { f64::NAN } else { bell }),
 ];
 
-/// Rows and what scales them, row-major.
+/// Rows, row-major, with gamma and beta.
 pub(crate) struct Tensor<T> {
     cols: usize,
     pub(crate) x: Vec<T>,
@@ -82,7 +82,7 @@ impl<T: Bits> Tensor<T> {
         Self { cols, x, gamma, beta }
     }
 
-    /// Some columns of it.
+    /// Some columns of the rows, and of gamma and beta.
     pub(crate) fn columns(&self, columns: Range<usize>) -> Self {
         Self {
             cols: columns.len(),

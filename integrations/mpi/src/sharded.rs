@@ -7,10 +7,10 @@ use mpi::traits::{Communicator, CommunicatorCollectives};
 use crate::norm::Norm;
 use crate::rows::{Bits, Tensor};
 
-/// The numbers that make [`Moments`]. Sent as they are: the mean stays in two parts, and no bit is lost.
+/// The numbers that make [`Moments`]. They are sent as they are: the mean stays in two parts, and no bit is lost.
 const NUMBERS: usize = 5;
 
-/// The moments of whole rows from those of each rank's part.
+/// The moments of whole rows, from the moments of each rank's part.
 fn exchange(world: &SimpleCommunicator, mine: &[Moments]) -> Vec<Moments> {
     let (rows, ranks) = (mine.len(), world.size() as usize);
     let mine: Vec<f64> = mine.iter().flat_map(|&m| <[f64; NUMBERS]>::from(m)).collect();

@@ -87,7 +87,7 @@ macro_rules! store_consecutive {
     }};
 }
 
-/// What the types of 16 bits have in common: they are computed in f32, and `half` converts single ones without
+/// What the types of 16 bits have in common: they are computed in f32, and `half` converts single elements without
 /// hardware.
 macro_rules! sixteen_bits {
     ($t:ident, $dtype:expr) => {

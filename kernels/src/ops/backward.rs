@@ -12,15 +12,15 @@
 //!
 //! which is the chain rule applied to the formulas of [`layer_norm`](super::layer_norm) and
 //! [`rms_norm`](super::rms_norm), as in Ba, Kiros and Hinton, arXiv:1607.06450 (2016), and Zhang and Sennrich,
-//! arXiv:1910.07467 (2019). ds is a gradient that reaches x by another way: that of a residual connection, where x is
-//! a sum.
+//! arXiv:1910.07467 (2019). ds is a gradient that reaches x by another way: where x is a sum, the gradient of the
+//! residual connection.
 //!
 //! # Two touches
 //!
 //! Two rows are taken at a time. The first touch, the only one that reads memory, takes the two sums of each; the
 //! second, out of the cache, goes over the columns of both at once, writes dx, and adds to the running sums of dgamma
 //! and dbeta, which are loaded and stored once for two rows: stores are what the loop waits for. Where dx is streamed
-//! past the caches, the second touch also asks for the next two rows, since memory has nothing else to do.
+//! past the caches, the second touch also prefetches the next two rows, since memory has nothing else to do.
 //!
 //! ```text
 //! S1, S2 = sum g, sum g * (x - hi)           in f32, per virtual lane, folded by halves; chunks are added in f64
@@ -30,14 +30,15 @@
 //! ```
 //!
 //! Without a mean, S1, hi and lo are 0. As in [`forward`](super::forward), only some rows without a mean have loops of
-//! their own. In the others' nothing comes of dbeta: it has no memory, and is stored where dgamma is stored next.
+//! their own. In loops that both normalizations share, a row without a mean still computes a dbeta. Its pointer aliases
+//! dgamma, and the store of dgamma that follows overwrites it.
 //!
 //! # What fixes the bits of dgamma and dbeta
 //!
-//! Pairs of rows are added one after the other, but only up to [`LEAF_ROWS`] rows: the rounding errors of that are all
-//! that there are, since such sums are added to one another with their errors kept (Knuth's `TwoSum`). These longer
-//! sums are those of [`Parts`], into which the rows are cut by their number alone, and which several threads can
-//! share. The parts are added along a binary tree.
+//! Pairs of rows are added one after the other up to [`LEAF_ROWS`] rows, a leaf. Only these additions lose their
+//! rounding errors: the sums of leaves are added with their errors kept (Knuth's `TwoSum`). The leaves of a part make
+//! the sum of the part. [`Parts`] cuts the rows into parts by their number alone, and several threads can share the
+//! parts. The parts are added along a binary tree.
 //!
 //! # Range
 //!
@@ -73,7 +74,7 @@ pub struct Backward<'a, T: Storage, M: Center>(GradJob<'a, T>, PhantomData<M>);
 
 impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
     /// The job for all of `rows`, which make parts of their own: [`Parts::new`] of `rows.rows()`. The gradients of
-    /// gamma and beta are taken if `sums`, and dx is written with `streaming` stores if so asked. gamma is that of the
+    /// gamma and beta are taken if `sums`. dx is written past the caches if `streaming`. `gamma` is the gamma of the
     /// rows' group.
     ///
     /// `None` if
@@ -96,7 +97,7 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         let wanted = rows.has_dx() || sums && !rows.has_ds();
         let fits = lengths && wanted && is_eps(eps);
         let part_rows = Parts::new(rows.rows(), rows.cols()).part_rows;
-        // Adding -0 changes no bits; adding +0 changes those of -0.
+        // Adding -0 changes no bits; adding +0 changes the bits of -0.
         let harmless = gamma.is_none() || offset.is_zero();
         let offset = if harmless { -T::Float::default() } else { offset };
         let isa = Isa::SCALAR;
@@ -109,7 +110,8 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         self.0.rows.rows().div_ceil(self.0.part_rows)
     }
 
-    /// The job for the first `parts` parts, and that for the others. All parts come first if there are fewer.
+    /// The job for the first `parts` parts, and the job for the rest. If there are fewer parts, the first job has them
+    /// all.
     pub fn split_at_part(self, parts: usize) -> (Self, Self) {
         let Self(job, _) = self;
         let row = parts.saturating_mul(job.part_rows).min(job.rows.rows());
@@ -120,7 +122,7 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
     /// Whether there is nothing to do.
     ///
     /// # Panics
-    /// As `run_on`.
+    /// As `run_on` does.
     pub(crate) fn is_empty(&self, partials: &[T::Float], work: &[T::Float]) -> bool {
         let job = &self.0;
         let parts = Parts { rows: job.rows.rows(), cols: job.rows.cols(), part_rows: job.part_rows };
@@ -135,7 +137,7 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         false
     }
 
-    /// The job, which has rows and columns, through the loops for `L`.
+    /// Runs the job, which has rows and columns, through the loops for `L`.
     #[inline(always)]
     pub(crate) fn run_here<L: Center>(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
         self.0.isa = isa;

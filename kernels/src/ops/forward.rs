@@ -41,16 +41,16 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         fits.then_some(Self(job, PhantomData))
     }
 
-    /// The job for the first `row` rows, and that for the others. All rows come first if there are fewer.
+    /// The job for the first `row` rows, and the job for the rest. If there are fewer rows, the first job has them all.
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let (a, b) = self.0.split_at(row);
         (Self(a, PhantomData), Self(b, PhantomData))
     }
 
     /// Turns the job of normalizing one row, whose moments have been taken elsewhere (by several threads, say), into
-    /// one that can be split by columns. The statistics are written. The job is given back if it has not exactly one
-    /// row, if that is a sum, if the moments count fewer elements than the row has, or if they leave the range in which
-    /// they can be trusted: then it must be run as it is.
+    /// one that can be split by columns. The statistics are written. The job is given back, to be run as it is, if it
+    /// does not have exactly one row, if that row is a sum, if the moments count fewer elements than the row has, or if
+    /// the moments leave the range in which they can be trusted.
     #[allow(clippy::result_large_err, reason = "the job is given back to be run, not to be propagated")]
     pub fn with_moments(self, moments: &Moments) -> Result<Normalize<'a, T, M>, Self> {
         let Self(mut job, _) = self;
@@ -68,7 +68,7 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         }
     }
 
-    /// The job, which has rows and columns, through the loops for `L`.
+    /// Runs the job, which has rows and columns, through the loops for `L`.
     #[inline(always)]
     pub(crate) fn run_here<L: Center>(&mut self, isa: Isa) {
         self.0.isa = isa;
@@ -79,7 +79,7 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         }
     }
 
-    /// Normalizes the one row that there is with moments that cannot be trusted, on the slow path.
+    /// Normalizes the only row of the job with moments that cannot be trusted, on the slow path.
     #[cold]
     #[inline(never)]
     pub(crate) fn finish(&mut self, isa: Isa, moments: &Moments) {
@@ -106,7 +106,8 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
         norm: RowNorm<T::Float>,
         streaming: bool,
     ) -> Option<Self> {
-        // The statistics of a sum are known after it has been taken, when it is a row like any other.
+        // The statistics of a sum can be known only after the sum has been written, and then it is a row like any
+        // other.
         if row.rows() != 1 || row.is_sum() || !params.fit(1, row.cols()) {
             return None;
         }
@@ -114,13 +115,14 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
         Some(Self(Columns { centered: M::CENTERED, row, epilogues, norm, streaming }, PhantomData))
     }
 
-    /// The job for the first `col` columns, and that for the others. All columns come first if there are fewer.
+    /// The job for the first `col` columns, and the job for the rest. If there are fewer columns, the first job has
+    /// them all.
     pub fn split_at_col(self, col: usize) -> (Self, Self) {
         let (a, b) = self.0.split_at_col(col);
         (Self(a, PhantomData), Self(b, PhantomData))
     }
 
-    /// The job, which has columns, through the loops for `L`.
+    /// Runs the job, which has columns, through the loops for `L`.
     #[inline(always)]
     pub(crate) fn run_here<L: Center>(mut self, isa: Isa) {
         stack::within_a_page(&mut self.0, isa, run_columns::<T, L, _>);
@@ -132,7 +134,7 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
     }
 }
 
-/// What normalizing a row with these moments takes, if they can be trusted.
+/// The statistics for normalizing a row with these moments, if the moments can be trusted.
 #[inline(never)]
 fn trusted<F: Float>(moments: &Moments, eps: f64) -> Option<RowNorm<F>> {
     RowNorm::trusted(pulp::Scalar, moments, eps)

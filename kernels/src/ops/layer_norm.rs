@@ -9,12 +9,11 @@
 //! ```
 //!
 //! in f32 for elements of f32, f16 and bf16, which are widened when they are loaded and rounded when they are stored,
-//! and in f64 for f64. The offset is 1 where a scale of 1 + gamma is meant (adaptive normalization), else there is
-//! none.
+//! and in f64 for f64. The offset is 1 where gamma enters as 1 + gamma (adaptive normalization), else 0.
 //!
-//! Keeping the mean as hi + lo is what makes a row of mean 1e6 as good as one of mean 0: x - hi is exact for
-//! elements near the mean, and lo brings back what rounding the mean took. It costs two operations for each
-//! element, in a loop that waits for loads and stores. The loops are those of [`forward`].
+//! Keeping the mean as hi + lo is what makes a row of mean 1e6 as good as one of mean 0: x - hi is exact for elements
+//! near the mean, and lo brings back what rounding the mean took. It costs two operations for each element, in a loop
+//! that waits for loads and stores. The loops are in [`forward`].
 
 use super::forward;
 use crate::element::Storage;
@@ -29,13 +28,14 @@ pub type LayerNorm<'a, T = f32> = forward::Forward<'a, T, Centered>;
 pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, Centered>;
 
 impl<'a, T: Storage> LayerNorm<'a, T> {
-    /// The job of normalizing `rows`, with `streaming` stores if so asked.
+    /// The job of normalizing `rows`. y is written past the caches if `streaming`.
     ///
     /// `None` if
     /// - gamma or beta does not have an element for each column of each group,
     /// - a statistic does not have an element for each row,
     /// - gamma and beta differ in type,
-    /// - the groups do not divide the rows (those of [`Groups::after`](crate::rows::Groups::after) divide any), or
+    /// - the groups do not divide the rows (groups made by [`Groups::after`](crate::rows::Groups::after) divide any
+    ///   number), or
     /// - eps is negative, infinite or NaN.
     #[inline(always)]
     pub fn new(
@@ -57,7 +57,7 @@ impl<'a, T: Storage> Normalize<'a, T> {
     /// - the row is a sum that is yet to be taken: its statistics cannot be known,
     /// - gamma or beta does not have an element for each column of each group,
     /// - gamma and beta differ in type, or
-    /// - the groups do not divide one row (those of [`Groups::after`](crate::rows::Groups::after) do).
+    /// - the groups do not divide one row (groups made by [`Groups::after`](crate::rows::Groups::after) do).
     pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, norm: RowNorm<T::Float>, streaming: bool) -> Option<Self> {
         Self::checked(row, params, norm, streaming)
     }

@@ -13,12 +13,12 @@ use crate::stats::{Moments, exact};
 pub struct RowMoments<'a, T> {
     /// The elements.
     pub x: &'a [T],
-    /// Whether squares are those of the deviations from the mean, as layer normalization needs them. Else they are
-    /// those of the elements, and origin and offset are zero.
+    /// If true, deviations from the mean are squared, as layer normalization needs it. If false, the elements are
+    /// squared, and origin and offset are zero.
     pub centered: bool,
-    /// `None` for the fast sums. Else they are taken on the slow path, right for every finite element, of elements
-    /// times a power of two that [`Moments::rescale`] has given. (Moments at any other scale belong to no row: see
-    /// [`Moments::are_of`].)
+    /// `None` for the fast sums. Otherwise the elements are multiplied by this power of two, which [`Moments::rescale`]
+    /// has given, and summed on the slow path, which is right for every finite element. (Moments at any other scale
+    /// belong to no row: see [`Moments::are_of`].)
     pub scale: Option<f64>,
 }
 

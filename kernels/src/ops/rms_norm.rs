@@ -8,8 +8,8 @@
 //! ```
 //!
 //! It is layer normalization without the mean: nothing is subtracted, so nothing cancels, and no shift is needed. The
-//! offset is 1 in models that keep gamma - 1 (Gemma), else there is none. The types are those of layer normalization,
-//! and the loops those of [`forward`]: of f64 the very code of layer normalization, which takes a mean of 0.
+//! offset is 1 in models that keep gamma - 1 (Gemma), else 0. The types are the types of layer normalization, and the
+//! loops are in [`forward`]. f64 shares the loops of layer normalization, with a mean of 0.
 
 use super::forward;
 use crate::element::Storage;
@@ -24,13 +24,14 @@ pub type RmsNorm<'a, T = f32> = forward::Forward<'a, T, Uncentered>;
 pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, Uncentered>;
 
 impl<'a, T: Storage> RmsNorm<'a, T> {
-    /// The job of normalizing `rows`, with `streaming` stores if so asked.
+    /// The job of normalizing `rows`. y is written past the caches if `streaming`.
     ///
     /// `None` if
     /// - there is a beta,
     /// - gamma does not have an element for each column of each group,
     /// - rstd does not have an element for each row,
-    /// - the groups do not divide the rows (those of [`Groups::after`](crate::rows::Groups::after) divide any), or
+    /// - the groups do not divide the rows (groups made by [`Groups::after`](crate::rows::Groups::after) divide any
+    ///   number), or
     /// - eps is negative, infinite or NaN.
     #[inline(always)]
     pub fn new(
@@ -53,7 +54,7 @@ impl<'a, T: Storage> Normalize<'a, T> {
     /// - the row is a sum that is yet to be taken: its rstd cannot be known,
     /// - there is a beta,
     /// - gamma does not have an element for each column of each group, or
-    /// - the groups do not divide one row (those of [`Groups::after`](crate::rows::Groups::after) do).
+    /// - the groups do not divide one row (groups made by [`Groups::after`](crate::rows::Groups::after) do).
     pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, rstd: T::Float, streaming: bool) -> Option<Self> {
         let norm = RowNorm { mean: T::Float::default(), mean_lo: T::Float::default(), rstd };
         if params.beta.is_none() { Self::checked(row, params, norm, streaming) } else { None }

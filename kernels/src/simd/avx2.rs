@@ -12,7 +12,7 @@ use pulp::{Simd, f32x4, f32x8, f64x4, x86::V3};
 
 const N: usize = V3::F32_LANES;
 
-/// A window of `N` words that starts at `MASKS[N - n]` has its first `n` set.
+/// The `N` words from `MASKS[N - n]` on are a mask of the first `n` lanes.
 static MASKS: [i32; 2 * N] = {
     let mut masks = [0; 2 * N];
     let mut i = 0;
@@ -196,7 +196,7 @@ pub(super) unsafe fn fold_rows(v: &[__m256; FOLD_ROWS]) -> __m256 {
     }
 }
 
-/// Eight lanes of a and of b to four each: those of a below, those of b above.
+/// Adds eight lanes of a to four, and eight lanes of b to four: the sums of a below, the sums of b above.
 ///
 /// # Safety
 /// - As for [`fold_rows`].
@@ -206,7 +206,7 @@ unsafe fn by4(a: __m256, b: __m256) -> __m256 {
     unsafe { _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)) }
 }
 
-/// In each half, four lanes of a and of b to two each: those of a below, those of b above.
+/// In each half, adds four lanes of a to two, and four lanes of b to two: the sums of a below, the sums of b above.
 ///
 /// # Safety
 /// - As for [`fold_rows`].

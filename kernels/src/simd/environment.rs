@@ -11,7 +11,7 @@
 
 /// Runs `f` in the default environment.
 ///
-/// What `f` computes must be in functions that are not inlined into its body, or be made of what these return: the
+/// The arithmetic of `f` must be in functions that are not inlined into its body, or be done on what these return. The
 /// compiler does not know that arithmetic depends on the environment, and may move arithmetic on values in registers
 /// out of `f`.
 #[inline(always)]
@@ -43,8 +43,8 @@ mod mxcsr {
     #[inline(always)]
     pub(super) fn get() -> u32 {
         let mut v = 0_u32;
-        // SAFETY: stores to a local variable. Memory counts as read and written, so that arithmetic on what is in
-        // memory stays on its side.
+        // SAFETY: stores to a local variable. Memory counts as read and written, so that arithmetic on values in memory
+        // stays on its side of this instruction.
         unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut v, options(nostack, preserves_flags)) };
         v
     }
@@ -70,7 +70,7 @@ impl Environment {
 
 #[cfg(all(any(target_arch = "x86_64", target_arch = "x86"), not(miri)))]
 impl Drop for Environment {
-    /// Without a look at what the register holds, which takes longer than setting it.
+    /// Sets the register without reading it first: reading takes longer than setting.
     #[inline(always)]
     fn drop(&mut self) {
         mxcsr::set(self.mxcsr);
@@ -82,8 +82,8 @@ impl Environment {
     #[inline(always)]
     fn enter() -> Self {
         let (fpcr, fpsr): (u64, u64);
-        // SAFETY: reads two registers. Memory counts as written, so that arithmetic on what is in memory stays on its
-        // side.
+        // SAFETY: reads two registers. Memory counts as written, so that arithmetic on values in memory stays on its
+        // side of this instruction.
         unsafe {
             core::arch::asm!("mrs {}, fpcr", "mrs {}, fpsr", out(reg) fpcr, out(reg) fpsr,
                 options(nostack, preserves_flags));
@@ -102,7 +102,7 @@ impl Drop for Environment {
     fn drop(&mut self) {
         let Self { fpcr, fpsr } = *self;
         let raised: u64;
-        // SAFETY: reads a register, and sets two to what they held before.
+        // SAFETY: reads a register, and sets two registers to the values that they held before.
         unsafe {
             core::arch::asm!("mrs {}, fpsr", out(reg) raised, options(nostack, preserves_flags));
             if fpcr != 0 {

@@ -1,4 +1,4 @@
-//! The types that are computed in.
+//! The types that kernels compute in.
 
 use core::fmt::Debug;
 use core::hint::black_box;
@@ -9,7 +9,7 @@ use pulp::Simd;
 use super::lanes::{FOLD_ROWS, Lanes};
 use bytemuck::Pod;
 
-/// The registers of f64 that two of f32 are widened to, on every tier.
+/// The number of f64 registers that two f32 registers are widened to, on every tier.
 pub(crate) const WIDE_REGS: usize = 4;
 
 /// The number of registers that the virtual lanes of any type take on this tier.
@@ -51,15 +51,15 @@ pub trait Float:
     /// The canonical NaN.
     const NAN: Self;
 
-    /// The element of a chunk where each lane begins a second sum, if it does: f64 has half as many lanes, and a chain
-    /// of additions loses as much as it is long.
-    const BANK_AT: usize;
+    /// The element of a chunk from which each lane makes a second sum; `CHUNK` or more if there is none. f64 has half
+    /// as many lanes as f32, and the error of a chain of additions grows with its length.
+    const SECOND_BANK_AT: usize;
 
     /// The range of var + eps in which sums of squares are trusted.
     const TRUSTED: RangeInclusive<f64>;
 
-    /// What rows beyond that range, below it, or constant are multiplied by on the slow path, so that f64 holds their
-    /// squares. None is 1, which is the scale of the fast sums.
+    /// The factors of the slow path for rows above [`TRUSTED`](Self::TRUSTED), below it, and constant rows. With them
+    /// f64 holds the squares of the rows. No factor is 1, which is the scale of the fast sums.
     const RESCALE: [f64; 3];
 
     /// The number of lanes of a register.
@@ -71,7 +71,7 @@ pub trait Float:
     /// v exactly, in every floating-point environment.
     fn from_f32(v: f32) -> Self;
 
-    /// Whether it is 0 or -0, in every floating-point environment.
+    /// Whether the number is 0 or -0, in every floating-point environment.
     fn is_zero(self) -> bool;
 
     /// v in every lane.
@@ -113,7 +113,7 @@ pub trait Float:
     /// See [`Lanes::narrow`].
     fn narrow<S: Lanes>(simd: S, v: &[f64; FOLD_ROWS]) -> [Self; FOLD_ROWS];
 
-    /// Two registers widened: the first two of f64 if that changes nothing.
+    /// Two registers widened to f64. Registers of f64 stay as they are, in the first two.
     #[doc(hidden)]
     fn to_f64s<S: Lanes>(simd: S, v: [Self::Reg<S>; 2]) -> [S::f64s; WIDE_REGS];
 
@@ -134,7 +134,7 @@ impl Float for f32 {
     const LANES: usize = 32;
     const ZERO: Self = 0.0;
     const NAN: Self = Self::NAN;
-    const BANK_AT: usize = usize::MAX;
+    const SECOND_BANK_AT: usize = usize::MAX;
     /// From 2^-90 to 2^120: no square that matters has under- or overflowed, and rstd is normal.
     const TRUSTED: RangeInclusive<f64> = 8.077935669463161e-28..=1.329227995784916e36;
     const RESCALE: [f64; 3] = [0.5; 3];
@@ -262,10 +262,10 @@ impl Float for f64 {
     const LANES: usize = 16;
     const ZERO: Self = 0.0;
     const NAN: Self = Self::NAN;
-    const BANK_AT: usize = 512;
+    const SECOND_BANK_AT: usize = 512;
     /// From 2^-960 to 2^1000, for the same reasons as in f32.
     const TRUSTED: RangeInclusive<f64> = 1.0261342003245941e-289..=1.0715086071862673e301;
-    /// 2^-560 and 2^700: squares of the largest numbers come down to 2^928, and those of the smallest up to 2^-748.
+    /// 2^-560 and 2^700: the largest squares come down to 2^928, and the smallest up to 2^-748.
     const RESCALE: [f64; 3] = [2.6497349136889905e-169, 5.260135901548374e+210, 0.25];
 
     #[inline(always)]
@@ -285,7 +285,7 @@ impl Float for f64 {
         const LEAST_SUBNORMAL: f64 = f64::from_bits((1023 - 149) << 52);
         let bits = black_box(v.to_bits());
         if bits & !(MANTISSA | SIGN) == 0 {
-            // Where subnormal operands count as zeros, a conversion would lose it.
+            // Where subnormal operands count as zeros, a conversion would lose the number.
             let magnitude = f64::from(bits & MANTISSA) * LEAST_SUBNORMAL;
             if bits & SIGN == 0 { magnitude } else { -magnitude }
         } else {

@@ -6,8 +6,8 @@ use pulp::Simd;
 /// The rows that [`Lanes::fold_rows`] folds at once.
 pub const FOLD_ROWS: usize = 8;
 
-/// The largest number of registers that the virtual lanes take on any tier: the length of register arrays, of which
-/// a tier uses the first [`regs`]. (Rust cannot yet size an array by an associated constant.)
+/// The largest number of registers that the virtual lanes take on any tier. Arrays of registers have this length, and a
+/// tier uses the first [`regs`]. (Rust cannot yet size an array by an associated constant.)
 pub(crate) const MAX_REGS: usize = 8;
 
 /// A computation that is written once for all tiers. See [`Isa::run`](crate::Isa::run).
@@ -27,8 +27,8 @@ pub trait Kernel {
 /// [`Lanes::outline`] for the kernels of this crate.
 #[inline(always)]
 pub(crate) fn outline<S: Lanes, K: Kernel>(simd: S, kernel: K) -> K::Output {
-    // SAFETY: none of this crate's kernels can be reached from outside but by way of `Isa::run`, so the token is of a
-    // tier that the processor has.
+    // SAFETY: the kernels of this crate are reached through `Isa::run` alone, so the processor has the tier of the
+    // token.
     unsafe { simd.outline(kernel) }
 }
 
@@ -49,24 +49,25 @@ impl<S: Lanes, K: Kernel> pulp::NullaryFnOnce for Entry<S, K> {
     }
 }
 
-/// The operations of a tier, beside those of pulp: those on f32 here, those on other types in the traits above this
-/// one.
+/// The operations of a tier that pulp lacks. This trait has the operations on f32; its supertraits have the operations
+/// on other types.
 ///
 /// `N` below is `Self::F32_LANES`. All arithmetic is IEEE 754 with rounding to nearest even, so an implementation has
 /// no freedom in its results (NaN payloads aside).
 pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
-    /// Whether common cases are worth loops of their own. On a tier that few processors use, little code is worth more.
+    /// Whether this is a SIMD tier, where common cases are worth loops of their own. On the portable tier, which few
+    /// processors use, little code is worth more.
     const SPECIALIZES: bool = true;
 
     /// Whether there are 16 registers only, not 32.
     const FEW_REGISTERS: bool = false;
 
-    /// Runs a kernel in a function of its own that is compiled for this tier: for code that several kernels have in
-    /// common.
+    /// Runs a kernel in a function of its own that is compiled for this tier. This is for code that several kernels
+    /// share.
     ///
     /// # Safety
-    /// - The processor has every feature that [`Tier`](crate::Tier) names for this tier. It has where
-    ///   [`Isa::run`](crate::Isa::run) handed out the token.
+    /// - The processor has every feature that [`Tier`](crate::Tier) names for this tier. That holds if the token comes
+    ///   from [`Isa::run`](crate::Isa::run).
     unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output;
 
     /// `N` elements from `p`, which need not be aligned.
@@ -113,10 +114,10 @@ pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     /// Orders streaming stores before all later stores.
     fn fence(self);
 
-    /// Asks for the cache line of `p`, which need not be valid for anything.
+    /// Prefetches the cache line of `p` into the first-level cache. `p` need not be valid for anything.
     fn prefetch(self, p: *const u8);
 
-    /// Asks for it into the second-level cache.
+    /// Prefetches the cache line of `p` into the second-level cache. `p` need not be valid for anything.
     fn prefetch_to_l2(self, p: *const u8);
 
     /// `a * b + c`, rounded once.
@@ -135,7 +136,7 @@ pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS];
 }
 
-/// What [`Lanes`] has for f32, for f64; `N` is `Self::F64_LANES`, and runs have 4 elements.
+/// The operations of [`Lanes`] for f64. `N` is `Self::F64_LANES`, and runs have 4 elements.
 #[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
 pub trait F64Lanes: Simd {
     /// See [`Lanes::load`].
@@ -156,9 +157,9 @@ pub trait F64Lanes: Simd {
     fn fold_f64(self, v: Self::f64s) -> f64;
 }
 
-/// What [`Lanes`] has for f32, for f16: widened to f32 when loaded, rounded to nearest even when stored. `N` is
-/// `Self::F32_LANES`, and runs have 8 elements. All of them ask, beside the duties of the namesakes, for the processor
-/// that [`Lanes::outline`] asks for.
+/// The operations of [`Lanes`] for f16, which is widened to f32 when loaded and rounded to nearest even when stored.
+/// `N` is `Self::F32_LANES`, and runs have 8 elements. Callers have the duties of the namesakes in [`Lanes`], and the
+/// duty that [`Lanes::outline`] names.
 #[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
 pub trait F16Lanes: Simd {
     /// See [`Lanes::load`].
@@ -187,11 +188,11 @@ pub trait F16Lanes: Simd {
     unsafe fn round_f16(self, v: Self::f32s) -> Self::f32s;
 }
 
-/// What [`Lanes`] has for f32, for bf16, two registers at once: of `2 * N` elements (`N` is `Self::F32_LANES`) the even
-/// ones and the odd ones. Both halves of a word are there in their places once the other is masked or shifted out,
+/// The operations of [`Lanes`] for bf16, on two registers at once: the even and the odd ones of `2 * N` elements (`N`
+/// is `Self::F32_LANES`). A word holds two elements. Masking or shifting one of them out leaves the other widened,
 /// which is half the work of widening in order.
 ///
-/// Tails have `n <= 2 * N` elements. Runs have 8: pair `j` takes those from `j * N / 4` on.
+/// Tails have `n <= 2 * N` elements. Runs have 8 elements: pair `j` takes the runs from run `j * N / 4` on.
 #[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
 pub trait Bf16Lanes: Simd {
     /// See [`Lanes::load`].
@@ -200,7 +201,7 @@ pub trait Bf16Lanes: Simd {
     unsafe fn load_bf16_tail(self, p: *const bf16, n: usize, fill: Self::f32s) -> [Self::f32s; 2];
     /// See [`Lanes::load_runs`].
     unsafe fn load_bf16_runs(self, p: *const bf16, stride: usize, j: usize) -> [Self::f32s; 2];
-    /// See [`Lanes::store`]. No element is NaN, but for those whose low half is zero.
+    /// See [`Lanes::store`]. An element may be NaN only if its low half is zero.
     unsafe fn store_bf16(self, p: *mut bf16, v: [Self::f32s; 2]);
     /// See [`Lanes::store_tail`].
     unsafe fn store_bf16_tail(self, p: *mut bf16, n: usize, v: [Self::f32s; 2]);
@@ -208,7 +209,7 @@ pub trait Bf16Lanes: Simd {
     unsafe fn stream_bf16(self, p: *mut bf16, v: [Self::f32s; 2]);
     /// Each element rounded to bf16, to nearest even.
     fn round_bf16(self, v: Self::f32s) -> Self::f32s;
-    /// The even and the odd ones of `2 * N` elements that are in order.
+    /// The even and the odd ones of the `2 * N` elements of `v`, which are in order.
     fn split(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
     /// The inverse of [`split`](Self::split).
     fn join(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];

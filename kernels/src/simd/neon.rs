@@ -160,7 +160,7 @@ impl Lanes for Neon {
     }
 }
 
-/// Four lanes of a and of b to two each: those of a below, those of b above.
+/// Adds four lanes of a to two, and four lanes of b to two: the sums of a below, the sums of b above.
 ///
 /// # Safety
 /// - NEON is there, and this is inlined into a function that enables it.
@@ -173,7 +173,7 @@ unsafe fn by2(a: float32x4_t, b: float32x4_t) -> float32x4_t {
     }
 }
 
-/// Pairs of lanes of a and of b to one each: those of a below, those of b above.
+/// Adds neighbouring lanes of a and of b: the sums of a below, the sums of b above.
 ///
 /// # Safety
 /// - As for [`by2`].

@@ -7,7 +7,7 @@ mod of_f64;
 use super::lanes::{FOLD_ROWS, Kernel, Lanes};
 use pulp::{Scalar128b, Simd, f32x4};
 
-/// Keeps the portable code out of line, as `vectorize` does that of the other tiers.
+/// Keeps the portable code out of line, as `vectorize` keeps the code of the other tiers.
 #[inline(never)]
 pub(crate) fn scalar<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Scalar128b)

@@ -1,16 +1,16 @@
-//! The slow path: rows whose squares leave the range of the type that they are computed in, rows with a NaN or an
-//! infinity, and what of the gradients leaves it.
+//! The slow path: rows whose squares or gradients leave the range of the type that they are computed in, and rows with
+//! a NaN or an infinity.
 //!
 //! It computes in f64, which holds the square of every f32 (down to 2^-298, up to 2^256). Elements that are f64
 //! themselves are first multiplied by a power of two that brings their squares into range.
 //!
 //! Kernels load pairs of registers as the loops of the fast path do, and widen them to f64 in registers. Sums are taken
 //! of blocks of [`BLOCK`] elements, in [`LANES`] lanes on every tier, so that the bits are the same: element i of a
-//! block is added to lane i mod `LANES`, and lanes are folded by halves. Where a pair is the even and the odd elements,
-//! their lanes are folded apart, and come together last.
+//! block is added to lane i mod `LANES`, and lanes are folded by halves. Where a pair holds even and odd elements, the
+//! lanes of even elements and of odd elements are folded apart, and added last.
 //!
 //! The moments of a block are sums of the deviations from a number close to its mean, and of their squares. Blocks are
-//! merged along a binary tree, of which that of the fast path's chunks is the upper part, so that a row in parts has
+//! merged along a binary tree. The tree of the fast path's chunks is the upper part of it, so that a row in parts has
 //! the moments of the whole.
 
 use core::slice::from_raw_parts;
@@ -29,24 +29,25 @@ pub(crate) const LANES: usize = 16;
 
 const _: () = assert!((CHUNK / BLOCK).is_power_of_two() && BLOCK.is_multiple_of(LANES));
 
-/// The elements of a pair of registers, and those of the fewest pairs that have one for each of the [`LANES`].
+/// The number of elements of a pair of registers, and of a step: the fewest pairs with an element for each of the
+/// [`LANES`].
 #[inline(always)]
 pub(crate) fn pair_and_step<S: Lanes, T: Storage>() -> (usize, usize) {
     let pair = 2 * T::Float::lanes::<S>();
     (pair, pair.max(LANES))
 }
 
-/// `choice`, of which the compiler knows nothing: else it would make a loop for each.
+/// `choice`, hidden from the compiler, which would make a loop for either value.
 #[inline(always)]
 pub(crate) fn in_the_loop(choice: bool) -> bool {
     core::hint::black_box(choice)
 }
 
-/// The elements of a block from `i` to `n`, and after them elements that do not deviate from `origin`; and what all of
-/// them are still to be multiplied by.
+/// The elements of a block from `i` to `n`, and after them elements that do not deviate from `origin`; and the factor
+/// by which all of these must still be multiplied.
 ///
 /// # Safety
-/// - x begins a block that has as many elements, and the room has place for what is left.
+/// - x begins a block of at least `n` elements, and `n - i` elements fit into the room.
 #[inline(never)]
 unsafe fn pad_block<T: Storage>(
     x: Source<T>,
@@ -61,7 +62,7 @@ unsafe fn pad_block<T: Storage>(
     let to = room.as_mut_ptr().cast::<T>();
     // SAFETY: the caller's duty. A block has a first element.
     unsafe {
-        // WideSums of the others are taken in one pass, from the first element or from zero.
+        // Types other than f64 are summed in one pass, from the first element or from zero.
         let fill = match origin {
             _ if is_f64 => of(origin),
             0.0 => T::zeroed(),
@@ -95,21 +96,21 @@ impl<S: Lanes> WideSums<S> {
         Self { s: [zero; MAX_REGS], q: [zero; MAX_REGS] }
     }
 
-    /// Adds register `j` of a step to the first sum, and its products with b to the second.
+    /// Adds a to register `j` of the first sum, and a * b to register `j` of the second.
     #[inline(always)]
     pub(crate) fn add(&mut self, simd: S, j: usize, a: S::f64s, b: S::f64s) {
         self.s[j] = simd.add_f64s(self.s[j], a);
         self.q[j] = simd.add_f64s(self.q[j], simd.mul_f64s(a, b));
     }
 
-    /// Which of the sums register `j` of pair `k` of a step is added to.
+    /// The register of the sums that register `j` of pair `k` of a step is added to.
     #[inline(always)]
     pub(crate) fn register<T: Storage>(k: usize, j: usize) -> usize {
         let (regs, of_pair) = (LANES / S::F64_LANES, wide_regs::<S, T>());
         if T::SPLITS && regs < of_pair { j * regs / of_pair } else { (k * of_pair + j) % regs }
     }
 
-    /// The sums over all lanes, by halves. Where pairs are split, even and odd lanes come together last.
+    /// The sums over all lanes, by halves. Where pairs are split, even and odd lanes are added last.
     #[inline(always)]
     pub(crate) fn fold<T: Storage>(mut self, simd: S) -> [f64; 2] {
         let (pair, _) = pair_and_step::<S, T>();
@@ -135,7 +136,7 @@ impl<S: Lanes> WideSums<S> {
         [simd.fold_f64(s[0]) + simd.fold_f64(s[odd]), simd.fold_f64(q[0]) + simd.fold_f64(q[odd])]
     }
 
-    /// Adds to each of `regs` registers from `at` on the one that comes as many after it.
+    /// Adds to each of the `regs` registers from `at` on the register that lies `regs` after it.
     #[inline(always)]
     fn halve(&mut self, simd: S, at: usize, regs: usize) {
         for j in at..at + regs {
@@ -145,19 +146,19 @@ impl<S: Lanes> WideSums<S> {
     }
 }
 
-/// The registers of f64 that a pair is widened to.
+/// The number of f64 registers that a pair is widened to.
 #[inline(always)]
 pub(crate) fn wide_regs<S: Lanes, T: Storage>() -> usize {
     2 * T::Float::lanes::<S>() / S::F64_LANES
 }
 
-/// `pairs`, to be taken in a loop: on the portable tier, where little code is worth more, it is not unrolled.
+/// `pairs`, as the bound of a loop that is not unrolled on the portable tier, where little code is worth more.
 #[inline(always)]
 pub(crate) fn each<S: Lanes>(pairs: usize) -> usize {
     if S::SPECIALIZES { pairs } else { rolled(pairs) }
 }
 
-/// The sums of x * scale - origin and of its squares, over `n` elements, which whoever makes this knows to be there.
+/// The sums of x * scale - origin and of its squares, over `n` elements. Whoever makes this knows that x has them.
 struct SumsOfDeviations<T> {
     x: Source<T>,
     n: usize,
@@ -212,7 +213,7 @@ pub(crate) unsafe fn moments<T: Storage>(isa: Isa, x: Source<T>, cols: usize, sc
     merged(cols, scale, &mut |at, n| unsafe { block_moments(isa, x.after(at), n, scale, centered) })
 }
 
-/// The moments of a row of which `block` gives those of `n` elements from `at` on.
+/// The moments of a row. `block` gives the moments of `n` elements from `at` on.
 fn merged(cols: usize, scale: f64, block: &mut dyn FnMut(usize, usize) -> Moments) -> Moments {
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
@@ -232,7 +233,7 @@ unsafe fn block_moments<T: Storage>(isa: Isa, x: Source<T>, n: usize, scale: f64
     let count = n as f64;
     // SAFETY: the caller's duty.
     let mut origin = if centered { unsafe { x.get(0) }.to_computed().into() * scale } else { 0.0 };
-    // An element is close enough to the mean for what f32 is rounded to: f64 has 29 bits more.
+    // For results in f32 any element is close enough to the mean: f64 has 29 bits more.
     let mut passes = if centered && size_of::<T>() == size_of::<f64>() { 2 } else { 1 };
     let [s, q] = loop {
         let sums = isa.run(SumsOfDeviations { x, n, scale, origin });
@@ -248,7 +249,7 @@ unsafe fn block_moments<T: Storage>(isa: Isa, x: Source<T>, n: usize, scale: f64
     Moments { count, origin, offset, m2: if m2 < 0.0 { 0.0 } else { m2 }, scale }
 }
 
-/// Whether all elements of a row are finite and have the same bits; without a mean, those of 0 or of -0.
+/// Whether all elements of a row are finite and have the same bits. If not `centered`, they must be 0 or -0 too.
 ///
 /// # Safety
 /// - x has at least `cols` elements, `cols > 0`.
@@ -262,8 +263,9 @@ pub(crate) unsafe fn is_constant<T: Storage>(x: Source<T>, cols: usize, centered
     fits && bytes[size_of::<T>()..] == bytes[..bytes.len() - size_of::<T>()]
 }
 
-/// The mean of a row times a power of two, as a sum of two, and the reciprocal standard deviation of the row times it.
-/// Rows that are computed in f32 need none: theirs is 1.
+/// The statistics of a row for the slow path. The row is multiplied by `scale`, a power of two. Its mean then is the
+/// sum of `mean` and `mean_lo`, and `rstd` is its reciprocal standard deviation. Rows that are computed in f32 have a
+/// scale of 1.
 #[derive(Clone, Copy)]
 pub(crate) struct WideNorm {
     pub(crate) scale: f64,
@@ -293,7 +295,7 @@ impl WideNorm {
     }
 }
 
-/// The same in registers.
+/// A [`WideNorm`] in registers.
 #[derive(Clone, Copy)]
 pub(crate) struct RegNorm<S: Lanes> {
     scale: S::f64s,
@@ -309,7 +311,7 @@ impl<S: Lanes> RegNorm<S> {
         if size_of::<T>() == size_of::<f64>() { simd.mul_f64s(x, self.scale) } else { x }
     }
 
-    /// That of x times the scale.
+    /// xhat, of x times the scale.
     #[inline(always)]
     pub(crate) fn xhat(&self, simd: S, x: S::f64s) -> S::f64s {
         simd.mul_f64s(simd.sub_f64s(simd.sub_f64s(x, self.mean), self.mean_lo), self.rstd)

@@ -1,4 +1,4 @@
-//! The moments of a row, and the tree along which those of its chunks are merged. No SIMD.
+//! The moments of a row, and the tree along which the moments of its chunks are merged. No SIMD.
 
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 use crate::element::Storage;
 use crate::simd::{Float, in_default_environment};
 
-/// The number of elements whose sums are taken in the type that they are computed in.
+/// The number of elements that are summed in the type that rows are computed in. Longer sums are in f64.
 ///
 /// Worst error of the normalized value on random steps in f32, 1000 seeds, in units of 2^-24: 4.0 with 512,
 /// 12 with 1024, 27 with 1536, 41 with 2048.
@@ -17,14 +17,15 @@ pub const CHUNK: usize = 1024;
 pub struct Moments {
     /// The number of elements.
     pub count: f64,
-    /// A number close to their mean.
+    /// A number close to the mean of the elements.
     pub origin: f64,
-    /// Their mean, less `origin`: the sum of the two, rounded to f64, would be too coarse for a row that is constant
-    /// but for the last bits of a few elements.
+    /// The mean less `origin`. The sum of the two, rounded to f64, would be too coarse for a row that is constant but
+    /// for the last bits of a few elements.
     pub offset: f64,
     /// The sum of squared deviations from the mean.
     pub m2: f64,
-    /// What the elements were multiplied by first: 1 in fast sums, and another power of two on the slow path.
+    /// The factor by which the elements were multiplied first: 1 in fast sums, and another power of two on the slow
+    /// path.
     pub scale: f64,
 }
 
@@ -32,7 +33,7 @@ impl Moments {
     /// The moments of no elements.
     pub const EMPTY: Self = Self { count: 0.0, origin: 0.0, offset: 0.0, m2: 0.0, scale: 1.0 };
 
-    /// The moments of elements of which one is not finite, but for their number.
+    /// The moments of elements that are not all finite; `count` is still to be set.
     pub(crate) const NAN: Self = Self { count: 0.0, origin: f64::NAN, offset: f64::NAN, m2: f64::NAN, scale: 1.0 };
 
     /// The mean of the elements, rounded to f64; 0 if there are none.
@@ -54,18 +55,19 @@ impl Moments {
         in_default_environment(|| var(self))
     }
 
-    /// The moments of the elements of both. The order matters in the last bits.
+    /// The moments of the elements of `self` and `other`. The order matters in the last bits.
     ///
-    /// Those of no elements change nothing. Where the two differ in scale they have no sum, and all but the count is
-    /// NaN: they belong to no row then ([`are_of`](Self::are_of)).
+    /// Moments of no elements change nothing. If the two differ in scale, the result is NaN in all but the count, and
+    /// belongs to no row ([`are_of`](Self::are_of)).
     pub fn merge(self, other: Self) -> Self {
         Self::merge_all([self, other])
     }
 
-    /// The moments of the elements of all parts of a row, first to last, merged along the tree that their number fixes.
+    /// The moments of the elements of all parts of a row, first to last, merged along the tree that the number of parts
+    /// fixes.
     ///
-    /// They are those of the whole row, bit by bit, where all parts but the last have the same length, [`CHUNK`] times
-    /// a power of two, and the last is not longer. Parts of no elements, and those that differ in scale, are merged as
+    /// They are the moments of the whole row, bit by bit, if all parts but the last have one length, [`CHUNK`] times a
+    /// power of two, and the last is not longer. Parts of no elements, and parts that differ in scale, are merged as
     /// [`merge`](Self::merge) does it.
     pub fn merge_all(parts: impl IntoIterator<Item = Self>) -> Self {
         in_default_environment(|| Self::merge_parts(parts))
@@ -77,7 +79,7 @@ impl Moments {
         let mut tree = Tree::new(&mut stack);
         let mut first = None;
         let mut of_one_scale = true;
-        // Those of no elements have no scale.
+        // Moments of no elements have no scale.
         for part in parts.into_iter().filter(|part| part.count != 0.0) {
             of_one_scale &= *first.get_or_insert(part.scale) == part.scale;
             tree.push(part);
@@ -89,9 +91,9 @@ impl Moments {
         }
     }
 
-    /// Whether these can be the moments of a row of `T` of which `cols` elements are to be normalized: they count as
-    /// many elements or more, their scale is 1 or one that [`rescale`](Self::rescale) gives for the type, `m2` is not
-    /// negative, and where it is finite, so is the mean.
+    /// Whether these can be the moments of a row of `T` that has at least `cols` elements. That is so if they count
+    /// `cols` elements or more, if their scale is 1 or one that [`rescale`](Self::rescale) gives for `T`, if `m2` is
+    /// not negative, and if the mean is finite wherever `m2` is.
     pub fn are_of<T: Storage>(&self, cols: usize) -> bool {
         in_default_environment(|| self.fit(cols, &T::Float::RESCALE))
     }
@@ -104,7 +106,7 @@ impl Moments {
         count >= cols as f64 && (scale == 1.0 || scales.contains(&scale)) && is_possible
     }
 
-    /// What the variance (or, not centered, the mean of squares) and eps add up to, which the root is taken of.
+    /// The variance (or, not centered, the mean of squares) plus eps, at this scale: the root is taken of it.
     #[inline(always)]
     pub(crate) fn v(&self, eps: f64) -> f64 {
         self.m2 * (1.0 / self.count) + eps
@@ -121,7 +123,7 @@ impl Moments {
         if is_eps(eps) { Ok(in_default_environment(|| self.slow_scale::<T>(eps))) } else { Err(BadEps(eps)) }
     }
 
-    /// The same for an eps that has been checked.
+    /// [`rescale`](Self::rescale) for an eps that has been checked.
     #[inline(never)]
     pub(crate) fn slow_scale<T: Storage>(&self, eps: f64) -> Option<f64> {
         let v = self.v(eps);
@@ -146,7 +148,7 @@ impl From<[f64; 5]> for Moments {
 /// Whether a number can be eps: it is finite and not negative.
 #[inline(always)]
 pub(crate) fn is_eps(eps: f64) -> bool {
-    // By bits: a comparison raises flags, and where subnormal numbers count as zeros, takes those below zero for it.
+    // By bits: a comparison raises flags. Where subnormal numbers count as zeros, it also takes negative ones for 0.
     let bits = eps.to_bits();
     bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits()
 }
@@ -190,7 +192,7 @@ pub(crate) fn scale_for<F: Float>(v: f64, mean: f64) -> f64 {
 /// The deepest tree: 2^47 bytes of f32, as many as today's processors can address.
 const DEPTH: usize = 36;
 
-/// What is merged along a [`Tree`]. The order matters in the last bits.
+/// A value that is merged along a [`Tree`]. The order matters in the last bits.
 pub(crate) trait Mergeable: Copy {
     fn merge(self, other: Self) -> Self;
 }
@@ -219,7 +221,7 @@ impl Mergeable for (f64, f64) {
     }
 }
 
-/// Room for one subtree of each depth. Apart from the [`Tree`], so that it is never filled with anything.
+/// Room for one subtree of each depth. It is not a part of the [`Tree`], so that it need not be initialized.
 pub(crate) type Subtrees<M = Moments> = [MaybeUninit<M>; DEPTH];
 
 #[inline(always)]
@@ -231,7 +233,7 @@ pub(crate) fn no_subtrees<M: Copy>() -> Subtrees<M> {
 /// stack holds one finished subtree for each bit set in the number of chunks so far, as in a binary counter.
 #[derive(Debug)]
 pub(crate) struct Tree<'s, M = Moments> {
-    /// Those below `depth` have been written.
+    /// Elements below `depth` have been written.
     stack: &'s mut Subtrees<M>,
     depth: usize,
     chunks: usize,

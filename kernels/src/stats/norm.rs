@@ -1,11 +1,11 @@
-//! What normalizing a row takes of its statistics, and where these are put.
+//! The statistics that normalizing a row takes, and where statistics are written.
 
 use pulp::Simd;
 
 use super::Moments;
 use crate::simd::{Float, sqrt_f64};
 
-/// Everything that normalizing the elements of one row takes.
+/// The statistics that normalizing the elements of one row takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowNorm<F = f32> {
     /// The mean, rounded.
@@ -25,7 +25,7 @@ impl<F: Float> RowNorm<F> {
         Self { mean, mean_lo: F::from_f64((origin - mean.into()) + offset), rstd: F::from_f64(rstd) }
     }
 
-    /// From moments of the slow path, and from what the root is taken of at their scale.
+    /// From moments of the slow path, and from `v`, which the root is taken of at their scale.
     pub(crate) fn rescued(moments: &Moments, v: f64) -> Self {
         let &Moments { origin, offset, scale, .. } = moments;
         Self::new(origin / scale, offset / scale, 1.0 / sqrt_f64(pulp::Scalar, v) * scale)
@@ -41,7 +41,7 @@ impl<F: Float> RowNorm<F> {
     }
 }
 
-/// Where to put the statistics of each row; each of them is optional and has one element for each row.
+/// Where to write the statistics of each row. Each statistic is optional, and has one element for each row.
 #[derive(Debug)]
 pub struct StatsMut<'a, F = f32> {
     /// The mean, rounded.
@@ -83,7 +83,7 @@ impl<'a, F: Float> StatsMut<'a, F> {
         }
     }
 
-    /// The outputs of the first `row` rows, and of the others. All outputs come first if there are fewer.
+    /// The outputs of the first `row` rows, and of the rest. If there are fewer rows, the first has all outputs.
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let cut = |s: Option<&'a mut [F]>| s.map(|s| s.split_at_mut(row.min(s.len()))).unzip();
         let ((mean, mean_b), (mean_lo, mean_lo_b), (rstd, rstd_b)) =

@@ -30,8 +30,8 @@
 //! - Elements `i` and `i + 32` of each block of 64 are paired (`d + d'`, and `fma(d', d', d * d)`), and the pair is
 //!   added to lane `i mod 32`. The pairing halves the length of the chains of additions, and with it the rounding
 //!   error, at no cost in registers: 32 lanes of S and Q are eight AVX2 registers, which leaves eight for the rest.
-//!   (Of f64 there are 16 lanes, each with a sum for either half of a chunk, and of bf16 neighbours are paired: see
-//!   [`Storage`] and [`Float::BANK_AT`].)
+//!   (f64 has 16 lanes, each with a sum for either half of a chunk. bf16 pairs neighbours. See [`Storage`] and
+//!   [`Float::SECOND_BANK_AT`].)
 //! - Missing elements of the last block count as `c`: they add zeros, which change no sum.
 //! - Lanes are folded by halves, the upper onto the lower.
 //!
@@ -54,7 +54,7 @@ use crate::simd::{Float, Lanes, MAX_REGS, regs};
 /// The runs of samples that the shift is taken from.
 const RUNS: usize = 8;
 
-/// What of a chunk depends on its length alone.
+/// The length of a chunk, and numbers that depend on the length alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChunkLen<T: Storage> {
     pub(crate) len: usize,
@@ -87,7 +87,7 @@ pub(crate) struct Sums<S: Lanes, T: Storage, M: Center> {
     c: Reg<S, T>,
     s: [Reg<S, T>; MAX_REGS],
     q: [Reg<S, T>; MAX_REGS],
-    /// S and Q of the first part of a chunk, where [`Float::BANK_AT`] cuts it.
+    /// S and Q of the first part of a chunk, up to [`Float::SECOND_BANK_AT`].
     bank: [[Reg<S, T>; MAX_REGS]; 2],
     center: PhantomData<M>,
 }
@@ -103,7 +103,7 @@ impl<S: Lanes, T: Storage, M: Center> Sums<S, T, M> {
     /// Begins the second sums where element `i` starts a step.
     #[inline(always)]
     fn bank_at(&mut self, simd: S, i: usize) {
-        if T::Float::BANK_AT < CHUNK && i == T::Float::BANK_AT {
+        if T::Float::SECOND_BANK_AT < CHUNK && i == T::Float::SECOND_BANK_AT {
             self.bank = [self.s, self.q];
             let zero = T::Float::splat(simd, T::Float::default());
             (self.s, self.q) = ([zero; _], [zero; _]);
@@ -155,7 +155,7 @@ impl<S: Lanes, T: Storage, M: Center> Sums<S, T, M> {
     #[inline(always)]
     pub(crate) fn halve(mut self, simd: S) -> (Reg<S, T>, Reg<S, T>) {
         let mut r = regs::<S>();
-        if T::Float::BANK_AT < CHUNK {
+        if T::Float::SECOND_BANK_AT < CHUNK {
             for j in 0..r {
                 self.s[j] = T::Float::plus(simd, self.bank[0][j], self.s[j]);
                 self.q[j] = T::Float::plus(simd, self.bank[1][j], self.q[j]);
@@ -190,7 +190,7 @@ pub(crate) fn finish<T: Storage>(c: T::Float, s: T::Float, q: T::Float, len: Chu
     Moments { count: len.count, origin: c.into(), offset, m2: if m2 < 0.0 { 0.0 } else { m2 }, scale: 1.0 }
 }
 
-/// The sum of the samples less the first element, one register still to be folded.
+/// The sum of the samples, each less the first element: one register, still to be folded.
 ///
 /// # Safety
 /// - x has at least `len` elements, `len > 0`.
@@ -227,7 +227,7 @@ fn less<S: Lanes, T: Storage>(simd: S, [a, b]: Pair<S, T>, x0: Reg<S, T>) -> Reg
     T::Float::plus(simd, T::Float::minus(simd, a, x0), T::Float::minus(simd, b, x0))
 }
 
-/// The shift from the first element and the folded [`sample`].
+/// The shift, from the first element and the folded [`sample`].
 #[inline(always)]
 pub(crate) fn shift<T: Storage>(x0: T::Float, samples: T::Float, len: ChunkLen<T>) -> T::Float {
     x0 + samples * len.inv_samples
@@ -252,7 +252,7 @@ pub(crate) unsafe fn chunk_shift<S: Lanes, T: Storage, M: Center>(
     shift(x0, T::Float::fold(simd, samples), len)
 }
 
-/// The same for the chunk from element `at` on, whose sums are taken before.
+/// The shift of the chunk from element `at` on. If the row is a sum, the elements of the chunk are added first.
 ///
 /// # Safety
 /// - The row has at least `at + len.len` elements.
@@ -321,8 +321,8 @@ pub(crate) unsafe fn row<S: Lanes, T: Storage, M: Center>(
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let (mut at, mut len) = (0, len_at(0));
-    // The shift of the next chunk is on its way while one is summed, but on the portable tier, which has one piece of
-    // code for it.
+    // SIMD tiers compute the shift of the next chunk while one is summed. The portable tier has the code for it only
+    // once.
     let ahead = S::SPECIALIZES;
     let mut c = T::Float::default();
     if ahead {

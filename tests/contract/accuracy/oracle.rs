@@ -1,6 +1,6 @@
 //! The exact results.
 //!
-//! What is computed in f32 is judged by the reference, in f64. Is that exact enough? Sums of n terms, one after the
+//! The reference, in f64, judges results that are computed in f32. Is that exact enough? Sums of n terms, one after the
 //! other, are off by at most n * 2^-53 of the sum of their sizes: 1e-11 at the longest rows here, against u = 6e-8. But
 //! the mean itself, rounded to f64, is off by 2^-54 of its size, which is more than u of a deviation where the row is
 //! constant but for a last bit. So the row is counted from its first element, a difference that f64 holds exactly
@@ -16,22 +16,22 @@ use twofloat::TwoFloat;
 use super::u;
 use crate::support::{Output, Problem, Types, Value};
 
-/// What there is to say of the results for one row.
+/// The exact results and the errors of one row.
 pub(crate) struct Verdict {
     /// The exact y, rounded to f64.
     pub(crate) y: Vec<f64>,
     /// |y - exact|.
     pub(crate) errors: Vec<f64>,
     pub(crate) xhat: Vec<f64>,
-    /// In standard deviations, less what is due to keeping the mean in two numbers: u^2 of it, or the last bit of a
-    /// denormal. None without a mean.
+    /// The error of the mean in standard deviations, less what keeping the mean in two numbers may cost: u^2 of it, or
+    /// the last bit of a denormal. 0 without a mean.
     pub(crate) mean_error: f64,
     pub(crate) rstd: f64,
-    /// Relative.
+    /// The relative error of rstd.
     pub(crate) rstd_error: f64,
 }
 
-/// What xhat is multiplied by.
+/// The factor of xhat: gamma + offset.
 pub(crate) fn factor<K: Types>(problem: &Problem<K>, i: usize) -> K::F {
     let offset = K::F::of(problem.operation.offset().into());
     problem.gamma.as_ref().map_or(K::F::of(1.0), |g| K::F::of(g[i].wide()) + offset)
@@ -72,8 +72,8 @@ fn by_reference<K: Types>(problem: &Problem<K>, output: &Output<K>) -> Verdict {
     Verdict { y, errors, xhat, mean_error, rstd: exact_rstd, rstd_error }
 }
 
-/// The row less its first element, and that element, if all differences are exact in f32: so they are wherever the
-/// row is small beside its offset. Else the row as it is.
+/// The first element, and the row less that element, if all differences are exact in f32: they are wherever the row is
+/// small beside its offset. Otherwise zero and the row as it is.
 pub(crate) fn count_from_first(x: &[f32]) -> (f64, Vec<f32>) {
     let shifted: Vec<f32> = x.iter().map(|v| v - x[0]).collect();
     let exact = x.iter().zip(&shifted).all(|(&v, &s)| f64::from(v) - f64::from(x[0]) == f64::from(s));
@@ -92,7 +92,7 @@ fn by_double_double<K: Types>(problem: &Problem<K>, output: &Output<K>) -> Verdi
     let zero = TwoFloat::from(0.0);
     let mean = if centered { from_origin().fold(zero, |sum, d| sum + d) / n } else { zero };
     let squares = from_origin().fold(zero, |sum, d| sum + (d - mean) * (d - mean));
-    // Where nothing but eps is left it may be out of range.
+    // If the row is constant, eps alone is left, and may be out of range.
     let eps = times_power_of_two(problem.eps, 2 * exponent);
     let (v, exponent) = match squares / n {
         squares if squares == 0.0 && eps < f64::MIN_POSITIVE => (TwoFloat::from(problem.eps), 0),
@@ -121,12 +121,12 @@ pub(crate) fn times_power_of_two(v: f64, exponent: i32) -> f64 {
     if v == 0.0 { v } else { v * f64::from(half).exp2() * f64::from(exponent - half).exp2() }
 }
 
-/// The error of a mean, less what is due to keeping it in two numbers.
+/// The error of a mean, less what keeping the mean in two numbers may cost.
 fn mean_factor<K: Types>(error: f64, mean: f64, smallest: f64) -> f64 {
     (error - (mean.abs() * u::<K>() * u::<K>() + smallest)).max(0.0)
 }
 
-/// None where rstd is beyond the range of its type and infinite; the last bit of a denormal is forgiven.
+/// 0 if rstd is beyond the range of its type and infinite. The last bit of a denormal does not count.
 fn rstd_error<K: Types>(rstd: f64, exact: f64) -> f64 {
     if rstd == K::F::of(exact).wide() {
         return 0.0;
@@ -134,7 +134,7 @@ fn rstd_error<K: Types>(rstd: f64, exact: f64) -> f64 {
     ((rstd - exact).abs() - K::F::SMALLEST.wide()).max(0.0) / exact
 }
 
-/// The two oracles know the same of a row that both can judge.
+/// The two oracles agree on a row that both can judge.
 #[test]
 fn double_double_is_the_reference() {
     use crate::support::{Call, F64};

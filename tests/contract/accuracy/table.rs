@@ -30,24 +30,24 @@ fn row<V>(
     Distribution { name: name.into(), bound, eps, why, fill: Box::new(fill) }
 }
 
-/// What is large and small to the type that rows are computed in.
+/// Sizes that are large or small for the type that rows are computed in.
 struct Sizes {
-    /// Of offsets beside a deviation of 1; the last leaves little of the deviation.
+    /// Offsets beside a deviation of 1. The last leaves few digits of the deviation.
     offsets: [f64; 4],
     /// A deviation beside the third offset that leaves few distinct values.
     deviation: f64,
-    /// Of an outlier beside noise: the second takes all of its digits.
+    /// Outliers beside noise. The second leaves no digits of the noise.
     outliers: [f64; 2],
-    /// The digits that a step may be high.
+    /// The height of steps, in digits.
     step_digits: f64,
-    /// At the upper end of the range of the fast path, beyond it, far beyond it.
+    /// Sizes at the upper end of the range of the fast path, beyond it, and far beyond it.
     large: [f64; 3],
     max: f64,
-    /// On the fast path, at the lower end of its range, below it, denormal, next to the smallest denormal.
+    /// Sizes on the fast path, at the lower end of its range, below it, denormal, and next to the smallest denormal.
     small: [f64; 5],
 }
 
-/// Also those for 16 bits: what they do not hold is left out.
+/// The sizes for 16 bits too: rows that these types cannot hold are left out.
 const OF_F32: Sizes = Sizes {
     offsets: [1e2, 1e4, 1e6, 1e7],
     deviation: 0.1,
@@ -140,7 +140,7 @@ fn normal<V: Value>(random: &mut Random, x: &mut [V], mean: f64, deviation: f64)
     each(x, |_| mean + deviation * random.normal());
 }
 
-/// Noise of deviation 1 that rises somewhere, by 0.1 to a number of so many digits.
+/// Noise of deviation 1 that rises somewhere, by 0.1 to a number of `digits` digits.
 fn step<V: Value>(random: &mut Random, x: &mut [V], mean: f64, digits: f64) {
     let (at, height) = (random.below(x.len() + 1), 10f64.powf(digits * random.uniform() - 1.0));
     each(x, |i| mean + random.normal() + if i >= at { height } else { 0.0 });

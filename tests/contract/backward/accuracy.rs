@@ -1,9 +1,9 @@
-//! How far dx is from the exact gradient, on a table of distributions of x and dy with the bound of each.
+//! How far dx is from the exact gradient, on a table of distributions of x and dy, each with its bound.
 //!
 //! With g = dy (gamma + offset), the factor of an element is
-//! |dx - exact| / (u (rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) + |ds|)), u = 2^-24, or 2^-53 for f64: the sizes of
-//! the three terms of dx and of ds. Without a mean, mean |g| is left out. Of an error of 16 bits the half unit in the
-//! last place is taken first that rounding the exact value to them may take.
+//! |dx - exact| / (u (rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) + |ds|)), u = 2^-24, or 2^-53 for f64: the
+//! sizes of the three terms of dx and of ds. Without a mean, mean |g| is left out. From an error in 16 bits, half a
+//! unit in the last place is subtracted first: the most that rounding the exact value may cost.
 
 use lanenorm::Isa;
 
@@ -106,7 +106,7 @@ fn seeds<K: Types>(cols: usize) -> u64 {
     (seeds / if quick() { 16 } else { 1 }).div_ceil(K::ONE_OF as u64)
 }
 
-/// A row of the distribution. `None` if the type does not hold it.
+/// A row of the distribution. `None` if the type cannot hold the row.
 fn problem<K: Types>(of: &Distribution<K::X>, layer_norm: bool, cols: usize, seed: u64) -> Option<GradProblem<K>> {
     let mut random = Random::new(seed << 32 | cols as u64);
     let [mut x, mut dy] = [vec![K::X::default(); cols], vec![K::X::default(); cols]];
@@ -121,7 +121,7 @@ fn problem<K: Types>(of: &Distribution<K::X>, layer_norm: bool, cols: usize, see
     is_held.then_some(GradProblem { forward, dy, ds })
 }
 
-/// The bits of all tiers are the same (see `bits`), so that one speaks for all.
+/// All tiers have the same bits (see `bits`), so that one tier is enough.
 fn assert_within<K: Types>(layer_norm: bool) {
     let mut failures = String::new();
     println!("{}", K::NAME);
@@ -161,7 +161,7 @@ fn errors_of_rms_norm_stay_within_their_bounds<K: Types>() {
 
 for_all_gradients!(errors_of_layer_norm_stay_within_their_bounds, errors_of_rms_norm_stay_within_their_bounds);
 
-/// As another framework keeps them: the mean in one number. Its last bit counts as often as the deviation fits into it.
+/// Other frameworks keep the mean in one number. The error of its last bit grows with the mean, in deviations.
 fn a_mean_without_its_low_part_is_accurate_at_small_offsets<K: Types>() {
     for cols in COLS.into_iter().filter(|&cols| cols <= 4096) {
         for seed in 0..seeds::<K>(cols) {
@@ -182,7 +182,7 @@ fn a_mean_without_its_low_part_is_accurate_at_small_offsets<K: Types>() {
     }
 }
 
-/// To the last bit: dx is rounded to what rows are computed in, and so is its sum with ds.
+/// To the last bit: dx is rounded to the type that rows are computed in, and so is its sum with ds.
 fn ds_is_added_last<K: Types>() {
     for cols in COLS.into_iter().filter(|&cols| cols <= 2000) {
         let problems = GradProblem::<K>::ordinary(9, cols, 3).of_every_operation();
@@ -192,7 +192,7 @@ fn ds_is_added_last<K: Types>() {
             let without = GradProblem { ds: None, ..problem.clone() }.run(&call);
             let ds = problem.ds.as_ref().expect("ds");
             for (i, (&dx, ds)) in without.dx().iter().zip(ds).enumerate() {
-                // Of 16 bits dx itself is rounded, and the sum with it is not what is computed.
+                // A dx in 16 bits has been rounded again, so that adding ds to it gives another number.
                 if size_of::<K::X>() < size_of::<f32>() {
                     break;
                 }

@@ -1,6 +1,6 @@
-//! The tiers agree: dx, dgamma and dbeta have the same bits on all of them, for any number of rows and columns. So they
-//! do with statistics that forward has kept or taken again, with memory handed in or allocated, and whatever else is
-//! wanted beside them.
+//! The tiers agree: dx, dgamma and dbeta have the same bits on all of them, for any number of rows and columns. The
+//! bits are the same with statistics that forward has kept or that are computed again, with memory given or allocated,
+//! and with any subset of the gradients.
 
 use lanenorm::{Isa, Store};
 
@@ -12,7 +12,7 @@ use crate::support::{
 /// Blocks of two rows, leaves of 16, parts of 64 rows, then of 80, and of 272.
 const ROWS: [usize; 14] = [1, 2, 3, 4, 5, 15, 16, 17, 33, 64, 65, 130, 2049, 8193];
 
-/// The elements of the largest problems.
+/// The number of elements of the largest problems.
 fn most() -> usize {
     if quick() { 5_000 } else { 40_000 }
 }
@@ -69,7 +69,7 @@ fn widths_of_models<K: Types>() {
     }
 }
 
-/// The sign and payload of a NaN that arithmetic makes differ between processors.
+/// Processors differ in the sign and payload of a NaN that arithmetic makes.
 fn gamma_that_is_not_finite_or_extreme<K: Types>() {
     let special = [K::G::QUIET_NAN, -K::G::INFINITY, K::G::SIGNALING_NAN, K::G::MAX, K::G::SMALLEST, K::G::of(-0.0)];
     for (i, cols) in TURNING_POINTS.into_iter().enumerate() {
@@ -87,7 +87,7 @@ fn gamma_that_is_not_finite_or_extreme<K: Types>() {
     }
 }
 
-/// Problems on all paths, for what must change nothing.
+/// Problems for all paths, for tests of what must change nothing.
 fn some_problems<K: Types>() -> impl Iterator<Item = GradProblem<K>> {
     let shapes = [(1, 1), (3, 5), (9, 64), (70, 33), (6, 193), (5, 1030), (2100, 3)];
     shapes.into_iter().enumerate().flat_map(|(i, (rows, cols))| {
@@ -102,7 +102,7 @@ fn statistics_that_were_kept_change_nothing<K: Types>() {
     for problem in some_problems::<K>() {
         assert_tiers_agree(&problem, |isa| GradCall { statistics: Statistics::Kept, ..GradCall::plain(isa) });
     }
-    // Where the slow path begins: rows and gradients of every size.
+    // Rows and gradients of every size, also where the slow path begins.
     for (i, exponent) in (-160..130).step_by(if quick() { 7 } else { 1 }).enumerate() {
         let mut problem = GradProblem::<K>::ordinary(5, 9, 8).with_eps(0.0);
         let scale = f64::from(exponent).exp2();
@@ -123,8 +123,8 @@ fn memory_that_is_handed_in_changes_nothing<K: Types>() {
     }
 }
 
-/// The slow path begins where the statistics say, which are the same either way: here for rows and gradients of every
-/// size, with sums of squares next to the ends of the range.
+/// The statistics alone decide where the slow path begins, and they are the same kept or computed again. Rows and
+/// gradients here have every size, with sums of squares next to the ends of the range.
 fn statistics_that_were_kept_change_nothing_at_any_size<K: Types>() {
     for (i, cols) in [9, 64, 193, 1023, 2048].into_iter().enumerate() {
         for kind in 0..KINDS {

@@ -1,4 +1,4 @@
-//! The gradients are those of what forward computes: held against differences of sum(y * dy), in f64, as x, gamma and
+//! The gradients fit the results of forward: they are compared with differences of sum(y * dy), in f64, as x, gamma and
 //! beta are moved. Found by proptest, which shrinks what fails.
 
 use lanenorm::Isa;
@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use crate::support::{Call, F64, FORMS, GradCall, GradProblem, Random, Value, quick};
 
-/// How far the differences may be off, beside the sizes of the terms: the fourth power of the step is left of what they
-/// neglect, and they cancel all but 12 digits or so.
+/// How far the differences may be off, relative to the sizes of the terms: they neglect the fourth power of the step,
+/// and cancellation leaves them about 12 digits.
 const TOLERANCE: f64 = 1e-9;
 
-/// What dx, dgamma and dbeta are the gradients of, ds included.
+/// The number whose gradients are dx, dgamma and dbeta, ds included.
 fn loss(GradProblem { forward, dy, ds }: &GradProblem<F64>) -> f64 {
     let y = forward.run(&Call::plain(Isa::best())).y;
     let of_y: f64 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
@@ -18,7 +18,7 @@ fn loss(GradProblem { forward, dy, ds }: &GradProblem<F64>) -> f64 {
     of_y + of_x
 }
 
-/// The derivative by what `at` finds, by the central difference of fourth order.
+/// The derivative by the number that `at` finds, as a central difference of fourth order.
 fn difference(problem: &GradProblem<F64>, step: f64, at: impl Fn(&mut GradProblem<F64>) -> &mut f64) -> f64 {
     let moved = |steps: f64| {
         let mut moved = problem.clone();

@@ -1,5 +1,4 @@
-//! Bad input to a backward call: each kind gives its own error, whose message has the numbers, and nothing has been
-//! written.
+//! Bad input to a backward call: each kind gives its own error, the message has the numbers, and nothing is written.
 
 use lanenorm::kernels::ops::backward::Parts;
 use lanenorm::{Error, Isa, Parallelism, Rows, RowsMut};
@@ -12,7 +11,7 @@ const COLS: usize = 4;
 /// Three rows.
 const ONES: [f32; 12] = [1.0; 12];
 
-/// What a call may write to, which must stay as it is.
+/// The outputs of a call, which must stay as they are.
 #[derive(Clone, Debug, PartialEq)]
 struct Outputs {
     dx: [f32; 12],
@@ -24,7 +23,7 @@ const UNTOUCHED: Outputs = Outputs { dx: [7.0; 12], dgamma: [7.0; COLS], dbeta: 
 
 const LAYER_NORM: Operation = Operation::LayerNorm { offset: 0.0 };
 
-/// That the call fails with this error, with all these words in its message, and has written nothing.
+/// Asserts that the call fails with this error, with all these words in its message, and has written nothing.
 #[track_caller]
 fn refused_by(
     operation: Operation,
@@ -61,7 +60,7 @@ fn nothing_kept() -> Stats<'static> {
     Stats::default()
 }
 
-/// A call on rows that may be bad, all else being good.
+/// A call with rows that may be bad, and with good other arguments.
 fn with_rows(plan: &Plan, io: GradIo<'_>, sums: &mut [f32]) -> Result<(), Error> {
     plan.backward(io, Some(&[1.0; COLS]), nothing_kept(), dgamma(sums))
 }
@@ -219,7 +218,7 @@ fn no_gradient_is_wanted() {
     });
 }
 
-/// One element less than one task takes; as many are enough.
+/// One element less than one task takes is an error; as many as one task takes are enough.
 #[test]
 fn scratch_that_is_too_short() {
     for operation in OPERATIONS {
@@ -246,7 +245,7 @@ fn scratch_that_is_too_short() {
     }
 }
 
-/// What the documentation says of its length, and an error where it overflows.
+/// The length is as documented, and an error where it overflows.
 #[test]
 fn the_length_of_scratch() {
     for operation in OPERATIONS {
@@ -299,7 +298,7 @@ fn groups_that_do_not_fit() {
     });
 }
 
-/// Sums over no rows are 0; without columns there is nothing.
+/// Sums over no rows are 0. Without columns nothing is written.
 #[test]
 fn no_rows_or_no_columns() {
     for operation in OPERATIONS {

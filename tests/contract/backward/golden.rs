@@ -1,4 +1,4 @@
-//! The gradients that `PyTorch`'s autograd computed in float64: see `tests/data/README.md`.
+//! Comparison with the gradients of `PyTorch`'s autograd in float64: see `tests/data/README.md`.
 
 use lanenorm::Isa;
 use safetensors::{Dtype, SafeTensors};
@@ -7,13 +7,13 @@ use super::oracle::exact;
 use crate::accuracy::u;
 use crate::support::{F32, F64, GradCall, GradProblem, Operation, Problem, Types, Value, tiers};
 
-/// What double precision leaves of the gradients of x with an offset of 1e6, beside the size of the terms.
+/// The error of double precision in gradients of x with an offset of 1e6, relative to the size of the terms.
 const OF_PYTORCH: f64 = 1e-9;
 
 struct File<'a>(SafeTensors<'a>);
 
 impl File<'_> {
-    /// A tensor, its numbers widened. `None` if there is none of the name.
+    /// The tensor `name`, its numbers widened. `None` if the file does not have it.
     fn tensor(&self, name: &str) -> Option<Vec<f64>> {
         let tensor = self.0.tensor(name).ok()?;
         let data = tensor.data();
@@ -57,7 +57,7 @@ fn cases<K: Types>() -> Vec<Case<K>> {
     cases
 }
 
-/// The difference of sums over the rows beside the size that those of random signs have.
+/// Compares sums over the rows. The unit is the size of a sum of terms with random signs.
 #[track_caller]
 fn assert_close<K: Types>(what: &str, problem: &GradProblem<K>, expected: &[f64], got: &[f64], tolerance: f64) {
     assert_eq!(expected.len(), got.len(), "{what}");
@@ -67,7 +67,7 @@ fn assert_close<K: Types>(what: &str, problem: &GradProblem<K>, expected: &[f64]
     }
 }
 
-/// The difference beside what errors of dx are measured by.
+/// Compares dx, in the unit of its errors.
 #[track_caller]
 fn assert_dx_close<K: Types>(what: &str, problem: &GradProblem<K>, dx: &[f64], tolerance: f64) {
     let cols = problem.forward.cols;
@@ -101,7 +101,7 @@ fn gradients_of_f64_are_those_of_pytorch() {
     }
 }
 
-/// Those of f32 are as accurate as promised, held against those of `PyTorch`.
+/// The gradients in f32 are as accurate as promised, compared with `PyTorch`'s.
 #[test]
 fn gradients_of_f32_are_those_of_pytorch() {
     for Case { problem, expected: [dx, dgamma, dbeta] } in cases::<F32>() {

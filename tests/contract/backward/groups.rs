@@ -1,4 +1,4 @@
-//! Groups of rows: dx, dgamma and dbeta of each are those of a call on its rows alone with its own gamma.
+//! Groups of rows: dx, dgamma and dbeta of each group are as from a call on its rows alone, with its own gamma.
 
 use std::num::NonZeroUsize;
 
@@ -8,7 +8,7 @@ use crate::support::{
     GradCall, GradProblem, Grads, Problem, TURNING_POINTS, Types, Value, assert_same_bits, quick, tiers,
 };
 
-/// Runs of rows shorter than a block, as long, longer; groups of one part and of several.
+/// Runs of rows that are shorter than a block, as long, and longer; groups of one part and of several.
 const GROUPS: [(usize, usize, usize); 8] =
     [(1, 5, 2), (2, 1, 5), (3, 1, 40), (2, 4, 3), (5, 3, 1), (3, 2, 20), (2, 35, 2), (70, 1, 1)];
 
@@ -64,7 +64,7 @@ fn each_group_has_the_gradients_of_its_rows_alone<K: Types>() {
     }
 }
 
-/// What is not finite in one group does not touch the others.
+/// Numbers that are not finite in one group do not reach the other groups.
 fn what_is_not_finite_stays_in_its_group<K: Types>() {
     let values = [K::X::QUIET_NAN, K::X::INFINITY, -K::X::INFINITY, K::X::SIGNALING_NAN];
     for (i, cols) in TURNING_POINTS.into_iter().enumerate() {

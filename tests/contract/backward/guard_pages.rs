@@ -1,5 +1,5 @@
 //! Nothing outside the buffers of a backward call is read or written: each ends exactly at an unmapped page, or begins
-//! exactly after one. Their gaps between rows are not checked here, but in `placement`.
+//! exactly after one. `placement` checks the gaps between rows.
 
 use lanenorm::{Isa, Rows, RowsMut, Store};
 
@@ -18,7 +18,7 @@ struct Memory<K: Types> {
     floats: [Guarded<K::F>; 6],
 }
 
-/// The rows in a buffer that ends with the last of them.
+/// The rows with a stride. The buffer ends with the last row.
 fn spread<V: Value>(rows: &[V], cols: usize, stride: usize) -> Vec<V> {
     let mut spread = vec![V::SENTINEL; rows.len() / cols * stride + cols - stride];
     for (row, at) in rows.chunks_exact(cols).zip((0..).step_by(stride)) {

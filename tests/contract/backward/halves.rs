@@ -1,4 +1,5 @@
-//! 16 bits have few enough values to try them all in x, in dy and in gamma, and as what dx is rounded to.
+//! Types of 16 bits have few enough values to try them all in x, in dy and in gamma, and as results that dx is rounded
+//! to.
 
 use lanenorm::{Isa, Store};
 
@@ -7,7 +8,7 @@ use crate::accuracy::u;
 use crate::halves::{Half, all, all_finite, columns, rounding_cases, rows_of};
 use crate::support::{GradCall, GradProblem, Problem, assert_same_bits, quick, tiers};
 
-/// A single row, so that dbeta is dy itself: what is finite exactly, an infinity as such, a NaN as the canonical one.
+/// With a single row dbeta is dy itself: finite values exactly, infinities as they are, a NaN as the canonical one.
 fn every_value_of_dy_is_loaded_exactly<V: Half>() {
     let values: Vec<V> = all().collect();
     for cols in columns() {
@@ -26,8 +27,8 @@ fn every_value_of_dy_is_loaded_exactly<V: Half>() {
     }
 }
 
-/// Each value in rows of its own, at each place in them. What is finite has an xhat of 0, and with an eps of 1 dx is
-/// dy less its mean, which is 0 here; what is not makes its row NaN.
+/// Each value fills rows of its own. A finite value has an xhat of 0, and with an eps of 1 dx is dy less its mean,
+/// which is 0 here. A value that is not finite makes its row NaN.
 fn every_value_of_x_is_loaded_exactly<V: Half>() {
     let values: Vec<V> = all().collect();
     for cols in [2, 64].into_iter().take(if quick() { 1 } else { 2 }) {
@@ -56,7 +57,7 @@ fn every_value_of_x_is_loaded_exactly<V: Half>() {
     }
 }
 
-/// dx of a row of zeros, with an eps of 1, is gamma times dy: here each f32 that rounds in a way of its own.
+/// dx of a row of zeros, with an eps of 1, is gamma times dy. The products here are f32 of every case of rounding.
 fn dx_is_rounded_to_nearest_even<V: Half>() {
     let cases = rounding_cases::<V>().into_iter().filter(|(v, _)| v.is_finite());
     let (f32s, want): (Vec<f32>, Vec<V>) = cases.unzip();
@@ -95,7 +96,7 @@ fn problems<V: Half>() -> Vec<GradProblem<V::Own>> {
     problems
 }
 
-/// A gamma of 16 bits is worth what it is worth in f32.
+/// A gamma of 16 bits gives the same bits as the same gamma in f32.
 fn types_of_gamma_agree<V: Half>() {
     for problem in problems::<V>() {
         let GradProblem { forward: Problem { operation, groups, rows, cols, x, gamma, eps, .. }, dy, .. } =
@@ -117,7 +118,7 @@ fn types_of_gamma_agree<V: Half>() {
     }
 }
 
-/// Rows of numbers of all sizes are the hardest there are: a few elements hold all of their variance, and of the sums.
+/// Rows of numbers of all sizes are the hardest: a few elements make up all of the variance and of the sums.
 const BOUND: f64 = 16.0;
 
 fn every_value_has_the_right_gradient<V: Half>() {

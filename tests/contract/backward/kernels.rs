@@ -1,5 +1,5 @@
-//! The floor below the plan, for engines with their own threads: however a job is split at its parts, whatever thread
-//! takes them and on which tiers, the merged sums and dx have the bits of the plan. Bad lengths give `None`.
+//! The kernels crate, for engines with their own threads: the merged sums and dx have the bits of the plan, however a
+//! job is split at its parts, on any threads and on any tiers. Bad lengths give `None`.
 
 use std::sync::Mutex;
 
@@ -10,7 +10,7 @@ use lanenorm::{Element, Isa};
 
 use crate::support::{Call, F32, GradProblem, Grads, Types, Value, quick, tiers};
 
-/// The job of the problem, dx to be written to a buffer.
+/// The job of the problem. dx goes to a buffer.
 fn job<'a, K: Types, M: Center>(
     problem: &'a GradProblem<K>,
     dx: &'a mut [K::X],
@@ -29,7 +29,7 @@ fn job<'a, K: Types, M: Center>(
     Backward::new(rows, stats, gamma, offset, forward.eps, true, streaming).expect("the lengths fit")
 }
 
-/// Runs the parts of a job in pieces of so many.
+/// Splits a job into pieces of `parts` parts.
 fn pieces<T: Element, M: Center>(mut job: Backward<'_, T, M>, parts: usize) -> Vec<Backward<'_, T, M>> {
     let mut pieces = Vec::new();
     while job.parts() > parts {
@@ -42,7 +42,7 @@ fn pieces<T: Element, M: Center>(mut job: Backward<'_, T, M>, parts: usize) -> V
     pieces
 }
 
-/// Takes pieces of a few parts from a queue, last ones first, on threads of its own, by turns on one tier and another.
+/// Takes pieces of a few parts from a queue, the last piece first, on several threads and on all tiers in turn.
 fn assert_parts_can_be_split<K: Types, M: Center>(problem: &GradProblem<K>)
 where
     K::X: Compiled<M>,
@@ -105,7 +105,7 @@ fn jobs_split_at_parts_give_the_bits_of_the_plan<K: Types>() {
 
 for_all_gradients!(jobs_split_at_parts_give_the_bits_of_the_plan);
 
-/// A function of the rows alone; all parts but the last have whole leaves or more.
+/// Parts depend on the rows alone, and all parts but the last have at least a whole leaf.
 #[test]
 fn parts_cover_all_rows() {
     for rows in (0..5000).chain([8192, 100_000, 1 << 24, (1 << 40) + 1]) {
@@ -171,7 +171,7 @@ fn panics(f: impl FnOnce()) -> bool {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err()
 }
 
-/// And memory of a wrong length panics, before anything is written.
+/// Memory of a wrong length makes it panic, before anything is written.
 #[test]
 fn memory_of_a_wrong_length_panics() {
     let problem = GradProblem::<F32>::ordinary(100, 5, 3);

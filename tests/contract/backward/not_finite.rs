@@ -1,11 +1,11 @@
-//! What is not finite is canonical NaN where it reaches and nowhere else. A NaN or an infinity
+//! Numbers that are not finite become canonical NaNs where they reach, and nowhere else. A NaN or an infinity
 //!
 //! - in x makes its row of dx NaN, and all of dgamma, but nothing of dbeta;
 //! - in dy makes its row of dx NaN, and its column of dgamma and dbeta not finite;
 //! - in gamma makes all of dx NaN, but nothing of dgamma and dbeta;
 //! - in ds makes its element of dx not finite.
 //!
-//! All else keeps its bits: the other rows of dx, and the other columns of dgamma and dbeta.
+//! The other rows of dx and the other columns of dgamma and dbeta keep their bits.
 
 use crate::support::{GradCall, GradProblem, Grads, Statistics, Types, Value, assert_same_bits, quick, tiers};
 
@@ -15,7 +15,7 @@ fn values<V: Value>() -> [V; 5] {
     [V::QUIET_NAN, -V::QUIET_NAN, V::SIGNALING_NAN, V::INFINITY, -V::INFINITY]
 }
 
-/// Where a number is put that is not finite.
+/// Where a number that is not finite is put.
 #[derive(Clone, Copy)]
 struct Place {
     row: usize,
@@ -23,7 +23,8 @@ struct Place {
     cols: usize,
 }
 
-/// For each shape, operation and place: the problem with and without the number, and what both give on all tiers.
+/// Calls `check` for each shape, operation and place, with the problem with and without the number, and both results on
+/// all tiers.
 fn for_sick_problems<K: Types>(
     make_sick: impl Fn(&mut GradProblem<K>, Place, usize),
     check: impl Fn(&str, Place, &Grads<K>, &Grads<K>, &GradProblem<K>),
@@ -137,13 +138,13 @@ fn in_ds<K: Types>() {
     );
 }
 
-/// Two infinities that meet: in dx and ds, and in the sums over the rows.
+/// Opposite infinities meet in dx and ds, and in the sums over the rows.
 fn infinities_that_cancel_are_canonical_nan<K: Types>() {
     for (rows, cols) in SHAPES.into_iter().filter(|(rows, _)| *rows > 2) {
         for mut problem in GradProblem::<K>::ordinary(rows, cols, 2).of_every_operation() {
             let (infinity, last) = (K::X::INFINITY, rows * cols - 1);
             (problem.dy[cols - 1], problem.dy[last]) = (infinity, -infinity);
-            // An overflow of dx in the row between.
+            // dx overflows in the row between.
             problem.forward.gamma.as_mut().expect("gamma").fill(K::G::of(1.0));
             problem.dy[cols] = K::X::MAX;
             let problem = problem.with_ds();

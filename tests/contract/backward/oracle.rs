@@ -1,7 +1,7 @@
 //! The exact gradients, row by row.
 //!
-//! What is computed in f32 is judged by the reference, in f64, and f64 by the same formulas in double-double
-//! arithmetic, with x, dy and gamma each brought near 1 by a power of two: as in [`accuracy`](crate::accuracy), which
+//! The reference, in f64, judges results that are computed in f32. The same formulas in double-double arithmetic judge
+//! f64, with x, dy and gamma each brought near 1 by a power of two. [`accuracy`](crate::accuracy) does likewise, and
 //! says why rows are counted from their first element.
 
 use lanenorm::kernels::reference;
@@ -13,18 +13,18 @@ use crate::support::{GradProblem, Types, Value};
 
 /// The exact gradients of one row.
 pub(crate) struct Exact {
-    /// Times 2^-exponent.
+    /// dx times 2^-exponent.
     dx: Vec<TwoFloat>,
     exponent: i32,
     pub(crate) xhat: Vec<TwoFloat>,
-    /// What the error of dx is measured by, times 2^-exponent: rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) +
+    /// The unit of errors of dx, times 2^-exponent: rstd (|g| + mean |g| + (1 + |xhat|) mean |g xhat|) +
     /// |ds|, mean |g| being left out without a mean.
     scale: Vec<f64>,
-    /// The scale of elements whose products are in the range in which these are computed.
+    /// The least scale of elements whose products are in the range of the arithmetic here.
     least_scale: f64,
 }
 
-/// Of row `r`, with the gamma of its group.
+/// The gradients of row `r`, with the gamma of its group.
 pub(crate) fn exact<K: Types>(problem: &GradProblem<K>, r: usize) -> Exact {
     let row = problem.only(&[r]);
     if size_of::<K::F>() == size_of::<f64>() { by_double_double(&row) } else { by_reference(&row) }
@@ -64,7 +64,7 @@ fn scales(g: &[f64], xhat: &[f64], rstd: f64, centered: bool) -> Vec<f64> {
     g.iter().zip(xhat).map(|(g, xhat)| rstd * (g.abs() + mean_g + (1.0 + xhat.abs()) * mean_product)).collect()
 }
 
-/// The exponent of the power of two that brings the largest near 1.
+/// The exponent of the power of two that brings the largest number near 1.
 fn to_one(v: &[f64], least: f64) -> i32 {
     let largest = v.iter().map(|v| v.abs()).fold(least, f64::max);
     if largest == 0.0 { 0 } else { -largest.log2().floor() as i32 }
@@ -88,13 +88,13 @@ fn by_double_double<K: Types>(problem: &GradProblem<K>) -> Exact {
     let mean = if centered { mean_of(&from_origin) } else { zero };
     let d: Vec<TwoFloat> = from_origin.iter().map(|&d| if d == mean { zero } else { d - mean }).collect();
     let squares = mean_of(&d.iter().map(|&d| d * d).collect::<Vec<_>>());
-    // Where nothing but eps is left it may be out of range.
+    // If the row is constant, eps alone is left, and may be out of range.
     let scaled_eps = times_power_of_two(eps, 2 * exponents[0]);
     let (v, of_x) = match squares {
         squares if squares == 0.0 && scaled_eps < f64::MIN_POSITIVE => (TwoFloat::from(eps), 0),
         squares => (squares + scaled_eps, exponents[0]),
     };
-    // Of a row that is constant, and eps 0, dx is 0 by decree.
+    // dx of a constant row is defined to be 0 if eps is 0.
     let rstd = if v == 0.0 { zero } else { 1.0 / v.sqrt() };
     let xhat: Vec<TwoFloat> = d.iter().map(|&d| d * rstd).collect();
     let g: Vec<TwoFloat> = dy.iter().zip(&gamma).map(|(&dy, &gamma)| TwoFloat::new_mul(dy, gamma)).collect();
@@ -121,19 +121,19 @@ impl Exact {
         times_power_of_two(self.dx[i].into(), self.exponent)
     }
 
-    /// What its error is measured by.
+    /// The unit of the error of element `i`.
     pub(crate) fn scale(&self, i: usize) -> f64 {
         times_power_of_two(self.scale[i], self.exponent)
     }
 
-    /// Whether the oracle has stayed in its own range.
+    /// Whether the oracle has stayed in its own range for element `i`.
     pub(crate) fn is_known(&self, i: usize) -> bool {
         let scale = self.scale(i);
         scale.is_finite() && scale >= f64::MIN_POSITIVE && self.scale[i] >= self.least_scale
     }
 
-    /// The error of an element in units of the measure, less what is due to the type of dx: half the distance between
-    /// two numbers of 16 bits, the last bit of a denormal, and infinity beyond the largest number.
+    /// The error of an element in its unit, less what the type of dx may cost: half the distance between two numbers of
+    /// 16 bits, the last bit of a denormal, and infinity beyond the largest number.
     pub(crate) fn factor<K: Types>(&self, i: usize, dx: K::X) -> f64 {
         let exact = self.dx(i);
         let beyond = K::X::MAX.wide() * (1.0 - K::X::EPSILON.wide());

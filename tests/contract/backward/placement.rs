@@ -1,5 +1,5 @@
-//! The bits do not depend on where the rows lie: strides, alignment, dx over dy or apart, the kind of stores; those of
-//! dx not on the other rows either. Nothing around dx, dgamma and dbeta is written.
+//! The bits do not depend on where the rows lie: strides, alignment, dx over dy or apart, the kind of stores. The bits
+//! of dx do not depend on other rows either. Nothing around dx, dgamma and dbeta is written.
 
 use lanenorm::{Error, Isa, Store};
 
@@ -14,7 +14,7 @@ fn columns() -> impl Iterator<Item = usize> {
     COLS.into_iter().filter(|&cols| !quick() || cols < 1000)
 }
 
-/// Within blocks of two rows and at their ends, and beside rows of all kinds.
+/// A row lies within blocks of two rows and at their ends, and beside rows of all kinds.
 fn dx_of_a_row_does_not_depend_on_the_other_rows<K: Types>() {
     let rows = 11;
     for cols in columns() {
@@ -63,7 +63,7 @@ fn misalignment_changes_nothing<K: Types>() {
             let problem = if cols % 2 == 0 { problem.with_ds() } else { problem };
             let expected = problem.expected();
             for &isa in tiers() {
-                // Up to a register of AVX-512.
+                // The elements of a register of AVX-512.
                 let most = 64 / size_of::<K::X>();
                 for at in (0..=most).filter(|at| K::takes(at + cols)) {
                     let each_alone = (0..7).map(|buffer| {

@@ -7,10 +7,10 @@ use super::oracle::exact;
 use crate::accuracy::u;
 use crate::support::{GradCall, GradProblem, Problem, Random, Statistics, TURNING_POINTS, Types, Value, quick, tiers};
 
-/// In the measure of [`accuracy`](super::accuracy): all rows here are ordinary but for their size.
+/// In the unit of [`accuracy`](super::accuracy): all rows here are ordinary but for their size.
 const BOUND: f64 = 8.0;
 
-/// Sizes of x, of dy and of gamma: what a type does not hold is left out.
+/// Sizes of x, of dy and of gamma. Sizes that a type cannot hold are left out.
 struct Sizes {
     x: &'static [f64],
     dy: &'static [f64],
@@ -64,7 +64,7 @@ fn assert_dx_within<K: Types>(problem: &GradProblem<K>, sizes: (f64, f64, f64)) 
     assert_sums_within(problem, expected.dgamma(), expected.dbeta.as_deref(), sizes);
 }
 
-/// Where the sums of the sizes of all terms do not overflow.
+/// Checks gradients whose sums of sizes of terms do not overflow.
 fn assert_sums_within<K: Types>(
     problem: &GradProblem<K>,
     dgamma: &[K::F],
@@ -74,7 +74,7 @@ fn assert_sums_within<K: Types>(
     let (rows, cols) = (problem.forward.rows, problem.forward.cols);
     let xhat: Vec<Vec<f64>> = (0..rows).map(|r| exact(problem, r).xhat.into_iter().map(f64::from).collect()).collect();
     let tolerance = 4.0 * u::<K>();
-    // So that no sum overflows, and no denormal loses a bit.
+    // With this scale no sum overflows, and no denormal loses a bit.
     let scale = if sizes.1 > 1.0 { 1.0 / 64.0 } else { 1.0 };
     for i in 0..cols {
         let terms = |of: &dyn Fn(usize) -> f64| {
@@ -101,7 +101,7 @@ fn x_dy_and_gamma_of_every_size<K: Types>() {
     for (i, (rows, cols)) in [(5, 7), (3, 64), (5, 100), (1, 1030)].into_iter().enumerate() {
         let thinner = [1, 3, 7, 17][i] * if K::ONE_OF == 1 { 1 } else { 4 } * if quick() { 5 } else { 1 };
         for problem in GradProblem::<K>::ordinary(rows, cols, 1).of_every_operation() {
-            // The noise without the offset that every other row has.
+            // Noise without the offset of every other row.
             let mut random = Random::new(i as u64);
             let mut problem = GradProblem { forward: problem.forward.with_offset(0.0), ..problem };
             problem.forward.x.iter_mut().for_each(|x| *x = K::X::of(K::X::signed(&mut random)));
@@ -123,7 +123,7 @@ fn x_dy_and_gamma_of_every_size<K: Types>() {
     }
 }
 
-/// Within a row: a few elements far larger than the others, in each of the three.
+/// x, dy and gamma have a few elements that are far larger than the others in the row.
 fn sizes_mixed_within_a_row<K: Types>() {
     let Sizes { dy, gamma, .. } = if size_of::<K::X>() == size_of::<f64>() { OF_F64 } else { OF_F32 };
     for (i, cols) in [3, 9, 70, 193, 1030].into_iter().enumerate() {
@@ -151,7 +151,7 @@ fn constants<V: Value>() -> [V; 8] {
     [0.0, 1.0, -0.1, 1.0 / 3.0, V::MAX.wide(), huge, small, denormal].map(V::of)
 }
 
-/// By decree, dx is 0 where rstd would be infinite; with ds it is ds. They add nothing to dgamma.
+/// By decree, dx is 0 if rstd would be infinite; with ds it is ds. Such rows add nothing to dgamma.
 fn constant_rows_without_eps_have_a_dx_of_zero<K: Types>() {
     let constants = constants::<K::X>();
     for (i, cols) in TURNING_POINTS.into_iter().enumerate() {
@@ -224,7 +224,7 @@ for_every_type!(
     rows_without_a_gradient_have_a_dx_of_zero,
 );
 
-/// The largest numbers of both signs: xhat is exactly +-1, and a dy like it has a dx of 0.
+/// Rows of the largest numbers of both signs: xhat is exactly +-1, and a dy in proportion to it has a dx of 0.
 #[test]
 fn rows_of_the_largest_numbers() {
     type K = crate::support::F32;
@@ -241,7 +241,7 @@ fn rows_of_the_largest_numbers() {
     }
 }
 
-/// An x beside which all others vanish, where gamma is small beside all others: what is left of g - xhat * c2 times
+/// One x is so large that the others vanish beside it, and its gamma is small beside the others: g - xhat * c2 times
 /// rstd is out of range unless exponents are kept apart.
 #[test]
 fn an_outlier_whose_gamma_is_small() {
@@ -256,8 +256,8 @@ fn an_outlier_whose_gamma_is_small() {
     }
 }
 
-/// x of nothing but zeros, and a gamma that has few digits because it is denormal beside one near 1: dx has them all.
-/// (It is worked out in fractions; the oracle says that it does not know.)
+/// x is all zeros, and one gamma has few digits, since it is denormal, beside one near 1: dx has all digits. (The
+/// expected value is worked out in fractions, since it is out of the oracle's range.)
 #[test]
 fn zeros_beside_a_denormal_gamma() {
     let mut problem = GradProblem::<crate::support::F64>::ordinary(1, 2, 0).with_eps(1e-12).rms_norm(0.0);

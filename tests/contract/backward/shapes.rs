@@ -49,7 +49,7 @@ struct Recipe {
     eps: f64,
 }
 
-/// f32, which shares its loops with most of the others, is tried most often.
+/// f32, which shares its loops with most other types, is tried most often.
 const CHECKS: [fn(Recipe, &GradCall); 7] = [
     check::<F32>,
     check::<F32>,

@@ -1,9 +1,9 @@
 //! How far dgamma and dbeta are from the exact sums over the rows, on random data and whatever the offset of x: within
 //! 4 u sqrt(rows) of the size of a term. Where the terms are whole numbers the sums are exact.
 //!
-//! Errors add up at random, so that no bound holds for all columns. What is asserted: three standard deviations of the
-//! errors are within it, by the typical size of a term (the root of the mean square), and all columns are by the
-//! largest one.
+//! Errors add up at random, so that no bound holds for all columns. Two things are asserted: three standard deviations
+//! of the errors are within the bound with the typical size of a term (the root of the mean square), and all columns
+//! are within the bound with the largest term.
 
 use lanenorm::Isa;
 use twofloat::TwoFloat;
@@ -12,10 +12,11 @@ use super::oracle::exact;
 use crate::accuracy::{Worst, u};
 use crate::support::{GradCall, GradProblem, Problem, Random, Types, Value, assert_same_bits, quick, tiers};
 
-/// In units of u sqrt(rows) of the size of a term: few roundings follow one another, and they are of either sign.
+/// The bound, in units of u sqrt(rows) times the size of a term: few roundings follow one another, and they have either
+/// sign.
 const BOUND: f64 = 4.0;
 
-/// From one row to many times what the smallest parts hold.
+/// From one row to many times the rows of the smallest parts.
 const SHAPES: [(usize, usize); 11] = [
     (1, 300),
     (4, 100),
@@ -73,10 +74,10 @@ fn exact_sums<K: Types>(problem: &GradProblem<K>) -> [Vec<Sum>; 2] {
 /// The errors of one vector at one offset, in units of u sqrt(rows).
 #[derive(Default)]
 struct Report {
-    /// The squares of all, with the root of the mean square of the terms as their size.
+    /// The sum of the squares of all errors, with the root of the mean square of the terms as the size of a term.
     squares: f64,
     number: f64,
-    /// The worst of all with that size, and with the largest term.
+    /// The worst error with that size, and the worst with the largest term as the size.
     worst_typical: f64,
     worst: Worst,
 }
@@ -114,7 +115,7 @@ fn sums_are_accurate<K: Types>() {
         for (rows, cols) in SHAPES.into_iter().filter(|(rows, _)| *rows <= most) {
             for seed in 0..if rows < 2000 && !quick() { 4 } else { 1 } {
                 let [layer_norm, rms_norm] = random_problem::<K>(rows, cols, offset, seed).of_every_operation();
-                // f16 holds no offset so large. Without a mean, x of an offset is x of another size.
+                // f16 cannot hold such an offset. Without a mean, an offset only makes x larger.
                 if !layer_norm.forward.x[0].wide().is_finite() {
                     continue;
                 }
@@ -142,7 +143,7 @@ fn sums_are_accurate<K: Types>() {
     assert!(failures.is_empty(), "{}: errors beyond their bounds:{failures}", K::NAME);
 }
 
-/// Where a sum in the type of x, or one long sum in it, would stop growing: at 256 in bf16, 2048 in f16.
+/// A sum in the type of x would stop growing: at 256 in bf16, at 2048 in f16.
 fn rows_of_ones_are_counted_exactly<K: Types>() {
     for (rows, cols) in [(256, 3), (8192, 2), (8193, 64), (100_000, 4)] {
         if quick() && rows > 10_000 {
@@ -172,7 +173,7 @@ fn rows_of_ones_are_counted_exactly<K: Types>() {
     }
 }
 
-/// Both are sums of so many terms of the size 1, but for rounding.
+/// Both are sums of `rows` terms of size 1, and differ by rounding alone.
 fn assert_close<K: Types>(what: std::fmt::Arguments<'_>, rows: usize, want: &[K::F], got: &[K::F]) {
     let tolerance = 8.0 * K::F::EPSILON.wide() * (rows as f64).sqrt();
     for (i, (want, got)) in want.iter().zip(got).enumerate() {
@@ -182,7 +183,7 @@ fn assert_close<K: Types>(what: std::fmt::Arguments<'_>, rows: usize, want: &[K:
 }
 
 /// Rows whose dy is zero (padding, say) add nothing, wherever they are, and their dx is 0. They change which rows are
-/// added to each other, and so the last bits of the sums.
+/// added to each other, and with that the last bits of the sums.
 fn masked_rows_add_nothing<K: Types>() {
     for (i, (rows, cols)) in [(8, 1), (9, 7), (30, 64), (32, 193), (17, 1030)].into_iter().enumerate() {
         let ordinary = GradProblem::<K>::ordinary(rows, cols, 2);
@@ -214,7 +215,7 @@ fn masked_rows_add_nothing<K: Types>() {
     }
 }
 
-/// gamma has no part in the sums.
+/// gamma does not enter the sums.
 fn sums_do_not_depend_on_gamma<K: Types>() {
     for problem in GradProblem::<K>::ordinary(70, 100, 3).of_every_operation() {
         let without = GradProblem { forward: Problem { gamma: None, ..problem.forward.clone() }, ..problem.clone() };

@@ -1,5 +1,5 @@
-//! The bits of the gradients do not depend on threads, those of dgamma and dbeta included: their sums are cut where the
-//! number of rows says, however many tasks there are.
+//! The bits of dx, dgamma and dbeta do not depend on threads: the number of rows alone says where sums are cut, and not
+//! the number of tasks.
 
 use std::num::NonZeroUsize;
 
@@ -12,7 +12,7 @@ fn tasks(n: usize) -> Parallelism {
     Parallelism::Tasks(NonZeroUsize::new(n).expect("not zero"))
 }
 
-/// One part, all parts of one size or not, as many as there can be, and larger ones.
+/// One part, parts of one size or not, the most parts, and larger parts.
 const SHAPES: [(usize, usize); 10] =
     [(0, 5), (1, 3000), (2, 1), (33, 40), (64, 65), (301, 64), (1001, 193), (97, 768), (2049, 41), (8200, 9)];
 
@@ -32,7 +32,7 @@ fn threads_agree<K: Types>() {
             }
             let expected = problem.run(&GradCall::plain(Isa::best()));
             for &isa in tiers() {
-                // Where pieces begin has nothing to do with the tier.
+                // The tier makes no difference to where pieces begin.
                 let pools = if isa == Isa::best() { &pools[..] } else { &pools[2..3] };
                 for parallelism in [
                     Parallelism::Auto,
@@ -62,7 +62,7 @@ fn threads_agree<K: Types>() {
     }
 }
 
-/// Memory for fewer tasks than there could be makes fewer of them.
+/// With memory for fewer tasks there are fewer tasks.
 fn memory_for_fewer_tasks_changes_nothing<K: Types>() {
     let pool = ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
     for problem in GradProblem::<K>::ordinary(400, 70, 3).of_every_operation() {

@@ -1,15 +1,15 @@
-//! Rows at a chosen place in memory, with a value around them that nobody may touch.
+//! Rows at a chosen place in memory. The values around them must not be touched.
 
 use lanenorm::{Rows, RowsMut};
 
 use super::Value;
 
-/// The elements ahead of the rows and behind them.
+/// The number of elements ahead of the rows, and behind them.
 const MARGIN: usize = 16;
 
 const CACHE_LINE: usize = 64;
 
-/// Rows that start a chosen number of elements after a cache line, a chosen number of elements apart.
+/// Rows at a chosen distance from one another. The first starts a chosen number of elements after a cache line.
 pub(crate) struct Buffer<V> {
     data: Vec<V>,
     start: usize,
@@ -38,13 +38,13 @@ impl<V: Value> Buffer<V> {
         buffer
     }
 
-    /// All rows, which have no gaps.
+    /// All rows, of a buffer without gaps.
     pub(crate) fn contiguous(&self) -> &[V] {
         assert_eq!(self.stride, self.cols);
         &self.data[self.start..][..self.rows * self.cols]
     }
 
-    /// The same, to be written.
+    /// The same elements, to be written.
     pub(crate) fn contiguous_mut(&mut self) -> &mut [V] {
         assert_eq!(self.stride, self.cols);
         &mut self.data[self.start..][..self.rows * self.cols]
@@ -56,7 +56,7 @@ impl<V: Value> Buffer<V> {
         (&self.data[self.start..], self.stride)
     }
 
-    /// The same, to be written.
+    /// The same elements, to be written.
     #[allow(dead_code, reason = "for the fuzz targets, which share this module")]
     pub(crate) fn slice_mut(&mut self) -> (&mut [V], usize) {
         (&mut self.data[self.start..], self.stride)

@@ -42,8 +42,8 @@ impl Random {
 /// The number of kinds of rows that [`special_row`] knows.
 pub(crate) const KINDS: usize = 14;
 
-/// Fills a row, which must not be empty, with data of one kind. The first two are ordinary; of the others most take the
-/// slow path or lie next to it.
+/// Fills a row, which must not be empty, with data of one kind. The first two kinds are ordinary. Most of the other
+/// kinds take the slow path, or are close to it.
 pub(crate) fn special_row<V: Value>(kind: usize, random: &mut Random, row: &mut [V]) {
     let at = random.below(row.len());
     let Sizes { offset, step, outlier, noise: [huge, small, denormal, upper_end, lower_end] } = V::SIZES;
@@ -55,7 +55,7 @@ pub(crate) fn special_row<V: Value>(kind: usize, random: &mut Random, row: &mut 
         13 => lower_end,
         _ => 1.0,
     };
-    // Rounded as well, so that the products below are rounded once.
+    // The scale is rounded too, so that the products below are rounded once.
     let scale = V::of(scale).wide();
     let constant = V::of(V::signed(random));
     for (i, x) in row.iter_mut().enumerate() {

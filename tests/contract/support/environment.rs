@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What the registers hold, and a name.
+/// The values of the registers, and a name.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Environment {
     name: &'static str,
@@ -23,7 +23,7 @@ impl Environment {
         result
     }
 
-    /// Makes it that of this thread.
+    /// Makes it the environment of this thread.
     pub(crate) fn enter(self) {
         self.registers.set();
     }
@@ -85,7 +85,7 @@ mod mxcsr {
 
         #[inline(always)]
         pub(super) fn set(self) {
-            // SAFETY: there are no such bits as would fault. What runs until it is set back is what is being tested.
+            // SAFETY: no bit is set that would fault. The test is of the code that runs until the register is set back.
             unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const self.0, options(nostack, preserves_flags)) };
         }
     }
@@ -149,7 +149,7 @@ mod fpcr {
         #[inline(always)]
         pub(super) fn set(self) {
             let Self { fpcr, fpsr } = self;
-            // SAFETY: these may hold anything. What runs until they are set back is what is being tested.
+            // SAFETY: these may hold anything. The test is of the code that runs until they are set back.
             unsafe {
                 asm!("msr fpcr, {}", "msr fpsr, {}", in(reg) fpcr, in(reg) fpsr, options(nostack, preserves_flags))
             };
@@ -160,7 +160,7 @@ mod fpcr {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) use none::*;
 
-/// Other processors, whose environment is the caller's to see to.
+/// On other processors the caller has to see to the environment.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod none {
     use super::{Environment, environment};

@@ -1,4 +1,4 @@
-//! Calls as values, for tests that do the same with every form of them.
+//! Calls as values, for tests that run every form of a call.
 
 use lanenorm::call::{BackwardCall, Call, Of, Place};
 pub(crate) use lanenorm::kernels::ops::backward::Stats;
@@ -138,16 +138,16 @@ impl<F> Default for ParamGrads<'_, F> {
     }
 }
 
-/// What is the same in both normalizations, or absent from one.
+/// An operation, for calls that pass on what RMS normalization lacks only where it exists.
 pub(crate) trait Operation: Center {
-    /// beta must be absent where there is none; statistics that there are not stay as they are.
+    /// beta must be absent if the operation has none. Statistics that the operation lacks stay as they are.
     fn with_rest<'a, T: Element, G: Companion<T>, I, D: Place>(
         call: Call<'a, T, Self, I, D, Of<G>>,
         beta: Option<&'a [G]>,
         stats: StatsMut<'a, T::Float>,
     ) -> Call<'a, T, Self, I, D, Of<G>>;
 
-    /// mean, `mean_lo` and dbeta must be absent where there are none.
+    /// mean, `mean_lo` and dbeta must be absent if the operation has none.
     fn with_rest_of_backward<'a, T: Element, D: Place, S>(
         call: BackwardCall<'a, T, Self, D, S>,
         stats: Stats<'a, T::Float>,

@@ -1,4 +1,5 @@
-//! The problem of the gradients: values that determine the bits, and a call for everything that must not.
+//! The problem of the gradients, which has the values that determine the bits, and calls, which have everything that
+//! must not.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use super::{
     Buffer, Call, DEFAULT, Environment, FORMS, KINDS, Problem, Random, Types, Value, assert_same_bits, special_row,
 };
 
-/// A problem of normalization, and the gradients that reach y and x. beta has no part in it, nor has the type of y.
+/// A problem of normalization, and the gradients that reach y and x. beta and the type of y make no difference.
 #[derive(Clone)]
 pub(crate) struct GradProblem<K: Types> {
     pub(crate) forward: Problem<K>,
@@ -29,46 +30,47 @@ pub(crate) struct Grads<K: Types> {
 /// Where the statistics come from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Statistics {
-    /// Taken again from x.
+    /// They are computed again from x.
     Taken,
-    /// Those that forward has kept.
+    /// Forward has kept them.
     Kept,
 }
 
-/// Where the memory comes from that a call works in.
+/// Where the scratch memory of a call comes from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Scratch {
     Allocated,
-    /// Handed in, filled with NaN: just enough for one task.
+    /// Given, filled with NaN: just enough for one task.
     Least,
-    /// For the tasks of the plan.
+    /// Given: as much as the plan asks for.
     Planned,
-    /// More than that.
+    /// Given: more than the plan asks for.
     Long,
 }
 
-/// The tier, how the buffers lie, and what is wanted.
+/// The tier, how the buffers lie, and which gradients are wanted.
 #[derive(Clone, Copy)]
 pub(crate) struct GradCall {
     pub(crate) isa: Isa,
     pub(crate) parallelism: Parallelism,
     pub(crate) store: Store,
-    /// dx over dy.
+    /// Whether dx goes over dy.
     pub(crate) in_place: bool,
-    /// Between the rows of dy, x, ds and dx.
+    /// The gaps between the rows of dy, x, ds and dx.
     pub(crate) gaps: [usize; 4],
-    /// Of dy, x, ds, dx, gamma, dgamma and dbeta, in elements from the start of a cache line.
+    /// Where dy, x, ds, dx, gamma, dgamma and dbeta start, in elements from the start of a cache line.
     pub(crate) misalignment: [usize; 7],
     pub(crate) statistics: Statistics,
     pub(crate) scratch: Scratch,
-    /// Whether dx, dgamma and dbeta are wanted. Of no effect on dbeta where the operation has none.
+    /// Whether dx, dgamma and dbeta are wanted. dbeta is not if the operation has none.
     pub(crate) wanted: [bool; 3],
-    /// Of the thread that calls.
+    /// The environment of the calling thread.
     pub(crate) environment: Environment,
 }
 
 impl GradCall {
-    /// One thread, ordinary stores, contiguous rows, aligned, out of place, all gradients from x and dy alone.
+    /// The plain call: one thread, ordinary stores, contiguous rows, aligned, out of place, all gradients from x and dy
+    /// alone.
     pub(crate) fn plain(isa: Isa) -> Self {
         Self {
             isa,
@@ -86,12 +88,12 @@ impl GradCall {
 }
 
 impl<K: Types> GradProblem<K> {
-    /// Ordinary rows, and gradients about as large.
+    /// Ordinary rows, and dy of about the same size.
     pub(crate) fn ordinary(rows: usize, cols: usize, seed: u64) -> Self {
         Self::of(Problem::ordinary(rows, cols, seed), |_, _| 0)
     }
 
-    /// Rows and gradients of all kinds: about half of either are ordinary.
+    /// Rows of all kinds in x and in dy: about half of either are ordinary.
     pub(crate) fn mixed(rows: usize, cols: usize, seed: u64) -> Self {
         Self::of(Problem::mixed(rows, cols, seed), |_, random| {
             let kind = random.below(2 * KINDS);
@@ -99,7 +101,7 @@ impl<K: Types> GradProblem<K> {
         })
     }
 
-    /// Any rows with gradients of given kinds.
+    /// Any rows, with rows of dy of the given kinds.
     pub(crate) fn of(forward: Problem<K>, kind: impl Fn(usize, &mut Random) -> usize) -> Self {
         let Problem { rows, cols, .. } = forward;
         let mut random = Random::new(0xd7 ^ (cols as u64) << 24 ^ (rows as u64) << 8);
@@ -111,7 +113,7 @@ impl<K: Types> GradProblem<K> {
         Self { forward, dy, ds: None }
     }
 
-    /// The same with a gradient that reaches x by another way: ordinary, but for a few numbers.
+    /// The same problem with a ds, which is ordinary but for a few numbers.
     pub(crate) fn with_ds(self) -> Self {
         let mut random = Random::new(0xd5 ^ self.dy.len() as u64);
         let special = [K::X::INFINITY, -K::X::QUIET_NAN, K::X::MAX, K::X::of(-0.0), K::X::SMALLEST];
@@ -122,7 +124,7 @@ impl<K: Types> GradProblem<K> {
         Self { ds: Some(ds.collect()), ..self }
     }
 
-    /// The same values in all forms that normalization has, half of them with ds.
+    /// The same values in all forms of problems, half of them with ds.
     pub(crate) fn in_every_form(self) -> [Self; FORMS] {
         let Self { forward, dy, .. } = self;
         let mut number = 0;
@@ -147,7 +149,7 @@ impl<K: Types> GradProblem<K> {
         Self { forward: self.forward.with_eps(eps), ..self }
     }
 
-    /// The problem of some of the rows, with the gamma of their group. All are of one group.
+    /// The problem of some of the rows, all of one group, with the gamma of the group.
     pub(crate) fn only(&self, rows: &[usize]) -> Self {
         let cols = self.forward.cols;
         let of_rows = |v: &[K::X]| rows.iter().flat_map(|r| v[r * cols..][..cols].to_vec()).collect();
@@ -167,7 +169,7 @@ impl<K: Types> GradProblem<K> {
         self.run(call).assert_same(expected, self.forward.cols, format_args!("{self}, {call:?}"));
     }
 
-    /// The elements of scratch memory without which there is an error.
+    /// The least number of elements of scratch memory that is not an error.
     pub(crate) fn least_scratch(&self) -> usize {
         let Problem { operation, groups: (groups, _), rows, cols, .. } = self.forward;
         let (parts, centered) = (Parts::new(rows / groups, cols), operation.is_layer_norm());
@@ -251,7 +253,7 @@ impl<K: Types> GradProblem<K> {
 }
 
 impl<K: Types> Grads<K> {
-    /// That those that were wanted have the bits of those expected.
+    /// Asserts that the gradients that were wanted have the expected bits.
     #[track_caller]
     pub(crate) fn assert_same(&self, expected: &Self, cols: usize, what: fmt::Arguments<'_>) {
         if let Some(dx) = &self.dx {

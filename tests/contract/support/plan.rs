@@ -1,19 +1,19 @@
-//! The operations, and one plan for all of them, so that what holds for each is tested in one place.
+//! The operations, and one plan type for all of them, so that one test covers each.
 
 use lanenorm::kernels::table::Op;
 use lanenorm::{Companion, Element, Error, Isa, LayerNorm, Moments, Parallelism, RmsNorm, Rows, RowsMut, Store};
 
 use super::forms::{self, GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
 
-/// An operation with what it has beside the vectors and eps.
+/// An operation, with its numbers beside eps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Operation {
     LayerNorm {
-        /// What is added to gamma.
+        /// The number that is added to gamma.
         offset: f32,
     },
     RmsNorm {
-        /// What is added to gamma.
+        /// The number that is added to gamma.
         offset: f32,
     },
 }
@@ -35,7 +35,7 @@ impl Operation {
         }
     }
 
-    /// Whether it has a mean and a beta.
+    /// Whether the operation has a mean and a beta.
     pub(crate) fn is_layer_norm(self) -> bool {
         matches!(self, Self::LayerNorm { .. })
     }
@@ -53,7 +53,7 @@ pub(crate) enum Plan {
     RmsNorm(RmsNorm),
 }
 
-/// The same for the plan of either operation.
+/// Evaluates an expression with the plan of either operation.
 macro_rules! of_either {
     ($self:ident, $plan:ident => $of_it:expr) => {
         match $self {
@@ -63,7 +63,7 @@ macro_rules! of_either {
     };
 }
 
-/// A plan of the same operation.
+/// Makes another plan of the same operation.
 macro_rules! map_either {
     ($self:ident, $plan:ident => $of_it:expr) => {
         match $self {
@@ -101,7 +101,7 @@ impl Plan {
         Ok(map_either!(self, plan => plan.with_groups(groups, repeat)?))
     }
 
-    /// beta must be absent where the operation has none.
+    /// beta must be absent if the operation has none.
     pub(crate) fn forward<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,
@@ -118,7 +118,7 @@ impl Plan {
         }
     }
 
-    /// With those of the statistics that the operation has; the others stay as they are.
+    /// Statistics that the operation lacks stay as they are.
     pub(crate) fn forward_with_stats<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,
@@ -130,7 +130,7 @@ impl Plan {
         self.forward_mixed(Io::new(x, y), gamma, beta, stats)
     }
 
-    /// beta must be absent where the operation has none.
+    /// beta must be absent if the operation has none.
     pub(crate) fn forward_in_place<'a, T: Element>(
         &self,
         x: impl Into<RowsMut<'a, T>>,
@@ -146,7 +146,7 @@ impl Plan {
         }
     }
 
-    /// With those of the statistics that the operation has; the others stay as they are.
+    /// Statistics that the operation lacks stay as they are.
     pub(crate) fn forward_in_place_with_stats<'a, T: Element>(
         &self,
         x: impl Into<RowsMut<'a, T>>,
@@ -157,7 +157,7 @@ impl Plan {
         self.forward_mixed::<T, T, T>(Io::in_place(x), gamma, beta, stats)
     }
 
-    /// With those of the statistics that the operation has; the others stay as they are.
+    /// Statistics that the operation lacks stay as they are.
     pub(crate) fn forward_sum_with_stats<'a, T: Element>(
         &self,
         sum: Sum<'a, T>,
@@ -169,7 +169,7 @@ impl Plan {
         self.forward_mixed(Io::sum(sum, y), gamma, beta, stats)
     }
 
-    /// With those of the statistics that the operation has; the others stay as they are.
+    /// Statistics that the operation lacks stay as they are.
     pub(crate) fn forward_mixed<'a, T: Element, G: Companion<T>, Y: Companion<T>>(
         &self,
         io: Io<'a, T, Y>,
@@ -201,7 +201,7 @@ impl Plan {
         of_either!(self, plan => plan.moments_at_scale(x, scale, moments))
     }
 
-    /// beta must be absent where the operation has none.
+    /// beta must be absent if the operation has none.
     pub(crate) fn normalize_with<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,
@@ -213,7 +213,7 @@ impl Plan {
         self.forward_mixed(Io::known(x, moments, y), gamma, beta, StatsMut::default())
     }
 
-    /// mean, `mean_lo` and dbeta must be absent where the operation has none.
+    /// mean, `mean_lo` and dbeta must be absent if the operation has none.
     pub(crate) fn backward<'a, T: Element>(
         &self,
         io: GradIo<'a, T>,
@@ -224,7 +224,7 @@ impl Plan {
         self.backward_mixed(io, gamma, stats, grads)
     }
 
-    /// The same.
+    /// As [`backward`](Self::backward).
     pub(crate) fn backward_mixed<'a, T: Element, G: Companion<T>>(
         &self,
         io: GradIo<'a, T>,
@@ -235,7 +235,7 @@ impl Plan {
         of_either!(self, plan => forms::backward(plan, io, gamma, stats, grads, None))
     }
 
-    /// The same.
+    /// As [`backward`](Self::backward).
     pub(crate) fn backward_with_scratch<'a, T: Element, G: Companion<T>>(
         &self,
         io: GradIo<'a, T>,

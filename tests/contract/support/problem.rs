@@ -13,19 +13,19 @@ use super::{
 #[derive(Clone)]
 pub(crate) struct Problem<K: Types> {
     pub(crate) operation: Operation,
-    /// The number of groups, and the rows in a row that each serves.
+    /// The number of groups, and the number of successive rows that each group serves.
     pub(crate) groups: (usize, usize),
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) x: Vec<K::X>,
-    /// Those of all groups.
+    /// gamma of all groups.
     pub(crate) gamma: Option<Vec<K::G>>,
-    /// Absent where the operation has none.
+    /// beta of all groups. Absent if the operation has none.
     pub(crate) beta: Option<Vec<K::G>>,
     pub(crate) eps: f64,
 }
 
-/// All that a call returns. Statistics that the operation lacks are zeros.
+/// All outputs of a call. Statistics that the operation lacks are zeros.
 #[derive(Clone)]
 pub(crate) struct Output<K: Types> {
     pub(crate) y: Vec<K::Y>,
@@ -40,18 +40,18 @@ pub(crate) struct Call {
     pub(crate) isa: Isa,
     pub(crate) parallelism: Parallelism,
     pub(crate) store: Store,
-    /// Of no effect where y has another type than x.
+    /// Whether y goes over x. Of no effect if y has another type than x.
     pub(crate) in_place: bool,
     pub(crate) x_gap: usize,
     pub(crate) y_gap: usize,
-    /// Of x, y, gamma and beta, in elements from the start of a cache line.
+    /// Where x, y, gamma and beta start, in elements from the start of a cache line.
     pub(crate) misalignment: [usize; 4],
-    /// Of the thread that calls.
+    /// The environment of the calling thread.
     pub(crate) environment: Environment,
 }
 
 impl Call {
-    /// One thread, ordinary stores, contiguous rows, aligned, out of place.
+    /// The plain call: one thread, ordinary stores, contiguous rows, aligned, out of place.
     pub(crate) fn plain(isa: Isa) -> Self {
         Self {
             isa,
@@ -70,7 +70,7 @@ impl Call {
 pub(crate) const FORMS: usize = 8;
 
 impl<K: Types> Problem<K> {
-    /// LayerNorm of ordinary rows, each of its own offset, with gamma and beta.
+    /// LayerNorm of ordinary rows, each with an offset of its own, with gamma and beta.
     pub(crate) fn ordinary(rows: usize, cols: usize, seed: u64) -> Self {
         Self::new(rows, cols, seed, |r, _| r % 2)
     }
@@ -96,26 +96,26 @@ impl<K: Types> Problem<K> {
         problem.with_vectors(&mut random)
     }
 
-    /// With a gamma and a beta for each group.
+    /// The same problem with a gamma and a beta for each group.
     fn with_vectors(self, random: &mut Random) -> Self {
         let len = self.groups.0 * self.cols;
         let mut vector = || Some((0..len).map(|_| K::G::of(K::G::signed(random) * 2.0)).collect());
         Self { gamma: vector(), beta: vector(), ..self }
     }
 
-    /// The same rows with a gamma and a beta for each group, of `repeat` rows.
+    /// The same rows in groups of `repeat` rows, with a gamma and a beta for each group.
     pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Self {
         let mut random = Random::new(groups as u64 ^ (self.cols as u64) << 24);
         let grouped = Self { groups: (groups, repeat), ..self }.with_vectors(&mut random);
         if grouped.operation.is_layer_norm() { grouped } else { Self { beta: None, ..grouped } }
     }
 
-    /// The same values normalized by every operation, with all the vectors that it has.
+    /// The same values for every operation, with all vectors that the operation has.
     pub(crate) fn of_every_operation(self) -> [Self; 2] {
         [self.clone(), self.rms_norm(1.0)]
     }
 
-    /// The same values normalized by every operation, with and without the vectors and numbers that it has.
+    /// The same values for every operation, with and without the vectors and numbers that the operation has.
     pub(crate) fn in_every_form(self) -> [Self; FORMS] {
         let (gamma, beta) = (self.gamma.clone(), self.beta.clone());
         [
@@ -147,7 +147,7 @@ impl<K: Types> Problem<K> {
         Self { eps, ..self }
     }
 
-    /// The problem of the rows from..to alone. There is one group.
+    /// The problem of the rows from..to alone, for a problem with one group.
     pub(crate) fn only_rows(&self, from: usize, to: usize) -> Self {
         assert_eq!(self.groups, (1, 1));
         Self { rows: to - from, x: self.x[from * self.cols..to * self.cols].to_vec(), ..self.clone() }

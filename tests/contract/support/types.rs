@@ -1,4 +1,4 @@
-//! The types of elements: what the tests have to know of each, and the combinations that tests are stamped on.
+//! The types of elements, with what tests need of each, and the combinations of types that tests are stamped on.
 
 use std::fmt;
 use std::ops::Neg;
@@ -36,7 +36,7 @@ pub(crate) trait Value:
 
     fn of_bits(bits: u64) -> Self;
 
-    /// Uniform on [-1, 1), with as many digits as the type that rows are computed in has.
+    /// A number uniform on [-1, 1), with as many digits as the type that rows are computed in.
     fn signed(random: &mut Random) -> f64 {
         f64::from(random.signed())
     }
@@ -46,15 +46,15 @@ pub(crate) trait Value:
     }
 }
 
-/// The sizes of what rows are made of: see [`special_row`](super::special_row).
+/// The sizes of the numbers in rows: see [`special_row`](super::special_row).
 pub(crate) struct Sizes {
-    /// Of the mean of a row whose deviation is 1.
+    /// The mean of a row whose deviation is 1.
     pub(crate) offset: f64,
-    /// Of a step in such a row.
+    /// The height of a step in such a row.
     pub(crate) step: f64,
     pub(crate) outlier: f64,
-    /// Of noise: by far too large for the fast path, by far too small, denormal, at its upper end, at its lower end.
-    /// Elements of f16 are all within, so that theirs are the ends of f16.
+    /// Noise: by far too large for the fast path, by far too small, denormal, at the upper end of the path's range, at
+    /// its lower end. All numbers of f16 are within that range, so f16 has the ends of f16 here.
     pub(crate) noise: [f64; 5],
 }
 
@@ -123,10 +123,10 @@ pub(crate) trait Types: Clone + 'static {
     type X: Value + Element<Float = Self::F>;
     type G: Value + Companion<Self::X>;
     type Y: Value + Companion<Self::X>;
-    /// What rows are computed in.
+    /// The type that rows are computed in.
     type F: Value + Float;
     const NAME: &str;
-    /// The long loops take one problem out of so many.
+    /// Long loops take one problem in this many.
     const ONE_OF: usize;
     /// Whether y has the type of x, and may lie where x does.
     const IN_PLACE: bool;
@@ -134,13 +134,13 @@ pub(crate) trait Types: Clone + 'static {
     /// `None` unless y has the type of x.
     fn in_place(x: RowsMut<'_, Self::X>) -> Option<Io<'_, Self::X, Self::Y>>;
 
-    /// Whether a long loop takes the problem of this number.
+    /// Whether a long loop takes problem number `number`.
     fn takes(number: usize) -> bool {
         let thinner = if quick() && Self::ONE_OF > 1 { 4 } else { 1 };
         number.is_multiple_of(Self::ONE_OF * thinner)
     }
 
-    /// Whether a test that is slow under an emulator is to be left to the types of f32 and f64.
+    /// Whether this type leaves out a test that is slow under an emulator. f32 and f64 do not.
     fn is_left_out() -> bool {
         quick() && size_of::<Self::X>() == size_of::<u16>()
     }
@@ -215,7 +215,7 @@ macro_rules! for_every_type {
     };
 }
 
-/// The same, and for f32 beside 16 bits.
+/// Tests for every type of rows, and for f32 beside 16 bits.
 macro_rules! for_all_types {
     ($($test:ident),+ $(,)?) => {$(
         stamp! {
@@ -234,7 +234,8 @@ macro_rules! for_all_types {
     )+};
 }
 
-/// The same for gradients, in which y has no part: for every type of rows, and for a gamma of f32 beside 16 bits.
+/// Tests of gradients, for every type of rows, and for a gamma of f32 beside 16 bits. The type of y makes no
+/// difference.
 macro_rules! for_all_gradients {
     ($($test:ident),+ $(,)?) => {$(
         stamp! {

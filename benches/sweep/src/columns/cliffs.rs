@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns::report::Row;
 
-/// From which factor on a jump is listed.
+/// The factor from which on a jump is listed.
 pub(crate) const LIMIT: f64 = 1.3;
 
 /// The printed definition.
@@ -26,7 +26,7 @@ pub(crate) struct Cliff {
     pub(crate) copies_to: f64,
 }
 
-/// All jumps, in the order of the rows. A copy has none, being what times are divided by.
+/// All jumps, in the order of the rows. A copy has none, as times are divided by its time.
 pub(crate) fn find(rows: &[Row]) -> Vec<Cliff> {
     let mut sorted: Vec<&Row> = rows.iter().filter(|row| row.contender != "copy").collect();
     let key = |row: &Row| (row.size_bytes, row.contender.clone(), row.cols);

@@ -1,4 +1,4 @@
-//! Which tensors are cut into rows of how many columns.
+//! The sizes of tensors, and the numbers of columns into which they are cut.
 
 use crate::columns::caches;
 
@@ -12,7 +12,7 @@ pub(crate) struct Size {
     pub(crate) name: &'static str,
     pub(crate) bytes: usize,
     why: &'static str,
-    /// How long a point takes beside those of other sizes.
+    /// How long a point takes beside a point of other sizes.
     pub(crate) weight: f64,
 }
 
@@ -28,12 +28,12 @@ pub(crate) const SIZES: [Size; 3] = [
 ];
 
 impl Size {
-    /// Of x, of rows that have so many elements.
+    /// The number of rows of x, if a row has `cols` elements.
     pub(crate) fn rows(&self, cols: usize, element: usize) -> usize {
         (self.bytes / (cols * element)).max(1)
     }
 
-    /// The longest rows of which the tensor holds one.
+    /// The length of the longest row that the tensor holds.
     pub(crate) fn most_cols(&self, element: usize) -> usize {
         MOST.min(self.bytes / element)
     }
@@ -43,8 +43,8 @@ impl Size {
     }
 }
 
-/// Numbers of columns in order, so that a machine whose speed drifts makes no teeth: the powers of two, and if they are
-/// not to be coarse the quarters of each octave, a column more and less than each second power of two, and the most.
+/// Numbers of columns in order, so that a machine whose speed drifts makes no teeth: the powers of two and, unless
+/// `coarse`, the quarters of each octave, a column more and less than each second power of two, and `most`.
 pub(crate) fn points(most: usize, coarse: bool) -> Vec<usize> {
     let mut points: Vec<usize> = powers_up_to(most).collect();
     if !coarse {

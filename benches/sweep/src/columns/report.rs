@@ -1,4 +1,4 @@
-//! What a run measured, as a record and as tables.
+//! The results of a run, as a record and as tables.
 
 use lanenorm_harness::machine::Machine;
 use lanenorm_harness::table::Table;
@@ -10,7 +10,7 @@ use crate::columns::grid::SIZES;
 /// One contender at one point.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Row {
-    /// Where the tensor fits.
+    /// The cache that the tensor fits into.
     pub(crate) size: String,
     pub(crate) size_bytes: usize,
     pub(crate) op: String,

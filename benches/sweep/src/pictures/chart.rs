@@ -1,9 +1,9 @@
-//! What a picture shows, before it is drawn.
+//! The contents of a picture, before it is drawn.
 
 /// Panels with one legend.
 pub(crate) struct Picture {
     pub(crate) title: String,
-    /// Where the numbers are from, and how to read them.
+    /// Says where the numbers are from, and how to read them.
     pub(crate) notes: Vec<String>,
     /// The number of panels beside each other.
     pub(crate) across: usize,
@@ -14,13 +14,13 @@ pub(crate) struct Panel {
     pub(crate) title: String,
     pub(crate) x: Axis,
     pub(crate) y: Axis,
-    /// The first is on top.
+    /// The lines. The first is on top.
     pub(crate) series: Vec<Series>,
-    /// Of the whole panel.
+    /// The height of the whole panel.
     pub(crate) height: u32,
 }
 
-/// What an entry of the legend names.
+/// An entry of the legend, and the style of its lines.
 #[derive(Clone)]
 pub(crate) struct Series {
     pub(crate) name: String,
@@ -63,7 +63,7 @@ pub(crate) enum Marker {
 const MARKERS: [Marker; 4] = [Marker::Circle, Marker::Triangle, Marker::Square, Marker::Diamond];
 
 impl Style {
-    /// Of a tier, or of the copy: the same in all pictures.
+    /// The style of a tier, or of the copy: the same in all pictures.
     pub(crate) fn of_tier(name: &str) -> Self {
         let color = match name {
             "avx512" => Color::Line(0),
@@ -87,7 +87,7 @@ impl Style {
     }
 }
 
-/// From `low` to `high`, with labelled ticks.
+/// An axis from `low` to `high`, with labelled ticks.
 pub(crate) struct Axis {
     pub(crate) title: String,
     pub(crate) low: f64,
@@ -97,13 +97,13 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    /// Equal ratios are equally long.
+    /// A logarithmic axis: equal ratios are equally long.
     pub(crate) fn log(title: &str, low: f64, high: f64, ticks: impl IntoIterator<Item = (f64, String)>) -> Self {
         let ticks = ticks.into_iter().filter(|(at, _)| (low..=high).contains(at)).collect();
         Self { title: title.into(), low, high, ticks, is_log: true }
     }
 
-    /// From zero to at least `most`, with round ticks.
+    /// An axis from zero to at least `most`, with round ticks.
     pub(crate) fn from_zero(title: &str, most: f64) -> Self {
         let power = 10f64.powf(most.max(1e-9).log10().floor());
         let steps = [0.2, 0.5, 1.0, 2.0].map(|step| step * power);
@@ -113,7 +113,7 @@ impl Axis {
         Self { title: title.into(), low: 0.0, high: count * step, ticks: ticks.collect(), is_log: false }
     }
 
-    /// A row for each name, from the top; [`Axis::row`] says where.
+    /// An axis with a row for each name, from the top; [`Axis::row`] says where.
     pub(crate) fn rows(names: &[String]) -> Self {
         let ticks = names.iter().enumerate().map(|(i, name)| (Self::row(i, names.len()), name.clone()));
         Self { title: String::new(), low: 0.0, high: names.len() as f64, ticks: ticks.collect(), is_log: false }
@@ -123,13 +123,13 @@ impl Axis {
         (of - i) as f64 - 0.5
     }
 
-    /// What is drawn to scale.
+    /// The place of a value, as it is drawn.
     pub(crate) fn position(&self, value: f64) -> f64 {
         if self.is_log { value.log10() } else { value }
     }
 }
 
-/// At most three decimals, and none that are zero.
+/// The value with at most three decimals, and no zeros at the end.
 pub(crate) fn plain(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

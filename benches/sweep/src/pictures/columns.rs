@@ -10,7 +10,7 @@ pub(crate) fn picture(folder: &Path) -> anyhow::Result<Option<Picture>> {
     Ok(records::read(folder, "columns.json")?.as_ref().and_then(draw))
 }
 
-/// `None` of a record without results.
+/// `None` if the record has no results.
 fn draw(record: &Record<Row>) -> Option<Picture> {
     let rows = &record.results;
     let first = rows.first()?;
@@ -54,7 +54,7 @@ fn series(name: &str, rows: &[&Row]) -> Series {
     Series { name: name.into(), style: Style::of_tier(name), points }
 }
 
-/// The powers of four, beside which there are neighbours, and the ends.
+/// The powers of four, whose neighbours have been measured, and the ends.
 fn ticks(most: usize) -> Vec<(f64, String)> {
     let inner = (2..).map(|i| 1 << (2 * i)).take_while(|&cols: &usize| cols * 2 <= most);
     let all = std::iter::once(8).chain(inner).chain([most]);

@@ -1,4 +1,4 @@
-//! Pictures as SVG. The crate draws on whole pixels: pictures are drawn at twice the size at which they are to be seen.
+//! Pictures as SVG. The crate draws on whole pixels: pictures are drawn at twice the size at which they are shown.
 
 use std::ops::Range;
 
@@ -11,15 +11,15 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::pictures::chart::{Axis, Line, Marker, Panel, Picture, Series, Style};
 use crate::pictures::theme::Theme;
 
-/// Twice that of a README.
+/// The width of a picture: twice the width of a README.
 const WIDTH: u32 = 1660;
 const MARGIN: i32 = 24;
 const SMALL: f64 = 25.0;
 const MEDIUM: f64 = 28.0;
 const LARGE: f64 = 36.0;
-/// Of a letter, in heights of the font: more than most are.
+/// The width of a letter, in heights of the font: more than most letters have.
 const LETTER: f64 = 0.6;
-/// Above a panel, for its title.
+/// The room above a panel, for its title.
 const HEAD: i32 = 54;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -57,7 +57,7 @@ pub(crate) fn svg(picture: &Picture, theme: &Theme) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The size is that of the letters as drawn: the crate divides sizes by 1.24.
+/// A font whose letters have this size as drawn: the crate divides sizes by 1.24.
 fn font(size: f64) -> FontDesc<'static> {
     ("sans-serif", size * 1.24).into_font()
 }
@@ -112,7 +112,8 @@ impl<'a> Legend<'a> {
     }
 }
 
-/// What is left for labels beside the panels of a picture, all the same so that their axes are below each other.
+/// The room for labels beside the panels of a picture. All panels have the same, so that their axes are below each
+/// other.
 struct Sides {
     left: i32,
     right: i32,

@@ -5,14 +5,14 @@ use std::path::Path;
 use crate::pictures::chart::{Axis, Panel, Picture, Series, Style, decades};
 use crate::pictures::records::{self, Accuracy, Peer, Record, distinct};
 
-/// Where an offset of zero stands on a logarithmic axis: one decade before the smallest other.
+/// Where an offset of zero stands on a logarithmic axis: one decade before the smallest other offset.
 const ZERO: f64 = 10.0;
 
 pub(crate) fn picture(folder: &Path) -> anyhow::Result<Option<Picture>> {
     Ok(records::read(folder, "python.json")?.as_ref().and_then(draw))
 }
 
-/// `None` of a record without errors at offsets.
+/// `None` if the record has no errors at offsets.
 fn draw(record: &Record<Peer>) -> Option<Picture> {
     let place = |offset: f64| offset.max(ZERO);
     let point = |a: &Accuracy| Some((place(a.offset?), a.max_abs_error.filter(|&error| error > 0.0)?));

@@ -1,4 +1,4 @@
-//! The time of each peer over that of a copy: a panel for each record, a row for each shape.
+//! The time of each peer divided by the time of a copy: a panel for each record, a row for each shape.
 
 use std::path::Path;
 

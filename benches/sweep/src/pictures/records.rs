@@ -1,4 +1,4 @@
-//! What pictures need of the records. What else these have is not read, and may change.
+//! The fields of the records that pictures need. Other fields are not read, and may change.
 
 use std::path::Path;
 use std::{fs, io};
@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 pub(crate) struct Record<R> {
     pub(crate) machine: Machine,
     pub(crate) results: Vec<R>,
-    /// Only that of the peers in Python has them.
+    /// Only the record of the peers in Python has these.
     #[serde(default)]
     pub(crate) accuracy: Vec<Accuracy>,
 }
@@ -25,7 +25,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Which, and on what day.
+    /// Which machine, and on what day.
     pub(crate) fn line(&self) -> String {
         let day = self.date.split('T').next().unwrap_or_default();
         format!("{}, {} logical cores, {day}", self.cpu, self.logical_cores)
@@ -47,7 +47,7 @@ pub(crate) struct Peer {
 /// The largest error of a peer on one kind of rows.
 #[derive(Deserialize)]
 pub(crate) struct Accuracy {
-    /// Of the rows' mean, where that is what is hard about them.
+    /// The mean of the rows, if the mean is what is hard about them.
     pub(crate) offset: Option<f64>,
     pub(crate) contender: String,
     /// `None` if the answer was not finite.
@@ -64,7 +64,7 @@ pub(crate) fn read<R: DeserializeOwned>(folder: &Path, name: &str) -> anyhow::Re
     serde_json::from_str(&text).map(Some).with_context(|| format!("{} is not such a record", path.display()))
 }
 
-/// Each once, in the order of the first.
+/// Each value once, in the order in which it comes first.
 pub(crate) fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
     for value in values {

@@ -1,4 +1,4 @@
-//! Speedup against threads: a panel for each shape of LayerNorm in f32, with that of the copy and the ideal.
+//! Speedup against threads: a panel for each shape of LayerNorm in f32, with the speedup of the copy and the ideal.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ pub(crate) fn picture(folder: &Path) -> anyhow::Result<Option<Picture>> {
     Ok(records::read(folder, "scaling.json")?.as_ref().and_then(draw))
 }
 
-/// `None` of a record without LayerNorm in f32.
+/// `None` if the record has no LayerNorm in f32.
 fn draw(record: &Record<Row>) -> Option<Picture> {
     let rows: Vec<&Row> = record.results.iter().filter(|r| (&*r.op, &*r.dtype) == ("layer_norm", "f32")).collect();
     let most = rows.iter().map(|r| r.threads).max()?;

@@ -1,5 +1,5 @@
-//! Colours for light and dark pages. Those of lines are Okabe and Ito's, which the colour-blind tell apart, darker or
-//! lighter where the page needs it.
+//! Colours for light and dark pages. Lines have the colours of Okabe and Ito, which the colour-blind tell apart, darker
+//! or lighter where the page needs it.
 
 use plotters::style::RGBColor;
 
@@ -9,7 +9,7 @@ pub(crate) struct Theme {
     pub(crate) name: &'static str,
     pub(crate) page: RGBColor,
     pub(crate) text: RGBColor,
-    /// Of what is read second.
+    /// The colour of text that is read second.
     pub(crate) muted: RGBColor,
     pub(crate) grid: RGBColor,
     lines: [RGBColor; Color::LINES],

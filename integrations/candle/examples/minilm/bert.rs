@@ -6,7 +6,7 @@ use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Embedding, Linear, VarBuilder, embedding, linear, ops};
 use serde::Deserialize;
 
-/// What `config.json` says.
+/// The fields of `config.json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Config {
     pub vocab_size: usize,
@@ -19,7 +19,7 @@ pub struct Config {
     pub layer_norm_eps: f64,
 }
 
-/// The time that goes into normalization, and into the residual additions before it where they are not part of it.
+/// The time of normalizations, and of the residual additions before them that are not a part of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
     pub norm: Duration,
@@ -33,7 +33,7 @@ fn timed<T>(time: &mut Duration, run: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-/// A layer normalization that may overwrite what it is given.
+/// A layer normalization that may overwrite its argument.
 pub trait Norm: Sized {
     fn load(size: usize, eps: f64, vb: VarBuilder<'_>) -> Result<Self>;
 
@@ -67,7 +67,7 @@ impl Norm for lanenorm_candle::LayerNorm {
     }
 }
 
-/// lanenorm's module, which writes its result over what it is given, and may add too.
+/// lanenorm's module, which overwrites its argument, and may add the residual too.
 pub struct InPlace<const ADDS: bool>(lanenorm_candle::LayerNorm);
 
 impl<const ADDS: bool> Norm for InPlace<ADDS> {
@@ -159,7 +159,7 @@ impl<N: Norm> Bert<N> {
         })
     }
 
-    /// The embeddings of sentences, one row each, from tokens and from which of them count (1) or pad (0).
+    /// The embeddings of sentences, one row each. `counts` says which of the tokens count (1) or pad (0).
     pub fn embed(&self, tokens: &Tensor, counts: &Tensor, times: &mut Times) -> Result<Tensor> {
         let counts = counts.to_dtype(DType::F32)?;
         let padding = ((&counts - 1.0)? * 1e9)?.unsqueeze(1)?.unsqueeze(1)?;

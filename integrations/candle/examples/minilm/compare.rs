@@ -1,5 +1,5 @@
-//! Sentences through the same encoder with different normalizations: whether the embeddings agree, and where the time
-//! goes.
+//! Sentences through the same encoder with different normalizations: do the embeddings agree, and where does the time
+//! go?
 
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -13,10 +13,10 @@ use tokenizers::{PaddingParams, Tokenizer, TruncationParams};
 
 use crate::bert::{Bert, Config, InPlace, Times};
 
-/// Sentences of similar length, as tokens and which of them count.
+/// Sentences of similar length: the tokens, and for each whether it counts.
 type Batch = (Tensor, Tensor);
 
-/// How an encoder did.
+/// The outcome for one encoder.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub name: &'static str,
@@ -24,17 +24,17 @@ pub struct Outcome {
     pub norm: Duration,
     pub norm_and_add: Duration,
     pub encoder: Duration,
-    /// The least cosine of an embedding and that of the first encoder.
+    /// The least cosine between an embedding and the same embedding by the first encoder.
     pub cosine: f32,
 }
 
-/// What was compared, and the outcomes: of candle, of lanenorm in its place, and of lanenorm that overwrites
-/// its argument, with the residual addition before or as a part of it.
+/// The sizes of the comparison, and the outcomes: of candle, of lanenorm in its place, and of lanenorm that overwrites
+/// its argument, with the residual addition before it or as a part of it.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     pub config: Config,
     pub sentences: usize,
-    /// Of the batches, with padding.
+    /// The number of tokens in the batches, with padding.
     pub tokens: usize,
     pub outcomes: [Outcome; 4],
 }

@@ -11,7 +11,7 @@ use candle_core::Result;
 /// The variable that names the test to its own process.
 const CHILD: &str = "LANENORM_TEST_CHILD";
 
-/// Many times what any of these tests takes.
+/// Many times as long as any of these tests takes.
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Runs a test in a process of its own that has these variables. `name` is the path of the calling test.

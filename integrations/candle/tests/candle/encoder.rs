@@ -32,10 +32,10 @@ fn config() -> Config {
     serde_json::from_str(CONFIG).expect("a configuration")
 }
 
-/// The weights of a model, those of embeddings and layers alike.
+/// The weights of a model, of its embeddings and its layers.
 fn weights() -> Result<HashMap<String, Tensor>> {
     let vars = VarMap::new();
-    // It makes the variables that are asked for.
+    // Loading makes the variables that it asks for.
     Bert::<candle_nn::LayerNorm>::load(&config(), &VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
     let vars = vars.data().lock().expect("no panic");
     let mut names: Vec<_> = vars.keys().collect();
@@ -80,7 +80,7 @@ fn of_the_example_agrees_with_all_normalizations() {
     let sentences = sentences.map(str::to_owned);
     let comparison = compare(&directory.0, &sentences, 2, 1).expect("a comparison");
     println!("{comparison}");
-    // [CLS] the sum of a row . [SEP], twice; and one that is cut off.
+    // Two sentences are "[CLS] the sum of a row . [SEP]", and one is cut off.
     assert_eq!((comparison.sentences, comparison.tokens), (3, 2 * 8 + 16));
     for outcome in &comparison.outcomes {
         assert!((outcome.cosine - 1.0).abs() < 1e-5, "{outcome:?}");

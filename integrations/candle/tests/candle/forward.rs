@@ -39,7 +39,7 @@ fn is_within_the_contract_in_all_types() -> Result<()> {
         for shape in SHAPES {
             let Case { x, gamma, beta } = case(shape, 0.5, x, params)?;
             let zeros = beta.zeros_like()?;
-            // In f64 the reference is no better than what is tested.
+            // In f64 the reference is no more accurate than the result that is tested.
             let bound = if x.dtype() == DType::F64 { 20.0 } else { 1.0 };
 
             let y = ops::layer_norm(&x, &gamma, &beta, EPS)?;

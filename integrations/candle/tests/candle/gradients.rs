@@ -68,7 +68,7 @@ fn relative(grad: &Tensor, expected: &Tensor) -> Result<f64> {
 
 const SHAPES: [&[usize]; 5] = [&[7], &[3, 64], &[2, 3, 384], &[4, 1, 7, 33], &[600, 200]];
 
-/// Types of x and of gamma, and how far gradients may be from those in f64, relative to the largest.
+/// Types of x and of gamma, and how far gradients may be from the gradients in f64, relative to the largest.
 const TYPES: [(DType, DType, f64); 6] = [
     (DType::F32, DType::F32, 2e-6),
     (DType::F64, DType::F64, 1e-13),
@@ -264,7 +264,7 @@ fn reach_views_and_come_from_them() -> Result<()> {
         println!("{what}");
         let loss = |x: &Tensor| -> Result<GradStore> {
             let y = ops::layer_norm(x, None, None, EPS)?;
-            // A gradient that is no more contiguous than the view: every other column counts, and all rows alike.
+            // A gradient that is not contiguous either: every other column counts, and all rows have the same gradient.
             let (rank, cols) = (y.rank(), y.dims()[y.rank() - 1]);
             let weights = normal(2, &[cols], 0.0)?.to_dtype(DType::F32)?.broadcast_as(y.shape())?;
             (y * weights)?.narrow(rank - 1, 0, cols - 1)?.sum_all()?.backward()

@@ -12,10 +12,10 @@ use crate::support::{assert_same, normal};
 
 const EPS: f64 = 1e-5;
 
-/// Two threads also where there are fewer processors.
+/// Two threads, also on a machine with one processor.
 const POOL: [(&str, &str); 1] = [("RAYON_NUM_THREADS", "2")];
 
-/// Normally distributed, and the same in each 64 rows.
+/// Normally distributed numbers; every 64 rows repeat.
 fn rows(rows: usize, cols: usize) -> Result<Tensor> {
     normal(1, &[64, cols], 0.5)?.to_dtype(DType::F32)?.repeat((rows / 64, 1))
 }
@@ -79,7 +79,7 @@ fn of_two_parts_of_a_tensor_are_taken_beside_a_writer() -> Result<()> {
         for dtype in [DType::F32, DType::BF16] {
             let t = rows(64, 64)?.to_dtype(dtype)?;
             let part = |rows, from| t.narrow(0, 0, rows)?.narrow(1, from, 32);
-            // Columns, which are added by the kernel, and rows, which are added before where they are f32.
+            // Columns, which the kernel adds, and rows, which are added before it if they are f32.
             let pairs = [(part(8, 0)?, part(8, 32)?), (t.narrow(0, 0, 4)?, t.narrow(0, 4, 4)?)];
             for (x, residual) in pairs {
                 let expected = ops::add_layer_norm(&x.copy()?, &residual.copy()?, None, None, EPS)?;
@@ -125,7 +125,7 @@ fn of_a_tensor_are_free_while_a_plain_thread_has_jobs_of_a_pool_beside_it() -> R
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let spawner = scope.spawn(|| {
-                // Each job is spawned when the one before has begun, so that few wait.
+                // Each job is spawned when the job before it has begun, so that few jobs wait.
                 while !done.load(Ordering::Acquire) {
                     let (part, (begun, begins)) = (last.clone(), mpsc::channel());
                     rayon::spawn(move || {

@@ -27,7 +27,7 @@ const LOSSES: [(&str, Loss); 9] = [
     ("layer_norm(x)^2 * x", |[x, ..]| (ops::layer_norm(x, None, None, EPS)?.sqr()? * x)?.sum_all()),
     ("layer_norm(x)^3", |[x, ..]| ops::layer_norm(x, None, None, EPS)?.powf(3.0)?.sum_all()),
     ("layer_norm(x, gamma, beta)^3", |[x, _, gamma, beta]| ops::layer_norm(x, gamma, beta, EPS)?.powf(3.0)?.sum_all()),
-    // The gradient of y is constant here, that of x is not.
+    // The gradient of y is constant here, and the gradient of x is not.
     ("layer_norm(x) * c", |[x, _, gamma, beta]| (ops::layer_norm(x, gamma, beta, EPS)? * weights(x)?)?.sum_all()),
     ("rms_norm(x)^2 * x", |[x, ..]| (ops::rms_norm(x, None, EPS)?.sqr()? * x)?.sum_all()),
     ("rms_norm(x, gamma)^3", |[x, _, gamma, _]| ops::rms_norm(x, gamma, EPS)?.powf(3.0)?.sum_all()),
@@ -54,7 +54,7 @@ fn vars(dtype: DType) -> Result<[Var; 4]> {
     Ok([var(1, &[3, 5], 0.5)?, var(2, &[3, 5], 0.0)?, var(3, &[5], 1.0)?, var(4, &[5], 0.0)?])
 }
 
-/// Of each combination of arguments that are variables, which the first need not be.
+/// The arguments, with each combination of them as variables.
 fn tracked(vars: &[Var; 4]) -> Vec<Args> {
     (1..16)
         .map(|which| {

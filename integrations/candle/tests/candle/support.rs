@@ -1,4 +1,4 @@
-//! Tensors of known numbers, and what is exact for them.
+//! Tensors of known numbers, and exact results for them.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::rngs::StdRng;
@@ -46,15 +46,15 @@ pub fn distance(a: &Tensor, b: &Tensor) -> Result<f64> {
     Ok(elements(a)?.into_iter().zip(elements(b)?).fold(0.0, worst))
 }
 
-/// That two tensors have the same type and the same elements.
+/// Asserts that two tensors have the same type and the same elements.
 #[track_caller]
 pub fn assert_same(a: &Tensor, b: &Tensor) {
     assert_eq!((a.dtype(), a.dims()), (b.dtype(), b.dims()));
     assert_eq!(elements(a).expect("floats"), elements(b).expect("floats"));
 }
 
-/// The worst error of y, in units of what lanenorm allows: 4 u (|gamma| (1 + |xhat|) + |beta|), and half a unit in the
-/// last place where y has 16 bits.
+/// The worst error of y, in units of lanenorm's bound: 4 u (|gamma| (1 + |xhat|) + |beta|), plus half a unit in the
+/// last place if y has 16 bits.
 pub fn error_in_bounds(y: &Tensor, y_exact: &Tensor, gamma: &Tensor, beta: &Tensor) -> Result<f64> {
     let (gamma, beta) = (elements(gamma)?, elements(beta)?);
     let (u, half_ulp, least): (f64, f64, f64) = match y.dtype() {
@@ -67,7 +67,7 @@ pub fn error_in_bounds(y: &Tensor, y_exact: &Tensor, gamma: &Tensor, beta: &Tens
     for (i, (y, exact)) in elements(y)?.into_iter().zip(elements(y_exact)?).enumerate() {
         let (gamma, beta) = (gamma[i % gamma.len()], beta[i % beta.len()]);
         let scale = gamma.abs() + (exact - beta).abs() + beta.abs();
-        // The reference in f64 has an error of its own, which counts where it is compared with f64.
+        // The reference in f64 has an error of its own, which counts if y is f64 too.
         let bound = 4.0 * u * scale + (half_ulp * exact.abs()).max(least) * (1.0 + 1e-6);
         worst = worst.max(if y.is_nan() { f64::INFINITY } else { (y - exact).abs() / bound });
     }

@@ -1,4 +1,4 @@
-//! What the touches take.
+//! The job that the touches take, and the ranges in which they are trusted.
 
 use core::ops::RangeInclusive;
 
@@ -13,16 +13,16 @@ pub(super) const BLOCK_ROWS: usize = 2;
 
 /// The statistics of each row, as forward has kept them.
 ///
-/// Each has one element for each row of the buffers, also where the rows of a job are a part of these: those of one
-/// group ([`GradRows::with_group`]) or those of [`GradRows::split_at`]. Row r of the buffers has element r.
+/// Each has one element for each row of the buffers: row r of the buffers has element r. That holds also where a job
+/// takes a part of the rows, by [`GradRows::with_group`] or [`GradRows::split_at`].
 #[derive(Clone, Copy, Debug)]
 pub struct Stats<'a, F = f32> {
     /// The mean, rounded.
     pub mean: Option<&'a [F]>,
-    /// What rounding took from the mean. Absent ones count as 0, which costs digits where the mean is large beside the
-    /// standard deviation.
+    /// What rounding took from the mean. If absent it counts as 0, which costs digits where the mean is large beside
+    /// the standard deviation.
     pub mean_lo: Option<&'a [F]>,
-    /// 1 / sqrt(var + eps). Absent ones are taken again, and so are the means.
+    /// 1 / sqrt(var + eps). If absent, rstd and the mean are computed again from x.
     pub rstd: Option<&'a [F]>,
 }
 
@@ -34,7 +34,7 @@ impl<F> Default for Stats<'_, F> {
 }
 
 impl<'a, F: Float> Stats<'a, F> {
-    /// Whether each has an element for each of `rows` rows, and none is there without those that belong to it.
+    /// Whether each statistic has an element for each of `rows` rows, and none is given without the ones that it needs.
     #[inline(never)]
     pub(super) fn fit(&self, rows: usize, centered: bool) -> bool {
         let lengths = [self.mean, self.mean_lo, self.rstd].into_iter().all(|s| s.is_none_or(|s| s.len() == rows));
@@ -49,7 +49,7 @@ impl<'a, F: Float> Stats<'a, F> {
     }
 }
 
-/// What both normalizations have in common, and the loops take.
+/// The job of either normalization, as the loops take it.
 #[derive(Debug)]
 pub(super) struct GradJob<'a, T: Storage> {
     /// The tier that it runs on.
@@ -89,7 +89,7 @@ impl<T: Storage> GradJob<'_, T> {
     }
 }
 
-/// The range of rstd, of the sums of a row, and of their products, within which the loops are trusted with it.
+/// The ranges of rstd, of the sums of a row, and of their products, within which the loops are trusted with the row.
 pub(super) struct Trusted {
     pub(super) rstd: RangeInclusive<f64>,
     pub(super) sums: RangeInclusive<f64>,
@@ -104,9 +104,8 @@ const fn range(from: i64, to: i64) -> RangeInclusive<f64> {
     power_of_two(from)..=power_of_two(to)
 }
 
-/// Statistics of f32 that come from trusted moments have an rstd from 2^-60 to 2^45, those of f64 one from 2^-500 to
-/// 2^480; a power of two less, lest rounding move one across the border. Beyond these ranges a product can lose digits
-/// that matter, or overflow.
+/// Trusted moments give an rstd from 2^-60 to 2^45 in f32, and from 2^-500 to 2^480 in f64; a power of two less, lest
+/// rounding move one across the border. Beyond these ranges a product can lose digits that matter, or overflow.
 pub(super) const fn trusted<T: Storage>() -> Trusted {
     if size_of::<T::Float>() == size_of::<f64>() {
         Trusted { rstd: range(-499, 479), sums: range(-500, 900), products: range(-900, 900) }

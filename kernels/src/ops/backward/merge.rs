@@ -5,10 +5,10 @@ use crate::element::Storage;
 use crate::isa::Isa;
 use crate::simd::{Float, Kernel, Lanes};
 
-/// The subtrees that are pending at most: 32 parts have a tree of depth 5.
+/// The most subtrees that are pending: 32 parts have a tree of depth 5.
 const DEPTH: usize = 8;
 
-/// What `Parts::merge` does, where `run` runs the job of one parameter.
+/// Does the work of `Parts::merge`. `run` runs the job of one parameter.
 #[inline(never)]
 pub(crate) fn merge_sums<T: Storage>(
     isa: Isa,
@@ -34,8 +34,8 @@ pub(crate) fn merge_sums<T: Storage>(
     }
 }
 
-/// The sums from `at` on of each of `count` parts, which have `len` elements each, and their errors, which follow
-/// `errors` elements later.
+/// Merges the sums of one parameter over `count` parts into `out`. A part has `len` elements in `partials`. Its sums
+/// for this parameter begin at element `at` of them, and the errors of these sums `errors` elements later.
 #[derive(Debug)]
 pub struct Merge<'a, F: Float> {
     partials: &'a [F],
@@ -103,7 +103,7 @@ fn zero<S: Lanes, F: Float>(simd: S) -> Sum<S, F> {
     Sum { v: zero, error: zero }
 }
 
-/// The same register of the sums of each part.
+/// One register of the sums of all parts, at the same columns in each.
 struct Register<'a, F: Float> {
     partials: &'a [F],
     len: usize,
@@ -111,25 +111,25 @@ struct Register<'a, F: Float> {
 }
 
 impl<F: Float> Register<'_, F> {
-    /// That of part `p`.
+    /// The register of part `p`.
     #[inline(always)]
     fn sum<S: Lanes>(&self, simd: S, p: usize) -> Sum<S, F> {
         let part = &self.partials[p * self.len..][..self.errors + F::lanes::<S>()];
-        // SAFETY: it begins with a register of sums, and ends with one of errors.
+        // SAFETY: `part` begins with a register of sums, and ends with a register of errors.
         unsafe {
             let v = F::load(simd, part.as_ptr());
             Sum { v, error: F::load(simd, part[self.errors..].as_ptr()) }
         }
     }
 
-    /// The sum of those of parts `p` and `p + 1`.
+    /// The sum of the registers of parts `p` and `p + 1`.
     #[inline(always)]
     fn two<S: Lanes>(&self, simd: S, p: usize) -> Sum<S, F> {
         add::<S, F>(simd, self.sum(simd, p), self.sum(simd, p + 1))
     }
 
-    /// The sum of those of `count` parts along a binary tree, four of them in registers. What is in `stack` does not
-    /// matter.
+    /// The sum of the registers of `count` parts along a binary tree, four parts at a time in registers. What is in
+    /// `stack` before does not matter.
     #[inline(always)]
     fn add<S: Lanes>(&self, simd: S, count: usize, stack: &mut [Sum<S, F>; DEPTH]) -> Sum<S, F> {
         let mut depth = 0;
@@ -158,9 +158,9 @@ impl<F: Float> Register<'_, F> {
     }
 }
 
-/// Adds the sums of a leaf to those of its part, of `padded` columns, and begins new ones. Those of the leaf lie as
-/// pairs of registers are taken, those of the part in the order of the columns, which is the same on all tiers. If the
-/// leaf is the first, those of the part are yet to be written.
+/// Adds the sums of a leaf to the sums of its part, of `padded` columns each, and sets the leaf to zero. The leaf is in
+/// the order of the pairs of registers. The part is in the order of the columns, which is the same on all tiers. If
+/// `is_first`, the part has no sums yet.
 #[inline(always)]
 pub(super) fn add_leaf<S: Lanes, T: Storage>(
     simd: S,

@@ -2,16 +2,17 @@
 
 use crate::element::Storage;
 
-/// The rows whose gradients of gamma and beta are added one after the other.
+/// The number of rows whose gradients of gamma and beta are added one after the other.
 pub const LEAF_ROWS: usize = 16;
 
-/// The rows of a part, at least.
+/// The least number of rows of a part.
 const PART_ROWS: usize = 64;
 
-/// The parts, at most.
+/// The greatest number of parts.
 const MAX_PARTS: usize = 32;
 
-/// How rows are cut so that dgamma and dbeta have the same bits for any number of threads, and the memory that takes.
+/// How rows are cut so that dgamma and dbeta have the same bits for any number of threads, and how much memory their
+/// sums take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     pub(super) rows: usize,
@@ -36,8 +37,8 @@ impl Parts {
         self.rows.min(part.saturating_mul(self.part_rows))
     }
 
-    /// The elements of memory that the sums of one part take, each with its errors: columns in whole steps, for gamma
-    /// and, if `centered`, for beta. `None` on overflow.
+    /// The elements of memory that the sums of one part take, with their errors: columns in whole steps, for gamma and,
+    /// if `centered`, for beta. `None` on overflow.
     pub fn partial_len<T: Storage>(&self, centered: bool) -> Option<usize> {
         padded::<T>(self.cols)?.checked_mul(2 * sums(centered))
     }

@@ -86,7 +86,7 @@ fn touch_rows<S: Lanes, T: Storage, M: Center>(
 ) {
     let center = PhantomData::<M>;
     let mut rows = [RowTerms::NAN; BLOCK_ROWS];
-    // The moments of each row, if they have been taken.
+    // The moments of each row, where they have been taken.
     let mut moments = [None; BLOCK_ROWS];
     let ([row_a, row_b], [moments_a, moments_b]) = (&mut rows, &mut moments);
     // Two calls, since one would be inlined.
@@ -98,7 +98,7 @@ fn touch_rows<S: Lanes, T: Storage, M: Center>(
     }
     let wanted = match trust {
         Trust::All => !0,
-        // What a row adds to the sums does not depend on whether dx is wanted, and takes the slow path.
+        // What a row adds to the sums must not depend on whether dx is wanted: only its dx takes the slow path.
         _ => ways::SUMS,
     };
     match (trust, n) {
@@ -128,7 +128,7 @@ fn touch_rows<S: Lanes, T: Storage, M: Center>(
     }
 }
 
-/// Takes the moments that the slow path lacks of the rows from `r` on.
+/// Takes the moments that the slow path needs of the rows from `r` on, where `moments` has none.
 #[cold]
 #[inline(never)]
 fn take_moments<T: Storage, M: Center>(
@@ -147,13 +147,13 @@ fn take_moments<T: Storage, M: Center>(
     }
 }
 
-/// What the second touch of row `r` takes.
+/// The first touch of row `r`: writes the terms of the row to `row`.
 struct FirstTouch<'j, 'a, T: Storage, M: Center> {
     job: &'j GradJob<'a, T>,
     r: usize,
     gamma: &'j [T::Float],
     row: &'j mut RowTerms<T::Float>,
-    /// Those of the row, if they are taken.
+    /// The moments of the row, where they have been taken.
     moments: &'j mut Option<Moments>,
     center: PhantomData<M>,
 }
@@ -188,7 +188,7 @@ impl<T: Storage, M: Center, const R: usize> Kernel for SecondTouch<'_, '_, T, M,
     }
 }
 
-/// What the second touch of row `r` takes.
+/// Touches row `r` for the first time. Returns what the second touch needs of it.
 #[inline(always)]
 fn first_touch<S: Lanes, T: Storage, M: Center>(
     simd: S,
@@ -218,7 +218,7 @@ fn first_touch<S: Lanes, T: Storage, M: Center>(
             fast = Some(moments);
             match RowNorm::<T::Float>::trusted(simd, moments, job.eps) {
                 Some(norm) if is_trusted(&norm) => (norm, false),
-                // What forward keeps of a row on its slow path may be in range.
+                // The statistics that the slow path of forward gives may be in range.
                 _ => {
                     *taken = fast.take().copied();
                     match slow::norm_of_untrusted(job, r, taken) {

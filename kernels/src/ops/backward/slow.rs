@@ -1,9 +1,9 @@
 //! The slow path: rows whose statistics or gradients leave the range in which the loops are trusted, and rows with a
 //! number that is not finite.
 //!
-//! It computes in f64, as [`exact`] does. What is made of f32 stays well within the range of f64: a product of dy,
-//! gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond their own: they are
-//! computed element by element with exponents apart, so that neither products nor sums leave the range.
+//! It computes in f64, as [`exact`] does. Rows that are computed in f32 stay well within the range of f64: a product of
+//! dy, gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond their own: they
+//! are computed element by element with exponents apart, so that neither products nor sums leave the range.
 
 use super::job::{BLOCK_ROWS, GradJob, power_of_two, trusted};
 use super::touches::{RowTerms, Trust};
@@ -21,9 +21,9 @@ pub(super) fn is_zero<T: Storage>(job: &GradJob<'_, T>, r: usize) -> bool {
     unsafe { exact::is_constant(job.rows.dy(job.rows.place(r)), job.rows.cols(), false) }
 }
 
-/// What the loops take of row `r`, whose rstd or moments are not trusted, and whether it is constant: `None` if it is
-/// not for them. `taken` are the moments of the loops if forward has kept no statistics, and become those of the slow
-/// path if these are taken.
+/// The statistics of row `r` for the loops, and whether the row is constant; `None` if the loops cannot take the row.
+/// Its rstd or its moments are not trusted. If forward has kept no statistics, `taken` has the moments of the loops. If
+/// the moments are taken here on the slow path, they replace these.
 #[cold]
 #[inline(never)]
 pub(super) fn norm_of_untrusted<T: Storage>(
@@ -40,7 +40,7 @@ pub(super) fn norm_of_untrusted<T: Storage>(
     trusted::<T>().rstd.contains(&norm.rstd.into()).then_some((norm, false))
 }
 
-/// What the loops take of row `r` if its xhat is defined to be zero: all elements are equal and eps is 0.
+/// The statistics of row `r` for the loops if its xhat is defined to be zero: all elements are equal and eps is 0.
 fn constant<T: Storage>(job: &GradJob<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
     if job.eps != 0.0 {
         return None;
@@ -54,12 +54,12 @@ fn constant<T: Storage>(job: &GradJob<'_, T>, r: usize) -> Option<RowNorm<T::Flo
     is_constant.then_some(RowNorm { mean: if job.centered { mean } else { zero }, mean_lo: zero, rstd: zero })
 }
 
-/// The moments of row `r`, of the slow path if those of the loops are not trusted, and what the root is taken of at
-/// their scale. `taken_before` are of either.
+/// The moments of row `r`, and what the root is taken of at their scale. They are the moments of the slow path if the
+/// moments of the loops are not trusted. `taken_before` may be moments of either.
 #[inline(never)]
 fn moments<T: Storage>(job: &GradJob<'_, T>, r: usize, taken_before: Moments) -> (Moments, f64) {
     let mut m = taken_before;
-    // Those of the loops have this scale, and those of the slow path another.
+    // Moments of the loops have this scale, and moments of the slow path another.
     let is_fast = m.scale == 1.0;
     if let Some(scale) = m.slow_scale::<T>(job.eps).filter(|_| is_fast) {
         // SAFETY: there is a row r, and rows have cols > 0 elements.
@@ -68,17 +68,17 @@ fn moments<T: Storage>(job: &GradJob<'_, T>, r: usize, taken_before: Moments) ->
     (m, m.m2 / m.count + job.eps * m.scale * m.scale)
 }
 
-/// What the slow path takes of row `r`, whose moments have been taken. rstd is zero if all elements are equal and eps
-/// is 0: xhat is 0 then, and dx is defined to be.
+/// The statistics of row `r` for the slow path. rstd is zero if all elements are equal and eps is 0: xhat is 0 then,
+/// and dx is defined to be 0.
 #[inline(never)]
 fn norm_of<T: Storage>(job: &GradJob<'_, T>, r: usize, taken: Moments) -> WideNorm {
     let (m, v) = moments(job, r, taken);
     WideNorm::new::<T::Float>(&m, if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) })
 }
 
-/// Takes the rows from `r` on, one or two, as far as the loops are not trusted with them: dx where not all is, and what
-/// the block adds to the sums of dgamma and dbeta if `adds`. Their `moments` have been taken. gamma and the sums are
-/// kept in pairs of registers.
+/// Takes one or two rows from `r` on, as far as the loops are not trusted with them. Writes dx of each row that is not
+/// trusted with everything. Adds all rows to the sums of dgamma and dbeta if `adds`. The `moments` of these rows have
+/// been taken. gamma and the sums are kept in the order of the pairs of registers.
 #[cold]
 #[inline(never)]
 pub(super) fn take_rows<T: Storage>(
@@ -113,7 +113,7 @@ pub(super) fn take_rows<T: Storage>(
     }
 }
 
-/// A row that is taken.
+/// A row that the slow path takes.
 #[derive(Clone, Copy)]
 struct SlowRow<T> {
     norm: WideNorm,
@@ -121,8 +121,9 @@ struct SlowRow<T> {
     x: Source<T>,
 }
 
-/// Adds rows, as a block is added, to the sums of dgamma and dbeta. Without a beta, `dbeta` is `dgamma`: what is stored
-/// there is then replaced. Whoever makes this knows that rows have `cols` elements, and the sums whole steps.
+/// Adds the rows of a block to the sums of dgamma and dbeta. Without a beta, `dbeta` is `dgamma`, and the store of
+/// dgamma overwrites what is stored there. Whoever makes this knows that rows have `cols` elements, and the sums whole
+/// steps.
 struct AddRows<'j, T: Storage> {
     rows: &'j [Option<SlowRow<T>>; BLOCK_ROWS],
     dgamma: *mut T::Float,
@@ -153,7 +154,7 @@ impl<T: Storage> Kernel for &AddRows<'_, T> {
                 for j in 0..wide_regs::<S, T>() {
                     let xhat = norm.xhat(simd, norm.scaled::<T>(simd, x[j]));
                     to_dgamma[j] = simd.add_f64s(to_dgamma[j], simd.mul_f64s(dy[j], xhat));
-                    // Of two f32, rounding the sum to f64 before does no harm.
+                    // A sum of two f32 may be rounded to f64 first: that does no harm.
                     to_dbeta[j] = simd.add_f64s(to_dbeta[j], dy[j]);
                 }
             }
@@ -170,7 +171,7 @@ impl<T: Storage> Kernel for &AddRows<'_, T> {
     }
 }
 
-/// The sum of a pair and of what has been widened, rounded.
+/// The pair at `to` plus a pair of f64, rounded.
 ///
 /// # Safety
 /// - `to` is valid for reads of a pair.
@@ -182,7 +183,7 @@ unsafe fn sum_wide<S: Lanes, T: Storage>(simd: S, to: *const T::Float, v: [S::f6
     [T::Float::plus(simd, to_a, a), T::Float::plus(simd, to_b, b)]
 }
 
-/// Writes dx of row `r`, if it is wanted. gamma has whole steps of columns.
+/// Writes dx of row `r`, if dx is wanted. gamma has whole steps of columns.
 #[inline(never)]
 fn write_dx<T: Storage>(job: &mut GradJob<'_, T>, r: usize, row: &SlowRow<T>, gamma: &[T::Float]) {
     let &SlowRow { ref norm, dy, x } = row;
@@ -218,7 +219,7 @@ fn write_row<T: Storage>(job: &GradJob<'_, T>, r: usize, row: &SlowRow<T>, dx: T
     // SAFETY: r < rows.
     let ds = unsafe { job.rows.ds(job.rows.place(r)) };
     let [s1, s2] = isa.run(&ProjectRow { dy, x, gamma, norm, cols });
-    // Where all is finite, so are the sums, and where one number is not, the first of them is not either.
+    // If all numbers are finite, both sums are; if one number is not, neither is the first sum.
     if !((s1 + s2).is_finite() && norm.rstd.is_finite()) {
         return false;
     }
@@ -281,9 +282,9 @@ impl<T: Storage> Kernel for &ProjectRow<'_, T> {
     }
 }
 
-/// Writes dx of a row, and returns whether it may have a NaN, which is yet to be made canonical. Only ds can bring one,
-/// and no digits of that are lost. Whoever makes this knows that there are `cols` elements, of gamma in whole steps. dx
-/// may be dy.
+/// Writes dx of a row, and returns whether it may have a NaN, which is yet to be made canonical. Only ds can bring a
+/// NaN, and adding it loses no digits. Whoever makes this knows that there are `cols` elements, of gamma in whole
+/// steps. dx may be dy.
 struct GradRow<'b, T: Storage> {
     dy: Source<T>,
     x: Source<T>,
@@ -306,7 +307,7 @@ impl<T: Storage> Kernel for &GradRow<'_, T> {
         let norm = norm.in_registers(simd);
         let (c1, c2) = (simd.splat_f64s(c1), simd.splat_f64s(c2));
         let mut tails = [const { Tail::NEW }; 3];
-        let mut seen = simd.splat_f64s(0.0);
+        let mut nan_probe = simd.splat_f64s(0.0);
         let (pair, _) = pair_and_step::<S, T>();
         let mut i = 0;
         while i < cols {
@@ -327,18 +328,18 @@ impl<T: Storage> Kernel for &GradRow<'_, T> {
                 let ds = unsafe { ds.load_wide(simd, 0) };
                 for j in 0..wide_regs::<S, T>() {
                     v[j] = simd.add_f64s(v[j], ds[j]);
-                    seen = simd.add_f64s(seen, v[j]);
+                    nan_probe = simd.add_f64s(nan_probe, v[j]);
                 }
             }
             // SAFETY: as above.
             unsafe { dx.store_wide(simd, i, n, v, &mut tails[0]) };
             i += pair;
         }
-        f64::any_nan(simd, seen)
+        f64::any_nan(simd, nan_probe)
     }
 }
 
-/// xhat, also where it is out of range, as long as no mean is.
+/// xhat, also where xhat is out of range, if the mean is in range.
 fn wide_xhat(norm: &WideNorm, x: f64) -> Wide {
     let &WideNorm { scale, mean, mean_lo, rstd } = norm;
     let d = if mean == 0.0 && mean_lo == 0.0 {
@@ -366,17 +367,17 @@ impl Wide {
         Self { m: self.m * other.m, exponent: self.exponent + other.exponent }
     }
 
-    /// Divided by 2^exponent.
+    /// The number divided by 2^exponent.
     fn at(self, exponent: i64) -> f64 {
         times_power_of_two(self.m, self.exponent - exponent)
     }
 
-    /// The largest exponent of those that are not 0.
+    /// The largest exponent among the numbers that are not 0.
     fn largest(all: impl Iterator<Item = Self>) -> i64 {
         all.filter(|v| v.m != 0.0).map(|v| v.exponent).max().unwrap_or(0)
     }
 
-    /// The mean of `n` of them.
+    /// The mean of `n` numbers.
     fn mean(n: usize, of: impl Fn(usize) -> Self) -> Self {
         let largest = Self::largest((0..n).map(&of));
         let mean = Self::new(sum((0..n).map(|i| of(i).at(largest))) / n as f64);
@@ -390,7 +391,7 @@ impl Wide {
     }
 }
 
-/// The sum, with the errors of its additions (Knuth's `TwoSum`) added at the end.
+/// The sum of the terms, with the errors of the additions (Knuth's `TwoSum`) added at the end.
 fn sum(terms: impl Iterator<Item = f64>) -> f64 {
     let (mut sum, mut errors) = (0.0, 0.0);
     for term in terms {
@@ -402,14 +403,14 @@ fn sum(terms: impl Iterator<Item = f64>) -> f64 {
     sum + errors
 }
 
-/// What an element of dx takes.
+/// The inputs of one element of dx.
 struct Inputs {
     dy: f64,
     gamma: f64,
     x: f64,
 }
 
-/// Gives dx without ds, element by element, to `write`. Returns false, and writes nothing, if a number is not finite.
+/// Hands dx without ds to `write`, element by element. Returns false, and writes nothing, if a number is not finite.
 fn project(
     cols: usize,
     centered: bool,

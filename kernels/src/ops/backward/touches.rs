@@ -11,7 +11,7 @@ use crate::stats::{CHUNK, RowNorm, Tree, no_subtrees};
 /// The bytes of a first-level cache.
 const L1: usize = 32 << 10;
 
-/// What of a row can be trusted: the slow path does the rest.
+/// How much of a row the loops are trusted with: the slow path does the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trust {
     Nothing,
@@ -20,7 +20,7 @@ pub(super) enum Trust {
     All,
 }
 
-/// What the second touch of one row takes.
+/// The numbers of one row that the second touch needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowTerms<F> {
     mean: F,
@@ -75,15 +75,15 @@ pub(super) unsafe fn project<S: Lanes, T: Storage, M: Center>(
     // SAFETY: the caller's duty.
     let (dy, x) = unsafe { (job.rows.dy(place), job.rows.x(place)) };
     let mean = Mean::<M>::new(job.centered).on::<S>();
-    // Where a register is a cache line, these loops wait for lines and not for arithmetic.
-    let asks = job.streaming && T::Float::lanes::<S>() * size_of::<T>() == LINE && block_is_in_l1::<T>(cols);
+    // Where a register is a cache line, this loop waits for lines and not for arithmetic.
+    let prefetches = job.streaming && T::Float::lanes::<S>() * size_of::<T>() == LINE && block_is_in_l1::<T>(cols);
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let mut at = 0;
     loop {
         let len = CHUNK.min(cols - at);
         // SAFETY: at < cols.
-        let [s1, s2] = unsafe { project_chunk::<S, T, M>(simd, [dy, x], hi, gamma, at, len, asks) };
+        let [s1, s2] = unsafe { project_chunk::<S, T, M>(simd, [dy, x], hi, gamma, at, len, prefetches) };
         let s1 = if mean.is_taken::<S>() { T::Float::fold(simd, s1) } else { T::Float::default() };
         let sums = (s1.into(), T::Float::fold(simd, s2).into());
         if cols <= CHUNK {
@@ -103,11 +103,11 @@ fn block_is_in_l1<T>(cols: usize) -> bool {
     BLOCK_ROWS * 2 * cols * size_of::<T>() <= L1
 }
 
-/// The sums over `len` columns from `from` on, at most a chunk, still to be folded. What follows is asked for if
-/// `asks`.
+/// The sums over `len` columns from `from` on, at most a chunk, still to be folded. What follows in memory is
+/// prefetched if `prefetches`.
 ///
 /// # Safety
-/// - dy and x have so many elements; gamma has them in whole steps.
+/// - dy and x have `from + len` elements; gamma has them in whole steps.
 #[inline(always)]
 unsafe fn project_chunk<S: Lanes, T: Storage, M: Center>(
     simd: S,
@@ -116,7 +116,7 @@ unsafe fn project_chunk<S: Lanes, T: Storage, M: Center>(
     gamma: &[T::Float],
     from: usize,
     len: usize,
-    asks: bool,
+    prefetches: bool,
 ) -> [Reg<S, T>; 2] {
     let zero = T::Float::splat(simd, T::Float::default());
     let hi = T::Float::splat(simd, hi);
@@ -136,7 +136,7 @@ unsafe fn project_chunk<S: Lanes, T: Storage, M: Center>(
     unsafe {
         let gamma = gamma.as_ptr();
         while i + T::STEP <= end {
-            if asks {
+            if prefetches {
                 dy.prefetch_near(simd, i);
                 x.prefetch_near(simd, i);
             }
@@ -186,7 +186,7 @@ struct Loaded<S: Lanes, T: Storage, M> {
     x: Source<T>,
     ds: Option<Source<T>>,
     dx: Option<Target<T>>,
-    /// dy and x of the row to be asked for meanwhile.
+    /// dy and x of the row that is prefetched meanwhile.
     ahead: [Source<T>; 2],
 }
 
@@ -202,10 +202,10 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
         let (dy, x, ds, dx) =
             unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, job.streaming)) };
         let offset = splat(-mean_lo * rstd);
-        // Where a block of f32 or f64 is more than L1, this loop waits for cache lines itself: more would not come
-        // sooner.
-        let asks = T::ROUNDS || block_is_in_l1::<T>(job.rows.cols());
-        let later = if asks && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
+        // Where a block of f32 or f64 is larger than L1, this loop waits for cache lines itself, and prefetches would
+        // not come sooner.
+        let prefetches = T::ROUNDS || block_is_in_l1::<T>(job.rows.cols());
+        let later = if prefetches && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
         let later = job.rows.place(later);
         // SAFETY: there is such a row.
         let ahead = unsafe { [job.rows.dy(later), job.rows.x(later)] };
@@ -233,7 +233,7 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
         }
     }
 
-    /// dx but for ds.
+    /// dx without ds.
     #[inline(always)]
     fn dx(&self, simd: S, dy: Reg<S, T>, xhat: Reg<S, T>, gamma: Reg<S, T>) -> Reg<S, T> {
         let projected = if self.mean.is_computed::<S>() {
@@ -251,25 +251,25 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
 struct Shared<T: Storage> {
     gamma: *const T::Float,
     dgamma: *mut T::Float,
-    /// The same as dgamma where there is no beta: what is stored there is then replaced by dgamma.
+    /// Equal to `dgamma` where there is no beta: the store of dgamma then overwrites what is stored here.
     dbeta: *mut T::Float,
 }
 
-/// What a loop does. Most calls want all gradients, and have loops of their own.
+/// The work of a loop, as bits. Most calls want all gradients, and have loops of their own.
 pub(super) mod ways {
     pub(in crate::ops::backward) const DX: u8 = 1;
     pub(in crate::ops::backward) const SUMS: u8 = 2;
     pub(in crate::ops::backward) const DS: u8 = 4;
     pub(in crate::ops::backward) const STREAM: u8 = 8;
-    /// What is done is decided while running.
+    /// The other bits are read while running, and not when compiling.
     pub(in crate::ops::backward) const ANY: u8 = 16;
 
     pub(in crate::ops::backward) const ALL: u8 = DX | SUMS;
     pub(in crate::ops::backward) const ALL_STREAMED: u8 = ALL | STREAM;
 }
 
-/// Writes dx of the `R` rows from `r` on, and adds to the sums of dgamma and dbeta: of that, what `wanted` names and
-/// the job wants too.
+/// Writes dx of the `R` rows from `r` on, and adds them to the sums of dgamma and dbeta, as far as both `wanted` and
+/// the job ask for it.
 #[inline(always)]
 pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     simd: S,
@@ -286,13 +286,13 @@ pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     let dgamma = leaf.as_mut_ptr();
     let dbeta = dgamma.wrapping_add((sums - 1) * gamma.len());
     let shared = Shared::<T> { gamma: gamma.as_ptr(), dgamma, dbeta };
-    // SAFETY: there are R rows from r on, checked above. (No closure: those of arrays' methods are not always inlined.)
+    // SAFETY: there are R rows from r on, checked above. (Not `array::from_fn`: its closure is not always inlined.)
     let mut loaded = [unsafe { Loaded::new(simd, job, r, &rows[0]) }; R];
     for k in 1..R {
         // SAFETY: as above.
         loaded[k] = unsafe { Loaded::new(simd, job, r + k, &rows[k]) };
     }
-    // Rows that do not start on cache lines are stored as others.
+    // Rows that do not start on cache lines are not streamed.
     let mut streams = job.streaming;
     for row in &loaded {
         streams &= row.dx.is_some_and(|dx| dx.misalignment() == 0);
@@ -304,12 +304,11 @@ pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     way |= if streams { ways::STREAM } else { 0 };
     way &= wanted;
     let pair = 2 * T::Float::lanes::<S>();
-    // The portable tier does all of it as others do the rest of a row: two loops would be twice the code.
+    // The portable tier takes the whole row in the loop for tails: two loops would be twice the code.
     let mut at = if S::SPECIALIZES { cols - cols % pair } else { 0 };
-    // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps. The flags are those of the
-    // rows.
+    // SAFETY: all rows have cols elements, gamma and the sums have them in whole steps. `way` names what the rows have.
     unsafe {
-        let mut seen = match way {
+        let mut nan_probe = match way {
             _ if !S::SPECIALIZES => T::Float::splat(simd, T::Float::default()),
             ways::ALL if R > 1 => touch::<S, T, M, { ways::ALL }, R>(simd, &loaded, shared, way, at),
             ways::ALL_STREAMED if R > 1 => touch::<S, T, M, { ways::ALL_STREAMED }, R>(simd, &loaded, shared, way, at),
@@ -317,20 +316,20 @@ pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
         };
         while at < cols {
             let tail = touch_tail::<S, T, M, R>(simd, &loaded, shared, way, at, pair.min(cols - at));
-            seen = T::Float::plus(simd, seen, tail);
+            nan_probe = T::Float::plus(simd, nan_probe, tail);
             at += pair;
             if S::SPECIALIZES {
                 break;
             }
         }
-        if way & ways::DX != 0 && has_ds && T::Float::any_nan(simd, seen) {
+        if way & ways::DX != 0 && has_ds && T::Float::any_nan(simd, nan_probe) {
             loaded.iter().filter_map(|row| row.dx).for_each(|dx| dx.canonicalize_nans(cols));
         }
     }
 }
 
-/// Adds what `R` rows add to the sums of dgamma and dbeta: two rows to each other first, which makes chains half as
-/// long.
+/// Adds `R` rows to registers of the sums of dgamma and dbeta. Two rows are added to each other first, which makes
+/// chains of additions half as long.
 #[inline(always)]
 fn add_rows<S: Lanes, F: Float, M: Center, const R: usize>(
     simd: S,
@@ -351,13 +350,13 @@ fn add_rows<S: Lanes, F: Float, M: Center, const R: usize>(
     [F::plus(simd, dgamma, first), if M::CENTERED { F::plus(simd, dbeta, second) } else { dbeta }]
 }
 
-/// The first `to` elements of all rows, whole pairs of registers. Returns zeros, or a NaN in some lane if an element of
-/// dx with its ds is not finite.
+/// Takes the first `to` elements of all rows, whole pairs of registers. Returns zeros, or a NaN in some lane if an
+/// element of dx with its ds is not finite.
 ///
 /// # Safety
-/// - All rows have `to` elements; gamma and the sums have them.
-/// - What `way` names is there, and it is `WAY` unless that is ANY.
-/// - If it names streaming, rows of dx are aligned to registers.
+/// - All rows, gamma and the sums have `to` elements.
+/// - What `way` names is there, and `way` is `WAY` unless `WAY` is `ANY`.
+/// - If `way` names streaming, rows of dx are aligned to registers.
 #[inline(always)]
 unsafe fn touch<S: Lanes, T: Storage, M: Center, const WAY: u8, const R: usize>(
     simd: S,
@@ -367,30 +366,32 @@ unsafe fn touch<S: Lanes, T: Storage, M: Center, const WAY: u8, const R: usize>(
     to: usize,
 ) -> Reg<S, T> {
     let has = |bit| if WAY == ways::ANY { way & bit != 0 } else { WAY & bit != 0 };
-    let mut seen = T::Float::splat(simd, T::Float::default());
-    // What two rows with a mean have takes ten registers: where there are few, the two of a pair take turns.
+    let mut nan_probe = T::Float::splat(simd, T::Float::default());
+    // The terms of two rows with a mean take ten registers. A tier with few registers takes the two registers of a pair
+    // in turn.
     let apart = S::FEW_REGISTERS && !T::ROUNDS && M::CENTERED && WAY == ways::ALL;
     let mut i = 0;
     while i < to {
         // SAFETY: the caller's duty; a pair is left.
         unsafe {
             if apart {
-                seen = touch_registers::<S, T, M, R, 0, 1>(simd, rows, shared, has, i, seen);
-                seen = touch_registers::<S, T, M, R, 1, 2>(simd, rows, shared, has, i, seen);
+                nan_probe = touch_registers::<S, T, M, R, 0, 1>(simd, rows, shared, has, i, nan_probe);
+                nan_probe = touch_registers::<S, T, M, R, 1, 2>(simd, rows, shared, has, i, nan_probe);
             } else {
-                seen = touch_registers::<S, T, M, R, 0, 2>(simd, rows, shared, has, i, seen);
+                nan_probe = touch_registers::<S, T, M, R, 0, 2>(simd, rows, shared, has, i, nan_probe);
             }
         }
         i += 2 * T::Float::lanes::<S>();
     }
-    seen
+    nan_probe
 }
 
-/// Registers `FROM` to `TO` of the pair from `i` on, of all rows. Returns what `touch` does, on top of what was seen.
+/// Takes registers `FROM` to `TO` of the pair from `i` on, of all rows. Returns what `touch` does, added to
+/// `nan_probe`.
 ///
 /// # Safety
-/// - As for `touch`; `has` tells what the way names. All rows have that pair.
-/// - Of elements that round, and where dx is streamed, both registers are taken.
+/// - As for `touch`; `has` tells what `way` names. All rows have that pair.
+/// - Both registers are taken if the type rounds, and if dx is streamed.
 #[inline(always)]
 unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const FROM: usize, const TO: usize>(
     simd: S,
@@ -398,7 +399,7 @@ unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const
     shared: Shared<T>,
     has: impl Fn(u8) -> bool,
     i: usize,
-    mut seen: Reg<S, T>,
+    mut nan_probe: Reg<S, T>,
 ) -> Reg<S, T> {
     let zero = T::Float::splat(simd, T::Float::default());
     let lanes = T::Float::lanes::<S>();
@@ -420,7 +421,7 @@ unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const
                     let ds = row.ds.unwrap_unchecked().load(simd, i);
                     for k in FROM..TO {
                         dx[k] = T::Float::plus(simd, dx[k], ds[k]);
-                        seen = probe::<S, T::Float>(simd, seen, dx[k]);
+                        nan_probe = probe::<S, T::Float>(simd, nan_probe, dx[k]);
                     }
                 }
                 let target = row.dx.unwrap_unchecked();
@@ -439,10 +440,10 @@ unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const
             add_to_sums::<S, T, M, R, FROM, TO>(simd, shared, i, &dys, &xhats);
         }
     }
-    seen
+    nan_probe
 }
 
-/// The `n` elements of all rows from `i` on, at most a pair of registers. Returns what `touch` does.
+/// Takes the `n` elements of all rows from `i` on, at most a pair of registers. Returns what `touch` does.
 ///
 /// # Safety
 /// - All rows have `i + n` elements; gamma and the sums have them in whole steps.
@@ -457,16 +458,16 @@ unsafe fn touch_tail<S: Lanes, T: Storage, M: Center, const R: usize>(
     n: usize,
 ) -> Reg<S, T> {
     let zero = T::Float::splat(simd, T::Float::default());
-    let mut seen = zero;
+    let mut nan_probe = zero;
     // SAFETY: the caller's duty.
     unsafe {
         let gamma = T::simd_load_computed(simd, shared.gamma.add(i));
         let (mut dys, mut xhats) = ([[zero; R]; 2], [[zero; R]; 2]);
         for r in 0..R {
             let [dy, xhat] = if S::SPECIALIZES {
-                touch_row_tail::<S, T, M>(simd, &rows[r], &gamma, way, i, n, &mut seen)
+                touch_row_tail::<S, T, M>(simd, &rows[r], &gamma, way, i, n, &mut nan_probe)
             } else {
-                touch_row_tail_outlined::<S, T, M>(simd, &rows[r], &gamma, way, i, n, &mut seen)
+                touch_row_tail_outlined::<S, T, M>(simd, &rows[r], &gamma, way, i, n, &mut nan_probe)
             };
             for k in 0..2 {
                 (dys[k][r], xhats[k][r]) = (dy[k], xhat[k]);
@@ -476,10 +477,10 @@ unsafe fn touch_tail<S: Lanes, T: Storage, M: Center, const R: usize>(
             add_to_sums::<S, T, M, R, 0, 2>(simd, shared, i, &dys, &xhats);
         }
     }
-    seen
+    nan_probe
 }
 
-/// What of it one row takes. Returns dy and xhat, and adds to what was seen.
+/// `touch_tail` for one row: writes its dx, returns its dy and xhat, and adds to `nan_probe`.
 ///
 /// # Safety
 /// - As for `touch_tail`.
@@ -491,7 +492,7 @@ unsafe fn touch_row_tail<S: Lanes, T: Storage, M: Center>(
     way: u8,
     i: usize,
     n: usize,
-    seen: &mut Reg<S, T>,
+    nan_probe: &mut Reg<S, T>,
 ) -> [Pair<S, T>; 2] {
     let zero = T::Float::splat(simd, T::Float::default());
     // SAFETY: the caller's duty.
@@ -509,7 +510,7 @@ unsafe fn touch_row_tail<S: Lanes, T: Storage, M: Center>(
                 let ds = ds.load_tail(simd, i, n, zero);
                 dx = [T::Float::plus(simd, dx[0], ds[0]), T::Float::plus(simd, dx[1], ds[1])];
                 for v in dx {
-                    *seen = probe::<S, T::Float>(simd, *seen, v);
+                    *nan_probe = probe::<S, T::Float>(simd, *nan_probe, v);
                 }
             }
             target.store_tail(simd, i, n, dx);
@@ -518,7 +519,7 @@ unsafe fn touch_row_tail<S: Lanes, T: Storage, M: Center>(
     }
 }
 
-/// The same, of which the portable tier has one copy: fma is long there.
+/// `touch_row_tail` out of line: the portable tier has one copy, since fma is long there.
 ///
 /// # Safety
 /// - As for `touch_tail`.
@@ -530,10 +531,10 @@ unsafe fn touch_row_tail_outlined<S: Lanes, T: Storage, M: Center>(
     way: u8,
     i: usize,
     n: usize,
-    seen: &mut Reg<S, T>,
+    nan_probe: &mut Reg<S, T>,
 ) -> [Pair<S, T>; 2] {
     // SAFETY: the caller's duty.
-    unsafe { touch_row_tail::<S, T, M>(simd, row, gamma, way, i, n, seen) }
+    unsafe { touch_row_tail::<S, T, M>(simd, row, gamma, way, i, n, nan_probe) }
 }
 
 /// Adds registers `FROM` to `TO` of a pair of dy and xhat of each row to the sums from `i` on.

@@ -6,7 +6,7 @@ use pulp::{f32x8, x86::V3};
 use super::{N, keep_first};
 use crate::simd::Bf16Lanes;
 
-/// In the upper half of each word the element rounded, and anything in the lower.
+/// Each word has the rounded element in its upper half, and anything in its lower half.
 ///
 /// # Safety
 /// - AVX2 is there, and this is inlined into a function that enables it.
@@ -33,8 +33,8 @@ unsafe fn widen(v: __m256i) -> [f32x8; 2] {
     }
 }
 
-/// The inverse of [`widen`], rounded as [`round`] does, for both registers at once: their upper halves, each plus 1 if
-/// the lower half is more than half of a unit, or just half of it and the upper half is odd.
+/// The inverse of [`widen`], rounded as [`round`] does, for both registers at once. A result is the upper half of a
+/// word, plus 1 if the lower half is more than half a unit, or exactly half a unit and the upper half is odd.
 ///
 /// # Safety
 /// - As for [`round`].

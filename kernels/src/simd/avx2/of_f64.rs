@@ -6,7 +6,7 @@ use crate::simd::F64Lanes;
 
 const N: usize = 4;
 
-/// A window of `N` words that starts at `MASKS[N - n]` has its first `n` set.
+/// The `N` words from `MASKS[N - n]` on are a mask of the first `n` lanes.
 static MASKS: [i64; 2 * N] = [-1, -1, -1, -1, 0, 0, 0, 0];
 
 impl F64Lanes for V3 {

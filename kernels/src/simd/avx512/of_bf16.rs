@@ -26,7 +26,7 @@ unsafe fn widen(v: __m512i) -> [__m512; 2] {
     }
 }
 
-/// In the upper half of each word the element rounded, and anything in the lower.
+/// Each word has the rounded element in its upper half, and anything in its lower half.
 ///
 /// # Safety
 /// - As for [`widen`].
@@ -41,8 +41,8 @@ unsafe fn round(v: __m512) -> __m512i {
     }
 }
 
-/// The inverse of [`widen`], rounded as [`round`] does, for both registers at once: their upper halves, each plus 1 if
-/// the lower half is more than half of a unit, or just half of it and the upper half is odd.
+/// The inverse of [`widen`], rounded as [`round`] does, for both registers at once. A result is the upper half of a
+/// word, plus 1 if the lower half is more than half a unit, or exactly half a unit and the upper half is odd.
 ///
 /// In assembly, since LLVM turns masked shuffles into a permutation of words, which takes three operations, and a
 /// masked addition of 1 into two.
@@ -54,14 +54,15 @@ unsafe fn round(v: __m512) -> __m512i {
 unsafe fn narrow_bits(even: __m512i, odd: __m512i) -> __m512i {
     let swapped = _mm512_set4_epi32(0x0d0c_0f0e, 0x0908_0b0a, 0x0504_0706, 0x0100_0302);
     let (one, half) = (_mm512_set1_epi16(1), _mm512_set1_epi16(i16::MIN));
-    // Outputs have names for their types: those without are taken for bytes, which no such register holds.
+    // These outputs are variables so that they have a type: an output without one counts as a byte, which no such
+    // register holds.
     let (of_even, of_odd): (u64, u64);
     let mut upper = odd;
     let least: __m512i;
     let up: u64;
     // SAFETY: the caller's duty; nothing but registers is used.
     unsafe {
-        // Apart, so that loops do it once.
+        // In blocks of their own, so that loops set the masks once.
         asm!("kmovq {}, {}", out(kreg) of_even, in(reg) 0x3333_3333_3333_3333_u64, options(pure, nomem, nostack, preserves_flags));
         asm!("kmovq {}, {}", out(kreg) of_odd, in(reg) 0xcccc_cccc_cccc_cccc_u64, options(pure, nomem, nostack, preserves_flags));
         asm!(
@@ -89,7 +90,7 @@ unsafe fn narrow_bits(even: __m512i, odd: __m512i) -> __m512i {
     upper
 }
 
-/// The same of registers of pulp.
+/// [`narrow_bits`] for registers of pulp.
 ///
 /// # Safety
 /// - As for [`narrow_bits`].

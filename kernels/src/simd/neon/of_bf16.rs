@@ -6,7 +6,7 @@ use pulp::{aarch64::Neon, f32x4};
 use super::{N, keep_first};
 use crate::simd::Bf16Lanes;
 
-/// In the upper half of each word the element rounded, and anything in the lower.
+/// Each word has the rounded element in its upper half, and anything in its lower half.
 ///
 /// # Safety
 /// - NEON is there, and this is inlined into a function that enables it.
@@ -53,8 +53,8 @@ impl Bf16Lanes for Neon {
     unsafe fn store_bf16(self, p: *mut bf16, [even, odd]: [f32x4; 2]) {
         // SAFETY: the caller's duty; a Neon token exists.
         unsafe {
-            // Both at once: their upper halves, each plus 1 if the lower half is more than half of a unit, or just half
-            // of it and the upper half is odd.
+            // Both at once. A result is the upper half of a word, plus 1 if the lower half is more than half a unit, or
+            // exactly half a unit and the upper half is odd.
             let (even, odd) = (pulp::cast(even), pulp::cast(odd));
             let upper = vreinterpretq_u16_u32(vsriq_n_u32::<16>(odd, even));
             let lower = vreinterpretq_u16_u32(vsliq_n_u32::<16>(even, odd));

@@ -6,7 +6,7 @@ use crate::simd::Bf16Lanes;
 
 const UPPER: u32 = 0xffff_0000;
 
-/// In the upper half the element rounded, and anything in the lower.
+/// The rounded element in the upper half, and anything in the lower half.
 #[inline(always)]
 fn round(v: f32) -> u32 {
     let bits = v.to_bits();

@@ -4,7 +4,7 @@ use pulp::{Scalar128b, f32x4};
 use super::N;
 use crate::simd::F16Lanes;
 
-/// Out of line, as is all that takes tens of instructions without hardware for it.
+/// Out of line: it takes tens of instructions without hardware for it.
 #[inline(never)]
 fn widen(v: [f16; N]) -> [f32; N] {
     let mut lanes = [0.0; N];

@@ -50,7 +50,7 @@ impl F64Lanes for Scalar128b {
         unsafe { self.store_f64(p, v) };
     }
 
-    /// Out of line, as it takes tens of instructions without hardware for it.
+    /// Out of line: it takes tens of instructions without hardware for it.
     #[inline(never)]
     fn fma_f64(self, a: f64x2, b: f64x2, c: f64x2) -> f64x2 {
         self.mul_add_f64s(a, b, c)
