@@ -2,7 +2,7 @@
 
 /// What the types whose pairs are consecutive registers have in common.
 macro_rules! consecutive {
-    ($float:ty, $load:ident, $load_tail:ident, $load_runs:ident) => {
+    ($float:ty) => {
         #[inline(always)]
         fn simd_pair_start<S: Lanes>(j: usize) -> usize {
             j * <$float>::lanes::<S>()
@@ -12,7 +12,7 @@ macro_rules! consecutive {
         unsafe fn simd_load_lanes<S: Lanes>(simd: S, p: *const Self, j: usize) -> Pair<S, Self> {
             let at = Self::simd_pair_start::<S>(j);
             // SAFETY: the caller's duty.
-            unsafe { [simd.$load(p.add(at)), simd.$load(p.add(at + <$float>::LANES))] }
+            unsafe { [simd.load(p.add(at)), simd.load(p.add(at + <$float>::LANES))] }
         }
 
         #[inline(always)]
@@ -29,8 +29,8 @@ macro_rules! consecutive {
             // SAFETY: the caller's duty; nothing is read where nothing is left.
             unsafe {
                 [
-                    simd.$load_tail(p.wrapping_add(at), first.min(lanes), fill),
-                    simd.$load_tail(p.wrapping_add(at + <$float>::LANES), second.min(lanes), fill),
+                    simd.load_tail(p.wrapping_add(at), first.min(lanes), fill),
+                    simd.load_tail(p.wrapping_add(at + <$float>::LANES), second.min(lanes), fill),
                 ]
             }
         }
@@ -39,13 +39,13 @@ macro_rules! consecutive {
         unsafe fn simd_load_runs<S: Lanes>(simd: S, p: *const Self, stride: usize, j: usize) -> Pair<S, Self> {
             let regs = <$float>::LANES / <$float>::lanes::<S>();
             // SAFETY: the caller's duty.
-            unsafe { [simd.$load_runs(p, stride, j), simd.$load_runs(p, stride, j + regs)] }
+            unsafe { [simd.load_runs(p, stride, j), simd.load_runs(p, stride, j + regs)] }
         }
 
         #[inline(always)]
         unsafe fn simd_load<S: Lanes>(simd: S, p: *const Self) -> Pair<S, Self> {
             // SAFETY: the caller's duty.
-            unsafe { [simd.$load(p), simd.$load(p.add(<$float>::lanes::<S>()))] }
+            unsafe { [simd.load(p), simd.load(p.add(<$float>::lanes::<S>()))] }
         }
 
         #[inline(always)]
@@ -59,9 +59,9 @@ macro_rules! consecutive {
             // SAFETY: the caller's duty.
             unsafe {
                 if n <= lanes {
-                    [simd.$load_tail(p, n, fill), fill]
+                    [simd.load_tail(p, n, fill), fill]
                 } else {
-                    [simd.$load(p), simd.$load_tail(p.add(lanes), n - lanes, fill)]
+                    [simd.load(p), simd.load_tail(p.add(lanes), n - lanes, fill)]
                 }
             }
         }
@@ -75,14 +75,18 @@ macro_rules! store_consecutive {
         $simd.$store(p, first);
         $simd.$store(p.add(Self::Float::lanes::<S>()), second);
     }};
-    ($simd:ident, $p:expr, $n:ident, $v:ident, $store:ident, $store_tail:ident) => {{
+}
+
+/// The same stores of the first `n` elements.
+macro_rules! store_consecutive_tail {
+    ($simd:ident, $p:expr, $n:ident, $v:ident) => {{
         let (p, [first, second]) = ($p, $v);
         let lanes = Self::Float::lanes::<S>();
         if $n <= lanes {
-            $simd.$store_tail(p, $n, first);
+            $simd.store_tail(p, $n, first);
         } else {
-            $simd.$store(p, first);
-            $simd.$store_tail(p.add(lanes), $n - lanes, second);
+            $simd.store(p, first);
+            $simd.store_tail(p.add(lanes), $n - lanes, second);
         }
     }};
 }

@@ -24,7 +24,7 @@ impl Storage for bf16 {
     #[inline(always)]
     unsafe fn simd_load_lanes<S: Lanes>(simd: S, p: *const Self, j: usize) -> Pair<S, Self> {
         // SAFETY: the caller's duty.
-        unsafe { simd.load_bf16(p.add(Self::simd_pair_start::<S>(j))) }
+        unsafe { simd.load(p.add(Self::simd_pair_start::<S>(j))) }
     }
 
     #[inline(always)]
@@ -37,13 +37,13 @@ impl Storage for bf16 {
     ) -> Pair<S, Self> {
         let at = Self::simd_pair_start::<S>(j);
         // SAFETY: the caller's duty; nothing is read where nothing is left.
-        unsafe { simd.load_bf16_tail(p.wrapping_add(at), n.saturating_sub(at).min(2 * S::F32_LANES), fill) }
+        unsafe { simd.load_tail(p.wrapping_add(at), n.saturating_sub(at).min(2 * S::F32_LANES), fill) }
     }
 
     #[inline(always)]
     unsafe fn simd_load_runs<S: Lanes>(simd: S, p: *const Self, stride: usize, j: usize) -> Pair<S, Self> {
         // SAFETY: the caller's duty.
-        unsafe { simd.load_bf16_runs(p, stride, j) }
+        unsafe { simd.load_runs(p, stride, j) }
     }
 
     #[inline(always)]
@@ -59,13 +59,13 @@ impl Storage for bf16 {
     #[inline(always)]
     unsafe fn simd_load<S: Lanes>(simd: S, p: *const Self) -> Pair<S, Self> {
         // SAFETY: the caller's duty.
-        unsafe { simd.load_bf16(p) }
+        unsafe { simd.load(p) }
     }
 
     #[inline(always)]
     unsafe fn simd_load_tail<S: Lanes>(simd: S, p: *const Self, n: usize, fill: S::f32s) -> Pair<S, Self> {
         // SAFETY: the caller's duty.
-        unsafe { simd.load_bf16_tail(p, n, fill) }
+        unsafe { simd.load_tail(p, n, fill) }
     }
 
     #[inline(always)]
@@ -73,7 +73,7 @@ impl Storage for bf16 {
         // SAFETY: the caller's duty.
         unsafe {
             match format {
-                Format::Own => simd.load_bf16(p.add(i)),
+                Format::Own => simd.load(p.add(i)),
                 Format::Wide => simd.split(<f32 as Storage>::simd_load(simd, p.cast::<f32>().add(i))),
                 Format::Packed => <f32 as Storage>::simd_load(simd, p.cast::<f32>().add(i)),
             }
@@ -92,7 +92,7 @@ impl Storage for bf16 {
         // SAFETY: the caller's duty. Packed vectors have whole pairs.
         unsafe {
             match format {
-                Format::Own => simd.load_bf16_tail(p.add(i), n, zero),
+                Format::Own => simd.load_tail(p.add(i), n, zero),
                 Format::Wide => simd.split(<f32 as Storage>::simd_load_tail(simd, p.cast::<f32>().add(i), n, zero)),
                 Format::Packed => <f32 as Storage>::simd_load(simd, p.cast::<f32>().add(i)),
             }
@@ -112,9 +112,9 @@ impl Storage for bf16 {
             if wide {
                 <f32 as Storage>::simd_store_beside::<S, STREAM>(simd, p.cast::<f32>(), false, i, simd.join(v));
             } else if STREAM {
-                simd.stream_bf16(p.add(i), v);
+                simd.stream(p.add(i), v);
             } else {
-                simd.store_bf16(p.add(i), v);
+                simd.store(p.add(i), v);
             }
         }
     }
@@ -133,7 +133,7 @@ impl Storage for bf16 {
             if wide {
                 <f32 as Storage>::simd_store_beside_tail(simd, p.cast::<f32>(), false, i, n, simd.join(v));
             } else {
-                simd.store_bf16_tail(p.add(i), n, v);
+                simd.store_tail(p.add(i), n, v);
             }
         }
     }

@@ -15,7 +15,7 @@ impl Storage for f16 {
         self.is_finite()
     }
 
-    consecutive!(f32, load_f16, load_f16_tail, load_f16_runs);
+    consecutive!(f32);
 
     #[inline(always)]
     unsafe fn simd_round<S: Lanes>(simd: S, [first, second]: Pair<S, Self>) -> Pair<S, Self> {
@@ -67,9 +67,9 @@ impl Storage for f16 {
             if wide {
                 <f32 as Storage>::simd_store_beside::<S, STREAM>(simd, p.cast::<f32>(), false, i, v);
             } else if STREAM {
-                store_consecutive!(simd, p.add(i), v, stream_f16);
+                store_consecutive!(simd, p.add(i), v, stream);
             } else {
-                store_consecutive!(simd, p.add(i), v, store_f16);
+                store_consecutive!(simd, p.add(i), v, store);
             }
         }
     }
@@ -88,7 +88,7 @@ impl Storage for f16 {
             if wide {
                 <f32 as Storage>::simd_store_beside_tail(simd, p.cast::<f32>(), false, i, n, v);
             } else {
-                store_consecutive!(simd, p.add(i), n, v, store_f16, store_f16_tail);
+                store_consecutive_tail!(simd, p.add(i), n, v);
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::table::Dtype;
 
 /// f32 and f64: computed in themselves.
 macro_rules! float_element {
-    ($t:ident, $dtype:expr, $run:literal, $load:ident, $load_tail:ident, $load_runs:ident, $store:ident, $store_tail:ident, $stream:ident) => {
+    ($t:ident, $dtype:expr, $run:literal) => {
         impl Storage for $t {
             type Float = Self;
 
@@ -40,7 +40,7 @@ macro_rules! float_element {
                 (self + offset).is_finite()
             }
 
-            consecutive!($t, $load, $load_tail, $load_runs);
+            consecutive!($t);
 
             #[inline(always)]
             unsafe fn simd_round<S: Lanes>(_: S, v: Pair<S, Self>) -> Pair<S, Self> {
@@ -76,9 +76,9 @@ macro_rules! float_element {
                 // SAFETY: the caller's duty.
                 unsafe {
                     if STREAM {
-                        store_consecutive!(simd, p.add(i), v, $stream);
+                        store_consecutive!(simd, p.add(i), v, stream);
                     } else {
-                        store_consecutive!(simd, p.add(i), v, $store);
+                        store_consecutive!(simd, p.add(i), v, store);
                     }
                 }
             }
@@ -93,7 +93,7 @@ macro_rules! float_element {
                 v: Pair<S, Self>,
             ) {
                 // SAFETY: the caller's duty.
-                unsafe { store_consecutive!(simd, p.add(i), n, v, $store, $store_tail) };
+                unsafe { store_consecutive_tail!(simd, p.add(i), n, v) };
             }
 
             #[inline(always)]
@@ -102,5 +102,5 @@ macro_rules! float_element {
     };
 }
 
-float_element!(f32, Dtype::F32, 8, load, load_tail, load_runs, store, store_tail, stream);
-float_element!(f64, Dtype::F64, 4, load_f64, load_f64_tail, load_f64_runs, store_f64, store_f64_tail, stream_f64);
+float_element!(f32, Dtype::F32, 8);
+float_element!(f64, Dtype::F64, 4);

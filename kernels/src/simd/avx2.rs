@@ -6,7 +6,7 @@ mod of_f64;
 
 use core::arch::x86_64::*;
 
-use super::lanes::{Entry, FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Access, Entry, FOLD_ROWS, Kernel, Lanes};
 use super::tokens::Avx2;
 use pulp::{Simd, f32x4, f32x8, f64x4, x86::V3};
 
@@ -44,14 +44,9 @@ unsafe fn keep_first(v: f32x8, n: usize, fill: f32x8) -> f32x8 {
     unsafe { pulp::cast(_mm256_blendv_ps(pulp::cast(fill), pulp::cast(v), _mm256_castsi256_ps(mask(n)))) }
 }
 
-impl Lanes for V3 {
-    const FEW_REGISTERS: bool = true;
-
-    #[inline(always)]
-    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: the caller's duty.
-        unsafe { Avx2::new_unchecked() }.vectorize(Entry { simd: self, kernel })
-    }
+impl Access<f32> for V3 {
+    type Regs = f32x8;
+    type Reg = f32x8;
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x8 {
@@ -115,6 +110,16 @@ impl Lanes for V3 {
         }
         // SAFETY: the caller's duty; a V3 token exists, so AVX is there.
         unsafe { _mm256_stream_ps(p, pulp::cast(v)) };
+    }
+}
+
+impl Lanes for V3 {
+    const FEW_REGISTERS: bool = true;
+
+    #[inline(always)]
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: the caller's duty.
+        unsafe { Avx2::new_unchecked() }.vectorize(Entry { simd: self, kernel })
     }
 
     #[inline(always)]

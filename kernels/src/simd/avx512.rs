@@ -7,7 +7,7 @@ mod of_f64;
 use core::arch::x86_64::*;
 
 use super::avx2;
-use super::lanes::{Entry, FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Access, Entry, FOLD_ROWS, Kernel, Lanes};
 use pulp::{Simd, f32x8, f32x16, f64x8, x86::V4};
 
 const N: usize = V4::F32_LANES;
@@ -19,11 +19,9 @@ fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-impl Lanes for V4 {
-    #[inline(always)]
-    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
-        self.vectorize(Entry { simd: self, kernel })
-    }
+impl Access<f32> for V4 {
+    type Regs = f32x16;
+    type Reg = f32x16;
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x16 {
@@ -64,6 +62,13 @@ impl Lanes for V4 {
         debug_assert!(p.cast::<__m512>().is_aligned());
         // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.
         unsafe { _mm512_stream_ps(p, pulp::cast(v)) };
+    }
+}
+
+impl Lanes for V4 {
+    #[inline(always)]
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        self.vectorize(Entry { simd: self, kernel })
     }
 
     #[inline(always)]

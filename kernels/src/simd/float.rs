@@ -307,19 +307,19 @@ impl Float for f64 {
     #[inline(always)]
     unsafe fn load<S: Lanes>(simd: S, p: *const Self) -> S::f64s {
         // SAFETY: the caller's duty.
-        unsafe { simd.load_f64(p) }
+        unsafe { simd.load(p) }
     }
 
     #[inline(always)]
     unsafe fn store<S: Lanes>(simd: S, p: *mut Self, v: S::f64s) {
         // SAFETY: the caller's duty.
-        unsafe { simd.store_f64(p, v) };
+        unsafe { simd.store(p, v) };
     }
 
     #[inline(always)]
     unsafe fn stream<S: Lanes>(simd: S, p: *mut Self, v: S::f64s) {
         // SAFETY: the caller's duty.
-        unsafe { simd.stream_f64(p, v) };
+        unsafe { simd.stream(p, v) };
     }
 
     #[inline(always)]

@@ -49,12 +49,76 @@ impl<S: Lanes, K: Kernel> pulp::NullaryFnOnce for Entry<S, K> {
     }
 }
 
-/// The operations of a tier that pulp lacks. This trait has the operations on f32; its supertraits have the operations
-/// on other types.
+/// How a tier reads and writes elements of type `T`. f16 and bf16 are widened to f32 when they are loaded, and rounded
+/// to nearest even when they are stored.
+///
+/// `N` below is the number of elements that [`Regs`](Self::Regs) hold, and `RUN` is 8, or 4 for f64. f16 has a duty
+/// more: the processor has what [`Lanes::outline`] asks for, since pulp's token of AVX2 is no proof of F16C.
+pub trait Access<T>: Simd {
+    /// What elements are loaded into: a register, or for bf16 two registers. Of bf16 the first register has the even
+    /// elements and the second has the odd ones: a word holds two elements, and to mask or shift one of them out leaves
+    /// the other widened, which is half the work of widening in order.
+    type Regs: Copy;
+
+    /// One register of them.
+    type Reg: Copy;
+
+    /// `N` elements from `p`, which need not be aligned.
+    ///
+    /// # Safety
+    /// - `p` is valid for reads of `N` elements.
+    unsafe fn load(self, p: *const T) -> Self::Regs;
+
+    /// `n` elements from `p`, and `fill` in the lanes above.
+    ///
+    /// # Safety
+    /// - `n <= N`.
+    /// - `p` is valid for reads of `n` elements. Nothing beyond them is touched.
+    unsafe fn load_tail(self, p: *const T, n: usize, fill: Self::Reg) -> Self::Regs;
+
+    /// Registers `j` of runs of `RUN` elements, the first at `p` and each `stride` elements after the one before:
+    /// element `l` is element `i % RUN` of run `i / RUN` where `i = j * N + l`.
+    ///
+    /// # Safety
+    /// - `p` is valid for reads of all elements of the runs that the registers take.
+    unsafe fn load_runs(self, p: *const T, stride: usize, j: usize) -> Self::Regs;
+
+    /// Stores `N` elements to `p`, which need not be aligned. A bf16 may be NaN only if the low half of its f32 is
+    /// zero.
+    ///
+    /// # Safety
+    /// - `p` is valid for writes of `N` elements.
+    unsafe fn store(self, p: *mut T, v: Self::Regs);
+
+    /// Stores the first `n` elements to `p`, as [`store`](Self::store) does.
+    ///
+    /// # Safety
+    /// - `n <= N`.
+    /// - `p` is valid for writes of `n` elements. Nothing beyond them is touched.
+    unsafe fn store_tail(self, p: *mut T, n: usize, v: Self::Regs);
+
+    /// Stores `N` elements past the caches where the tier can, else like [`store`](Self::store). A thread that streams
+    /// must call [`Lanes::fence`] before it hands the memory to another.
+    ///
+    /// # Safety
+    /// - `p` is valid for writes of `N` elements.
+    /// - `p` is aligned to the size of `N` elements.
+    unsafe fn stream(self, p: *mut T, v: Self::Regs);
+}
+
+/// The operations of a tier that pulp lacks. This trait has those on f32, and its supertraits those on other types.
 ///
 /// `N` below is `Self::F32_LANES`. All arithmetic is IEEE 754 with rounding to nearest even, so an implementation has
 /// no freedom in its results (NaN payloads aside).
-pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
+pub trait Lanes:
+    Access<f32, Regs = <Self as Simd>::f32s, Reg = <Self as Simd>::f32s>
+    + Access<f64, Regs = <Self as Simd>::f64s, Reg = <Self as Simd>::f64s>
+    + Access<f16, Regs = <Self as Simd>::f32s, Reg = <Self as Simd>::f32s>
+    + Access<bf16, Regs = [<Self as Simd>::f32s; 2], Reg = <Self as Simd>::f32s>
+    + F64Lanes
+    + F16Lanes
+    + Bf16Lanes
+{
     /// Whether this is a SIMD tier, where common cases are worth loops of their own. On the portable tier, which few
     /// processors use, little code is worth more.
     const SPECIALIZES: bool = true;
@@ -69,47 +133,6 @@ pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     /// - The processor has every feature that [`Tier`](crate::Tier) names for this tier. That holds if the token comes
     ///   from [`Isa::run`](crate::Isa::run).
     unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output;
-
-    /// `N` elements from `p`, which need not be aligned.
-    ///
-    /// # Safety
-    /// - `p` is valid for reads of `N` elements.
-    unsafe fn load(self, p: *const f32) -> Self::f32s;
-
-    /// `n` elements from `p`, and `fill` in the lanes above.
-    ///
-    /// # Safety
-    /// - `n <= N`.
-    /// - `p` is valid for reads of `n` elements. Nothing beyond them is touched.
-    unsafe fn load_tail(self, p: *const f32, n: usize, fill: Self::f32s) -> Self::f32s;
-
-    /// Register `j` of runs of 8 elements, the first at `p` and each `stride` elements after the one before: lane
-    /// `l` is element `i % 8` of run `i / 8` where `i = j * N + l`.
-    ///
-    /// # Safety
-    /// - `p` is valid for reads of all elements of the runs that the register takes.
-    unsafe fn load_runs(self, p: *const f32, stride: usize, j: usize) -> Self::f32s;
-
-    /// Stores `N` elements to `p`, which need not be aligned.
-    ///
-    /// # Safety
-    /// - `p` is valid for writes of `N` elements.
-    unsafe fn store(self, p: *mut f32, v: Self::f32s);
-
-    /// Stores the first `n` elements to `p`.
-    ///
-    /// # Safety
-    /// - `n <= N`.
-    /// - `p` is valid for writes of `n` elements. Nothing beyond them is touched.
-    unsafe fn store_tail(self, p: *mut f32, n: usize, v: Self::f32s);
-
-    /// Stores `N` elements past the caches where the tier can, else like [`store`](Self::store). A thread
-    /// that streams must call [`fence`](Self::fence) before it hands the memory to another.
-    ///
-    /// # Safety
-    /// - `p` is valid for writes of `N` elements.
-    /// - `p` is aligned to the size of `Self::f32s`.
-    unsafe fn stream(self, p: *mut f32, v: Self::f32s);
 
     /// Orders streaming stores before all later stores.
     fn fence(self);
@@ -136,45 +159,17 @@ pub trait Lanes: F64Lanes + F16Lanes + Bf16Lanes {
     fn narrow(self, v: &[f64; FOLD_ROWS]) -> [f32; FOLD_ROWS];
 }
 
-/// The operations of [`Lanes`] for f64. `N` is `Self::F64_LANES`, and runs have 4 elements.
-#[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
+/// Arithmetic on f64.
 pub trait F64Lanes: Simd {
-    /// See [`Lanes::load`].
-    unsafe fn load_f64(self, p: *const f64) -> Self::f64s;
-    /// See [`Lanes::load_tail`].
-    unsafe fn load_f64_tail(self, p: *const f64, n: usize, fill: Self::f64s) -> Self::f64s;
-    /// See [`Lanes::load_runs`].
-    unsafe fn load_f64_runs(self, p: *const f64, stride: usize, j: usize) -> Self::f64s;
-    /// See [`Lanes::store`].
-    unsafe fn store_f64(self, p: *mut f64, v: Self::f64s);
-    /// See [`Lanes::store_tail`].
-    unsafe fn store_f64_tail(self, p: *mut f64, n: usize, v: Self::f64s);
-    /// See [`Lanes::stream`].
-    unsafe fn stream_f64(self, p: *mut f64, v: Self::f64s);
     /// See [`Lanes::fma`].
     fn fma_f64(self, a: Self::f64s, b: Self::f64s, c: Self::f64s) -> Self::f64s;
     /// See [`Lanes::fold`].
     fn fold_f64(self, v: Self::f64s) -> f64;
 }
 
-/// The operations of [`Lanes`] for f16, which is widened to f32 when loaded and rounded to nearest even when stored.
-/// `N` is `Self::F32_LANES`, and runs have 8 elements. Callers have the duties of the namesakes in [`Lanes`], and the
-/// duty that [`Lanes::outline`] names.
-#[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
+/// Rounding to f16.
 pub trait F16Lanes: Simd {
-    /// See [`Lanes::load`].
-    unsafe fn load_f16(self, p: *const f16) -> Self::f32s;
-    /// See [`Lanes::load_tail`].
-    unsafe fn load_f16_tail(self, p: *const f16, n: usize, fill: Self::f32s) -> Self::f32s;
-    /// See [`Lanes::load_runs`].
-    unsafe fn load_f16_runs(self, p: *const f16, stride: usize, j: usize) -> Self::f32s;
-    /// See [`Lanes::store`].
-    unsafe fn store_f16(self, p: *mut f16, v: Self::f32s);
-    /// See [`Lanes::store_tail`].
-    unsafe fn store_f16_tail(self, p: *mut f16, n: usize, v: Self::f32s);
-    /// See [`Lanes::stream`].
-    unsafe fn stream_f16(self, p: *mut f16, v: Self::f32s);
-    /// Each element rounded to f16.
+    /// Each element rounded to f16, to nearest even.
     ///
     /// # Safety
     /// - The processor has what [`Lanes::outline`] asks for: pulp's token of AVX2 is no proof of F16C.
@@ -188,28 +183,11 @@ pub trait F16Lanes: Simd {
     unsafe fn round_f16(self, v: Self::f32s) -> Self::f32s;
 }
 
-/// The operations of [`Lanes`] for bf16, on two registers at once: the even and the odd ones of `2 * N` elements (`N`
-/// is `Self::F32_LANES`). A word holds two elements. Masking or shifting one of them out leaves the other widened,
-/// which is half the work of widening in order.
-///
-/// Tails have `n <= 2 * N` elements. Runs have 8 elements: pair `j` takes the runs from run `j * N / 4` on.
-#[allow(clippy::missing_safety_doc, reason = "the duties are those of the namesakes in Lanes")]
+/// Rounding to bf16, and the order of its elements.
 pub trait Bf16Lanes: Simd {
-    /// See [`Lanes::load`].
-    unsafe fn load_bf16(self, p: *const bf16) -> [Self::f32s; 2];
-    /// See [`Lanes::load_tail`].
-    unsafe fn load_bf16_tail(self, p: *const bf16, n: usize, fill: Self::f32s) -> [Self::f32s; 2];
-    /// See [`Lanes::load_runs`].
-    unsafe fn load_bf16_runs(self, p: *const bf16, stride: usize, j: usize) -> [Self::f32s; 2];
-    /// See [`Lanes::store`]. An element may be NaN only if its low half is zero.
-    unsafe fn store_bf16(self, p: *mut bf16, v: [Self::f32s; 2]);
-    /// See [`Lanes::store_tail`].
-    unsafe fn store_bf16_tail(self, p: *mut bf16, n: usize, v: [Self::f32s; 2]);
-    /// See [`Lanes::stream`].
-    unsafe fn stream_bf16(self, p: *mut bf16, v: [Self::f32s; 2]);
     /// Each element rounded to bf16, to nearest even.
     fn round_bf16(self, v: Self::f32s) -> Self::f32s;
-    /// The even and the odd ones of the `2 * N` elements of `v`, which are in order.
+    /// The even and the odd ones of the `2 * F32_LANES` elements of `v`, which are in order.
     fn split(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
     /// The inverse of [`split`](Self::split).
     fn join(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];

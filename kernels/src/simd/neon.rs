@@ -7,7 +7,7 @@ mod of_f64;
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::lanes::{Entry, FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Access, Entry, FOLD_ROWS, Kernel, Lanes};
 use pulp::{Simd, aarch64::Neon, f32x4, f64x2};
 
 const N: usize = Neon::F32_LANES;
@@ -26,11 +26,9 @@ unsafe fn keep_first(v: f32x4, n: usize, fill: f32x4) -> f32x4 {
     }
 }
 
-impl Lanes for Neon {
-    #[inline(always)]
-    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
-        self.vectorize(Entry { simd: self, kernel })
-    }
+impl Access<f32> for Neon {
+    type Regs = f32x4;
+    type Reg = f32x4;
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x4 {
@@ -90,6 +88,13 @@ impl Lanes for Neon {
     unsafe fn stream(self, p: *mut f32, v: f32x4) {
         // SAFETY: the caller's duty.
         unsafe { self.store(p, v) };
+    }
+}
+
+impl Lanes for Neon {
+    #[inline(always)]
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        self.vectorize(Entry { simd: self, kernel })
     }
 
     #[inline(always)]

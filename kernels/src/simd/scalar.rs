@@ -4,7 +4,7 @@ mod of_bf16;
 mod of_f16;
 mod of_f64;
 
-use super::lanes::{FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Access, FOLD_ROWS, Kernel, Lanes};
 use pulp::{Scalar128b, Simd, f32x4};
 
 /// Keeps the portable code out of line, as `vectorize` keeps the code of the other tiers.
@@ -57,13 +57,9 @@ fn fma_to_odd(a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
     out
 }
 
-impl Lanes for Scalar128b {
-    const SPECIALIZES: bool = false;
-
-    #[inline(always)]
-    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
-        scalar(kernel)
-    }
+impl Access<f32> for Scalar128b {
+    type Regs = f32x4;
+    type Reg = f32x4;
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x4 {
@@ -108,6 +104,15 @@ impl Lanes for Scalar128b {
     unsafe fn stream(self, p: *mut f32, v: f32x4) {
         // SAFETY: the caller's duty.
         unsafe { self.store(p, v) };
+    }
+}
+
+impl Lanes for Scalar128b {
+    const SPECIALIZES: bool = false;
+
+    #[inline(always)]
+    unsafe fn outline<K: Kernel>(self, kernel: K) -> K::Output {
+        scalar(kernel)
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use half::bf16;
 use pulp::{f32x8, x86::V3};
 
 use super::{N, keep_first};
-use crate::simd::Bf16Lanes;
+use crate::simd::{Access, Bf16Lanes};
 
 /// Each word has the rounded element in its upper half, and anything in its lower half.
 ///
@@ -51,27 +51,30 @@ unsafe fn narrow([even, odd]: [f32x8; 2]) -> __m256i {
     }
 }
 
-impl Bf16Lanes for V3 {
+impl Access<bf16> for V3 {
+    type Regs = [f32x8; 2];
+    type Reg = f32x8;
+
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const bf16) -> [f32x8; 2] {
+    unsafe fn load(self, p: *const bf16) -> [f32x8; 2] {
         // SAFETY: the caller's duty; a V3 token exists, so AVX2 is there.
         unsafe { widen(_mm256_loadu_si256(p.cast())) }
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_tail(self, p: *const bf16, n: usize, fill: f32x8) -> [f32x8; 2] {
+    unsafe fn load_tail(self, p: *const bf16, n: usize, fill: f32x8) -> [f32x8; 2] {
         debug_assert!(n <= 2 * N);
         let mut tail = [bf16::ZERO; 2 * N];
         // SAFETY: the caller's duty: n elements at p, n <= 2 * N; the buffer has 2 * N.
         unsafe {
             core::ptr::copy_nonoverlapping(p, tail.as_mut_ptr(), n);
-            let [even, odd] = self.load_bf16(tail.as_ptr());
+            let [even, odd] = self.load(tail.as_ptr());
             [keep_first(even, n.div_ceil(2), fill), keep_first(odd, n / 2, fill)]
         }
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_runs(self, p: *const bf16, stride: usize, j: usize) -> [f32x8; 2] {
+    unsafe fn load_runs(self, p: *const bf16, stride: usize, j: usize) -> [f32x8; 2] {
         // SAFETY: the caller's duty; a V3 token exists, so AVX2 is there.
         unsafe {
             let low = _mm_loadu_si128(p.add(2 * j * stride).cast());
@@ -81,33 +84,35 @@ impl Bf16Lanes for V3 {
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(self, p: *mut bf16, v: [f32x8; 2]) {
+    unsafe fn store(self, p: *mut bf16, v: [f32x8; 2]) {
         // SAFETY: the caller's duty; a V3 token exists, so AVX2 is there.
         unsafe { _mm256_storeu_si256(p.cast(), narrow(v)) };
     }
 
     #[inline(always)]
-    unsafe fn store_bf16_tail(self, p: *mut bf16, n: usize, v: [f32x8; 2]) {
+    unsafe fn store_tail(self, p: *mut bf16, n: usize, v: [f32x8; 2]) {
         debug_assert!(n <= 2 * N);
         let mut tail = [bf16::ZERO; 2 * N];
         // SAFETY: the caller's duty: n elements at p, n <= 2 * N; the buffer has 2 * N.
         unsafe {
-            self.store_bf16(tail.as_mut_ptr(), v);
+            self.store(tail.as_mut_ptr(), v);
             core::ptr::copy_nonoverlapping(tail.as_ptr(), p, n);
         }
     }
 
     #[inline(always)]
-    unsafe fn stream_bf16(self, p: *mut bf16, v: [f32x8; 2]) {
+    unsafe fn stream(self, p: *mut bf16, v: [f32x8; 2]) {
         debug_assert!(p.cast::<__m256i>().is_aligned());
         if cfg!(miri) {
             // SAFETY: the caller's duty.
-            return unsafe { self.store_bf16(p, v) };
+            return unsafe { self.store(p, v) };
         }
         // SAFETY: the caller's duty; a V3 token exists, so AVX2 is there.
         unsafe { _mm256_stream_si256(p.cast(), narrow(v)) };
     }
+}
 
+impl Bf16Lanes for V3 {
     #[inline(always)]
     fn round_bf16(self, v: f32x8) -> f32x8 {
         // SAFETY: a V3 token exists, so AVX2 is there.

@@ -4,7 +4,7 @@ use half::bf16;
 use pulp::{f32x16, x86::V4};
 
 use super::mask;
-use crate::simd::Bf16Lanes;
+use crate::simd::{Access, Bf16Lanes};
 
 /// The first `n` of 32 elements.
 #[inline(always)]
@@ -100,16 +100,19 @@ unsafe fn narrow([even, odd]: [f32x16; 2]) -> __m512i {
     unsafe { narrow_bits(pulp::cast(even), pulp::cast(odd)) }
 }
 
-impl Bf16Lanes for V4 {
+impl Access<bf16> for V4 {
+    type Regs = [f32x16; 2];
+    type Reg = f32x16;
+
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const bf16) -> [f32x16; 2] {
+    unsafe fn load(self, p: *const bf16) -> [f32x16; 2] {
         // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.
         let [even, odd] = unsafe { widen(_mm512_loadu_si512(p.cast())) };
         [pulp::cast(even), pulp::cast(odd)]
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_tail(self, p: *const bf16, n: usize, fill: f32x16) -> [f32x16; 2] {
+    unsafe fn load_tail(self, p: *const bf16, n: usize, fill: f32x16) -> [f32x16; 2] {
         // SAFETY: masked-off lanes are not read; a V4 token exists, so AVX-512F and BW are there.
         unsafe {
             let [even, odd] = widen(_mm512_maskz_loadu_epi16(mask_of_elements(n), p.cast()));
@@ -122,7 +125,7 @@ impl Bf16Lanes for V4 {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_runs(self, p: *const bf16, stride: usize, j: usize) -> [f32x16; 2] {
+    unsafe fn load_runs(self, p: *const bf16, stride: usize, j: usize) -> [f32x16; 2] {
         // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.
         unsafe {
             let p = p.add(4 * j * stride);
@@ -135,24 +138,26 @@ impl Bf16Lanes for V4 {
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(self, p: *mut bf16, v: [f32x16; 2]) {
+    unsafe fn store(self, p: *mut bf16, v: [f32x16; 2]) {
         // SAFETY: the caller's duty; a V4 token exists, so AVX-512F and BW are there.
         unsafe { _mm512_storeu_si512(p.cast(), narrow(v)) };
     }
 
     #[inline(always)]
-    unsafe fn store_bf16_tail(self, p: *mut bf16, n: usize, v: [f32x16; 2]) {
+    unsafe fn store_tail(self, p: *mut bf16, n: usize, v: [f32x16; 2]) {
         // SAFETY: masked-off lanes are not written; a V4 token exists, so AVX-512F and BW are there.
         unsafe { _mm512_mask_storeu_epi16(p.cast(), mask_of_elements(n), narrow(v)) };
     }
 
     #[inline(always)]
-    unsafe fn stream_bf16(self, p: *mut bf16, v: [f32x16; 2]) {
+    unsafe fn stream(self, p: *mut bf16, v: [f32x16; 2]) {
         debug_assert!(p.cast::<__m512i>().is_aligned());
         // SAFETY: the caller's duty; a V4 token exists, so AVX-512F and BW are there.
         unsafe { _mm512_stream_si512(p.cast(), narrow(v)) };
     }
+}
 
+impl Bf16Lanes for V4 {
     #[inline(always)]
     fn round_bf16(self, v: f32x16) -> f32x16 {
         // SAFETY: a V4 token exists, so AVX-512F is there.

@@ -4,7 +4,7 @@ use half::bf16;
 use pulp::{aarch64::Neon, f32x4};
 
 use super::{N, keep_first};
-use crate::simd::Bf16Lanes;
+use crate::simd::{Access, Bf16Lanes};
 
 /// Each word has the rounded element in its upper half, and anything in its lower half.
 ///
@@ -20,9 +20,12 @@ unsafe fn round(v: float32x4_t) -> uint32x4_t {
     }
 }
 
-impl Bf16Lanes for Neon {
+impl Access<bf16> for Neon {
+    type Regs = [f32x4; 2];
+    type Reg = f32x4;
+
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const bf16) -> [f32x4; 2] {
+    unsafe fn load(self, p: *const bf16) -> [f32x4; 2] {
         // SAFETY: the caller's duty; a Neon token exists.
         unsafe {
             let v = vreinterpretq_u32_u16(vld1q_u16(p.cast()));
@@ -32,25 +35,25 @@ impl Bf16Lanes for Neon {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_tail(self, p: *const bf16, n: usize, fill: f32x4) -> [f32x4; 2] {
+    unsafe fn load_tail(self, p: *const bf16, n: usize, fill: f32x4) -> [f32x4; 2] {
         debug_assert!(n <= 2 * N);
         let mut tail = [bf16::ZERO; 2 * N];
         // SAFETY: the caller's duty: n elements at p, n <= 2 * N; the buffer has 2 * N.
         unsafe {
             core::ptr::copy_nonoverlapping(p, tail.as_mut_ptr(), n);
-            let [even, odd] = self.load_bf16(tail.as_ptr());
+            let [even, odd] = self.load(tail.as_ptr());
             [keep_first(even, n.div_ceil(2), fill), keep_first(odd, n / 2, fill)]
         }
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_runs(self, p: *const bf16, stride: usize, j: usize) -> [f32x4; 2] {
+    unsafe fn load_runs(self, p: *const bf16, stride: usize, j: usize) -> [f32x4; 2] {
         // SAFETY: the caller's duty: a run is a pair.
-        unsafe { self.load_bf16(p.add(j * stride)) }
+        unsafe { self.load(p.add(j * stride)) }
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(self, p: *mut bf16, [even, odd]: [f32x4; 2]) {
+    unsafe fn store(self, p: *mut bf16, [even, odd]: [f32x4; 2]) {
         // SAFETY: the caller's duty; a Neon token exists.
         unsafe {
             // Both at once. A result is the upper half of a word, plus 1 if the lower half is more than half a unit, or
@@ -64,23 +67,25 @@ impl Bf16Lanes for Neon {
     }
 
     #[inline(always)]
-    unsafe fn store_bf16_tail(self, p: *mut bf16, n: usize, v: [f32x4; 2]) {
+    unsafe fn store_tail(self, p: *mut bf16, n: usize, v: [f32x4; 2]) {
         debug_assert!(n <= 2 * N);
         let mut tail = [bf16::ZERO; 2 * N];
         // SAFETY: the caller's duty: n elements at p, n <= 2 * N; the buffer has 2 * N.
         unsafe {
-            self.store_bf16(tail.as_mut_ptr(), v);
+            self.store(tail.as_mut_ptr(), v);
             core::ptr::copy_nonoverlapping(tail.as_ptr(), p, n);
         }
     }
 
     /// An ordinary store, as for f32.
     #[inline(always)]
-    unsafe fn stream_bf16(self, p: *mut bf16, v: [f32x4; 2]) {
+    unsafe fn stream(self, p: *mut bf16, v: [f32x4; 2]) {
         // SAFETY: the caller's duty.
-        unsafe { self.store_bf16(p, v) };
+        unsafe { self.store(p, v) };
     }
+}
 
+impl Bf16Lanes for Neon {
     #[inline(always)]
     fn round_bf16(self, v: f32x4) -> f32x4 {
         // SAFETY: a Neon token exists.

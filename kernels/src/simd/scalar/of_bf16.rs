@@ -2,7 +2,7 @@ use half::bf16;
 use pulp::{Scalar128b, f32x4};
 
 use super::N;
-use crate::simd::Bf16Lanes;
+use crate::simd::{Access, Bf16Lanes};
 
 const UPPER: u32 = 0xffff_0000;
 
@@ -34,15 +34,18 @@ fn narrow([even, odd]: [f32x4; 2]) -> [u16; 2 * N] {
     v
 }
 
-impl Bf16Lanes for Scalar128b {
+impl Access<bf16> for Scalar128b {
+    type Regs = [f32x4; 2];
+    type Reg = f32x4;
+
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const bf16) -> [f32x4; 2] {
+    unsafe fn load(self, p: *const bf16) -> [f32x4; 2] {
         // SAFETY: the caller's duty; [u16; 8] has the alignment of bf16.
         widen(unsafe { *p.cast::<[u16; 2 * N]>() })
     }
 
     #[inline(never)]
-    unsafe fn load_bf16_tail(self, p: *const bf16, n: usize, fill: f32x4) -> [f32x4; 2] {
+    unsafe fn load_tail(self, p: *const bf16, n: usize, fill: f32x4) -> [f32x4; 2] {
         let mut lanes: [[f32; N]; 2] = [pulp::cast(fill), pulp::cast(fill)];
         // SAFETY: the caller's duty.
         let tail = unsafe { core::slice::from_raw_parts(p, n) };
@@ -53,19 +56,19 @@ impl Bf16Lanes for Scalar128b {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_runs(self, p: *const bf16, stride: usize, j: usize) -> [f32x4; 2] {
+    unsafe fn load_runs(self, p: *const bf16, stride: usize, j: usize) -> [f32x4; 2] {
         // SAFETY: the caller's duty: a run is a pair.
-        unsafe { self.load_bf16(p.add(j * stride)) }
+        unsafe { self.load(p.add(j * stride)) }
     }
 
     #[inline(always)]
-    unsafe fn store_bf16(self, p: *mut bf16, v: [f32x4; 2]) {
+    unsafe fn store(self, p: *mut bf16, v: [f32x4; 2]) {
         // SAFETY: the caller's duty; [u16; 8] has the alignment of bf16.
         unsafe { *p.cast::<[u16; 2 * N]>() = narrow(v) };
     }
 
     #[inline(never)]
-    unsafe fn store_bf16_tail(self, p: *mut bf16, n: usize, v: [f32x4; 2]) {
+    unsafe fn store_tail(self, p: *mut bf16, n: usize, v: [f32x4; 2]) {
         // SAFETY: the caller's duty.
         let tail = unsafe { core::slice::from_raw_parts_mut(p, n) };
         for (x, v) in tail.iter_mut().zip(narrow(v)) {
@@ -74,11 +77,13 @@ impl Bf16Lanes for Scalar128b {
     }
 
     #[inline(always)]
-    unsafe fn stream_bf16(self, p: *mut bf16, v: [f32x4; 2]) {
+    unsafe fn stream(self, p: *mut bf16, v: [f32x4; 2]) {
         // SAFETY: the caller's duty.
-        unsafe { self.store_bf16(p, v) };
+        unsafe { self.store(p, v) };
     }
+}
 
+impl Bf16Lanes for Scalar128b {
     #[inline(always)]
     fn round_bf16(self, v: f32x4) -> f32x4 {
         let mut lanes: [f32; N] = pulp::cast(v);

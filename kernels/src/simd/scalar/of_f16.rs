@@ -2,7 +2,7 @@ use half::f16;
 use pulp::{Scalar128b, f32x4};
 
 use super::N;
-use crate::simd::F16Lanes;
+use crate::simd::{Access, F16Lanes};
 
 /// Out of line: it takes tens of instructions without hardware for it.
 #[inline(never)]
@@ -23,15 +23,18 @@ fn narrow(v: [f32; N]) -> [f16; N] {
     elements
 }
 
-impl F16Lanes for Scalar128b {
+impl Access<f16> for Scalar128b {
+    type Regs = f32x4;
+    type Reg = f32x4;
+
     #[inline(always)]
-    unsafe fn load_f16(self, p: *const f16) -> f32x4 {
+    unsafe fn load(self, p: *const f16) -> f32x4 {
         // SAFETY: the caller's duty; [f16; 4] has the alignment of f16.
         pulp::cast(widen(unsafe { *p.cast::<[f16; N]>() }))
     }
 
     #[inline(never)]
-    unsafe fn load_f16_tail(self, p: *const f16, n: usize, fill: f32x4) -> f32x4 {
+    unsafe fn load_tail(self, p: *const f16, n: usize, fill: f32x4) -> f32x4 {
         let mut lanes: [f32; N] = pulp::cast(fill);
         // SAFETY: the caller's duty.
         let tail = unsafe { core::slice::from_raw_parts(p, n) };
@@ -42,19 +45,19 @@ impl F16Lanes for Scalar128b {
     }
 
     #[inline(always)]
-    unsafe fn load_f16_runs(self, p: *const f16, stride: usize, j: usize) -> f32x4 {
+    unsafe fn load_runs(self, p: *const f16, stride: usize, j: usize) -> f32x4 {
         // SAFETY: the caller's duty: a run is two registers.
-        unsafe { self.load_f16(p.add(j / 2 * stride + j % 2 * N)) }
+        unsafe { self.load(p.add(j / 2 * stride + j % 2 * N)) }
     }
 
     #[inline(always)]
-    unsafe fn store_f16(self, p: *mut f16, v: f32x4) {
+    unsafe fn store(self, p: *mut f16, v: f32x4) {
         // SAFETY: the caller's duty; [f16; 4] has the alignment of f16.
         unsafe { *p.cast::<[f16; N]>() = narrow(pulp::cast(v)) };
     }
 
     #[inline(never)]
-    unsafe fn store_f16_tail(self, p: *mut f16, n: usize, v: f32x4) {
+    unsafe fn store_tail(self, p: *mut f16, n: usize, v: f32x4) {
         let lanes: [f32; N] = pulp::cast(v);
         // SAFETY: the caller's duty.
         let tail = unsafe { core::slice::from_raw_parts_mut(p, n) };
@@ -64,11 +67,13 @@ impl F16Lanes for Scalar128b {
     }
 
     #[inline(always)]
-    unsafe fn stream_f16(self, p: *mut f16, v: f32x4) {
+    unsafe fn stream(self, p: *mut f16, v: f32x4) {
         // SAFETY: the caller's duty.
-        unsafe { self.store_f16(p, v) };
+        unsafe { self.store(p, v) };
     }
+}
 
+impl F16Lanes for Scalar128b {
     #[inline(always)]
     unsafe fn round_f16(self, v: f32x4) -> f32x4 {
         pulp::cast(widen(narrow(pulp::cast(v))))

@@ -1,18 +1,21 @@
 use pulp::{Scalar128b, Simd, f64x2};
 
-use crate::simd::F64Lanes;
+use crate::simd::{Access, F64Lanes};
 
 const N: usize = 2;
 
-impl F64Lanes for Scalar128b {
+impl Access<f64> for Scalar128b {
+    type Regs = f64x2;
+    type Reg = f64x2;
+
     #[inline(always)]
-    unsafe fn load_f64(self, p: *const f64) -> f64x2 {
+    unsafe fn load(self, p: *const f64) -> f64x2 {
         // SAFETY: the caller's duty; [f64; 2] has the alignment of f64.
         pulp::cast(unsafe { *p.cast::<[f64; N]>() })
     }
 
     #[inline(always)]
-    unsafe fn load_f64_tail(self, p: *const f64, n: usize, fill: f64x2) -> f64x2 {
+    unsafe fn load_tail(self, p: *const f64, n: usize, fill: f64x2) -> f64x2 {
         let mut lanes: [f64; N] = pulp::cast(fill);
         // SAFETY: the caller's duty.
         let tail = unsafe { core::slice::from_raw_parts(p, n) };
@@ -23,19 +26,19 @@ impl F64Lanes for Scalar128b {
     }
 
     #[inline(always)]
-    unsafe fn load_f64_runs(self, p: *const f64, stride: usize, j: usize) -> f64x2 {
+    unsafe fn load_runs(self, p: *const f64, stride: usize, j: usize) -> f64x2 {
         // SAFETY: the caller's duty: a run is two registers.
-        unsafe { self.load_f64(p.add(j / 2 * stride + j % 2 * N)) }
+        unsafe { self.load(p.add(j / 2 * stride + j % 2 * N)) }
     }
 
     #[inline(always)]
-    unsafe fn store_f64(self, p: *mut f64, v: f64x2) {
+    unsafe fn store(self, p: *mut f64, v: f64x2) {
         // SAFETY: the caller's duty; [f64; 2] has the alignment of f64.
         unsafe { *p.cast::<[f64; N]>() = pulp::cast(v) };
     }
 
     #[inline(always)]
-    unsafe fn store_f64_tail(self, p: *mut f64, n: usize, v: f64x2) {
+    unsafe fn store_tail(self, p: *mut f64, n: usize, v: f64x2) {
         let lanes: [f64; N] = pulp::cast(v);
         // SAFETY: the caller's duty.
         let tail = unsafe { core::slice::from_raw_parts_mut(p, n) };
@@ -45,11 +48,13 @@ impl F64Lanes for Scalar128b {
     }
 
     #[inline(always)]
-    unsafe fn stream_f64(self, p: *mut f64, v: f64x2) {
+    unsafe fn stream(self, p: *mut f64, v: f64x2) {
         // SAFETY: the caller's duty.
-        unsafe { self.store_f64(p, v) };
+        unsafe { self.store(p, v) };
     }
+}
 
+impl F64Lanes for Scalar128b {
     /// Out of line: it takes tens of instructions without hardware for it.
     #[inline(never)]
     fn fma_f64(self, a: f64x2, b: f64x2, c: f64x2) -> f64x2 {
