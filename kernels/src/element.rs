@@ -165,19 +165,15 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
     #[doc(hidden)]
     #[inline(always)]
     unsafe fn simd_load_computed<S: Lanes>(simd: S, p: *const Self::Float) -> Pair<S, Self> {
-        // SAFETY: the caller's duty.
-        unsafe { [Self::Float::load(simd, p), Self::Float::load(simd, p.add(Self::Float::lanes::<S>()))] }
+        [Self::Float::load(simd, p), Self::Float::load(simd, p.add(Self::Float::lanes::<S>()))]
     }
 
     /// The inverse of [`simd_load_computed`](Self::simd_load_computed).
     #[doc(hidden)]
     #[inline(always)]
     unsafe fn simd_store_computed<S: Lanes>(simd: S, p: *mut Self::Float, [a, b]: Pair<S, Self>) {
-        // SAFETY: the caller's duty.
-        unsafe {
-            Self::Float::store(simd, p, a);
-            Self::Float::store(simd, p.add(Self::Float::lanes::<S>()), b);
-        }
+        Self::Float::store(simd, p, a);
+        Self::Float::store(simd, p.add(Self::Float::lanes::<S>()), b);
     }
 
     /// Pair `j` of the step at `p` as [`simd_load_lanes`](Self::simd_load_lanes) gives it, from a vector that
@@ -186,11 +182,8 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
     #[inline(always)]
     unsafe fn simd_load_lanes_computed<S: Lanes>(simd: S, p: *const Self::Float, j: usize) -> Pair<S, Self> {
         let apart = if Self::SPLITS { Self::Float::lanes::<S>() } else { Self::Float::LANES };
-        // SAFETY: the caller's duty.
-        unsafe {
-            let p = p.add(Self::simd_pair_start::<S>(j));
-            [Self::Float::load(simd, p), Self::Float::load(simd, p.add(apart))]
-        }
+        let p = p.add(Self::simd_pair_start::<S>(j));
+        [Self::Float::load(simd, p), Self::Float::load(simd, p.add(apart))]
     }
 
     /// A pair in the order of the elements.

@@ -29,6 +29,7 @@ compile_error!(
 );
 
 mod compile;
+#[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 pub mod element;
 #[cfg(test)]
 mod every_loop;
@@ -38,6 +39,7 @@ mod mean;
 pub mod ops;
 pub mod reference;
 pub mod rows;
+#[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 pub mod simd;
 mod stack;
 pub mod stats;

@@ -6,8 +6,10 @@ mod input;
 mod io;
 mod line;
 mod params;
+#[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 mod source;
 mod tail;
+#[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 mod target;
 
 pub use grad_rows::{GradRows, RawGradRows};

@@ -11,8 +11,7 @@ macro_rules! consecutive {
         #[inline(always)]
         unsafe fn simd_load_lanes<S: Lanes>(simd: S, p: *const Self, j: usize) -> Pair<S, Self> {
             let at = Self::simd_pair_start::<S>(j);
-            // SAFETY: the caller's duty.
-            unsafe { [simd.load(p.add(at)), simd.load(p.add(at + <$float>::LANES))] }
+            [simd.load(p.add(at)), simd.load(p.add(at + <$float>::LANES))]
         }
 
         #[inline(always)]
@@ -38,14 +37,12 @@ macro_rules! consecutive {
         #[inline(always)]
         unsafe fn simd_load_runs<S: Lanes>(simd: S, p: *const Self, stride: usize, j: usize) -> Pair<S, Self> {
             let regs = <$float>::LANES / <$float>::lanes::<S>();
-            // SAFETY: the caller's duty.
-            unsafe { [simd.load_runs(p, stride, j), simd.load_runs(p, stride, j + regs)] }
+            [simd.load_runs(p, stride, j), simd.load_runs(p, stride, j + regs)]
         }
 
         #[inline(always)]
         unsafe fn simd_load<S: Lanes>(simd: S, p: *const Self) -> Pair<S, Self> {
-            // SAFETY: the caller's duty.
-            unsafe { [simd.load(p), simd.load(p.add(<$float>::lanes::<S>()))] }
+            [simd.load(p), simd.load(p.add(<$float>::lanes::<S>()))]
         }
 
         #[inline(always)]
@@ -56,13 +53,10 @@ macro_rules! consecutive {
             fill: <$float as Float>::Reg<S>,
         ) -> Pair<S, Self> {
             let lanes = <$float>::lanes::<S>();
-            // SAFETY: the caller's duty.
-            unsafe {
-                if n <= lanes {
-                    [simd.load_tail(p, n, fill), fill]
-                } else {
-                    [simd.load(p), simd.load_tail(p.add(lanes), n - lanes, fill)]
-                }
+            if n <= lanes {
+                [simd.load_tail(p, n, fill), fill]
+            } else {
+                [simd.load(p), simd.load_tail(p.add(lanes), n - lanes, fill)]
             }
         }
     };
@@ -123,8 +117,7 @@ macro_rules! sixteen_bits {
 
         #[inline(always)]
         unsafe fn simd_store_packed<S: Lanes>(simd: S, p: *mut f32, v: Pair<S, Self>) {
-            // SAFETY: the caller's duty.
-            unsafe { store_consecutive!(simd, p, v, store) };
+            store_consecutive!(simd, p, v, store);
         }
     };
 }

@@ -23,8 +23,7 @@ impl Storage for bf16 {
 
     #[inline(always)]
     unsafe fn simd_load_lanes<S: Lanes>(simd: S, p: *const Self, j: usize) -> Pair<S, Self> {
-        // SAFETY: the caller's duty.
-        unsafe { simd.load(p.add(Self::simd_pair_start::<S>(j))) }
+        simd.load(p.add(Self::simd_pair_start::<S>(j)))
     }
 
     #[inline(always)]
@@ -42,8 +41,7 @@ impl Storage for bf16 {
 
     #[inline(always)]
     unsafe fn simd_load_runs<S: Lanes>(simd: S, p: *const Self, stride: usize, j: usize) -> Pair<S, Self> {
-        // SAFETY: the caller's duty.
-        unsafe { simd.load_runs(p, stride, j) }
+        simd.load_runs(p, stride, j)
     }
 
     #[inline(always)]
@@ -58,25 +56,20 @@ impl Storage for bf16 {
 
     #[inline(always)]
     unsafe fn simd_load<S: Lanes>(simd: S, p: *const Self) -> Pair<S, Self> {
-        // SAFETY: the caller's duty.
-        unsafe { simd.load(p) }
+        simd.load(p)
     }
 
     #[inline(always)]
     unsafe fn simd_load_tail<S: Lanes>(simd: S, p: *const Self, n: usize, fill: S::f32s) -> Pair<S, Self> {
-        // SAFETY: the caller's duty.
-        unsafe { simd.load_tail(p, n, fill) }
+        simd.load_tail(p, n, fill)
     }
 
     #[inline(always)]
     unsafe fn simd_load_beside<S: Lanes>(simd: S, p: *const Self, format: Format, i: usize) -> Pair<S, Self> {
-        // SAFETY: the caller's duty.
-        unsafe {
-            match format {
-                Format::Own => simd.load(p.add(i)),
-                Format::Wide => simd.split(<f32 as Storage>::simd_load(simd, p.cast::<f32>().add(i))),
-                Format::Packed => <f32 as Storage>::simd_load(simd, p.cast::<f32>().add(i)),
-            }
+        match format {
+            Format::Own => simd.load(p.add(i)),
+            Format::Wide => simd.split(<f32 as Storage>::simd_load(simd, p.cast::<f32>().add(i))),
+            Format::Packed => <f32 as Storage>::simd_load(simd, p.cast::<f32>().add(i)),
         }
     }
 
@@ -107,15 +100,12 @@ impl Storage for bf16 {
         i: usize,
         v: Pair<S, Self>,
     ) {
-        // SAFETY: the caller's duty.
-        unsafe {
-            if wide {
-                <f32 as Storage>::simd_store_beside::<S, STREAM>(simd, p.cast::<f32>(), false, i, simd.join(v));
-            } else if STREAM {
-                simd.stream(p.add(i), v);
-            } else {
-                simd.store(p.add(i), v);
-            }
+        if wide {
+            <f32 as Storage>::simd_store_beside::<S, STREAM>(simd, p.cast::<f32>(), false, i, simd.join(v));
+        } else if STREAM {
+            simd.stream(p.add(i), v);
+        } else {
+            simd.store(p.add(i), v);
         }
     }
 
@@ -128,13 +118,10 @@ impl Storage for bf16 {
         n: usize,
         v: Pair<S, Self>,
     ) {
-        // SAFETY: the caller's duty.
-        unsafe {
-            if wide {
-                <f32 as Storage>::simd_store_beside_tail(simd, p.cast::<f32>(), false, i, n, simd.join(v));
-            } else {
-                simd.store_tail(p.add(i), n, v);
-            }
+        if wide {
+            <f32 as Storage>::simd_store_beside_tail(simd, p.cast::<f32>(), false, i, n, simd.join(v));
+        } else {
+            simd.store_tail(p.add(i), n, v);
         }
     }
 }

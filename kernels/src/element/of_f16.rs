@@ -19,19 +19,15 @@ impl Storage for f16 {
 
     #[inline(always)]
     unsafe fn simd_round<S: Lanes>(simd: S, [first, second]: Pair<S, Self>) -> Pair<S, Self> {
-        // SAFETY: the caller's duty.
-        unsafe { [simd.round_f16(first), simd.round_f16(second)] }
+        [simd.round_f16(first), simd.round_f16(second)]
     }
 
     #[inline(always)]
     unsafe fn simd_load_beside<S: Lanes>(simd: S, p: *const Self, format: Format, i: usize) -> Pair<S, Self> {
-        // SAFETY: the caller's duty.
-        unsafe {
-            if format == Format::Own {
-                Self::simd_load(simd, p.add(i))
-            } else {
-                <f32 as Storage>::simd_load(simd, p.cast::<f32>().add(i))
-            }
+        if format == Format::Own {
+            Self::simd_load(simd, p.add(i))
+        } else {
+            <f32 as Storage>::simd_load(simd, p.cast::<f32>().add(i))
         }
     }
 
@@ -44,13 +40,10 @@ impl Storage for f16 {
         n: usize,
     ) -> Pair<S, Self> {
         let zero = simd.splat_f32s(0.0);
-        // SAFETY: the caller's duty.
-        unsafe {
-            if format == Format::Own {
-                Self::simd_load_tail(simd, p.add(i), n, zero)
-            } else {
-                <f32 as Storage>::simd_load_tail(simd, p.cast::<f32>().add(i), n, zero)
-            }
+        if format == Format::Own {
+            Self::simd_load_tail(simd, p.add(i), n, zero)
+        } else {
+            <f32 as Storage>::simd_load_tail(simd, p.cast::<f32>().add(i), n, zero)
         }
     }
 
@@ -62,15 +55,12 @@ impl Storage for f16 {
         i: usize,
         v: Pair<S, Self>,
     ) {
-        // SAFETY: the caller's duty.
-        unsafe {
-            if wide {
-                <f32 as Storage>::simd_store_beside::<S, STREAM>(simd, p.cast::<f32>(), false, i, v);
-            } else if STREAM {
-                store_consecutive!(simd, p.add(i), v, stream);
-            } else {
-                store_consecutive!(simd, p.add(i), v, store);
-            }
+        if wide {
+            <f32 as Storage>::simd_store_beside::<S, STREAM>(simd, p.cast::<f32>(), false, i, v);
+        } else if STREAM {
+            store_consecutive!(simd, p.add(i), v, stream);
+        } else {
+            store_consecutive!(simd, p.add(i), v, store);
         }
     }
 
@@ -83,13 +73,10 @@ impl Storage for f16 {
         n: usize,
         v: Pair<S, Self>,
     ) {
-        // SAFETY: the caller's duty.
-        unsafe {
-            if wide {
-                <f32 as Storage>::simd_store_beside_tail(simd, p.cast::<f32>(), false, i, n, v);
-            } else {
-                store_consecutive_tail!(simd, p.add(i), n, v);
-            }
+        if wide {
+            <f32 as Storage>::simd_store_beside_tail(simd, p.cast::<f32>(), false, i, n, v);
+        } else {
+            store_consecutive_tail!(simd, p.add(i), n, v);
         }
     }
 }

@@ -49,8 +49,7 @@ macro_rules! float_element {
 
             #[inline(always)]
             unsafe fn simd_load_beside<S: Lanes>(simd: S, p: *const Self, _: Format, i: usize) -> Pair<S, Self> {
-                // SAFETY: the caller's duty.
-                unsafe { Self::simd_load(simd, p.add(i)) }
+                Self::simd_load(simd, p.add(i))
             }
 
             #[inline(always)]
@@ -61,8 +60,7 @@ macro_rules! float_element {
                 i: usize,
                 n: usize,
             ) -> Pair<S, Self> {
-                // SAFETY: the caller's duty.
-                unsafe { Self::simd_load_tail(simd, p.add(i), n, Self::splat(simd, 0.0)) }
+                Self::simd_load_tail(simd, p.add(i), n, Self::splat(simd, 0.0))
             }
 
             #[inline(always)]
@@ -73,13 +71,10 @@ macro_rules! float_element {
                 i: usize,
                 v: Pair<S, Self>,
             ) {
-                // SAFETY: the caller's duty.
-                unsafe {
-                    if STREAM {
-                        store_consecutive!(simd, p.add(i), v, stream);
-                    } else {
-                        store_consecutive!(simd, p.add(i), v, store);
-                    }
+                if STREAM {
+                    store_consecutive!(simd, p.add(i), v, stream);
+                } else {
+                    store_consecutive!(simd, p.add(i), v, store);
                 }
             }
 
@@ -92,8 +87,7 @@ macro_rules! float_element {
                 n: usize,
                 v: Pair<S, Self>,
             ) {
-                // SAFETY: the caller's duty.
-                unsafe { store_consecutive_tail!(simd, p.add(i), n, v) };
+                store_consecutive_tail!(simd, p.add(i), n, v);
             }
 
             #[inline(always)]

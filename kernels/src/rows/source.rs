@@ -52,8 +52,7 @@ impl<T: Storage> Source<T> {
     /// - There are more than `i` elements.
     #[inline(always)]
     pub(crate) unsafe fn get(self, i: usize) -> T {
-        // SAFETY: the caller's duty.
-        unsafe { *self.0.add(i) }
+        *self.0.add(i)
     }
 
     /// Where they are.
@@ -67,8 +66,7 @@ impl<T: Storage> Source<T> {
     /// - There is such a step.
     #[inline(always)]
     pub(crate) unsafe fn load_lanes<S: Lanes>(self, simd: S, i: usize, j: usize) -> Pair<S, T> {
-        // SAFETY: the caller's duty.
-        unsafe { T::simd_load_lanes(simd, self.0.add(i), j) }
+        T::simd_load_lanes(simd, self.0.add(i), j)
     }
 
     /// The same where `n` elements are left, from `i` on; `fill` in the lanes above.
@@ -84,8 +82,7 @@ impl<T: Storage> Source<T> {
         n: usize,
         fill: <T::Float as Float>::Reg<S>,
     ) -> Pair<S, T> {
-        // SAFETY: the caller's duty.
-        unsafe { T::simd_load_lanes_tail(simd, self.0.add(i), j, n, fill) }
+        T::simd_load_lanes_tail(simd, self.0.add(i), j, n, fill)
     }
 
     /// Pair `j` of a step that is made of runs of elements, `stride` apart.
@@ -94,8 +91,7 @@ impl<T: Storage> Source<T> {
     /// - There are all the elements of the runs.
     #[inline(always)]
     pub(crate) unsafe fn load_runs<S: Lanes>(self, simd: S, stride: usize, j: usize) -> Pair<S, T> {
-        // SAFETY: the caller's duty.
-        unsafe { T::simd_load_runs(simd, self.0, stride, j) }
+        T::simd_load_runs(simd, self.0, stride, j)
     }
 
     /// The elements from `i` on.
@@ -154,8 +150,7 @@ impl<T: Storage> Source<T> {
     /// - There are that many.
     #[inline(always)]
     pub(crate) unsafe fn load<S: Lanes>(self, simd: S, i: usize) -> Pair<S, T> {
-        // SAFETY: the caller's duty.
-        unsafe { T::simd_load(simd, self.0.add(i)) }
+        T::simd_load(simd, self.0.add(i))
     }
 
     /// A pair of registers of elements from `i` on, widened.
@@ -206,7 +201,6 @@ impl<T: Storage> Source<T> {
         n: usize,
         fill: <T::Float as Float>::Reg<S>,
     ) -> Pair<S, T> {
-        // SAFETY: the caller's duty.
-        unsafe { T::simd_load_tail(simd, self.0.add(i), n, fill) }
+        T::simd_load_tail(simd, self.0.add(i), n, fill)
     }
 }

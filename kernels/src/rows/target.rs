@@ -71,8 +71,7 @@ impl<T: Storage> Target<T> {
     /// - There are that many, and `line` holds them.
     #[inline(always)]
     pub(crate) unsafe fn copy_from(self, line: &CacheLine, n: usize) {
-        // SAFETY: the caller's duty.
-        unsafe { line.0.as_ptr().copy_to_nonoverlapping(self.p.cast(), n * self.element()) };
+        line.0.as_ptr().copy_to_nonoverlapping(self.p.cast(), n * self.element());
     }
 
     /// Whether it is to be written past the caches.
@@ -94,15 +93,12 @@ impl<T: Storage> Target<T> {
     /// - When streaming, `i` is the [`misalignment`](Self::misalignment) plus a multiple of a pair.
     #[inline(always)]
     pub(crate) unsafe fn store<S: Lanes, const WAY: u8>(self, simd: S, i: usize, v: Pair<S, T>) {
-        // SAFETY: the caller's duty.
-        unsafe {
-            if WAY != way::REST {
-                T::simd_store_beside::<S, false>(simd, self.p, false, i, v);
-            } else if !T::ROUNDS || self.streaming {
-                T::simd_store_beside::<S, true>(simd, self.p, self.wide, i, v);
-            } else {
-                T::simd_store_beside::<S, false>(simd, self.p, self.wide, i, v);
-            }
+        if WAY != way::REST {
+            T::simd_store_beside::<S, false>(simd, self.p, false, i, v);
+        } else if !T::ROUNDS || self.streaming {
+            T::simd_store_beside::<S, true>(simd, self.p, self.wide, i, v);
+        } else {
+            T::simd_store_beside::<S, false>(simd, self.p, self.wide, i, v);
         }
     }
 
@@ -185,8 +181,7 @@ impl<T: Storage> Target<T> {
     #[cold]
     #[inline(never)]
     pub(crate) unsafe fn canonicalize_nans(self, cols: usize) {
-        // SAFETY: the caller's duty.
-        unsafe { self.canonicalize(cols, |_| false) };
+        self.canonicalize(cols, |_| false);
     }
 
     /// Storage `i`.
@@ -194,10 +189,7 @@ impl<T: Storage> Target<T> {
     /// # Safety
     /// - There are more than `i` elements.
     unsafe fn get(self, i: usize) -> f64 {
-        // SAFETY: the caller's duty.
-        unsafe {
-            if self.wide { f64::from(*self.p.cast::<f32>().add(i)) } else { (*self.p.add(i)).to_computed().into() }
-        }
+        if self.wide { f64::from(*self.p.cast::<f32>().add(i)) } else { (*self.p.add(i)).to_computed().into() }
     }
 
     /// Writes element `i`, which is of a type that does not round.
@@ -205,8 +197,7 @@ impl<T: Storage> Target<T> {
     /// # Safety
     /// - There are more than `i` elements.
     pub(crate) unsafe fn set(self, i: usize, v: T::Float) {
-        // SAFETY: the caller's duty.
-        unsafe { *self.p.add(i) = T::from_computed(v) };
+        *self.p.add(i) = T::from_computed(v);
     }
 
     /// Writes the canonical NaN to element `i`.
@@ -214,13 +205,10 @@ impl<T: Storage> Target<T> {
     /// # Safety
     /// - There are more than `i` elements.
     unsafe fn set_nan(self, i: usize) {
-        // SAFETY: the caller's duty.
-        unsafe {
-            if self.wide {
-                *self.p.cast::<f32>().add(i) = f32::NAN;
-            } else {
-                *self.p.add(i) = <T as Companion<T>>::NAN;
-            }
+        if self.wide {
+            *self.p.cast::<f32>().add(i) = f32::NAN;
+        } else {
+            *self.p.add(i) = <T as Companion<T>>::NAN;
         }
     }
 }

@@ -40,8 +40,7 @@ unsafe fn mask(n: usize) -> __m256i {
 /// - As for [`mask`].
 #[inline(always)]
 unsafe fn keep_first(v: f32x8, n: usize, fill: f32x8) -> f32x8 {
-    // SAFETY: the caller's duty.
-    unsafe { pulp::cast(_mm256_blendv_ps(pulp::cast(fill), pulp::cast(v), _mm256_castsi256_ps(mask(n)))) }
+    pulp::cast(_mm256_blendv_ps(pulp::cast(fill), pulp::cast(v), _mm256_castsi256_ps(mask(n))))
 }
 
 impl Access<f32> for V3 {
@@ -105,8 +104,7 @@ impl Access<f32> for V3 {
     unsafe fn stream(self, p: *mut f32, v: f32x8) {
         debug_assert!(p.cast::<__m256>().is_aligned());
         if cfg!(miri) {
-            // SAFETY: the caller's duty.
-            return unsafe { self.store(p, v) };
+            return self.store(p, v);
         }
         // SAFETY: the caller's duty; a V3 token exists, so AVX is there.
         unsafe { _mm256_stream_ps(p, pulp::cast(v)) };
@@ -191,14 +189,11 @@ impl Lanes for V3 {
 /// - AVX is there, and this is inlined into a function that enables it.
 #[inline(always)]
 pub(super) unsafe fn fold_rows(v: &[__m256; FOLD_ROWS]) -> __m256 {
-    // SAFETY: the caller's duty.
-    unsafe {
-        // Rows four apart share a register, which leaves the result in order.
-        let (a, b) = (by4(v[0], v[4]), by4(v[1], v[5]));
-        let (c, d) = (by4(v[2], v[6]), by4(v[3], v[7]));
-        let (ab, cd) = (by2(a, b), by2(c, d));
-        _mm256_add_ps(_mm256_shuffle_ps::<0x88>(ab, cd), _mm256_shuffle_ps::<0xdd>(ab, cd))
-    }
+    // Rows four apart share a register, which leaves the result in order.
+    let (a, b) = (by4(v[0], v[4]), by4(v[1], v[5]));
+    let (c, d) = (by4(v[2], v[6]), by4(v[3], v[7]));
+    let (ab, cd) = (by2(a, b), by2(c, d));
+    _mm256_add_ps(_mm256_shuffle_ps::<0x88>(ab, cd), _mm256_shuffle_ps::<0xdd>(ab, cd))
 }
 
 /// Adds eight lanes of a to four, and eight lanes of b to four: the sums of a below, the sums of b above.
@@ -207,8 +202,7 @@ pub(super) unsafe fn fold_rows(v: &[__m256; FOLD_ROWS]) -> __m256 {
 /// - As for [`fold_rows`].
 #[inline(always)]
 unsafe fn by4(a: __m256, b: __m256) -> __m256 {
-    // SAFETY: the caller's duty.
-    unsafe { _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)) }
+    _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
 }
 
 /// In each half, adds four lanes of a to two, and four lanes of b to two: the sums of a below, the sums of b above.
@@ -217,10 +211,7 @@ unsafe fn by4(a: __m256, b: __m256) -> __m256 {
 /// - As for [`fold_rows`].
 #[inline(always)]
 unsafe fn by2(a: __m256, b: __m256) -> __m256 {
-    // SAFETY: the caller's duty.
-    unsafe {
-        let (a, b) = (_mm256_castps_pd(a), _mm256_castps_pd(b));
-        let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
-        _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
-    }
+    let (a, b) = (_mm256_castps_pd(a), _mm256_castps_pd(b));
+    let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+    _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high))
 }

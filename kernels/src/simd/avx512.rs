@@ -142,6 +142,5 @@ impl Lanes for V4 {
 /// - AVX-512F and AVX-512DQ are there, and this is inlined into a function that enables them.
 #[inline(always)]
 unsafe fn halve(v: __m512) -> __m256 {
-    // SAFETY: the caller's duty.
-    unsafe { _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)) }
+    _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))
 }

@@ -167,20 +167,17 @@ impl Float for f32 {
 
     #[inline(always)]
     unsafe fn load<S: Lanes>(simd: S, p: *const Self) -> S::f32s {
-        // SAFETY: the caller's duty.
-        unsafe { simd.load(p) }
+        simd.load(p)
     }
 
     #[inline(always)]
     unsafe fn store<S: Lanes>(simd: S, p: *mut Self, v: S::f32s) {
-        // SAFETY: the caller's duty.
-        unsafe { simd.store(p, v) };
+        simd.store(p, v);
     }
 
     #[inline(always)]
     unsafe fn stream<S: Lanes>(simd: S, p: *mut Self, v: S::f32s) {
-        // SAFETY: the caller's duty.
-        unsafe { simd.stream(p, v) };
+        simd.stream(p, v);
     }
 
     #[inline(always)]
@@ -306,20 +303,17 @@ impl Float for f64 {
 
     #[inline(always)]
     unsafe fn load<S: Lanes>(simd: S, p: *const Self) -> S::f64s {
-        // SAFETY: the caller's duty.
-        unsafe { simd.load(p) }
+        simd.load(p)
     }
 
     #[inline(always)]
     unsafe fn store<S: Lanes>(simd: S, p: *mut Self, v: S::f64s) {
-        // SAFETY: the caller's duty.
-        unsafe { simd.store(p, v) };
+        simd.store(p, v);
     }
 
     #[inline(always)]
     unsafe fn stream<S: Lanes>(simd: S, p: *mut Self, v: S::f64s) {
-        // SAFETY: the caller's duty.
-        unsafe { simd.stream(p, v) };
+        simd.stream(p, v);
     }
 
     #[inline(always)]

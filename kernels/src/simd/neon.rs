@@ -18,12 +18,9 @@ const N: usize = Neon::F32_LANES;
 /// - NEON is there, and this is inlined into a function that enables it.
 #[inline(always)]
 unsafe fn keep_first(v: f32x4, n: usize, fill: f32x4) -> f32x4 {
-    // SAFETY: the caller's duty.
-    unsafe {
-        let lanes: uint32x4_t = pulp::cast([0u32, 1, 2, 3]);
-        let keep = vcltq_u32(lanes, vdupq_n_u32(n as u32));
-        pulp::cast(vbslq_f32(keep, pulp::cast(v), pulp::cast(fill)))
-    }
+    let lanes: uint32x4_t = pulp::cast([0u32, 1, 2, 3]);
+    let keep = vcltq_u32(lanes, vdupq_n_u32(n as u32));
+    pulp::cast(vbslq_f32(keep, pulp::cast(v), pulp::cast(fill)))
 }
 
 impl Access<f32> for Neon {
@@ -86,8 +83,7 @@ impl Access<f32> for Neon {
     /// An ordinary store: aarch64's STNP is a hint that the stable intrinsics do not reach.
     #[inline(always)]
     unsafe fn stream(self, p: *mut f32, v: f32x4) {
-        // SAFETY: the caller's duty.
-        unsafe { self.store(p, v) };
+        self.store(p, v);
     }
 }
 
@@ -171,11 +167,8 @@ impl Lanes for Neon {
 /// - NEON is there, and this is inlined into a function that enables it.
 #[inline(always)]
 unsafe fn by2(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-    // SAFETY: the caller's duty.
-    unsafe {
-        let (a, b) = (vreinterpretq_f64_f32(a), vreinterpretq_f64_f32(b));
-        vaddq_f32(vreinterpretq_f32_f64(vzip1q_f64(a, b)), vreinterpretq_f32_f64(vzip2q_f64(a, b)))
-    }
+    let (a, b) = (vreinterpretq_f64_f32(a), vreinterpretq_f64_f32(b));
+    vaddq_f32(vreinterpretq_f32_f64(vzip1q_f64(a, b)), vreinterpretq_f32_f64(vzip2q_f64(a, b)))
 }
 
 /// Adds neighbouring lanes of a and of b: the sums of a below, the sums of b above.
@@ -184,6 +177,5 @@ unsafe fn by2(a: float32x4_t, b: float32x4_t) -> float32x4_t {
 /// - As for [`by2`].
 #[inline(always)]
 unsafe fn by1(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-    // SAFETY: the caller's duty.
-    unsafe { vaddq_f32(vuzp1q_f32(a, b), vuzp2q_f32(a, b)) }
+    vaddq_f32(vuzp1q_f32(a, b), vuzp2q_f32(a, b))
 }

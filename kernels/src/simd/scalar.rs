@@ -70,8 +70,7 @@ impl Access<f32> for Scalar128b {
     #[inline(always)]
     unsafe fn load_tail(self, p: *const f32, n: usize, fill: f32x4) -> f32x4 {
         let mut lanes: [f32; N] = pulp::cast(fill);
-        // SAFETY: the caller's duty.
-        let tail = unsafe { core::slice::from_raw_parts(p, n) };
+        let tail = core::slice::from_raw_parts(p, n);
         for (lane, &x) in lanes.iter_mut().zip(tail) {
             *lane = x;
         }
@@ -93,8 +92,7 @@ impl Access<f32> for Scalar128b {
     #[inline(always)]
     unsafe fn store_tail(self, p: *mut f32, n: usize, v: f32x4) {
         let lanes: [f32; N] = pulp::cast(v);
-        // SAFETY: the caller's duty.
-        let tail = unsafe { core::slice::from_raw_parts_mut(p, n) };
+        let tail = core::slice::from_raw_parts_mut(p, n);
         for (x, &lane) in tail.iter_mut().zip(&lanes) {
             *x = lane;
         }
@@ -102,8 +100,7 @@ impl Access<f32> for Scalar128b {
 
     #[inline(always)]
     unsafe fn stream(self, p: *mut f32, v: f32x4) {
-        // SAFETY: the caller's duty.
-        unsafe { self.store(p, v) };
+        self.store(p, v);
     }
 }
 

@@ -12,12 +12,9 @@ use crate::simd::{Access, Bf16Lanes};
 /// - AVX2 is there, and this is inlined into a function that enables it.
 #[inline(always)]
 unsafe fn round(v: __m256) -> __m256i {
-    // SAFETY: the caller's duty.
-    unsafe {
-        let bits = _mm256_castps_si256(v);
-        let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-        _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), last)
-    }
+    let bits = _mm256_castps_si256(v);
+    let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+    _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), last)
 }
 
 /// The even and the odd elements.
@@ -26,11 +23,8 @@ unsafe fn round(v: __m256) -> __m256i {
 /// - As for [`round`].
 #[inline(always)]
 unsafe fn widen(v: __m256i) -> [f32x8; 2] {
-    // SAFETY: the caller's duty.
-    unsafe {
-        let odd = _mm256_and_si256(v, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
-        [pulp::cast(_mm256_slli_epi32::<16>(v)), pulp::cast(odd)]
-    }
+    let odd = _mm256_and_si256(v, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+    [pulp::cast(_mm256_slli_epi32::<16>(v)), pulp::cast(odd)]
 }
 
 /// The inverse of [`widen`], rounded as [`round`] does, for both registers at once. A result is the upper half of a
@@ -42,13 +36,10 @@ unsafe fn widen(v: __m256i) -> [f32x8; 2] {
 unsafe fn narrow([even, odd]: [f32x8; 2]) -> __m256i {
     const ODD: i32 = 0b1010_1010;
     let (even, odd) = (pulp::cast(even), pulp::cast(odd));
-    // SAFETY: the caller's duty.
-    unsafe {
-        let upper = _mm256_blend_epi16::<ODD>(_mm256_srli_epi32::<16>(even), odd);
-        let lower = _mm256_blend_epi16::<ODD>(even, _mm256_slli_epi32::<16>(odd));
-        let is_even = _mm256_andnot_si256(upper, _mm256_set1_epi16(1));
-        _mm256_add_epi16(upper, _mm256_srli_epi16::<15>(_mm256_subs_epu16(lower, is_even)))
-    }
+    let upper = _mm256_blend_epi16::<ODD>(_mm256_srli_epi32::<16>(even), odd);
+    let lower = _mm256_blend_epi16::<ODD>(even, _mm256_slli_epi32::<16>(odd));
+    let is_even = _mm256_andnot_si256(upper, _mm256_set1_epi16(1));
+    _mm256_add_epi16(upper, _mm256_srli_epi16::<15>(_mm256_subs_epu16(lower, is_even)))
 }
 
 impl Access<bf16> for V3 {
@@ -104,8 +95,7 @@ impl Access<bf16> for V3 {
     unsafe fn stream(self, p: *mut bf16, v: [f32x8; 2]) {
         debug_assert!(p.cast::<__m256i>().is_aligned());
         if cfg!(miri) {
-            // SAFETY: the caller's duty.
-            return unsafe { self.store(p, v) };
+            return self.store(p, v);
         }
         // SAFETY: the caller's duty; a V3 token exists, so AVX2 is there.
         unsafe { _mm256_stream_si256(p.cast(), narrow(v)) };

@@ -57,8 +57,7 @@ impl Access<f16> for V3 {
     unsafe fn stream(self, p: *mut f16, v: f32x8) {
         debug_assert!(p.cast::<__m128i>().is_aligned());
         if cfg!(miri) {
-            // SAFETY: the caller's duty.
-            return unsafe { self.store(p, v) };
+            return self.store(p, v);
         }
         // SAFETY: the caller's duty, and that F16C is there.
         unsafe { _mm_stream_si128(p.cast(), _mm256_cvtps_ph::<NEAREST>(pulp::cast(v))) };

@@ -67,8 +67,7 @@ impl Access<f64> for V3 {
     unsafe fn stream(self, p: *mut f64, v: f64x4) {
         debug_assert!(p.cast::<__m256d>().is_aligned());
         if cfg!(miri) {
-            // SAFETY: the caller's duty.
-            return unsafe { self.store(p, v) };
+            return self.store(p, v);
         }
         // SAFETY: the caller's duty; a V3 token exists, so AVX is there.
         unsafe { _mm256_stream_pd(p, pulp::cast(v)) };

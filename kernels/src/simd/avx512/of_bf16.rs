@@ -19,11 +19,8 @@ fn mask_of_elements(n: usize) -> __mmask32 {
 /// - AVX-512F is there, and this is inlined into a function that enables it.
 #[inline(always)]
 unsafe fn widen(v: __m512i) -> [__m512; 2] {
-    // SAFETY: the caller's duty.
-    unsafe {
-        let odd = _mm512_and_si512(v, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
-        [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(v)), _mm512_castsi512_ps(odd)]
-    }
+    let odd = _mm512_and_si512(v, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+    [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(v)), _mm512_castsi512_ps(odd)]
 }
 
 /// Each word has the rounded element in its upper half, and anything in its lower half.
@@ -32,13 +29,10 @@ unsafe fn widen(v: __m512i) -> [__m512; 2] {
 /// - As for [`widen`].
 #[inline(always)]
 unsafe fn round(v: __m512) -> __m512i {
-    // SAFETY: the caller's duty.
-    unsafe {
-        let bits = _mm512_castps_si512(v);
-        let odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x1_0000));
-        let half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
-        _mm512_mask_add_epi32(half, odd, bits, _mm512_set1_epi32(0x8000))
-    }
+    let bits = _mm512_castps_si512(v);
+    let odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x1_0000));
+    let half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    _mm512_mask_add_epi32(half, odd, bits, _mm512_set1_epi32(0x8000))
 }
 
 /// The inverse of [`widen`], rounded as [`round`] does, for both registers at once. A result is the upper half of a
@@ -96,8 +90,7 @@ unsafe fn narrow_bits(even: __m512i, odd: __m512i) -> __m512i {
 /// - As for [`narrow_bits`].
 #[inline(always)]
 unsafe fn narrow([even, odd]: [f32x16; 2]) -> __m512i {
-    // SAFETY: the caller's duty.
-    unsafe { narrow_bits(pulp::cast(even), pulp::cast(odd)) }
+    narrow_bits(pulp::cast(even), pulp::cast(odd))
 }
 
 impl Access<bf16> for V4 {

@@ -12,12 +12,9 @@ use crate::simd::{Access, Bf16Lanes};
 /// - NEON is there, and this is inlined into a function that enables it.
 #[inline(always)]
 unsafe fn round(v: float32x4_t) -> uint32x4_t {
-    // SAFETY: the caller's duty.
-    unsafe {
-        let bits = vreinterpretq_u32_f32(v);
-        let last = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
-        vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), last)
-    }
+    let bits = vreinterpretq_u32_f32(v);
+    let last = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+    vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), last)
 }
 
 impl Access<bf16> for Neon {
@@ -80,8 +77,7 @@ impl Access<bf16> for Neon {
     /// An ordinary store, as for f32.
     #[inline(always)]
     unsafe fn stream(self, p: *mut bf16, v: [f32x4; 2]) {
-        // SAFETY: the caller's duty.
-        unsafe { self.store(p, v) };
+        self.store(p, v);
     }
 }
 

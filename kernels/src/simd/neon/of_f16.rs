@@ -82,8 +82,7 @@ impl Access<f16> for Neon {
     /// An ordinary store, as for f32.
     #[inline(always)]
     unsafe fn stream(self, p: *mut f16, v: f32x4) {
-        // SAFETY: the caller's duty.
-        unsafe { self.store(p, v) };
+        self.store(p, v);
     }
 }
 

@@ -57,8 +57,7 @@ impl Access<f64> for Neon {
     /// An ordinary store, as for f32.
     #[inline(always)]
     unsafe fn stream(self, p: *mut f64, v: f64x2) {
-        // SAFETY: the caller's duty.
-        unsafe { self.store(p, v) };
+        self.store(p, v);
     }
 }
 

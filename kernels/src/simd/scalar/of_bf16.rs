@@ -47,8 +47,7 @@ impl Access<bf16> for Scalar128b {
     #[inline(never)]
     unsafe fn load_tail(self, p: *const bf16, n: usize, fill: f32x4) -> [f32x4; 2] {
         let mut lanes: [[f32; N]; 2] = [pulp::cast(fill), pulp::cast(fill)];
-        // SAFETY: the caller's duty.
-        let tail = unsafe { core::slice::from_raw_parts(p, n) };
+        let tail = core::slice::from_raw_parts(p, n);
         for (i, x) in tail.iter().enumerate().take(2 * N) {
             lanes[i % 2][i / 2] = f32::from_bits(u32::from(x.to_bits()) << 16);
         }
@@ -69,8 +68,7 @@ impl Access<bf16> for Scalar128b {
 
     #[inline(never)]
     unsafe fn store_tail(self, p: *mut bf16, n: usize, v: [f32x4; 2]) {
-        // SAFETY: the caller's duty.
-        let tail = unsafe { core::slice::from_raw_parts_mut(p, n) };
+        let tail = core::slice::from_raw_parts_mut(p, n);
         for (x, v) in tail.iter_mut().zip(narrow(v)) {
             *x = bf16::from_bits(v);
         }
@@ -78,8 +76,7 @@ impl Access<bf16> for Scalar128b {
 
     #[inline(always)]
     unsafe fn stream(self, p: *mut bf16, v: [f32x4; 2]) {
-        // SAFETY: the caller's duty.
-        unsafe { self.store(p, v) };
+        self.store(p, v);
     }
 }
 

@@ -36,8 +36,7 @@ impl Access<f16> for Scalar128b {
     #[inline(never)]
     unsafe fn load_tail(self, p: *const f16, n: usize, fill: f32x4) -> f32x4 {
         let mut lanes: [f32; N] = pulp::cast(fill);
-        // SAFETY: the caller's duty.
-        let tail = unsafe { core::slice::from_raw_parts(p, n) };
+        let tail = core::slice::from_raw_parts(p, n);
         for (lane, &x) in lanes.iter_mut().zip(tail) {
             *lane = x.to_f32_const();
         }
@@ -59,8 +58,7 @@ impl Access<f16> for Scalar128b {
     #[inline(never)]
     unsafe fn store_tail(self, p: *mut f16, n: usize, v: f32x4) {
         let lanes: [f32; N] = pulp::cast(v);
-        // SAFETY: the caller's duty.
-        let tail = unsafe { core::slice::from_raw_parts_mut(p, n) };
+        let tail = core::slice::from_raw_parts_mut(p, n);
         for (x, &lane) in tail.iter_mut().zip(&lanes) {
             *x = f16::from_f32_const(lane);
         }
@@ -68,8 +66,7 @@ impl Access<f16> for Scalar128b {
 
     #[inline(always)]
     unsafe fn stream(self, p: *mut f16, v: f32x4) {
-        // SAFETY: the caller's duty.
-        unsafe { self.store(p, v) };
+        self.store(p, v);
     }
 }
 

@@ -17,8 +17,7 @@ impl Access<f64> for Scalar128b {
     #[inline(always)]
     unsafe fn load_tail(self, p: *const f64, n: usize, fill: f64x2) -> f64x2 {
         let mut lanes: [f64; N] = pulp::cast(fill);
-        // SAFETY: the caller's duty.
-        let tail = unsafe { core::slice::from_raw_parts(p, n) };
+        let tail = core::slice::from_raw_parts(p, n);
         for (lane, &x) in lanes.iter_mut().zip(tail) {
             *lane = x;
         }
@@ -40,8 +39,7 @@ impl Access<f64> for Scalar128b {
     #[inline(always)]
     unsafe fn store_tail(self, p: *mut f64, n: usize, v: f64x2) {
         let lanes: [f64; N] = pulp::cast(v);
-        // SAFETY: the caller's duty.
-        let tail = unsafe { core::slice::from_raw_parts_mut(p, n) };
+        let tail = core::slice::from_raw_parts_mut(p, n);
         for (x, &lane) in tail.iter_mut().zip(&lanes) {
             *x = lane;
         }
@@ -49,8 +47,7 @@ impl Access<f64> for Scalar128b {
 
     #[inline(always)]
     unsafe fn stream(self, p: *mut f64, v: f64x2) {
-        // SAFETY: the caller's duty.
-        unsafe { self.store(p, v) };
+        self.store(p, v);
     }
 }
 
