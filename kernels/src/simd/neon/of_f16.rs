@@ -16,7 +16,7 @@ unsafe fn widen(v: uint16x4_t) -> float32x4_t {
     let wide;
     // SAFETY: the caller's duty; the instruction touches its registers alone.
     unsafe {
-        asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) wide, in(vreg) v, options(pure, nomem, nostack, preserves_flags))
+        asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) wide, in(vreg) v, options(pure, nomem, nostack, preserves_flags));
     };
     wide
 }
@@ -30,7 +30,7 @@ unsafe fn narrow(v: float32x4_t) -> uint16x4_t {
     let narrow;
     // SAFETY: the caller's duty; the instruction touches its registers alone.
     unsafe {
-        asm!("fcvtn {0:v}.4h, {1:v}.4s", out(vreg) narrow, in(vreg) v, options(pure, nomem, nostack, preserves_flags))
+        asm!("fcvtn {0:v}.4h, {1:v}.4s", out(vreg) narrow, in(vreg) v, options(pure, nomem, nostack, preserves_flags));
     };
     narrow
 }
