@@ -133,7 +133,10 @@ readme_tests() {
   $tests
 }
 
-manifests=(fuzz benches/sweep benches/peers integrations/mpi integrations/candle)
+# A check with long loops thinned out.
+thinned() { LANENORM_TEST_QUICK=1 "$@"; }
+
+manifests=(fuzz benches/peers integrations/mpi integrations/candle)
 formatting() {
   local of
   cargo fmt --all --check
@@ -141,9 +144,9 @@ formatting() {
 }
 
 lints() {
-  cargo clippy --workspace --all-targets --features lanenorm/capi -- -D warnings
+  cargo clippy --workspace --all-targets --features capi -- -D warnings
   # What is unused without the C ABI.
-  cargo clippy -p lanenorm "$@" -- -D warnings
+  cargo clippy "$@" -- -D warnings
 }
 
 # The kernels where there is no operating system, and on x86 without SSE2, where bits cannot agree.
@@ -162,9 +165,9 @@ other_targets() {
   fi
 }
 
-docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features lanenorm/capi; }
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features capi; }
 
-capi=(--features lanenorm/capi --lib --test capi)
+capi=(--features capi --lib --test capi)
 c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
 c_programs() { examples/c/run.sh; }
 # With what `c_programs` has built.
@@ -206,7 +209,7 @@ sanitizer() { # its target directory, its flags, arguments of cargo test
 }
 
 # Debug assertions, and AddressSanitizer where there is one.
-checked() {
+checked() { # arguments of cargo test
   local address=
   # Checks are calls: as branches, the kernels would take ten minutes to compile.
   if runtime_of asan; then
@@ -214,17 +217,16 @@ checked() {
   else
     echo "without AddressSanitizer: this compiler comes without its runtime"
   fi
-  sanitizer checked "$address" --workspace --features lanenorm/capi "$@"
+  sanitizer checked "$address" --features capi "$@"
 }
 
 # Without optimization, since it wants the large frames that come of that.
 small_thread() { LANENORM_TEST_QUICK=1 some_tests cargo test --test contract -q -- small_thread; }
 
-# The tests of the C ABI cut the work in every way, by rayon and by threads of their own.
-thread_sanitizer() {
+thread_sanitizer() { # arguments of cargo test
   # Without a standard library built for it, every lock there is a race.
   if runtime_of tsan && has_source; then
-    sanitizer tsan -Zsanitizer=thread -Zbuild-std "${capi[@]}" "$@"
+    sanitizer tsan -Zsanitizer=thread -Zbuild-std "$@"
   else
     echo "skipped: this toolchain has no runtime for it, or no rust-src to build the standard library from"
   fi
@@ -360,8 +362,7 @@ for_neon() (
   fi
   "$@"
 )
-# The kernels as they are, and quicker builds of the tests.
-neon_some() { RUSTFLAGS=--cfg=few_tests neon_tests --config 'profile.release.package.lanenorm.opt-level=1' "$@"; }
+neon_some() { RUSTFLAGS=--cfg=few_tests neon_tests "$@"; }
 neon_tests() { # arguments of cargo test
   LANENORM_TEST_MIN_ISA=neon LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q \
     --target aarch64-unknown-linux-gnu --target-dir target/neon "$@"
@@ -372,32 +373,30 @@ neon_codegen() {
   LANENORM_CODEGEN_TARGET=aarch64-unknown-linux-gnu LANENORM_CODEGEN_RUSTC=$compiler codegen
 }
 
-benches() { cargo bench -- --test; }
+benches() { cargo bench -- --test "$@"; }
 examples() {
   local example
   for example in minilm lstm qk_norm decoder_block char_mlp; do cargo run --release --example "$example"; done
 }
 
-# Both take the same dependencies, so they share a directory.
-outside=(--locked --release --target-dir target/outside)
+# After `readme_tests`, which has built it.
 sweep() { # seconds for each benchmark
-  local of=(--manifest-path benches/sweep/Cargo.toml "${outside[@]}")
-  cargo clippy "${of[@]}" --all-targets -- -D warnings
-  cargo test "${of[@]}" -q
-  cargo run "${of[@]}" -q --bin scaling -- --budget "$1" --json target/scaling.json
-  cargo run "${of[@]}" -q --bin columns -- --budget "$1" --json target/columns.json
-  cargo run "${of[@]}" -q --bin pictures -- target --out target/pictures
+  local run=(cargo run --release -p lanenorm-sweep -q --bin)
+  "${run[@]}" scaling -- --budget "$1" --json target/scaling.json
+  "${run[@]}" columns -- --budget "$1" --json target/columns.json
+  "${run[@]}" pictures -- target --out target/pictures
 }
 
 mpi() (
   # libclang1 lacks the headers that come with a compiler; those of the C compiler do. libclang-dev has them, in 24 MB.
   BINDGEN_EXTRA_CLANG_ARGS="-isystem $(cc -print-file-name=include)"
   export BINDGEN_EXTRA_CLANG_ARGS
-  of=(--manifest-path integrations/mpi/Cargo.toml "${outside[@]}")
+  # Without optimization: it has few rows, and to optimize the kernels takes minutes.
+  of=(--manifest-path integrations/mpi/Cargo.toml --locked --target-dir target/mpi)
   cargo clippy "${of[@]}" -- -D warnings
   cargo build "${of[@]}"
   mpirun=(mpirun --allow-run-as-root --oversubscribe)
-  program=target/outside/release/lanenorm-mpi
+  program=target/mpi/debug/lanenorm-mpi
   "${mpirun[@]}" -n 4 "$program"
   # Ranks on different processors.
   "${mpirun[@]}" -n 2 "$program" : -n 1 env LANENORM_ISA=scalar "$program"
@@ -431,5 +430,5 @@ peers_lints() {
 packages() { # arguments of cargo package
   # Cargo unpacks our own packages to verify them, and would take those of an earlier run for the same version.
   rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/*/*/lanenorm-*
-  cargo package --workspace --exclude lanenorm-harness --allow-dirty "$@"
+  cargo package -p lanenorm-kernels -p lanenorm --allow-dirty "$@"
 }

@@ -4,9 +4,13 @@
 //! (`pub use child::Item`) counts for the file that has the item, so that a root may name its children, and they may
 //! name what it passes on, but nothing that it has itself.
 
+#[path = "support/repository.rs"]
+mod repository;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use repository::repository;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree, Visibility};
 
@@ -212,7 +216,7 @@ fn assert_no_circle(root: &Path) {
 }
 
 fn sources(of: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(of)
+    repository().join(of)
 }
 
 #[test]
