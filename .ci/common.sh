@@ -5,6 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export CARGO_TERM_COLOR=never
 # All builds are from nothing: what makes the next one fast makes these slow.
 export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0
+# Where a step uses the common target directory, it selects the whole workspace: features of dependencies go by what is
+# selected, and what has others is built anew.
 
 logs=target/ci
 mkdir -p "$logs"
@@ -146,7 +148,7 @@ formatting() {
 lints() {
   cargo clippy --workspace --all-targets --features capi -- -D warnings
   # What is unused without the C ABI.
-  cargo clippy "$@" -- -D warnings
+  cargo clippy --workspace "$@" -- -D warnings
 }
 
 # The kernels where there is no operating system, and on x86 without SSE2, where bits cannot agree.
@@ -187,7 +189,7 @@ c_library() {
 # After `c_library`.
 peers_in_python() { /usr/bin/python3 benches/peers/python/peers.py --check; }
 
-codegen() { cargo test --release --test codegen -q -- --ignored; }
+codegen() { cargo test --release --workspace --test codegen -q -- --ignored; }
 
 # The tests, thinned, with plans on each of these tiers.
 forced_tiers() {
@@ -373,18 +375,19 @@ neon_codegen() {
   LANENORM_CODEGEN_TARGET=aarch64-unknown-linux-gnu LANENORM_CODEGEN_RUSTC=$compiler codegen
 }
 
-benches() { cargo bench -- --test "$@"; }
+benches() { cargo bench --workspace --bench kernels -- --test "$@"; }
 examples() {
   local example
-  for example in minilm lstm qk_norm decoder_block char_mlp; do cargo run --release --example "$example"; done
+  cargo build --release --workspace --examples
+  for example in minilm lstm qk_norm decoder_block char_mlp; do "target/release/examples/$example"; done
 }
 
-# After `readme_tests`, which has built it.
 sweep() { # seconds for each benchmark
-  local run=(cargo run --release -p lanenorm-sweep -q --bin)
-  "${run[@]}" scaling -- --budget "$1" --json target/scaling.json
-  "${run[@]}" columns -- --budget "$1" --json target/columns.json
-  "${run[@]}" pictures -- target --out target/pictures
+  # With the examples, so that dependencies have the features with which they have been built.
+  cargo build --release --workspace --bins --examples
+  target/release/scaling --budget "$1" --json target/scaling.json
+  target/release/columns --budget "$1" --json target/columns.json
+  target/release/pictures target --out target/pictures
 }
 
 mpi() (
