@@ -5,6 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export CARGO_TERM_COLOR=never
 # All builds are from nothing: what makes the next one fast makes these slow.
 export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0
+# Where a step uses the common target directory, it selects the whole workspace: features of dependencies go by what is
+# selected, and what has others is built anew.
 
 logs=target/ci
 mkdir -p "$logs"
@@ -133,7 +135,10 @@ readme_tests() {
   $tests
 }
 
-manifests=(fuzz benches/sweep benches/peers integrations/mpi integrations/candle)
+# A check with long loops thinned out.
+thinned() { LANENORM_TEST_QUICK=1 "$@"; }
+
+manifests=(fuzz benches/peers integrations/mpi integrations/candle)
 formatting() {
   local of
   cargo fmt --all --check
@@ -141,30 +146,37 @@ formatting() {
 }
 
 lints() {
-  cargo clippy --workspace --all-targets --features lanenorm/capi -- -D warnings
+  cargo clippy --workspace --all-targets --features capi -- -D warnings
   # What is unused without the C ABI.
-  cargo clippy -p lanenorm "$@" -- -D warnings
+  cargo clippy --workspace "$@" -- -D warnings
 }
 
-# The kernels where there is no operating system, and on x86 without SSE2, where bits cannot agree.
+bare=(cargo check -p lanenorm-kernels --no-default-features --target-dir target/bare)
+# The kernels where there is no operating system.
 other_targets() {
   cargo clippy -p lanenorm-kernels --no-default-features -- -D warnings
-  local bare=(cargo check -p lanenorm-kernels --no-default-features --target-dir target/bare) refused
   if has rustup && timeout 60 rustup target add thumbv7em-none-eabihf 2>/dev/null; then
     RUSTFLAGS="-D warnings" "${bare[@]}" --target thumbv7em-none-eabihf
   else
     echo "skipped: rustup could not add a target without an operating system"
   fi
+}
+
+# x86 without SSE2, where bits cannot agree.
+refused_targets() {
+  local refused
   if has_source; then
     refused=$(RUSTC_BOOTSTRAP=1 "${bare[@]}" -Zbuild-std=core --target i586-unknown-linux-gnu 2>&1) &&
       { echo "x86 without SSE2 compiles"; exit 1; }
     grep -q "lanenorm needs SSE2" <<<"$refused" || { echo "$refused"; exit 1; }
+  else
+    echo "skipped: there is no rust-src to build the standard library from"
   fi
 }
 
-docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features lanenorm/capi; }
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features capi; }
 
-capi=(--features lanenorm/capi --lib --test capi)
+capi=(--features capi --lib --test capi)
 c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
 c_programs() { examples/c/run.sh; }
 # With what `c_programs` has built.
@@ -184,7 +196,7 @@ c_library() {
 # After `c_library`.
 peers_in_python() { /usr/bin/python3 benches/peers/python/peers.py --check; }
 
-codegen() { cargo test --release --test codegen -q -- --ignored; }
+codegen() { cargo test --release --workspace --test codegen -q -- --ignored; }
 
 # The tests, thinned, with plans on each of these tiers.
 forced_tiers() {
@@ -206,7 +218,7 @@ sanitizer() { # its target directory, its flags, arguments of cargo test
 }
 
 # Debug assertions, and AddressSanitizer where there is one.
-checked() {
+checked() { # arguments of cargo test
   local address=
   # Checks are calls: as branches, the kernels would take ten minutes to compile.
   if runtime_of asan; then
@@ -214,17 +226,16 @@ checked() {
   else
     echo "without AddressSanitizer: this compiler comes without its runtime"
   fi
-  sanitizer checked "$address" --workspace --features lanenorm/capi "$@"
+  sanitizer checked "$address" --features capi "$@"
 }
 
 # Without optimization, since it wants the large frames that come of that.
 small_thread() { LANENORM_TEST_QUICK=1 some_tests cargo test --test contract -q -- small_thread; }
 
-# The tests of the C ABI cut the work in every way, by rayon and by threads of their own.
-thread_sanitizer() {
+thread_sanitizer() { # arguments of cargo test
   # Without a standard library built for it, every lock there is a race.
   if runtime_of tsan && has_source; then
-    sanitizer tsan -Zsanitizer=thread -Zbuild-std "${capi[@]}" "$@"
+    sanitizer tsan -Zsanitizer=thread -Zbuild-std "$@"
   else
     echo "skipped: this toolchain has no runtime for it, or no rust-src to build the standard library from"
   fi
@@ -360,8 +371,7 @@ for_neon() (
   fi
   "$@"
 )
-# The kernels as they are, and quicker builds of the tests.
-neon_some() { RUSTFLAGS=--cfg=few_tests neon_tests --config 'profile.release.package.lanenorm.opt-level=1' "$@"; }
+neon_some() { RUSTFLAGS=--cfg=few_tests neon_tests "$@"; }
 neon_tests() { # arguments of cargo test
   LANENORM_TEST_MIN_ISA=neon LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q \
     --target aarch64-unknown-linux-gnu --target-dir target/neon "$@"
@@ -372,32 +382,31 @@ neon_codegen() {
   LANENORM_CODEGEN_TARGET=aarch64-unknown-linux-gnu LANENORM_CODEGEN_RUSTC=$compiler codegen
 }
 
-benches() { cargo bench -- --test; }
+benches() { cargo bench --workspace --bench kernels -- --test "$@"; }
 examples() {
   local example
-  for example in minilm lstm qk_norm decoder_block char_mlp; do cargo run --release --example "$example"; done
+  cargo build --release --workspace --examples
+  for example in minilm lstm qk_norm decoder_block char_mlp; do "target/release/examples/$example"; done
 }
 
-# Both take the same dependencies, so they share a directory.
-outside=(--locked --release --target-dir target/outside)
 sweep() { # seconds for each benchmark
-  local of=(--manifest-path benches/sweep/Cargo.toml "${outside[@]}")
-  cargo clippy "${of[@]}" --all-targets -- -D warnings
-  cargo test "${of[@]}" -q
-  cargo run "${of[@]}" -q --bin scaling -- --budget "$1" --json target/scaling.json
-  cargo run "${of[@]}" -q --bin columns -- --budget "$1" --json target/columns.json
-  cargo run "${of[@]}" -q --bin pictures -- target --out target/pictures
+  # With the examples, so that dependencies have the features with which they have been built.
+  cargo build --release --workspace --bins --examples
+  target/release/scaling --budget "$1" --json target/scaling.json
+  target/release/columns --budget "$1" --json target/columns.json
+  target/release/pictures target --out target/pictures
 }
 
 mpi() (
   # libclang1 lacks the headers that come with a compiler; those of the C compiler do. libclang-dev has them, in 24 MB.
   BINDGEN_EXTRA_CLANG_ARGS="-isystem $(cc -print-file-name=include)"
   export BINDGEN_EXTRA_CLANG_ARGS
-  of=(--manifest-path integrations/mpi/Cargo.toml "${outside[@]}")
+  # Without optimization: it has few rows, and to optimize the kernels takes minutes.
+  of=(--manifest-path integrations/mpi/Cargo.toml --locked --target-dir target/mpi)
   cargo clippy "${of[@]}" -- -D warnings
   cargo build "${of[@]}"
   mpirun=(mpirun --allow-run-as-root --oversubscribe)
-  program=target/outside/release/lanenorm-mpi
+  program=target/mpi/debug/lanenorm-mpi
   "${mpirun[@]}" -n 4 "$program"
   # Ranks on different processors.
   "${mpirun[@]}" -n 2 "$program" : -n 1 env LANENORM_ISA=scalar "$program"
@@ -431,5 +440,5 @@ peers_lints() {
 packages() { # arguments of cargo package
   # Cargo unpacks our own packages to verify them, and would take those of an earlier run for the same version.
   rm -rf "${CARGO_HOME:-$HOME/.cargo}"/registry/*/*/lanenorm-*
-  cargo package --workspace --exclude lanenorm-harness --allow-dirty "$@"
+  cargo package -p lanenorm-kernels -p lanenorm --allow-dirty "$@"
 }

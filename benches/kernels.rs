@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `LANENORM_BENCH_JSON=path` says where the results of the first two are written (else into the target directory), and
-//! `LANENORM_BENCH_MARKDOWN=path` asks for their tables as Markdown. Paths count from the root of the package.
+//! `LANENORM_BENCH_MARKDOWN=path` asks for their tables as Markdown. Paths count from the root of the repository.
 //!
 //! The first two do not use criterion's runner, which measures one contender after the other: on a machine that others
 //! use, the load changes more between two contenders than their times differ. See `harness/src/measure.rs`.

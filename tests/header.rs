@@ -1,6 +1,9 @@
 //! cbindgen makes `include/lanenorm.h` from `src/capi`. `LANENORM_WRITE_HEADER=1` writes it.
 
-use std::path::Path;
+#[path = "support/repository.rs"]
+mod repository;
+
+use repository::repository;
 
 /// The files, in the order of their items in the header.
 const SOURCES: [&str; 5] =
@@ -8,7 +11,7 @@ const SOURCES: [&str; 5] =
 
 #[test]
 fn the_committed_header_is_the_generated_one() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = repository();
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).expect("a valid configuration");
     let builder = SOURCES
         .iter()
@@ -29,7 +32,7 @@ fn the_committed_header_is_the_generated_one() {
 
 #[test]
 fn the_header_has_the_version_of_the_library() {
-    let header = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("include/lanenorm.h"));
+    let header = std::fs::read_to_string(repository().join("include/lanenorm.h"));
     let header = header.expect("include/lanenorm.h");
     let macros = [
         ("", concat!('"', env!("CARGO_PKG_VERSION"), '"')),
@@ -45,7 +48,7 @@ fn the_header_has_the_version_of_the_library() {
 
 /// The code of the header without comments and directives, and the names of its macros.
 fn code_and_macros() -> (String, Vec<String>) {
-    let header = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("include/lanenorm.h"));
+    let header = std::fs::read_to_string(repository().join("include/lanenorm.h"));
     let header = header.expect("include/lanenorm.h").replace("\\\n", " ");
     let parts = header.split("/*").map(|part| part.split_once("*/").map_or(part, |(_, code)| code));
     let (directives, code): (Vec<_>, Vec<_>) = parts.flat_map(str::lines).partition(|line| line.starts_with('#'));

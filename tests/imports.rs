@@ -4,9 +4,13 @@
 //! passes on (`pub use child::Item`) counts for the file that has the item. So a root may name its children, and the
 //! children may name what the root passes on, but nothing that the root has itself.
 
+#[path = "support/repository.rs"]
+mod repository;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use repository::repository;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree, Visibility};
 
@@ -212,7 +216,7 @@ fn assert_no_circle(root: &Path) {
 }
 
 fn sources(of: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(of)
+    repository().join(of)
 }
 
 #[test]

@@ -3,14 +3,19 @@
 //! a documentation test of its crate. Links between pages lead to files and headings, and lines have at most 120
 //! columns.
 
+#[path = "support/repository.rs"]
+mod repository;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use repository::repository;
 
 const README: &str = "README.md";
 const EMBEDDING: &str = "docs/embedding.md";
 
 fn read(path: &str) -> Option<String> {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
+    fs::read_to_string(repository().join(path)).ok()
 }
 
 fn page(path: &str) -> String {
@@ -82,7 +87,7 @@ fn anchors(page: &str) -> Vec<String> {
 
 #[test]
 fn links_lead_somewhere() {
-    let pages = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).expect("docs");
+    let pages = fs::read_dir(repository().join("docs")).expect("docs");
     let mut paths: Vec<String> =
         pages.map(|page| format!("docs/{}", page.expect("a page").file_name().display())).collect();
     paths.sort();
@@ -94,7 +99,7 @@ fn links_lead_somewhere() {
         let from = page(&path);
         for target in targets(&from).into_iter().filter(|target| !target.starts_with("https://")) {
             let (file, anchor) = target.split_once('#').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
-            let to = Path::new(env!("CARGO_MANIFEST_DIR")).join(&path).parent().expect("a folder").join(file);
+            let to = repository().join(&path).parent().expect("a folder").join(file);
             assert!(file.is_empty() || to.exists(), "{path} links to {target}, which is not there");
             if let Some(anchor) = anchor {
                 let to = if file.is_empty() { from.clone() } else { fs::read_to_string(to).expect(target) };
@@ -135,7 +140,7 @@ fn texts(folder: &Path, found: &mut Vec<PathBuf>) {
 #[test]
 fn comments_and_pages_have_lines_of_120_columns() {
     let mut files = Vec::new();
-    texts(Path::new(env!("CARGO_MANIFEST_DIR")), &mut files);
+    texts(&repository(), &mut files);
     assert!(files.len() > 100, "{} files", files.len());
     let mut long = Vec::new();
     for file in files {

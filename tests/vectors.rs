@@ -1,14 +1,17 @@
 //! Golden vectors for implementations in other languages: `tests/data/vectors.json`, described in docs/vectors.md.
 //! Every tier has exactly its bits. `LANENORM_WRITE_VECTORS=1` writes it, by the scalar tier.
 
+#[path = "support/repository.rs"]
+mod repository;
 #[path = "support/tiers.rs"]
 mod tiers;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use lanenorm::{Element, Error, Isa, LayerNorm, Norm, Parallelism, RmsNorm, bf16, f16};
+use repository::repository;
 use serde::{Deserialize, Serialize};
 use tiers::tiers;
 
@@ -256,7 +259,7 @@ impl Case {
 }
 
 fn path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vectors.json")
+    repository().join("tests/data/vectors.json")
 }
 
 fn writes() -> bool {

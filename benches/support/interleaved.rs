@@ -2,7 +2,7 @@
 //! those with forced streaming stores: after these, y takes many runs to come back into the caches. They are timed
 //! apart, against a copy of their own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lanenorm::Isa;
@@ -43,11 +43,14 @@ pub(crate) fn run(best: Isa) {
     let record = Record { machine, results };
     println!("\n{}Measured in {:.0} s.", record.text(), start.elapsed().as_secs_f64());
 
-    let json = std::env::var_os("LANENORM_BENCH_JSON").map(PathBuf::from);
+    // As the command is given there, whatever folder cargo runs this in.
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let path = |variable| std::env::var_os(variable).map(|path| repository.join(path));
+    let json = path("LANENORM_BENCH_JSON");
     let json = json.unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kernels.json"));
     record::write(&json, &record).unwrap_or_else(|e| panic!("{}: {e}", json.display()));
     println!("All results: {}", json.display());
-    if let Some(path) = std::env::var_os("LANENORM_BENCH_MARKDOWN").map(PathBuf::from) {
+    if let Some(path) = path("LANENORM_BENCH_MARKDOWN") {
         std::fs::write(&path, record.markdown()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
 }

@@ -5,10 +5,10 @@
 //! room to choose from.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use crate::asm::{self, Function};
 use crate::names::{self, Tier};
+use crate::repository::repository;
 
 /// The functions that look for a place on the stack, and the functions that these call there, unless they have been
 /// inlined.
@@ -24,7 +24,7 @@ fn is_root(name: &str) -> bool {
 
 /// The number that `stack.rs` has for `FRAME`.
 pub(crate) fn allowed() -> usize {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/src/stack.rs");
+    let path = repository().join("kernels/src/stack.rs");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let (_, rest) = text.split_once("const FRAME: usize = ").expect("a constant FRAME");
     rest.split(';').next().and_then(|number| number.parse().ok()).expect("a number")

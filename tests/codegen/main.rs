@@ -21,14 +21,17 @@ mod asm;
 mod frames;
 mod limits;
 mod names;
+#[path = "../support/repository.rs"]
+mod repository;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use asm::{Function, Loop};
 use names::Tier;
+use repository::repository;
 use snapshot::Snapshot;
 
 /// The findings in the assembly of one target.
@@ -122,7 +125,7 @@ fn compile(target: Option<&str>, rustc: Option<&str>) -> String {
     let target_dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("codegen");
     let file = target_dir.join(format!("{}.s", target.unwrap_or("host")));
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["rustc", "--release", "-p", "lanenorm-kernels", "--lib"]);
+    cargo.current_dir(repository()).args(["rustc", "--release", "-p", "lanenorm-kernels", "--lib"]);
     cargo.arg("--target-dir").arg(&target_dir);
     target.iter().for_each(|target| _ = cargo.args(["--target", target]));
     cargo.args(["--", "-Csymbol-mangling-version=v0"]).arg(format!("--emit=asm={}", file.display()));
@@ -156,7 +159,7 @@ fn kernels_are_compiled_as_they_should_be() {
     let version = version(rustc);
     let arch = target.unwrap_or(&version["host"]).split('-').next().expect("an architecture");
     let Report { snapshot, mut failures } = examine(&compile(target, rustc), arch);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/codegen/{arch}.txt"));
+    let path = repository().join(format!("tests/codegen/{arch}.txt"));
     if variable("LANENORM_UPDATE_CODEGEN").is_some() {
         std::fs::write(&path, snapshot.to_text(&version["release"]))
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
