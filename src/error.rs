@@ -60,6 +60,60 @@ pub enum Error {
         /// The distance between the starts of two rows, in elements.
         stride: usize,
     },
+    /// Rows at two strides cannot be, or do not fit the plan or the other buffers.
+    #[error(
+        "{what}: {} runs of {} rows of {cols}, {} and {} elements apart, {misfit}",
+        .shape[0], .shape[1], .strides[0], .strides[1]
+    )]
+    Runs {
+        /// The buffer.
+        what: &'static str,
+        /// The number of runs, and of the rows of each.
+        shape: [usize; 2],
+        /// The distances between the starts of two runs, and of two rows, in elements.
+        strides: [usize; 2],
+        /// The number of columns.
+        cols: usize,
+        /// What is wrong with them.
+        misfit: Misfit,
+    },
+    /// The elements of a row of an array do not follow one another.
+    #[cfg(feature = "ndarray")]
+    #[error("axis {axis} of {what}, along which rows lie, has a stride of {stride}, expected 1")]
+    ColumnStride {
+        /// The buffer.
+        what: &'static str,
+        /// The last axis.
+        axis: usize,
+        /// Its stride, in elements.
+        stride: isize,
+    },
+    /// An axis of an array runs backwards.
+    #[cfg(feature = "ndarray")]
+    #[error("axis {axis} of {what} has a stride of {stride}, expected one that is not below 0")]
+    NegativeStride {
+        /// The buffer.
+        what: &'static str,
+        /// The axis.
+        axis: usize,
+        /// Its stride, in elements.
+        stride: isize,
+    },
+    /// The rows of an array lie at more than two strides.
+    #[cfg(feature = "ndarray")]
+    #[error(
+        "axis {axis} of {what} has a stride of {stride}, expected {expected}: rows lie at two strides, and not at three"
+    )]
+    ThirdStride {
+        /// The buffer.
+        what: &'static str,
+        /// The axis.
+        axis: usize,
+        /// Its stride, in elements.
+        stride: usize,
+        /// The stride with which it would continue the axis behind it.
+        expected: usize,
+    },
     /// x and y differ in their number of rows.
     #[error("x has {x} rows, but y has {y}")]
     Rows {
@@ -198,4 +252,38 @@ pub enum Error {
     /// `LANENORM_ISA` is set to something that is no tier.
     #[error("LANENORM_ISA is \"{0}\", expected scalar, neon, avx2 or avx512")]
     UnknownIsa(String),
+}
+
+/// What is wrong with rows at two strides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Misfit {
+    /// They overlap.
+    #[error("overlap")]
+    Overlap,
+    /// Their extent overflows `usize`.
+    #[error("overflow usize")]
+    Overflow,
+    /// The buffer is too short for them.
+    #[error("take {needed} elements, and there are {len}")]
+    TooShort {
+        /// The length of the buffer.
+        len: usize,
+        /// The length it must have at least.
+        needed: usize,
+    },
+    /// The plan has another number of columns.
+    #[error("do not have the {expected} columns of the plan")]
+    Columns {
+        /// The columns of the plan.
+        expected: usize,
+    },
+    /// Another buffer has runs of another length.
+    #[error("do not go with the runs of {expected} rows of {first}")]
+    RunLen {
+        /// The rows of each run of that buffer.
+        expected: usize,
+        /// That buffer.
+        first: &'static str,
+    },
 }
