@@ -141,7 +141,7 @@ formatting() {
 }
 
 lints() {
-  cargo clippy --workspace --all-targets --features lanenorm/capi -- -D warnings
+  cargo clippy --workspace --all-targets --features lanenorm/capi,lanenorm/ndarray -- -D warnings
   # What is unused without the C ABI.
   cargo clippy -p lanenorm "$@" -- -D warnings
 }
@@ -162,10 +162,14 @@ other_targets() {
   fi
 }
 
-docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features lanenorm/capi; }
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features lanenorm/capi,lanenorm/ndarray; }
 
 capi=(--features lanenorm/capi --lib --test capi)
 c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
+arrays() {
+  cargo test --release --features ndarray --test ndarray -q
+  cargo test --release --features ndarray --doc -q -- ndarray
+}
 c_programs() { examples/c/run.sh; }
 # With what `c_programs` has built.
 c_prefix() { integrations/c/check.sh; }
