@@ -1,3 +1,5 @@
+use std::fmt;
+
 use lanenorm_kernels::Tier;
 
 /// What is wrong with a call. Nothing has been written when one is returned.
@@ -61,10 +63,7 @@ pub enum Error {
         stride: usize,
     },
     /// Rows at two strides cannot be, or do not fit the plan or the other buffers.
-    #[error(
-        "{what}: {} runs of {} rows of {cols}, {} and {} elements apart, {misfit}",
-        .shape[0], .shape[1], .strides[0], .strides[1]
-    )]
+    #[error(fmt = fmt_runs)]
     Runs {
         /// The buffer.
         what: &'static str,
@@ -72,8 +71,6 @@ pub enum Error {
         shape: [usize; 2],
         /// The distances between the starts of two runs, and of two rows, in elements.
         strides: [usize; 2],
-        /// The number of columns.
-        cols: usize,
         /// What is wrong with them.
         misfit: Misfit,
     },
@@ -259,11 +256,17 @@ pub enum Error {
 #[non_exhaustive]
 pub enum Misfit {
     /// They overlap.
-    #[error("overlap")]
-    Overlap,
+    #[error("overlap: each has {cols} columns")]
+    Overlap {
+        /// The number of columns.
+        cols: usize,
+    },
     /// Their extent overflows `usize`.
-    #[error("overflow usize")]
-    Overflow,
+    #[error("overflow usize: each has {cols} columns")]
+    Overflow {
+        /// The number of columns.
+        cols: usize,
+    },
     /// The buffer is too short for them.
     #[error("take {needed} elements, and there are {len}")]
     TooShort {
@@ -273,17 +276,27 @@ pub enum Misfit {
         needed: usize,
     },
     /// The plan has another number of columns.
-    #[error("do not have the {expected} columns of the plan")]
+    #[error("have {cols} columns, expected {expected}")]
     Columns {
-        /// The columns of the plan.
+        /// The number of columns.
+        cols: usize,
+        /// That of the plan.
         expected: usize,
     },
-    /// Another buffer has runs of another length.
-    #[error("do not go with the runs of {expected} rows of {first}")]
+    /// Another buffer of the call has runs of another length.
+    #[error("do not go with the runs of {expected} rows that another buffer has")]
     RunLen {
         /// The rows of each run of that buffer.
         expected: usize,
-        /// That buffer.
-        first: &'static str,
     },
+}
+
+fn fmt_runs(
+    what: &str,
+    [runs, rows]: &[usize; 2],
+    [outer_stride, stride]: &[usize; 2],
+    misfit: &Misfit,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    write!(f, "{what}: {runs} runs of {rows} rows, {outer_stride} and {stride} elements apart, {misfit}")
 }

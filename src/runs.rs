@@ -144,8 +144,8 @@ impl Placed {
 struct Checked {
     cols: usize,
     rows: usize,
-    /// The rows of a run, and the first buffer that has such.
-    runs: Option<(&'static str, usize)>,
+    /// The rows of a run, if a buffer has several.
+    inner_rows: Option<usize>,
     of_first: Placed,
 }
 
@@ -153,7 +153,7 @@ impl Checked {
     fn first(buffer: Buffer, cols: usize) -> Result<Self, Error> {
         let runs = buffer.runs(cols)?;
         let of_first = Placed { p: buffer.p, runs };
-        Ok(Self { cols, rows: runs.rows, runs: runs.inner_rows.map(|n| (buffer.what, n)), of_first })
+        Ok(Self { cols, rows: runs.rows, inner_rows: runs.inner_rows, of_first })
     }
 
     /// Another buffer, if it has as many rows and no other runs. If it has not as many rows, `error` is given the
@@ -168,13 +168,13 @@ impl Checked {
         if runs.rows != self.rows {
             return Err(error(what, self.rows, runs.rows));
         }
-        match (self.runs, runs.inner_rows) {
-            (Some((first, expected)), Some(inner_rows)) if inner_rows != expected => {
+        match (self.inner_rows, runs.inner_rows) {
+            (Some(expected), Some(inner_rows)) if inner_rows != expected => {
                 let Runs { rows, strides, .. } = runs;
-                let (shape, misfit) = ([rows / inner_rows, inner_rows], Misfit::RunLen { expected, first });
-                return Err(Error::Runs { what, shape, strides, cols: self.cols, misfit });
+                let (shape, misfit) = ([rows / inner_rows, inner_rows], Misfit::RunLen { expected });
+                return Err(Error::Runs { what, shape, strides, misfit });
             }
-            (None, Some(inner_rows)) => self.runs = Some((what, inner_rows)),
+            (None, inner_rows) => self.inner_rows = inner_rows,
             _ => {}
         }
         Ok(Placed { p: p, runs })
@@ -182,7 +182,7 @@ impl Checked {
 
     /// The rows of a run, of which there is one if no buffer has several.
     fn inner_rows(&self) -> usize {
-        self.runs.map_or(self.rows.max(1), |(_, inner_rows)| inner_rows)
+        self.inner_rows.unwrap_or(self.rows.max(1))
     }
 }
 

@@ -43,11 +43,10 @@ pub(crate) fn runs(what: &'static str, len: usize, layout: Layout, cols: usize) 
         Ok(Runs { rows, inner_rows: None, strides: [0, stride] })
     };
     let Layout::Grid(Grid { holds, shape, strides, .. }) = layout else { return even(len, layout) };
+    let error = |misfit| Error::Runs { what, shape, strides, misfit };
     let len = match holds {
         Holds::Elements(len) => len,
-        Holds::Columns(n) if n != cols => {
-            return Err(Error::Runs { what, shape, strides, cols: n, misfit: Misfit::Columns { expected: cols } });
-        }
+        Holds::Columns(n) if n != cols => return Err(error(Misfit::Columns { cols: n, expected: cols })),
         // As many as there need be.
         Holds::Columns(_) => usize::MAX,
         #[cfg(feature = "ndarray")]
@@ -62,8 +61,10 @@ pub(crate) fn runs(what: &'static str, len: usize, layout: Layout, cols: usize) 
         let rows = outer.saturating_mul(inner_rows);
         return Ok(Runs { rows, inner_rows: Some(inner_rows), strides });
     }
-    let error = |misfit| Error::Runs { what, shape, strides, cols, misfit };
-    let needed = extent_of_runs(shape, strides, cols).map_err(error)?;
+    let needed = extent_of_runs(shape, strides, cols).map_err(|crowded| match crowded {
+        Crowded::Overflow => error(Misfit::Overflow { cols }),
+        Crowded::Overlap => error(Misfit::Overlap { cols }),
+    })?;
     if len < needed {
         return Err(error(Misfit::TooShort { len, needed }));
     }
@@ -77,19 +78,26 @@ pub(crate) fn extent(rows: usize, stride: usize, len: usize) -> Option<usize> {
     (rows - 1).checked_mul(stride)?.checked_add(len)
 }
 
+/// Why runs do not lie apart from one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crowded {
+    Overflow,
+    Overlap,
+}
+
 /// The elements from the first of several runs of several rows to the last, if they lie apart from one another.
 pub(crate) fn extent_of_runs(
     [runs, inner_rows]: [usize; 2],
     [outer_stride, stride]: [usize; 2],
     cols: usize,
-) -> Result<usize, Misfit> {
-    let extent = |rows, stride, len| extent(rows, stride, len).ok_or(Misfit::Overflow);
+) -> Result<usize, Crowded> {
+    let extent = |rows, stride, len| extent(rows, stride, len).ok_or(Crowded::Overflow);
     let run = extent(inner_rows, stride, cols)?;
     if stride < cols || outer_stride < run {
         // Runs may be woven into one another instead: those of a tensor whose dimensions have been exchanged.
         let woven = extent(runs, outer_stride, cols)?;
         if outer_stride < cols || stride < woven {
-            return Err(Misfit::Overlap);
+            return Err(Crowded::Overlap);
         }
     }
     extent(runs, outer_stride, run)

@@ -197,16 +197,16 @@ fn layouts_that_cannot_be_expressed() {
     refused(broadcast, |what| Error::Overlap { what, cols: COLS, stride: 0 }, &["70", "0"]);
     let rows = filled((3, COLS));
     let broadcast = rows.broadcast((2, 3, COLS)).expect("a shape");
-    let (shape, strides, cols) = ([2, 3], [0, 70], COLS);
-    refused(broadcast, |what| Error::Runs { what, shape, strides, cols, misfit: Misfit::Overlap }, &["0", "70"]);
+    let (shape, strides, misfit) = ([2, 3], [0, 70], Misfit::Overlap { cols: COLS });
+    refused(broadcast, |what| Error::Runs { what, shape, strides, misfit }, &["0", "70"]);
 
-    let misfit = Misfit::Columns { expected: COLS };
+    let columns = |cols| Misfit::Columns { cols, expected: COLS };
     let wide = filled((2, 3, COLS + 1));
-    let error = |what| Error::Runs { what, shape: [1, 6], strides: [0, 71], cols: 71, misfit };
+    let error = |what| Error::Runs { what, shape: [1, 6], strides: [0, 71], misfit: columns(71) };
     refused(wide.view(), error, &["71", "70"]);
     // Though they have as many elements as one row.
     let halves = filled((2, COLS / 2));
-    let error = |what| Error::Runs { what, shape: [1, 2], strides: [0, 35], cols: 35, misfit };
+    let error = |what| Error::Runs { what, shape: [1, 2], strides: [0, 35], misfit: columns(35) };
     refused(halves.view(), error, &["35", "70"]);
 }
 
@@ -222,8 +222,8 @@ fn a_y_that_does_not_fit_is_refused() {
     let mut turned = Array4::from_elem((3, 1, 3, COLS), 7.0);
     let result = plan().call(gaps.slice(s![.., ..3, ..])).to(turned.slice_mut(s![.., .., ..2, ..]));
     let (shape, strides) = ([3, 2], [210, 70]);
-    let misfit = Misfit::RunLen { expected: 3, first: "x" };
-    assert_eq!(result, Err(Error::Runs { what: "y", shape, strides, cols: COLS, misfit }));
+    let misfit = Misfit::RunLen { expected: 3 };
+    assert_eq!(result, Err(Error::Runs { what: "y", shape, strides, misfit }));
     assert!(y.iter().chain(&turned).all(|&v| v == 7.0), "y has been written");
 }
 

@@ -5,8 +5,7 @@ use std::ffi::c_void;
 use lanenorm_kernels::rows::start_on_lines;
 
 use super::{lanenorm_status, refuse};
-use crate::error::Misfit;
-use crate::shape::{extent, extent_of_runs};
+use crate::shape::{Crowded, extent, extent_of_runs};
 
 /// The rows of a call: all its buffers have them.
 #[derive(Clone, Copy, Debug)]
@@ -126,10 +125,11 @@ impl Rows {
         let overflow = || overflows(what, rows, cols, stride, outer_stride);
         let outer_stride =
             if outer_stride == 0 { inner_rows.checked_mul(stride).ok_or_else(overflow)? } else { outer_stride };
-        let all = extent_of_runs([runs, inner_rows], [outer_stride, stride], cols).map_err(|misfit| match misfit {
-            Misfit::Overlap => overlap_one_another(what, cols, stride, outer_stride),
-            _ => overflow(),
-        })?;
+        let all = match extent_of_runs([runs, inner_rows], [outer_stride, stride], cols) {
+            Ok(all) => all,
+            Err(Crowded::Overflow) => return Err(overflow()),
+            Err(Crowded::Overlap) => return Err(overlap_one_another(what, cols, stride, outer_stride)),
+        };
         let span = span(what, data, all, size, (rows, cols))?;
         Ok(Self { rows: Strided { data: data.cast_mut(), stride, outer_stride }, span })
     }

@@ -400,8 +400,8 @@ fn refused(expected: &Error, call: impl FnOnce(&RmsNorm, &mut [f32; 40]) -> Resu
 #[test]
 fn runs_that_cannot_be() {
     let x = [1.0; 40];
-    let error = |what, shape, strides, misfit| Error::Runs { what, shape, strides, cols: 4, misfit };
-    let overlap = |what, shape, strides| error(what, shape, strides, Misfit::Overlap);
+    let error = |what, shape, strides, misfit| Error::Runs { what, shape, strides, misfit };
+    let overlap = |what, shape, strides| error(what, shape, strides, Misfit::Overlap { cols: 4 });
     // Rows overlap within a run; runs overlap; runs are woven, but not far enough apart.
     for strides in [[20, 3], [11, 4], [7, 7], [4, 4], [0, 4], [4, 0], [4, 7], [5, 8]] {
         refused(
@@ -416,7 +416,7 @@ fn runs_that_cannot_be() {
         );
     }
     let short = |what, len, shape, strides, needed| error(what, shape, strides, Misfit::TooShort { len, needed });
-    let lens = |what, shape, strides, expected, first| error(what, shape, strides, Misfit::RunLen { expected, first });
+    let lens = |what, shape, strides, expected| error(what, shape, strides, Misfit::RunLen { expected });
     refused(
         &short("y", 40, [3, 2], [18, 4], 44),
         |plan, y| plan.forward(&x[..24], None, RowsMut::strided_2d(y, [3, 2], [18, 4])),
@@ -439,7 +439,7 @@ fn runs_that_cannot_be() {
         ([2, 2], [max - 5, 4]),
     ] {
         refused(
-            &error("x", shape, strides, Misfit::Overflow),
+            &error("x", shape, strides, Misfit::Overflow { cols: 4 }),
             |plan, y| plan.forward_in_place(RowsMut::strided_2d(y, shape, strides), None),
             &[shape[0], strides[0], 4],
         );
@@ -451,13 +451,13 @@ fn runs_that_cannot_be() {
         &[6, 4],
     );
     refused(
-        &lens("y", [3, 2], [10, 4], 3, "x"),
+        &lens("y", [3, 2], [10, 4], 3),
         |plan, y| plan.forward(Rows::strided_2d(&x, [2, 3], [14, 4]), None, RowsMut::strided_2d(y, [3, 2], [10, 4])),
         &[2, 3],
     );
     let residual = Rows::strided_2d(&x, [3, 2], [10, 4]);
     refused(
-        &lens("residual", [3, 2], [10, 4], 3, "y"),
+        &lens("residual", [3, 2], [10, 4], 3),
         |plan, y| plan.call(&x[..24]).residual(residual).to(RowsMut::strided_2d(y, [2, 3], [14, 4])),
         &[2, 3],
     );
@@ -482,7 +482,7 @@ fn runs_that_cannot_be() {
         &[6, 4],
     );
     refused(
-        &lens("dx", [2, 3], [14, 4], 2, "dy"),
+        &lens("dx", [2, 3], [14, 4], 2),
         |plan, y| plan.backward(residual, &x[..24]).to(RowsMut::strided_2d(y, [2, 3], [14, 4])),
         &[3, 2],
     );
@@ -554,8 +554,8 @@ fn rows_given_by_pointers() -> Result<(), Error> {
     assert_eq!(y, [1.0, -1.0].repeat(6)[..]);
     let wider = RmsNorm::new(4, 0.0)?;
     let error = wider.forward(rows(), None, &mut [0.0; 24]).expect_err("the columns are another's");
-    let misfit = Misfit::Columns { expected: 4 };
-    assert_eq!(error, Error::Runs { what: "x", shape: [6, 1], strides: [4, 0], cols: 2, misfit });
+    let misfit = Misfit::Columns { cols: 2, expected: 4 };
+    assert_eq!(error, Error::Runs { what: "x", shape: [6, 1], strides: [4, 0], misfit });
     assert!(error.to_string().contains('2') && error.to_string().contains('4'), "{error}");
     Ok(())
 }
