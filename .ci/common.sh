@@ -146,7 +146,7 @@ formatting() {
 }
 
 lints() {
-  cargo clippy --workspace --all-targets --features capi -- -D warnings
+  cargo clippy --workspace --all-targets --features capi,ndarray -- -D warnings
   # What is unused without the C ABI.
   cargo clippy --workspace "$@" -- -D warnings
 }
@@ -174,10 +174,14 @@ refused_targets() {
   fi
 }
 
-docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features capi; }
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features capi,ndarray; }
 
 capi=(--features capi --lib --test capi)
 c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
+arrays() {
+  cargo test --release --workspace --features capi,ndarray --test ndarray -q
+  cargo test --release -p lanenorm --features ndarray --doc -q -- ndarray
+}
 c_programs() { examples/c/run.sh; }
 # With what `c_programs` has built.
 c_prefix() { integrations/c/check.sh; }

@@ -9,7 +9,7 @@ use crate::gradients::{GradIo, GradOut, ParamGrads};
 use crate::parallel::Tasks;
 use crate::plan::{Plan, Written, dx_row_bytes};
 use crate::scratch::Scratch;
-use crate::{Error, parallel, shape};
+use crate::{Error, parallel, runs, shape};
 
 /// The rows of the buffers of a call, and their strides.
 struct Layouts {
@@ -57,16 +57,16 @@ impl Plan {
     {
         let &Self { cols, groups, .. } = self;
         let ParamGrads { mut dgamma, mut dbeta } = grads;
-        let layouts = self.grad_layouts(&io)?;
-        let rows = layouts.rows;
+        let in_place = matches!(io.out, GradOut::InPlace { .. });
+        let has_dx = in_place || matches!(io.out, GradOut::Apart { .. });
+        let mut grad_rows = if io.has_grid() { runs::grad_rows(&mut io, cols)? } else { self.grad_rows(&mut io)? };
+        let rows = grad_rows.rows();
         self.params(rows, gamma, None)?;
         check_stats::<_, M>(rows, &stats)?;
         let sums = dgamma.is_some() || dbeta.is_some();
         let params_len = self.params_len(if dgamma.is_some() { "dgamma" } else { "dbeta" }, sums)?;
         shape::length("dgamma", dgamma.as_deref(), params_len)?;
         shape::length("dbeta", dbeta.as_deref(), params_len)?;
-        let in_place = matches!(io.out, GradOut::InPlace { .. });
-        let has_dx = in_place || matches!(io.out, GradOut::Apart { .. });
         if !has_dx && !sums {
             return Err(Error::NoGradient);
         }
@@ -76,9 +76,6 @@ impl Plan {
             return Ok(());
         }
 
-        let Some(mut grad_rows) = grad_rows(&mut io, &layouts, cols) else {
-            unreachable!("all lengths have been checked")
-        };
         let parts = Parts::new(rows / groups, cols);
         let tasks = self.backward_tasks(rows, &parts);
         let overflow = || Error::Overflow { what: "scratch", rows, stride: cols };
@@ -146,6 +143,12 @@ impl Plan {
         let gamma = gamma.map(|gamma| gamma.part(group * cols, cols));
         let offset = T::Float::from_f32(self.offset);
         Backward::new(rows, stats, gamma, offset, self.eps, sums, streaming)
+    }
+
+    /// The rows of the buffers, none of which is a grid, if they fit together.
+    fn grad_rows<'b, T: Element>(&self, io: &'b mut GradIo<'_, T>) -> Result<GradRows<'b, T>, Error> {
+        let layouts = self.grad_layouts(io)?;
+        Ok(grad_rows(io, &layouts, self.cols).unwrap_or_else(|| unreachable!("all lengths have been checked")))
     }
 
     fn grad_layouts<T>(&self, io: &GradIo<'_, T>) -> Result<Layouts, Error> {

@@ -45,6 +45,7 @@ pub use crate::backward_call::BackwardCall;
 use crate::norm::Norm;
 use crate::plan::Plan;
 use crate::rows::{Rows, RowsMut};
+use crate::runs::Buffers;
 use crate::slice::{Slice, SliceMut};
 
 /// A call that is described, to be run by [`to`](Self::to) or, in place, by [`run`](Self::run).
@@ -139,16 +140,24 @@ impl<G> Allows<G> for Of<G> {}
 pub trait Gives<'a, T: Element, Y>: sealed::Input<'a, T> {
     #[doc(hidden)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error>;
+
+    /// The same rows, if a buffer is a grid.
+    #[doc(hidden)]
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T>;
 }
 
 /// That what is normalized may be normalized where x lies.
 pub trait GivesInPlace<'a, T: Element>: sealed::Input<'a, T> {
     #[doc(hidden)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error>;
+
+    /// The same rows, if a buffer is a grid.
+    #[doc(hidden)]
+    fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T>;
 }
 
 mod sealed {
-    use super::{AnyType, Apart, Element, InPlace, Known, Moments, Of, Plain, Plan, Sum};
+    use super::{AnyType, Apart, Buffers, Element, InPlace, Known, Moments, Of, Plain, Plan, Rows, RowsMut, Sum};
 
     pub trait Sealed {}
 
@@ -161,8 +170,17 @@ mod sealed {
     #[derive(Clone, Copy, Debug)]
     pub struct On<'p>(pub(super) &'p Plan);
 
+    /// The buffers of a call, of which one is a grid.
+    #[derive(Debug)]
+    pub struct InRuns<'a, T>(pub(super) Buffers<'a, T>);
+
     /// What is normalized.
     pub trait Input<'a, T> {
+        /// Whether it has a buffer beside x and y that is a grid.
+        fn has_grid(&self) -> bool {
+            false
+        }
+
         fn bias(&self) -> Option<&'a [T]> {
             None
         }
@@ -181,10 +199,41 @@ mod sealed {
         }
     }
 
-    impl<'a, T: Element, R, S> Input<'a, T> for Sum<'a, T, R, S> {
+    impl<'a, T: Element, R: MayBeGrid, S: MayBeGrid> Input<'a, T> for Sum<'a, T, R, S> {
+        #[inline(always)]
+        fn has_grid(&self) -> bool {
+            self.residual.is_grid() || self.s.is_grid()
+        }
+
         #[inline(always)]
         fn bias(&self) -> Option<&'a [T]> {
             self.bias
+        }
+    }
+
+    /// A buffer, or none.
+    pub trait MayBeGrid {
+        fn is_grid(&self) -> bool;
+    }
+
+    impl<T> MayBeGrid for Rows<'_, T> {
+        #[inline(always)]
+        fn is_grid(&self) -> bool {
+            self.layout.is_grid()
+        }
+    }
+
+    impl<T> MayBeGrid for RowsMut<'_, T> {
+        #[inline(always)]
+        fn is_grid(&self) -> bool {
+            self.layout.is_grid()
+        }
+    }
+
+    impl MayBeGrid for () {
+        #[inline(always)]
+        fn is_grid(&self) -> bool {
+            false
         }
     }
 }
@@ -194,12 +243,20 @@ impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Plain {
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows(x, y)
     }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::plain(x, y))
+    }
 }
 
 impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Known<'a> {
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows(x, y)
+    }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::plain(x, y))
     }
 }
 
@@ -208,12 +265,20 @@ impl<'a, T: Element> Gives<'a, T, T> for Dropped<'a, T> {
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_of_dropped_sum(x, self.residual, self.bias, y)
     }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::dropped(x, self.residual, y))
+    }
 }
 
 impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Kept<'a, T> {
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_of_sum(x, self.residual, self.bias, self.s, y)
+    }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::kept(x, self.residual, self.s, y))
     }
 }
 
@@ -222,12 +287,20 @@ impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Over<'a, T> {
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_of_sum_in_place(x, self.residual, self.bias, y)
     }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::over(x, self.residual, y))
+    }
 }
 
 impl<'a, T: Element> GivesInPlace<'a, T> for Plain {
     #[inline(always)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_in_place(x)
+    }
+
+    fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::in_place(x))
     }
 }
 
@@ -236,12 +309,20 @@ impl<'a, T: Element> GivesInPlace<'a, T> for Known<'a> {
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_in_place(x)
     }
+
+    fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::in_place(x))
+    }
 }
 
 impl<'a, T: Element> GivesInPlace<'a, T> for Dropped<'a, T> {
     #[inline(always)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_of_sum_over_x(x, self.residual, self.bias)
+    }
+
+    fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::over_x(x, self.residual))
     }
 }
 
@@ -458,12 +539,7 @@ impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
         I: Gives<'a, T, Y>,
     {
         let Call { norm, x, input, gamma, beta, stats, .. } = self;
-        let (bias, moments) = (input.bias(), input.moments());
-        let io = input.rows(sealed::On(&norm.plan), x, y.into())?;
-        match moments {
-            Some(moments) => norm.finish_with(io, moments, gamma, beta, stats),
-            None => norm.finish(io, bias, gamma, beta, stats),
-        }
+        norm.normalize(input, x, y.into(), gamma, beta, stats)
     }
 }
 
@@ -476,11 +552,52 @@ impl<'a, T: Element, M: Center, I: GivesInPlace<'a, T>, P> Call<'a, T, M, I, InP
     #[inline(always)]
     pub fn run(self) -> Result<(), Error> {
         let Call { norm, x, input, gamma, beta, stats, .. } = self;
+        norm.normalize_in_place(input, x, gamma, beta, stats)
+    }
+}
+
+/// Where all calls come together. Inlined, so that a call on slices has no branch for grids.
+impl<M: Center> Norm<M> {
+    /// Normalizes what the input makes of x into y.
+    #[inline(always)]
+    pub(crate) fn normalize<'a, T: Element, Y, I: Gives<'a, T, Y>>(
+        &self,
+        input: I,
+        x: Rows<'a, T>,
+        y: RowsMut<'a, Y>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
         let (bias, moments) = (input.bias(), input.moments());
-        let io = input.rows_in_place(sealed::On(&norm.plan), x)?;
+        if x.layout.is_grid() || y.layout.is_grid() || input.has_grid() {
+            return self.finish_in_runs(input.runs(x, y).0, bias, moments, gamma, beta, stats);
+        }
+        let io = input.rows(sealed::On(&self.plan), x, y)?;
         match moments {
-            Some(moments) => norm.finish_with(io, moments, gamma, beta, stats),
-            None => norm.finish(io, bias, gamma, beta, stats),
+            Some(moments) => self.finish_with(io, moments, gamma, beta, stats),
+            None => self.finish(io, bias, gamma, beta, stats),
+        }
+    }
+
+    /// Normalizes what the input makes of x where x lies.
+    #[inline(always)]
+    pub(crate) fn normalize_in_place<'a, T: Element, I: GivesInPlace<'a, T>>(
+        &self,
+        input: I,
+        x: RowsMut<'a, T>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
+        let (bias, moments) = (input.bias(), input.moments());
+        if x.layout.is_grid() || input.has_grid() {
+            return self.finish_in_runs(input.runs_in_place(x).0, bias, moments, gamma, beta, stats);
+        }
+        let io = input.rows_in_place(sealed::On(&self.plan), x)?;
+        match moments {
+            Some(moments) => self.finish_with(io, moments, gamma, beta, stats),
+            None => self.finish(io, bias, gamma, beta, stats),
         }
     }
 }

@@ -117,17 +117,53 @@ impl lanenorm_status {
 }
 
 impl From<Error> for lanenorm_status {
-    /// The message of the error becomes the last one of this thread.
+    /// The message of the error becomes the last one of this thread. These are the errors that C can see. With the
+    /// texts of all of them, `Display` would be in the library too: 3 kB.
     #[cold]
     fn from(error: Error) -> Self {
-        let status = match error {
-            Error::Eps(_) => Self::Eps,
-            Error::Isa { .. } | Error::UnknownIsa(_) => Self::Isa,
-            Error::Overflow { .. } => Self::Overflow,
-            Error::NoGradient | Error::DsWithoutDx { .. } | Error::Statistics { .. } => Self::Unsupported,
-            _ => Self::Size,
-        };
-        refuse(status, format_args!("{error}"))
+        match error {
+            Error::Eps(eps) => {
+                refuse(Self::Eps, format_args!("eps is {eps}, expected a finite number not less than 0"))
+            }
+            Error::Isa { asked, widest } => {
+                let message = format_args!("the {asked} tier is not available here; the widest that is: {widest}");
+                refuse(Self::Isa, message)
+            }
+            Error::UnknownIsa(name) => {
+                let message = format_args!("LANENORM_ISA is \"{name}\", expected scalar, neon, avx2 or avx512");
+                refuse(Self::Isa, message)
+            }
+            Error::Overflow { what, rows, stride } => {
+                let message = format_args!("{what} is too large: {rows} rows, {stride} elements apart, overflow usize");
+                refuse(Self::Overflow, message)
+            }
+            Error::Groups { groups, repeat } => {
+                let message = format_args!(
+                    "{groups} groups of {repeat} rows: expected at least one of each, and a product that does not \
+                     overflow usize"
+                );
+                refuse(Self::Size, message)
+            }
+            Error::GroupRows { rows, groups, repeat } => {
+                let message = format_args!("x has {rows} rows, which is not a multiple of {groups} groups of {repeat}");
+                refuse(Self::Size, message)
+            }
+            Error::NoGradient => {
+                let message = format_args!("no gradient is wanted: none of dx, dgamma and dbeta is given");
+                refuse(Self::Unsupported, message)
+            }
+            Error::DsWithoutDx { rows } => {
+                let message = format_args!("ds has {rows} rows, but there is no dx to add them to");
+                refuse(Self::Unsupported, message)
+            }
+            Error::Statistics { rows, given, missing } => {
+                let message = format_args!(
+                    "of the statistics of {rows} rows {given} is given without {missing}: expected both or neither"
+                );
+                refuse(Self::Unsupported, message)
+            }
+            _ => refuse(Self::Internal, format_args!("a bug in lanenorm: an error that C cannot see")),
+        }
     }
 }
 
@@ -261,6 +297,26 @@ mod tests {
         assert_eq!(last(), "a bug in lanenorm: a job does not fit what has been checked");
         assert_eq!(guard(|| std::panic::panic_any(7)), lanenorm_status::Internal);
         assert_eq!(last(), "a bug in lanenorm: a panic");
+    }
+
+    #[test]
+    fn errors_have_their_messages() {
+        let tiers = (Tier::Avx512, Tier::Scalar);
+        let errors = [
+            (Error::Eps(-1.5), lanenorm_status::Eps),
+            (Error::Isa { asked: tiers.0, widest: tiers.1 }, lanenorm_status::Isa),
+            (Error::UnknownIsa("sse9".into()), lanenorm_status::Isa),
+            (Error::Overflow { what: "scratch", rows: 3, stride: usize::MAX }, lanenorm_status::Overflow),
+            (Error::Groups { groups: 0, repeat: 5 }, lanenorm_status::Size),
+            (Error::GroupRows { rows: 7, groups: 2, repeat: 3 }, lanenorm_status::Size),
+            (Error::NoGradient, lanenorm_status::Unsupported),
+            (Error::DsWithoutDx { rows: 9 }, lanenorm_status::Unsupported),
+            (Error::Statistics { rows: 4, given: "mean", missing: "rstd" }, lanenorm_status::Unsupported),
+        ];
+        for (error, status) in errors {
+            let message = error.to_string();
+            assert_eq!((lanenorm_status::from(error), last()), (status, &*message));
+        }
     }
 
     #[test]

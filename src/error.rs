@@ -1,3 +1,5 @@
+use std::fmt;
+
 use lanenorm_kernels::Tier;
 
 /// What is wrong with a call. A call that returns an error has written nothing.
@@ -59,6 +61,55 @@ pub enum Error {
         rows: usize,
         /// The distance between the starts of two rows, in elements.
         stride: usize,
+    },
+    /// Rows at two strides cannot be, or do not fit the plan or the other buffers.
+    #[error(fmt = fmt_runs)]
+    Runs {
+        /// The buffer.
+        what: &'static str,
+        /// The number of runs, and of the rows of each.
+        shape: [usize; 2],
+        /// The distances between the starts of two runs, and of two rows, in elements.
+        strides: [usize; 2],
+        /// What is wrong with them.
+        misfit: Misfit,
+    },
+    /// The elements of a row of an array do not follow one another.
+    #[cfg(feature = "ndarray")]
+    #[error("axis {axis} of {what}, along which rows lie, has a stride of {stride}, expected 1")]
+    ColumnStride {
+        /// The buffer.
+        what: &'static str,
+        /// The last axis.
+        axis: usize,
+        /// Its stride, in elements.
+        stride: isize,
+    },
+    /// An axis of an array runs backwards.
+    #[cfg(feature = "ndarray")]
+    #[error("axis {axis} of {what} has a stride of {stride}, expected one that is not below 0")]
+    NegativeStride {
+        /// The buffer.
+        what: &'static str,
+        /// The axis.
+        axis: usize,
+        /// Its stride, in elements.
+        stride: isize,
+    },
+    /// The rows of an array lie at more than two strides.
+    #[cfg(feature = "ndarray")]
+    #[error(
+        "axis {axis} of {what} has a stride of {stride}, expected {expected}: rows lie at two strides, and not at three"
+    )]
+    ThirdStride {
+        /// The buffer.
+        what: &'static str,
+        /// The axis.
+        axis: usize,
+        /// Its stride, in elements.
+        stride: usize,
+        /// The stride with which it would continue the axis behind it.
+        expected: usize,
     },
     /// x and y differ in their number of rows.
     #[error("x has {x} rows, but y has {y}")]
@@ -199,4 +250,54 @@ pub enum Error {
     /// `LANENORM_ISA` is set to something that is no tier.
     #[error("LANENORM_ISA is \"{0}\", expected scalar, neon, avx2 or avx512")]
     UnknownIsa(String),
+}
+
+/// What is wrong with rows at two strides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Misfit {
+    /// They overlap.
+    #[error("overlap: each has {cols} columns")]
+    Overlap {
+        /// The number of columns.
+        cols: usize,
+    },
+    /// Their extent overflows `usize`.
+    #[error("overflow usize: each has {cols} columns")]
+    Overflow {
+        /// The number of columns.
+        cols: usize,
+    },
+    /// The buffer is too short for them.
+    #[error("take {needed} elements, and there are {len}")]
+    TooShort {
+        /// The length of the buffer.
+        len: usize,
+        /// The length it must have at least.
+        needed: usize,
+    },
+    /// The plan has another number of columns.
+    #[error("have {cols} columns, expected {expected}")]
+    Columns {
+        /// The number of columns.
+        cols: usize,
+        /// That of the plan.
+        expected: usize,
+    },
+    /// Another buffer of the call has runs of another length.
+    #[error("do not go with the runs of {expected} rows that another buffer has")]
+    RunLen {
+        /// The rows of each run of that buffer.
+        expected: usize,
+    },
+}
+
+fn fmt_runs(
+    what: &str,
+    [runs, rows]: &[usize; 2],
+    [outer_stride, stride]: &[usize; 2],
+    misfit: &Misfit,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    write!(f, "{what}: {runs} runs of {rows} rows, {outer_stride} and {stride} elements apart, {misfit}")
 }

@@ -8,6 +8,18 @@ pub(crate) struct GradIo<'a, T> {
     pub(crate) ds: Option<Rows<'a, T>>,
 }
 
+impl<T> GradIo<'_, T> {
+    /// Whether a buffer is a grid.
+    pub(crate) fn has_grid(&self) -> bool {
+        let of_out = match &self.out {
+            GradOut::Apart { dy, dx } => dy.layout.is_grid() || dx.layout.is_grid(),
+            GradOut::InPlace { dy } => dy.layout.is_grid(),
+            GradOut::WithoutDx { dy } => dy.layout.is_grid(),
+        };
+        of_out || self.x.layout.is_grid() || self.ds.as_ref().is_some_and(|ds| ds.layout.is_grid())
+    }
+}
+
 /// The gradient dy of y, and where the gradient dx goes.
 #[derive(Debug)]
 pub(crate) enum GradOut<'a, T> {

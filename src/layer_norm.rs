@@ -3,6 +3,7 @@ use lanenorm_kernels::stats::StatsMut;
 use lanenorm_kernels::{Centered, Element};
 
 use crate::Error;
+use crate::call::Plain;
 use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
 
@@ -35,8 +36,8 @@ impl LayerNorm {
         beta: Option<&[T]>,
         y: impl Into<RowsMut<'a, T>>,
     ) -> Result<(), Error> {
-        let io = self.plan.rows(x.into(), y.into())?;
-        self.finish(io, None, gamma.map(Vector::from), beta.map(Vector::from), StatsMut::default())
+        let (gamma, beta) = (gamma.map(Vector::from), beta.map(Vector::from));
+        self.normalize(Plain, x.into(), y.into(), gamma, beta, StatsMut::default())
     }
 
     /// Normalizes the rows of x into a new vector, one row after the other.
@@ -70,8 +71,8 @@ impl LayerNorm {
         gamma: Option<&[T]>,
         beta: Option<&[T]>,
     ) -> Result<(), Error> {
-        let io = self.plan.rows_in_place(x.into())?;
-        self.finish(io, None, gamma.map(Vector::from), beta.map(Vector::from), StatsMut::default())
+        let (gamma, beta) = (gamma.map(Vector::from), beta.map(Vector::from));
+        self.normalize_in_place(Plain, x.into(), gamma, beta, StatsMut::default())
     }
 }
 

@@ -15,8 +15,9 @@
 //!
 //! - [`layer_norm()`] and [`layer_norm_in_place`], [`rms_norm()`] and [`rms_norm_in_place`], for the common case.
 //! - [`LayerNorm`] and [`RmsNorm`], plans: columns (or a normalized shape) and eps, [`Parallelism`], [`Store`] policy,
-//!   tier; rows with a stride ([`Rows`], [`RowsMut`]), in place or not; gamma and beta per group of rows. Calls that
-//!   are described ([`call`]) keep statistics, add a residual in one touch, take gradients. A valid call cannot fail.
+//!   tier; rows at one stride or two ([`Rows`], [`RowsMut`]), or arrays (feature `ndarray`), in place or not; gamma and
+//!   beta per group of rows. Calls that are described ([`call`]) keep statistics, add a residual in one touch, take
+//!   gradients. A valid call cannot fail.
 //! - [`kernels`], for engines with their own threads: the same code for a block of rows, without allocator,
 //!   threads or global state.
 //!
@@ -59,19 +60,23 @@ pub mod call;
 pub mod capi;
 mod error;
 mod gradients;
+mod grid;
 mod isa;
 mod layer_norm;
+#[cfg(feature = "ndarray")]
+pub mod ndarray;
 mod norm;
 mod parallel;
 mod plan;
 mod rms_norm;
 mod rows;
+mod runs;
 mod scratch;
 mod shape;
 mod slice;
 
 pub use call::{BackwardCall, Call};
-pub use error::Error;
+pub use error::{Error, Misfit};
 pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
 pub use lanenorm_kernels::element::Companion;

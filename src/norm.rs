@@ -10,8 +10,10 @@ use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Centered, Element, Isa, Uncentered};
 
 use crate::gradients::{GradIo, ParamGrads};
+use crate::parallel::Vectors;
 use crate::plan::{Plan, Store};
 use crate::rows::Rows;
+use crate::runs::Buffers;
 use crate::{Error, Parallelism, shape};
 
 /// A plan for normalizing rows of `cols` elements: [`LayerNorm`](crate::LayerNorm) or [`RmsNorm`](crate::RmsNorm).
@@ -191,7 +193,7 @@ impl<M: Center> Norm<M> {
         forward: impl FnOnce(Rows<'a, T>, &mut [T]) -> Result<(), Error>,
     ) -> Result<Vec<T>, Error> {
         let cols = self.plan.cols;
-        let (rows, _) = shape::rows("x", x.data.len(), x.layout, cols)?;
+        let shape::Runs { rows, .. } = shape::runs("x", x.data.len(), x.layout, cols)?;
         // This does not overflow, since the rows lie in a slice.
         let mut y = vec![T::zeroed(); rows * cols];
         forward(x, &mut y)?;
@@ -238,6 +240,35 @@ impl<M: Center> Norm<M> {
             plan.run_with(io, moments, |io, streaming| layer_norm::LayerNorm::new(io, params, eps, streaming, stats))
         } else {
             plan.run_with(io, moments, |io, streaming| rms_norm::RmsNorm::new(io, params, eps, streaming, stats.rstd))
+        }
+    }
+
+    /// Normalizes rows in runs, and rows given by pointers. This is a way of its own, so that the others stay short.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn finish_in_runs<'a, T: Element>(
+        &self,
+        buffers: Buffers<'a, T>,
+        bias: Option<&'a [T]>,
+        moments: Option<&[Moments]>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
+        let plan = &self.plan;
+        shape::length("bias", bias, plan.cols)?;
+        let io = buffers.check(plan.cols)?;
+        let params = plan.params(io.rows(), gamma, beta)?;
+        Plan::check_stats(io.rows(), &stats)?;
+        let (eps, vectors) = (plan.eps, Vectors { params, bias, stats, moments });
+        if M::CENTERED {
+            plan.run_in_runs(io, vectors, |io, params, streaming, stats| {
+                layer_norm::LayerNorm::new(io, params, eps, streaming, stats)
+            })
+        } else {
+            plan.run_in_runs(io, vectors, |io, params, streaming, stats| {
+                rms_norm::RmsNorm::new(io, params, eps, streaming, stats.rstd)
+            })
         }
     }
 

@@ -19,6 +19,7 @@
 mod pin;
 mod team;
 
+use std::marker::PhantomData;
 use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
@@ -26,9 +27,11 @@ use std::sync::{Mutex, PoisonError};
 use lanenorm_kernels::ops::backward::Backward;
 use lanenorm_kernels::ops::forward::{Forward, Normalize};
 use lanenorm_kernels::ops::moments::RowMoments;
-use lanenorm_kernels::stats::{CHUNK, Moments};
+use lanenorm_kernels::rows::{Params, RowIo};
+use lanenorm_kernels::stats::{CHUNK, Moments, StatsMut};
 use lanenorm_kernels::{Center, Compiled, Element, Isa};
 
+use crate::runs::RunsIo;
 use crate::scratch::Scratch;
 
 /// How many tasks a call is cut into, and which threads do them. The choice changes no bits of the result.
@@ -520,6 +523,117 @@ impl<T: Element + Compiled<M>, M: Center> Work for RowsWith<'_, '_, T, M> {
     fn run(self, _: &mut [()]) {
         let done = self.job.run_with(self.isa, self.moments);
         debug_assert!(done, "the plans have checked all lengths");
+    }
+}
+
+/// The vectors and statistics of a forward call: all that it takes but its rows.
+#[derive(Debug)]
+pub(crate) struct Vectors<'a, 'm, T: Element> {
+    pub(crate) params: Params<'a, T>,
+    pub(crate) bias: Option<&'a [T]>,
+    pub(crate) stats: StatsMut<'a, T::Float>,
+    /// The moments of the rows, if they are known.
+    pub(crate) moments: Option<&'m [Moments]>,
+}
+
+impl<T: Element> Vectors<'_, '_, T> {
+    /// The same for the first `row` rows, and for the others.
+    fn split_at(self, row: usize) -> (Self, Self) {
+        let Self { params, bias, stats, moments } = self;
+        let (stats, other_stats) = stats.split_at(row);
+        let (moments, other_moments) = moments.map(|moments| moments.split_at(row)).unzip();
+        let other_params = Params { groups: params.groups.after(row), ..params };
+        let others = Self { params: other_params, bias, stats: other_stats, moments: other_moments };
+        (Self { params, bias, stats, moments }, others)
+    }
+}
+
+/// Runs the jobs that `job` makes of the rows of one run, on up to `tasks` threads.
+pub(crate) fn run_in_runs<'a, T, M: Center, F>(
+    isa: Isa,
+    io: RunsIo<'a, T>,
+    mut vectors: Vectors<'a, '_, T>,
+    job: &F,
+    tasks: Tasks,
+) where
+    T: Element + Compiled<M>,
+    F: Fn(RowIo<'a, T>, Params<'a, T>, StatsMut<'a, T::Float>) -> Option<Forward<'a, T, M>> + Sync,
+{
+    let (cols, is_cut) = (io.cols(), vectors.moments.is_none());
+    // Groups need not divide a run.
+    vectors.params.groups = vectors.params.groups.after(0);
+    let mut work = InRuns { isa, io, vectors, job, center: PhantomData::<M> };
+    while is_cut && first_is_cut(work.len(), cols, work.io.is_sum(), tasks.count) {
+        let (row, rest) = work.split_at(1);
+        if let Some(job) = row.into_job() {
+            cut_row(isa, job, tasks);
+        }
+        work = rest;
+    }
+    share(work, &mut [], tasks);
+}
+
+struct InRuns<'a, 'm, T: Element, M, F> {
+    isa: Isa,
+    io: RunsIo<'a, T>,
+    vectors: Vectors<'a, 'm, T>,
+    job: &'m F,
+    center: PhantomData<M>,
+}
+
+impl<'a, T, M: Center, F> InRuns<'a, '_, T, M, F>
+where
+    T: Element + Compiled<M>,
+    F: Fn(RowIo<'a, T>, Params<'a, T>, StatsMut<'a, T::Float>) -> Option<Forward<'a, T, M>> + Sync,
+{
+    /// The job of these rows, which are of one run.
+    fn into_job(self) -> Option<Forward<'a, T, M>> {
+        let Vectors { params, bias, stats, .. } = self.vectors;
+        let job = (self.job)(self.io.into_first_run(), params, stats);
+        match bias {
+            Some(bias) => job?.with_bias(bias),
+            None => job,
+        }
+    }
+}
+
+impl<'a, T, M: Center, F> Work for InRuns<'a, '_, T, M, F>
+where
+    T: Element + Compiled<M>,
+    F: Fn(RowIo<'a, T>, Params<'a, T>, StatsMut<'a, T::Float>) -> Option<Forward<'a, T, M>> + Sync,
+{
+    type Memory = ();
+
+    fn len(&self) -> usize {
+        self.io.rows()
+    }
+
+    fn elements(&self) -> usize {
+        self.io.elements()
+    }
+
+    fn split_at(self, row: usize) -> (Self, Self) {
+        let ((io, other_io), (vectors, others)) = (self.io.split_at(row), self.vectors.split_at(row));
+        (Self { io, vectors, ..self }, Self { io: other_io, vectors: others, ..self })
+    }
+
+    fn run(mut self, _: &mut [()]) {
+        while self.len() > 0 {
+            let rows = self.io.first_run();
+            let (run, rest) = self.split_at(rows);
+            let (isa, moments) = (run.isa, run.vectors.moments);
+            // Not moved out of the option: see `Forward::run_on`.
+            let mut job = run.into_job();
+            match (&mut job, moments) {
+                (Some(job), None) => job.run_on(isa),
+                (Some(_), Some(moments)) => {
+                    let done = job.is_some_and(|job| job.run_with(isa, moments));
+                    debug_assert!(done, "the plans have checked all lengths");
+                }
+                (None, _) => unreachable!("the plans have checked all lengths"),
+            }
+            self = rest;
+        }
     }
 }
 

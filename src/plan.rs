@@ -8,7 +8,9 @@ use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::stats::{Moments, StatsMut, is_slow_scale};
 use lanenorm_kernels::{Center, Compiled, Element, Isa};
 
+use crate::parallel::Vectors;
 use crate::rows::{Layout, Rows, RowsMut};
+use crate::runs::{RowReader, RunsIo};
 use crate::{Error, Parallelism, default_isa, parallel, shape};
 
 /// Which stores write y. The bits of the result are the same.
@@ -279,10 +281,18 @@ impl Plan {
         if let Some(scale) = scale.filter(|&scale| !is_slow_scale::<T>(scale)) {
             return Err(Error::Scale { scale, dtype: T::DTYPE.name() });
         }
+        let tasks = |rows: usize| self.parallelism.tasks_for(rows.saturating_mul(cols));
+        if x.layout.is_grid() {
+            let x = RowReader::new(x, cols)?;
+            shape::length("moments", Some(&*out), x.rows())?;
+            let row = |r| RowMoments { x: x.row(r), centered, scale };
+            parallel::moments(self.isa, out, &row, tasks(x.rows()));
+            return Ok(());
+        }
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, cols)?;
         shape::length("moments", Some(&*out), rows)?;
         let row = |r| RowMoments { x: if cols == 0 { &[] } else { &x.data[r * stride..][..cols] }, centered, scale };
-        parallel::moments(self.isa, out, &row, self.parallelism.tasks_for(rows * cols));
+        parallel::moments(self.isa, out, &row, tasks(rows));
         Ok(())
     }
 
@@ -302,15 +312,51 @@ impl Plan {
         if elements == 0 {
             return Ok(());
         }
-        for (row, moments) in moments.iter().enumerate() {
-            if !moments.are_of::<T>(cols) {
-                let (&Moments { count, m2, scale, .. }, mean) = (moments, moments.mean());
-                return Err(Error::Moments { row, count, scale, mean, m2, cols, dtype: T::DTYPE.name() });
-            }
-        }
+        self.check_moments::<T>(moments)?;
         let streaming = self.streams(&io);
         let Some(job) = job(io, streaming) else { unreachable!("the plans have checked all lengths") };
         parallel::run_with(self.isa, job, moments, self.parallelism.tasks_for(elements));
+        Ok(())
+    }
+
+    /// That rows of this type can have these moments.
+    fn check_moments<T: Element>(&self, moments: &[Moments]) -> Result<(), Error> {
+        let cols = self.cols;
+        match moments.iter().enumerate().find(|(_, moments)| !moments.are_of::<T>(cols)) {
+            None => Ok(()),
+            Some((row, moments)) => {
+                let (&Moments { count, m2, scale, .. }, mean) = (moments, moments.mean());
+                Err(Error::Moments { row, count, scale, mean, m2, cols, dtype: T::DTYPE.name() })
+            }
+        }
+    }
+
+    /// Runs the jobs that `job` makes of rows in runs, with moments if they are known.
+    pub(crate) fn run_in_runs<'a, T, M: Center>(
+        &self,
+        io: RunsIo<'a, T>,
+        vectors: Vectors<'a, '_, T>,
+        job: impl Fn(RowIo<'a, T>, Params<'a, T>, bool, StatsMut<'a, T::Float>) -> Option<Forward<'a, T, M>> + Sync,
+    ) -> Result<(), Error>
+    where
+        T: Element + Compiled<M>,
+    {
+        shape::length("moments", vectors.moments, io.rows())?;
+        let elements = io.elements();
+        if elements == 0 {
+            return Ok(());
+        }
+        self.check_moments::<T>(vectors.moments.unwrap_or_default())?;
+        let streaming = self.streams_to(&Written {
+            bytes: elements * io.y_element(),
+            row_bytes: self.cols * io.y_element(),
+            tensors: if io.is_sum() { 4 } else { 2 },
+            on_lines: io.y_is_on_lines(),
+            in_place: io.is_in_place(),
+            least_row_bytes: y_row_bytes(size_of::<T>(), io.is_sum()),
+        });
+        let job = |io, params, stats| job(io, params, streaming, stats);
+        parallel::run_in_runs(self.isa, io, vectors, &job, self.parallelism.tasks_for(elements));
         Ok(())
     }
 

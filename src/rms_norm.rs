@@ -3,6 +3,7 @@ use lanenorm_kernels::stats::StatsMut;
 use lanenorm_kernels::{Element, Uncentered};
 
 use crate::Error;
+use crate::call::Plain;
 use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
 
@@ -38,7 +39,7 @@ impl RmsNorm {
         gamma: Option<&[T]>,
         y: impl Into<RowsMut<'a, T>>,
     ) -> Result<(), Error> {
-        self.finish(self.plan.rows(x.into(), y.into())?, None, gamma.map(Vector::from), None, StatsMut::default())
+        self.normalize(Plain, x.into(), y.into(), gamma.map(Vector::from), None, StatsMut::default())
     }
 
     /// Normalizes the rows of x into a new vector, one row after the other.
@@ -70,7 +71,7 @@ impl RmsNorm {
         x: impl Into<RowsMut<'a, T>>,
         gamma: Option<&[T]>,
     ) -> Result<(), Error> {
-        self.finish(self.plan.rows_in_place(x.into())?, None, gamma.map(Vector::from), None, StatsMut::default())
+        self.normalize_in_place(Plain, x.into(), gamma.map(Vector::from), None, StatsMut::default())
     }
 }
 

@@ -1,9 +1,10 @@
 //! Every check of lengths and strides, each made once per call and before anything is written.
 
-use crate::Error;
+use crate::error::{Error, Misfit};
+use crate::grid::{Grid, Holds};
 use crate::rows::Layout;
 
-/// The number of rows and their stride, if `len` elements hold them.
+/// The number of rows and their stride, if `len` elements hold them. They are no grid.
 #[inline]
 pub(crate) fn rows(what: &'static str, len: usize, layout: Layout, cols: usize) -> Result<(usize, usize), Error> {
     match layout {
@@ -15,16 +16,91 @@ pub(crate) fn rows(what: &'static str, len: usize, layout: Layout, cols: usize) 
             if rows > 1 && stride < cols {
                 return Err(Error::Overlap { what, cols, stride });
             }
-            let needed = (rows - 1)
-                .checked_mul(stride)
-                .and_then(|start| start.checked_add(cols))
-                .ok_or(Error::Overflow { what, rows, stride })?;
+            let needed = extent(rows, stride, cols).ok_or(Error::Overflow { what, rows, stride })?;
             if len < needed {
                 return Err(Error::TooShort { what, len, rows, cols, stride, needed });
             }
             Ok((rows, stride))
         }
+        Layout::Grid(_) => unreachable!("calls with a grid come to `runs`"),
     }
+}
+
+/// How rows lie that may be a grid.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Runs {
+    pub(crate) rows: usize,
+    /// The rows of a run, where one stride is not enough.
+    pub(crate) inner_rows: Option<usize>,
+    /// The distance between the starts of two runs, if there are several, and of two rows.
+    pub(crate) strides: [usize; 2],
+}
+
+/// How rows lie, if `len` elements, or what the pointer of a grid points to, hold them.
+pub(crate) fn runs(what: &'static str, len: usize, layout: Layout, cols: usize) -> Result<Runs, Error> {
+    let even = |len, layout: Layout| {
+        let (rows, stride) = rows(what, len, layout, cols)?;
+        Ok(Runs { rows, inner_rows: None, strides: [0, stride] })
+    };
+    let Layout::Grid(Grid { holds, shape, strides, .. }) = layout else { return even(len, layout) };
+    let error = |misfit| Error::Runs { what, shape, strides, misfit };
+    let len = match holds {
+        Holds::Elements(len) => len,
+        Holds::Columns(n) if n != cols => return Err(error(Misfit::Columns { cols: n, expected: cols })),
+        // As many as there need be.
+        Holds::Columns(_) => usize::MAX,
+        #[cfg(feature = "ndarray")]
+        Holds::Nothing(unfit) => return Err(unfit.of(what)),
+    };
+    if let Some((rows, stride)) = Grid::even(shape, strides) {
+        return even(len, Layout::Strided { rows, stride });
+    }
+    let [outer, inner_rows] = shape;
+    if cols == 0 {
+        // Of no consequence: nothing is read or written.
+        let rows = outer.saturating_mul(inner_rows);
+        return Ok(Runs { rows, inner_rows: Some(inner_rows), strides });
+    }
+    let needed = extent_of_runs(shape, strides, cols).map_err(|crowded| match crowded {
+        Crowded::Overflow => error(Misfit::Overflow { cols }),
+        Crowded::Overlap => error(Misfit::Overlap { cols }),
+    })?;
+    if len < needed {
+        return Err(error(Misfit::TooShort { len, needed }));
+    }
+    // Rows lie apart from one another within memory, so that their number does not overflow.
+    Ok(Runs { rows: outer * inner_rows, inner_rows: Some(inner_rows), strides })
+}
+
+/// The elements from the first of `rows` rows, or runs, to the last of the last one. There is one row at least.
+#[inline(always)]
+pub(crate) fn extent(rows: usize, stride: usize, len: usize) -> Option<usize> {
+    (rows - 1).checked_mul(stride)?.checked_add(len)
+}
+
+/// Why runs do not lie apart from one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crowded {
+    Overflow,
+    Overlap,
+}
+
+/// The elements from the first of several runs of several rows to the last, if they lie apart from one another.
+pub(crate) fn extent_of_runs(
+    [runs, inner_rows]: [usize; 2],
+    [outer_stride, stride]: [usize; 2],
+    cols: usize,
+) -> Result<usize, Crowded> {
+    let extent = |rows, stride, len| extent(rows, stride, len).ok_or(Crowded::Overflow);
+    let run = extent(inner_rows, stride, cols)?;
+    if stride < cols || outer_stride < run {
+        // Runs may be woven into one another instead: those of a tensor whose dimensions have been exchanged.
+        let woven = extent(runs, outer_stride, cols)?;
+        if outer_stride < cols || stride < woven {
+            return Err(Crowded::Overlap);
+        }
+    }
+    extent(runs, outer_stride, run)
 }
 
 /// The number of elements of dimensions that are normalized together.

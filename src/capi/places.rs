@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use lanenorm_kernels::rows::start_on_lines;
 
 use super::{lanenorm_status, refuse};
+use crate::shape::{Crowded, extent, extent_of_runs};
 
 /// The rows of a call: all its buffers have them.
 #[derive(Clone, Copy, Debug)]
@@ -79,12 +80,6 @@ const fn align(size: usize) -> usize {
     if size == size_of::<f64>() { align_of::<f64>() } else { size }
 }
 
-/// The elements from the first of the first run to the last of the last one.
-#[inline(always)]
-fn extent(runs: usize, stride: usize, len: usize) -> Option<usize> {
-    (runs - 1).checked_mul(stride)?.checked_add(len)
-}
-
 impl Rows {
     /// Rows of elements of `size` bytes, of which there are some: that there is a buffer, and that it can hold them
     /// apart from one another. A stride of zero stands for rows or runs that follow one another.
@@ -130,15 +125,11 @@ impl Rows {
         let overflow = || overflows(what, rows, cols, stride, outer_stride);
         let outer_stride =
             if outer_stride == 0 { inner_rows.checked_mul(stride).ok_or_else(overflow)? } else { outer_stride };
-        let run = extent(inner_rows, stride, cols).ok_or_else(overflow)?;
-        if stride < cols || outer_stride < run {
-            // Runs may be woven into one another instead: those of a tensor whose dimensions have been exchanged.
-            let woven = extent(runs, outer_stride, cols).ok_or_else(overflow)?;
-            if outer_stride < cols || stride < woven {
-                return Err(overlap_one_another(what, cols, stride, outer_stride));
-            }
-        }
-        let all = extent(runs, outer_stride, run).ok_or_else(overflow)?;
+        let all = match extent_of_runs([runs, inner_rows], [outer_stride, stride], cols) {
+            Ok(all) => all,
+            Err(Crowded::Overflow) => return Err(overflow()),
+            Err(Crowded::Overlap) => return Err(overlap_one_another(what, cols, stride, outer_stride)),
+        };
         let span = span(what, data, all, size, (rows, cols))?;
         Ok(Self { rows: Strided { data: data.cast_mut(), stride, outer_stride }, span })
     }

@@ -39,6 +39,8 @@ mod placement;
 #[cfg(not(few_tests))]
 mod range;
 #[cfg(not(few_tests))]
+mod runs;
+#[cfg(not(few_tests))]
 mod shapes;
 mod sum;
 #[cfg(not(few_tests))]

@@ -1,0 +1,117 @@
+//! Views of arrays of the crate `ndarray` as rows.
+//!
+//! The last axis of an array is a row, and its elements follow one another. The axes before it, of which there may be
+//! any number, lie at one stride or at two when those that continue one another are joined; they may be sliced,
+//! exchanged, or missing (one row). An array that does not fit becomes rows too, and the call returns an error that
+//! names axis and stride.
+//!
+//! ```
+//! use lanenorm::RmsNorm;
+//! use ndarray::{Array3, s};
+//!
+//! let plan = RmsNorm::new(2, 0.0)?;
+//! // Of 3 heads of each token, two are normalized where they lie.
+//! let mut qkv = Array3::from_elem((4, 3, 2), 5.0);
+//! plan.call_in_place(qkv.slice_mut(s![.., ..2, ..])).run()?;
+//! assert_eq!(qkv.slice(s![3, .., 0]).to_vec(), [1.0, 1.0, 5.0]);
+//!
+//! let x = Array3::from_elem((2, 3, 2), 7.0);
+//! let mut y = Array3::zeros((3, 2, 2)); // the first two axes of x exchanged
+//! plan.call(&x).to(y.view_mut().permuted_axes([1, 0, 2]))?;
+//! assert!(y.iter().all(|&v| v == 1.0));
+//! # Ok::<(), lanenorm::Error>(())
+//! ```
+#![allow(unsafe_code)]
+
+use ndarray::{ArrayBase, ArrayView, ArrayViewMut, Data, DataMut, Dimension};
+
+use crate::grid::{Grid, Holds, Ptr, Unfit};
+use crate::rows::{Rows, RowsMut};
+
+/// The axes of an array, joined to those of a grid.
+#[derive(Debug, PartialEq, Eq)]
+struct Axes {
+    shape: [usize; 3],
+    strides: [usize; 2],
+}
+
+impl Axes {
+    fn join(shape: &[usize], strides: &[isize]) -> Result<Self, Unfit> {
+        let Some((&cols, outer)) = shape.split_last() else {
+            // One element.
+            return Ok(Self { shape: [1, 1, 1], strides: [1, 1] });
+        };
+        if shape.contains(&0) {
+            return Ok(Self { shape: [1, outer.iter().product(), cols], strides: [cols, cols] });
+        }
+        let last = outer.len();
+        if cols > 1 && strides[last] != 1 {
+            return Err(Unfit::Column { axis: last, stride: strides[last] });
+        }
+        // Lengths and strides, from the inside.
+        let mut joined = [(1, cols), (1, 0)];
+        let mut used = 0;
+        for (axis, (&len, &stride)) in outer.iter().zip(strides).enumerate().rev().filter(|&(_, (&len, _))| len > 1) {
+            let Ok(stride) = usize::try_from(stride) else { return Err(Unfit::Negative { axis, stride }) };
+            if used > 0 {
+                let (joined_len, joined_stride) = &mut joined[used - 1];
+                // Without overflow: the array has an element there.
+                let expected = joined_stride.wrapping_mul(*joined_len);
+                if stride == expected {
+                    *joined_len *= len;
+                    continue;
+                }
+                if used == joined.len() {
+                    return Err(Unfit::Third { axis, stride, expected });
+                }
+            }
+            joined[used] = (len, stride);
+            used += 1;
+        }
+        let [(inner, stride), (outer, outer_stride)] = joined;
+        Ok(Self { shape: [outer, inner, cols], strides: [outer_stride, stride] })
+    }
+
+    /// A grid of which nothing is read, for axes that do not fit.
+    fn nothing(unfit: Unfit) -> Grid {
+        Grid { p: Ptr(std::ptr::null()), holds: Holds::Nothing(unfit), shape: [0; 2], strides: [0; 2] }
+    }
+}
+
+/// A call returns an error if the last axis is not contiguous or has not the columns of the plan, if a stride is
+/// negative, or if the axes before the last one lie at more than two strides.
+impl<'a, T, D: Dimension> From<ArrayView<'a, T, D>> for Rows<'a, T> {
+    fn from(view: ArrayView<'a, T, D>) -> Self {
+        match Axes::join(view.shape(), view.strides()) {
+            // SAFETY: the rows are all elements of the view, which borrows them for 'a.
+            Ok(Axes { shape, strides }) => unsafe { Self::from_raw_parts(view.as_ptr(), shape, strides) },
+            Err(unfit) => Self::grid(Axes::nothing(unfit)),
+        }
+    }
+}
+
+/// As of a view.
+impl<'a, T, S: Data<Elem = T>, D: Dimension> From<&'a ArrayBase<S, D>> for Rows<'a, T> {
+    fn from(array: &'a ArrayBase<S, D>) -> Self {
+        array.view().into()
+    }
+}
+
+/// A call returns an error if the last axis is not contiguous or has not the columns of the plan, if a stride is
+/// negative, or if the axes before the last one lie at more than two strides.
+impl<'a, T, D: Dimension> From<ArrayViewMut<'a, T, D>> for RowsMut<'a, T> {
+    fn from(mut view: ArrayViewMut<'a, T, D>) -> Self {
+        match Axes::join(view.shape(), view.strides()) {
+            // SAFETY: the rows are all elements of the view, which borrows them for 'a, and nothing else does.
+            Ok(Axes { shape, strides }) => unsafe { Self::from_raw_parts(view.as_mut_ptr(), shape, strides) },
+            Err(unfit) => Self::grid(Axes::nothing(unfit)),
+        }
+    }
+}
+
+/// As of a view.
+impl<'a, T, S: DataMut<Elem = T>, D: Dimension> From<&'a mut ArrayBase<S, D>> for RowsMut<'a, T> {
+    fn from(array: &'a mut ArrayBase<S, D>) -> Self {
+        array.view_mut().into()
+    }
+}

@@ -1,0 +1,344 @@
+//! The rows of calls of which a buffer has two strides, or is given by a pointer: they are taken run by run.
+//!
+//! What borrows the buffers is checked against the plan here, and becomes pointers for the kernels.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::{ptr, slice};
+
+use lanenorm_kernels::Element;
+use lanenorm_kernels::element::Companion;
+use lanenorm_kernels::rows::{GradRows, RawGradRows, RawRows, RowIo, start_on_lines};
+
+use crate::error::{Error, Misfit};
+use crate::gradients::{GradIo, GradOut};
+use crate::grid::Ptr;
+use crate::rows::{Layout, Rows, RowsMut};
+use crate::shape::{self, Runs};
+
+/// The rows of one buffer before they are checked.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    what: &'static str,
+    p: Ptr,
+    len: usize,
+    layout: Layout,
+}
+
+impl Buffer {
+    fn read<T>(what: &'static str, Rows { data, layout }: &Rows<'_, T>) -> Self {
+        Self::new(what, data.as_ptr(), data.len(), *layout)
+    }
+
+    fn written<T>(what: &'static str, RowsMut { data, layout }: &mut RowsMut<'_, T>) -> Self {
+        Self::new(what, data.as_mut_ptr().cast_const(), data.len(), *layout)
+    }
+
+    fn new<T>(what: &'static str, data: *const T, len: usize, layout: Layout) -> Self {
+        let p = if let Layout::Grid(grid) = layout { grid.p } else { Ptr(data.cast()) };
+        Self { what, p, len, layout }
+    }
+
+    fn runs(&self, cols: usize) -> Result<Runs, Error> {
+        shape::runs(self.what, self.len, self.layout, cols)
+    }
+}
+
+/// The buffers of a forward call before they are checked.
+#[derive(Debug)]
+pub(crate) struct Buffers<'a, T> {
+    x: Buffer,
+    /// The residual, and where its sum with x goes.
+    sum: Option<[Buffer; 2]>,
+    y: Buffer,
+    /// Whether y has f32 and x has not.
+    wide: bool,
+    marker: PhantomData<(&'a [T], &'a mut [T])>,
+}
+
+impl<'a, T: Element> Buffers<'a, T> {
+    pub(crate) fn plain<Y: Companion<T>>(x: Rows<'a, T>, mut y: RowsMut<'a, Y>) -> Self {
+        Self::of::<Y>(Buffer::read("x", &x), None, Buffer::written("y", &mut y))
+    }
+
+    pub(crate) fn in_place(mut x: RowsMut<'a, T>) -> Self {
+        let x = Buffer::written("x", &mut x);
+        Self::of::<T>(x, None, x)
+    }
+
+    /// The sum goes to `s`.
+    pub(crate) fn kept<Y: Companion<T>>(
+        x: Rows<'a, T>,
+        residual: Rows<'a, T>,
+        mut s: RowsMut<'a, T>,
+        mut y: RowsMut<'a, Y>,
+    ) -> Self {
+        let sum = [Buffer::read("residual", &residual), Buffer::written("s", &mut s)];
+        Self::of::<Y>(Buffer::read("x", &x), Some(sum), Buffer::written("y", &mut y))
+    }
+
+    /// The sum is written over the residual.
+    pub(crate) fn over<Y: Companion<T>>(x: Rows<'a, T>, mut residual: RowsMut<'a, T>, mut y: RowsMut<'a, Y>) -> Self {
+        let residual = Buffer::written("residual", &mut residual);
+        Self::of::<Y>(Buffer::read("x", &x), Some([residual, residual]), Buffer::written("y", &mut y))
+    }
+
+    /// The sum is not kept.
+    pub(crate) fn dropped(x: Rows<'a, T>, residual: Rows<'a, T>, mut y: RowsMut<'a, T>) -> Self {
+        let y = Buffer::written("y", &mut y);
+        Self::of::<T>(Buffer::read("x", &x), Some([Buffer::read("residual", &residual), y]), y)
+    }
+
+    /// The sum is not kept, and normalized over x.
+    pub(crate) fn over_x(mut x: RowsMut<'a, T>, residual: Rows<'a, T>) -> Self {
+        let x = Buffer::written("x", &mut x);
+        Self::of::<T>(x, Some([Buffer::read("residual", &residual), x]), x)
+    }
+
+    fn of<Y: Companion<T>>(x: Buffer, sum: Option<[Buffer; 2]>, y: Buffer) -> Self {
+        Self { x, sum, y, wide: Y::WIDE, marker: PhantomData }
+    }
+
+    /// The rows, if they fit together.
+    pub(crate) fn check(self, cols: usize) -> Result<RunsIo<'a, T>, Error> {
+        let Self { x, sum, y, wide, .. } = self;
+        let mut rows = Checked::first(x, cols)?;
+        let of_sum = sum.is_some();
+        let mut beside = |buffer: Buffer| {
+            rows.beside(
+                buffer,
+                |what, x, rows| {
+                    if of_sum { Error::SumRows { what, x, rows } } else { Error::Rows { x, y: rows } }
+                },
+            )
+        };
+        let y = beside(y)?;
+        let sum = match sum {
+            Some([residual, s]) => Some([beside(residual)?, beside(s)?]),
+            None => None,
+        };
+        let (inner_rows, at) = (rows.inner_rows(), |placed: Placed| placed.at(&rows));
+        let (x, sum, y) = (at(rows.of_first), sum.map(|sum| sum.map(at)), at(y));
+        Ok(RunsIo { x, sum, y, wide, inner_rows, first: 0, rows: rows.rows, cols, marker: PhantomData })
+    }
+}
+
+/// Where the rows of a buffer are.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    p: Ptr,
+    runs: Runs,
+}
+
+impl Placed {
+    /// The same in the runs of the call.
+    fn at(self, rows: &Checked) -> At {
+        let Runs { inner_rows, strides: [outer, stride], .. } = self.runs;
+        // Without a second run the product, which may overflow, is of no consequence.
+        let outer = if inner_rows.is_some() { outer } else { rows.inner_rows().wrapping_mul(stride) };
+        At { p: self.p, strides: [outer, stride] }
+    }
+}
+
+/// What the buffers of a call that have been checked have in common.
+struct Checked {
+    cols: usize,
+    rows: usize,
+    /// The rows of a run, if a buffer has several.
+    inner_rows: Option<usize>,
+    of_first: Placed,
+}
+
+impl Checked {
+    fn first(buffer: Buffer, cols: usize) -> Result<Self, Error> {
+        let runs = buffer.runs(cols)?;
+        let of_first = Placed { p: buffer.p, runs };
+        Ok(Self { cols, rows: runs.rows, inner_rows: runs.inner_rows, of_first })
+    }
+
+    /// Another buffer, if it has as many rows and no other runs. If it has not as many rows, `error` is given the
+    /// buffer, the rows of the first one and its own.
+    fn beside(
+        &mut self,
+        buffer: Buffer,
+        error: impl FnOnce(&'static str, usize, usize) -> Error,
+    ) -> Result<Placed, Error> {
+        let Buffer { what, p, .. } = buffer;
+        let runs = buffer.runs(self.cols)?;
+        if runs.rows != self.rows {
+            return Err(error(what, self.rows, runs.rows));
+        }
+        match (self.inner_rows, runs.inner_rows) {
+            (Some(expected), Some(inner_rows)) if inner_rows != expected => {
+                let Runs { rows, strides, .. } = runs;
+                let (shape, misfit) = ([rows / inner_rows, inner_rows], Misfit::RunLen { expected });
+                return Err(Error::Runs { what, shape, strides, misfit });
+            }
+            (None, inner_rows) => self.inner_rows = inner_rows,
+            _ => {}
+        }
+        Ok(Placed { p, runs })
+    }
+
+    /// The rows of a run, of which there is one if no buffer has several.
+    fn inner_rows(&self) -> usize {
+        self.inner_rows.unwrap_or(self.rows.max(1))
+    }
+}
+
+/// Where rows start.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    p: Ptr,
+    /// From run to run, and from row to row.
+    strides: [usize; 2],
+}
+
+impl At {
+    /// The row with this number within this run, and those behind it.
+    fn raw<T>(&self, [run, row]: [usize; 2]) -> RawRows<T> {
+        let [outer_stride, stride] = self.strides;
+        RawRows { p: self.p.0.cast::<T>().wrapping_add(run * outer_stride + row * stride).cast_mut(), stride }
+    }
+}
+
+/// The rows of a forward call, which have been checked.
+#[derive(Debug)]
+pub(crate) struct RunsIo<'a, T> {
+    x: At,
+    /// The residual, and where its sum with x goes.
+    sum: Option<[At; 2]>,
+    y: At,
+    wide: bool,
+    /// Not zero.
+    inner_rows: usize,
+    /// Of all rows of the buffers, these are `rows` from `first` on.
+    first: usize,
+    rows: usize,
+    cols: usize,
+    marker: PhantomData<(&'a [T], &'a mut [T])>,
+}
+
+impl<'a, T: Element> RunsIo<'a, T> {
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The number of elements of y. Rows lie apart from one another in memory, so that it does not overflow.
+    pub(crate) fn elements(&self) -> usize {
+        if self.cols == 0 { 0 } else { self.rows * self.cols }
+    }
+
+    /// The size of an element of y.
+    pub(crate) fn y_element(&self) -> usize {
+        if self.wide { size_of::<f32>() } else { size_of::<T>() }
+    }
+
+    /// Whether every row of y starts on a cache line.
+    pub(crate) fn y_is_on_lines(&self) -> bool {
+        start_on_lines(self.y.p.0.addr(), self.y.strides.map(|stride| stride.wrapping_mul(self.y_element())))
+    }
+
+    /// Whether y is x itself, or the sum.
+    pub(crate) fn is_in_place(&self) -> bool {
+        ptr::eq(self.sum.map_or(self.x, |[_, s]| s).p.0, self.y.p.0)
+    }
+
+    pub(crate) fn is_sum(&self) -> bool {
+        self.sum.is_some()
+    }
+
+    /// The first `row` rows, and the others. All rows come first if there are fewer.
+    pub(crate) fn split_at(self, row: usize) -> (Self, Self) {
+        let row = row.min(self.rows);
+        (Self { rows: row, ..self }, Self { first: self.first + row, rows: self.rows - row, ..self })
+    }
+
+    /// How many of these rows are of the first run.
+    pub(crate) fn first_run(&self) -> usize {
+        (self.inner_rows - self.first % self.inner_rows).min(self.rows)
+    }
+
+    /// The rows of the first run.
+    pub(crate) fn into_first_run(self) -> RowIo<'a, T> {
+        let row = [self.first / self.inner_rows, self.first % self.inner_rows];
+        let y = if self.wide {
+            let RawRows { p, stride } = self.y.raw::<f32>(row);
+            RawRows { p: p.cast(), stride }
+        } else {
+            self.y.raw(row)
+        };
+        let sum = self.sum.map(|[residual, s]| (residual.raw(row), s.raw(row)));
+        // SAFETY: `Buffers` has borrowed all buffers for 'a, those that are written as mutable ones, so that they are
+        // apart from one another, or are given as one. `shape::runs` has checked that the rows of each lie within its
+        // elements, or are those that the maker of the grid has vouched for, and that they do not overlap. These rows
+        // are here alone: a `RunsIo` is not copied, and its parts have rows of their own.
+        unsafe { RowIo::from_raw(self.x.raw(row), sum, y, self.wide, self.first_run(), self.cols) }
+    }
+}
+
+/// Rows that are read, one at a time.
+#[derive(Debug)]
+pub(crate) struct RowReader<'a, T> {
+    at: At,
+    inner_rows: usize,
+    rows: usize,
+    cols: usize,
+    marker: PhantomData<&'a [T]>,
+}
+
+impl<'a, T> RowReader<'a, T> {
+    pub(crate) fn new(x: Rows<'a, T>, cols: usize) -> Result<Self, Error> {
+        let rows = Checked::first(Buffer::read("x", &x), cols)?;
+        let (at, inner_rows) = (rows.of_first.at(&rows), rows.inner_rows());
+        Ok(Self { at, inner_rows, rows: rows.rows, cols, marker: PhantomData })
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Row `r`.
+    pub(crate) fn row(&self, r: usize) -> &'a [T] {
+        assert!(r < self.rows, "row {r} of {}", self.rows);
+        if self.cols == 0 {
+            return &[];
+        }
+        let RawRows { p, .. } = self.at.raw::<T>([r / self.inner_rows, r % self.inner_rows]);
+        // SAFETY: x is borrowed for 'a, and `shape::runs` has checked that its rows lie within its elements, or are
+        // those that the maker of the grid has vouched for.
+        unsafe { slice::from_raw_parts(p.cast_const(), self.cols) }
+    }
+}
+
+/// The rows of a backward call, if they fit together.
+pub(crate) fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, cols: usize) -> Result<GradRows<'b, T>, Error> {
+    let x = Buffer::read("x", &io.x);
+    let ds = io.ds.as_ref().map(|ds| Buffer::read("ds", ds));
+    let (dy, dx) = match &mut io.out {
+        GradOut::Apart { dy, dx } => (Buffer::read("dy", dy), Some(Buffer::written("dx", dx))),
+        GradOut::InPlace { dy } => {
+            let dy = Buffer::written("dy", dy);
+            (dy, Some(dy))
+        }
+        GradOut::WithoutDx { dy } => (Buffer::read("dy", dy), None),
+    };
+    let mut rows = Checked::first(dy, cols)?;
+    let mut beside = |buffer| rows.beside(buffer, |what, dy, rows| Error::GradRows { what, dy, rows });
+    let x = beside(x)?;
+    let ds = ds.map(&mut beside).transpose()?;
+    let dx = dx.map(beside).transpose()?;
+    let raw = |placed: Placed| {
+        let At { p, strides: [outer_stride, stride] } = placed.at(&rows);
+        RawGradRows { p: p.0.cast::<T>().cast_mut(), stride, outer_stride }
+    };
+    let (dy, x, ds, dx) = (raw(rows.of_first), raw(x), ds.map(raw), dx.map(raw));
+    // SAFETY: `io`, which is borrowed for as long as the rows, has borrowed all buffers, those that are written as
+    // mutable ones. `shape::runs` has checked that the rows of each lie within its elements, or are those that the
+    // maker of the grid has vouched for, and that they do not overlap.
+    Ok(unsafe { GradRows::from_raw(dy, x, ds, dx, rows.inner_rows(), rows.rows, cols) })
+}
