@@ -177,7 +177,7 @@ impl Checked {
             (None, inner_rows) => self.inner_rows = inner_rows,
             _ => {}
         }
-        Ok(Placed { p: p, runs })
+        Ok(Placed { p, runs })
     }
 
     /// The rows of a run, of which there is one if no buffer has several.
