@@ -569,10 +569,10 @@ impl<M: Center> Norm<M> {
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        let (bias, moments) = (input.bias(), input.moments());
         if x.layout.is_grid() || y.layout.is_grid() || input.has_grid() {
-            return self.finish_in_runs(input.runs(x, y).0, bias, moments, gamma, beta, stats);
+            return self.normalize_in_runs(input, x, y, gamma, beta, stats);
         }
+        let (bias, moments) = (input.bias(), input.moments());
         let io = input.rows(sealed::On(&self.plan), x, y)?;
         match moments {
             Some(moments) => self.finish_with(io, moments, gamma, beta, stats),
@@ -590,14 +590,44 @@ impl<M: Center> Norm<M> {
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        let (bias, moments) = (input.bias(), input.moments());
         if x.layout.is_grid() || input.has_grid() {
-            return self.finish_in_runs(input.runs_in_place(x).0, bias, moments, gamma, beta, stats);
+            return self.normalize_runs_in_place(input, x, gamma, beta, stats);
         }
+        let (bias, moments) = (input.bias(), input.moments());
         let io = input.rows_in_place(sealed::On(&self.plan), x)?;
         match moments {
             Some(moments) => self.finish_with(io, moments, gamma, beta, stats),
             None => self.finish(io, bias, gamma, beta, stats),
         }
+    }
+
+    /// Out of line, so that the other ways stay short.
+    #[cold]
+    #[inline(never)]
+    fn normalize_in_runs<'a, T: Element, Y, I: Gives<'a, T, Y>>(
+        &self,
+        input: I,
+        x: Rows<'a, T>,
+        y: RowsMut<'a, Y>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
+        let (bias, moments) = (input.bias(), input.moments());
+        self.finish_in_runs(input.runs(x, y).0, bias, moments, gamma, beta, stats)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn normalize_runs_in_place<'a, T: Element, I: GivesInPlace<'a, T>>(
+        &self,
+        input: I,
+        x: RowsMut<'a, T>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(), Error> {
+        let (bias, moments) = (input.bias(), input.moments());
+        self.finish_in_runs(input.runs_in_place(x).0, bias, moments, gamma, beta, stats)
     }
 }

@@ -243,8 +243,7 @@ impl<M: Center> Norm<M> {
         }
     }
 
-    /// Normalizes rows in runs, and rows given by pointers. This is a way of its own, so that the others stay short.
-    #[cold]
+    /// Normalizes rows in runs, and rows given by pointers.
     #[inline(never)]
     pub(crate) fn finish_in_runs<'a, T: Element>(
         &self,

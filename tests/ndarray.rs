@@ -255,7 +255,8 @@ fn rows<'a, T: Element>(x: impl Into<Rows<'a, T>>) -> Rows<'a, T> {
 #[test]
 fn arrays_and_views_convert() {
     let x: ArrayD<f32> = filled(IxDyn(&[2, COLS]));
-    for rows in [rows(&x), rows(x.view()), rows(&x.view())] {
+    let view = x.view();
+    for rows in [rows(&x), rows(x.view()), rows(&view)] {
         assert_eq!(plan().forward_to_vec(rows, None, None).expect("a valid call"), expected(x.view()));
     }
     let slice = x.as_slice().expect("standard layout");

@@ -1,7 +1,9 @@
 //! Rows at two strides: they have the bits of contiguous rows, on all tiers, in every form of a call, for any number of
 //! threads. Nothing between them is written. What cannot be is refused with the numbers, before anything is written.
 
-use lanenorm::{Error, Isa, LayerNorm, Misfit, Moments, Parallelism, RmsNorm, Rows, RowsMut, Store};
+use lanenorm::{
+    Companion, Element, Error, Isa, LayerNorm, Misfit, Moments, Parallelism, RmsNorm, Rows, RowsMut, Store, bf16, f16,
+};
 
 use crate::support::forms::{GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
 use crate::support::{
@@ -165,9 +167,10 @@ fn with<'a, V>(bias: Option<&'a [V]>, sum: Sum<'a, V>) -> Sum<'a, V> {
     if let Some(bias) = bias { sum.with_bias(bias) } else { sum }
 }
 
-fn sums_in_runs_have_the_bits_of_contiguous_sums<K: Types<X = V, Y = V>, V: Value>()
+fn sums_in_runs_have_the_bits_of_contiguous_sums<K, V>()
 where
-    V: lanenorm::Element<Float = K::F> + lanenorm::Companion<V>,
+    K: Types<X = V, Y = V>,
+    V: Value + Element<Float = K::F> + Companion<V>,
 {
     for (i, (shape, cols)) in shapes().enumerate() {
         let rows = shape[0] * shape[1];
@@ -224,10 +227,7 @@ where
     }
 }
 
-fn sums<K: Types>()
-where
-    K: SumsOf,
-{
+fn sums<K: SumsOf>() {
     K::sums();
 }
 
@@ -246,7 +246,7 @@ macro_rules! sums_of {
     )*};
 }
 
-sums_of!(f32 f64 lanenorm::f16 lanenorm::bf16);
+sums_of!(f32 f64 f16 bf16);
 
 fn moments_of_rows_in_runs<K: Types>() {
     for (shape, cols) in shapes() {
