@@ -191,6 +191,17 @@ impl<'a, T: Element, M: Center, S> BackwardCall<'a, T, M, Apart, S> {
     }
 }
 
+impl<T: Element, M: Center, S> BackwardCall<'_, T, M, Apart, S> {
+    /// Runs the call. The gradient of x is a new vector of contiguous rows.
+    ///
+    /// # Errors
+    /// As [`to`](Self::to).
+    pub fn to_vec(self) -> Result<Vec<T>, Error> {
+        let Self { norm, dy, x, ds, gamma, stats, grads, scratch, .. } = self;
+        norm.backward_to_vec([dy, x], ds, gamma, stats, grads, scratch)
+    }
+}
+
 impl<T: Element, M: Center> BackwardCall<'_, T, M> {
     /// Runs the call without the gradient of x.
     ///

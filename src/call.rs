@@ -26,7 +26,7 @@
 //!   rows that are known: [`moments`](Call::moments).
 //! - What else is kept: [`mean_to`](Call::mean_to), [`mean_lo_to`](Call::mean_lo_to), [`rstd_to`](Call::rstd_to), of
 //!   f64 for rows of f64 and else of f32.
-//! - The end: [`to`](Call::to) y, of the type of x or of f32 beside 16 bits, or [`run`](Call::run) in place.
+//! - The end: [`to`](Call::to) y, of the type of x or of f32 beside 16 bits, or [`to_vec`](Call::to_vec), a new vector, or [`run`](Call::run) in place.
 //!
 //! [`Norm::backward`] and [`Norm::backward_in_place`] begin the description of a [`BackwardCall`] likewise.
 //!
@@ -79,6 +79,15 @@ pub struct Sum<'a, T, R, S = ()> {
 
 /// A [`Sum`] of which nothing is kept.
 pub type Dropped<'a, T> = Sum<'a, T, Rows<'a, T>>;
+
+impl<'a, T> Dropped<'a, T> {
+    /// The same, kept.
+    #[inline(always)]
+    pub(crate) fn kept_in(self, s: RowsMut<'a, T>) -> Kept<'a, T> {
+        let Self { residual, bias, .. } = self;
+        Sum { residual, s, bias }
+    }
+}
 
 /// A [`Sum`] that goes to rows of its own.
 pub type Kept<'a, T> = Sum<'a, T, Rows<'a, T>, RowsMut<'a, T>>;
@@ -418,8 +427,8 @@ impl<'a, T: Element, M: Center, P> Call<'a, T, M, Dropped<'a, T>, Apart, P> {
     /// Writes the sum too. y may have f32 then, beside an x of 16 bits.
     #[inline(always)]
     pub fn sum_to(self, s: impl Into<RowsMut<'a, T>>) -> Call<'a, T, M, Kept<'a, T>, Apart, P> {
-        let Call { norm, x, input: Sum { residual, bias, .. }, gamma, beta, stats, marker } = self;
-        Call { norm, x, input: Sum { residual, s: s.into(), bias }, gamma, beta, stats, marker }
+        let Call { norm, x, input, gamma, beta, stats, marker } = self;
+        Call { norm, x, input: input.kept_in(s.into()), gamma, beta, stats, marker }
     }
 }
 
@@ -540,6 +549,48 @@ impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
     {
         let Call { norm, x, input, gamma, beta, stats, .. } = self;
         norm.normalize(input, x, y.into(), gamma, beta, stats)
+    }
+}
+
+/// The same with outputs that are new vectors, each of which is written once.
+impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
+    /// Runs the call; its result is a new vector of contiguous rows.
+    ///
+    /// ```
+    /// use lanenorm::{LayerNorm, bf16};
+    ///
+    /// let x = [1.0, 3.0].map(bf16::from_f32);
+    /// let y: Vec<f32> = LayerNorm::new(2, 0.0)?.call(&x).to_vec()?;
+    /// assert_eq!(y, [-1.0, 1.0]);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`to`](Self::to).
+    pub fn to_vec<Y: 'a>(self) -> Result<Vec<Y>, Error>
+    where
+        I: Gives<'a, T, Y>,
+    {
+        let Call { norm, x, input, gamma, beta, stats, .. } = self;
+        norm.normalize_to_vec(input, x, gamma, beta, stats)
+    }
+}
+
+impl<'a, T: Element, M: Center, P> Call<'a, T, M, Dropped<'a, T>, Apart, P> {
+    /// Runs the call; the sums and the result are new vectors of contiguous rows.
+    ///
+    /// ```
+    /// let plan = lanenorm::RmsNorm::new(2, 0.0)?;
+    /// let (s, y): (_, Vec<f32>) = plan.call(&[1.0, -1.0]).residual(&[2.0, -2.0]).to_vecs()?;
+    /// assert_eq!((s, y), (vec![3.0, -3.0], vec![1.0, -1.0]));
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`to`](Self::to).
+    pub fn to_vecs<Y: Companion<T>>(self) -> Result<(Vec<T>, Vec<Y>), Error> {
+        let Call { norm, x, input, gamma, beta, stats, .. } = self;
+        norm.normalize_to_vecs(input, x, gamma, beta, stats)
     }
 }
 

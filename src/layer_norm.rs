@@ -58,7 +58,8 @@ impl LayerNorm {
         gamma: Option<&[T]>,
         beta: Option<&[T]>,
     ) -> Result<Vec<T>, Error> {
-        self.collect(x.into(), |x, y| self.forward(x, gamma, beta, y))
+        let (gamma, beta) = (gamma.map(Vector::from), beta.map(Vector::from));
+        self.normalize_to_vec(Plain, x.into(), gamma, beta, StatsMut::default())
     }
 
     /// Normalizes rows in place.

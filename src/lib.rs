@@ -69,6 +69,7 @@ mod norm;
 mod parallel;
 mod plan;
 mod rms_norm;
+mod room;
 mod rows;
 mod runs;
 mod scratch;

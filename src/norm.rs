@@ -186,20 +186,6 @@ impl<M: Center> Norm<M> {
         self.plan.backward_scratch_len::<T>(rows, M::CENTERED)
     }
 
-    /// The rows that `forward` writes, as a new vector.
-    pub(crate) fn collect<'a, T: Element>(
-        &self,
-        x: Rows<'a, T>,
-        forward: impl FnOnce(Rows<'a, T>, &mut [T]) -> Result<(), Error>,
-    ) -> Result<Vec<T>, Error> {
-        let cols = self.plan.cols;
-        let shape::Runs { rows, .. } = shape::runs("x", x.data.len(), x.layout, cols)?;
-        // This does not overflow, since the rows lie in a slice.
-        let mut y = vec![T::zeroed(); rows * cols];
-        forward(x, &mut y)?;
-        Ok(y)
-    }
-
     /// Normalizes rows. Each form of a call comes here with its rows, and not with an enum of forms: moving an enum
     /// takes as long as a short row.
     #[inline(always)]

@@ -59,7 +59,7 @@ impl RmsNorm {
         x: impl Into<Rows<'a, T>>,
         gamma: Option<&[T]>,
     ) -> Result<Vec<T>, Error> {
-        self.collect(x.into(), |x, y| self.forward(x, gamma, y))
+        self.normalize_to_vec(Plain, x.into(), gamma.map(Vector::from), None, StatsMut::default())
     }
 
     /// Normalizes rows in place.

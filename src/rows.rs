@@ -1,5 +1,7 @@
 #![allow(unsafe_code, reason = "two constructors are unsafe")]
 
+use std::mem::MaybeUninit;
+
 use crate::grid::{Grid, Holds, Ptr};
 
 /// Rows to be read: contiguous, or at one stride or two in a larger buffer.
@@ -124,6 +126,13 @@ impl<'a, T> RowsMut<'a, T> {
             shape: [outer, inner],
             strides,
         })
+    }
+
+    /// Contiguous rows in memory that need not be initialized, for outputs alone: a call that returns no error has
+    /// written all of their elements, and has read none before it was written.
+    pub(crate) fn unwritten(data: &'a mut [MaybeUninit<T>], rows: usize, cols: usize) -> Self {
+        let (p, holds) = (Ptr(data.as_mut_ptr().cast_const().cast()), Holds::Elements(data.len()));
+        Self::grid(Grid { p, holds, shape: [1, rows], strides: [0, cols] })
     }
 
     pub(crate) fn grid(grid: Grid) -> Self {

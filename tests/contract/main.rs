@@ -45,3 +45,4 @@ mod shapes;
 mod sum;
 #[cfg(not(few_tests))]
 mod threads;
+mod to_vec;
