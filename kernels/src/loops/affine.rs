@@ -1,4 +1,4 @@
-//! gamma and beta.
+//! gamma and beta, as the loops read them.
 
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
@@ -9,10 +9,10 @@ use crate::mean::Center;
 use crate::rows::{Tail, Target, Vector, pad, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
 
-/// What the second touch of a row reads beside it: the offset is added to gamma.
+/// gamma and beta of a row for its second touch, and the offset that is added to gamma.
 ///
-/// Where one of the two is absent a step of ones, or of negative zeros, stands in and is read again for each step:
-/// multiplying by 1 and adding -0 change no bits.
+/// A step of ones stands in for an absent gamma, and a step of negative zeros for an absent beta. Each step of the row
+/// reads the stand-in again. Multiplying by 1 and adding -0 change no bits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Affine<T: Storage> {
     gamma: *const T,
@@ -27,7 +27,7 @@ impl<T: Storage> Affine<T> {
     #[inline(always)]
     pub(crate) fn new(gamma: Option<Vector<'_, T>>, beta: Option<Vector<'_, T>>, offset: T::Float) -> Self {
         let mask = |v: Option<Vector<'_, T>>| if v.is_some() { usize::MAX } else { 0 };
-        // Equal elements are in any order.
+        // The elements of a stand-in are equal, so that any order is right for them.
         let format = match gamma.or(beta) {
             _ if !T::ROUNDS => Format::Own,
             None => Format::Packed,
@@ -50,47 +50,47 @@ impl<T: Storage> Affine<T> {
         }
     }
 
-    /// Whether both read the same.
+    /// Whether `other` reads gamma and beta at the same places.
     #[inline(always)]
     pub(crate) fn same(&self, other: &Self) -> bool {
         core::ptr::eq(self.gamma, other.gamma) && core::ptr::eq(self.beta, other.beta)
     }
 
-    /// Whether packing would change anything.
+    /// Whether packing would change the format or the offset.
     #[inline(always)]
     pub(crate) fn packs(&self) -> bool {
         self.format != Format::Packed || self.offset != T::Float::default()
     }
 
-    /// The way of the loops for rows that have these.
+    /// The way of the second touch for a row that has these and is written to `y`.
     #[inline(always)]
     pub(super) fn way<S: Lanes, M: Center>(&self, y: Target<T>) -> u8 {
         let no_offset = self.offset == T::Float::default();
         if !S::SPECIALIZES || y.streams() || y.is_wide() {
-            way::REST
+            way::GENERAL
         } else if T::ROUNDS {
             match self.format {
                 Format::Packed if no_offset => way::AFFINE,
                 Format::Own => way::OFFSET,
-                _ => way::REST,
+                _ => way::GENERAL,
             }
         } else if self.gamma_mask | self.beta_mask == 0 {
             way::PLAIN
         } else if M::CENTERED && no_offset && self.gamma_mask != 0 {
             way::AFFINE
         } else {
-            // Without a mean there is time for adding nothing.
+            // RMS normalization adds the offset even if it is -0: its loops have time for that.
             way::OFFSET
         }
     }
 
-    /// The pairs of registers for the elements from `i + j` on, of which `j` lie within a step of stand-ins. There is
-    /// no beta unless `M`.
+    /// gamma and beta for a pair of registers, from element `i + j` on. A stand-in is read from its element `j` on.
+    /// Unless `M` is centered, beta is zero and is not read.
     ///
     /// # Safety
-    /// - gamma and beta, if present, have that many elements.
+    /// - gamma and beta, if present, have a pair of elements from `i + j` on.
     /// - `j` plus a pair is at most a step.
-    /// - `WAY` is REST or that of [`way`](Self::way): the others rely on what is present.
+    /// - `WAY` is GENERAL or what [`way`](Self::way) returns: every other way relies on what is present.
     #[inline(always)]
     pub(crate) unsafe fn load<S: Lanes, M: Center, const WAY: u8>(
         &self,
@@ -107,7 +107,7 @@ impl<T: Storage> Affine<T> {
             way::OFFSET => Format::Own,
             _ => self.format,
         };
-        // These have gamma, and a mask takes a register that loops may not have.
+        // These ways have a gamma. A mask takes a register, which loops may lack.
         let has_gamma = !T::ROUNDS && (WAY == way::AFFINE || WAY == way::OFFSET && !M::CENTERED);
         let gamma_mask = if has_gamma { usize::MAX } else { self.gamma_mask };
         // SAFETY: the caller's duty.
@@ -123,10 +123,10 @@ impl<T: Storage> Affine<T> {
         }
     }
 
-    /// `n` elements from `i` on, at most a pair of registers.
+    /// gamma and beta for `n` elements from `i` on, at most a pair of registers.
     ///
     /// # Safety
-    /// - gamma and beta, if present, have that many elements.
+    /// - gamma and beta, if present, have `i + n` elements.
     #[inline(always)]
     pub(crate) unsafe fn load_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> [Pair<S, T>; 2] {
         // SAFETY: the caller's duty.
@@ -140,11 +140,11 @@ impl<T: Storage> Affine<T> {
         }
     }
 
-    /// What is read for the `n` elements from `i` on, fewer than a pair of registers, with zeros above: to be loaded as
-    /// the first pair.
+    /// Copies gamma and beta of the `n` elements from `i` on, fewer than a pair of registers, into tails with zeros
+    /// after them. What is returned reads the copies as the pair from element 0 on.
     ///
     /// # Safety
-    /// - gamma and beta, if present, have that many elements.
+    /// - gamma and beta, if present, have `i + n` elements.
     #[inline(always)]
     pub(crate) unsafe fn padded(mut self, i: usize, n: usize, [gamma, beta]: &mut [Tail; 2]) -> Self {
         let element = if self.format == Format::Own { size_of::<T>() } else { size_of::<f32>() };
@@ -167,13 +167,13 @@ impl<T: Storage> Affine<T> {
     }
 }
 
-/// The columns that [`Packed`] has room for: an L1 cache has it for them beside the rows.
+/// The columns that [`Packed`] has room for. An L1 cache holds them beside the rows.
 pub(crate) const PACKED_COLS: usize = 1024;
 
-/// gamma plus offset, and beta, in f32 and in the order of the pairs of registers: for elements of 16 bits, widening
+/// gamma plus offset, and beta, in f32 and in the order of the pairs of registers. For elements of 16 bits, this widens
 /// them once for many rows.
 ///
-/// In a cell, since what has been packed is read through pointers while this is borrowed again.
+/// A cell, since pointers read what has been packed while this is borrowed again.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Packed(UnsafeCell<[[MaybeUninit<f32>; PACKED_COLS]; 2]>);
@@ -184,10 +184,10 @@ impl Packed {
         Self(UnsafeCell::new([[MaybeUninit::uninit(); PACKED_COLS]; 2]))
     }
 
-    /// The same as `affine`, read from here.
+    /// Packs gamma and beta of `affine`. What is returned reads them from here.
     ///
     /// # Safety
-    /// - `cols <= PACKED_COLS`, and gamma and beta, if present, have as many elements.
+    /// - `cols <= PACKED_COLS`, and gamma and beta, if present, have `cols` elements.
     /// - What is returned is used while this is neither moved nor packed again.
     #[inline(always)]
     pub(crate) unsafe fn pack<S: Lanes, T: Storage, M: Center>(
@@ -210,7 +210,7 @@ impl Packed {
     }
 }
 
-/// Packs `cols` columns of gamma and beta into room for as many and the rest of a pair.
+/// Packs `cols` columns of gamma and beta. There is room for these columns and the rest of a pair.
 struct Pack<T: Storage, M: Center> {
     affine: Affine<T>,
     cols: usize,

@@ -13,7 +13,7 @@ use crate::rows::{Params, RowIo, Target, Vector, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
 use crate::stats::exact::WideNorm;
 
-/// Fewer rows that have gamma and beta in common are not worth packing them.
+/// Packing pays if at least this many rows share gamma and beta.
 const PACKED_ROWS: usize = 4;
 
 /// The affine epilogue of one row.
@@ -24,7 +24,7 @@ pub(crate) struct AffineRow<T: Storage> {
 }
 
 impl<T: Storage> Epilogue<T> for AffineRow<T> {
-    /// gamma with the offset, and beta.
+    /// gamma plus offset, and beta.
     type Operands<S: Lanes> = [Pair<S, T>; 2];
 
     #[inline(always)]
@@ -32,7 +32,7 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
         match self.affine.way::<S, M>(self.y) {
             way::PLAIN if !T::ROUNDS => body.run::<{ way::PLAIN }>(),
             way::AFFINE if M::CENTERED || T::ROUNDS => body.run::<{ way::AFFINE }>(),
-            way::REST if B::GENERAL => body.run::<{ way::REST }>(),
+            way::GENERAL if B::GENERAL => body.run::<{ way::GENERAL }>(),
             _ => body.run::<{ way::OFFSET }>(),
         }
     }
@@ -136,7 +136,7 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
         let grouped = self.differ();
         let together = if grouped { self.groups.repeat().min(range.len()) } else { range.len() };
         let packs = T::ROUNDS && together >= PACKED_ROWS && rows.cols() <= PACKED_COLS && !streaming;
-        // Rows without gamma and beta read the same.
+        // Rows without gamma and beta read this, and change nothing of it.
         let nothing = Affine::new(None, None, self.offset);
         Affines { changes_at: range.start, grouped, packs, given: nothing, read: nothing, packed: room }
     }
@@ -161,7 +161,8 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
         unsafe { rows.canonicalize(r, |_| true) };
     }
 
-    /// A NaN that comes from a NaN in gamma or beta may have lost itself when it was rounded to 16 bits.
+    /// Rounding to 16 bits may have lost a NaN that comes from gamma or beta, so gamma and beta are checked for NaNs
+    /// too.
     #[cold]
     #[inline(never)]
     unsafe fn canonicalize(&self, rows: &mut RowIo<'_, T>, r: usize) {
@@ -174,10 +175,10 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
     }
 }
 
-/// What successive rows read beside them: packed, for elements of 16 bits, where that pays.
+/// gamma and beta of successive rows. Beside rows of 16 bits they are packed where that pays.
 #[derive(Debug)]
 pub(crate) struct Affines<'p, T: Storage> {
-    /// The row that may have another gamma and beta than the rows before.
+    /// The next row whose gamma and beta may differ from `given`.
     changes_at: usize,
     grouped: bool,
     packs: bool,
@@ -187,7 +188,8 @@ pub(crate) struct Affines<'p, T: Storage> {
     packed: &'p Packed,
 }
 
-/// Takes gamma and beta of row `r`, which is there and has `cols` columns. What was packed before is not used any more.
+/// Takes gamma and beta of row `r`. Whoever makes it knows that the row is there, that it has `cols` columns, and that
+/// nothing uses what was packed before.
 struct Change<'c, 'p, 'a, T: Storage, M> {
     affines: &'c mut Affines<'p, T>,
     params: &'c Params<'a, T>,
@@ -210,7 +212,8 @@ impl<T: Storage, M: Center> Kernel for Change<'_, '_, '_, T, M> {
         }
         affines.given = given;
         affines.read = if affines.packs && given.packs() {
-            // SAFETY: the columns fit, and gamma and beta have as many elements, checked by the constructor.
+            // SAFETY: the columns fit where `packs` is set, and gamma and beta have `cols` elements, checked by the
+            // constructor.
             unsafe { affines.packed.pack::<S, T, M>(simd, &given, cols) }
         } else {
             given
@@ -232,7 +235,7 @@ impl<T: Storage> Successive<T, Params<'_, T>> for Affines<'_, T> {
         unsafe {
             if r >= self.changes_at {
                 let change = Change { affines: self, params: of, r, cols: rows.cols(), center: PhantomData::<M> };
-                // To pack is more code than a loop should have twice.
+                // Packing is more code than a loop should have twice.
                 if T::ROUNDS { outline(simd, change) } else { change.run(simd) }
             }
             AffineRow { affine: self.read, y: rows.target(r, streaming) }

@@ -1,15 +1,15 @@
-//! Where rows are read from and written to, which is where most raw pointers of the crate are kept.
+//! The rows of a forward call: where they are read and written.
 
 use core::marker::PhantomData;
 
 use super::input::Addition;
 use super::line::{LINE, start_on_lines};
-use super::source::Ahead;
+use super::source::PrefetchOffset;
 use super::{Input, Source, Target};
 use crate::element::{Companion, Storage};
 use crate::simd::Lanes;
 
-/// x and y of so many bytes are in memory, or in a far cache.
+/// x and y are in memory, or in a far cache, if they have this many bytes.
 const MEMORY_BYTES: usize = 16 << 20;
 
 /// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x
@@ -346,13 +346,13 @@ impl<'a, T: Storage> RowIo<'a, T> {
         unsafe { if self.wide { self.y.cast::<f32>().add(i).cast() } else { self.y.add(i) } }
     }
 
-    /// What the moments of row `r`, and of those below it, are taken of. The bias, which sums may have, has
-    /// `self.cols()` elements. With `asks`, loops ask for elements before they read them.
+    /// The input of the moments of row `r` and the rows below it. The bias, which sums may have, has `self.cols()`
+    /// elements. With `prefetches`, loops prefetch elements.
     ///
     /// # Safety
     /// - `r < self.rows()`.
     #[inline(always)]
-    pub(crate) unsafe fn input(&self, r: usize, bias: Option<&[T]>, asks: bool) -> Input<T> {
+    pub(crate) unsafe fn input(&self, r: usize, bias: Option<&[T]>, prefetches: bool) -> Input<T> {
         // SAFETY: the caller's duty.
         let x = unsafe { self.source(r) };
         let addends = match self.addends {
@@ -369,16 +369,20 @@ impl<'a, T: Storage> RowIo<'a, T> {
                     sum_stride: self.x_stride,
                     rows: 1,
                     cols: self.cols,
-                    asks: asks.then_some(a.x_stride != self.cols || a.residual_stride != self.cols),
+                    prefetches: prefetches.then_some(a.x_stride != self.cols || a.residual_stride != self.cols),
                 }
             }),
             None => None,
         };
-        let ahead = if asks { Ahead::new::<T>(self.x_stride, self.x_stride != self.cols) } else { Ahead::NOTHING };
+        let ahead = if prefetches {
+            PrefetchOffset::new::<T>(self.x_stride, self.x_stride != self.cols)
+        } else {
+            PrefetchOffset::NOTHING
+        };
         Input::new(x, ahead, addends)
     }
 
-    /// Asks for row `r` of x, which need not be there, if other elements lie between the rows.
+    /// Prefetches row `r` of x, which need not be there, if other elements lie between the rows.
     #[inline(always)]
     pub(crate) fn prefetch_strided<S: Lanes>(&self, simd: S, r: usize) {
         if self.x_stride <= self.cols || self.is_sum() {
@@ -392,8 +396,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
         }
     }
 
-    /// Asks for the cache lines of y that row `r`, which need not be there, fills only in part: an ordinary store that
-    /// waits for memory would hold up the streaming stores behind it.
+    /// Prefetches the cache lines of y that row `r` fills only in part. The row need not be there. An ordinary store
+    /// that waits for memory would hold up the streaming stores behind it.
     #[inline(always)]
     pub(crate) fn prefetch_edges<S: Lanes>(&self, simd: S, r: usize) {
         let element = self.y_element();
