@@ -26,7 +26,7 @@ pub struct RowIo<'a, T> {
     wide: bool,
     rows: usize,
     cols: usize,
-    /// What x is the sum of. Then x may be written.
+    /// The addends, if x is a sum. Then x may be written.
     addends: Option<Addends<T>>,
     marker: PhantomData<(&'a [T], &'a mut [T])>,
 }
@@ -285,7 +285,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
         if self.wide { size_of::<f32>() } else { size_of::<T>() }
     }
 
-    /// Whether rows that follow one another are more than caches keep: the order of reads and writes matters there.
+    /// Whether the rows follow one another, and are more than caches keep. There the order of reads and writes matters.
     #[inline(always)]
     pub(crate) fn come_from_memory(&self) -> bool {
         let tensors = if self.is_in_place() { 1 } else { 2 };
@@ -356,7 +356,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
         // SAFETY: the caller's duty.
         let x = unsafe { self.source(r) };
         let addends = match self.addends {
-            // SAFETY: the caller's duty, and the constructor's check. Those of sums were given x as a mutable slice.
+            // SAFETY: the caller's duty, and the constructor's check. The constructors of sums were given x as a
+            // mutable slice.
             Some(a) => Some(unsafe {
                 Addition {
                     x: a.x.add(r * a.x_stride),
@@ -444,7 +445,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
         }
     }
 
-    /// Makes all NaNs in row `r` of y canonical, and makes canonical NaNs of the elements that `is_nan` names.
+    /// Makes all NaNs in row `r` of y canonical, and turns the elements that `is_nan` names into canonical NaNs.
     ///
     /// # Safety
     /// - `r < self.rows()`.

@@ -164,7 +164,7 @@ impl<T: Storage> Target<T> {
         }
     }
 
-    /// Makes all NaNs canonical, and makes canonical NaNs of the elements that `is_nan` names.
+    /// Makes all NaNs canonical, and turns the elements that `is_nan` names into canonical NaNs.
     ///
     /// # Safety
     /// - There are at least `cols` elements.
