@@ -65,7 +65,7 @@ pub(crate) struct Place {
 /// Rows given by a pointer, for [`GradRows::from_raw`]: strided, and in runs that are strided themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct RawGradRows<T> {
-    /// The first element of the first row. It is written through only if the rows are those of an output.
+    /// The first element of the first row. It is written through only if these are rows of an output.
     pub p: *mut T,
     /// The distance between the starts of two rows of a run, in elements.
     pub stride: usize,

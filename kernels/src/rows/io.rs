@@ -34,7 +34,7 @@ pub struct RowIo<'a, T> {
 /// Rows given by a pointer, for [`RowIo::from_raw`].
 #[derive(Clone, Copy, Debug)]
 pub struct RawRows<T> {
-    /// The first element of the first row. It is written through only if the rows are those of an output.
+    /// The first element of the first row. It is written through only if these are rows of an output.
     pub p: *mut T,
     /// The distance between the starts of two rows, in elements.
     pub stride: usize,
