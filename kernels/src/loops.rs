@@ -34,8 +34,9 @@
 //!
 //! v is the number under the root: M2 / cols + eps. The loops are trusted with a row if its v is in [`Float::TRUSTED`]
 //! (2^-90 to 2^120 in f32), one compare for each row. Then no square that matters has under- or overflowed, rstd is
-//! normal and x - hi is finite. All other rows take the slow path ([`exact`]), but for rows of equal elements where eps
-//! is 0. The rstd of such a row is infinite and its xhat is 0, which the loops give with an rstd of 0.
+//! normal and x - hi is finite. All other rows take the slow path ([`exact`](crate::stats::exact)), but for rows of
+//! equal elements where eps is 0. The rstd of such a row is infinite and its xhat is 0, which the loops give with an
+//! rstd of 0.
 //!
 //! An infinite or NaN gamma or beta makes NaNs whose sign and payload differ between processors. Every row that has
 //! this gamma or beta has such NaNs. So one row of each call is checked while it is normalized, and if it is not
