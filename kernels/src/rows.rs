@@ -1,4 +1,4 @@
-//! Where rows are read from and written to, and what lies beside them. Most raw pointers of the crate are kept here.
+//! The memory of rows, read and written, and gamma and beta. Most raw pointers of the crate are kept here.
 
 mod grad_rows;
 mod groups;

@@ -131,9 +131,8 @@ fn forward<T: Real, G: Real + Companion<T>>(
     gamma: Option<View<'_>>,
     beta: Option<View<'_>>,
 ) -> Result<CpuStorage> {
-    let mut y = vec![T::zero(); x.shape().elem_count()];
     let (x, gamma, beta) = (x.rows::<T>()?, row::<G>(gamma)?, row::<G>(beta)?);
-    run!(norm, plan => plan.call(x).gamma(gamma), beta(beta), to(&mut y))?;
+    let y: Vec<T> = run!(norm, plan => plan.call(x).gamma(gamma), beta(beta), to_vec())?;
     Ok(T::to_cpu_storage_owned(y))
 }
 
@@ -143,28 +142,18 @@ fn forward_sum<T: Real, G: Real + Companion<T>>(
     residual: &Tensor,
     affine: Affine<'_>,
 ) -> Result<(CpuStorage, CpuStorage)> {
-    let (mut s, mut y) = (vec![T::zero(); x.elem_count()], vec![T::zero(); x.elem_count()]);
-    read(x, |x| {
+    let (s, y): (Vec<T>, Vec<T>) = read(x, |x| {
         read(residual, |residual| {
             read_if_given(affine.gamma, |gamma| {
                 read_if_given(affine.beta, |beta| {
                     let (x, residual) = (x.rows::<T>()?, residual.rows::<T>()?);
                     let (gamma, beta) = (row::<G>(gamma)?, row::<G>(beta)?);
-                    let (s, y) = (&mut s, &mut y);
-                    run!(norm, plan => plan.call(x).residual(residual).sum_to(s).gamma(gamma), beta(beta), to(y))
+                    run!(norm, plan => plan.call(x).residual(residual).gamma(gamma), beta(beta), to_vecs())
                 })
             })
         })
     })?;
     Ok((T::to_cpu_storage_owned(s), T::to_cpu_storage_owned(y)))
-}
-
-/// Whether a sum is better taken before it is normalized, by [`sum`].
-///
-/// s is written only once then, and that saves more than not reading it again: the kernel for sums needs memory that
-/// has been zeroed. In 16 bits it is not better: a loop over elements cannot add them in vectors.
-pub(crate) fn is_added_first(x: &Tensor, residual: &Tensor) -> bool {
-    matches!(x.dtype(), DType::F32 | DType::F64) && x.is_contiguous() && residual.is_contiguous()
 }
 
 /// x + residual, both contiguous.
@@ -185,21 +174,23 @@ fn backward<T: Real, G: Real + Companion<T>>(
     let shape = x.shape();
     let tracked = |tensor: &&Tensor| tensor.track_op();
     let zeros = |of: &Tensor| vec![<T::Float as WithDType>::from_f64(0.0); of.elem_count()];
-    let mut dx = x.track_op().then(|| vec![T::zero(); x.elem_count()]);
     let mut dgamma = gamma.filter(tracked).map(zeros);
     let mut dbeta = beta.filter(tracked).map(zeros);
-    if dx.is_none() && dgamma.is_none() && dbeta.is_none() {
+    if !x.track_op() && dgamma.is_none() && dbeta.is_none() {
         return Ok([None, None, None]);
     }
-    read(dy, |dy| {
+    let has_dx = x.track_op();
+    let dx: Option<Vec<T>> = read(dy, |dy| {
         read(x, |x| {
             read_if_given(gamma, |gamma| {
                 let (dy, x, gamma) = (dy.rows::<T>()?, x.rows::<T>()?, row::<G>(gamma)?);
                 let (dgamma, dbeta) = (dgamma.as_deref_mut(), dbeta.as_deref_mut());
-                if let Some(dx) = &mut dx {
-                    run!(norm, plan => plan.backward(dy, x).gamma(gamma).dgamma_to(dgamma), dbeta_to(dbeta), to(dx))
+                if has_dx {
+                    run!(norm, plan => plan.backward(dy, x).gamma(gamma).dgamma_to(dgamma), dbeta_to(dbeta), to_vec())
+                        .map(Some)
                 } else {
                     run!(norm, plan => plan.backward(dy, x).gamma(gamma).dgamma_to(dgamma), dbeta_to(dbeta), run())
+                        .map(|()| None)
                 }
             })
         })

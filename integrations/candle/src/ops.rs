@@ -13,7 +13,7 @@
 use candle_core::{D, Result, Tensor, bail};
 
 use crate::node::Op;
-use crate::norm::{Affine, Norm, is_added_first};
+use crate::norm::{Affine, Norm};
 use crate::view::rowwise;
 
 /// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta.
@@ -157,14 +157,9 @@ pub(crate) fn apply_sum(
     check_addends(x, residual)?;
     let params = Params::new(x, gamma, beta)?;
     let (x, residual) = (rowwise(x)?, rowwise(residual)?);
-    let (s, y) = if is_added_first(&x, &residual) {
-        (None, None)
-    } else {
-        let (s, y) = norm.forward_sum(&x, &residual, params.affine())?;
-        (Some(s), Some(y))
-    };
-    let s = Op::Sum.tensor(&[&x, &residual], s)?;
-    let y = Op::Norm(norm).tensor(&params.args(&s), y)?;
+    let (s, y) = norm.forward_sum(&x, &residual, params.affine())?;
+    let s = Op::Sum.tensor(&[&x, &residual], Some(s))?;
+    let y = Op::Norm(norm).tensor(&params.args(&s), Some(y))?;
     Ok((s, y))
 }
 

@@ -1,241 +1,260 @@
-//! gamma and beta.
+//! The affine epilogue: y = xhat * (gamma + offset) + beta.
 
-use core::cell::UnsafeCell;
 use core::marker::PhantomData;
-use core::mem::MaybeUninit;
+use core::ops::Range;
 
-use crate::element::{Format, Pair, Storage};
-use crate::mean::Center;
-use crate::rows::{Tail, Target, Vector, pad, way};
+use super::epilogue::{Body, Epilogue, Epilogues, Successive};
+use super::gamma_beta::{GammaBeta, PACKED_COLS, Packed};
+use super::slow::NormalizeRow;
+use crate::element::{Pair, Storage};
+use crate::isa::Isa;
+use crate::mean::{Center, Mean};
+use crate::rows::{Params, RowIo, Target, Vector, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
+use crate::stats::exact::WideNorm;
 
-/// What the second touch of a row reads beside it: the offset is added to gamma.
-///
-/// Where one of the two is absent a step of ones, or of negative zeros, stands in and is read again for each step:
-/// multiplying by 1 and adding -0 change no bits.
+/// Packing pays if at least this many rows share gamma and beta.
+const PACKED_ROWS: usize = 4;
+
+/// The affine epilogue of one row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Affine<T: Storage> {
-    gamma: *const T,
-    beta: *const T,
-    gamma_mask: usize,
-    beta_mask: usize,
-    format: Format,
-    offset: T::Float,
+pub(crate) struct AffineRow<T: Storage> {
+    gamma_beta: GammaBeta<T>,
+    y: Target<T>,
 }
 
-impl<T: Storage> Affine<T> {
+impl<T: Storage> Epilogue<T> for AffineRow<T> {
+    /// gamma plus offset, and beta.
+    type Operands<S: Lanes> = [Pair<S, T>; 2];
+
     #[inline(always)]
-    pub(crate) fn new(gamma: Option<Vector<'_, T>>, beta: Option<Vector<'_, T>>, offset: T::Float) -> Self {
-        let mask = |v: Option<Vector<'_, T>>| if v.is_some() { usize::MAX } else { 0 };
-        // Equal elements are in any order.
-        let format = match gamma.or(beta) {
-            _ if !T::ROUNDS => Format::Own,
-            None => Format::Packed,
-            Some(v) if v.is_wide() && T::SPLITS => Format::Wide,
-            Some(v) if v.is_wide() => Format::Packed,
-            Some(_) => Format::Own,
-        };
-        let (ones, zeros) = if format == Format::Own {
-            (T::step_of_ones().as_ptr(), T::step_of_negative_zeros().as_ptr())
-        } else {
-            (f32::step_of_ones().as_ptr().cast(), f32::step_of_negative_zeros().as_ptr().cast())
-        };
-        Self {
-            gamma: gamma.map_or(ones, |v| v.as_ptr()),
-            beta: beta.map_or(zeros, |v| v.as_ptr()),
-            gamma_mask: mask(gamma),
-            beta_mask: mask(beta),
-            format,
-            offset,
+    fn by_way<S: Lanes, M: Center, B: Body>(&self, body: B) -> B::Output {
+        match self.gamma_beta.way::<S, M>(self.y) {
+            way::PLAIN if !T::ROUNDS => body.run::<{ way::PLAIN }>(),
+            way::AFFINE if M::CENTERED || T::ROUNDS => body.run::<{ way::AFFINE }>(),
+            way::GENERAL if B::GENERAL => body.run::<{ way::GENERAL }>(),
+            _ => body.run::<{ way::OFFSET }>(),
         }
     }
 
-    /// Whether both read the same.
     #[inline(always)]
-    pub(crate) fn same(&self, other: &Self) -> bool {
-        core::ptr::eq(self.gamma, other.gamma) && core::ptr::eq(self.beta, other.beta)
+    unsafe fn operands<S: Lanes, M: Center, const WAY: u8>(&self, simd: S, i: usize, j: usize) -> Self::Operands<S> {
+        // SAFETY: the caller's duty.
+        unsafe { self.gamma_beta.load::<S, M, WAY>(simd, i, j) }
     }
 
-    /// Whether packing would change anything.
     #[inline(always)]
-    pub(crate) fn packs(&self) -> bool {
-        self.format != Format::Packed || self.offset != T::Float::default()
+    unsafe fn operands_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> Self::Operands<S> {
+        // SAFETY: the caller's duty.
+        unsafe { self.gamma_beta.load_tail::<S, M>(simd, i, n) }
     }
 
-    /// The way of the loops for rows that have these.
     #[inline(always)]
-    pub(super) fn way<S: Lanes, M: Center>(&self, y: Target<T>) -> u8 {
-        let no_offset = self.offset == T::Float::default();
-        if !S::SPECIALIZES || y.streams() || y.is_wide() {
-            way::REST
-        } else if T::ROUNDS {
-            match self.format {
-                Format::Packed if no_offset => way::AFFINE,
-                Format::Own => way::OFFSET,
-                _ => way::REST,
-            }
-        } else if self.gamma_mask | self.beta_mask == 0 {
-            way::PLAIN
-        } else if M::CENTERED && no_offset && self.gamma_mask != 0 {
-            way::AFFINE
-        } else {
-            // Without a mean there is time for adding nothing.
-            way::OFFSET
-        }
-    }
-
-    /// The pairs of registers for the elements from `i + j` on, of which `j` lie within a step of stand-ins. There is
-    /// no beta unless `M`.
-    ///
-    /// # Safety
-    /// - gamma and beta, if present, have that many elements.
-    /// - `j` plus a pair is at most a step.
-    /// - `WAY` is REST or that of [`way`](Self::way): the others rely on what is present.
-    #[inline(always)]
-    pub(crate) unsafe fn load<S: Lanes, M: Center, const WAY: u8>(
-        &self,
+    fn apply<S: Lanes, M: Center, const WAY: u8>(
         simd: S,
-        i: usize,
-        j: usize,
-    ) -> [Pair<S, T>; 2] {
-        let zeros = [T::Float::splat(simd, T::Float::default()); 2];
+        mean: Mean<M>,
+        xhat: Pair<S, T>,
+        [gamma, beta]: Self::Operands<S>,
+    ) -> Pair<S, T> {
         if WAY == way::PLAIN {
-            return [zeros; 2];
+            return xhat;
         }
-        let format = match WAY {
-            way::AFFINE => Format::Packed,
-            way::OFFSET => Format::Own,
-            _ => self.format,
+        let scale = |k: usize| {
+            if mean.is_computed::<S>() {
+                T::Float::fma(simd, xhat[k], gamma[k], beta[k])
+            } else {
+                T::Float::times(simd, xhat[k], gamma[k])
+            }
         };
-        // These have gamma, and a mask takes a register that loops may not have.
-        let has_gamma = !T::ROUNDS && (WAY == way::AFFINE || WAY == way::OFFSET && !M::CENTERED);
-        let gamma_mask = if has_gamma { usize::MAX } else { self.gamma_mask };
+        [scale(0), scale(1)]
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Lanes, const WAY: u8>(self, simd: S, i: usize, v: Pair<S, T>) {
         // SAFETY: the caller's duty.
-        unsafe {
-            let mut gamma = T::simd_load_beside(simd, self.gamma, format, (i & gamma_mask) + j);
-            if WAY != way::AFFINE {
-                gamma = self.with_offset(simd, gamma);
-            }
-            if !M::CENTERED {
-                return [gamma, zeros];
-            }
-            [gamma, T::simd_load_beside(simd, self.beta, format, (i & self.beta_mask) + j)]
-        }
+        unsafe { self.y.store::<S, WAY>(simd, i, v) };
     }
 
-    /// `n` elements from `i` on, at most a pair of registers.
-    ///
-    /// # Safety
-    /// - gamma and beta, if present, have that many elements.
     #[inline(always)]
-    pub(crate) unsafe fn load_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> [Pair<S, T>; 2] {
+    unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>) {
         // SAFETY: the caller's duty.
-        unsafe {
-            let gamma = T::simd_load_beside_tail(simd, self.gamma, self.format, i & self.gamma_mask, n);
-            let gamma = self.with_offset(simd, gamma);
-            if !M::CENTERED {
-                return [gamma, [T::Float::splat(simd, T::Float::default()); 2]];
-            }
-            [gamma, T::simd_load_beside_tail(simd, self.beta, self.format, i & self.beta_mask, n)]
-        }
-    }
-
-    /// What is read for the `n` elements from `i` on, fewer than a pair of registers, with zeros above: to be loaded as
-    /// the first pair.
-    ///
-    /// # Safety
-    /// - gamma and beta, if present, have that many elements.
-    #[inline(always)]
-    pub(crate) unsafe fn padded(mut self, i: usize, n: usize, [gamma, beta]: &mut [Tail; 2]) -> Self {
-        let element = if self.format == Format::Own { size_of::<T>() } else { size_of::<f32>() };
-        for (p, mask, tail) in
-            [(&mut self.gamma, &mut self.gamma_mask, gamma), (&mut self.beta, &mut self.beta_mask, beta)]
-        {
-            if *mask != 0 {
-                // SAFETY: the caller's duty.
-                *p = unsafe { pad(p.cast::<u8>().add(i * element), n * element, tail).cast() };
-                *mask = 0;
-            }
-        }
-        self
+        unsafe { self.y.store_tail(simd, i, n, v) };
     }
 
     #[inline(always)]
-    fn with_offset<S: Lanes>(&self, simd: S, [a, b]: Pair<S, T>) -> Pair<S, T> {
-        let offset = T::Float::splat(simd, self.offset);
-        [T::Float::plus(simd, a, offset), T::Float::plus(simd, b, offset)]
+    fn target(&self) -> Target<T> {
+        self.y
+    }
+
+    #[inline(always)]
+    fn to(self, y: Target<T>) -> Self {
+        Self { y, ..self }
     }
 }
 
-/// The columns that [`Packed`] has room for: an L1 cache has it for them beside the rows.
-pub(crate) const PACKED_COLS: usize = 1024;
+impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
+    type Row = AffineRow<T>;
+    type Successive<'p> = AffineRows<'p, T>;
+    type Room = Packed;
 
-/// gamma plus offset, and beta, in f32 and in the order of the pairs of registers: for elements of 16 bits, widening
-/// them once for many rows.
-///
-/// In a cell, since what has been packed is read through pointers while this is borrowed again.
-#[derive(Debug)]
-#[repr(align(64))]
-pub(crate) struct Packed(UnsafeCell<[[MaybeUninit<f32>; PACKED_COLS]; 2]>);
-
-impl Packed {
     #[inline(always)]
-    pub(crate) const fn nothing() -> Self {
-        Self(UnsafeCell::new([[MaybeUninit::uninit(); PACKED_COLS]; 2]))
+    fn room() -> Packed {
+        Packed::nothing()
     }
 
-    /// The same as `affine`, read from here.
-    ///
-    /// # Safety
-    /// - `cols <= PACKED_COLS`, and gamma and beta, if present, have as many elements.
-    /// - What is returned is used while this is neither moved nor packed again.
     #[inline(always)]
-    pub(crate) unsafe fn pack<S: Lanes, T: Storage, M: Center>(
+    fn after(&self, rows: usize) -> Self {
+        Self { groups: self.groups.after(rows), ..*self }
+    }
+
+    fn split_at_col(self, col: usize, cols: usize) -> (Self, Self) {
+        let cut = |v: Option<Vector<'a, T>>| v.map(|v| (v.part(0, col), v.part(col, cols - col))).unzip();
+        let ((gamma_a, gamma_b), (beta_a, beta_b)) = (cut(self.gamma), cut(self.beta));
+        (Self { gamma: gamma_a, beta: beta_a, ..self }, Self { gamma: gamma_b, beta: beta_b, ..self })
+    }
+
+    #[inline(always)]
+    fn of_row(&self, r: usize, cols: usize) -> Self {
+        Params::of_row(self, r, cols)
+    }
+
+    #[inline(always)]
+    unsafe fn only_row(&self, rows: &mut RowIo<'_, T>, r: usize, streaming: bool) -> AffineRow<T> {
+        // SAFETY: the caller's duty.
+        let y = unsafe { rows.target(r, streaming) };
+        AffineRow { gamma_beta: GammaBeta::new(self.gamma, self.beta, self.offset), y }
+    }
+
+    #[inline(always)]
+    fn successive<'p>(
         &self,
-        simd: S,
-        affine: &Affine<T>,
-        cols: usize,
-    ) -> Affine<T> {
-        let gammas: *mut f32 = self.0.get().cast();
-        let betas = gammas.wrapping_add(PACKED_COLS);
-        outline(simd, Pack::<T, M> { affine: *affine, cols, to: [gammas, betas], center: PhantomData });
-        Affine {
-            gamma: gammas.cast_const().cast(),
-            beta: betas.cast_const().cast(),
-            gamma_mask: usize::MAX,
-            beta_mask: usize::MAX,
-            format: Format::Packed,
-            offset: -T::Float::default(),
-        }
+        rows: &RowIo<'_, T>,
+        range: Range<usize>,
+        streaming: bool,
+        room: &'p Packed,
+    ) -> AffineRows<'p, T> {
+        let grouped = self.differ();
+        let together = if grouped { self.groups.repeat().min(range.len()) } else { range.len() };
+        let packs = T::ROUNDS && together >= PACKED_ROWS && rows.cols() <= PACKED_COLS && !streaming;
+        // Rows without gamma and beta read this, and change nothing of it.
+        let nothing = GammaBeta::new(None, None, self.offset);
+        AffineRows { changes_at: range.start, grouped, packs, given: nothing, read: nothing, packed: room }
+    }
+
+    #[inline(always)]
+    fn differ(&self) -> bool {
+        !self.groups.are_one()
+    }
+
+    #[inline(always)]
+    unsafe fn finish_exactly(&self, isa: Isa, rows: &mut RowIo<'_, T>, r: usize, streaming: bool, norm: WideNorm) {
+        // SAFETY: the caller's duty.
+        let (x, y) = unsafe { (rows.source(r), rows.target(r, streaming)) };
+        let gamma_beta = GammaBeta::new(self.gamma, self.beta, self.offset);
+        let has_beta = self.beta.is_some();
+        // All have cols elements; x and y are the same or apart, as RowIo promises.
+        isa.run(&NormalizeRow { x, y, cols: rows.cols(), norm, gamma_beta, has_beta });
+    }
+
+    unsafe fn finish_nan(&self, rows: &mut RowIo<'_, T>, r: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { rows.canonicalize(r, |_| true) };
+    }
+
+    /// Rounding to 16 bits may have lost a NaN that comes from gamma or beta, so gamma and beta are checked for NaNs
+    /// too.
+    #[cold]
+    #[inline(never)]
+    unsafe fn canonicalize(&self, rows: &mut RowIo<'_, T>, r: usize) {
+        // SAFETY: the caller's duty.
+        unsafe { rows.canonicalize(r, |i| self.gamma(i).into().is_nan() || self.beta(i).into().is_nan()) };
+    }
+
+    fn are_finite(&self) -> bool {
+        Params::are_finite(self)
     }
 }
 
-/// Packs `cols` columns of gamma and beta into room for as many and the rest of a pair.
-struct Pack<T: Storage, M: Center> {
-    affine: Affine<T>,
+/// gamma and beta of successive rows. Beside rows of 16 bits they are packed where that pays.
+#[derive(Debug)]
+pub(crate) struct AffineRows<'p, T: Storage> {
+    /// The next row whose gamma and beta may differ from `given`.
+    changes_at: usize,
+    grouped: bool,
+    packs: bool,
+    /// gamma and beta of the last row, as they are given and as they are read.
+    given: GammaBeta<T>,
+    read: GammaBeta<T>,
+    packed: &'p Packed,
+}
+
+/// Takes gamma and beta of row `r`. Whoever makes it knows that the row is there, that it has `cols` columns, and that
+/// nothing uses what was packed before.
+struct Change<'c, 'p, 'a, T: Storage, M> {
+    affines: &'c mut AffineRows<'p, T>,
+    params: &'c Params<'a, T>,
+    r: usize,
     cols: usize,
-    to: [*mut f32; 2],
     center: PhantomData<M>,
 }
 
-impl<T: Storage, M: Center> Kernel for Pack<T, M> {
+impl<T: Storage, M: Center> Kernel for Change<'_, '_, '_, T, M> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { affine, cols, to: [gammas, betas], .. } = self;
-        let pair = 2 * S::F32_LANES;
-        let mut i = 0;
-        while i < cols {
-            // SAFETY: the duty of the caller of `pack`. Pairs begin within the columns, and so end within the room.
-            unsafe {
-                let [gamma, beta] = affine.load_tail::<S, M>(simd, i, pair.min(cols - i));
-                T::simd_store_packed(simd, gammas.add(i), gamma);
-                T::simd_store_packed(simd, betas.add(i), beta);
-            }
-            i += pair;
+        let Self { affines, params, r, cols, .. } = self;
+        let params = params.of_row(r, cols);
+        let given = GammaBeta::new(params.gamma, params.beta, params.offset);
+        affines.changes_at = if affines.grouped { r + 1 } else { usize::MAX };
+        if given.same(&affines.given) {
+            return;
         }
+        affines.given = given;
+        affines.read = if affines.packs && given.packs() {
+            // SAFETY: the columns fit where `packs` is set, and gamma and beta have `cols` elements, checked by the
+            // constructor.
+            unsafe { affines.packed.pack::<S, T, M>(simd, &given, cols) }
+        } else {
+            given
+        };
     }
 }
 
-const _: () = assert!(PACKED_COLS.is_multiple_of(f32::STEP));
+impl<T: Storage> Successive<T, Params<'_, T>> for AffineRows<'_, T> {
+    #[inline(always)]
+    unsafe fn row<S: Lanes, M: Center>(
+        &mut self,
+        simd: S,
+        of: &Params<'_, T>,
+        rows: &mut RowIo<'_, T>,
+        r: usize,
+        streaming: bool,
+    ) -> AffineRow<T> {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if r >= self.changes_at {
+                let change = Change { affines: self, params: of, r, cols: rows.cols(), center: PhantomData::<M> };
+                // Packing is more code than a loop should have twice.
+                if T::ROUNDS { outline(simd, change) } else { change.run(simd) }
+            }
+            AffineRow { gamma_beta: self.read, y: rows.target(r, streaming) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn two_rows<S: Lanes, M: Center>(
+        &mut self,
+        simd: S,
+        of: &Params<'_, T>,
+        rows: &mut RowIo<'_, T>,
+        r: usize,
+        streaming: bool,
+    ) -> [AffineRow<T>; 2] {
+        // SAFETY: the caller's duty.
+        unsafe {
+            let row = self.row::<S, M>(simd, of, rows, r, streaming);
+            [row, row.to(rows.target(r + 1, streaming))]
+        }
+    }
+}

@@ -11,9 +11,9 @@ use crate::simd::{FOLD_ROWS, Float, Kernel, Lanes, rolled};
 use crate::stats::RowNorm;
 use crate::stats::sums::{self, ChunkLen, Sums};
 
-/// The first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. The moments of a block are taken before the
-/// block ahead of it is normalized, so that the chain between the two has something to hide behind. Returns whether what
-/// is written for a row is known to be finite.
+/// Normalizes the first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. It takes the moments of a block
+/// before it normalizes the previous block, so that the chain from the moments to rstd hides behind that work. Returns
+/// whether all that is written for some row is known to be finite.
 pub(super) struct Blocks<'j, 'a, T: Storage, M: Center, E> {
     pub(super) job: &'j mut Job<'a, T, E>,
     pub(super) rows: usize,
@@ -28,34 +28,34 @@ impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for Blocks<'_, '_, T, M, E> 
         let Self { job, rows, .. } = self;
         let room = E::room();
         let mut epilogues = job.successive(0..rows, &room);
-        let mut seen = T::Float::splat(simd, T::Float::NAN);
+        let mut nan_probe = T::Float::splat(simd, T::Float::NAN);
         let mut norm = BlockNorm::NOTHING;
         let mut r = 0;
         while r < rows + FOLD_ROWS {
             let next = if r < rows { block_moments::<S, T, M, E>(simd, job, r) } else { norm };
             if r >= FOLD_ROWS {
-                seen = block_normalize::<S, T, M, E>(simd, job, r - FOLD_ROWS, &norm, &mut epilogues);
+                nan_probe = block_normalize::<S, T, M, E>(simd, job, r - FOLD_ROWS, &norm, &mut epilogues);
             }
             norm = next;
             r += FOLD_ROWS;
         }
-        !T::Float::any_nan(simd, seen)
+        !T::Float::any_nan(simd, nan_probe)
     }
 }
 
-/// How many rows ahead strided rows are asked for: hardware that looks ahead follows lines, not rows.
+/// The number of rows by which strided rows are prefetched ahead. Hardware prefetchers follow lines, not rows.
 const AHEAD: usize = 2 * FOLD_ROWS;
 
 /// The registers of f64 that a block takes on the narrowest tier.
 const MAX_F64_REGS: usize = FOLD_ROWS / 2;
 
-/// What normalizing the rows of a block takes.
+/// The statistics of the rows of a block.
 #[derive(Clone, Copy)]
 struct BlockNorm<F> {
     mean: [F; FOLD_ROWS],
     mean_lo: [F; FOLD_ROWS],
     rstd: [F; FOLD_ROWS],
-    /// The rows that the slow path has done already.
+    /// Whether the slow path has normalized the row already.
     rescued: [bool; FOLD_ROWS],
     any_rescued: bool,
 }
@@ -75,7 +75,7 @@ impl<F: Float> BlockNorm<F> {
     }
 }
 
-/// Takes the moments of the rows `r..r + FOLD_ROWS`.
+/// The statistics of the rows `r..r + FOLD_ROWS`, made from their moments.
 #[inline(always)]
 fn block_moments<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
     simd: S,
@@ -127,7 +127,7 @@ fn block_moments<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
     settle_block(simd, job, r, &c, &s, &q)
 }
 
-/// What `sums::finish` and `settle` do, for eight rows at once.
+/// Does for eight rows at once what `Sums::finish` and `settle` do for one.
 #[inline(always)]
 fn settle_block<S: Lanes, T: Storage, E: Epilogues<T>>(
     simd: S,
@@ -176,8 +176,8 @@ fn settle_block<S: Lanes, T: Storage, E: Epilogues<T>>(
     if all_trusted { norm } else { rescue_block(job, r, v, mean, norm) }
 }
 
-/// What [`rescue_row`] does, for those of eight rows that need it. All by value, so that the loop keeps what it has in
-/// registers.
+/// Calls [`rescue_row`] for each row of the block that needs it. The arguments are values, so that the loop keeps its
+/// own in registers.
 #[cold]
 #[inline(never)]
 fn rescue_block<T: Storage, E: Epilogues<T>>(
@@ -188,7 +188,7 @@ fn rescue_block<T: Storage, E: Epilogues<T>>(
     mut norm: BlockNorm<T::Float>,
 ) -> BlockNorm<T::Float> {
     for k in 0..rolled(FOLD_ROWS) {
-        // Without a bound from which the compiler could tell how often to unroll the loop.
+        // This keeps indices in bounds, and does not tell the compiler how often to unroll the loop.
         let k = k % FOLD_ROWS;
         if !T::Float::TRUSTED.contains(&v[k]) {
             match rescue_row(job, r + k, v[k], mean[k]) {
@@ -202,7 +202,8 @@ fn rescue_block<T: Storage, E: Epilogues<T>>(
     norm
 }
 
-/// Returns zeros, or a NaN in some lane if what is written for the last row is not finite, or was not seen.
+/// Normalizes the block that starts at row `r`. Returns zeros, or a NaN in some lane if the elements written for the
+/// last row are not finite, or were not checked.
 #[inline(always)]
 fn block_normalize<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
     simd: S,
@@ -212,7 +213,7 @@ fn block_normalize<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
     epilogues: &mut E::Successive<'_>,
 ) -> <T::Float as Float>::Reg<S> {
     let (cols, mean) = (job.rows.cols(), Mean::<M>::new(job.centered));
-    let mut seen = T::Float::splat(simd, T::Float::NAN);
+    let mut nan_probe = T::Float::splat(simd, T::Float::NAN);
     if norm.any_rescued || job.epilogues.differ() {
         for k in 0..rolled(FOLD_ROWS) {
             if !norm.rescued[k] {
@@ -224,7 +225,7 @@ fn block_normalize<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
                 }
             }
         }
-        return seen;
+        return nan_probe;
     }
     for k in (0..rolled(FOLD_ROWS)).step_by(2) {
         // SAFETY: as above.
@@ -232,8 +233,8 @@ fn block_normalize<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
             let norm = [NormRegs::new(simd, &norm.row(k), mean), NormRegs::new(simd, &norm.row(k + 1), mean)];
             let epilogue = job.next_two::<S, M>(simd, epilogues, r + k);
-            seen = normalize(simd, x, &epilogue, &norm, 0, cols);
+            nan_probe = normalize(simd, x, &epilogue, &norm, 0, cols);
         }
     }
-    seen
+    nan_probe
 }

@@ -1,4 +1,4 @@
-//! Which loops rows go through.
+//! The choice of the loops that rows go through.
 
 use core::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use crate::isa::Isa;
 use crate::mean::{Center, Mean};
 use crate::simd::FOLD_ROWS;
 
-/// One function for all that go through the same loops.
+/// Runs a job. Both normalizations share this function if they share the loops.
 #[inline(never)]
 pub(crate) fn run_job<T: Storage, M: Center, E: Epilogues<T>>(job: &mut Job<'_, T, E>, isa: Isa) {
     if !job.forward::<M>(isa) || job.epilogues.differ() {
@@ -21,10 +21,10 @@ pub(crate) fn run_job<T: Storage, M: Center, E: Epilogues<T>>(job: &mut Job<'_, 
 }
 
 impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
-    /// Chooses the loops. Each is dispatched by itself: without optimization, the frame of a function has room for
-    /// every value of everything inlined into it, and that of all loops together would overflow the stack of a thread.
+    /// Chooses the loops. Each loop is dispatched by itself: without optimization, the frame of a function has room for
+    /// every value of everything inlined into it, and one frame for all loops would overflow the stack of a thread.
     ///
-    /// Returns whether what is written for a row is known to be finite.
+    /// Returns whether all that is written for some row is known to be finite.
     #[inline(always)]
     fn forward<M: Center>(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());

@@ -15,8 +15,7 @@ pub(crate) fn run_columns<T: Storage, M: Center, E: Epilogues<T>>(job: &mut Colu
     isa.run(RunColumns::<T, M, E> { job, center: PhantomData });
 }
 
-/// The job of normalizing one row, or some columns of it, whose statistics are known: what both normalizations have in
-/// common.
+/// The job of normalizing one row, or some columns of it, whose statistics are known.
 #[derive(Debug)]
 pub(crate) struct Columns<'a, T: Storage, E> {
     pub(crate) centered: bool,
@@ -36,7 +35,7 @@ impl<T: Storage, E: Epilogues<T>> Columns<'_, T, E> {
     }
 }
 
-/// The columns of a job.
+/// Normalizes the columns of a job.
 struct RunColumns<'j, 'a, T: Storage, M: Center, E> {
     job: &'j mut Columns<'a, T, E>,
     center: PhantomData<M>,

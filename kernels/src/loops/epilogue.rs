@@ -1,4 +1,7 @@
-//! What becomes of rows once they are normalized: the last part of an operation, over which the loops are generic.
+//! Epilogues: the last part of an operation, which makes y from normalized elements. The loops are generic over it.
+//!
+//! An [`Epilogue`] belongs to one row, [`Epilogues`] belong to the rows of a job, and [`Successive`] gives the
+//! epilogues of rows that a loop takes one after another.
 
 use core::ops::Range;
 
@@ -11,7 +14,8 @@ use crate::stats::exact::WideNorm;
 
 /// A loop that has one piece of code for each [way](crate::rows::way) of an epilogue.
 pub(crate) trait Body {
-    /// Whether rows may be written past the caches, or in another type than their own.
+    /// Whether the loop has a piece of code for the way [`GENERAL`](crate::rows::way::GENERAL). A loop without one
+    /// never writes past the caches, nor in a type other than the type of x.
     const GENERAL: bool;
 
     type Output;
@@ -19,31 +23,32 @@ pub(crate) trait Body {
     fn run<const WAY: u8>(self) -> Self::Output;
 }
 
-/// What becomes of the normalized elements of one row, a pair of registers at a time.
+/// The epilogue of one row: it makes y from xhat, a pair of registers at a time.
 ///
-/// Whoever holds one knows that all that it reads and writes has an element for each column.
+/// Whoever holds one knows that whatever it reads and writes has an element for each column.
 pub(crate) trait Epilogue<T: Storage>: Copy {
-    /// What is read for a pair of registers beside x: gamma and beta, say.
+    /// The operands of a pair of registers, which are read beside x: gamma and beta, for example.
     type Operands<S: Lanes>: Copy;
 
-    /// Runs the piece of code that is quickest for this row.
+    /// Runs the piece of `body` for the way that is quickest for this row.
     fn by_way<S: Lanes, M: Center, B: Body>(&self, body: B) -> B::Output;
 
-    /// The operands for the elements from `i + j` on, where `i` is the start of a step and `j` a place within it.
+    /// The operands for a pair of registers, from element `i + j` on. A stand-in for an absent operand, which is as
+    /// long as a step, is read from its element `j` on.
     ///
     /// # Safety
-    /// - There are that many elements.
+    /// - There is a pair of elements from `i + j` on.
     /// - `j` plus a pair is at most a step.
-    /// - `WAY` is what [`by_way`](Self::by_way) gives, or the most general one.
+    /// - `WAY` is the way that [`by_way`](Self::by_way) chooses, or [`GENERAL`](crate::rows::way::GENERAL).
     unsafe fn operands<S: Lanes, M: Center, const WAY: u8>(&self, simd: S, i: usize, j: usize) -> Self::Operands<S>;
 
     /// The operands for `n` elements from `i` on, at most a pair of registers.
     ///
     /// # Safety
-    /// - There are that many elements.
+    /// - There are `i + n` elements.
     unsafe fn operands_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> Self::Operands<S>;
 
-    /// What xhat becomes.
+    /// Makes y, a pair of registers, from `xhat`.
     fn apply<S: Lanes, M: Center, const WAY: u8>(
         simd: S,
         mean: Mean<M>,
@@ -51,22 +56,22 @@ pub(crate) trait Epilogue<T: Storage>: Copy {
         operands: Self::Operands<S>,
     ) -> Pair<S, T>;
 
-    /// Writes what a pair of registers became, from element `i` on.
+    /// Writes `v`, a pair of registers of y, from element `i` on.
     ///
     /// # Safety
     /// - As for [`Target::store`].
     unsafe fn store<S: Lanes, const WAY: u8>(self, simd: S, i: usize, v: Pair<S, T>);
 
-    /// Writes `n` elements from `i` on, at most a pair of registers.
+    /// Writes the first `n` elements of `v`, at most a pair of registers, from element `i` on.
     ///
     /// # Safety
-    /// - There are that many.
+    /// - There are `i + n` elements.
     unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>);
 
-    /// Where it writes, which may be past the caches.
+    /// Where it writes y, perhaps past the caches.
     fn target(&self) -> Target<T>;
 
-    /// The same epilogue, which writes elsewhere.
+    /// The same epilogue, which writes to `y`.
     fn to(self, y: Target<T>) -> Self;
 }
 
@@ -75,31 +80,31 @@ pub(crate) trait Epilogues<T: Storage>: Sized {
     /// The epilogue of a row.
     type Row: Epilogue<T>;
 
-    /// What a loop keeps while it asks for the epilogues of successive rows.
+    /// What a loop keeps from row to row: see [`Successive`].
     type Successive<'p>: Successive<T, Self>;
 
-    /// Room for what is made once for many rows.
+    /// Memory for what is made once for many rows: packed gamma and beta, for example.
     type Room;
 
-    /// Room in which nothing has been made.
+    /// Memory in which nothing has been made.
     fn room() -> Self::Room;
 
     /// The epilogues of the rows after the first `rows`.
     fn after(&self, rows: usize) -> Self;
 
-    /// The epilogues of the first `col` columns, which are there, and of the others.
+    /// The epilogues of the first `col` columns, at most `cols`, and the epilogues of the rest.
     fn split_at_col(self, col: usize, cols: usize) -> (Self, Self);
 
     /// The epilogues of row `r` alone.
     fn of_row(&self, r: usize, cols: usize) -> Self;
 
-    /// The epilogue of row `r`, the only row that these are of. It writes past the caches if `streaming`.
+    /// The epilogue of row `r`. These must be the epilogues of row `r` alone. It writes past the caches if `streaming`.
     ///
     /// # Safety
     /// - There is such a row.
     unsafe fn only_row(&self, rows: &mut RowIo<'_, T>, r: usize, streaming: bool) -> Self::Row;
 
-    /// For a loop that asks for the epilogues of a range of rows, one row after another.
+    /// The epilogues of the rows in `range`, for a loop that takes them one after another. They may use `room`.
     fn successive<'p>(
         &self,
         rows: &RowIo<'_, T>,
@@ -111,36 +116,37 @@ pub(crate) trait Epilogues<T: Storage>: Sized {
     /// Whether rows differ in their operands.
     fn differ(&self) -> bool;
 
-    /// Does for row `r`, the only row that these are of, whose statistics are known in f64, what the loops do for other rows.
+    /// Normalizes row `r` in f64, with the statistics `norm`, and makes y from it. These must be the epilogues of row
+    /// `r` alone.
     ///
     /// # Safety
     /// - There is such a row.
     unsafe fn finish_exactly(&self, isa: Isa, rows: &mut RowIo<'_, T>, r: usize, streaming: bool, norm: WideNorm);
 
-    /// Writes what becomes of row `r` if every element of xhat is NaN.
+    /// Writes row `r` of y for an xhat whose elements are all NaN.
     ///
     /// # Safety
     /// - There is such a row.
     unsafe fn finish_nan(&self, rows: &mut RowIo<'_, T>, r: usize);
 
-    /// Makes all NaNs of row `r`, the only row that these are of, canonical.
+    /// Makes all NaNs in row `r` of y canonical. These must be the epilogues of row `r` alone.
     ///
     /// # Safety
     /// - There is such a row.
     unsafe fn canonicalize(&self, rows: &mut RowIo<'_, T>, r: usize);
 
-    /// Whether no operand can make a NaN of a finite xhat.
+    /// Whether no operand can make a NaN from a finite xhat.
     fn are_finite(&self) -> bool;
 }
 
-/// The epilogues of successive rows.
+/// The epilogues of successive rows, each in turn.
 pub(crate) trait Successive<T: Storage, E: Epilogues<T>> {
-    /// The epilogue of row `r`, which comes after the rows asked for before.
+    /// The epilogue of row `r`, one of `of`. Each call has a later row than the call before.
     ///
     /// # Safety
     /// - There is such a row.
     /// - What is returned is not used after the next call.
-    /// - The room that this was made with is not used for others.
+    /// - Nothing else uses the room that this was made with.
     unsafe fn row<S: Lanes, M: Center>(
         &mut self,
         simd: S,
@@ -150,10 +156,10 @@ pub(crate) trait Successive<T: Storage, E: Epilogues<T>> {
         streaming: bool,
     ) -> E::Row;
 
-    /// The epilogues of two rows from row `r` on, which do not differ in their operands.
+    /// The epilogues of rows `r` and `r + 1`, which must have the same operands.
     ///
     /// # Safety
-    /// - As for [`row`](Self::row).
+    /// - As for [`row`](Self::row), for both rows.
     unsafe fn two_rows<S: Lanes, M: Center>(
         &mut self,
         simd: S,

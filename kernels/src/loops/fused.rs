@@ -12,15 +12,15 @@ use crate::simd::{Float, Kernel, Lanes, regs};
 use crate::stats::sums::{self, ChunkLen, Sums};
 use crate::stats::{CHUNK, Moments, RowNorm, Tree, no_subtrees};
 
-/// A row on its way: its moments are settled, `at` elements of it are normalized.
+/// A row whose moments are settled, and whose first `at` elements are normalized.
 struct Pending<S: Lanes, T: Storage, M: Center, E: Epilogue<T>> {
     row: KnownRow<T, M, E>,
     norm: NormRegs<S, T::Float, M>,
     at: usize,
 }
 
-/// What the last two rows take, or the last row where rows are never later. Number by number: a row's together would be
-/// loaded in wider pieces than they have just been stored in.
+/// The statistics of the last two rows, or of the last row where rows are one row late. Each statistic has an array of
+/// its own: the compiler would load one structure for each row in wider pieces than it has just stored, which stalls.
 struct Queue<F> {
     settled: [bool; 2],
     mean: [F; 2],
@@ -31,7 +31,7 @@ struct Queue<F> {
 impl<F: Float> Queue<F> {
     const NOTHING: Self = Self { settled: [false; 2], mean: [F::NAN; 2], mean_lo: [F::NAN; 2], rstd: [F::NAN; 2] };
 
-    /// Where row `r` is. (What is always in one place can stay in registers.)
+    /// The place of row `r`. (Statistics that are always in one place can stay in registers.)
     #[inline(always)]
     fn place(r: usize) -> usize {
         if size_of::<F>() <= size_of::<f32>() { r & 1 } else { 0 }
@@ -55,8 +55,8 @@ impl<F: Float> Queue<F> {
 
 /// Normalizes the rows from `first` to the last; `first` is a row of the job. Rows of one chunk are normalized two rows
 /// late, as long as an L1 cache has room for three rows, gamma and beta. Longer rows are normalized one row late. With
-/// `STREAMS`, y is streamed (see [`Storage::STREAMS_APART`]). Returns whether what is written for a row is known to be
-/// finite.
+/// `STREAMS`, y is streamed (see [`Storage::STREAMS_APART`]). Returns whether all that is written for some row is known
+/// to be finite.
 pub(super) struct Fused<'j, 'a, T: Storage, M: Center, E, const STREAMS: bool> {
     pub(super) job: &'j mut Job<'a, T, E>,
     pub(super) first: usize,
@@ -119,10 +119,10 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
                     }
                 };
             }
-            // Of the last row, which is fused with no other, every element is looked at.
+            // The last row is fused with no other, so that every element of it is checked.
             finite &= match pending {
                 Some(Pending { at, .. }) if at == cols => true,
-                // Here and not out of line: that costs as much as a step does. (Tails of 16 bits take many registers.)
+                // Inlined, since a call costs as much as a step. (Tails of 16 bits take too many registers for that.)
                 // SAFETY: as below.
                 Some(p) if !T::ROUNDS && t < rows && !job.streaming && cols - p.at < T::STEP => unsafe {
                     p.row.normalize_rest(simd, &p.norm, p.at, cols);
@@ -132,7 +132,7 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
                 Some(p) => unsafe { p.row.normalize_part(simd, p.at, cols) },
                 None => false,
             };
-            // Only now, since a call to the slow path would have everything that is pending put aside.
+            // Only now, since around a call to the slow path everything that is pending would be spilled.
             let norm = match moments {
                 Some(moments) => settle(simd, job, t, &moments, inv_cols),
                 None => None,
@@ -146,10 +146,10 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
     }
 }
 
-/// The moments of the chunk from `from` on, while the pending row is normalized step by step.
+/// Takes the moments of the chunk from `from` on, and meanwhile normalizes the pending row, step by step.
 ///
 /// # Safety
-/// - The row has at least `from + len.len` elements, the pending row `cols`.
+/// - The row has at least `from + len.len` elements, and the pending row has `cols`.
 #[inline(always)]
 unsafe fn fused_chunk<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STREAMS: bool>(
     simd: S,
@@ -171,12 +171,12 @@ unsafe fn fused_chunk<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STR
     let mut i = 0;
     if let Some(p) = pending {
         let both = steps.min((cols - p.at) / T::STEP) * T::STEP;
-        // So many steps are left of the chunk and of the pending row, which are different rows.
+        // `both` elements are left of the chunk, and of the pending row, which is another row.
         let Pending { row: KnownRow { x: pending_x, epilogue, .. }, norm, at } = *p;
         let (sums, len) = (&mut sums, both);
         let body = BothSteps::<S, T, M, E, STREAMS> { simd, sums, input, from, pending_x, epilogue, norm, at, len };
         if STREAMS {
-            body.run::<{ way::REST }>();
+            body.run::<{ way::GENERAL }>();
         } else {
             epilogue.by_way::<S, M, _>(body);
         }
@@ -195,8 +195,8 @@ unsafe fn fused_chunk<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STR
     sums.finish(simd, c, len, mean)
 }
 
-/// The first `len` elements of the chunk from `from` on, a multiple of a step, and as many of the pending row. Whoever
-/// makes it knows that the row has at least `from + len` elements, and that `len` are left of the pending row.
+/// Sums up `len` elements of a row from `from` on, and normalizes `len` elements of the pending row from `at` on.
+/// Whoever makes it knows that both rows have these elements, and that `len` is a multiple of a step.
 struct BothSteps<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STREAMS: bool> {
     simd: S,
     sums: &'r mut Sums<S, T, M>,
@@ -217,16 +217,16 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STREAMS: bool> Body 
     #[inline(always)]
     fn run<const WAY: u8>(self) {
         let Self { simd, sums, input, from, pending_x, epilogue, norm, at, len } = self;
-        // SAFETY: whoever made this knew that.
+        // SAFETY: whoever made this knew that the row has `from + len` elements.
         let x = unsafe { input.row().after(from) };
         let mut taken = *sums;
         let mut i = 0;
         while i < len {
-            if WAY == way::REST {
-                // What is streamed comes from memory, and hardware that looks ahead stops at the end of each page.
+            if WAY == way::GENERAL {
+                // Rows that are streamed come from memory, and hardware prefetchers stop at the end of each page.
                 input.prefetch_ahead(simd, from + i);
             }
-            // SAFETY: the loop's condition, and as above.
+            // SAFETY: i + T::STEP <= len, and whoever made this knew that both rows have these elements.
             unsafe {
                 taken.step(simd, x, i);
                 for k in 0..regs::<S>() {

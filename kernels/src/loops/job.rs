@@ -1,4 +1,4 @@
-//! What the loops take, and what becomes of rows that they are not trusted with.
+//! The job that the loops run, and the way of rows to the slow path.
 
 use core::ops::Range;
 
@@ -14,20 +14,21 @@ use crate::stats::{CHUNK, Moments, RowNorm, StatsMut, scale_for};
 /// Rows up to this many columns go through the loop over blocks.
 const BLOCK_COLS: usize = 192;
 
-/// So do those of whole cache lines up to this many bytes and columns.
+/// So do rows of whole cache lines, up to this many bytes and columns.
 const BLOCK_LINES: usize = 1 << 10;
 const BLOCK_LINES_COLS: usize = 256;
 
-/// Those that come from memory and go elsewhere, up to this size.
+/// Rows that come from memory and are not normalized in place go there up to this size.
 const BLOCK_ROW_BYTES: usize = 256;
 
-/// Rows from this size on that come from memory and go back there are taken one by one.
+/// Rows that come from memory and are normalized in place are taken one by one from this size on.
 const IN_PLACE_ROW_BYTES: usize = 2 << 10;
 
-/// Rows up to this size are fused with their neighbours: beyond, a row is lost from the L2 cache before its turn comes.
+/// Rows up to this size are fused with their neighbours. A longer row would leave the L2 cache before its second touch.
 const FUSED_BYTES: usize = 64 << 10;
 
-/// What both normalizations have in common, and the loops take.
+/// The job that the loops run. Its input is `rows`, its reduction is the moments of each row (the `M: Center` of the
+/// loops), and `epilogues` make y.
 #[derive(Debug)]
 pub(crate) struct Job<'a, T: Storage, E> {
     /// The tier that it runs on.
@@ -40,8 +41,8 @@ pub(crate) struct Job<'a, T: Storage, E> {
     pub(crate) bias: Option<&'a [T]>,
     pub(crate) eps: f64,
     pub(crate) streaming: bool,
-    /// Whether loops ask for what they read before they come to it.
-    pub(super) asks: bool,
+    /// Whether loops prefetch the elements that they read.
+    pub(super) prefetches: bool,
     /// Whether short rows go through the loop over blocks.
     pub(super) blocks: bool,
     /// Whether rows are fused with their neighbours.
@@ -50,7 +51,7 @@ pub(crate) struct Job<'a, T: Storage, E> {
 }
 
 impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
-    /// Rows with a mean if `centered`, and epilogues and statistics that fit them.
+    /// A job of `rows`, which have a mean if `centered`. `epilogues` and `stats` fit the rows.
     #[inline(always)]
     pub(crate) fn new(
         centered: bool,
@@ -67,8 +68,20 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
         let short = rows.cols() <= BLOCK_COLS || few_lines;
         let blocks = short && !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
         let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);
-        let asks = streaming || in_place;
-        Self { isa: Isa::SCALAR, centered, rows, epilogues, bias: None, eps, streaming, asks, blocks, fused, stats }
+        let prefetches = streaming || in_place;
+        Self {
+            isa: Isa::SCALAR,
+            centered,
+            rows,
+            epilogues,
+            bias: None,
+            eps,
+            streaming,
+            prefetches,
+            blocks,
+            fused,
+            stats,
+        }
     }
 
     pub(crate) fn split_at(self, row: usize) -> (Self, Self) {
@@ -79,14 +92,14 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
         (Self { rows: rows_a, stats: stats_a, ..self }, b)
     }
 
-    /// What the moments of row `r` are taken of.
+    /// The input of the moments of row `r`.
     ///
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
     pub(super) unsafe fn input(&self, r: usize) -> Input<T> {
         // SAFETY: the caller's duty.
-        unsafe { self.rows.input(r, self.bias, self.asks) }
+        unsafe { self.rows.input(r, self.bias, self.prefetches) }
     }
 
     /// The epilogue of row `r`.
@@ -99,13 +112,13 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
         unsafe { self.epilogues.of_row(r, self.rows.cols()).only_row(&mut self.rows, r, self.streaming) }
     }
 
-    /// For a loop that asks for the epilogues of a range of rows, one row after another.
+    /// The epilogues of the rows in `range`, for a loop that takes them one after another.
     #[inline(always)]
     pub(super) fn successive<'p>(&self, range: Range<usize>, room: &'p E::Room) -> E::Successive<'p> {
         self.epilogues.successive(&self.rows, range, self.streaming, room)
     }
 
-    /// The epilogue of row `r`, which comes after the rows that `all` was asked for before.
+    /// The epilogue of row `r`, out of `all`. Each call has a later row than the call before.
     ///
     /// # Safety
     /// - There is such a row.
@@ -121,10 +134,10 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
         unsafe { all.row::<S, M>(simd, &self.epilogues, &mut self.rows, r, self.streaming) }
     }
 
-    /// The epilogues of rows `r` and `r + 1`, which do not differ in their operands.
+    /// The epilogues of rows `r` and `r + 1`, which must have the same operands.
     ///
     /// # Safety
-    /// - As for [`next`](Self::next).
+    /// - As for [`next`](Self::next), for both rows.
     #[inline(always)]
     pub(super) unsafe fn next_two<S: Lanes, M: Center>(
         &mut self,
@@ -136,7 +149,7 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
         unsafe { all.two_rows::<S, M>(simd, &self.epilogues, &mut self.rows, r, self.streaming) }
     }
 
-    /// Makes all NaNs canonical that an operand which is not finite can have made.
+    /// Makes all NaNs of y canonical if an operand may have made some: see [`Epilogues::are_finite`].
     #[cold]
     #[inline(never)]
     pub(crate) fn canonicalize_nans(&mut self) {
@@ -150,8 +163,8 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
     }
 }
 
-/// Turns the moments of row `r` into what normalizing it takes. A row that cannot be trusted and is not constant is
-/// normalized here and now on the slow path, and there is nothing left to do for it.
+/// Makes the statistics of row `r` from its moments. If these cannot be trusted and the row is not constant, it
+/// normalizes the row on the slow path, and returns `None`.
 #[inline(always)]
 pub(super) fn settle<S: Lanes, T: Storage, E: Epilogues<T>>(
     simd: S,
@@ -169,9 +182,9 @@ pub(super) fn settle<S: Lanes, T: Storage, E: Epilogues<T>>(
     Some(norm)
 }
 
-/// Normalizes a row on the slow path whose v and mean, of the fast sums, are not trusted. But a row of equal elements
-/// with eps = 0, which is what padding is, has an xhat of 0 and not of 0 * infinity: that is left to the loops, as a
-/// row with an rstd of 0.
+/// Normalizes row `r` on the slow path, and returns `None`. `v` and `mean` come from the fast sums, and are not
+/// trusted. A row of equal elements with eps = 0 (padding, for example) is left to the loops with an rstd of 0, since
+/// its xhat is 0 and not 0 * infinity.
 #[cold]
 #[inline(never)]
 pub(super) fn rescue_row<T: Storage, E: Epilogues<T>>(
@@ -180,7 +193,7 @@ pub(super) fn rescue_row<T: Storage, E: Epilogues<T>>(
     v: f64,
     mean: f64,
 ) -> Option<RowNorm<T::Float>> {
-    // SAFETY: r < rows: callers count it.
+    // SAFETY: r < rows, as callers know.
     let (x, cols) = (unsafe { job.rows.source(r) }, job.rows.cols());
     // SAFETY: rows have cols > 0 elements.
     if v == 0.0 && unsafe { exact::is_constant(x, cols, job.centered) } {
@@ -195,7 +208,7 @@ pub(super) fn rescue_row<T: Storage, E: Epilogues<T>>(
     None
 }
 
-/// Normalizes a row on the slow path with moments that were taken there.
+/// Normalizes row `r` on the slow path, with moments that were taken there.
 #[cold]
 #[inline(never)]
 pub(crate) fn finish_row<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, r: usize, moments: &Moments) {

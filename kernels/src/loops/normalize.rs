@@ -1,4 +1,4 @@
-//! The second touch: normalizing elements whose row's statistics are known.
+//! The second touch: normalizes elements of rows whose statistics are known.
 
 use core::array::from_ref;
 
@@ -24,7 +24,7 @@ pub(super) struct NormRegs<S: Lanes, F: Float, M> {
 impl<S: Lanes, F: Float, M: Center> NormRegs<S, F, M> {
     #[inline(always)]
     pub(super) fn new(simd: S, norm: &RowNorm<F>, mean: Mean<M>) -> Self {
-        // Where rstd is infinite or negative, 0 * rstd would change something.
+        // Without a mean the offset is -0. (-0 * rstd would be NaN if rstd is infinite, and +0 if it is negative.)
         let offset = if mean.is_taken::<S>() { -norm.mean_lo * norm.rstd } else { -F::default() };
         Self { hi: F::splat(simd, norm.mean), rstd: F::splat(simd, norm.rstd), offset: F::splat(simd, offset), mean }
     }
@@ -42,7 +42,7 @@ impl<S: Lanes, F: Float, M: Center> NormRegs<S, F, M> {
         [xhat(a), xhat(b)]
     }
 
-    /// What a pair of registers becomes.
+    /// Normalizes `x`, a pair of registers, and makes y from it.
     #[inline(always)]
     pub(super) fn apply<T: Storage<Float = F>, E: Epilogue<T>, const WAY: u8>(
         &self,
@@ -54,16 +54,16 @@ impl<S: Lanes, F: Float, M: Center> NormRegs<S, F, M> {
     }
 }
 
-/// A sum that stays zero as long as no value is infinite or NaN, and becomes NaN then.
+/// `sum` + 0 * `v`. Such a sum stays zero as long as no value is infinite or NaN, and becomes NaN then.
 #[inline(always)]
 pub(crate) fn probe<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, v: F::Reg<S>) -> F::Reg<S> {
     let zero = F::splat(simd, F::default());
-    // Both are exact, and the portable tier has no instruction for the first.
+    // Both are exact. The portable tier has no instruction for fma.
     if S::SPECIALIZES { F::fma(simd, v, zero, sum) } else { F::plus(simd, F::times(simd, v, zero), sum) }
 }
 
-/// Normalizes the elements from..to of `R` rows, which do not differ in the operands of their epilogues. Returns zeros,
-/// or a NaN in some lane if an element that is written is not finite.
+/// Normalizes the elements from..to of `R` rows, whose epilogues have the same operands. Returns zeros, or a NaN in
+/// some lane if an element that is written is not finite.
 ///
 /// # Safety
 /// - Every x and every epilogue has at least `to` elements.
@@ -77,21 +77,21 @@ pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, 
     from: usize,
     to: usize,
 ) -> <T::Float as Float>::Reg<S> {
-    let (i, mut seen) = epilogue[0].by_way::<S, M, _>(Pairs { simd, x, epilogue, norm, from, to });
+    let (i, mut nan_probe) = epilogue[0].by_way::<S, M, _>(Pairs { simd, x, epilogue, norm, from, to });
     if i < to {
         for r in 0..R {
             // SAFETY: to - i elements are left, fewer than a pair.
             let v = unsafe { normalize_tail(simd, x[r], epilogue[r], &norm[r], i, to - i) };
             for v in v {
-                seen = probe::<S, T::Float>(simd, seen, v);
+                nan_probe = probe::<S, T::Float>(simd, nan_probe, v);
             }
         }
     }
-    seen
+    nan_probe
 }
 
-/// The whole pairs of registers among the elements from..to, of which what [`normalize`] asks holds. Returns where they
-/// end, and what `normalize` does.
+/// Normalizes the whole pairs of registers among the elements from..to. Returns where the pairs end, and zeros or NaNs
+/// as [`normalize`] does. Whoever makes it meets the conditions of `normalize`.
 struct Pairs<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> {
     simd: S,
     x: [Source<T>; R],
@@ -111,7 +111,7 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
         let Self { simd, x, epilogue, norm, from, to } = self;
         let to_store = *epilogue;
         let zero = T::Float::splat(simd, T::Float::default());
-        // Two, lest they become the longest chain of the loop.
+        // Two, since one would be the longest chain of the loop.
         let mut probes = [zero; 2];
         let mut i = from;
         while i + 2 * T::Float::lanes::<S>() <= to {
@@ -132,8 +132,8 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
     }
 }
 
-/// Normalizes `n` elements from `i` on, at most a pair of registers, with ordinary stores. Returns what they become, and
-/// finite numbers above.
+/// Normalizes `n` elements from `i` on, at most a pair of registers, with ordinary stores. Returns the elements of y,
+/// and finite numbers in the lanes above.
 ///
 /// # Safety
 /// - x and the epilogue have at least `i + n` elements.
@@ -155,11 +155,11 @@ unsafe fn normalize_tail<S: Lanes, T: Storage, M: Center, E: Epilogue<T>>(
     }
 }
 
-/// A row whose statistics are known. Whoever makes one knows that x and the epilogue have as many elements as are to be
+/// A row whose statistics are known. Whoever makes one knows that x and the epilogue have all elements that are to be
 /// normalized.
 #[derive(Clone, Copy)]
 pub(super) struct KnownRow<T: Storage, M: Center, E: Epilogue<T>> {
-    /// Whether it has a mean.
+    /// Whether the row has a mean.
     pub(super) mean: Mean<M>,
     pub(super) x: Source<T>,
     pub(super) norm: RowNorm<T::Float>,
@@ -170,7 +170,7 @@ impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
     /// Normalizes the first `cols` elements. Returns whether what is written is finite.
     ///
     /// # Safety
-    /// - There are so many.
+    /// - The row has `cols` elements.
     #[inline(always)]
     pub(super) unsafe fn normalize<S: Lanes>(&self, simd: S, cols: usize) -> bool {
         // SAFETY: the caller's duty.
@@ -187,18 +187,18 @@ impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
         }
     }
 
-    /// When streaming, normalizes those of the first `cols` elements that precede the first whole cache line. Returns
-    /// how many those were, and whether they are finite.
+    /// When streaming, normalizes the elements before the first whole cache line, at most `cols`. Returns their number,
+    /// and whether what is written is finite.
     ///
     /// # Safety
-    /// - There are so many.
+    /// - The row has `cols` elements.
     #[inline(always)]
     pub(super) unsafe fn normalize_head<S: Lanes>(&self, simd: S, cols: usize) -> (usize, bool) {
         let head = self.epilogue.target().misalignment().min(cols);
         if head == 0 {
             return (0, true);
         }
-        // A copy, that the row itself can stay in registers.
+        // A copy, so that the row itself can stay in registers.
         let row = *self;
         // SAFETY: the caller's duty.
         (head, unsafe { row.normalize_part(simd, 0, head) })
@@ -207,7 +207,7 @@ impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
     /// Normalizes the elements from..to, a few, with ordinary stores.
     ///
     /// # Safety
-    /// - There are so many.
+    /// - The row has `to` elements.
     #[inline(always)]
     pub(super) unsafe fn normalize_rest<S: Lanes>(
         &self,
@@ -228,19 +228,19 @@ impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
     /// Normalizes the elements from..to. Returns whether what is written is finite.
     ///
     /// # Safety
-    /// - As for [`normalize`], but that when streaming, they may also be those before the first whole cache line.
+    /// - As for [`normalize`]. When streaming, the elements may also be the ones before the first whole cache line.
     #[inline(always)]
     pub(super) unsafe fn normalize_part<S: Lanes>(&self, simd: S, from: usize, to: usize) -> bool {
         outline(simd, Part { row: self, from, to, split: false })
     }
 }
 
-/// The elements from..to of a row: what [`KnownRow::normalize_part`] asks of them holds.
+/// Normalizes the elements from..to of a row. Whoever makes it meets the conditions of [`KnownRow::normalize_part`].
 struct Part<'r, T: Storage, M: Center, E: Epilogue<T>> {
     row: &'r KnownRow<T, M, E>,
     from: usize,
     to: usize,
-    /// Whether all of them are written in the same way.
+    /// Whether the row has been split, so that all these elements are written in the same way.
     split: bool,
 }
 
@@ -254,27 +254,28 @@ impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for Part<'_, T, M, E> {
             return self.split(simd);
         }
         let norm = [NormRegs::new(simd, norm, mean)];
-        // SAFETY: whoever made this knew that.
-        let seen = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, from, to) };
-        !T::Float::any_nan(simd, seen)
+        // SAFETY: whoever made this meets the conditions.
+        let nan_probe = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, from, to) };
+        !T::Float::any_nan(simd, nan_probe)
     }
 }
 
 impl<T: Storage, M: Center, E: Epilogue<T>> Part<'_, T, M, E> {
-    /// Streams the whole cache lines of a row. The first and the last line may have elements of other rows too: these
-    /// two are written with ordinary stores, since a line that is streamed in part costs as much as dozens of others.
+    /// Streams the whole cache lines of a row. The first and the last line may have elements of other rows too. These
+    /// two are written with ordinary stores, since a line that is streamed in part costs as much as dozens of whole
+    /// lines.
     #[inline(always)]
     fn split<S: Lanes>(self, simd: S) -> bool {
         let Self { row, from, to, .. } = self;
         let y = row.epilogue.target();
         let mut edge = KnownRow { epilogue: row.epilogue.to(y.ordinary()), ..*row };
         if from == 0 && y.misalignment() != 0 {
-            // Even the lanes that a store leaves out count as a touch of the next line, which is streamed: they are
-            // written apart.
+            // A store touches the next line even with the lanes that it leaves out, and that line is about to be
+            // streamed. So the elements are written to a line of their own, and copied from there.
             let mut line = CacheLine::ZERO;
             edge.epilogue = edge.epilogue.to(y.ordinary().moved(&mut line));
             let finite = outline(simd, Part { row: &edge, from, to, split: true });
-            // SAFETY: there are so many, and fewer than a cache line holds.
+            // SAFETY: y has `to` elements here, fewer than a cache line holds.
             unsafe { y.copy_from(&line, to) };
             return finite;
         }

@@ -1,35 +1,35 @@
 //! Rows of extreme range, in f64.
 
-use super::affine::Affine;
+use super::gamma_beta::GammaBeta;
 use crate::element::Storage;
 use crate::mean::Centered;
 use crate::rows::{Source, Tail, Target, way};
 use crate::simd::{Float, Kernel, Lanes};
 use crate::stats::exact::{WideNorm, in_the_loop, pair_and_step, wide_regs};
 
-/// y = (x - mean) * rstd * (gamma + offset) + beta in f64, rounded once to what the row is computed in and once to y.
-/// A NaN that comes from gamma or beta is any NaN, for the caller to see to. mean and rstd are those of x times the
-/// scale of the moments. `has_beta` is false only if there is none.
+/// Computes y = (x - mean) * rstd * (gamma + offset) + beta in f64, and rounds it once to the float and once to the
+/// type of y. mean and rstd belong to x times the scale of the moments. `has_beta` is false only if there is no beta. A
+/// NaN that comes from gamma or beta may have any bits: the caller makes it canonical.
 ///
-/// Whoever makes it knows that x, y, and what gamma and beta there are have `cols` elements; x and y are the same or
-/// apart.
+/// Whoever makes it knows that x, y, and gamma and beta if present have `cols` elements, and that x and y are the same
+/// or apart.
 pub(crate) struct NormalizeRow<T: Storage> {
     pub(crate) x: Source<T>,
     pub(crate) y: Target<T>,
     pub(crate) cols: usize,
     pub(crate) norm: WideNorm,
-    pub(crate) affine: Affine<T>,
+    pub(crate) gamma_beta: GammaBeta<T>,
     pub(crate) has_beta: bool,
 }
 
-/// By reference, which is less code to call.
+/// For a reference: passing one is less code than passing the struct.
 impl<T: Storage> Kernel for &NormalizeRow<T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let &NormalizeRow { x, y, cols, norm, affine, has_beta } = self;
-        // Subtracting and adding nothing changes no bits.
+        let &NormalizeRow { x, y, cols, norm, gamma_beta, has_beta } = self;
+        // Leaving out a mean of 0 and an absent beta changes no bits.
         let is_plain = !has_beta && norm.mean == 0.0 && norm.mean_lo == 0.0;
         let norm = norm.in_registers(simd);
         let (pair, _) = pair_and_step::<S, T>();
@@ -40,11 +40,11 @@ impl<T: Storage> Kernel for &NormalizeRow<T> {
             // SAFETY: all have n elements from i on.
             let (mut v, [gamma, beta]) = unsafe {
                 let [x] = Source::padded([x], i, n, pair, &mut tail);
-                let (mut affine, mut at) = (affine, i);
+                let (mut gamma_beta, mut at) = (gamma_beta, i);
                 if n < pair {
-                    (affine, at) = (affine.padded(i, n, &mut tails), 0);
+                    (gamma_beta, at) = (gamma_beta.padded(i, n, &mut tails), 0);
                 }
-                (x.load_wide(simd, 0), affine.load::<S, Centered, { way::REST }>(simd, at, 0))
+                (x.load_wide(simd, 0), gamma_beta.load::<S, Centered, { way::GENERAL }>(simd, at, 0))
             };
             let (gamma, beta) = (T::Float::to_f64s(simd, gamma), T::Float::to_f64s(simd, beta));
             let is_plain_here = in_the_loop(is_plain);

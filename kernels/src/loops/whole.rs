@@ -9,10 +9,10 @@ use crate::rows::Input;
 use crate::simd::{Kernel, Lanes};
 use crate::stats::{Moments, sums};
 
-/// Takes the moments of a row of `cols > 0` elements, which whoever makes this knows to be there, and normalizes it if
-/// it is a row of a job.
+/// Takes the moments of a row of `cols > 0` elements, and normalizes the row if it is one of a job. Whoever makes it
+/// knows that the elements are there.
 pub(crate) struct WholeRow<'j, 'a, T: Storage, M: Center, E> {
-    /// Borrowed for the same reason as jobs are.
+    /// Borrowed, since moving it would load it in wider pieces than it has just been stored in, which stalls.
     pub(super) row: &'j Input<T>,
     pub(super) cols: usize,
     pub(super) mean: Mean<M>,
@@ -20,7 +20,7 @@ pub(crate) struct WholeRow<'j, 'a, T: Storage, M: Center, E> {
 }
 
 impl<'j, T: Storage, M: Center, E: Epilogues<T>> WholeRow<'j, '_, T, M, E> {
-    /// The moments alone.
+    /// Takes the moments alone.
     ///
     /// # Safety
     /// - The row has `cols > 0` elements.

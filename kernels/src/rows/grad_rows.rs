@@ -33,7 +33,7 @@ unsafe impl<T: Storage> Send for GradRows<'_, T> {}
 // SAFETY: through a shared GradRows memory is only read.
 unsafe impl<T: Storage> Sync for GradRows<'_, T> {}
 
-/// Every so many rows a run of rows.
+/// Of each `groups * repeat` rows, the `repeat` rows of group `index`.
 #[derive(Clone, Copy, Debug)]
 struct Group {
     index: usize,
@@ -55,7 +55,7 @@ struct Strided<T> {
     outer_stride: usize,
 }
 
-/// Which row of which run of the buffers a row is: the same for all buffers, which divides once for all.
+/// The run of a row in the buffers, and its place in the run. All buffers share it, so that one division serves all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     outer: usize,
@@ -65,7 +65,7 @@ pub(crate) struct Place {
 /// Rows given by a pointer, for [`GradRows::from_raw`]: strided, and in runs that are strided themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct RawGradRows<T> {
-    /// The first element of the first row. It is written through only if the rows are those of an output.
+    /// The first element of the first row. It is written through only if these are rows of an output.
     pub p: *mut T,
     /// The distance between the starts of two rows of a run, in elements.
     pub stride: usize,
@@ -199,19 +199,19 @@ impl<'a, T: Storage> GradRows<'a, T> {
         self.rows == self.all
     }
 
-    /// The number of rows of the buffers, of which these may be a part.
+    /// The number of rows of the buffers. These rows may be a part of them.
     pub(crate) fn all(&self) -> usize {
         self.all
     }
 
-    /// Which row of the buffers row `r` of these is.
+    /// The index of row `r` among the rows of the buffers.
     #[inline(always)]
     pub(crate) fn index(&self, r: usize) -> usize {
         let (r, Group { index, groups, repeat }) = (self.first + r, self.group);
         if groups == 1 { r } else { (r / repeat * groups + index) * repeat + r % repeat }
     }
 
-    /// Where row `r` of these is.
+    /// The place of row `r` in the buffers.
     #[inline(always)]
     pub(crate) fn place(&self, r: usize) -> Place {
         let r = self.index(r);

@@ -1,16 +1,16 @@
-//! Which gamma and beta a row has.
+//! Groups of rows, each with a gamma and a beta.
 
-/// gamma and beta for groups of rows: row r has those of group (r / repeat) % groups.
+/// Groups of rows, each with a gamma and a beta. Row r belongs to group (r / repeat) % groups.
 ///
-/// With one group all rows share them; with as many groups as heads, and repeat 1, each head has its own; with a group
-/// for each sample, and repeat the rows of a sample, gamma and beta are those of adaptive normalization.
+/// With one group, all rows share gamma and beta. With a group for each head, and a repeat of 1, each head has its own.
+/// With a group for each sample, and the rows of a sample as repeat, each sample has its own: adaptive normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Groups {
     groups: usize,
     repeat: usize,
-    /// The rows of the job that came before these.
+    /// The number of rows of the job that precede these, modulo the period.
     before: usize,
-    /// Whether these are all rows, which the groups must divide.
+    /// Whether these are all rows of the job. The groups must divide all rows, but not a part.
     all: bool,
 }
 
@@ -18,8 +18,7 @@ impl Groups {
     /// One gamma and one beta for all rows.
     pub const ONE: Self = Self { groups: 1, repeat: 1, before: 0, all: true };
 
-    /// `groups` groups of which each serves `repeat` rows in a row. `None` if either is zero or their product
-    /// overflows.
+    /// `groups` groups. Each serves `repeat` consecutive rows. `None` if either is zero or their product overflows.
     pub fn new(groups: usize, repeat: usize) -> Option<Self> {
         (groups.checked_mul(repeat)? > 0).then_some(Self { groups, repeat, before: 0, all: true })
     }
@@ -34,7 +33,7 @@ impl Groups {
         self.groups * self.repeat
     }
 
-    /// The number of rows in a row that one group serves.
+    /// The number of consecutive rows that one group serves.
     #[inline(always)]
     pub(crate) fn repeat(self) -> usize {
         self.repeat
@@ -47,7 +46,7 @@ impl Groups {
 
     #[inline(always)]
     pub(crate) fn of_row(self, r: usize) -> usize {
-        // `before` is within a period, which may be almost as large as numbers get.
+        // `before` is less than the period, which may be close to the largest number.
         let row = self.before.checked_add(r).unwrap_or_else(|| self.late_row(r));
         row / self.repeat % self.groups
     }
@@ -58,7 +57,7 @@ impl Groups {
         self.after(r).before
     }
 
-    /// The same groups for a part of the rows that begins after `rows` others. The groups need not divide a part.
+    /// The groups of the rows after the first `rows`. They need not divide these rows.
     pub fn after(self, rows: usize) -> Self {
         let period = self.period();
         let (rows, left) = (rows % period, period - self.before);
@@ -66,7 +65,7 @@ impl Groups {
         Self { before, all: false, ..self }
     }
 
-    /// Whether this number of rows can have them.
+    /// Whether `rows` rows can have these groups.
     #[inline(always)]
     pub(crate) fn divide(self, rows: usize) -> bool {
         !self.all || self.period() == 1 || rows.is_multiple_of(self.period())

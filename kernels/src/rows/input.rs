@@ -1,42 +1,42 @@
-//! What moments are taken of.
+//! The input of moments: a row, or a sum that is yet to be taken.
 
 use super::Source;
-use super::source::Ahead;
+use super::source::PrefetchOffset;
 use crate::element::{Pair, Storage};
 use crate::simd::{Float, Kernel, Lanes, outline};
 
-/// A row, which may be a sum that is yet to be taken, and those below it.
+/// A row and the rows below it. They may be sums that are yet to be taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<T> {
     x: Source<T>,
-    /// What of x to ask for.
-    ahead: Ahead,
+    /// Which elements of x loops prefetch.
+    ahead: PrefetchOffset,
     addition: Option<Addition<T>>,
 }
 
 impl<T> From<Source<T>> for Input<T> {
     #[inline(always)]
     fn from(x: Source<T>) -> Self {
-        Self { x, ahead: Ahead::NOTHING, addition: None }
+        Self { x, ahead: PrefetchOffset::NOTHING, addition: None }
     }
 }
 
 impl<T: Storage> Input<T> {
     #[inline(always)]
-    pub(super) fn new(x: Source<T>, ahead: Ahead, addition: Option<Addition<T>>) -> Self {
+    pub(super) fn new(x: Source<T>, ahead: PrefetchOffset, addition: Option<Addition<T>>) -> Self {
         Self { x, ahead, addition }
     }
 
-    /// The row, whose elements are there once their sums have been taken.
+    /// The row. If it is a sum, its elements are there once [`take_sums`](Self::take_sums) has taken them.
     #[inline(always)]
     pub(crate) fn row(self) -> Source<T> {
         self.x
     }
 
-    /// Takes the sums of `cols` columns from `from` on of `rows` rows from this on, if they are sums.
+    /// If the rows are sums, takes the sums of `rows` rows from this row on, in `cols` columns from `from` on.
     ///
     /// # Safety
-    /// - There are so many rows and columns.
+    /// - There are `rows` rows, which have columns `from..from + cols`.
     #[inline(always)]
     pub(crate) unsafe fn take_sums<S: Lanes>(self, simd: S, rows: usize, from: usize, cols: usize) {
         if let Some(addition) = self.addition {
@@ -45,42 +45,44 @@ impl<T: Storage> Input<T> {
         }
     }
 
-    /// Whether there is anything to ask for.
+    /// Whether loops prefetch.
     #[inline(always)]
     pub(crate) fn asks(&self) -> bool {
-        self.ahead != Ahead::NOTHING
+        self.ahead != PrefetchOffset::NOTHING
     }
 
-    /// Asks for what is read some time after the step that starts at `i`. If there is nothing to ask for, that is in
-    /// vain.
+    /// Prefetches elements that are read some time after the step that starts at `i`. Without [`asks`](Self::asks),
+    /// that is harmless and in vain.
     #[inline(always)]
     pub(crate) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize) {
         self.x.prefetch_ahead(simd, i, self.ahead);
     }
 }
 
-/// Rows of sums (x + residual) + bias, rounded to the type of the elements. All the elements that it names are there.
+/// Takes the sums (x + residual) + bias of rows, rounded to the type of the elements. Whoever makes it knows that all
+/// these elements are there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addition<T> {
     pub(super) x: *const T,
     pub(super) x_stride: usize,
     pub(super) residual: *const T,
     pub(super) residual_stride: usize,
-    /// Negative zeros, read again and again by way of a mask of 0, where there is no bias: adding them changes no bits.
+    /// A step of negative zeros where there is no bias. A mask of 0 makes each step read it again. Adding -0 changes no
+    /// bits.
     pub(super) bias: *const T,
     pub(super) bias_mask: usize,
-    /// May be the same as an addend.
+    /// May be `x` or `residual`.
     pub(super) sum: *mut T,
     pub(super) sum_stride: usize,
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// Whether to ask for addends before they are read, and then whether there are gaps between their rows.
-    pub(super) asks: Option<bool>,
+    /// `Some` if addends are prefetched: then whether there are gaps between their rows.
+    pub(super) prefetches: Option<bool>,
 }
 
 impl<T: Storage> Addition<T> {
     /// # Safety
-    /// - There are so many rows and columns.
+    /// - There are `rows` rows, which have columns `from..from + cols`.
     #[inline(always)]
     unsafe fn part(self, rows: usize, from: usize, cols: usize) -> Self {
         // SAFETY: the caller's duty.
@@ -106,16 +108,16 @@ impl<T: Storage> Kernel for Addition<T> {
         let pair = 2 * T::Float::lanes::<S>();
         let fill = T::Float::splat(simd, T::Float::default());
         for r in 0..self.rows {
-            // SAFETY: so many rows and columns are there.
+            // SAFETY: whoever made this knew that the elements are there.
             unsafe {
                 let x = self.x.add(r * self.x_stride);
                 let residual = self.residual.add(r * self.residual_stride);
                 let sum = self.sum.add(r * self.sum_stride);
                 let mut i = 0;
                 while i + T::STEP <= self.cols {
-                    if let Some(gaps) = self.asks {
-                        Source(x).prefetch_ahead(simd, i, Ahead::new::<T>(self.x_stride, gaps));
-                        Source(residual).prefetch_ahead(simd, i, Ahead::new::<T>(self.residual_stride, gaps));
+                    if let Some(gaps) = self.prefetches {
+                        Source(x).prefetch_ahead(simd, i, PrefetchOffset::new::<T>(self.x_stride, gaps));
+                        Source(residual).prefetch_ahead(simd, i, PrefetchOffset::new::<T>(self.residual_stride, gaps));
                     }
                     let mut j = 0;
                     while j < T::STEP {

@@ -1,15 +1,15 @@
-//! Where rows are read from and written to, which is where most raw pointers of the crate are kept.
+//! The rows of a forward call: where they are read and written.
 
 use core::marker::PhantomData;
 
 use super::input::Addition;
 use super::line::{LINE, start_on_lines};
-use super::source::Ahead;
+use super::source::PrefetchOffset;
 use super::{Input, Source, Target};
 use crate::element::{Companion, Storage};
 use crate::simd::Lanes;
 
-/// x and y of so many bytes are in memory, or in a far cache.
+/// x and y are in memory, or in a far cache, if they have this many bytes.
 const MEMORY_BYTES: usize = 16 << 20;
 
 /// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x
@@ -26,7 +26,7 @@ pub struct RowIo<'a, T> {
     wide: bool,
     rows: usize,
     cols: usize,
-    /// What x is the sum of. Then x may be written.
+    /// The addends, if x is a sum. Then x may be written.
     addends: Option<Addends<T>>,
     marker: PhantomData<(&'a [T], &'a mut [T])>,
 }
@@ -34,7 +34,7 @@ pub struct RowIo<'a, T> {
 /// Rows given by a pointer, for [`RowIo::from_raw`].
 #[derive(Clone, Copy, Debug)]
 pub struct RawRows<T> {
-    /// The first element of the first row. It is written through only if the rows are those of an output.
+    /// The first element of the first row. It is written through only if these are rows of an output.
     pub p: *mut T,
     /// The distance between the starts of two rows, in elements.
     pub stride: usize,
@@ -285,7 +285,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
         if self.wide { size_of::<f32>() } else { size_of::<T>() }
     }
 
-    /// Whether rows that follow one another are more than caches keep: the order of reads and writes matters there.
+    /// Whether the rows follow one another, and are more than caches keep. There the order of reads and writes matters.
     #[inline(always)]
     pub(crate) fn come_from_memory(&self) -> bool {
         let tensors = if self.is_in_place() { 1 } else { 2 };
@@ -346,17 +346,18 @@ impl<'a, T: Storage> RowIo<'a, T> {
         unsafe { if self.wide { self.y.cast::<f32>().add(i).cast() } else { self.y.add(i) } }
     }
 
-    /// What the moments of row `r`, and of those below it, are taken of. The bias, which sums may have, has
-    /// `self.cols()` elements. With `asks`, loops ask for elements before they read them.
+    /// The input of the moments of row `r` and the rows below it. The bias, which sums may have, has `self.cols()`
+    /// elements. With `prefetches`, loops prefetch elements.
     ///
     /// # Safety
     /// - `r < self.rows()`.
     #[inline(always)]
-    pub(crate) unsafe fn input(&self, r: usize, bias: Option<&[T]>, asks: bool) -> Input<T> {
+    pub(crate) unsafe fn input(&self, r: usize, bias: Option<&[T]>, prefetches: bool) -> Input<T> {
         // SAFETY: the caller's duty.
         let x = unsafe { self.source(r) };
         let addends = match self.addends {
-            // SAFETY: the caller's duty, and the constructor's check. Those of sums were given x as a mutable slice.
+            // SAFETY: the caller's duty, and the constructor's check. The constructors of sums were given x as a
+            // mutable slice.
             Some(a) => Some(unsafe {
                 Addition {
                     x: a.x.add(r * a.x_stride),
@@ -369,16 +370,20 @@ impl<'a, T: Storage> RowIo<'a, T> {
                     sum_stride: self.x_stride,
                     rows: 1,
                     cols: self.cols,
-                    asks: asks.then_some(a.x_stride != self.cols || a.residual_stride != self.cols),
+                    prefetches: prefetches.then_some(a.x_stride != self.cols || a.residual_stride != self.cols),
                 }
             }),
             None => None,
         };
-        let ahead = if asks { Ahead::new::<T>(self.x_stride, self.x_stride != self.cols) } else { Ahead::NOTHING };
+        let ahead = if prefetches {
+            PrefetchOffset::new::<T>(self.x_stride, self.x_stride != self.cols)
+        } else {
+            PrefetchOffset::NOTHING
+        };
         Input::new(x, ahead, addends)
     }
 
-    /// Asks for row `r` of x, which need not be there, if other elements lie between the rows.
+    /// Prefetches row `r` of x, which need not be there, if other elements lie between the rows.
     #[inline(always)]
     pub(crate) fn prefetch_strided<S: Lanes>(&self, simd: S, r: usize) {
         if self.x_stride <= self.cols || self.is_sum() {
@@ -392,8 +397,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
         }
     }
 
-    /// Asks for the cache lines of y that row `r`, which need not be there, fills only in part: an ordinary store that
-    /// waits for memory would hold up the streaming stores behind it.
+    /// Prefetches the cache lines of y that row `r` fills only in part. The row need not be there. An ordinary store
+    /// that waits for memory would hold up the streaming stores behind it.
     #[inline(always)]
     pub(crate) fn prefetch_edges<S: Lanes>(&self, simd: S, r: usize) {
         let element = self.y_element();
@@ -440,7 +445,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
         }
     }
 
-    /// Makes all NaNs in row `r` of y canonical, and makes canonical NaNs of the elements that `is_nan` names.
+    /// Makes all NaNs in row `r` of y canonical, and turns the elements that `is_nan` names into canonical NaNs.
     ///
     /// # Safety
     /// - `r < self.rows()`.

@@ -6,7 +6,7 @@ use super::Groups;
 use crate::element::{Companion, Storage};
 use crate::simd::Float;
 
-/// A vector beside rows of type `T`, of any type that it may have there.
+/// gamma or beta beside rows of type `T`, of any type that is a [`Companion`] of `T`.
 #[derive(Clone, Copy, Debug)]
 pub struct Vector<'a, T> {
     p: *const T,
@@ -28,11 +28,10 @@ impl<'a, T: Storage, G: Companion<T>> From<&'a [G]> for Vector<'a, T> {
 }
 
 impl<T: Storage> Vector<'_, T> {
-    /// Elements given by a pointer, for callers that have no slice of their own: f32 beside elements of 16 bits if
-    /// `wide`.
+    /// `len` elements given by a pointer, for callers without a slice. If `wide`, they are f32 beside rows of 16 bits.
     ///
     /// # Safety
-    /// - There are that many elements, aligned and valid for reads, and nothing writes them while this lives.
+    /// - There are `len` elements, aligned and valid for reads, and nothing writes them while this lives.
     /// - `T` has 16 bits if `wide`.
     #[inline(always)]
     pub unsafe fn from_raw(p: *const T, len: usize, wide: bool) -> Self {
@@ -74,7 +73,7 @@ impl<T: Storage> Vector<'_, T> {
         Self { p, len, ..self }
     }
 
-    /// Storage `i`.
+    /// Element `i`, in the float of the rows.
     ///
     /// # Panics
     /// If there is none.
@@ -93,11 +92,11 @@ impl<T: Storage> Vector<'_, T> {
     /// Whether all elements are finite with the offset added.
     #[inline(never)]
     pub(crate) fn all_finite(self, offset: T::Float) -> bool {
-        /// Without an end ahead of time, which would keep the loop from being vectorized.
+        /// This loop has no early end, which would keep it from being vectorized.
         fn all<G: Storage>(v: &[G], offset: G::Float) -> bool {
             v.iter().fold(offset.into().is_finite(), |all, v| all & v.is_finite_with(offset))
         }
-        // SAFETY: this stands for such a slice, whose elements are f32 if wide.
+        // SAFETY: this stands for a slice of `len` elements, which are f32 if wide.
         unsafe {
             if self.wide {
                 let offset: f64 = offset.into();
@@ -112,15 +111,15 @@ impl<T: Storage> Vector<'_, T> {
 /// gamma and beta, each optional.
 #[derive(Clone, Copy, Debug)]
 pub struct Params<'a, T: Storage> {
-    /// The gammas of all groups, one after the other. Absent ones count as 1.
+    /// The gammas of all groups, one after the other. An absent gamma counts as 1.
     pub gamma: Option<Vector<'a, T>>,
-    /// The betas of all groups, one after the other, of the type of gamma. Absent ones count as 0; RMS normalization
-    /// has none.
+    /// The betas of all groups, one after the other, of the type of gamma. An absent beta counts as 0. RMS
+    /// normalization has no beta.
     pub beta: Option<Vector<'a, T>>,
-    /// Which rows have which.
+    /// Which rows have which gamma and beta.
     pub groups: Groups,
-    /// Added to gamma, if there is one, in the type that rows are computed in: 1 where gamma - 1 is kept. Without a
-    /// gamma it has no effect.
+    /// A number that is added to gamma, in the type that rows are computed in: 1 for a model that keeps gamma - 1.
+    /// Without a gamma it has no effect.
     pub offset: T::Float,
 }
 
@@ -139,20 +138,21 @@ impl<'a, T: Storage> Params<'a, T> {
         self.groups.divide(rows) && same_type && fits(self.gamma) && fits(self.beta)
     }
 
-    /// Adding -0 changes no bits; adding +0 changes those of -0.
+    /// These with an offset of -0 where the offset is zero or has no effect: adding -0 changes no bits, but adding +0
+    /// changes a -0.
     #[inline(always)]
     pub(crate) fn with_harmless_offset(self) -> Self {
         let harmless = self.gamma.is_none() || self.offset.is_zero();
         if harmless { Self { offset: -T::Float::default(), ..self } } else { self }
     }
 
-    /// Those of row `r` alone.
+    /// gamma and beta of row `r` alone.
     #[inline(always)]
     pub(crate) fn of_row(&self, r: usize, cols: usize) -> Self {
         if self.groups.are_one() { *self } else { self.of_group(self.groups.of_row(r), cols) }
     }
 
-    /// Those of one group.
+    /// gamma and beta of one group.
     #[inline(never)]
     fn of_group(&self, group: usize, cols: usize) -> Self {
         let start = group * cols;
@@ -160,7 +160,7 @@ impl<'a, T: Storage> Params<'a, T> {
         Self { gamma: part(self.gamma), beta: part(self.beta), groups: Groups::ONE, ..*self }
     }
 
-    /// The gamma to multiply by, which is NaN or infinite if the sum with the offset is.
+    /// The factor of column `i`: gamma plus offset.
     pub(crate) fn gamma(&self, i: usize) -> T::Float {
         self.gamma.map_or(T::Float::from_f64(1.0), |g| g.get(i) + self.offset)
     }

@@ -1,26 +1,26 @@
-//! Elements to be read, and what loops ask for before they read it.
+//! Elements to be read, and where loops prefetch them.
 
 use super::line::LINE;
 use super::tail::{Tail, pad};
 use crate::element::{Pair, Storage};
 use crate::simd::{Float, Lanes, WIDE_REGS, rolled};
 
-/// How many bytes before loops read wide elements from memory, these are asked for: to come into the second-level
-/// cache, and then into the first, more than once, since requests are lost where others wait.
+/// How far ahead loops prefetch f32 and f64 from memory, in bytes: `FAR` into the L2 cache, then each of `NEAR` into
+/// the L1 cache. The L1 cache is asked several times, since it drops requests while others wait.
 const FAR: usize = 16 << 10;
 pub(super) const NEAR: [usize; 5] = [8 << 10, 7 << 10, 6 << 10, 5 << 10, 4 << 10];
 
-/// Which elements loops ask for before they read them, in bytes from where they would do so if rows followed one
-/// another without a gap. (A number, as cheap to copy as it gets.)
+/// Where loops prefetch, in bytes from the place for rows that follow one another without a gap. (A single number is
+/// cheap to copy.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ahead(pub(super) usize);
+pub(super) struct PrefetchOffset(pub(super) usize);
 
-impl Ahead {
+impl PrefetchOffset {
     pub(super) const NOTHING: Self = Self(usize::MAX);
 
-    /// Of rows that are `stride` elements apart. If there are gaps between the rows, the first request for L1 is for
-    /// the row below, and the others are for what was asked for in that row just before. Elements of 16 bits are asked
-    /// for once, in the row below.
+    /// The offset for rows that are `stride` elements apart. With `gaps` between the rows, the farthest request of the
+    /// L1 cache (`NEAR[0]`) is for the same column of the row below, and the nearer requests are for columns before it.
+    /// Elements of 16 bits are prefetched once, in the row below.
     #[inline(always)]
     pub(super) fn new<T: Storage>(stride: usize, gaps: bool) -> Self {
         let below = stride.wrapping_mul(size_of::<T>());
@@ -46,7 +46,7 @@ impl<T> From<&[T]> for Source<T> {
 }
 
 impl<T: Storage> Source<T> {
-    /// Storage `i`.
+    /// Element `i`.
     ///
     /// # Safety
     /// - There are more than `i` elements.
@@ -55,7 +55,7 @@ impl<T: Storage> Source<T> {
         *self.0.add(i)
     }
 
-    /// Where they are.
+    /// Where the elements are.
     pub(crate) fn as_ptr(self) -> *const T {
         self.0
     }
@@ -69,10 +69,10 @@ impl<T: Storage> Source<T> {
         T::simd_load_lanes(simd, self.0.add(i), j)
     }
 
-    /// The same where `n` elements are left, from `i` on; `fill` in the lanes above.
+    /// Pair `j` of the step that starts at `i`, where `n` elements are left from `i` on, and `fill` in the lanes above.
     ///
     /// # Safety
-    /// - There are that many.
+    /// - There are `n` elements from `i` on.
     #[inline(always)]
     pub(crate) unsafe fn load_lanes_tail<S: Lanes>(
         self,
@@ -88,7 +88,7 @@ impl<T: Storage> Source<T> {
     /// Pair `j` of a step that is made of runs of elements, `stride` apart.
     ///
     /// # Safety
-    /// - There are all the elements of the runs.
+    /// - All elements of the runs are there.
     #[inline(always)]
     pub(crate) unsafe fn load_runs<S: Lanes>(self, simd: S, stride: usize, j: usize) -> Pair<S, T> {
         T::simd_load_runs(simd, self.0, stride, j)
@@ -104,9 +104,9 @@ impl<T: Storage> Source<T> {
         Self(unsafe { self.0.add(i) })
     }
 
-    /// Asks for `n` elements from `i` on, which need not be there. Wide ones come into the second-level cache: where
-    /// the first is asked for what memory has, other loads wait. Loops over 16 bits wait for arithmetic, and not for
-    /// loads.
+    /// Prefetches `n` elements from `i` on, which need not be there. f32 and f64 come into the L2 cache: other loads
+    /// wait while the L1 cache is asked for elements that are in memory. 16 bits come into the L1 cache, since their
+    /// loops wait for arithmetic, and not for loads.
     #[inline(always)]
     pub(crate) fn prefetch<S: Lanes>(self, simd: S, i: usize, n: usize) {
         let p = self.0.wrapping_add(i).cast::<u8>();
@@ -121,7 +121,7 @@ impl<T: Storage> Source<T> {
         }
     }
 
-    /// Asks for the step that comes a page after the one that starts at `i`, to come into the first-level cache.
+    /// Prefetches into the L1 cache the step that lies a page after the step at `i`.
     #[inline(always)]
     pub(crate) fn prefetch_near<S: Lanes>(self, simd: S, i: usize) {
         let p = self.0.wrapping_add(i).cast::<u8>();
@@ -130,9 +130,9 @@ impl<T: Storage> Source<T> {
         }
     }
 
-    /// Asks for what is read some time after the step that starts at `i`: what lies `ahead`.
+    /// Prefetches elements that are read some time after the step that starts at `i`, at the offset `ahead`.
     #[inline(always)]
-    pub(super) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize, ahead: Ahead) {
+    pub(super) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize, ahead: PrefetchOffset) {
         if T::ROUNDS {
             return Self(self.0.wrapping_byte_add(ahead.0)).prefetch(simd, i, T::STEP);
         }
@@ -147,7 +147,7 @@ impl<T: Storage> Source<T> {
     /// A pair of registers of consecutive elements from `i` on.
     ///
     /// # Safety
-    /// - There are that many.
+    /// - There is a pair from `i` on.
     #[inline(always)]
     pub(crate) unsafe fn load<S: Lanes>(self, simd: S, i: usize) -> Pair<S, T> {
         T::simd_load(simd, self.0.add(i))
@@ -156,18 +156,19 @@ impl<T: Storage> Source<T> {
     /// A pair of registers of elements from `i` on, widened.
     ///
     /// # Safety
-    /// - There are that many.
+    /// - There is a pair from `i` on.
     #[inline(always)]
     pub(crate) unsafe fn load_wide<S: Lanes>(self, simd: S, i: usize) -> [S::f64s; WIDE_REGS] {
         // SAFETY: the caller's duty.
         T::Float::to_f64s(simd, unsafe { self.load(simd, i) })
     }
 
-    /// The elements of each source from `i` on. If the `n` elements left are fewer than `whole` (a step of sums in f64
-    /// at most), they are copies in the tails, with zeros above, for as long as the tails are not used again.
+    /// The elements of each source from `i` on. If `n`, the number of elements left, is less than `whole` (at most a
+    /// step of sums in f64), they are copied into `tails`, with zeros after them. The copies last until the tails are
+    /// used again.
     ///
     /// # Safety
-    /// - There are that many.
+    /// - Each source has `n` elements from `i` on.
     #[inline(always)]
     pub(crate) unsafe fn padded<const N: usize>(
         mut all: [Self; N],
@@ -192,7 +193,7 @@ impl<T: Storage> Source<T> {
     /// `n` elements from `i` on, at most a pair of registers, and `fill` in the lanes above.
     ///
     /// # Safety
-    /// - There are that many.
+    /// - There are `n` elements from `i` on.
     #[inline(always)]
     pub(crate) unsafe fn load_tail<S: Lanes>(
         self,

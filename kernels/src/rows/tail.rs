@@ -18,10 +18,10 @@ impl Tail {
     }
 }
 
-/// The bytes from `from` on, and zeros after them, for as long as the room is not used again.
+/// Copies `bytes` bytes into `room`, with zeros after them. The copy lasts until the room is used again.
 ///
 /// # Safety
-/// - There are that many bytes, at most those of the room.
+/// - There are `bytes` bytes from `from` on, and at most [`TAIL`].
 #[inline(never)]
 pub(crate) unsafe fn pad(from: *const u8, bytes: usize, room: &mut Tail) -> *const u8 {
     let to = room.as_mut_ptr();

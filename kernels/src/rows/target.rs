@@ -5,16 +5,17 @@ use super::tail::Tail;
 use crate::element::{Companion, Pair, Storage};
 use crate::simd::{Float, Lanes, WIDE_REGS};
 
-/// The ways of the second touch of a row, each of which has a loop of its own.
+/// The ways of the second touch of a row. Each has a loop of its own.
 pub(crate) mod way {
     /// Neither gamma nor beta.
     pub(crate) const PLAIN: u8 = 0;
-    /// With gamma and beta; beside 16 bits they are packed.
+    /// gamma and beta. Beside 16 bits they are packed.
     pub(crate) const AFFINE: u8 = 1;
-    /// With an offset of gamma too; beside 16 bits they have 16.
+    /// gamma with an offset, and beta. Beside 16 bits they have 16 bits.
     pub(crate) const OFFSET: u8 = 2;
-    /// All that is left: past the caches; beside 16 bits, to f32 or with f32 that is not packed.
-    pub(crate) const REST: u8 = 3;
+    /// All other rows. They are written past the caches, or beside 16 bits they have f32 for y, or for gamma and beta
+    /// that are not packed. On the portable tier, every row.
+    pub(crate) const GENERAL: u8 = 3;
 }
 
 /// Elements to be written, which are f32 if wide. Whoever holds one knows how many there are.
@@ -59,28 +60,28 @@ impl<T: Storage> Target<T> {
         if self.wide { size_of::<f32>() } else { size_of::<T>() }
     }
 
-    /// As many elements as fit into `line`, to be copied from there.
+    /// Elements in `line` in place of these. [`copy_from`](Self::copy_from) takes them from there.
     #[inline(always)]
     pub(crate) fn moved(self, line: &mut CacheLine) -> Self {
         Self { p: line.0.as_mut_ptr().cast(), ..self }
     }
 
-    /// Copies the first `n` elements.
+    /// Copies the first `n` elements from `line`.
     ///
     /// # Safety
-    /// - There are that many, and `line` holds them.
+    /// - There are `n` elements, here and in `line`.
     #[inline(always)]
     pub(crate) unsafe fn copy_from(self, line: &CacheLine, n: usize) {
         line.0.as_ptr().copy_to_nonoverlapping(self.p.cast(), n * self.element());
     }
 
-    /// Whether it is to be written past the caches.
+    /// Whether the elements are written past the caches.
     #[inline(always)]
     pub(crate) fn streams(self) -> bool {
         self.streaming
     }
 
-    /// Whether it is f32 beside 16 bits.
+    /// Whether the elements are f32 beside 16 bits.
     #[inline(always)]
     pub(crate) fn is_wide(self) -> bool {
         T::ROUNDS && self.wide
@@ -89,11 +90,11 @@ impl<T: Storage> Target<T> {
     /// Writes a pair of registers of consecutive elements from `i` on, in one of the [ways](way).
     ///
     /// # Safety
-    /// - There are that many.
+    /// - There is a pair from `i` on.
     /// - When streaming, `i` is the [`misalignment`](Self::misalignment) plus a multiple of a pair.
     #[inline(always)]
     pub(crate) unsafe fn store<S: Lanes, const WAY: u8>(self, simd: S, i: usize, v: Pair<S, T>) {
-        if WAY != way::REST {
+        if WAY != way::GENERAL {
             T::simd_store_beside::<S, false>(simd, self.p, false, i, v);
         } else if !T::ROUNDS || self.streaming {
             T::simd_store_beside::<S, true>(simd, self.p, self.wide, i, v);
@@ -105,7 +106,7 @@ impl<T: Storage> Target<T> {
     /// Writes one register, of elements that do not round, from `i` on.
     ///
     /// # Safety
-    /// - There are that many.
+    /// - There is a register of elements from `i` on.
     #[inline(always)]
     pub(crate) unsafe fn store_register<S: Lanes>(self, simd: S, i: usize, v: <T::Float as Float>::Reg<S>) {
         debug_assert!(!T::ROUNDS);
@@ -116,7 +117,7 @@ impl<T: Storage> Target<T> {
     /// Writes `n` elements from `i` on, at most a pair of registers.
     ///
     /// # Safety
-    /// - There are that many.
+    /// - There are `n` elements from `i` on.
     #[inline(always)]
     pub(crate) unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>) {
         let is_line = !T::ROUNDS && n * size_of::<T>() == LINE && n == T::Float::lanes::<S>();
@@ -131,11 +132,11 @@ impl<T: Storage> Target<T> {
         }
     }
 
-    /// Writes a pair of registers that has been widened, or the `n` elements of it that are left, from `i` on, with
-    /// ordinary stores. NaNs among them are canonical, or seen to later.
+    /// Writes `v`, a pair of registers that has been widened, from `i` on, with ordinary stores. Only its first `n`
+    /// elements are written if these are fewer. NaNs in `v` are canonical, or the caller makes them so later.
     ///
     /// # Safety
-    /// - There are that many.
+    /// - There are `n` elements from `i` on.
     #[inline(always)]
     pub(crate) unsafe fn store_wide<S: Lanes>(
         self,
@@ -159,7 +160,7 @@ impl<T: Storage> Target<T> {
         }
     }
 
-    /// Makes all NaNs canonical, and makes canonical NaNs of the elements that `is_nan` names.
+    /// Makes all NaNs canonical, and turns the elements that `is_nan` names into canonical NaNs.
     ///
     /// # Safety
     /// - There are at least `cols` elements.
@@ -184,7 +185,7 @@ impl<T: Storage> Target<T> {
         self.canonicalize(cols, |_| false);
     }
 
-    /// Storage `i`.
+    /// Element `i`.
     ///
     /// # Safety
     /// - There are more than `i` elements.

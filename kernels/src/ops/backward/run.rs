@@ -11,7 +11,7 @@ use super::touches::{RowTerms, Trust, project, second_touch, ways};
 use super::{merge, slow};
 use crate::element::Storage;
 use crate::isa::Isa;
-use crate::loops::{Affine, WholeRow};
+use crate::loops::{GammaBeta, WholeRow};
 use crate::mean::{Center, Mean, Uncentered};
 use crate::rows::Params;
 use crate::simd::{Float, Kernel, Lanes, outline};
@@ -63,12 +63,12 @@ impl<T: Storage, M: Center> Kernel for RunParts<'_, '_, T, M> {
 /// gamma plus offset, in the order of the pairs of registers.
 #[inline(always)]
 fn pack_gamma<S: Lanes, T: Storage>(simd: S, job: &GradJob<'_, T>, packed: &mut [T::Float]) {
-    let affine = Affine::new(job.gamma, None, job.offset);
+    let gamma_beta = GammaBeta::new(job.gamma, None, job.offset);
     let (cols, pair) = (job.rows.cols(), 2 * T::Float::lanes::<S>());
     for i in (0..packed.len()).step_by(pair) {
         // SAFETY: gamma has cols elements, checked by the constructor; the room has whole pairs.
         unsafe {
-            let [gamma, _] = affine.load_tail::<S, Uncentered>(simd, i.min(cols), pair.min(cols - i.min(cols)));
+            let [gamma, _] = gamma_beta.load_tail::<S, Uncentered>(simd, i.min(cols), pair.min(cols - i.min(cols)));
             T::simd_store_computed(simd, packed[i..i + pair].as_mut_ptr(), gamma);
         }
     }

@@ -430,7 +430,7 @@ unsafe fn touch_registers<S: Lanes, T: Storage, M: Center, const R: usize, const
                 } else if has(ways::STREAM) {
                     row.ahead[0].prefetch(simd, i, 2 * lanes);
                     row.ahead[1].prefetch(simd, i, 2 * lanes);
-                    target.store::<S, { way::REST }>(simd, i, dx);
+                    target.store::<S, { way::GENERAL }>(simd, i, dx);
                 } else {
                     target.store::<S, { way::PLAIN }>(simd, i, dx);
                 }

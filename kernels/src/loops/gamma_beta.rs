@@ -1,0 +1,241 @@
+//! gamma and beta, as the loops read them.
+
+use core::cell::UnsafeCell;
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+
+use crate::element::{Format, Pair, Storage};
+use crate::mean::Center;
+use crate::rows::{Tail, Target, Vector, pad, way};
+use crate::simd::{Float, Kernel, Lanes, outline};
+
+/// gamma and beta of a row for its second touch, and the offset that is added to gamma.
+///
+/// A step of ones stands in for an absent gamma, and a step of negative zeros for an absent beta. Each step of the row
+/// reads the stand-in again. Multiplying by 1 and adding -0 change no bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GammaBeta<T: Storage> {
+    gamma: *const T,
+    beta: *const T,
+    gamma_mask: usize,
+    beta_mask: usize,
+    format: Format,
+    offset: T::Float,
+}
+
+impl<T: Storage> GammaBeta<T> {
+    #[inline(always)]
+    pub(crate) fn new(gamma: Option<Vector<'_, T>>, beta: Option<Vector<'_, T>>, offset: T::Float) -> Self {
+        let mask = |v: Option<Vector<'_, T>>| if v.is_some() { usize::MAX } else { 0 };
+        // The elements of a stand-in are equal, so that any order is right for them.
+        let format = match gamma.or(beta) {
+            _ if !T::ROUNDS => Format::Own,
+            None => Format::Packed,
+            Some(v) if v.is_wide() && T::SPLITS => Format::Wide,
+            Some(v) if v.is_wide() => Format::Packed,
+            Some(_) => Format::Own,
+        };
+        let (ones, zeros) = if format == Format::Own {
+            (T::step_of_ones().as_ptr(), T::step_of_negative_zeros().as_ptr())
+        } else {
+            (f32::step_of_ones().as_ptr().cast(), f32::step_of_negative_zeros().as_ptr().cast())
+        };
+        Self {
+            gamma: gamma.map_or(ones, |v| v.as_ptr()),
+            beta: beta.map_or(zeros, |v| v.as_ptr()),
+            gamma_mask: mask(gamma),
+            beta_mask: mask(beta),
+            format,
+            offset,
+        }
+    }
+
+    /// Whether `other` reads gamma and beta at the same places.
+    #[inline(always)]
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        core::ptr::eq(self.gamma, other.gamma) && core::ptr::eq(self.beta, other.beta)
+    }
+
+    /// Whether packing would change the format or the offset.
+    #[inline(always)]
+    pub(crate) fn packs(&self) -> bool {
+        self.format != Format::Packed || self.offset != T::Float::default()
+    }
+
+    /// The way of the second touch for a row that has these and is written to `y`.
+    #[inline(always)]
+    pub(super) fn way<S: Lanes, M: Center>(&self, y: Target<T>) -> u8 {
+        let no_offset = self.offset == T::Float::default();
+        if !S::SPECIALIZES || y.streams() || y.is_wide() {
+            way::GENERAL
+        } else if T::ROUNDS {
+            match self.format {
+                Format::Packed if no_offset => way::AFFINE,
+                Format::Own => way::OFFSET,
+                _ => way::GENERAL,
+            }
+        } else if self.gamma_mask | self.beta_mask == 0 {
+            way::PLAIN
+        } else if M::CENTERED && no_offset && self.gamma_mask != 0 {
+            way::AFFINE
+        } else {
+            // RMS normalization adds the offset even if it is -0: its loops have time for that.
+            way::OFFSET
+        }
+    }
+
+    /// gamma and beta for a pair of registers, from element `i + j` on. A stand-in is read from its element `j` on.
+    /// Unless `M` is centered, beta is zero and is not read.
+    ///
+    /// # Safety
+    /// - gamma and beta, if present, have a pair of elements from `i + j` on.
+    /// - `j` plus a pair is at most a step.
+    /// - `WAY` is GENERAL or what [`way`](Self::way) returns: every other way relies on what is present.
+    #[inline(always)]
+    pub(crate) unsafe fn load<S: Lanes, M: Center, const WAY: u8>(
+        &self,
+        simd: S,
+        i: usize,
+        j: usize,
+    ) -> [Pair<S, T>; 2] {
+        let zeros = [T::Float::splat(simd, T::Float::default()); 2];
+        if WAY == way::PLAIN {
+            return [zeros; 2];
+        }
+        let format = match WAY {
+            way::AFFINE => Format::Packed,
+            way::OFFSET => Format::Own,
+            _ => self.format,
+        };
+        // These ways have a gamma. A mask takes a register, which loops may lack.
+        let has_gamma = !T::ROUNDS && (WAY == way::AFFINE || WAY == way::OFFSET && !M::CENTERED);
+        let gamma_mask = if has_gamma { usize::MAX } else { self.gamma_mask };
+        // SAFETY: the caller's duty.
+        unsafe {
+            let mut gamma = T::simd_load_beside(simd, self.gamma, format, (i & gamma_mask) + j);
+            if WAY != way::AFFINE {
+                gamma = self.with_offset(simd, gamma);
+            }
+            if !M::CENTERED {
+                return [gamma, zeros];
+            }
+            [gamma, T::simd_load_beside(simd, self.beta, format, (i & self.beta_mask) + j)]
+        }
+    }
+
+    /// gamma and beta for `n` elements from `i` on, at most a pair of registers.
+    ///
+    /// # Safety
+    /// - gamma and beta, if present, have `i + n` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn load_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> [Pair<S, T>; 2] {
+        // SAFETY: the caller's duty.
+        unsafe {
+            let gamma = T::simd_load_beside_tail(simd, self.gamma, self.format, i & self.gamma_mask, n);
+            let gamma = self.with_offset(simd, gamma);
+            if !M::CENTERED {
+                return [gamma, [T::Float::splat(simd, T::Float::default()); 2]];
+            }
+            [gamma, T::simd_load_beside_tail(simd, self.beta, self.format, i & self.beta_mask, n)]
+        }
+    }
+
+    /// Copies gamma and beta of the `n` elements from `i` on, fewer than a pair of registers, into tails with zeros
+    /// after them. What is returned reads the copies as the pair from element 0 on.
+    ///
+    /// # Safety
+    /// - gamma and beta, if present, have `i + n` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn padded(mut self, i: usize, n: usize, [gamma, beta]: &mut [Tail; 2]) -> Self {
+        let element = if self.format == Format::Own { size_of::<T>() } else { size_of::<f32>() };
+        for (p, mask, tail) in
+            [(&mut self.gamma, &mut self.gamma_mask, gamma), (&mut self.beta, &mut self.beta_mask, beta)]
+        {
+            if *mask != 0 {
+                // SAFETY: the caller's duty.
+                *p = unsafe { pad(p.cast::<u8>().add(i * element), n * element, tail).cast() };
+                *mask = 0;
+            }
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn with_offset<S: Lanes>(&self, simd: S, [a, b]: Pair<S, T>) -> Pair<S, T> {
+        let offset = T::Float::splat(simd, self.offset);
+        [T::Float::plus(simd, a, offset), T::Float::plus(simd, b, offset)]
+    }
+}
+
+/// The columns that [`Packed`] has room for. An L1 cache holds them beside the rows.
+pub(crate) const PACKED_COLS: usize = 1024;
+
+/// gamma plus offset, and beta, in f32 and in the order of the pairs of registers. For elements of 16 bits, this widens
+/// them once for many rows.
+///
+/// A cell, since pointers read what has been packed while this is borrowed again.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Packed(UnsafeCell<[[MaybeUninit<f32>; PACKED_COLS]; 2]>);
+
+impl Packed {
+    #[inline(always)]
+    pub(crate) const fn nothing() -> Self {
+        Self(UnsafeCell::new([[MaybeUninit::uninit(); PACKED_COLS]; 2]))
+    }
+
+    /// Packs gamma and beta of `gamma_beta`. What is returned reads them from here.
+    ///
+    /// # Safety
+    /// - `cols <= PACKED_COLS`, and gamma and beta, if present, have `cols` elements.
+    /// - What is returned is used while this is neither moved nor packed again.
+    #[inline(always)]
+    pub(crate) unsafe fn pack<S: Lanes, T: Storage, M: Center>(
+        &self,
+        simd: S,
+        gamma_beta: &GammaBeta<T>,
+        cols: usize,
+    ) -> GammaBeta<T> {
+        let gammas: *mut f32 = self.0.get().cast();
+        let betas = gammas.wrapping_add(PACKED_COLS);
+        outline(simd, Pack::<T, M> { gamma_beta: *gamma_beta, cols, to: [gammas, betas], center: PhantomData });
+        GammaBeta {
+            gamma: gammas.cast_const().cast(),
+            beta: betas.cast_const().cast(),
+            gamma_mask: usize::MAX,
+            beta_mask: usize::MAX,
+            format: Format::Packed,
+            offset: -T::Float::default(),
+        }
+    }
+}
+
+/// Packs `cols` columns of gamma and beta. There is room for these columns and the rest of a pair.
+struct Pack<T: Storage, M: Center> {
+    gamma_beta: GammaBeta<T>,
+    cols: usize,
+    to: [*mut f32; 2],
+    center: PhantomData<M>,
+}
+
+impl<T: Storage, M: Center> Kernel for Pack<T, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { gamma_beta, cols, to: [gammas, betas], .. } = self;
+        let pair = 2 * S::F32_LANES;
+        let mut i = 0;
+        while i < cols {
+            // SAFETY: the duty of the caller of `pack`. Pairs begin within the columns, and so end within the room.
+            unsafe {
+                let [gamma, beta] = gamma_beta.load_tail::<S, M>(simd, i, pair.min(cols - i));
+                T::simd_store_packed(simd, gammas.add(i), gamma);
+                T::simd_store_packed(simd, betas.add(i), beta);
+            }
+            i += pair;
+        }
+    }
+}
+
+const _: () = assert!(PACKED_COLS.is_multiple_of(f32::STEP));
