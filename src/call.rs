@@ -26,7 +26,8 @@
 //!   rows that are known: [`moments`](Call::moments).
 //! - What else is kept: [`mean_to`](Call::mean_to), [`mean_lo_to`](Call::mean_lo_to), [`rstd_to`](Call::rstd_to), of
 //!   f64 for rows of f64 and else of f32.
-//! - The end: [`to`](Call::to) y, of the type of x or of f32 beside 16 bits, or [`to_vec`](Call::to_vec), a new vector, or [`run`](Call::run) in place.
+//! - The end: [`to`](Call::to) y, of the type of x or of f32 beside 16 bits, [`to_vec`](Call::to_vec) for a new vector,
+//!   or [`run`](Call::run) in place.
 //!
 //! [`Norm::backward`] and [`Norm::backward_in_place`] begin the description of a [`BackwardCall`] likewise.
 //!

@@ -109,7 +109,8 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
     #[inline(always)]
     fn run<const WAY: u8>(self) -> Self::Output {
         let Self { simd, x, epilogue, norm, from, to } = self;
-        let to_store = *epilogue;
+        // A copy, since through a reference all of it would be read again after each store.
+        let epilogue = *epilogue;
         let zero = T::Float::splat(simd, T::Float::default());
         // Two, since one would be the longest chain of the loop.
         let mut probes = [zero; 2];
@@ -120,7 +121,7 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
                 let operands = epilogue[0].operands::<S, M, WAY>(simd, i, 0);
                 for r in 0..R {
                     let v = norm[r].apply::<T, E, WAY>(simd, x[r].load(simd, i), operands);
-                    to_store[r].store::<S, WAY>(simd, i, v);
+                    epilogue[r].store::<S, WAY>(simd, i, v);
                     for k in 0..2 {
                         probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
                     }
