@@ -1,5 +1,7 @@
 //! Which gamma and beta a row has.
 
+use crate::error::Error;
+
 /// gamma and beta for groups of rows: row r has those of group (r / repeat) % groups.
 ///
 /// With one group all rows share them; with as many groups as heads, and repeat 1, each head has its own; with a group
@@ -18,10 +20,16 @@ impl Groups {
     /// One gamma and one beta for all rows.
     pub const ONE: Self = Self { groups: 1, repeat: 1, before: 0, all: true };
 
-    /// `groups` groups of which each serves `repeat` rows in a row. `None` if either is zero or their product
-    /// overflows.
-    pub fn new(groups: usize, repeat: usize) -> Option<Self> {
-        (groups.checked_mul(repeat)? > 0).then_some(Self { groups, repeat, before: 0, all: true })
+    /// `groups` groups of which each serves `repeat` rows in a row.
+    ///
+    /// # Errors
+    /// If either is zero or their product overflows.
+    #[inline]
+    pub fn new(groups: usize, repeat: usize) -> Result<Self, Error> {
+        match groups.checked_mul(repeat) {
+            None | Some(0) => Err(Error::Groups { groups, repeat }),
+            Some(_) => Ok(Self { groups, repeat, before: 0, all: true }),
+        }
     }
 
     /// The number of groups.
@@ -66,10 +74,13 @@ impl Groups {
         Self { before, all: false, ..self }
     }
 
-    /// Whether this number of rows can have them.
+    /// Refuses a number of rows that cannot have them.
     #[inline(always)]
-    pub(crate) fn divide(self, rows: usize) -> bool {
-        !self.all || self.period() == 1 || rows.is_multiple_of(self.period())
+    pub(crate) fn divide(self, rows: usize) -> Result<(), Error> {
+        if !self.all || self.period() == 1 || rows.is_multiple_of(self.period()) {
+            return Ok(());
+        }
+        Err(Error::GroupRows { rows, groups: self.groups, repeat: self.repeat })
     }
 }
 
