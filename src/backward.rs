@@ -3,7 +3,7 @@
 use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm_kernels::rows::{GradRows, LINE, Vector};
 use lanenorm_kernels::simd::Float;
-use lanenorm_kernels::{Center, Compiled, Element};
+use lanenorm_kernels::{Center, Compiled, Element, Error as Refused};
 
 use crate::gradients::{GradIo, GradOut, ParamGrads};
 use crate::parallel::Tasks;
@@ -100,7 +100,7 @@ impl Plan {
         for group in 0..groups {
             let of_group = group * cols..(group + 1) * cols;
             let grad_rows = grad_rows.reborrow();
-            let Some(job) = self.grad_job::<T, M>(grad_rows, group, gamma, stats, sums, streaming) else {
+            let Ok(job) = self.grad_job::<T, M>(grad_rows, group, gamma, stats, sums, streaming) else {
                 unreachable!("all lengths have been checked")
             };
             parallel::backward(self.isa, job, partials, work, &lens, tasks);
@@ -127,8 +127,7 @@ impl Plan {
             })
     }
 
-    /// The job of the rows of group `group`. `gamma` is the gamma of all groups. `None` if the lengths do not fit
-    /// together.
+    /// The job of the rows of group `group`. `gamma` is the gamma of all groups.
     fn grad_job<'a, T: Element, M: Center>(
         &self,
         rows: GradRows<'a, T>,
@@ -137,7 +136,7 @@ impl Plan {
         stats: Stats<'a, T::Float>,
         sums: bool,
         streaming: bool,
-    ) -> Option<Backward<'a, T, M>> {
+    ) -> Result<Backward<'a, T, M>, Refused> {
         let &Self { cols, groups, repeat, .. } = self;
         let rows = rows.with_group(group, groups, repeat)?;
         let gamma = gamma.map(|gamma| gamma.part(group * cols, cols));
@@ -148,7 +147,8 @@ impl Plan {
     /// The rows of the buffers, none of which is a grid, if they fit together.
     fn grad_rows<'b, T: Element>(&self, io: &'b mut GradIo<'_, T>) -> Result<GradRows<'b, T>, Error> {
         let layouts = self.grad_layouts(io)?;
-        Ok(grad_rows(io, &layouts, self.cols).unwrap_or_else(|| unreachable!("all lengths have been checked")))
+        let Ok(rows) = grad_rows(io, &layouts, self.cols) else { unreachable!("all lengths have been checked") };
+        Ok(rows)
     }
 
     fn grad_layouts<T>(&self, io: &GradIo<'_, T>) -> Result<Layouts, Error> {
@@ -171,8 +171,12 @@ impl Plan {
     }
 }
 
-/// `None` if the rows have not been checked.
-fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, layouts: &Layouts, cols: usize) -> Option<GradRows<'b, T>> {
+/// An error if the rows have not been checked.
+fn grad_rows<'b, T: Element>(
+    io: &'b mut GradIo<'_, T>,
+    layouts: &Layouts,
+    cols: usize,
+) -> Result<GradRows<'b, T>, Refused> {
     let &Layouts { rows, .. } = layouts;
     let x = (io.x.data, layouts.x);
     let grads = match &mut io.out {
@@ -184,7 +188,7 @@ fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, layouts: &Layouts, cols:
     };
     match &io.ds {
         Some(ds) => grads.with_ds((ds.data, layouts.ds)),
-        None => Some(grads),
+        None => Ok(grads),
     }
 }
 

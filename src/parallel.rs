@@ -29,7 +29,7 @@ use lanenorm_kernels::ops::forward::{Forward, Normalize};
 use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::rows::{Params, RowIo};
 use lanenorm_kernels::stats::{CHUNK, Moments, StatsMut};
-use lanenorm_kernels::{Center, Compiled, Element, Isa};
+use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Isa};
 
 use crate::runs::RunsIo;
 use crate::scratch::Scratch;
@@ -522,7 +522,7 @@ impl<T: Element + Compiled<M>, M: Center> Work for RowsWith<'_, '_, T, M> {
 
     fn run(self, _: &mut [()]) {
         let done = self.job.run_with(self.isa, self.moments);
-        debug_assert!(done, "the plans have checked all lengths");
+        debug_assert!(done.is_ok(), "the plans have checked all lengths");
     }
 }
 
@@ -557,7 +557,7 @@ pub(crate) fn run_in_runs<'a, T, M: Center, F>(
     tasks: Tasks,
 ) where
     T: Element + Compiled<M>,
-    F: Fn(RowIo<'a, T>, Params<'a, T>, StatsMut<'a, T::Float>) -> Option<Forward<'a, T, M>> + Sync,
+    F: Fn(RowIo<'a, T>, Params<'a, T>, StatsMut<'a, T::Float>) -> Result<Forward<'a, T, M>, Refused> + Sync,
 {
     let (cols, is_cut) = (io.cols(), vectors.moments.is_none());
     // Groups need not divide a run.
@@ -565,7 +565,7 @@ pub(crate) fn run_in_runs<'a, T, M: Center, F>(
     let mut work = InRuns { isa, io, vectors, job, center: PhantomData::<M> };
     while is_cut && first_is_cut(work.len(), cols, work.io.is_sum(), tasks.count) {
         let (row, rest) = work.split_at(1);
-        if let Some(job) = row.into_job() {
+        if let Ok(job) = row.into_job() {
             cut_row(isa, job, tasks);
         }
         work = rest;
@@ -584,10 +584,10 @@ struct InRuns<'a, 'm, T: Element, M, F> {
 impl<'a, T, M: Center, F> InRuns<'a, '_, T, M, F>
 where
     T: Element + Compiled<M>,
-    F: Fn(RowIo<'a, T>, Params<'a, T>, StatsMut<'a, T::Float>) -> Option<Forward<'a, T, M>> + Sync,
+    F: Fn(RowIo<'a, T>, Params<'a, T>, StatsMut<'a, T::Float>) -> Result<Forward<'a, T, M>, Refused> + Sync,
 {
     /// The job of these rows, which are of one run.
-    fn into_job(self) -> Option<Forward<'a, T, M>> {
+    fn into_job(self) -> Result<Forward<'a, T, M>, Refused> {
         let Vectors { params, bias, stats, .. } = self.vectors;
         let job = (self.job)(self.io.into_first_run(), params, stats);
         match bias {
@@ -600,7 +600,7 @@ where
 impl<'a, T, M: Center, F> Work for InRuns<'a, '_, T, M, F>
 where
     T: Element + Compiled<M>,
-    F: Fn(RowIo<'a, T>, Params<'a, T>, StatsMut<'a, T::Float>) -> Option<Forward<'a, T, M>> + Sync,
+    F: Fn(RowIo<'a, T>, Params<'a, T>, StatsMut<'a, T::Float>) -> Result<Forward<'a, T, M>, Refused> + Sync,
 {
     type Memory = ();
 
@@ -622,15 +622,15 @@ where
             let rows = self.io.first_run();
             let (run, rest) = self.split_at(rows);
             let (isa, moments) = (run.isa, run.vectors.moments);
-            // Not moved out of the option: see `Forward::run_on`.
+            // Not moved out of the result: see `Forward::run_on`.
             let mut job = run.into_job();
             match (&mut job, moments) {
-                (Some(job), None) => job.run_on(isa),
-                (Some(_), Some(moments)) => {
-                    let done = job.is_some_and(|job| job.run_with(isa, moments));
-                    debug_assert!(done, "the plans have checked all lengths");
+                (Ok(job), None) => job.run_on(isa),
+                (Ok(_), Some(moments)) => {
+                    let done = job.and_then(|job| job.run_with(isa, moments));
+                    debug_assert!(done.is_ok(), "the plans have checked all lengths");
                 }
-                (None, _) => unreachable!("the plans have checked all lengths"),
+                (Err(_), _) => unreachable!("the plans have checked all lengths"),
             }
             self = rest;
         }

@@ -6,7 +6,7 @@ use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::rows::{Groups, Params, RowIo, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::stats::{Moments, StatsMut, is_slow_scale};
-use lanenorm_kernels::{Center, Compiled, Element, Isa};
+use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Isa};
 
 use crate::parallel::Vectors;
 use crate::rows::{Layout, Rows, RowsMut};
@@ -84,7 +84,7 @@ impl Plan {
     }
 
     pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
-        Groups::new(groups, repeat).ok_or(Error::Groups { groups, repeat })?;
+        Groups::new(groups, repeat).map_err(|_| Error::Groups { groups, repeat })?;
         Ok(Self { groups, repeat, ..self })
     }
 
@@ -103,7 +103,7 @@ impl Plan {
             if !rows.is_multiple_of(groups * repeat) {
                 return Err(Error::GroupRows { rows, groups, repeat });
             }
-            params.groups = Groups::new(groups, repeat).ok_or(Error::Groups { groups, repeat })?;
+            params.groups = Groups::new(groups, repeat).map_err(|_| Error::Groups { groups, repeat })?;
         }
         let fits = |what, v: &Option<Vector<'_, T>>| shape::len(what, v.as_ref().map(Vector::len), len);
         fits("gamma", &gamma)?;
@@ -135,7 +135,7 @@ impl Plan {
             return Err(Error::Rows { x: rows, y: y_rows });
         }
         let io = RowIo::new(x.data, x_stride, y.data, y_stride, rows, self.cols);
-        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+        Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")))
     }
 
     /// The rows of x, to be written where they lie.
@@ -143,7 +143,7 @@ impl Plan {
     pub(crate) fn rows_in_place<'a, T: Element>(&self, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
         let io = RowIo::in_place(x.data, stride, rows, self.cols);
-        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+        Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")))
     }
 
     /// The rows of x + residual, written to s, and of y, if they fit together.
@@ -162,7 +162,7 @@ impl Plan {
         let s_stride = self.rows_beside(rows, "s", s.data.len(), s.layout)?;
         let (residual, s, y) = ((residual.data, residual_stride), (s.data, s_stride), (y.data, y_stride));
         let io = RowIo::sum((x.data, x_stride), residual, s, y, rows, self.cols);
-        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+        Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")))
     }
 
     /// The same of a sum that is written over the residual.
@@ -179,7 +179,7 @@ impl Plan {
         let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
         let (residual, y) = ((residual.data, residual_stride), (y.data, y_stride));
         let io = RowIo::sum_in_place((x.data, x_stride), residual, y, rows, self.cols);
-        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+        Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")))
     }
 
     /// The same of a sum that is not kept.
@@ -196,7 +196,7 @@ impl Plan {
         let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
         let (residual, y) = ((residual.data, residual_stride), (y.data, y_stride));
         let io = RowIo::sum_into((x.data, x_stride), residual, y, rows, self.cols);
-        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+        Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")))
     }
 
     /// The same of a sum that is not kept, normalized over x.
@@ -211,7 +211,7 @@ impl Plan {
         let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
         // The order of two addends changes no bits.
         let io = RowIo::sum_over((residual.data, residual_stride), (x.data, x_stride), rows, self.cols);
-        Ok(io.unwrap_or_else(|| unreachable!("shape.rs has checked the rows")))
+        Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")))
     }
 
     /// The number of rows of the x of a sum and their stride, if they fit and the bias does.
@@ -244,7 +244,7 @@ impl Plan {
         &self,
         io: RowIo<'a, T>,
         bias: Option<&'a [T]>,
-        job: impl FnOnce(RowIo<'a, T>, bool) -> Option<Forward<'a, T, M>>,
+        job: impl FnOnce(RowIo<'a, T>, bool) -> Result<Forward<'a, T, M>, Refused>,
     ) where
         T: Element + Compiled<M>,
     {
@@ -254,17 +254,17 @@ impl Plan {
             return;
         }
         let streaming = self.streams(&io);
-        // Not moved out of the option: see `Forward::run_on`.
+        // Not moved out of the result: see `Forward::run_on`.
         let mut job = job(io, streaming);
         if let Some(bias) = bias {
             job = job.and_then(|job| job.with_bias(bias));
         }
         let tasks = self.parallelism.tasks_for(elements);
         if tasks.count > 1 {
-            let Some(job) = job else { unreachable!("the plans have checked all lengths") };
+            let Ok(job) = job else { unreachable!("the plans have checked all lengths") };
             parallel::run(self.isa, job, tasks);
         } else {
-            let Some(job) = &mut job else { unreachable!("the plans have checked all lengths") };
+            let Ok(job) = &mut job else { unreachable!("the plans have checked all lengths") };
             job.run_on(self.isa);
         }
     }
@@ -301,7 +301,7 @@ impl Plan {
         &self,
         io: RowIo<'a, T>,
         moments: &[Moments],
-        job: impl FnOnce(RowIo<'a, T>, bool) -> Option<Forward<'a, T, M>>,
+        job: impl FnOnce(RowIo<'a, T>, bool) -> Result<Forward<'a, T, M>, Refused>,
     ) -> Result<(), Error>
     where
         T: Element + Compiled<M>,
@@ -314,7 +314,7 @@ impl Plan {
         }
         self.check_moments::<T>(moments)?;
         let streaming = self.streams(&io);
-        let Some(job) = job(io, streaming) else { unreachable!("the plans have checked all lengths") };
+        let Ok(job) = job(io, streaming) else { unreachable!("the plans have checked all lengths") };
         parallel::run_with(self.isa, job, moments, self.parallelism.tasks_for(elements));
         Ok(())
     }
@@ -336,7 +336,7 @@ impl Plan {
         &self,
         io: RunsIo<'a, T>,
         vectors: Vectors<'a, '_, T>,
-        job: impl Fn(RowIo<'a, T>, Params<'a, T>, bool, StatsMut<'a, T::Float>) -> Option<Forward<'a, T, M>> + Sync,
+        job: impl Fn(RowIo<'a, T>, Params<'a, T>, bool, StatsMut<'a, T::Float>) -> Result<Forward<'a, T, M>, Refused> + Sync,
     ) -> Result<(), Error>
     where
         T: Element + Compiled<M>,

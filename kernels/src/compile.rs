@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use crate::element::Storage;
+use crate::error::Error;
 use crate::isa::{Isa, Tier};
 use crate::mean::{Center, Centered, Either, Uncentered};
 use crate::ops::backward::{Backward, Merge, Parts, merge_sums};
@@ -54,20 +55,20 @@ impl<T: Element + Compiled<M>, M: Center> Forward<'_, T, M> {
     /// may be some columns of longer rows, with the moments of the longer rows. Moments that cannot be trusted must
     /// come from the slow path (see [`Moments::rescale`]).
     ///
-    /// Returns whether the job was done. It is not, and nothing is written, if there are more or fewer moments than
-    /// rows, if the rows are sums, or if there are columns and some moments cannot belong to a row: see
-    /// [`Moments::are_of`].
-    #[must_use]
-    pub fn run_with(self, isa: Isa, moments: &[Moments]) -> bool {
+    /// # Errors
+    /// If there are more or fewer moments than rows, if the rows are sums, or if there are columns and some moments
+    /// cannot belong to a row (see [`Moments::are_of`]). Nothing has been written then.
+    pub fn run_with(self, isa: Isa, moments: &[Moments]) -> Result<(), Error> {
         let (rows, cols) = (self.rows().rows(), self.rows().cols());
-        let are_of = || cols == 0 || moments.iter().all(|m| m.are_of::<T>(cols));
-        if moments.len() != rows || self.rows().is_sum() || !are_of() {
-            return false;
+        Error::length("moments", moments.len(), rows)?;
+        if self.rows().is_sum() {
+            return Err(Error::UntakenSum { what: "moments" });
         }
         if cols > 0 {
+            Moments::check_all::<T>(moments, cols)?;
             in_default_environment(|| self.run_rows_with(isa, moments));
         }
-        true
+        Ok(())
     }
 
     #[inline(never)]
@@ -130,8 +131,8 @@ impl Parts {
     /// tiers.
     ///
     /// # Panics
-    /// If `partials` does not have [`Parts::partial_len`] elements for each part, or dgamma or dbeta does not have as
-    /// many elements as there are columns.
+    /// If `partials` does not have [`Parts::partial_len`] elements for each part, if dgamma or dbeta does not have as
+    /// many elements as there are columns, or if there is a dbeta in RMS normalization.
     pub fn merge<T: Element + Compiled<M>, M: Center>(
         &self,
         isa: Isa,

@@ -17,7 +17,7 @@ use crate::ops::rms_norm::RmsNorm;
 use crate::rows::{GradRows, Groups, Params, RowIo, Vector};
 use crate::simd::Float;
 use crate::stats::{CHUNK, Moments, StatsMut};
-use crate::{Center, Centered, Compiled, Element, Isa, Uncentered};
+use crate::{Center, Centered, Compiled, Element, Error, Isa, Uncentered};
 
 /// Numbers between -1 and 1, and some larger ones that take a row out of the range of the loops.
 fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
@@ -53,7 +53,7 @@ trait Jobs<M: Center>: Element {
         params: Params<'a, Self>,
         streaming: bool,
         stats: StatsMut<'a, Self::Float>,
-    ) -> Option<Forward<'a, Self, M>>;
+    ) -> Result<Forward<'a, Self, M>, Error>;
 }
 
 impl<T: Element> Jobs<Centered> for T {
@@ -62,7 +62,7 @@ impl<T: Element> Jobs<Centered> for T {
         params: Params<'a, T>,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
-    ) -> Option<LayerNorm<'a, T>> {
+    ) -> Result<LayerNorm<'a, T>, Error> {
         LayerNorm::new(io, params, 1e-5, streaming, stats)
     }
 }
@@ -73,7 +73,7 @@ impl<T: Element> Jobs<Uncentered> for T {
         params: Params<'a, T>,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
-    ) -> Option<RmsNorm<'a, T>> {
+    ) -> Result<RmsNorm<'a, T>, Error> {
         RmsNorm::new(io, Params { beta: None, ..params }, 1e-5, streaming, stats.rstd)
     }
 }

@@ -9,10 +9,10 @@
 //! [`layer_norm`](ops::layer_norm), [`rms_norm`](ops::rms_norm), their [gradients](ops::backward) and the
 //! [moments](ops::moments) of rows.
 //!
-//! Each module imports only modules that stand before it in this list: [`simd`], what a tier has to provide; `mean`,
-//! whether rows have one; [`isa`], the one place where a tier is chosen; [`table`]; [`element`], the order of the lanes
-//! of each type; [`rows`], where elements lie; [`stats`], the moments and their sums; `loops`, which go over the rows;
-//! [`ops`]; and `compile`, which names what is compiled for which type.
+//! Each module imports only modules that stand before it in this list: `error`, why jobs are refused; [`simd`], what a
+//! tier has to provide; `mean`, whether rows have one; [`isa`], the one place where a tier is chosen; [`table`];
+//! [`element`], the order of the lanes of each type; [`rows`], where elements lie; [`stats`], the moments and their
+//! sums; `loops`, which go over the rows; [`ops`]; and `compile`, which names what is compiled for which type.
 //!
 //! [`simd`] exposes traits of pulp, and says there what this means for versions. Jobs and plans expose nothing of pulp.
 #![no_std]
@@ -31,6 +31,7 @@ compile_error!(
 mod compile;
 #[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 pub mod element;
+mod error;
 #[cfg(test)]
 mod every_loop;
 pub mod isa;
@@ -38,6 +39,8 @@ mod loops;
 mod mean;
 pub mod ops;
 pub mod reference;
+#[cfg(test)]
+mod refusals;
 pub mod rows;
 #[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 pub mod simd;
@@ -48,6 +51,7 @@ pub mod table;
 #[doc(hidden)]
 pub use compile::Compiled;
 pub use compile::Element;
+pub use error::Error;
 pub use half;
 pub use isa::{Isa, Tier};
 pub use mean::{Center, Centered, Uncentered};

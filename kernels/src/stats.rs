@@ -5,6 +5,6 @@ mod moments;
 mod norm;
 pub(crate) mod sums;
 
-pub use moments::{BadEps, CHUNK, Moments, is_slow_scale, split_point};
-pub(crate) use moments::{Tree, is_eps, no_subtrees, scale_for};
+pub use moments::{CHUNK, Moments, is_slow_scale, split_point};
+pub(crate) use moments::{Tree, check_eps, no_subtrees, scale_for};
 pub use norm::{RowNorm, StatsMut};

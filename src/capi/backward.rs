@@ -377,8 +377,8 @@ where
     let job = job.and_then(|rows| Backward::new(rows, stats, gamma, offset, eps, call.sums, call.streaming));
     let job = job.map(|job: Backward<'_, T, M>| job.split_at_part(task.first).1.split_at_part(task.count).0);
     match job {
-        None => misfit(),
-        Some(mut job) => job.run_on(isa, partials, work),
+        Err(_) => misfit(),
+        Ok(mut job) => job.run_on(isa, partials, work),
     }
 }
 

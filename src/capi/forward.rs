@@ -10,7 +10,7 @@ use lanenorm_kernels::ops::rms_norm::RmsNorm;
 use lanenorm_kernels::rows::{Groups, Params, RawRows, RowIo, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::stats::StatsMut;
-use lanenorm_kernels::{Center, Centered, Compiled, Element, Uncentered};
+use lanenorm_kernels::{Center, Centered, Compiled, Element, Error as Refused, Uncentered};
 
 use super::check::{Checked, check, check_plain};
 use super::places::{Strided, fill_with_zeros};
@@ -135,7 +135,7 @@ trait Normalization<T: Element, M: Center> {
         eps: f64,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
-    ) -> Option<Forward<'a, T, M>>;
+    ) -> Result<Forward<'a, T, M>, Refused>;
 }
 
 struct Normalizations;
@@ -148,7 +148,7 @@ impl<T: Element> Normalization<T, Centered> for Normalizations {
         eps: f64,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
-    ) -> Option<LayerNorm<'a, T>> {
+    ) -> Result<LayerNorm<'a, T>, Refused> {
         LayerNorm::new(rows, params, eps, streaming, stats)
     }
 }
@@ -161,7 +161,7 @@ impl<T: Element> Normalization<T, Uncentered> for Normalizations {
         eps: f64,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
-    ) -> Option<RmsNorm<'a, T>> {
+    ) -> Result<RmsNorm<'a, T>, Refused> {
         RmsNorm::new(rows, params, eps, streaming, stats.rstd)
     }
 }
@@ -262,9 +262,9 @@ where
     // SAFETY: the caller's duty.
     let mut job = unsafe { call.job::<T, M>(first, count) };
     match &mut job {
-        None => misfit(),
-        Some(job) if tasks.count <= 1 => job.run_on(call.plan.isa),
-        Some(_) => job.into_iter().for_each(|job| parallel::cut_row(call.plan.isa, job, tasks)),
+        Err(_) => misfit(),
+        Ok(job) if tasks.count <= 1 => job.run_on(call.plan.isa),
+        Ok(_) => job.into_iter().for_each(|job| parallel::cut_row(call.plan.isa, job, tasks)),
     }
 }
 
@@ -274,7 +274,7 @@ impl Call<'_> {
     /// # Safety
     /// - As [`run`], while the job lives.
     #[inline(always)]
-    unsafe fn job<T: Element, M: Center>(&self, first: usize, count: usize) -> Option<Forward<'_, T, M>>
+    unsafe fn job<T: Element, M: Center>(&self, first: usize, count: usize) -> Result<Forward<'_, T, M>, Refused>
     where
         Normalizations: Normalization<T, M>,
     {

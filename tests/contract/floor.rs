@@ -1,5 +1,5 @@
-//! Constructors of the kernels crate: arguments that do not fit together give `None`, and are not ignored, guessed or
-//! read from elsewhere. Arguments that fit give the bits of the plan.
+//! Constructors of the kernels crate: arguments that do not fit together are refused, and are not ignored, guessed or
+//! read from elsewhere. Arguments that fit give the bits of the plan. `kernels/src/refusals.rs` has the messages.
 
 use lanenorm::kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm::kernels::ops::layer_norm::LayerNorm;
@@ -8,8 +8,8 @@ use lanenorm::kernels::ops::rms_norm::RmsNorm;
 use lanenorm::kernels::ops::{layer_norm, rms_norm};
 use lanenorm::kernels::rows::{GradRows, Groups, Params, RowIo, Vector};
 use lanenorm::kernels::simd::Float;
-use lanenorm::kernels::stats::{BadEps, RowNorm, is_slow_scale};
-use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
+use lanenorm::kernels::stats::{RowNorm, is_slow_scale};
+use lanenorm::kernels::{Center, Centered, Compiled, Error, Uncentered};
 use lanenorm::{Isa, Moments};
 
 use crate::support::forms::StatsMut;
@@ -22,13 +22,14 @@ const NORM: RowNorm = RowNorm { mean: 0.0, mean_lo: 0.0, rstd: 1.0 };
 fn a_row_that_is_a_sum_has_no_statistics_yet() {
     let (x, residual) = ([1.0f32, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]);
     let (mut s, mut y) = ([0.0; 4], [0.0; 4]);
-    let refused = |row: Option<RowIo<'_, f32>>| {
+    let refused = |row: Result<RowIo<'_, f32>, Error>| {
         let row = row.expect("the rows fit");
         assert!(row.is_sum() && row.x_row(0).is_none());
-        layer_norm::Normalize::new(row, Params::default(), NORM, false).is_none()
+        let job = layer_norm::Normalize::new(row, Params::default(), NORM, false);
+        job.is_err_and(|e| e == Error::UntakenSum { what: "statistics" })
     };
-    let rms_refused = |row: Option<RowIo<'_, f32>>| {
-        rms_norm::Normalize::new(row.expect("the rows fit"), Params::default(), 1.0, false).is_none()
+    let rms_refused = |row: Result<RowIo<'_, f32>, Error>| {
+        rms_norm::Normalize::new(row.expect("the rows fit"), Params::default(), 1.0, false).is_err()
     };
     assert!(refused(RowIo::sum((&x, 4), (&residual, 4), (&mut s, 4), (&mut y, 4), 1, 4)));
     assert!(refused(RowIo::sum_in_place((&x, 4), (&mut s, 4), (&mut y, 4), 1, 4)));
@@ -76,7 +77,7 @@ fn one_row_has_the_vectors_of_its_group<K: Types>() {
             let row = RowIo::new(&problem.x[..cols], cols, &mut y, cols, 1, cols).expect("the row fits");
             let norm = RowNorm { mean: K::F::default(), mean_lo: K::F::default(), rstd: K::F::default() };
             let job = layer_norm::Normalize::new(row, params(&problem, groups), norm, false);
-            assert!(job.is_none(), "one row is no multiple of three groups");
+            assert!(job.is_err(), "one row is no multiple of three groups");
         }
     }
 }
@@ -115,7 +116,7 @@ where
                 }
                 let (_, part) = of_group().split_at(2);
                 let of_part = Backward::<_, M>::new(part, stats(rows - 2), None, offset, 1e-5, true, false);
-                assert!(of_part.is_none(), "statistics of the part alone");
+                assert!(of_part.is_err(), "statistics of the part alone");
             }
             let dx_wanted = expected.dx.as_deref().expect("dx is wanted");
             assert_same_bits(format_args!("{isa}, {problem}, split at row {at}"), cols, dx_wanted, &dx);
@@ -153,24 +154,24 @@ fn eps_is_finite_and_not_negative() {
         (-f64::NAN, false),
     ] {
         let io = RowIo::new(&x, 4, &mut y, 4, 1, 4).expect("the row fits");
-        assert_eq!(LayerNorm::new(io, Params::default(), eps, false, StatsMut::default()).is_some(), fits, "{eps}");
+        assert_eq!(LayerNorm::new(io, Params::default(), eps, false, StatsMut::default()).is_ok(), fits, "{eps}");
         let io = RowIo::in_place(&mut y, 4, 1, 4).expect("the row fits");
-        assert_eq!(RmsNorm::new(io, Params::default(), eps, false, None).is_some(), fits, "{eps}");
+        assert_eq!(RmsNorm::new(io, Params::default(), eps, false, None).is_ok(), fits, "{eps}");
         let grads = || GradRows::new((&x, 4), (&x, 4), 1, 4).expect("the row fits");
         let backward = Backward::<_, Centered>::new(grads(), Stats::default(), None, 0.0, eps, true, false);
-        assert_eq!(backward.is_some(), fits, "{eps}");
+        assert_eq!(backward.is_ok(), fits, "{eps}");
         let backward = Backward::<_, Uncentered>::new(grads(), Stats::default(), None, 0.0, eps, true, false);
-        assert_eq!(backward.is_some(), fits, "{eps}");
+        assert_eq!(backward.is_ok(), fits, "{eps}");
         let moments = RowMoments { x: &x, centered: true, scale: None }.run_on(Isa::SCALAR);
         match moments.rescale::<f32>(eps) {
             Ok(_) => assert!(fits, "{eps}"),
             Err(error) => {
-                assert!(!fits && error.0.to_bits() == eps.to_bits(), "{eps}");
+                assert!(!fits && matches!(error, Error::Eps(e) if e.to_bits() == eps.to_bits()), "{eps}");
                 assert_eq!(error.to_string(), format!("eps is {eps}, expected a finite number not less than 0"));
             }
         }
     }
-    assert_eq!(Moments::EMPTY.rescale::<f64>(-1.0), Err(BadEps(-1.0)));
+    assert_eq!(Moments::EMPTY.rescale::<f64>(-1.0), Err(Error::Eps(-1.0)));
 }
 
 /// Arguments that are given twice, or that are of no use.
@@ -181,24 +182,24 @@ fn nothing_that_is_given_is_ignored() {
     let io = RowIo::sum_over((&x, 4), (&mut y, 4), 2, 4).expect("the rows fit");
     let job = LayerNorm::new(io, Params::default(), 1e-5, false, StatsMut::default()).expect("the lengths fit");
     let job = job.with_bias(&bias).expect("a bias fits a sum");
-    assert!(job.with_bias(&bias).is_none(), "a second bias");
+    assert!(job.with_bias(&bias).is_err(), "a second bias");
 
     let rows = || GradRows::new((&x, 4), (&x, 4), 2, 4).expect("the rows fit");
     let with_dx = rows().with_dx((&mut y, 4)).expect("dx fits");
-    assert!(with_dx.with_dx((&mut other, 4)).is_none(), "a second dx");
+    assert!(with_dx.with_dx((&mut other, 4)).is_err(), "a second dx");
     let with_ds = rows().with_ds((&x, 4)).expect("ds fits");
-    assert!(with_ds.with_ds((&x, 4)).is_none(), "a second ds");
+    assert!(with_ds.with_ds((&x, 4)).is_err(), "a second ds");
     for (at, first, second) in [(0, false, true), (1, false, false), (2, true, false)] {
         let (a, b) = rows().split_at(at);
-        assert_eq!((a.with_ds((&x, 4)).is_some(), b.with_ds((&x, 4)).is_some()), (first, second), "split at {at}");
+        assert_eq!((a.with_ds((&x, 4)).is_ok(), b.with_ds((&x, 4)).is_ok()), (first, second), "split at {at}");
     }
 
     let two = [1.0f32; 2];
     let job = |rows: GradRows<'_, f32>, stats, sums, centered| {
         if centered {
-            Backward::<_, Centered>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_some()
+            Backward::<_, Centered>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_ok()
         } else {
-            Backward::<_, Uncentered>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_some()
+            Backward::<_, Uncentered>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_ok()
         }
     };
     for centered in [true, false] {
@@ -211,11 +212,10 @@ fn nothing_that_is_given_is_ignored() {
             let of = |given: bool| given.then_some(&two[..]);
             Stats { mean: of(mean), mean_lo: of(mean_lo), rstd: of(rstd) }
         };
-        assert!(
-            job(rows(), stats(true, true, true), true, centered)
-                && job(rows(), stats(true, false, true), true, centered)
-        );
-        assert_eq!(job(rows(), stats(false, false, true), true, centered), !centered);
+        // RMS normalization has no mean.
+        for (mean, mean_lo, fits) in [(true, true, centered), (true, false, centered), (false, false, !centered)] {
+            assert_eq!(job(rows(), stats(mean, mean_lo, true), true, centered), fits, "{mean}, {mean_lo}");
+        }
         for (mean, mean_lo, rstd) in
             [(true, false, false), (false, true, false), (false, true, true), (true, true, false)]
         {
@@ -251,29 +251,34 @@ fn moments_that_are_not_of_the_row<K: Types>() {
     let row = |r: usize| &problem.x[r * cols..][..cols];
     let of = |x| RowMoments { x, centered: true, scale: None }.run_on(Isa::SCALAR);
     let whole = [of(row(0)), of(row(1))];
+    let refuses = |result, of| matches!(result, Err(Error::Moments { row, .. }) if row == of);
     let expected = problem.expected();
     let mut y = vec![K::Y::SENTINEL; 2 * cols];
     for &isa in tiers() {
         for count in [99.0, 0.0, -100.0, f64::NAN] {
             let few = Moments { count, ..whole[1] };
-            assert!(!few.are_of::<K::X>(cols) && !job(&problem, &mut y).run_with(isa, &[whole[0], few]), "{count}");
+            assert!(
+                !few.are_of::<K::X>(cols) && refuses(job(&problem, &mut y).run_with(isa, &[whole[0], few]), 1),
+                "{count}"
+            );
         }
         for scale in [0.0, -1.0, 3.0, f64::NAN, f64::INFINITY] {
             let scaled = Moments { scale, ..whole[0] };
             assert!(
-                !scaled.are_of::<K::X>(cols) && !job(&problem, &mut y).run_with(isa, &[scaled, whole[1]]),
+                !scaled.are_of::<K::X>(cols) && refuses(job(&problem, &mut y).run_with(isa, &[scaled, whole[1]]), 0),
                 "{scale}"
             );
             assert!(!is_slow_scale::<K::X>(scale));
         }
-        assert!(!job(&problem, &mut y).run_with(isa, &whole[..1]));
+        let few = job(&problem, &mut y).run_with(isa, &whole[..1]);
+        assert_eq!(few, Err(Error::Length { what: "moments", len: 1, expected: 2 }));
         assert!(y.iter().all(|y| y.bits() == K::Y::SENTINEL.bits()), "{isa}: something was written");
 
         // A single row is given back as it is.
         let (row, rest) = job(&problem, &mut y).split_at(1);
         let half = of(&problem.x[..cols / 2]);
         row.with_moments(&half).map(|_| ()).expect_err("moments of half a row").run_on(isa);
-        assert!(rest.run_with(isa, &whole[1..]));
+        assert_eq!(rest.run_with(isa, &whole[1..]), Ok(()));
         assert_same_bits(format_args!("{isa}, {problem}"), cols, &expected.y, &y);
         y.fill(K::Y::SENTINEL);
     }
@@ -301,7 +306,7 @@ fn rows_of_no_elements_have_no_statistics() {
             let job = RmsNorm::new(io, Params::default(), 1e-5, false, Some(&mut stats));
             let mut job = job.expect("the lengths fit");
             if by_moments {
-                assert!(job.run_with(isa, &[Moments::EMPTY; 3]));
+                assert_eq!(job.run_with(isa, &[Moments::EMPTY; 3]), Ok(()));
             } else {
                 job.run_on(isa);
             }

@@ -266,22 +266,22 @@ for_all_types!(
 for_every_type!(moments_merged_along_the_tree_give_the_same_bits, moments_about_zero_are_the_sum_of_squares_alone,);
 
 #[test]
-fn rows_that_do_not_fit_give_none() {
+fn rows_that_do_not_fit_are_refused() {
     let (x, mut y) = (vec![0.0; 20], vec![0.0; 20]);
     let mut io = |x_len: usize, x_stride, y_len: usize, y_stride, rows, cols| {
-        RowIo::new(&x[..x_len], x_stride, &mut y[..y_len], y_stride, rows, cols).is_some()
+        RowIo::new(&x[..x_len], x_stride, &mut y[..y_len], y_stride, rows, cols).is_ok()
     };
     assert!(io(20, 5, 20, 5, 4, 5) && io(14, 5, 20, 8, 3, 4) && io(0, 0, 0, 0, 0, 9) && io(0, 0, 0, 0, 9, 0));
     assert!(io(5, 0, 5, 0, 1, 5), "one row needs no stride");
     assert!(!io(19, 5, 20, 5, 4, 5) && !io(20, 5, 19, 5, 4, 5), "too short");
     assert!(!io(20, 4, 20, 5, 4, 5) && !io(20, 5, 20, 0, 4, 5), "rows overlap");
     assert!(!io(20, usize::MAX, 20, 5, 3, 5) && !io(20, 5, 20, 5, usize::MAX, 5), "overflow");
-    assert!(RowIo::in_place(&mut y, 5, 4, 5).is_some_and(|io| io.is_in_place()));
-    assert!(RowIo::in_place(&mut y, 4, 4, 5).is_none() && RowIo::in_place(&mut y, 6, 4, 5).is_none());
+    assert!(RowIo::in_place(&mut y, 5, 4, 5).is_ok_and(|io| io.is_in_place()));
+    assert!(RowIo::in_place(&mut y, 4, 4, 5).is_err() && RowIo::in_place(&mut y, 6, 4, 5).is_err());
 }
 
 #[test]
-fn vectors_of_another_length_give_none() {
+fn vectors_of_another_length_are_refused() {
     fn params<'a>(gamma: Option<&'a [f32]>, beta: Option<&'a [f32]>) -> Params<'a, f32> {
         Params { gamma: gamma.map(Vector::from), beta: beta.map(Vector::from), ..Params::default() }
     }
@@ -290,7 +290,7 @@ fn vectors_of_another_length_give_none() {
     let mut y = [0.0; 12];
     let mut job = |gamma, beta, stats: StatsMut<'_>| {
         let io = RowIo::new(&x, 4, &mut y, 4, 3, 4).expect("the rows fit");
-        LayerNorm::new(io, params(gamma, beta), 1e-5, false, stats).is_some()
+        LayerNorm::new(io, params(gamma, beta), 1e-5, false, stats).is_ok()
     };
     assert!(job(Some(&five[..4]), Some(&five[..4]), StatsMut { mean: Some(&mut [0.0; 3]), ..StatsMut::default() }));
     assert!(!job(Some(&five), None, StatsMut::default()));
@@ -300,32 +300,32 @@ fn vectors_of_another_length_give_none() {
     assert!(!job(None, None, StatsMut { rstd: Some(&mut []), ..StatsMut::default() }));
     let mut normalize = |rows, gamma| {
         let io = RowIo::new(&x, 4, &mut y, 4, rows, 4).expect("the rows fit");
-        Normalize::new(io, params(gamma, None), norm, false).is_some()
+        Normalize::new(io, params(gamma, None), norm, false).is_ok()
     };
     assert!(normalize(1, None) && !normalize(2, None) && !normalize(0, None) && !normalize(1, Some(&five[..])));
     let mut job = |gamma, rstd: Option<&mut [f32]>| {
         let io = RowIo::new(&x, 4, &mut y, 4, 3, 4).expect("the rows fit");
-        RmsNorm::new(io, params(gamma, None), 1e-5, false, rstd).is_some()
+        RmsNorm::new(io, params(gamma, None), 1e-5, false, rstd).is_ok()
     };
     assert!(job(Some(&five[..4]), Some(&mut [0.0; 3])) && job(None, None));
     assert!(!job(Some(&five), None) && !job(Some(&five[..3]), None));
     assert!(!job(None, Some(&mut [0.0; 2])) && !job(None, Some(&mut [0.0; 12])));
     let mut normalize = |rows, gamma| {
         let io = RowIo::new(&x, 4, &mut y, 4, rows, 4).expect("the rows fit");
-        rms_norm::Normalize::new(io, params(gamma, None), 1.0, false).is_some()
+        rms_norm::Normalize::new(io, params(gamma, None), 1.0, false).is_ok()
     };
     assert!(normalize(1, None) && !normalize(2, None) && !normalize(0, None) && !normalize(1, Some(&five[..])));
 }
 
 #[test]
-fn gamma_and_beta_of_two_types_give_none() {
+fn gamma_and_beta_of_two_types_are_refused() {
     let (x, mut y) = ([bf16::ONE; 12], [bf16::ZERO; 12]);
     let (narrow, wide) = ([bf16::ONE; 4], [1.0; 4]);
     let (narrow, wide) = (Vector::from(&narrow[..]), Vector::from(&wide[..]));
     let mut job = |gamma, beta| {
         let io = RowIo::new(&x, 4, &mut y, 4, 3, 4).expect("the rows fit");
         let params = Params { gamma: Some(gamma), beta: Some(beta), ..Params::default() };
-        LayerNorm::new(io, params, 1e-5, false, StatsMut::default()).is_some()
+        LayerNorm::new(io, params, 1e-5, false, StatsMut::default()).is_ok()
     };
     assert!(job(narrow, narrow) && job(wide, wide) && !job(narrow, wide) && !job(wide, narrow));
 }

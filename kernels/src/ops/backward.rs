@@ -56,16 +56,18 @@ mod touches;
 use core::marker::PhantomData;
 
 use crate::element::Storage;
+use crate::error::Error;
 use crate::isa::Isa;
 use crate::mean::Center;
 use crate::rows::{GradRows, Vector};
 use crate::simd::Float;
 use crate::stack;
-use crate::stats::is_eps;
+use crate::stats::check_eps;
 use job::GradJob;
 pub use job::Stats;
 pub(crate) use merge::{Merge, merge_sums};
 pub use parts::{LEAF_ROWS, Parts};
+use parts::{assert_len, assert_len_at_least};
 use run::{RunParts, run_parts};
 
 /// The job of taking the gradients of some rows, which are some parts of all rows: see [`Parts`].
@@ -77,10 +79,12 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
     /// gamma and beta are taken if `sums`. dx is written past the caches if `streaming`. `gamma` is the gamma of the
     /// rows' group.
     ///
-    /// `None` if
+    /// # Errors
+    /// If
     /// - gamma does not have an element for each column,
     /// - a statistic does not have an element for each row of the buffers: see [`Stats`],
     /// - mean comes without rstd, `mean_lo` without mean, or, in layer normalization, rstd without mean,
+    /// - mean or `mean_lo` comes in RMS normalization,
     /// - there is a ds, and no dx to add it to,
     /// - nothing is wanted, neither dx nor sums, or
     /// - eps is negative, infinite or NaN.
@@ -92,17 +96,23 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         eps: f64,
         sums: bool,
         streaming: bool,
-    ) -> Option<Self> {
-        let lengths = stats.fit(rows.all(), M::CENTERED) && gamma.is_none_or(|g| g.len() == rows.cols());
-        let wanted = rows.has_dx() || sums && !rows.has_ds();
-        let fits = lengths && wanted && is_eps(eps);
+    ) -> Result<Self, Error> {
+        Error::length("gamma", gamma.map_or(rows.cols(), |gamma| gamma.len()), rows.cols())?;
+        stats.fit(rows.all(), M::CENTERED)?;
+        if !rows.has_dx() && rows.has_ds() {
+            return Err(Error::DsWithoutDx { rows: rows.rows() });
+        }
+        if !rows.has_dx() && !sums {
+            return Err(Error::NoGradient);
+        }
+        check_eps(eps)?;
         let part_rows = Parts::new(rows.rows(), rows.cols()).part_rows;
         // Adding -0 changes no bits; adding +0 changes the bits of -0.
         let harmless = gamma.is_none() || offset.is_zero();
         let offset = if harmless { -T::Float::default() } else { offset };
         let isa = Isa::SCALAR;
         let job = GradJob { isa, centered: M::CENTERED, rows, stats, gamma, offset, eps, sums, streaming, part_rows };
-        fits.then_some(Self(job, PhantomData))
+        Ok(Self(job, PhantomData))
     }
 
     /// The number of parts.
@@ -132,8 +142,10 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         let partial_len = parts.partial_len::<T>(M::CENTERED);
         let work_len = parts.work_len::<T>(M::CENTERED);
         let expected = partial_len.and_then(|len| len.checked_mul(parts.count()));
-        assert!(!job.sums || Some(partials.len()) == expected, "{} elements, expected {expected:?}", partials.len());
-        assert!(work_len.is_some_and(|len| len <= work.len()), "{} elements, expected {work_len:?}", work.len());
+        if job.sums {
+            assert_len("partials", partials.len(), expected);
+        }
+        assert_len_at_least("work", work.len(), work_len);
         false
     }
 

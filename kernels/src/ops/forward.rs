@@ -3,13 +3,14 @@
 use core::marker::PhantomData;
 
 use crate::element::Storage;
+use crate::error::Error;
 use crate::isa::Isa;
 use crate::loops::{Columns, Job, finish_row, run_columns, run_job};
 use crate::mean::Center;
 use crate::rows::{Params, RowIo};
 use crate::simd::{Float, in_default_environment};
 use crate::stack;
-use crate::stats::{Moments, RowNorm, StatsMut, is_eps};
+use crate::stats::{Moments, RowNorm, StatsMut, check_eps};
 
 /// The job of normalizing some rows: see [`LayerNorm`](super::layer_norm::LayerNorm) and
 /// [`RmsNorm`](super::rms_norm::RmsNorm).
@@ -17,7 +18,7 @@ use crate::stats::{Moments, RowNorm, StatsMut, is_eps};
 pub struct Forward<'a, T: Storage, M: Center>(Job<'a, T, Params<'a, T>>, PhantomData<M>);
 
 impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
-    /// `None` for the reasons that the constructors name.
+    /// Refuses arguments for the reasons that the constructors name.
     #[inline(always)]
     pub(crate) fn checked(
         rows: RowIo<'a, T>,
@@ -25,20 +26,30 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         eps: f64,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
-    ) -> Option<Self> {
-        let fits = params.fit(rows.rows(), rows.cols()) && stats.fits(rows.rows()) && is_eps(eps);
+    ) -> Result<Self, Error> {
+        params.fit(rows.rows(), rows.cols())?;
+        stats.fit(rows.rows())?;
+        check_eps(eps)?;
         let job = Job::new(M::CENTERED, rows, params.with_harmless_offset(), eps, streaming, stats);
-        fits.then_some(Self(job, PhantomData))
+        Ok(Self(job, PhantomData))
     }
 
-    /// The same job with a row that is added to each sum of x and residual. `None` if the bias does not have an element
-    /// for each column, if the rows are no sums, or if the job has a bias already.
+    /// The same job with a row that is added to each sum of x and residual.
+    ///
+    /// # Errors
+    /// If the bias does not have an element for each column, if the rows are no sums, or if the job has a bias already.
     #[inline(always)]
-    pub fn with_bias(self, bias: &'a [T]) -> Option<Self> {
+    pub fn with_bias(self, bias: &'a [T]) -> Result<Self, Error> {
         let Self(mut job, _) = self;
-        let fits = job.rows.is_sum() && bias.len() == job.rows.cols() && job.bias.is_none();
+        if !job.rows.is_sum() {
+            return Err(Error::BiasWithoutSum { len: bias.len() });
+        }
+        if job.bias.is_some() {
+            return Err(Error::Twice { what: "bias" });
+        }
+        Error::length("bias", bias.len(), job.rows.cols())?;
         job.bias = Some(bias);
-        fits.then_some(Self(job, PhantomData))
+        Ok(Self(job, PhantomData))
     }
 
     /// The job for the first `row` rows, and the job for the rest. If there are fewer rows, the first job has them all.
@@ -99,20 +110,24 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
 pub struct Normalize<'a, T: Storage, M: Center>(Columns<'a, T, Params<'a, T>>, PhantomData<M>);
 
 impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
-    /// `None` for the reasons that the constructors name.
+    /// Refuses arguments for the reasons that the constructors name.
     pub(crate) fn checked(
         row: RowIo<'a, T>,
         params: Params<'a, T>,
         norm: RowNorm<T::Float>,
         streaming: bool,
-    ) -> Option<Self> {
+    ) -> Result<Self, Error> {
+        if row.rows() != 1 {
+            return Err(Error::OneRow { rows: row.rows() });
+        }
         // The statistics of a sum can be known only after the sum has been written, and then it is a row like any
         // other.
-        if row.rows() != 1 || row.is_sum() || !params.fit(1, row.cols()) {
-            return None;
+        if row.is_sum() {
+            return Err(Error::UntakenSum { what: "statistics" });
         }
+        params.fit(1, row.cols())?;
         let epilogues = params.with_harmless_offset().of_row(0, row.cols());
-        Some(Self(Columns { centered: M::CENTERED, row, epilogues, norm, streaming }, PhantomData))
+        Ok(Self(Columns { centered: M::CENTERED, row, epilogues, norm, streaming }, PhantomData))
     }
 
     /// The job for the first `col` columns, and the job for the rest. If there are fewer columns, the first job has

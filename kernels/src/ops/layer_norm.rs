@@ -17,6 +17,7 @@
 
 use super::forward;
 use crate::element::Storage;
+use crate::error::Error;
 use crate::mean::Centered;
 use crate::rows::{Params, RowIo};
 use crate::stats::{RowNorm, StatsMut};
@@ -30,7 +31,8 @@ pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, Centered>;
 impl<'a, T: Storage> LayerNorm<'a, T> {
     /// The job of normalizing `rows`. y is written past the caches if `streaming`.
     ///
-    /// `None` if
+    /// # Errors
+    /// If
     /// - gamma or beta does not have an element for each column of each group,
     /// - a statistic does not have an element for each row,
     /// - gamma and beta differ in type,
@@ -44,7 +46,7 @@ impl<'a, T: Storage> LayerNorm<'a, T> {
         eps: f64,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
-    ) -> Option<Self> {
+    ) -> Result<Self, Error> {
         Self::checked(rows, params, eps, streaming, stats)
     }
 }
@@ -52,13 +54,19 @@ impl<'a, T: Storage> LayerNorm<'a, T> {
 impl<'a, T: Storage> Normalize<'a, T> {
     /// The job of normalizing the one row that `row` has, with the gamma and beta of its group.
     ///
-    /// `None` if
+    /// # Errors
+    /// If
     /// - there are more rows or none,
     /// - the row is a sum that is yet to be taken: its statistics cannot be known,
     /// - gamma or beta does not have an element for each column of each group,
     /// - gamma and beta differ in type, or
     /// - the groups do not divide one row (groups made by [`Groups::after`](crate::rows::Groups::after) do).
-    pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, norm: RowNorm<T::Float>, streaming: bool) -> Option<Self> {
+    pub fn new(
+        row: RowIo<'a, T>,
+        params: Params<'a, T>,
+        norm: RowNorm<T::Float>,
+        streaming: bool,
+    ) -> Result<Self, Error> {
         Self::checked(row, params, norm, streaming)
     }
 }

@@ -13,6 +13,7 @@
 
 use super::forward;
 use crate::element::Storage;
+use crate::error::Error;
 use crate::mean::Uncentered;
 use crate::rows::{Params, RowIo};
 use crate::stats::{RowNorm, StatsMut};
@@ -26,7 +27,8 @@ pub type Normalize<'a, T = f32> = forward::Normalize<'a, T, Uncentered>;
 impl<'a, T: Storage> RmsNorm<'a, T> {
     /// The job of normalizing `rows`. y is written past the caches if `streaming`.
     ///
-    /// `None` if
+    /// # Errors
+    /// If
     /// - there is a beta,
     /// - gamma does not have an element for each column of each group,
     /// - rstd does not have an element for each row,
@@ -40,23 +42,34 @@ impl<'a, T: Storage> RmsNorm<'a, T> {
         eps: f64,
         streaming: bool,
         rstd: Option<&'a mut [T::Float]>,
-    ) -> Option<Self> {
-        let stats = StatsMut { rstd, ..StatsMut::default() };
-        if params.beta.is_none() { Self::checked(rows, params, eps, streaming, stats) } else { None }
+    ) -> Result<Self, Error> {
+        without_beta(&params)?;
+        Self::checked(rows, params, eps, streaming, StatsMut { rstd, ..StatsMut::default() })
     }
 }
 
 impl<'a, T: Storage> Normalize<'a, T> {
     /// The job of normalizing the one row that `row` has, with the gamma of its group.
     ///
-    /// `None` if
+    /// # Errors
+    /// If
     /// - there are more rows or none,
     /// - the row is a sum that is yet to be taken: its rstd cannot be known,
     /// - there is a beta,
     /// - gamma does not have an element for each column of each group, or
     /// - the groups do not divide one row (groups made by [`Groups::after`](crate::rows::Groups::after) do).
-    pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, rstd: T::Float, streaming: bool) -> Option<Self> {
+    pub fn new(row: RowIo<'a, T>, params: Params<'a, T>, rstd: T::Float, streaming: bool) -> Result<Self, Error> {
         let norm = RowNorm { mean: T::Float::default(), mean_lo: T::Float::default(), rstd };
-        if params.beta.is_none() { Self::checked(row, params, norm, streaming) } else { None }
+        without_beta(&params)?;
+        Self::checked(row, params, norm, streaming)
+    }
+}
+
+/// Refuses a beta.
+#[inline(always)]
+fn without_beta<T: Storage>(params: &Params<'_, T>) -> Result<(), Error> {
+    match &params.beta {
+        Some(beta) => Err(Error::NotInRms { what: "beta", len: beta.len() }),
+        None => Ok(()),
     }
 }

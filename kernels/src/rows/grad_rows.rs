@@ -2,9 +2,10 @@
 
 use core::marker::PhantomData;
 
-use super::io::fits;
-use super::{Source, Target, start_on_lines};
+use super::io::check;
+use super::{Groups, Source, Target, start_on_lines};
 use crate::element::Storage;
+use crate::error::Error;
 
 /// Rows of `cols` contiguous elements: the gradient dy, x, and, each of them if wanted, where dx goes and a gradient ds
 /// that is added to it. dx may be dy itself.
@@ -89,66 +90,102 @@ impl<T> Strided<T> {
 }
 
 impl<'a, T: Storage> GradRows<'a, T> {
-    /// Rows of dy and x. Each buffer comes with its stride. `None` if the rows do not fit into the slices or overlap
-    /// one another.
-    pub fn new((dy, dy_stride): (&'a [T], usize), x: (&'a [T], usize), rows: usize, cols: usize) -> Option<Self> {
-        let dy_rows = Strided::new(dy.as_ptr(), dy_stride);
-        if fits(dy.len(), rows, cols, dy_stride) { Self::of_dy(dy_rows, x, rows, cols) } else { None }
+    /// Rows of dy and x. Each buffer comes with its stride.
+    ///
+    /// # Errors
+    /// If the rows do not fit into the slices or overlap one another.
+    pub fn new(
+        (dy, dy_stride): (&'a [T], usize),
+        x: (&'a [T], usize),
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, Error> {
+        check("dy", dy.len(), rows, cols, dy_stride)?;
+        Self::of_dy(Strided::new(dy.as_ptr(), dy_stride), x, rows, cols)
     }
 
-    /// Rows of dy and x, dx to be written over dy. Else as [`new`](Self::new).
+    /// Rows of dy and x, dx to be written over dy.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
     pub fn in_place(
         (dy, dy_stride): (&'a mut [T], usize),
         x: (&'a [T], usize),
         rows: usize,
         cols: usize,
-    ) -> Option<Self> {
+    ) -> Result<Self, Error> {
+        check("dy", dy.len(), rows, cols, dy_stride)?;
         let dy_rows = Strided::new(dy.as_mut_ptr().cast_const(), dy_stride);
-        let this = if fits(dy.len(), rows, cols, dy_stride) { Self::of_dy(dy_rows, x, rows, cols) } else { None };
-        this.map(|this| Self { dx: Some(dy_rows), in_place: true, ..this })
+        Ok(Self { dx: Some(dy_rows), in_place: true, ..Self::of_dy(dy_rows, x, rows, cols)? })
     }
 
-    fn of_dy(dy: Strided<T>, (x, stride): (&'a [T], usize), rows: usize, cols: usize) -> Option<Self> {
-        let (x_rows, group) = (Strided::new(x.as_ptr(), stride), Group::ONE);
-        let this = Self {
+    fn of_dy(dy: Strided<T>, (x, stride): (&'a [T], usize), rows: usize, cols: usize) -> Result<Self, Error> {
+        check("x", x.len(), rows, cols, stride)?;
+        Ok(Self {
             dy,
-            x: x_rows,
+            x: Strided::new(x.as_ptr(), stride),
             ds: None,
             dx: None,
             in_place: false,
             all: rows,
             rows,
             first: 0,
-            group,
+            group: Group::ONE,
             inner_rows: usize::MAX,
             cols,
             marker: PhantomData,
-        };
-        fits(x.len(), rows, cols, stride).then_some(this)
+        })
     }
 
-    /// The same rows with dx written to a buffer. `None` if the rows do not fit into it or overlap one another, if
-    /// there is a dx already (over dy, or in another buffer), or if these are no longer all rows of the buffers.
-    pub fn with_dx(self, (dx, stride): (&'a mut [T], usize)) -> Option<Self> {
-        let fits = self.dx.is_none() && self.are_all() && fits(dx.len(), self.rows, self.cols, stride);
-        fits.then_some(Self { dx: Some(Strided::new(dx.as_mut_ptr().cast_const(), stride)), ..self })
+    /// The same rows with dx written to a buffer.
+    ///
+    /// # Errors
+    /// If the rows do not fit into it or overlap one another, if there is a dx already (over dy, or in another buffer),
+    /// or if these are a part of the rows of the buffers.
+    pub fn with_dx(self, (dx, stride): (&'a mut [T], usize)) -> Result<Self, Error> {
+        self.check_added("dx", self.dx.is_some(), dx.len(), stride)?;
+        Ok(Self { dx: Some(Strided::new(dx.as_mut_ptr().cast_const(), stride)), ..self })
     }
 
     /// The same rows with ds added to dx, which must be wanted: see
-    /// [`Backward::new`](crate::ops::backward::Backward::new). `None` if the rows do not fit into it or overlap one
-    /// another, if there is a ds already, or if these are no longer all rows of the buffers.
-    pub fn with_ds(self, (ds, stride): (&'a [T], usize)) -> Option<Self> {
-        let fits = self.ds.is_none() && self.are_all() && fits(ds.len(), self.rows, self.cols, stride);
-        fits.then_some(Self { ds: Some(Strided::new(ds.as_ptr(), stride)), ..self })
+    /// [`Backward::new`](crate::ops::backward::Backward::new).
+    ///
+    /// # Errors
+    /// If the rows do not fit into it or overlap one another, if there is a ds already, or if these are a part of
+    /// the rows of the buffers.
+    pub fn with_ds(self, (ds, stride): (&'a [T], usize)) -> Result<Self, Error> {
+        self.check_added("ds", self.ds.is_some(), ds.len(), stride)?;
+        Ok(Self { ds: Some(Strided::new(ds.as_ptr(), stride)), ..self })
     }
 
     /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow
-    /// `index * repeat` others. `None` if there is no such group, if the groups do not divide the rows, or if these
-    /// are no longer all rows of the buffers.
-    pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Option<Self> {
-        let period = groups.checked_mul(repeat).filter(|&period| period > 0)?;
-        let fits = self.are_all() && index < groups && self.rows.is_multiple_of(period);
-        fits.then_some(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
+    /// `index * repeat` others.
+    ///
+    /// # Errors
+    /// If there is no such group, if the groups do not divide the rows, or if these are a part of the rows of
+    /// the buffers.
+    pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Result<Self, Error> {
+        self.check_all("a group")?;
+        Groups::new(groups, repeat)?.divide(self.rows)?;
+        if index >= groups {
+            return Err(Error::NoGroup { index, groups });
+        }
+        Ok(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
+    }
+
+    /// Refuses a buffer of `len` elements that is added to these rows.
+    fn check_added(&self, what: &'static str, is_there: bool, len: usize, stride: usize) -> Result<(), Error> {
+        if is_there {
+            return Err(Error::Twice { what });
+        }
+        self.check_all(what)?;
+        check(what, len, self.rows, self.cols, stride)
+    }
+
+    /// Refuses what is given for a part of the rows of the buffers.
+    fn check_all(&self, what: &'static str) -> Result<(), Error> {
+        let &Self { rows, all, .. } = self;
+        if rows == all { Ok(()) } else { Err(Error::Part { what, rows, all }) }
     }
 
     /// Rows given by pointers, for callers that have no slices of their own, in runs of `inner_rows`. ds and dx are
@@ -192,11 +229,6 @@ impl<'a, T: Storage> GradRows<'a, T> {
     /// The same rows for a job that ends before these are used again.
     pub fn reborrow(&mut self) -> GradRows<'_, T> {
         GradRows { marker: PhantomData, ..*self }
-    }
-
-    /// Whether these are all rows of the buffers.
-    fn are_all(&self) -> bool {
-        self.rows == self.all
     }
 
     /// The number of rows of the buffers. These rows may be a part of them.

@@ -1,5 +1,7 @@
 //! Groups of rows, each with a gamma and a beta.
 
+use crate::error::Error;
+
 /// Groups of rows, each with a gamma and a beta. Row r belongs to group (r / repeat) % groups.
 ///
 /// With one group, all rows share gamma and beta. With a group for each head, and a repeat of 1, each head has its own.
@@ -18,9 +20,16 @@ impl Groups {
     /// One gamma and one beta for all rows.
     pub const ONE: Self = Self { groups: 1, repeat: 1, before: 0, all: true };
 
-    /// `groups` groups. Each serves `repeat` consecutive rows. `None` if either is zero or their product overflows.
-    pub fn new(groups: usize, repeat: usize) -> Option<Self> {
-        (groups.checked_mul(repeat)? > 0).then_some(Self { groups, repeat, before: 0, all: true })
+    /// `groups` groups. Each serves `repeat` consecutive rows.
+    ///
+    /// # Errors
+    /// If either is zero or their product overflows.
+    #[inline]
+    pub fn new(groups: usize, repeat: usize) -> Result<Self, Error> {
+        match groups.checked_mul(repeat) {
+            None | Some(0) => Err(Error::Groups { groups, repeat }),
+            Some(_) => Ok(Self { groups, repeat, before: 0, all: true }),
+        }
     }
 
     /// The number of groups.
@@ -65,10 +74,13 @@ impl Groups {
         Self { before, all: false, ..self }
     }
 
-    /// Whether `rows` rows can have these groups.
+    /// Refuses a number of rows that cannot have these groups.
     #[inline(always)]
-    pub(crate) fn divide(self, rows: usize) -> bool {
-        !self.all || self.period() == 1 || rows.is_multiple_of(self.period())
+    pub(crate) fn divide(self, rows: usize) -> Result<(), Error> {
+        if !self.all || self.period() == 1 || rows.is_multiple_of(self.period()) {
+            return Ok(());
+        }
+        Err(Error::GroupRows { rows, groups: self.groups, repeat: self.repeat })
     }
 }
 

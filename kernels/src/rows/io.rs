@@ -7,6 +7,7 @@ use super::line::{LINE, start_on_lines};
 use super::source::PrefetchOffset;
 use super::{Input, Source, Target};
 use crate::element::{Companion, Storage};
+use crate::error::Error;
 use crate::simd::Lanes;
 
 /// x and y are in memory, or in a far cache, if they have this many bytes.
@@ -71,7 +72,7 @@ unsafe impl<T: Storage> Sync for RowIo<'_, T> {}
 
 /// Whether `rows` rows of `cols` elements, `stride` apart, lie within `len` elements and apart from each other.
 #[inline]
-pub(super) fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
+fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
     if rows == 0 || cols == 0 {
         return true;
     }
@@ -79,8 +80,17 @@ pub(super) fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool 
     span.is_some_and(|span| span <= len) && (rows == 1 || stride >= cols)
 }
 
+/// Refuses rows that do not lie within `len` elements of `what`, apart from each other.
+#[inline(always)]
+pub(super) fn check(what: &'static str, len: usize, rows: usize, cols: usize, stride: usize) -> Result<(), Error> {
+    if fits(len, rows, cols, stride) { Ok(()) } else { Err(Error::of_rows(what, len, rows, cols, stride)) }
+}
+
 impl<'a, T: Storage> RowIo<'a, T> {
-    /// Rows of x to be normalized into y. `None` if they do not fit into the slices or overlap one another.
+    /// Rows of x to be normalized into y.
+    ///
+    /// # Errors
+    /// If they do not fit into the slices or overlap one another.
     #[inline(always)]
     pub fn new<Y: Companion<T>>(
         x: &'a [T],
@@ -89,9 +99,10 @@ impl<'a, T: Storage> RowIo<'a, T> {
         y_stride: usize,
         rows: usize,
         cols: usize,
-    ) -> Option<Self> {
-        let fits = fits(x.len(), rows, cols, x_stride) && fits(y.len(), rows, cols, y_stride);
-        fits.then_some(Self {
+    ) -> Result<Self, Error> {
+        check("x", x.len(), rows, cols, x_stride)?;
+        check("y", y.len(), rows, cols, y_stride)?;
+        Ok(Self {
             x: x.as_ptr(),
             x_stride,
             y: y.as_mut_ptr().cast(),
@@ -104,11 +115,15 @@ impl<'a, T: Storage> RowIo<'a, T> {
         })
     }
 
-    /// Rows to be normalized where they lie. `None` if they do not fit into the slice or overlap one another.
+    /// Rows to be normalized where they lie.
+    ///
+    /// # Errors
+    /// If they do not fit into the slice or overlap one another.
     #[inline(always)]
-    pub fn in_place(y: &'a mut [T], stride: usize, rows: usize, cols: usize) -> Option<Self> {
+    pub fn in_place(y: &'a mut [T], stride: usize, rows: usize, cols: usize) -> Result<Self, Error> {
+        check("y", y.len(), rows, cols, stride)?;
         let y_ptr = y.as_mut_ptr();
-        fits(y.len(), rows, cols, stride).then_some(Self {
+        Ok(Self {
             x: y_ptr,
             x_stride: stride,
             y: y_ptr,
@@ -121,8 +136,10 @@ impl<'a, T: Storage> RowIo<'a, T> {
         })
     }
 
-    /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride. `None` if
-    /// the rows do not fit into the slices or overlap one another.
+    /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride.
+    ///
+    /// # Errors
+    /// If the rows do not fit into the slices or overlap one another.
     #[inline(always)]
     pub fn sum<Y: Companion<T>>(
         (x, x_stride): (&'a [T], usize),
@@ -131,17 +148,19 @@ impl<'a, T: Storage> RowIo<'a, T> {
         (y, y_stride): (&'a mut [Y], usize),
         rows: usize,
         cols: usize,
-    ) -> Option<Self> {
+    ) -> Result<Self, Error> {
+        check("x", x.len(), rows, cols, x_stride)?;
+        check("residual", residual.len(), rows, cols, residual_stride)?;
+        check("s", s.len(), rows, cols, s_stride)?;
+        check("y", y.len(), rows, cols, y_stride)?;
         let addends = Addends { x: x.as_ptr(), x_stride, residual: residual.as_ptr(), residual_stride };
-        let fits = fits(x.len(), rows, cols, x_stride)
-            && fits(residual.len(), rows, cols, residual_stride)
-            && fits(s.len(), rows, cols, s_stride)
-            && fits(y.len(), rows, cols, y_stride);
-        fits.then(|| Self::of_addends(addends, s.as_mut_ptr(), s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
+        Ok(Self::of_addends(addends, s.as_mut_ptr(), s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
     }
 
-    /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride. `None` if the rows
-    /// do not fit into the slices or overlap one another.
+    /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride.
+    ///
+    /// # Errors
+    /// If the rows do not fit into the slices or overlap one another.
     #[inline(always)]
     pub fn sum_in_place<Y: Companion<T>>(
         (x, x_stride): (&'a [T], usize),
@@ -149,17 +168,19 @@ impl<'a, T: Storage> RowIo<'a, T> {
         (y, y_stride): (&'a mut [Y], usize),
         rows: usize,
         cols: usize,
-    ) -> Option<Self> {
+    ) -> Result<Self, Error> {
+        check("x", x.len(), rows, cols, x_stride)?;
+        check("s", s.len(), rows, cols, s_stride)?;
+        check("y", y.len(), rows, cols, y_stride)?;
         let s_ptr = s.as_mut_ptr();
         let addends = Addends { x: x.as_ptr(), x_stride, residual: s_ptr, residual_stride: s_stride };
-        let fits = fits(x.len(), rows, cols, x_stride)
-            && fits(s.len(), rows, cols, s_stride)
-            && fits(y.len(), rows, cols, y_stride);
-        fits.then(|| Self::of_addends(addends, s_ptr, s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
+        Ok(Self::of_addends(addends, s_ptr, s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
     }
 
     /// Rows of x + residual, to be normalized into y, where the sums lie meanwhile. Each buffer comes with its stride.
-    /// `None` if the rows do not fit into the slices or overlap one another.
+    ///
+    /// # Errors
+    /// If the rows do not fit into the slices or overlap one another.
     #[inline(always)]
     pub fn sum_into(
         (x, x_stride): (&'a [T], usize),
@@ -167,28 +188,31 @@ impl<'a, T: Storage> RowIo<'a, T> {
         (y, y_stride): (&'a mut [T], usize),
         rows: usize,
         cols: usize,
-    ) -> Option<Self> {
+    ) -> Result<Self, Error> {
+        check("x", x.len(), rows, cols, x_stride)?;
+        check("residual", residual.len(), rows, cols, residual_stride)?;
+        check("y", y.len(), rows, cols, y_stride)?;
         let addends = Addends { x: x.as_ptr(), x_stride, residual: residual.as_ptr(), residual_stride };
-        let fits = fits(x.len(), rows, cols, x_stride)
-            && fits(residual.len(), rows, cols, residual_stride)
-            && fits(y.len(), rows, cols, y_stride);
         let s = y.as_mut_ptr();
-        fits.then(|| Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
+        Ok(Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
     }
 
-    /// Rows of x + y, to be normalized where y lies. Each buffer comes with its stride. `None` if the rows do not fit
-    /// into the slices or overlap one another.
+    /// Rows of x + y, to be normalized where y lies. Each buffer comes with its stride.
+    ///
+    /// # Errors
+    /// If the rows do not fit into the slices or overlap one another.
     #[inline(always)]
     pub fn sum_over(
         (x, x_stride): (&'a [T], usize),
         (y, y_stride): (&'a mut [T], usize),
         rows: usize,
         cols: usize,
-    ) -> Option<Self> {
+    ) -> Result<Self, Error> {
+        check("x", x.len(), rows, cols, x_stride)?;
+        check("y", y.len(), rows, cols, y_stride)?;
         let s = y.as_mut_ptr();
         let addends = Addends { x: x.as_ptr(), x_stride, residual: s, residual_stride: y_stride };
-        let fits = fits(x.len(), rows, cols, x_stride) && fits(y.len(), rows, cols, y_stride);
-        fits.then(|| Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
+        Ok(Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
     }
 
     /// Rows given by pointers, for callers that have no slices of their own: of x, or of the sum of x and a residual

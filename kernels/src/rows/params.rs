@@ -4,7 +4,9 @@ use core::marker::PhantomData;
 
 use super::Groups;
 use crate::element::{Companion, Storage};
+use crate::error::Error;
 use crate::simd::Float;
+use crate::table::Dtype;
 
 /// gamma or beta beside rows of type `T`, of any type that is a [`Companion`] of `T`.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +61,12 @@ impl<T: Storage> Vector<'_, T> {
     #[inline(always)]
     pub(crate) fn is_wide(&self) -> bool {
         self.wide
+    }
+
+    /// The name of the type of the elements.
+    #[inline(always)]
+    fn dtype(&self) -> &'static str {
+        if self.wide { Dtype::F32.name() } else { T::DTYPE.name() }
     }
 
     /// `len` elements from `start` on.
@@ -130,12 +138,24 @@ impl<T: Storage> Default for Params<'_, T> {
 }
 
 impl<'a, T: Storage> Params<'a, T> {
+    /// Refuses what does not fit rows.
     #[inline(always)]
-    pub(crate) fn fit(&self, rows: usize, cols: usize) -> bool {
-        let len = cols.checked_mul(self.groups.groups());
-        let fits = |v: Option<Vector<'_, T>>| v.is_none_or(|v| Some(v.len()) == len);
-        let same_type = self.gamma.zip(self.beta).is_none_or(|(gamma, beta)| gamma.is_wide() == beta.is_wide());
-        self.groups.divide(rows) && same_type && fits(self.gamma) && fits(self.beta)
+    pub(crate) fn fit(&self, rows: usize, cols: usize) -> Result<(), Error> {
+        let groups = self.groups.groups();
+        let fits = |what, v: Option<Vector<'_, T>>| match (v, cols.checked_mul(groups)) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(Error::Overflow { what, rows: groups, stride: cols }),
+            (Some(v), Some(len)) => Error::length(what, v.len(), len),
+        };
+        self.groups.divide(rows)?;
+        fits("gamma", self.gamma)?;
+        fits("beta", self.beta)?;
+        match (self.gamma, self.beta) {
+            (Some(gamma), Some(beta)) if gamma.is_wide() != beta.is_wide() => {
+                Err(Error::Types { gamma: gamma.dtype(), beta: beta.dtype() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// These with an offset of -0 where the offset is zero or has no effect: adding -0 changes no bits, but adding +0

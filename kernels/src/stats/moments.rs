@@ -1,9 +1,9 @@
 //! The moments of a row, and the tree along which the moments of its chunks are merged. No SIMD.
 
-use core::fmt;
 use core::mem::MaybeUninit;
 
 use crate::element::Storage;
+use crate::error::Error;
 use crate::simd::{Float, in_default_environment};
 
 /// The number of elements that are summed in the type that rows are computed in. Longer sums are in f64.
@@ -98,6 +98,18 @@ impl Moments {
         in_default_environment(|| self.fit(cols, &T::Float::RESCALE))
     }
 
+    /// Refuses moments, one for each row, of which some cannot be the moments of a row of `T` with `cols` elements.
+    #[inline(never)]
+    pub(crate) fn check_all<T: Storage>(all: &[Self], cols: usize) -> Result<(), Error> {
+        match all.iter().position(|moments| !moments.are_of::<T>(cols)) {
+            None => Ok(()),
+            Some(row) => {
+                let (Self { count, m2, scale, .. }, mean) = (all[row], all[row].mean());
+                Err(Error::Moments { row, count, scale, mean, m2, cols, dtype: T::DTYPE.name() })
+            }
+        }
+    }
+
     #[inline(never)]
     fn fit(&self, cols: usize, scales: &[f64; 3]) -> bool {
         let Self { count, origin, offset, m2, scale } = *self;
@@ -119,8 +131,9 @@ impl Moments {
     ///
     /// # Errors
     /// If eps is negative, infinite or NaN.
-    pub fn rescale<T: Storage>(&self, eps: f64) -> Result<Option<f64>, BadEps> {
-        if is_eps(eps) { Ok(in_default_environment(|| self.slow_scale::<T>(eps))) } else { Err(BadEps(eps)) }
+    pub fn rescale<T: Storage>(&self, eps: f64) -> Result<Option<f64>, Error> {
+        check_eps(eps)?;
+        Ok(in_default_environment(|| self.slow_scale::<T>(eps)))
     }
 
     /// [`rescale`](Self::rescale) for an eps that has been checked.
@@ -145,25 +158,13 @@ impl From<[f64; 5]> for Moments {
     }
 }
 
-/// Whether a number can be eps: it is finite and not negative.
+/// Refuses an eps that is not finite, or negative.
 #[inline(always)]
-pub(crate) fn is_eps(eps: f64) -> bool {
+pub(crate) fn check_eps(eps: f64) -> Result<(), Error> {
     // By bits: a comparison raises flags. Where subnormal numbers count as zeros, it also takes negative ones for 0.
     let bits = eps.to_bits();
-    bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits()
+    if bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits() { Ok(()) } else { Err(Error::Eps(eps)) }
 }
-
-/// An eps that is negative, infinite or NaN.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BadEps(pub f64);
-
-impl fmt::Display for BadEps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "eps is {}, expected a finite number not less than 0", self.0)
-    }
-}
-
-impl core::error::Error for BadEps {}
 
 /// Whether [`Moments::rescale`] gives this scale for rows of `T`.
 pub fn is_slow_scale<T: Storage>(scale: f64) -> bool {

@@ -3,6 +3,7 @@
 use pulp::Simd;
 
 use super::Moments;
+use crate::error::Error;
 use crate::simd::{Float, sqrt_f64};
 
 /// The statistics that normalizing the elements of one row takes.
@@ -60,9 +61,13 @@ impl<F> Default for StatsMut<'_, F> {
 }
 
 impl<'a, F: Float> StatsMut<'a, F> {
-    #[inline]
-    pub(crate) fn fits(&self, rows: usize) -> bool {
-        [&self.mean, &self.mean_lo, &self.rstd].into_iter().all(|s| s.as_ref().is_none_or(|s| s.len() == rows))
+    /// Refuses statistics that do not have an element for each row.
+    #[inline(always)]
+    pub(crate) fn fit(&self, rows: usize) -> Result<(), Error> {
+        let len = |s: &Option<&mut [F]>| s.as_ref().map_or(rows, |s| s.len());
+        Error::length("mean", len(&self.mean), rows)?;
+        Error::length("mean_lo", len(&self.mean_lo), rows)?;
+        Error::length("rstd", len(&self.rstd), rows)
     }
 
     #[inline(always)]

@@ -126,22 +126,22 @@ fn parts_cover_all_rows() {
 }
 
 #[test]
-fn bad_lengths_give_none() {
+fn bad_lengths_are_refused() {
     let (x, dy, mut dx) = ([1.0f32; 12], [1.0f32; 12], [0.0f32; 12]);
     let rows = || GradRows::new((&dy, 4), (&x, 4), 3, 4);
-    assert!(rows().is_some() && GradRows::new((&dy, 4), (&x, 4), 4, 4).is_none());
-    assert!(GradRows::new((&dy, 3), (&x, 4), 3, 4).is_none() && GradRows::new((&dy, 4), (&x, 5), 3, 4).is_none());
-    assert!(GradRows::in_place((&mut dx, 4), (&x, 4), 3, 4).is_some_and(|rows| rows.is_in_place()));
-    assert!(GradRows::in_place((&mut dx[..11], 4), (&x, 4), 3, 4).is_none());
-    assert!(rows().and_then(|rows| rows.with_dx((&mut dx, 4))).is_some_and(|rows| rows.has_dx()));
-    assert!(rows().and_then(|rows| rows.with_dx((&mut dx, 3))).is_none());
-    assert!(rows().and_then(|rows| rows.with_dx((&mut dx[..8], 4))).is_none());
+    assert!(rows().is_ok() && GradRows::new((&dy, 4), (&x, 4), 4, 4).is_err());
+    assert!(GradRows::new((&dy, 3), (&x, 4), 3, 4).is_err() && GradRows::new((&dy, 4), (&x, 5), 3, 4).is_err());
+    assert!(GradRows::in_place((&mut dx, 4), (&x, 4), 3, 4).is_ok_and(|rows| rows.is_in_place()));
+    assert!(GradRows::in_place((&mut dx[..11], 4), (&x, 4), 3, 4).is_err());
+    assert!(rows().and_then(|rows| rows.with_dx((&mut dx, 4))).is_ok_and(|rows| rows.has_dx()));
+    assert!(rows().and_then(|rows| rows.with_dx((&mut dx, 3))).is_err());
+    assert!(rows().and_then(|rows| rows.with_dx((&mut dx[..8], 4))).is_err());
     let mut over = dy;
     let in_place = GradRows::in_place((&mut over, 4), (&x, 4), 3, 4);
-    assert!(in_place.and_then(|rows| rows.with_dx((&mut dx, 4))).is_none(), "dx in two places");
-    assert!(rows().and_then(|rows| rows.with_ds((&x, 4))).is_some());
-    assert!(rows().and_then(|rows| rows.with_ds((&x, 5))).is_none());
-    let group = |index, groups, repeat| rows().and_then(|rows| rows.with_group(index, groups, repeat)).is_some();
+    assert!(in_place.and_then(|rows| rows.with_dx((&mut dx, 4))).is_err(), "dx in two places");
+    assert!(rows().and_then(|rows| rows.with_ds((&x, 4))).is_ok());
+    assert!(rows().and_then(|rows| rows.with_ds((&x, 5))).is_err());
+    let group = |index, groups, repeat| rows().and_then(|rows| rows.with_group(index, groups, repeat)).is_ok();
     assert!(group(0, 1, 1) && group(2, 3, 1) && group(0, 1, 3));
     assert!(!group(3, 3, 1) && !group(0, 2, 1) && !group(0, 3, 2) && !group(0, 0, 1) && !group(0, 1, 0));
     assert!(!group(0, usize::MAX, 2));
@@ -149,7 +149,7 @@ fn bad_lengths_give_none() {
     let (three, four) = ([1.0f32; 3], [1.0f32; 4]);
     let centered = |stats, gamma: Option<&[f32]>| {
         let (rows, gamma) = (rows().expect("rows"), gamma.map(Vector::from));
-        Backward::<f32, Centered>::new(rows, stats, gamma, 0.0, 1e-5, true, false).is_some()
+        Backward::<f32, Centered>::new(rows, stats, gamma, 0.0, 1e-5, true, false).is_ok()
     };
     let stats = |mean, mean_lo, rstd| Stats { mean, mean_lo, rstd };
     assert!(centered(Stats::default(), None) && centered(Stats::default(), Some(&four)));
@@ -162,7 +162,7 @@ fn bad_lengths_give_none() {
     assert!(!centered(stats(Some(&three), None, Some(&four)), None));
     let rms = |rstd| {
         let stats = Stats { rstd, ..Stats::default() };
-        Backward::<f32, Uncentered>::new(rows().expect("rows"), stats, None, 0.0, 1e-5, true, false).is_some()
+        Backward::<f32, Uncentered>::new(rows().expect("rows"), stats, None, 0.0, 1e-5, true, false).is_ok()
     };
     assert!(rms(None) && rms(Some(&three)) && !rms(Some(&four)));
 }

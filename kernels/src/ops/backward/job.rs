@@ -3,6 +3,7 @@
 use core::ops::RangeInclusive;
 
 use crate::element::Storage;
+use crate::error::Error;
 use crate::isa::Isa;
 use crate::rows::{GradRows, Params, Vector};
 use crate::simd::Float;
@@ -34,12 +35,25 @@ impl<F> Default for Stats<'_, F> {
 }
 
 impl<'a, F: Float> Stats<'a, F> {
-    /// Whether each statistic has an element for each of `rows` rows, and none is given without the ones that it needs.
+    /// Refuses statistics that do not have an element for each of `rows` rows, that are given without the ones that
+    /// they need, or that the normalization does not have.
     #[inline(never)]
-    pub(super) fn fit(&self, rows: usize, centered: bool) -> bool {
-        let lengths = [self.mean, self.mean_lo, self.rstd].into_iter().all(|s| s.is_none_or(|s| s.len() == rows));
-        let [mean, mean_lo, rstd] = [self.mean, self.mean_lo, self.rstd].map(|s| s.is_some());
-        lengths && (!mean || rstd) && (!mean_lo || mean) && (!(centered && rstd) || mean)
+    pub(super) fn fit(&self, rows: usize, centered: bool) -> Result<(), Error> {
+        let all = [("mean", self.mean, centered), ("mean_lo", self.mean_lo, centered), ("rstd", self.rstd, true)];
+        for (what, given, is_possible) in all {
+            let Some(given) = given else { continue };
+            if !is_possible {
+                return Err(Error::NotInRms { what, len: given.len() });
+            }
+            Error::length(what, given.len(), rows)?;
+        }
+        let (given, missing) = match [self.mean, self.mean_lo, self.rstd].map(|s| s.is_some()) {
+            [true, _, false] => ("mean", "rstd"),
+            [false, _, true] if centered => ("rstd", "mean"),
+            [false, true, _] => ("mean_lo", "mean"),
+            _ => return Ok(()),
+        };
+        Err(Error::Statistics { rows, given, missing })
     }
 
     pub(super) fn row(&self, r: usize) -> Option<RowNorm<F>> {

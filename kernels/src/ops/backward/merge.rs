@@ -1,6 +1,6 @@
 //! The sums of all parts, merged.
 
-use super::parts::{Parts, sums};
+use super::parts::{Parts, assert_len, sums};
 use crate::element::Storage;
 use crate::isa::Isa;
 use crate::simd::{Float, Kernel, Lanes};
@@ -19,14 +19,20 @@ pub(crate) fn merge_sums<T: Storage>(
     centered: bool,
     run: fn(Merge<'_, T::Float>, Isa),
 ) {
-    let len = parts.partial_len::<T>(centered).unwrap_or(usize::MAX);
-    let expected = len.checked_mul(parts.count());
-    assert!(Some(partials.len()) == expected, "{} elements, expected {expected:?}", partials.len());
+    let len = parts.partial_len::<T>(centered);
+    let expected = if parts.rows == 0 { Some(0) } else { len.and_then(|len| len.checked_mul(parts.count())) };
+    assert_len("partials", partials.len(), expected);
+    // Where it overflows there are no rows.
+    let len = len.unwrap_or(0);
     let each = len / sums(centered);
+    assert!(centered || dbeta.is_none(), "there is a dbeta, but RMS normalization has no beta");
+    let lens = [&dgamma, &dbeta].map(|out| out.as_ref().map_or(parts.cols, |out| out.len()));
+    for (what, len) in ["dgamma", "dbeta"].into_iter().zip(lens) {
+        assert_len(what, len, Some(parts.cols));
+    }
     for (out, at) in [(dgamma, 0), (dbeta, each)] {
         let Some(out) = out else { continue };
-        assert!(out.len() == parts.cols, "{} elements, expected {}", out.len(), parts.cols);
-        if parts.rows == 0 || parts.cols == 0 || at == len {
+        if parts.rows == 0 || parts.cols == 0 {
             out.fill(T::Float::default());
         } else {
             run(Merge { partials, count: parts.count(), len, at, errors: each / 2, out }, isa);

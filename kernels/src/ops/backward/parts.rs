@@ -55,6 +55,31 @@ pub(super) const fn sums(centered: bool) -> usize {
     if centered { 2 } else { 1 }
 }
 
+/// Panics unless memory has the elements that it must have; `None` if these are more than `usize` can count.
+#[inline(always)]
+pub(super) fn assert_len(what: &'static str, len: usize, expected: Option<usize>) {
+    if Some(len) != expected {
+        wrong_len(what, len, "", expected)
+    }
+}
+
+/// Panics unless memory has at least the elements that it must have.
+#[inline(always)]
+pub(super) fn assert_len_at_least(what: &'static str, len: usize, expected: Option<usize>) {
+    if expected.is_none_or(|expected| len < expected) {
+        wrong_len(what, len, "at least ", expected)
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn wrong_len(what: &'static str, len: usize, least: &'static str, expected: Option<usize>) -> ! {
+    match expected {
+        Some(expected) => panic!("{what} has {len} elements, expected {least}{expected}"),
+        None => panic!("{what} has {len} elements, expected more than usize can count"),
+    }
+}
+
 /// A number of columns in whole steps.
 fn padded<T: Storage>(cols: usize) -> Option<usize> {
     cols.checked_next_multiple_of(T::STEP)
