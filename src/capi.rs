@@ -117,53 +117,17 @@ impl lanenorm_status {
 }
 
 impl From<Error> for lanenorm_status {
-    /// The message of the error becomes the last one of this thread. These are the errors that C can see. With the
-    /// texts of all of them, `Display` would be in the library too: 3 kB.
+    /// The message of the error becomes the last one of this thread.
     #[cold]
     fn from(error: Error) -> Self {
-        match error {
-            Error::Eps(eps) => {
-                refuse(Self::Eps, format_args!("eps is {eps}, expected a finite number not less than 0"))
-            }
-            Error::Isa { asked, widest } => {
-                let message = format_args!("the {asked} tier is not available here; the widest that is: {widest}");
-                refuse(Self::Isa, message)
-            }
-            Error::UnknownIsa(name) => {
-                let message = format_args!("LANENORM_ISA is \"{name}\", expected scalar, neon, avx2 or avx512");
-                refuse(Self::Isa, message)
-            }
-            Error::Overflow { what, rows, stride } => {
-                let message = format_args!("{what} is too large: {rows} rows, {stride} elements apart, overflow usize");
-                refuse(Self::Overflow, message)
-            }
-            Error::Groups { groups, repeat } => {
-                let message = format_args!(
-                    "{groups} groups of {repeat} rows: expected at least one of each, and a product that does not \
-                     overflow usize"
-                );
-                refuse(Self::Size, message)
-            }
-            Error::GroupRows { rows, groups, repeat } => {
-                let message = format_args!("x has {rows} rows, which is not a multiple of {groups} groups of {repeat}");
-                refuse(Self::Size, message)
-            }
-            Error::NoGradient => {
-                let message = format_args!("no gradient is wanted: none of dx, dgamma and dbeta is given");
-                refuse(Self::Unsupported, message)
-            }
-            Error::DsWithoutDx { rows } => {
-                let message = format_args!("ds has {rows} rows, but there is no dx to add them to");
-                refuse(Self::Unsupported, message)
-            }
-            Error::Statistics { rows, given, missing } => {
-                let message = format_args!(
-                    "of the statistics of {rows} rows {given} is given without {missing}: expected both or neither"
-                );
-                refuse(Self::Unsupported, message)
-            }
-            _ => refuse(Self::Internal, format_args!("a bug in lanenorm: an error that C cannot see")),
-        }
+        let status = match error {
+            Error::Eps(_) => Self::Eps,
+            Error::Isa { .. } | Error::UnknownIsa(_) => Self::Isa,
+            Error::Overflow { .. } => Self::Overflow,
+            Error::NoGradient | Error::DsWithoutDx { .. } | Error::Statistics { .. } => Self::Unsupported,
+            _ => Self::Size,
+        };
+        refuse(status, format_args!("{error}"))
     }
 }
 
