@@ -53,7 +53,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 28] = [
     ("Fused", "f32", [14, 4, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
     ("Fused", "f64", [20, 6, 0], "as of f32, and the sums of the first half of a chunk"),
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
-    ("Part", "16", [0, 2, 0], "where the loop ends, and a pointer"),
+    ("Part", "16", [1, 2, 0], "where the loop ends, and a pointer"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
     ("RunParts", "16", [35, 14, 36], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [30, 14, 24], "the statistics of two rows, and seven pointers for each"),
