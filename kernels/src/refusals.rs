@@ -133,7 +133,8 @@ fn parameters_statistics_and_eps() {
 
     for (groups, repeat) in [(0, 5), (5, 0), (usize::MAX, 2)] {
         let expected = format!(
-            "{groups} groups of {repeat} rows: expected at least one of each, and a product that does not overflow usize"
+            "{groups} groups of {repeat} rows: expected at least one of each, and a product that does not overflow \
+             usize"
         );
         assert_eq!(says(Groups::new(groups, repeat)), expected);
     }
