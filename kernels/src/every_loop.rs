@@ -151,7 +151,8 @@ fn backward<T: Element + Compiled<M>, M: Center>(
     let mut work = vec![T::Float::NAN; parts.work_len::<T>(M::CENTERED).expect("a length")];
     job.expect("the lengths fit").run_on(isa, &mut partials, &mut work);
     let (mut dgamma, mut dbeta) = (vec![T::Float::NAN; cols], vec![T::Float::NAN; cols]);
-    parts.merge::<T, M>(isa, &partials, Some(&mut dgamma), Some(&mut dbeta));
+    let dbeta_if_any = M::CENTERED.then_some(&mut dbeta[..]);
+    parts.merge::<T, M>(isa, &partials, Some(&mut dgamma), dbeta_if_any);
     [bits(&dx), bits(&dgamma), bits(&dbeta)]
 }
 
