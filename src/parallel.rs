@@ -565,9 +565,8 @@ pub(crate) fn run_in_runs<'a, T, M: Center, F>(
     let mut work = InRuns { isa, io, vectors, job, center: PhantomData::<M> };
     while is_cut && first_is_cut(work.len(), cols, work.io.is_sum(), tasks.count) {
         let (row, rest) = work.split_at(1);
-        if let Ok(job) = row.into_job() {
-            cut_row(isa, job, tasks);
-        }
+        let Ok(job) = row.into_job() else { unreachable!("the plans have checked all lengths") };
+        cut_row(isa, job, tasks);
         work = rest;
     }
     share(work, &mut [], tasks);
@@ -627,8 +626,9 @@ where
             match (&mut job, moments) {
                 (Ok(job), None) => job.run_on(isa),
                 (Ok(_), Some(moments)) => {
+                    // y may not be initialized yet: it must have been written.
                     let done = job.and_then(|job| job.run_with(isa, moments));
-                    debug_assert!(done.is_ok(), "the plans have checked all lengths");
+                    assert!(done.is_ok(), "the plans have checked all lengths");
                 }
                 (Err(_), _) => unreachable!("the plans have checked all lengths"),
             }

@@ -252,6 +252,8 @@ fn gradients() {
         assert_eq!(run(rows(), none, None, false), "no gradient is wanted: neither dx nor sums");
         let with_ds = rows().with_ds((&x, 4)).expect("ds fits");
         assert_eq!(run(with_ds, none, None, true), "ds has 6 rows, but there is no dx to add them to");
+        let of_group = rows().with_ds((&x, 4)).and_then(|rows| rows.with_group(0, 3, 1)).expect("ds fits");
+        assert_eq!(run(of_group, none, None, true), "ds has 6 rows, but there is no dx to add them to");
         let rstd = Stats { rstd: Some(&x[..5]), ..none };
         assert_eq!(run(rows(), rstd, None, true), "rstd has 5 elements, expected 6");
     }

@@ -100,7 +100,7 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         Error::length("gamma", gamma.map_or(rows.cols(), |gamma| gamma.len()), rows.cols())?;
         stats.fit(rows.all(), M::CENTERED)?;
         if !rows.has_dx() && rows.has_ds() {
-            return Err(Error::DsWithoutDx { rows: rows.rows() });
+            return Err(Error::DsWithoutDx { rows: rows.all() });
         }
         if !rows.has_dx() && !sums {
             return Err(Error::NoGradient);
