@@ -180,7 +180,7 @@ capi=(--features capi --lib --test capi)
 c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
 arrays() {
   cargo test --release --workspace --features capi,ndarray --test ndarray -q
-  cargo test --release -p lanenorm --features ndarray --doc -q -- ndarray
+  cargo test --release --workspace --features capi,ndarray --doc -q -- ndarray
 }
 c_programs() { examples/c/run.sh; }
 # With what `c_programs` has built.

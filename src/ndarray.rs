@@ -16,7 +16,7 @@
 //! assert_eq!(qkv.slice(s![3, .., 0]).to_vec(), [1.0, 1.0, 5.0]);
 //!
 //! let x = Array3::from_elem((2, 3, 2), 7.0);
-//! let mut y = Array3::zeros((3, 2, 2)); // the first two axes of x exchanged
+//! let mut y = Array3::<f64>::zeros((3, 2, 2)); // the first two axes of x exchanged
 //! plan.call(&x).to(y.view_mut().permuted_axes([1, 0, 2]))?;
 //! assert!(y.iter().all(|&v| v == 1.0));
 //! # Ok::<(), lanenorm::Error>(())
