@@ -19,9 +19,9 @@ pub(crate) struct Grid {
 /// What has been promised of the elements at the pointer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Holds {
-    /// There are so many elements from it on.
+    /// The number of elements from the pointer on.
     Elements(usize),
-    /// There are these rows, of so many columns, and what lies between them may be another's.
+    /// The number of columns of each row. Elements between the rows may belong to others.
     Columns(usize),
     /// The axes of a view are not those of a grid: there is nothing.
     #[cfg(feature = "ndarray")]

@@ -1,9 +1,9 @@
 //! Views of arrays of the crate `ndarray` as rows.
 //!
-//! The last axis of an array is a row, and its elements follow one another. The axes before it, of which there may be
-//! any number, lie at one stride or at two when those that continue one another are joined; they may be sliced,
-//! exchanged, or missing (one row). An array that does not fit becomes rows too, and the call returns an error that
-//! names axis and stride.
+//! The last axis of an array is a row, and its elements follow one another. There may be any
+//! number of axes before it. Axes that continue one another are joined, and at most two strides may be left then. Axes
+//! may be sliced, exchanged, or missing (one row). An array that does not fit becomes rows too, and the call returns an
+//! error that names axis and stride.
 //!
 //! ```
 //! use lanenorm::RmsNorm;

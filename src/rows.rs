@@ -74,8 +74,8 @@ impl<'a, T> Rows<'a, T> {
         }
     }
 
-    /// The rows of an array of this shape, as [`strided_2d`](Self::strided_2d) has them, for arrays of which there is
-    /// no slice: what lies between the rows may be written by others. The plan must have `shape[2]` columns, or calls
+    /// The rows of an array of this shape, as [`strided_2d`](Self::strided_2d) has them, for arrays that no slice can
+    /// name: others may write the elements between the rows. The plan must have `shape[2]` columns, or calls
     /// return an error.
     ///
     /// # Safety
@@ -112,8 +112,9 @@ impl<'a, T> RowsMut<'a, T> {
         }
     }
 
-    /// The rows of an array of this shape, as [`Rows::strided_2d`] has them, for arrays of which there is no slice:
-    /// what lies between the rows may be another's. The plan must have `shape[2]` columns, or calls return an error.
+    /// The rows of an array of this shape, as [`Rows::strided_2d`] has them, for arrays that no slice can name:
+    /// the elements between the rows may belong to others. The plan must have `shape[2]` columns, or calls return an
+    /// error.
     ///
     /// # Safety
     /// - Unless a dimension is zero: for `'a`, all elements of these rows are aligned, initialized and valid for reads

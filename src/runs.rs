@@ -180,7 +180,7 @@ impl Checked {
         Ok(Placed { p, runs })
     }
 
-    /// The rows of a run, of which there is one if no buffer has several.
+    /// The number of rows of a run. Without a buffer that has several runs, all rows are one run.
     fn inner_rows(&self) -> usize {
         self.inner_rows.unwrap_or(self.rows.max(1))
     }

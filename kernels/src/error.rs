@@ -161,7 +161,7 @@ impl Error {
         if len == expected { Ok(()) } else { Err(Self::Length { what, len, expected }) }
     }
 
-    /// What is wrong with rows, of which there are some, that do not lie in `len` elements, apart from one another.
+    /// Why `len` elements do not hold `rows` rows, at least one, that lie apart from one another.
     #[cold]
     #[inline]
     pub(crate) const fn of_rows(what: &'static str, len: usize, rows: usize, cols: usize, stride: usize) -> Self {

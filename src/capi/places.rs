@@ -74,7 +74,7 @@ impl Span {
     }
 }
 
-/// The alignment of elements of so many bytes. That of f64 is not its size everywhere.
+/// The alignment of elements of `size` bytes. That of f64 is not its size everywhere.
 #[inline(always)]
 const fn align(size: usize) -> usize {
     if size == size_of::<f64>() { align_of::<f64>() } else { size }
@@ -200,7 +200,7 @@ pub(super) fn vector(
     if data.is_null() || len == 0 { Ok(Span::default()) } else { span(what, data, len, size, (1, len)) }
 }
 
-/// Where so many elements begin and end.
+/// Where elements begin and end.
 #[inline(always)]
 fn span(
     what: &'static str,
