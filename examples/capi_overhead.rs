@@ -63,7 +63,7 @@ fn main() {
         groups: 0,
         group_repeat: 0,
         gamma_offset: 0.0,
-        reserved: 0,
+        sum_dtype: 0,
     };
     let mut c_plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
     // SAFETY: the plan and the descriptor are valid.

@@ -244,15 +244,16 @@ typedef struct lanenorm_desc {
    */
   int32_t op;
   /**
-   * The `lanenorm_dtype` of x, residual, bias and sum, and of dy, ds and dx.
+   * The `lanenorm_dtype` of x, and of dy, ds and dx.
    */
   int32_t dtype;
   /**
-   * The `lanenorm_dtype` of gamma and beta: the type of x, or f32 beside 16 bits.
+   * The `lanenorm_dtype` of gamma and beta: the type of x, f32 beside 16 bits, or 16 bits beside f32.
    */
   int32_t gamma_dtype;
   /**
-   * The `lanenorm_dtype` of y: the type of x, or f32 beside 16 bits. Backward calls do not look at it.
+   * The `lanenorm_dtype` of y: the type of x, f32 beside 16 bits, or 16 bits beside f32. Backward calls do not look
+   * at it.
    */
   int32_t y_dtype;
   /**
@@ -286,9 +287,10 @@ typedef struct lanenorm_desc {
    */
   float gamma_offset;
   /**
-   * Zero.
+   * The `lanenorm_dtype` of residual, bias and sum: the type of x, or f32 beside 16 bits. Backward calls do not look
+   * at it.
    */
-  uint32_t reserved;
+  int32_t sum_dtype;
 } lanenorm_desc;
 
 /**
@@ -332,8 +334,9 @@ typedef struct lanenorm_rows_mut {
  * The buffers of a forward call. Start from `LANENORM_FORWARD_INIT`, which sets `struct_size` and leaves all else zero
  * and absent.
  *
- * y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap
- * with an output is allowed, but rows may lie between the rows of another buffer: columns of the same rows, say.
+ * y may be x or residual itself, and sum may be residual or x: with the same pointer and strides, and elements of one
+ * size. No other overlap with an output is allowed, but rows may lie between the rows of another buffer: columns of
+ * the same rows, say.
  */
 typedef struct lanenorm_forward_buffers {
   /**
@@ -353,11 +356,11 @@ typedef struct lanenorm_forward_buffers {
    */
   struct lanenorm_rows x;
   /**
-   * Optional: with a residual, x + residual (+ bias), rounded once to the type of x, is normalized.
+   * Optional: with a residual, x + residual (+ bias), rounded once to the type of the residual, is normalized.
    */
   struct lanenorm_rows residual;
   /**
-   * Optional, with a residual: where the sum goes. (Without a sum, y must have the type of x.)
+   * Optional, with a residual: where the sum goes. (Without a sum, y must have its type.)
    */
   struct lanenorm_rows_mut sum;
   /**

@@ -21,13 +21,14 @@
 //!
 //! - What is normalized: x ([`call`](Norm::call), [`call_in_place`](Norm::call_in_place)), or x + residual, which is
 //!   dropped ([`residual`](Call::residual)) or written ([`sum_to`](Call::sum_to),
-//!   [`residual_in_place`](Call::residual_in_place)), with a row added to it ([`bias`](Call::bias)). All have one type.
-//! - Parameters: [`gamma`](Call::gamma) and [`beta`](Call::beta), of the type of x or of f32 beside 16 bits. Moments of
-//!   rows that are known: [`moments`](Call::moments).
+//!   [`residual_in_place`](Call::residual_in_place)), with a row added to it ([`bias`](Call::bias)). All have one type,
+//!   but that an x of 16 bits may be added to a residual of f32.
+//! - Parameters: [`gamma`](Call::gamma) and [`beta`](Call::beta), of the type of x, of f32 beside 16 bits, or of 16
+//!   bits beside f32. Moments of rows that are known: [`moments`](Call::moments).
 //! - What else is kept: [`mean_to`](Call::mean_to), [`mean_lo_to`](Call::mean_lo_to), [`rstd_to`](Call::rstd_to), of
 //!   f64 for rows of f64 and else of f32.
-//! - The end: [`to`](Call::to) y, of the type of x or of f32 beside 16 bits, [`to_vec`](Call::to_vec) for a new vector,
-//!   or [`run`](Call::run) in place.
+//! - The end: [`to`](Call::to) y, of the type of x (of a sum, if there is one), of f32 beside 16 bits, or of 16 bits
+//!   beside f32, [`to_vec`](Call::to_vec) for a new vector, or [`run`](Call::run) in place.
 //!
 //! [`Norm::backward`] and [`Norm::backward_in_place`] begin the description of a [`BackwardCall`] likewise.
 //!
@@ -36,7 +37,7 @@
 
 use std::marker::PhantomData;
 
-use lanenorm_kernels::element::Companion;
+use lanenorm_kernels::element::{Addend, Companion};
 use lanenorm_kernels::rows::{RowIo, Vector};
 use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Centered, Element};
@@ -135,7 +136,7 @@ impl Place for InPlace {
 #[diagnostic::on_unimplemented(
     message = "gamma and beta have different types",
     label = "this parameter has elements of {G}",
-    note = "gamma and beta have the type of x both, or f32 both beside an x of 16 bits"
+    note = "gamma and beta have one type: the type of x, f32 beside 16 bits, or 16 bits beside f32"
 )]
 pub trait Allows<G>: sealed::Sealed {}
 
@@ -145,19 +146,37 @@ impl<G> Allows<G> for Of<G> {}
 /// That what is normalized may have a y of type `Y`: where a sum is dropped, y has the type of x.
 #[diagnostic::on_unimplemented(
     message = "y cannot have elements of {Y}",
-    note = "y has the type of x, or f32 beside an x of 16 bits; where a sum is not kept, it has the type of x"
+    note = "y has the type of x or of the sum, f32 beside 16 bits, or 16 bits beside f32; where a sum is not kept, \
+            y has its type"
 )]
-pub trait Gives<'a, T: Element, Y>: sealed::Input<'a, T> {
+pub trait Gives<'a, T: Element, Y>: sealed::Input<'a> {
+    /// The type of the rows that are normalized: of x, or of the sum.
+    type Of: Element<Float = T::Float>;
+
     #[doc(hidden)]
-    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error>;
+    fn bias(&self) -> Option<&'a [Self::Of]> {
+        None
+    }
+
+    /// gamma or beta, beside these rows.
+    #[doc(hidden)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, Self::Of>;
+
+    #[doc(hidden)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, Self::Of>, Error>;
 
     /// The same rows, if a buffer is a grid.
     #[doc(hidden)]
-    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T>;
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, Self::Of>;
 }
 
 /// That what is normalized may be normalized where x lies.
-pub trait GivesInPlace<'a, T: Element>: sealed::Input<'a, T> {
+pub trait GivesInPlace<'a, T: Element>: sealed::Input<'a> {
+    #[doc(hidden)]
+    fn bias_in_place(&self) -> Option<&'a [T]> {
+        None
+    }
+
     #[doc(hidden)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error>;
 
@@ -167,7 +186,7 @@ pub trait GivesInPlace<'a, T: Element>: sealed::Input<'a, T> {
 }
 
 mod sealed {
-    use super::{AnyType, Apart, Buffers, Element, InPlace, Known, Moments, Of, Plain, Plan, Rows, RowsMut, Sum};
+    use super::{AnyType, Apart, Buffers, InPlace, Known, Moments, Of, Plain, Plan, Rows, RowsMut, Sum};
 
     pub trait Sealed {}
 
@@ -185,14 +204,10 @@ mod sealed {
     pub struct InRuns<'a, T>(pub(super) Buffers<'a, T>);
 
     /// What is normalized.
-    pub trait Input<'a, T> {
+    pub trait Input<'a> {
         /// Whether it has a buffer beside x and y that is a grid.
         fn has_grid(&self) -> bool {
             false
-        }
-
-        fn bias(&self) -> Option<&'a [T]> {
-            None
         }
 
         fn moments(&self) -> Option<&'a [Moments]> {
@@ -200,24 +215,19 @@ mod sealed {
         }
     }
 
-    impl<T: Element> Input<'_, T> for Plain {}
+    impl Input<'_> for Plain {}
 
-    impl<'a, T: Element> Input<'a, T> for Known<'a> {
+    impl<'a> Input<'a> for Known<'a> {
         #[inline(always)]
         fn moments(&self) -> Option<&'a [Moments]> {
             Some(self.0)
         }
     }
 
-    impl<'a, T: Element, R: MayBeGrid, S: MayBeGrid> Input<'a, T> for Sum<'a, T, R, S> {
+    impl<T, R: MayBeGrid, S: MayBeGrid> Input<'_> for Sum<'_, T, R, S> {
         #[inline(always)]
         fn has_grid(&self) -> bool {
             self.residual.is_grid() || self.s.is_grid()
-        }
-
-        #[inline(always)]
-        fn bias(&self) -> Option<&'a [T]> {
-            self.bias
         }
     }
 
@@ -249,6 +259,13 @@ mod sealed {
 }
 
 impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Plain {
+    type Of = T;
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, T> {
+        v
+    }
+
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows(x, y)
@@ -260,6 +277,13 @@ impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Plain {
 }
 
 impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Known<'a> {
+    type Of = T;
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, T> {
+        v
+    }
+
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows(x, y)
@@ -270,35 +294,77 @@ impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Known<'a> {
     }
 }
 
-impl<'a, T: Element> Gives<'a, T, T> for Dropped<'a, T> {
+impl<'a, T: Element<Float = R::Float> + Addend<R>, R: Element> Gives<'a, T, R> for Dropped<'a, R> {
+    type Of = R;
+
     #[inline(always)]
-    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
+    fn bias(&self) -> Option<&'a [R]> {
+        self.bias
+    }
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, R> {
+        v.beside()
+    }
+
+    #[inline(always)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, R>) -> Result<RowIo<'a, R>, Error> {
         on.0.rows_of_dropped_sum(x, self.residual, self.bias, y)
     }
 
-    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, R>) -> sealed::InRuns<'a, R> {
         sealed::InRuns(Buffers::dropped(x, self.residual, y))
     }
 }
 
-impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Kept<'a, T> {
+impl<'a, T, R: Element, Y: Companion<R>> Gives<'a, T, Y> for Kept<'a, R>
+where
+    T: Element<Float = R::Float> + Addend<R>,
+{
+    type Of = R;
+
     #[inline(always)]
-    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
+    fn bias(&self) -> Option<&'a [R]> {
+        self.bias
+    }
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, R> {
+        v.beside()
+    }
+
+    #[inline(always)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, R>, Error> {
         on.0.rows_of_sum(x, self.residual, self.bias, self.s, y)
     }
 
-    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, R> {
         sealed::InRuns(Buffers::kept(x, self.residual, self.s, y))
     }
 }
 
-impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Over<'a, T> {
+impl<'a, T, R: Element, Y: Companion<R>> Gives<'a, T, Y> for Over<'a, R>
+where
+    T: Element<Float = R::Float> + Addend<R>,
+{
+    type Of = R;
+
     #[inline(always)]
-    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
+    fn bias(&self) -> Option<&'a [R]> {
+        self.bias
+    }
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, R> {
+        v.beside()
+    }
+
+    #[inline(always)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, R>, Error> {
         on.0.rows_of_sum_in_place(x, self.residual, self.bias, y)
     }
 
-    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, R> {
         sealed::InRuns(Buffers::over(x, self.residual, y))
     }
 }
@@ -325,7 +391,12 @@ impl<'a, T: Element> GivesInPlace<'a, T> for Known<'a> {
     }
 }
 
-impl<'a, T: Element> GivesInPlace<'a, T> for Dropped<'a, T> {
+impl<'a, T: Element, R: Addend<T>> GivesInPlace<'a, T> for Sum<'a, T, Rows<'a, R>> {
+    #[inline(always)]
+    fn bias_in_place(&self) -> Option<&'a [T]> {
+        self.bias
+    }
+
     #[inline(always)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_of_sum_over_x(x, self.residual, self.bias)
@@ -359,34 +430,6 @@ impl<'a, T: Element, M: Center, D: Place> Call<'a, T, M, Plain, D> {
 
 /// What is normalized.
 impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
-    /// Normalizes x + residual, rounded to the type of x. The bits are those of adding first, and rows are read no more
-    /// often than without a residual. The sum is dropped, as it may be where nothing else reads it (post-norm), unless
-    /// it goes [somewhere](Call::sum_to).
-    ///
-    /// ```
-    /// use lanenorm::RmsNorm;
-    ///
-    /// let plan = RmsNorm::new(2, 0.0)?;
-    /// let (x, mut h, mut y) = ([1.0, -1.0], [2.0, -2.0], [0.0; 2]);
-    /// plan.call(&x).residual(&h).to(&mut y)?;
-    /// plan.call_in_place(&mut h).residual(&x).run()?;
-    /// assert_eq!((y, h), ([1.0, -1.0], [1.0, -1.0]));
-    /// # Ok::<(), lanenorm::Error>(())
-    /// ```
-    ///
-    /// Where the sum is dropped, y has the type of x:
-    ///
-    /// ```compile_fail,E0277
-    /// # use lanenorm::{RmsNorm, bf16};
-    /// # let (x, mut y) = ([bf16::ONE; 4], [0.0f32; 4]);
-    /// RmsNorm::new(4, 1e-6)?.call(&x).residual(&x).to(&mut y)?;
-    /// # Ok::<(), lanenorm::Error>(())
-    /// ```
-    #[inline(always)]
-    pub fn residual(self, residual: impl Into<Rows<'a, T>>) -> Call<'a, T, M, Dropped<'a, T>, D, P> {
-        self.with_input(Sum { residual: residual.into(), s: (), bias: None })
-    }
-
     /// Takes these as the moments of the rows of x, or of longer rows of which these are parts: one for each row. With
     /// those of [`Norm::moments`], taken again where [`Norm::rescale`] says so, y has the bits of a call on the whole
     /// rows. The call returns an error if no such row of x has these moments: see [`Moments::are_of`].
@@ -406,6 +449,36 @@ impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
 }
 
 impl<'a, T: Element, M: Center, P> Call<'a, T, M, Plain, Apart, P> {
+    /// Normalizes x + residual, rounded to the type of the residual: the type of x, or f32 beside an x of 16
+    /// bits. The bits are those of adding first, and rows are read no more often than without a residual. The sum is
+    /// dropped, as it may be where nothing else reads it (post-norm), unless it goes [somewhere](Call::sum_to).
+    ///
+    /// ```
+    /// use lanenorm::RmsNorm;
+    ///
+    /// let plan = RmsNorm::new(2, 0.0)?;
+    /// let (x, h, mut y) = ([1.0, -1.0], [2.0, -2.0], [0.0; 2]);
+    /// plan.call(&x).residual(&h).to(&mut y)?;
+    /// assert_eq!(y, [1.0, -1.0]);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
+    /// Where the sum is dropped, y has its type:
+    ///
+    /// ```compile_fail,E0277
+    /// # use lanenorm::{RmsNorm, bf16};
+    /// # let (x, mut y) = ([bf16::ONE; 4], [0.0f32; 4]);
+    /// RmsNorm::new(4, 1e-6)?.call(&x).residual(&x).to(&mut y)?;
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    #[inline(always)]
+    pub fn residual<R>(self, residual: impl Into<Rows<'a, R>>) -> Call<'a, T, M, Dropped<'a, R>, Apart, P>
+    where
+        T: Addend<R>,
+    {
+        self.with_input(Sum { residual: residual.into(), s: (), bias: None })
+    }
+
     /// Normalizes x + residual, which is written over the residual: what a transformer does before each of its
     /// normalizations (pre-norm). x and the residual may be exchanged, so that the sum is written over x.
     ///
@@ -418,22 +491,59 @@ impl<'a, T: Element, M: Center, P> Call<'a, T, M, Plain, Apart, P> {
     /// assert_eq!((residual, y), ([3.0, -3.0], [1.0, -1.0]));
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
+    ///
+    /// An x of 16 bits may be added to a residual of f32. Statistics and sums are f32 then:
+    ///
+    /// ```
+    /// use lanenorm::{RmsNorm, bf16};
+    ///
+    /// let plan = RmsNorm::new(2, 0.0)?;
+    /// let (x, mut residual, mut y) = ([bf16::ONE, -bf16::ONE], [1e4, -1e4], [bf16::ZERO; 2]);
+    /// plan.call(&x).residual_in_place(&mut residual).to(&mut y)?;
+    /// assert_eq!((residual, y), ([10001.0, -10001.0], [bf16::ONE, -bf16::ONE]));
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
     #[inline(always)]
-    pub fn residual_in_place(self, residual: impl Into<RowsMut<'a, T>>) -> Call<'a, T, M, Over<'a, T>, Apart, P> {
+    pub fn residual_in_place<R>(self, residual: impl Into<RowsMut<'a, R>>) -> Call<'a, T, M, Over<'a, R>, Apart, P>
+    where
+        T: Addend<R>,
+    {
         self.with_input(Sum { residual: residual.into(), s: (), bias: None })
     }
 }
 
-impl<'a, T: Element, M: Center, P> Call<'a, T, M, Dropped<'a, T>, Apart, P> {
-    /// Writes the sum too. y may have f32 then, beside an x of 16 bits.
+impl<'a, T: Element, M: Center, P> Call<'a, T, M, Plain, InPlace, P> {
+    /// Normalizes x + residual, rounded to the type of x, where x lies. The residual has the type of x, or 16 bits
+    /// beside an x of f32.
+    ///
+    /// ```
+    /// use lanenorm::RmsNorm;
+    ///
+    /// let plan = RmsNorm::new(2, 0.0)?;
+    /// let (x, mut h) = ([1.0, -1.0], [2.0, -2.0]);
+    /// plan.call_in_place(&mut h).residual(&x).run()?;
+    /// assert_eq!(h, [1.0, -1.0]);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
     #[inline(always)]
-    pub fn sum_to(self, s: impl Into<RowsMut<'a, T>>) -> Call<'a, T, M, Kept<'a, T>, Apart, P> {
+    pub fn residual<R: Addend<T>>(
+        self,
+        residual: impl Into<Rows<'a, R>>,
+    ) -> Call<'a, T, M, Sum<'a, T, Rows<'a, R>>, InPlace, P> {
+        self.with_input(Sum { residual: residual.into(), s: (), bias: None })
+    }
+}
+
+impl<'a, T: Element, R, M: Center, P> Call<'a, T, M, Dropped<'a, R>, Apart, P> {
+    /// Writes the sum too. y may have another type than the sum then: f32 beside 16 bits, or 16 bits beside f32.
+    #[inline(always)]
+    pub fn sum_to(self, s: impl Into<RowsMut<'a, R>>) -> Call<'a, T, M, Kept<'a, R>, Apart, P> {
         let Call { norm, x, input, gamma, beta, stats, marker } = self;
         Call { norm, x, input: input.kept_in(s.into()), gamma, beta, stats, marker }
     }
 }
 
-impl<'a, T: Element, M: Center, R, S, D: Place, P> Call<'a, T, M, Sum<'a, T, R, S>, D, P> {
+impl<'a, T: Element, M: Center, B, R, S, D: Place, P> Call<'a, T, M, Sum<'a, B, R, S>, D, P> {
     /// Adds a row of `cols` elements to each row of x + residual, before it is rounded.
     ///
     /// Without a residual there is no bias:
@@ -444,7 +554,7 @@ impl<'a, T: Element, M: Center, R, S, D: Place, P> Call<'a, T, M, Sum<'a, T, R, 
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
     #[inline(always)]
-    pub fn bias(mut self, bias: impl Into<Slice<'a, T>>) -> Self {
+    pub fn bias(mut self, bias: impl Into<Slice<'a, B>>) -> Self {
         self.input.bias = bias.into().0;
         self
     }
@@ -452,8 +562,8 @@ impl<'a, T: Element, M: Center, R, S, D: Place, P> Call<'a, T, M, Sum<'a, T, R, 
 
 /// Parameters and statistics.
 impl<'a, T: Element, M: Center, I, D: Place, P> Call<'a, T, M, I, D, P> {
-    /// The factor: `cols` elements (of each [group](Norm::with_groups)), of the type of x, or of f32 beside an x of 16
-    /// bits. Without it, it is 1.
+    /// The factor: `cols` elements (of each [group](Norm::with_groups)), of the type of x, of f32 beside an x of 16
+    /// bits, or of 16 bits beside an x of f32. Without it, it is 1.
     #[doc(alias = "weight")]
     #[doc(alias = "elementwise_affine")]
     #[inline(always)]
@@ -531,6 +641,16 @@ impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
     /// Runs the call; its result goes to y.
     ///
     /// ```
+    /// use lanenorm::{RmsNorm, bf16};
+    ///
+    /// // gamma and y of 16 bits beside rows of f32.
+    /// let (x, gamma, mut y) = ([3.0f32, -3.0], [bf16::ONE; 2], [bf16::ZERO; 2]);
+    /// RmsNorm::new(2, 0.0)?.call(&x).gamma(&gamma).to(&mut y)?;
+    /// assert_eq!(y, [bf16::ONE, -bf16::ONE]);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
+    /// ```
     /// use lanenorm::{LayerNorm, bf16};
     ///
     /// let x = [1.0, 3.0].map(bf16::from_f32);
@@ -577,7 +697,10 @@ impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
     }
 }
 
-impl<'a, T: Element, M: Center, P> Call<'a, T, M, Dropped<'a, T>, Apart, P> {
+impl<'a, T, R: Element, M: Center, P> Call<'a, T, M, Dropped<'a, R>, Apart, P>
+where
+    T: Element<Float = R::Float> + Addend<R>,
+{
     /// Runs the call; the sums and the result are new vectors of contiguous rows.
     ///
     /// ```
@@ -589,7 +712,7 @@ impl<'a, T: Element, M: Center, P> Call<'a, T, M, Dropped<'a, T>, Apart, P> {
     ///
     /// # Errors
     /// As [`to`](Self::to).
-    pub fn to_vecs<Y: Companion<T>>(self) -> Result<(Vec<T>, Vec<Y>), Error> {
+    pub fn to_vecs<Y: Companion<R>>(self) -> Result<(Vec<R>, Vec<Y>), Error> {
         let Call { norm, x, input, gamma, beta, stats, .. } = self;
         norm.normalize_to_vecs(input, x, gamma, beta, stats)
     }
@@ -625,6 +748,7 @@ impl<M: Center> Norm<M> {
             return self.normalize_in_runs(input, x, y, gamma, beta, stats);
         }
         let (bias, moments) = (input.bias(), input.moments());
+        let (gamma, beta) = (gamma.map(I::beside), beta.map(I::beside));
         let io = input.rows(sealed::On(&self.plan), x, y)?;
         match moments {
             Some(moments) => self.finish_with(io, moments, gamma, beta, stats),
@@ -645,7 +769,7 @@ impl<M: Center> Norm<M> {
         if x.layout.is_grid() || input.has_grid() {
             return self.normalize_runs_in_place(input, x, gamma, beta, stats);
         }
-        let (bias, moments) = (input.bias(), input.moments());
+        let (bias, moments) = (input.bias_in_place(), input.moments());
         let io = input.rows_in_place(sealed::On(&self.plan), x)?;
         match moments {
             Some(moments) => self.finish_with(io, moments, gamma, beta, stats),
@@ -666,6 +790,7 @@ impl<M: Center> Norm<M> {
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
         let (bias, moments) = (input.bias(), input.moments());
+        let (gamma, beta) = (gamma.map(I::beside), beta.map(I::beside));
         self.finish_in_runs(input.runs(x, y).0, bias, moments, gamma, beta, stats)
     }
 
@@ -679,7 +804,95 @@ impl<M: Center> Norm<M> {
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        let (bias, moments) = (input.bias(), input.moments());
+        let (bias, moments) = (input.bias_in_place(), input.moments());
         self.finish_in_runs(input.runs_in_place(x).0, bias, moments, gamma, beta, stats)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lanenorm_kernels::element::Storage;
+    use lanenorm_kernels::half::{bf16, f16};
+
+    use super::*;
+    use crate::{LayerNorm, Parallelism, RmsNorm};
+
+    /// Numbers between -2 and 2 that all types have.
+    fn numbers<T: Storage<Float = f32>>(len: usize, seed: usize) -> Vec<T> {
+        (0..len).map(|i| T::from_computed(((i * 37 + seed * 11) % 129) as f32 / 32.0 - 2.0)).collect()
+    }
+
+    fn wide<T: Storage<Float = f32>>(v: &[T]) -> Vec<f32> {
+        v.iter().map(|v| v.to_computed()).collect()
+    }
+
+    /// Each form of a call with buffers of 16 bits beside f32 gives what the call on f32 gives, rounded.
+    fn types_mix<G>(rows: usize, cols: usize)
+    where
+        G: Element<Float = f32> + Addend<f32>,
+        f32: Companion<G>,
+    {
+        let plan = LayerNorm::new(cols, 1e-5).expect("a plan").with_parallelism(Parallelism::tasks(3));
+        let (x, x32) = (numbers::<G>(rows * cols, 1), numbers::<f32>(rows * cols, 1));
+        let (gamma, gamma32) = (numbers::<G>(cols, 2), numbers::<f32>(cols, 2));
+        let (beta, beta32) = (numbers::<G>(cols, 3), numbers::<f32>(cols, 3));
+        let (h, bias) = (numbers::<f32>(rows * cols, 4), numbers::<f32>(cols, 5));
+        let rounded = |v: &[f32]| v.iter().map(|&v| G::from_computed(v)).collect::<Vec<G>>();
+
+        let plain: Vec<f32> = plan.call(&x32).gamma(&gamma32).beta(&beta32).to_vec().expect("y");
+        let mut y32 = vec![0.0; rows * cols];
+        plan.call(&x32).gamma(&gamma).beta(&beta).to(&mut y32).expect("y");
+        assert_eq!(y32, plain);
+        let y: Vec<G> = plan.call(&x32).gamma(&gamma).beta(&beta).to_vec().expect("y");
+        assert_eq!(y, rounded(&plain));
+        let mut y = rounded(&y32);
+        let moments = &mut vec![Moments::EMPTY; rows];
+        plan.moments(&x32, moments).expect("moments");
+        plan.call(&x32).moments(moments).gamma(&gamma32).beta(&beta32).to(&mut y).expect("y");
+        assert_eq!(y, rounded(&plain));
+
+        let sums = plan.call(&x32).residual(&h).bias(&bias).gamma(&gamma32).to_vecs().expect("sums");
+        let (s, plain): (Vec<f32>, Vec<f32>) = sums;
+        let call = plan.call(&x).gamma(&gamma).residual(&h).bias(&bias);
+        assert_eq!(call.to_vecs::<G>().expect("sums"), (s.clone(), rounded(&plain)));
+        let mut over = h.clone();
+        plan.call(&x).gamma(&gamma32).residual_in_place(&mut over).bias(&bias).to(&mut y32).expect("y");
+        assert_eq!((&over, &y32), (&s, &plain));
+        let call = plan.call(&x).residual(&h).bias(&bias).gamma(&gamma32);
+        assert_eq!(call.to_vec::<f32>().expect("y"), plain);
+        let mut over = h.clone();
+        plan.call_in_place(&mut over).residual(&x).bias(&bias).gamma(&gamma).run().expect("y");
+        assert_eq!(over, plain);
+        // Rows at two strides.
+        if rows.is_multiple_of(2) {
+            let shape = [2, rows / 2];
+            let strides = [cols, 2 * cols];
+            let (mut s, mut y) = (vec![0.0; rows * cols], rounded(&vec![0.0; rows * cols]));
+            let call = plan.call(Rows::strided_2d(&x, shape, strides)).residual(Rows::strided_2d(&h, shape, strides));
+            let call = call.sum_to(RowsMut::strided_2d(&mut s, shape, strides)).bias(&bias).gamma(&gamma);
+            call.to(RowsMut::strided_2d(&mut y, shape, strides)).expect("y");
+            assert_eq!((s, wide(&y)), (sums_of(&x32, &h, &bias), wide(&rounded(&plain))));
+        }
+    }
+
+    fn sums_of(x: &[f32], h: &[f32], bias: &[f32]) -> Vec<f32> {
+        x.iter().zip(h).enumerate().map(|(i, (x, h))| x + h + bias[i % bias.len()]).collect()
+    }
+
+    #[test]
+    fn types_of_16_bits_mix_with_f32() {
+        for (rows, cols) in [(6, 40), (500, 130), (3, 3000), (1, 70_000)] {
+            types_mix::<f16>(rows, cols);
+            types_mix::<bf16>(rows, cols);
+        }
+    }
+
+    #[test]
+    fn gradients_take_a_gamma_of_16_bits() {
+        let plan = RmsNorm::new(37, 1e-5).expect("a plan");
+        let (x, dy) = (numbers::<f32>(5 * 37, 1), numbers::<f32>(5 * 37, 2));
+        let (gamma, gamma32) = (numbers::<bf16>(37, 3), numbers::<f32>(37, 3));
+        let dx = plan.backward(&dy, &x).gamma(&gamma).to_vec().expect("dx");
+        assert_eq!(dx, plan.backward(&dy, &x).gamma(&gamma32).to_vec().expect("dx"));
     }
 }

@@ -80,7 +80,7 @@ pub use call::{BackwardCall, Call};
 pub use error::{Error, Misfit};
 pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
-pub use lanenorm_kernels::element::Companion;
+pub use lanenorm_kernels::element::{Addend, Companion};
 pub use lanenorm_kernels::half::{bf16, f16};
 pub use lanenorm_kernels::stats::Moments;
 pub use lanenorm_kernels::{Center, Centered, Element, Isa, Tier, Uncentered};

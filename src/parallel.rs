@@ -224,6 +224,7 @@ fn in_pool<W: Work>(work: W, memory: &mut [W::Memory], parts: usize) {
 
 /// Does the work on the calling thread, which takes piece after piece from the front, and on helpers, which take part
 /// after part from the back.
+#[inline(never)]
 fn with_helpers<W: Work>(work: W, memory: &mut [W::Memory], tasks: usize) {
     let helpers = team::threads().min(tasks) - 1;
     if helpers == 0 {
@@ -363,6 +364,7 @@ impl<T: Element + Compiled<M>, M: Center> Work for Rows<'_, T, M> {
 }
 
 /// Normalizes one long row, which is not a sum: takes its moments in parallel, then its columns in parallel.
+#[inline(never)]
 pub(crate) fn cut_row<T, M: Center, const POOLS: bool>(isa: Isa, job: Forward<'_, T, M>, tasks: Tasks<POOLS>)
 where
     T: Element + Compiled<M>,

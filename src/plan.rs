@@ -1,6 +1,6 @@
 //! What the plans of all operations share.
 
-use lanenorm_kernels::element::Companion;
+use lanenorm_kernels::element::{Addend, Companion};
 use lanenorm_kernels::ops::forward::Forward;
 use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::rows::{Groups, Params, RowIo, Vector};
@@ -148,9 +148,9 @@ impl Plan {
 
     /// The rows of x + residual, written to s, and of y, if they fit together.
     #[inline(always)]
-    pub(crate) fn rows_of_sum<'a, T: Element, Y: Companion<T>>(
+    pub(crate) fn rows_of_sum<'a, T: Element, X: Addend<T>, Y: Companion<T>>(
         &self,
-        x: Rows<'a, T>,
+        x: Rows<'a, X>,
         residual: Rows<'a, T>,
         bias: Option<&'a [T]>,
         s: RowsMut<'a, T>,
@@ -167,9 +167,9 @@ impl Plan {
 
     /// The same of a sum that is written over the residual.
     #[inline(always)]
-    pub(crate) fn rows_of_sum_in_place<'a, T: Element, Y: Companion<T>>(
+    pub(crate) fn rows_of_sum_in_place<'a, T: Element, X: Addend<T>, Y: Companion<T>>(
         &self,
-        x: Rows<'a, T>,
+        x: Rows<'a, X>,
         residual: RowsMut<'a, T>,
         bias: Option<&'a [T]>,
         y: RowsMut<'a, Y>,
@@ -184,9 +184,9 @@ impl Plan {
 
     /// The same of a sum that is not kept.
     #[inline(always)]
-    pub(crate) fn rows_of_dropped_sum<'a, T: Element>(
+    pub(crate) fn rows_of_dropped_sum<'a, T: Element, X: Addend<T>>(
         &self,
-        x: Rows<'a, T>,
+        x: Rows<'a, X>,
         residual: Rows<'a, T>,
         bias: Option<&'a [T]>,
         y: RowsMut<'a, T>,
@@ -201,10 +201,10 @@ impl Plan {
 
     /// The same of a sum that is not kept, normalized over x.
     #[inline(always)]
-    pub(crate) fn rows_of_sum_over_x<'a, T: Element>(
+    pub(crate) fn rows_of_sum_over_x<'a, T: Element, R: Addend<T>>(
         &self,
         x: RowsMut<'a, T>,
-        residual: Rows<'a, T>,
+        residual: Rows<'a, R>,
         bias: Option<&'a [T]>,
     ) -> Result<RowIo<'a, T>, Error> {
         let (rows, x_stride) = self.rows_of_addend(x.data.len(), x.layout, bias)?;

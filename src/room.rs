@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use lanenorm_kernels::element::Companion;
+use lanenorm_kernels::element::{Addend, Companion};
 use lanenorm_kernels::ops::backward::Stats;
 use lanenorm_kernels::rows::Vector;
 use lanenorm_kernels::stats::StatsMut;
@@ -71,14 +71,17 @@ impl<M: Center> Norm<M> {
     }
 
     /// The sums, and y.
-    pub(crate) fn normalize_to_vecs<'a, T: Element, Y: Companion<T>>(
+    pub(crate) fn normalize_to_vecs<'a, T, R: Element, Y: Companion<R>>(
         &self,
-        sum: Dropped<'a, T>,
+        sum: Dropped<'a, R>,
         x: Rows<'a, T>,
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
-    ) -> Result<(Vec<T>, Vec<Y>), Error> {
+    ) -> Result<(Vec<R>, Vec<Y>), Error>
+    where
+        T: Element<Float = R::Float> + Addend<R>,
+    {
         let (mut s, mut y) = (Room::beside(&x, self.plan.cols)?, Room::beside(&x, self.plan.cols)?);
         // SAFETY: the call keeps nothing of the rows.
         let (s_rows, y_rows) = unsafe { (s.rows(), y.rows()) };

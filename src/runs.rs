@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::{ptr, slice};
 
 use lanenorm_kernels::Element;
-use lanenorm_kernels::element::Companion;
+use lanenorm_kernels::element::{Addend, Companion, Kind};
 use lanenorm_kernels::rows::{GradRows, RawGradRows, RawRows, RowIo, start_on_lines};
 
 use crate::error::{Error, Misfit};
@@ -51,57 +51,62 @@ pub(crate) struct Buffers<'a, T> {
     /// The residual, and where its sum with x goes.
     sum: Option<[Buffer; 2]>,
     y: Buffer,
-    /// Whether y has f32 and x has not.
-    wide: bool,
+    /// The types of x and y.
+    kinds: [Kind; 2],
     marker: PhantomData<(&'a [T], &'a mut [T])>,
 }
 
 impl<'a, T: Element> Buffers<'a, T> {
     pub(crate) fn plain<Y: Companion<T>>(x: Rows<'a, T>, mut y: RowsMut<'a, Y>) -> Self {
-        Self::of::<Y>(Buffer::read("x", &x), None, Buffer::written("y", &mut y))
+        Self::of::<T, Y>(Buffer::read("x", &x), None, Buffer::written("y", &mut y))
     }
 
     pub(crate) fn in_place(mut x: RowsMut<'a, T>) -> Self {
         let x = Buffer::written("x", &mut x);
-        Self::of::<T>(x, None, x)
+        Self::of::<T, T>(x, None, x)
     }
 
     /// The sum goes to `s`.
-    pub(crate) fn kept<Y: Companion<T>>(
-        x: Rows<'a, T>,
+    pub(crate) fn kept<X: Addend<T>, Y: Companion<T>>(
+        x: Rows<'a, X>,
         residual: Rows<'a, T>,
         mut s: RowsMut<'a, T>,
         mut y: RowsMut<'a, Y>,
     ) -> Self {
         let sum = [Buffer::read("residual", &residual), Buffer::written("s", &mut s)];
-        Self::of::<Y>(Buffer::read("x", &x), Some(sum), Buffer::written("y", &mut y))
+        Self::of::<X, Y>(Buffer::read("x", &x), Some(sum), Buffer::written("y", &mut y))
     }
 
     /// The sum is written over the residual.
-    pub(crate) fn over<Y: Companion<T>>(x: Rows<'a, T>, mut residual: RowsMut<'a, T>, mut y: RowsMut<'a, Y>) -> Self {
+    pub(crate) fn over<X: Addend<T>, Y: Companion<T>>(
+        x: Rows<'a, X>,
+        mut residual: RowsMut<'a, T>,
+        mut y: RowsMut<'a, Y>,
+    ) -> Self {
         let residual = Buffer::written("residual", &mut residual);
-        Self::of::<Y>(Buffer::read("x", &x), Some([residual, residual]), Buffer::written("y", &mut y))
+        Self::of::<X, Y>(Buffer::read("x", &x), Some([residual, residual]), Buffer::written("y", &mut y))
     }
 
     /// The sum is not kept.
-    pub(crate) fn dropped(x: Rows<'a, T>, residual: Rows<'a, T>, mut y: RowsMut<'a, T>) -> Self {
+    pub(crate) fn dropped<X: Addend<T>>(x: Rows<'a, X>, residual: Rows<'a, T>, mut y: RowsMut<'a, T>) -> Self {
         let y = Buffer::written("y", &mut y);
-        Self::of::<T>(Buffer::read("x", &x), Some([Buffer::read("residual", &residual), y]), y)
+        Self::of::<X, T>(Buffer::read("x", &x), Some([Buffer::read("residual", &residual), y]), y)
     }
 
     /// The sum is not kept, and normalized over x.
-    pub(crate) fn over_x(mut x: RowsMut<'a, T>, residual: Rows<'a, T>) -> Self {
+    pub(crate) fn over_x<R: Addend<T>>(mut x: RowsMut<'a, T>, residual: Rows<'a, R>) -> Self {
         let x = Buffer::written("x", &mut x);
-        Self::of::<T>(x, Some([Buffer::read("residual", &residual), x]), x)
+        // The order of two addends changes no bits.
+        Self::of::<R, T>(Buffer::read("residual", &residual), Some([x, x]), x)
     }
 
-    fn of<Y: Companion<T>>(x: Buffer, sum: Option<[Buffer; 2]>, y: Buffer) -> Self {
-        Self { x, sum, y, wide: Y::WIDE, marker: PhantomData }
+    fn of<X: Companion<T>, Y: Companion<T>>(x: Buffer, sum: Option<[Buffer; 2]>, y: Buffer) -> Self {
+        Self { x, sum, y, kinds: [X::KIND, Y::KIND], marker: PhantomData }
     }
 
     /// The rows, if they fit together.
     pub(crate) fn check(self, cols: usize) -> Result<RunsIo<'a, T>, Error> {
-        let Self { x, sum, y, wide, .. } = self;
+        let Self { x, sum, y, kinds, .. } = self;
         let mut rows = Checked::first(x, cols)?;
         let of_sum = sum.is_some();
         let mut beside = |buffer: Buffer| {
@@ -119,7 +124,7 @@ impl<'a, T: Element> Buffers<'a, T> {
         };
         let (inner_rows, at) = (rows.inner_rows(), |placed: Placed| placed.at(&rows));
         let (x, sum, y) = (at(rows.of_first), sum.map(|sum| sum.map(at)), at(y));
-        Ok(RunsIo { x, sum, y, wide, inner_rows, first: 0, rows: rows.rows, cols, marker: PhantomData })
+        Ok(RunsIo { x, sum, y, kinds, inner_rows, first: 0, rows: rows.rows, cols, marker: PhantomData })
     }
 }
 
@@ -196,9 +201,10 @@ struct At {
 
 impl At {
     /// The row with this number within this run, and those behind it.
-    fn raw<T>(&self, [run, row]: [usize; 2]) -> RawRows<T> {
+    fn raw<T>(&self, kind: Kind, [run, row]: [usize; 2]) -> RawRows<T> {
         let [outer_stride, stride] = self.strides;
-        RawRows { p: self.p.0.cast::<T>().wrapping_add(run * outer_stride + row * stride).cast_mut(), stride }
+        let bytes = (run * outer_stride + row * stride) * kind.size::<T>();
+        RawRows { p: self.p.0.wrapping_byte_add(bytes).cast::<T>().cast_mut(), stride, kind }
     }
 }
 
@@ -209,7 +215,7 @@ pub(crate) struct RunsIo<'a, T> {
     /// The residual, and where its sum with x goes.
     sum: Option<[At; 2]>,
     y: At,
-    wide: bool,
+    kinds: [Kind; 2],
     /// Not zero.
     inner_rows: usize,
     /// Of all rows of the buffers, these are `rows` from `first` on.
@@ -235,7 +241,7 @@ impl<'a, T: Element> RunsIo<'a, T> {
 
     /// The size of an element of y.
     pub(crate) fn y_element(&self) -> usize {
-        if self.wide { size_of::<f32>() } else { size_of::<T>() }
+        self.kinds[1].size::<T>()
     }
 
     /// Whether every row of y starts on a cache line.
@@ -266,18 +272,14 @@ impl<'a, T: Element> RunsIo<'a, T> {
     /// The rows of the first run.
     pub(crate) fn into_first_run(self) -> RowIo<'a, T> {
         let row = [self.first / self.inner_rows, self.first % self.inner_rows];
-        let y = if self.wide {
-            let RawRows { p, stride } = self.y.raw::<f32>(row);
-            RawRows { p: p.cast(), stride }
-        } else {
-            self.y.raw(row)
-        };
-        let sum = self.sum.map(|[residual, s]| (residual.raw(row), s.raw(row)));
+        let ([x, y], own) = (self.kinds, Kind::Own);
+        let (x, y) = (self.x.raw(x, row), self.y.raw(y, row));
+        let sum = self.sum.map(|[residual, s]| (residual.raw(own, row), s.raw(own, row)));
         // SAFETY: `Buffers` has borrowed all buffers for 'a, those that are written as mutable ones, so that they are
         // apart from one another, or are given as one. `shape::runs` has checked that the rows of each lie within its
         // elements, or are those that the maker of the grid has vouched for, and that they do not overlap. These rows
         // are here alone: a `RunsIo` is not copied, and its parts have rows of their own.
-        unsafe { RowIo::from_raw(self.x.raw(row), sum, y, self.wide, self.first_run(), self.cols) }
+        unsafe { RowIo::from_raw(x, sum, y, self.first_run(), self.cols) }
     }
 }
 
@@ -308,7 +310,7 @@ impl<'a, T> RowReader<'a, T> {
         if self.cols == 0 {
             return &[];
         }
-        let RawRows { p, .. } = self.at.raw::<T>([r / self.inner_rows, r % self.inner_rows]);
+        let RawRows { p, .. } = self.at.raw::<T>(Kind::Own, [r / self.inner_rows, r % self.inner_rows]);
         // SAFETY: x is borrowed for 'a, and `shape::runs` has checked that its rows lie within its elements, or are
         // those that the maker of the grid has vouched for.
         unsafe { slice::from_raw_parts(p.cast_const(), self.cols) }

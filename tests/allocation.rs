@@ -410,7 +410,7 @@ fn calls_of_c_allocate_nothing() {
         groups: 0,
         group_repeat: 0,
         gamma_offset: 0.0,
-        reserved: 0,
+        sum_dtype: 0,
     };
     let mut plan = lanenorm_plan { opaque: [std::mem::MaybeUninit::new(0); 16] };
     let mut sizes = lanenorm_backward_sizes { blocks: 0, partials_bytes: 0, work_bytes: 0 };

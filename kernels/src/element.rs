@@ -48,7 +48,7 @@ struct Aligned<V>(V);
 ///
 /// The hidden items are what the kernels do with a pair of registers. Where an item takes a pointer `p`, the elements
 /// that it names must be there. Tails have `n` elements, at most as many as a pair, and `fill` in the lanes beyond.
-pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
+pub trait Storage: Pod + Addend<Self> + Debug + PartialEq + Send + Sync {
     /// The type that rows of these elements are computed in, and that their statistics have.
     type Float: Float;
 
@@ -71,6 +71,11 @@ pub trait Storage: Pod + Companion<Self> + Debug + PartialEq + Send + Sync {
     /// Whether the two registers of a pair hold the even and the odd ones of consecutive elements.
     #[doc(hidden)]
     const SPLITS: bool = false;
+
+    /// Whether rows may have buffers of 16 bits beside them, which the type can hold exactly. Loops see none of these:
+    /// see `ops::mixed`.
+    #[doc(hidden)]
+    const MIXES: bool = false;
 
     /// The number of samples in a run.
     #[doc(hidden)]
@@ -206,29 +211,93 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// A type that gamma, beta and y may have beside an x of type `T`: `T` itself, or f32 beside 16 bits.
+/// The type of a buffer beside rows, as a value: see [`Companion`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The type of the rows.
+    Own,
+    /// f32, beside rows of 16 bits.
+    F32,
+    /// f16, beside rows of f32.
+    F16,
+    /// bf16, beside rows of f32.
+    Bf16,
+}
+
+impl Kind {
+    /// The type, beside rows of `T`.
+    #[inline(always)]
+    pub fn dtype<T: Storage>(self) -> Dtype {
+        match self {
+            Self::Own => T::DTYPE,
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::Bf16,
+        }
+    }
+
+    /// The size of an element, beside rows of `T`.
+    #[inline(always)]
+    pub fn size<T>(self) -> usize {
+        match self {
+            Self::Own => size_of::<T>(),
+            Self::F32 => size_of::<f32>(),
+            Self::F16 | Self::Bf16 => size_of::<u16>(),
+        }
+    }
+
+    /// Whether it is a type of 16 bits beside rows of f32.
+    #[inline(always)]
+    pub(crate) fn is_narrow(self) -> bool {
+        matches!(self, Self::F16 | Self::Bf16)
+    }
+
+    /// Where element `i` is, of elements of this kind that start at `p`.
+    ///
+    /// # Safety
+    /// - There are at least `i` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn at<T>(self, p: *const T, i: usize) -> *const T {
+        p.byte_add(i * self.size::<T>())
+    }
+}
+
+/// A type that gamma, beta and y may have beside an x of type `T`: `T` itself, f32 beside 16 bits, or 16 bits beside
+/// f32.
 pub trait Companion<T>: Pod + sealed::Sealed {
-    /// Whether the type is f32 beside an x of 16 bits.
-    const WIDE: bool;
+    /// The type as a value.
+    const KIND: Kind;
 
     /// The canonical NaN.
     const NAN: Self;
 }
 
+/// A type that x may have where it is added to a residual of type `R`: `R` itself, or 16 bits beside f32.
+pub trait Addend<R>: Companion<R> {}
+
 macro_rules! beside {
-    ($($g:ty, $t:ty, $wide:literal;)*) => {$(
+    ($($g:ty, $t:ty, $kind:ident;)*) => {$(
         impl Companion<$t> for $g {
-            const WIDE: bool = $wide;
+            const KIND: Kind = Kind::$kind;
             const NAN: Self = <$g>::NAN;
         }
     )*};
 }
 
 beside! {
-    f32, f32, false;
-    f64, f64, false;
-    f16, f16, false;
-    f32, f16, true;
-    bf16, bf16, false;
-    f32, bf16, true;
+    f32, f32, Own;
+    f16, f32, F16;
+    bf16, f32, Bf16;
+    f64, f64, Own;
+    f16, f16, Own;
+    f32, f16, F32;
+    bf16, bf16, Own;
+    f32, bf16, F32;
 }
+
+impl Addend<Self> for f32 {}
+impl Addend<f32> for f16 {}
+impl Addend<f32> for bf16 {}
+impl Addend<Self> for f64 {}
+impl Addend<Self> for f16 {}
+impl Addend<Self> for bf16 {}

@@ -20,7 +20,7 @@ use crate::stats::{CHUNK, Moments, StatsMut};
 use crate::{Center, Centered, Compiled, Element, Error, Isa, Uncentered};
 
 /// Numbers between -1 and 1, and some larger ones that take a row out of the range of the loops.
-fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
+pub(crate) fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -30,7 +30,7 @@ fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
 }
 
 /// The bytes of `v`: a conversion of floats may change the sign of a NaN.
-fn bits<T: Pod>(v: &[T]) -> Vec<u8> {
+pub(crate) fn bits<T: Pod>(v: &[T]) -> Vec<u8> {
     bytemuck::cast_slice(v).to_vec()
 }
 

@@ -34,6 +34,8 @@ pub mod element;
 mod error;
 #[cfg(test)]
 mod every_loop;
+#[cfg(test)]
+mod every_mix;
 pub mod isa;
 mod loops;
 mod mean;

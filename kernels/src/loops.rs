@@ -56,7 +56,8 @@ mod whole;
 
 pub(crate) use choice::run_job;
 pub(crate) use columns::{Columns, run_columns};
+pub(crate) use epilogue::Epilogues;
 pub(crate) use gamma_beta::GammaBeta;
-pub(crate) use job::{Job, finish_row};
+pub(crate) use job::{Job, Known, exactly, finish_row, rescue};
 pub(crate) use normalize::probe;
 pub(crate) use whole::WholeRow;

@@ -3,5 +3,6 @@
 pub mod backward;
 pub mod forward;
 pub mod layer_norm;
+mod mixed;
 pub mod moments;
 pub mod rms_norm;

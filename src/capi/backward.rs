@@ -265,7 +265,7 @@ impl<'a> Call<'a> {
         if let Some(ds) = &ds {
             places.read_rows("ds", ds, &shape, own, false);
         }
-        places.read_vector("gamma", gamma, params_len, kind.gamma_size())?;
+        places.read_vector("gamma", gamma, params_len, kind.gamma.size())?;
         places.read_vector("mean", mean, shape.rows, float)?;
         places.read_vector("mean_lo", mean_lo, shape.rows, float)?;
         places.read_vector("rstd", rstd, shape.rows, float)?;
@@ -368,8 +368,9 @@ where
         let scratch = |p: *mut c_void, len| slice::from_raw_parts_mut(p.cast::<T::Float>(), len);
         let partials = if call.sums { scratch(task.partials, task.count * sizes.lens.partial) } else { &mut [] };
         let work = scratch(task.work, sizes.lens.work);
-        let gamma = buffers.gamma.wrapping_byte_add(task.group * cols * kind.gamma_size());
-        let gamma = (!buffers.gamma.is_null()).then(|| Vector::from_raw(gamma.cast(), cols, kind.wide.gamma));
+        let gamma = buffers.gamma.wrapping_byte_add(task.group * cols * kind.gamma.size());
+        let gamma =
+            (!buffers.gamma.is_null()).then(|| Vector::from_raw(gamma.cast(), cols, kind.gamma.beside(kind.dtype)));
         (gamma, stats, partials, work)
     };
     let offset = T::Float::from_f32(offset);
@@ -456,8 +457,8 @@ pub(super) unsafe fn backward(
     scratch.resize(lines, Line([0; LINE]));
     let (partials, work) = scratch.split_at_mut(sizes.lens.partials * float / LINE);
     let partials = partials.as_mut_ptr().cast::<c_void>();
-    let run: Run = for_types!(kind, run_parts);
-    let merge: MergeGroup = for_types!(kind, merge_group);
+    let run: Run = for_types!(kind.dtype, kind.centered, run_parts);
+    let merge: MergeGroup = for_types!(kind.dtype, kind.centered, merge_group);
     // SAFETY: the caller's duty.
     unsafe { fill_sums(plan, kind, buffers) };
     for group in 0..plan.groups {
@@ -499,7 +500,7 @@ unsafe fn run_blocks(
     };
     scratch("partials", partials, partial * blocks, call.sums)?;
     scratch("work", work, sizes.lens.work, true)?;
-    let (per_group, run) = (sizes.parts.count(), for_types!(kind, run_parts) as Run);
+    let (per_group, run) = (sizes.parts.count(), for_types!(kind.dtype, kind.centered, run_parts) as Run);
     // SAFETY: the caller's duty. Both become slices, whose elements must have a value; C's memory need not have one.
     unsafe {
         if call.sums {
@@ -545,7 +546,7 @@ unsafe fn finish(
     }
     // `partials` is only read, but is checked like an output: that finds an overlap with dgamma or dbeta.
     call.places.write_vector("partials", partials, all, kind.float_size())?;
-    let merge: MergeGroup = for_types!(kind, merge_group);
+    let merge: MergeGroup = for_types!(kind.dtype, kind.centered, merge_group);
     // SAFETY: the caller's duty.
     unsafe { fill_sums(plan, kind, buffers) };
     for group in 0..plan.groups {

@@ -29,18 +29,17 @@ pub(super) fn check(
     kind: Kind,
     buffers: &lanenorm_forward_buffers,
 ) -> Result<Option<Checked>, lanenorm_status> {
-    let Kind { centered, wide, .. } = kind;
     let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
     let has_residual = !buffers.residual.data.is_null();
     let has_sum = !buffers.sum.data.is_null();
-    if !(centered || buffers.beta.is_null() && buffers.mean.is_null() && buffers.mean_lo.is_null()) {
+    if !(kind.centered || buffers.beta.is_null() && buffers.mean.is_null() && buffers.mean_lo.is_null()) {
         return Err(unsupported("beta, mean or mean_lo is given, which RMS normalization does not have"));
     }
     if !has_residual && (has_sum || !buffers.bias.is_null()) {
         return Err(unsupported("sum or bias is given without residual"));
     }
-    if has_residual && !has_sum && wide.y {
-        return Err(unsupported("sum is NULL, but y, in f32 beside 16 bits, has no room for it"));
+    if has_residual && !has_sum && kind.y != kind.sum {
+        return Err(unsupported("sum is NULL, but y, which has another type, has no room for it"));
     }
     if plan.groups > 1 && !shape.rows.is_multiple_of(plan.groups * plan.repeat) {
         return Err(Error::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());
@@ -50,7 +49,7 @@ pub(super) fn check(
     }
     let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, kind, buffers, &shape)?;
     let span = |rows: &Option<Rows>| rows.as_ref().map_or(Span::default(), |rows| rows.span);
-    let y_is_x = !wide.y && y.are(&x);
+    let y_is_x = y.are(&x);
     let reads = [span(&residual), vectors[0], vectors[1], vectors[2]];
     let mut doubtful = (!y_is_x && y.span.meets(x.span)) | reads.iter().any(|read| read.meets(y.span));
     let outputs = [span(&sum), stats[0], stats[1], stats[2]];
@@ -67,15 +66,15 @@ pub(super) fn check(
     let s = if has_residual { Some(sum.unwrap_or(y)) } else { None };
     let is_even = |rows: &Option<Rows>| rows.as_ref().is_none_or(|rows| rows.are_even(&shape));
     let even = x.are_even(&shape) && y.are_even(&shape) && is_even(&residual) && is_even(&s);
-    let y_is_residual = residual.is_some_and(|residual| !has_sum || (!wide.y && y.are(&residual)));
-    let y_size = kind.y_size();
+    let y_is_residual = residual.is_some_and(|residual| !has_sum || y.are(&residual));
+    let y_size = kind.y.size();
     let streaming = plan.streams_to(&Written {
         bytes: shape.rows * shape.cols * y_size,
         row_bytes: shape.cols * y_size,
         tensors: if has_residual { 4 } else { 2 },
         on_lines: y.rows.are_on_lines(y_size),
         in_place: y_is_x || y_is_residual,
-        least_row_bytes: y_row_bytes(kind.size(), has_residual),
+        least_row_bytes: y_row_bytes(kind.rows(has_residual).size(), has_residual),
     });
     let inner_rows = if even { shape.rows } else { shape.inner_rows };
     let residual = residual.zip(s).map(|(residual, s)| (residual.rows, s.rows));
@@ -92,7 +91,7 @@ pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_bu
     let &lanenorm_forward_buffers {
         rows, inner_rows, x, residual, sum, y, bias, gamma, beta, mean, mean_lo, rstd, ..
     } = buffers;
-    let (wide, own) = (kind.wide, kind.size());
+    let own = kind.size();
     let [x_at, y_at, gamma_at, beta_at] = [x.data.addr(), y.data.addr(), gamma.addr(), beta.addr()];
     let strides = inner_rows | x.row_stride | x.outer_stride | y.row_stride | y.outer_stride;
     let others = residual.data.addr() | sum.data.addr() | bias.addr() | mean.addr() | mean_lo.addr() | rstd.addr();
@@ -100,8 +99,8 @@ pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_bu
     let is_plain = (kind.centered || beta_at == 0)
         && (strides | others) == 0
         && plan.groups == 1
-        && !wide.gamma
-        && !wide.y
+        && kind.gamma == kind.dtype
+        && kind.y == kind.dtype
         && elements != 0;
     let pointers = x_at | y_at | gamma_at | beta_at;
     let is_small = (pointers | elements) >> (SMALL_BITS - 3) == 0;
@@ -150,21 +149,26 @@ impl Buffers {
         buffers: &lanenorm_forward_buffers,
         shape: &Shape,
     ) -> Result<Self, lanenorm_status> {
-        let (own, float, gamma_size) = (kind.size(), kind.float_size(), kind.gamma_size());
-        let read =
-            |what, rows: &lanenorm_rows| Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), shape, own);
+        let (float, gamma_size, sum_size) = (kind.float_size(), kind.gamma.size(), kind.sum.size());
+        let read = |what, rows: &lanenorm_rows, size| {
+            Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), shape, size)
+        };
         let write = |what, rows: &lanenorm_rows_mut, size| {
             Rows::new(what, rows.data, (rows.row_stride, rows.outer_stride), shape, size)
         };
         let len = params_len(plan)?;
         let has = |data: *const c_void| !data.is_null();
         Ok(Self {
-            x: read("x", &buffers.x)?,
-            residual: if has(buffers.residual.data) { Some(read("residual", &buffers.residual)?) } else { None },
-            sum: if has(buffers.sum.data) { Some(write("sum", &buffers.sum, own)?) } else { None },
-            y: write("y", &buffers.y, kind.y_size())?,
+            x: read("x", &buffers.x, kind.size())?,
+            residual: if has(buffers.residual.data) {
+                Some(read("residual", &buffers.residual, sum_size)?)
+            } else {
+                None
+            },
+            sum: if has(buffers.sum.data) { Some(write("sum", &buffers.sum, sum_size)?) } else { None },
+            y: write("y", &buffers.y, kind.y.size())?,
             vectors: [
-                vector("bias", buffers.bias, shape.cols, own)?,
+                vector("bias", buffers.bias, shape.cols, sum_size)?,
                 vector("gamma", buffers.gamma, len, gamma_size)?,
                 vector("beta", buffers.beta, len, gamma_size)?,
             ],
@@ -187,25 +191,25 @@ fn check_places(
     shape: &Shape,
 ) -> Result<(), lanenorm_status> {
     let &lanenorm_forward_buffers { x, residual, sum, y, bias, gamma, beta, mean, mean_lo, rstd, .. } = buffers;
-    let (own, float, gamma_size) = (kind.size(), kind.float_size(), kind.gamma_size());
+    let (own, float, gamma_size, sum_size) = (kind.size(), kind.float_size(), kind.gamma.size(), kind.sum.size());
     let len = params_len(plan)?;
     let mut places = Places::default();
     let rows = |what, data: *const c_void, strides, size| Rows::checked(what, data, strides, shape, size);
     places.read_rows("x", &rows("x", x.data, (x.row_stride, x.outer_stride), own)?, shape, own, true);
     if !residual.data.is_null() {
         let strides = (residual.row_stride, residual.outer_stride);
-        places.read_rows("residual", &rows("residual", residual.data, strides, own)?, shape, own, true);
+        places.read_rows("residual", &rows("residual", residual.data, strides, sum_size)?, shape, sum_size, true);
     }
-    places.read_vector("bias", bias, shape.cols, own)?;
+    places.read_vector("bias", bias, shape.cols, sum_size)?;
     places.read_vector("gamma", gamma, len, gamma_size)?;
     places.read_vector("beta", beta, len, gamma_size)?;
     if !sum.data.is_null() {
         let strides = (sum.row_stride, sum.outer_stride);
-        places.write_rows("sum", &rows("sum", sum.data, strides, own)?, shape, own, true)?;
+        places.write_rows("sum", &rows("sum", sum.data, strides, sum_size)?, shape, sum_size, true)?;
     }
-    let y_size = kind.y_size();
+    let y_size = kind.y.size();
     let y = rows("y", y.data, (y.row_stride, y.outer_stride), y_size)?;
-    places.write_rows("y", &y, shape, y_size, !kind.wide.y)?;
+    places.write_rows("y", &y, shape, y_size, true)?;
     places.write_vector("mean", mean, shape.rows, float)?;
     places.write_vector("mean_lo", mean_lo, shape.rows, float)?;
     places.write_vector("rstd", rstd, shape.rows, float)

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::slice;
 
+use lanenorm_kernels::element::Kind as Companion;
 use lanenorm_kernels::ops::forward::Forward;
 use lanenorm_kernels::ops::layer_norm::LayerNorm;
 use lanenorm_kernels::ops::rms_norm::RmsNorm;
@@ -14,7 +15,7 @@ use lanenorm_kernels::{Center, Centered, Compiled, Element, Error as Refused, Un
 
 use super::check::{Checked, check, check_plain};
 use super::places::{Strided, fill_with_zeros};
-use super::plan::{Kind, Wide, for_types, initialized, sized};
+use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_status, misfit, parallelism, refuse};
 use crate::parallel::{self, Tasks};
 use crate::plan::Plan;
@@ -47,8 +48,9 @@ pub struct lanenorm_rows_mut {
 /// The buffers of a forward call. Start from `LANENORM_FORWARD_INIT`, which sets `struct_size` and leaves all else zero
 /// and absent.
 ///
-/// y may be x or residual itself, and sum may be residual or x: with the same pointer and strides. No other overlap
-/// with an output is allowed, but rows may lie between the rows of another buffer: columns of the same rows, say.
+/// y may be x or residual itself, and sum may be residual or x: with the same pointer and strides, and elements of one
+/// size. No other overlap with an output is allowed, but rows may lie between the rows of another buffer: columns of
+/// the same rows, say.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_forward_buffers {
@@ -60,9 +62,9 @@ pub struct lanenorm_forward_buffers {
     pub inner_rows: usize,
     /// What is normalized, or with a residual one of the addends.
     pub x: lanenorm_rows,
-    /// Optional: with a residual, x + residual (+ bias), rounded once to the type of x, is normalized.
+    /// Optional: with a residual, x + residual (+ bias), rounded once to the type of the residual, is normalized.
     pub residual: lanenorm_rows,
-    /// Optional, with a residual: where the sum goes. (Without a sum, y must have the type of x.)
+    /// Optional, with a residual: where the sum goes. (Without a sum, y must have its type.)
     pub sum: lanenorm_rows_mut,
     /// The result.
     pub y: lanenorm_rows_mut,
@@ -188,13 +190,13 @@ pub(super) unsafe fn forward(
             (first, count, Tasks::ONE)
         }
     };
-    let run: Run = for_types!(kind, run);
+    let run: Run = for_types!(kind.rows(!buffers.residual.data.is_null()), kind.centered, run);
     let Some(checked) = check_plain(plan, kind, buffers) else {
         // SAFETY: the caller's duty.
         return unsafe { forward_checked(plan, kind, buffers, run, (first, count, tasks)) };
     };
     if count > 0 {
-        let call = Call { plan, wide: kind.wide, buffers, checked };
+        let call = Call { plan, types: Types::OWN, buffers, checked };
         // SAFETY: the caller's duty.
         unsafe { if tasks.count > 1 { call.share(run, first, count, tasks) } else { run(&call, first, count, tasks) } };
     }
@@ -216,7 +218,9 @@ unsafe fn forward_checked(
     if let Some(checked) = check(plan, kind, buffers)?
         && count > 0
     {
-        let (call, float) = (Call { plan, wide: kind.wide, buffers, checked }, kind.float_size());
+        let rows = kind.rows(checked.residual.is_some());
+        let types = Types { x: kind.dtype.beside(rows), gamma: kind.gamma.beside(rows), y: kind.y.beside(rows) };
+        let (call, float) = (Call { plan, types, buffers, checked }, kind.float_size());
         // SAFETY: the caller's duty. Statistics become slices, whose elements must have a value; C's memory need not
         // have one.
         unsafe {
@@ -229,10 +233,23 @@ unsafe fn forward_checked(
     Ok(())
 }
 
+/// The types of a call, beside the rows that are normalized.
+#[derive(Clone, Copy)]
+struct Types {
+    x: Companion,
+    /// The type of gamma and beta.
+    gamma: Companion,
+    y: Companion,
+}
+
+impl Types {
+    const OWN: Self = Self { x: Companion::Own, gamma: Companion::Own, y: Companion::Own };
+}
+
 /// A call that has been checked, from which parts are taken.
 struct Call<'a> {
     plan: &'a Plan,
-    wide: Wide,
+    types: Types,
     buffers: &'a lanenorm_forward_buffers,
     checked: Checked,
 }
@@ -278,22 +295,21 @@ impl Call<'_> {
     where
         Normalizations: Normalization<T, M>,
     {
-        let &Self { plan, wide, buffers, ref checked } = self;
+        let &Self { plan, types, buffers, ref checked } = self;
         let &Checked { inner_rows, streaming, .. } = checked;
         let (run, row) = if first < inner_rows { (0, first) } else { (first / inner_rows, first % inner_rows) };
-        let raw = |rows: &Strided, wide: bool| {
+        let raw = |rows: &Strided, kind: Companion| {
             let start = run * rows.outer_stride + row * rows.stride;
             // SAFETY: there is such a row, and all rows lie in one allocation.
-            let p = unsafe {
-                if wide { rows.data.cast::<f32>().add(start).cast() } else { rows.data.cast::<T>().add(start) }
-            };
-            RawRows { p, stride: rows.stride }
+            let p = unsafe { rows.data.byte_add(start * kind.size::<T>()).cast::<T>() };
+            RawRows { p, stride: rows.stride, kind }
         };
-        let addends = checked.residual.as_ref().map(|(residual, s)| (raw(residual, false), raw(s, false)));
-        let (x, y) = (raw(&checked.x, false), raw(&checked.y, wide.y));
+        let own = |rows| raw(rows, Companion::Own);
+        let addends = checked.residual.as_ref().map(|(residual, s)| (own(residual), own(s)));
+        let (x, y) = (raw(&checked.x, types.x), raw(&checked.y, types.y));
         // SAFETY: places have been checked: the outputs are apart from all else, or are what they replace. The rest is
         // the caller's duty.
-        let rows = unsafe { RowIo::from_raw(x, addends, y, wide.y, count, plan.cols) };
+        let rows = unsafe { RowIo::from_raw(x, addends, y, count, plan.cols) };
         // SAFETY: statistics, where they are wanted, have an element for each row; the elements of these rows are this
         // job's.
         let stats = unsafe {
@@ -311,7 +327,7 @@ impl Call<'_> {
         let (gamma, beta, offset) = unsafe {
             let len = plan.cols * plan.groups;
             let offset = T::Float::from_f32(plan.offset);
-            (params(buffers.gamma, len, wide.gamma), params(buffers.beta, len, wide.gamma), offset)
+            (params(buffers.gamma, len, types.gamma), params(buffers.beta, len, types.gamma), offset)
         };
         let params = Params { gamma, beta, groups, offset };
         let job = Normalizations::job(rows, params, plan.eps, streaming, stats);
@@ -379,11 +395,11 @@ impl parallel::Work for Runs<'_> {
 /// gamma or beta, if it is there.
 ///
 /// # Safety
-/// - If it is there, it has `len` elements, of f32 if `wide`.
+/// - If it is there, it has `len` elements of this kind.
 #[inline(always)]
-unsafe fn params<'a, T: Element>(p: *const c_void, len: usize, wide: bool) -> Option<Vector<'a, T>> {
-    // SAFETY: the caller's duty; that only 16 bits have f32 beside them was checked when the plan was made.
-    (!p.is_null()).then(|| unsafe { Vector::from_raw(p.cast(), len, wide) })
+unsafe fn params<'a, T: Element>(p: *const c_void, len: usize, kind: Companion) -> Option<Vector<'a, T>> {
+    // SAFETY: the caller's duty; that the kind may lie beside these rows was checked when the plan was made.
+    (!p.is_null()).then(|| unsafe { Vector::from_raw(p.cast(), len, kind) })
 }
 
 /// Some elements of a buffer, if it is there.

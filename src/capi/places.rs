@@ -140,7 +140,7 @@ impl Rows {
         shape.inner_rows == shape.rows || Some(self.rows.outer_stride) == shape.inner_rows.checked_mul(self.rows.stride)
     }
 
-    /// Whether the elements of both, if they have one size, are the same ones.
+    /// Whether the elements of both, which have some, are the same ones. Then they have one size.
     #[inline(always)]
     pub(super) fn are(&self, other: &Self) -> bool {
         self.span == other.span

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::mem::{MaybeUninit, offset_of, size_of};
 
 use lanenorm_kernels::Tier;
+use lanenorm_kernels::element::Kind as Companion;
 
 use super::{guard, lanenorm_backward_buffers, lanenorm_forward_buffers, lanenorm_status, refuse, tier_name};
 use crate::plan::Plan;
@@ -72,11 +73,12 @@ pub struct lanenorm_desc {
     pub struct_size: usize,
     /// A `lanenorm_op`.
     pub op: i32,
-    /// The `lanenorm_dtype` of x, residual, bias and sum, and of dy, ds and dx.
+    /// The `lanenorm_dtype` of x, and of dy, ds and dx.
     pub dtype: i32,
-    /// The `lanenorm_dtype` of gamma and beta: the type of x, or f32 beside 16 bits.
+    /// The `lanenorm_dtype` of gamma and beta: the type of x, f32 beside 16 bits, or 16 bits beside f32.
     pub gamma_dtype: i32,
-    /// The `lanenorm_dtype` of y: the type of x, or f32 beside 16 bits. Backward calls do not look at it.
+    /// The `lanenorm_dtype` of y: the type of x, f32 beside 16 bits, or 16 bits beside f32. Backward calls do not look
+    /// at it.
     pub y_dtype: i32,
     /// A `lanenorm_store`.
     pub store: i32,
@@ -94,8 +96,9 @@ pub struct lanenorm_desc {
     pub group_repeat: usize,
     /// Added to gamma, if there is one: 1 where gamma - 1 is kept (Gemma).
     pub gamma_offset: f32,
-    /// Zero.
-    pub reserved: u32,
+    /// The `lanenorm_dtype` of residual, bias and sum: the type of x, or f32 beside 16 bits. Backward calls do not look
+    /// at it.
+    pub sum_dtype: i32,
 }
 
 /// A plan: some numbers, which `lanenorm_plan_init` makes of a descriptor, and which are only read from then on, by any
@@ -118,52 +121,61 @@ pub(super) enum Dtype {
 }
 
 impl Dtype {
+    /// The bytes of an element.
+    #[inline(always)]
+    pub(super) fn size(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::F64 => size_of::<f64>(),
+            Self::F16 | Self::Bf16 => size_of::<u16>(),
+        }
+    }
+
+    /// What this type is beside rows of type `rows`.
+    #[inline(always)]
+    pub(super) fn beside(self, rows: Self) -> Companion {
+        match self {
+            _ if self == rows => Companion::Own,
+            Self::F16 => Companion::F16,
+            Self::Bf16 => Companion::Bf16,
+            Self::F32 | Self::F64 => Companion::F32,
+        }
+    }
+
     fn rounds(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16)
     }
-}
-
-/// Whether gamma and beta, and whether y, are f32 beside an x of 16 bits.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Wide {
-    pub(super) gamma: bool,
-    pub(super) y: bool,
 }
 
 /// The operation and the types of a plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
     pub(super) centered: bool,
+    /// The type of x.
     pub(super) dtype: Dtype,
-    pub(super) wide: Wide,
+    /// The type of gamma and beta.
+    pub(super) gamma: Dtype,
+    pub(super) y: Dtype,
+    /// The type of residual, bias and sum.
+    pub(super) sum: Dtype,
 }
 
 impl Kind {
     /// Everything of type `dtype`, with statistics in the type that goes with it.
     pub(super) const fn new(dtype: Dtype, centered: bool) -> Self {
-        Self { centered, dtype, wide: Wide { gamma: false, y: false } }
+        Self { centered, dtype, gamma: dtype, y: dtype, sum: dtype }
     }
 
     /// The bytes of an element of x.
     #[inline(always)]
     pub(super) fn size(self) -> usize {
-        match self.dtype {
-            Dtype::F32 => size_of::<f32>(),
-            Dtype::F64 => size_of::<f64>(),
-            Dtype::F16 | Dtype::Bf16 => size_of::<u16>(),
-        }
+        self.dtype.size()
     }
 
-    /// The bytes of an element of gamma and beta.
+    /// The type of the rows that are normalized: x, or the sums of it.
     #[inline(always)]
-    pub(super) fn gamma_size(self) -> usize {
-        if self.wide.gamma { size_of::<f32>() } else { self.size() }
-    }
-
-    /// The bytes of an element of y.
-    #[inline(always)]
-    pub(super) fn y_size(self) -> usize {
-        if self.wide.y { size_of::<f32>() } else { self.size() }
+    pub(super) fn rows(self, are_sums: bool) -> Dtype {
+        if are_sums { self.sum } else { self.dtype }
     }
 
     /// The bytes of an element of the statistics, and of the gradients of gamma and beta.
@@ -200,13 +212,13 @@ const fn magic(build: &str) -> u64 {
 const _: () = assert!(size_of::<Inner>() <= size_of::<lanenorm_plan>());
 const _: () = assert!(align_of::<Inner>() <= align_of::<lanenorm_plan>());
 
-/// The function `$f::<T, M>` for a kind. It is compiled eight times: it should do only what needs the types.
+/// The function `$f::<T, M>` for rows of a type, which are centered or not. It is compiled eight times: it should do
+/// only what needs the types.
 macro_rules! for_types {
-    ($kind:expr, $f:ident) => {{
+    ($dtype:expr, $centered:expr, $f:ident) => {{
         use lanenorm_kernels::half::{bf16, f16};
-        use $crate::capi::plan::{Dtype, Kind};
-        let Kind { dtype, centered, .. } = $kind;
-        match (dtype, centered) {
+        use $crate::capi::plan::Dtype;
+        match ($dtype, $centered) {
             (Dtype::F32, true) => $f::<f32, $crate::Centered>,
             (Dtype::F32, false) => $f::<f32, $crate::Uncentered>,
             (Dtype::F64, true) => $f::<f64, $crate::Centered>,
@@ -225,30 +237,29 @@ impl Inner {
         let unknown = |what, number| {
             refuse(lanenorm_status::Unsupported, format_args!("{what} is {number}, which is not in its enumeration"))
         };
-        // Without this field the structure would end in padding, which programs need not set, where a later field must
-        // begin.
-        if desc.reserved != 0 {
-            let message = format_args!("reserved is {}, expected 0", desc.reserved);
-            return Err(refuse(lanenorm_status::Unsupported, message));
-        }
         let centered = match desc.op {
             op if op == lanenorm_op::LayerNorm as i32 => true,
             op if op == lanenorm_op::RmsNorm as i32 => false,
             op => return Err(unknown("op", op)),
         };
         let dtype = dtype(desc.dtype, Dtype::F32).ok_or_else(|| unknown("dtype", desc.dtype))?;
-        let wide = |what, number| match self::dtype(number, dtype) {
-            Some(other) if other == dtype => Ok(false),
-            Some(Dtype::F32) if dtype.rounds() => Ok(true),
+        let beside = |what, number, narrows: bool| match self::dtype(number, dtype) {
+            Some(other) if other == dtype => Ok(other),
+            Some(Dtype::F32) if dtype.rounds() => Ok(Dtype::F32),
+            Some(other) if narrows && dtype == Dtype::F32 && other.rounds() => Ok(other),
             Some(other) => {
+                let or = if narrows { ", or 16 bits beside f32" } else { "" };
                 let message = format_args!(
-                    "{what} is {other:?} beside a dtype of {dtype:?}, expected the same, or f32 beside 16 bits"
+                    "{what} is {other:?} beside a dtype of {dtype:?}, expected the same, or f32 beside 16 bits{or}"
                 );
                 Err(refuse(lanenorm_status::Unsupported, message))
             }
             None => Err(unknown(what, number)),
         };
-        let wide = Wide { gamma: wide("gamma_dtype", desc.gamma_dtype)?, y: wide("y_dtype", desc.y_dtype)? };
+        // What may lie beside rows of 16 bits may lie beside their sums of f32 too.
+        let gamma = beside("gamma_dtype", desc.gamma_dtype, true)?;
+        let y = beside("y_dtype", desc.y_dtype, true)?;
+        let sum = beside("sum_dtype", desc.sum_dtype, false)?;
         let store = match desc.store {
             store if store == lanenorm_store::Auto as i32 => Store::Auto,
             store if store == lanenorm_store::Ordinary as i32 => Store::Ordinary,
@@ -267,7 +278,7 @@ impl Inner {
         let (parallelism, offset, groups) = (Parallelism::Serial, desc.gamma_offset, desc.groups.max(1));
         let plan = Plan { cols: desc.cols, eps: desc.eps, offset, groups: 1, repeat: 1, isa: isa?, parallelism, store };
         let plan = if groups == 1 { plan } else { plan.with_groups(groups, desc.group_repeat.max(1))? };
-        Ok(Self { magic: MAGIC, plan, kind: Kind { centered, dtype, wide } })
+        Ok(Self { magic: MAGIC, plan, kind: Kind { centered, dtype, gamma, y, sum } })
     }
 }
 
@@ -356,7 +367,7 @@ pub(super) unsafe trait HasSize {
 // SAFETY: numbers, and pointers, which are then NULL.
 unsafe impl HasSize for lanenorm_desc {
     const LEAST: usize = offset_of!(Self, groups);
-    const END: usize = offset_of!(Self, reserved) + size_of::<u32>();
+    const END: usize = offset_of!(Self, sum_dtype) + size_of::<i32>();
 }
 
 // SAFETY: as above.

@@ -419,6 +419,8 @@ fn combinations_that_do_not_exist() {
     });
     let wide = lanenorm_desc { dtype: F16 as i32, y_dtype: F32 as i32, ..d };
     refused_forward(wide, expected, &["sum"], |b| b.sum = NONE_MUT);
+    let stream = lanenorm_desc { dtype: F16 as i32, sum_dtype: F32 as i32, ..d };
+    refused_forward(stream, expected, &["sum"], |b| b.sum = NONE_MUT);
 
     refused_backward(rms, expected, &["dbeta"], |b| (b.mean, b.mean_lo) = (null(), null()));
     refused_backward(rms, expected, &["mean"], |b| (b.dbeta, b.mean_lo) = (null_mut(), null()));
@@ -437,7 +439,7 @@ fn combinations_that_do_not_exist() {
         y_dtype: y as i32,
         ..d
     };
-    let bad: [(&[&str], lanenorm_desc); 12] = [
+    let bad: [(&[&str], lanenorm_desc); 15] = [
         (&["op", "2"], lanenorm_desc { op: 2, ..d }),
         (&["op", "-1"], lanenorm_desc { op: -1, ..d }),
         (&["dtype", "5"], lanenorm_desc { dtype: 5, ..d }),
@@ -448,8 +450,11 @@ fn combinations_that_do_not_exist() {
         (&["gamma_dtype", "F64", "F32"], types(F32, F64, Default)),
         (&["gamma_dtype", "F32", "F64"], types(F64, F32, Default)),
         (&["y_dtype", "Bf16", "F16"], types(F16, Default, Bf16)),
-        (&["y_dtype", "F16", "F32"], types(Default, Default, F16)),
+        (&["y_dtype", "F16", "F64"], types(F64, Default, F16)),
         (&["gamma_dtype", "F16", "Bf16"], types(Bf16, F16, Default)),
+        (&["sum_dtype", "6"], lanenorm_desc { sum_dtype: 6, ..d }),
+        (&["sum_dtype", "Bf16", "F32"], lanenorm_desc { sum_dtype: Bf16 as i32, ..d }),
+        (&["sum_dtype", "F32", "F64"], lanenorm_desc { sum_dtype: F32 as i32, dtype: F64 as i32, ..d }),
     ];
     for (words, desc) in bad {
         // SAFETY: both are there.

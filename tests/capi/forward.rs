@@ -1,21 +1,22 @@
 //! Forward calls by descriptors: whole, and in ranges of rows.
 
+use std::any::type_name;
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
-use lanenorm::Parallelism;
 use lanenorm::capi::{
     lanenorm_desc, lanenorm_forward_buffers, lanenorm_plan_forward, lanenorm_plan_forward_rows, lanenorm_status,
     lanenorm_store,
 };
+use lanenorm::{Parallelism, bf16, f16};
 
 use crate::buffer::{Buffer, LAYOUTS, Layout, NONE, NONE_MUT, as_input};
 use crate::data::{KINDS, Random, special_row};
 use crate::forms::{Io, StatsMut, Sum};
 use crate::plan::{OPERATIONS, Operation, Plan};
 use crate::tiers::tiers;
-use crate::types::{Types, Value};
-use crate::{Shared, assert_same_bits, desc, init, last_error, quick, ranges, tier};
+use crate::types::{self, Types, Value};
+use crate::{Shared, assert_same_bits, desc, dtype, init, last_error, quick, ranges, tier};
 
 pub(crate) const FORWARD: lanenorm_forward_buffers = lanenorm_forward_buffers {
     struct_size: size_of::<lanenorm_forward_buffers>(),
@@ -354,4 +355,133 @@ fn buffers_may_be_interleaved() {
         assert_same_bits("x", &case.x[r * cols..][..cols], &row[..cols]);
         assert_same_bits("y", &want.y[r * cols..][..cols], &row[cols..]);
     }
+}
+
+/// x of 16 bits, added to a residual of f32, has the bits of the same x in f32; y, where it has 16 bits, is rounded.
+fn sums_of_16_bits_and_f32_have_the_bits_of_f32<G: Value>() {
+    let mut number = 0;
+    for &(rows, inner_rows, cols, groups) in shapes() {
+        for operation in OPERATIONS {
+            let mut case = Case::<types::F32>::new(operation, (rows, inner_rows), cols, groups);
+            let x: Vec<G> = case.x.iter().map(|v| G::of(v.wide())).collect();
+            case.x = x.iter().map(|v| f32::of(v.wide())).collect();
+            for (sum, bias) in [(None, true), (Some(Over::Nothing), false), (Some(Over::Residual), true)] {
+                let want = case.expected(Form { sum: Some(sum), bias, y: Over::Nothing });
+                for y in [Over::Nothing, Over::X, Over::Residual] {
+                    // A y of 16 bits, and one of f32. Each may lie where elements of its size are read.
+                    let form = Form { sum: Some(sum), bias, y };
+                    number += 2;
+                    if sum.is_some() && y != Over::Residual {
+                        case.assert_gives_beside(&x, &want, form, number, G::of);
+                    }
+                    if y != Over::X && sum != Some(Over::Residual) {
+                        case.assert_gives_beside(&x, &want, form, number + 1, f32::of);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn bits<V: Value>(values: &[V]) -> Vec<u64> {
+    values.iter().map(|v| v.bits()).collect()
+}
+
+impl Case<types::F32> {
+    /// Asserts that a sum with an x of `G`, which has the numbers of this x, gives `want`, with y rounded.
+    fn assert_gives_beside<G: Value, Y: Value>(
+        &self,
+        x: &[G],
+        want: &Output<types::F32>,
+        form: Form,
+        number: usize,
+        round: impl Fn(f64) -> Y,
+    ) {
+        let isas = tiers();
+        let isa = isas[number / 2 % isas.len()];
+        let what = &format!(
+            "{} and {}, {:?}, {} rows in runs of {}, {} columns, {:?} groups, {form:?}, {isa}, {number}",
+            type_name::<G>(),
+            type_name::<Y>(),
+            self.operation,
+            self.rows,
+            self.inner_rows,
+            self.cols,
+            self.groups
+        );
+        let desc = lanenorm_desc {
+            dtype: dtype::<G>(),
+            gamma_dtype: dtype::<f32>(),
+            y_dtype: dtype::<Y>(),
+            sum_dtype: dtype::<f32>(),
+            tier: tier(isa),
+            ..self.desc()
+        };
+        let plan = init(&desc);
+        let of = |kind: usize| Layout::new(kind, self.rows, self.inner_rows, self.cols);
+        let mut x_buffer = Buffer::holding(of(number), x);
+        let mut residual = Buffer::holding(of(number / LAYOUTS), &self.residual);
+        let mut s = Buffer::<f32>::blank(of(number + 1));
+        let mut y_buffer = Buffer::<Y>::blank(of(number + 2));
+        let mut rstd = vec![f32::SENTINEL; self.rows];
+        let buffers = lanenorm_forward_buffers {
+            rows: self.rows,
+            inner_rows: self.inner_rows,
+            x: as_input(x_buffer.output()),
+            residual: as_input(residual.output()),
+            sum: match form.sum.flatten() {
+                None => NONE_MUT,
+                Some(Over::Residual) => residual.output(),
+                Some(_) => s.output(),
+            },
+            y: match form.y {
+                Over::Nothing => y_buffer.output(),
+                Over::X => x_buffer.output(),
+                Over::Residual => residual.output(),
+            },
+            bias: if form.bias { self.bias.as_ptr().cast() } else { null() },
+            gamma: self.gamma.as_ptr().cast(),
+            beta: self.beta().map_or(null(), |beta| beta.as_ptr().cast()),
+            rstd: rstd.as_mut_ptr().cast(),
+            ..FORWARD
+        };
+        if number % 4 < 2 {
+            // SAFETY: all buffers are valid.
+            ok(unsafe { lanenorm_plan_forward(&plan, &buffers, number % 3) });
+        } else {
+            for (first, count) in ranges(&mut Random::new(number as u64), self.rows) {
+                // SAFETY: as above.
+                ok(unsafe { lanenorm_plan_forward_rows(&plan, &buffers, first, count) });
+            }
+        }
+        let want_y: Vec<Y> = want.y.iter().map(|v| round(v.wide())).collect();
+        let (mut lies_in_x, mut lies_in_residual) = (bits(x), bits(&self.residual));
+        match form.sum.flatten() {
+            None => {}
+            Some(Over::Residual) => lies_in_residual = bits(&want.sum),
+            Some(_) => assert_same_bits(&format!("sum, {what}"), &want.sum, &s.values()),
+        }
+        match form.y {
+            Over::Nothing => assert_same_bits(&format!("y, {what}"), &want_y, &y_buffer.values()),
+            Over::X => lies_in_x = bits(&want_y),
+            Over::Residual => lies_in_residual = bits(&want_y),
+        }
+        assert!(lies_in_x == bits(&x_buffer.values()), "x, {what}");
+        assert!(lies_in_residual == bits(&residual.values()), "residual, {what}");
+        assert_same_bits(&format!("rstd, {what}"), &want.stats[2], &rstd);
+        x_buffer.assert_gaps(what);
+        residual.assert_gaps(what);
+        s.assert_gaps(what);
+        y_buffer.assert_gaps(what);
+    }
+}
+
+#[test]
+fn f16_is_added_to_f32() {
+    sums_of_16_bits_and_f32_have_the_bits_of_f32::<f16>();
+}
+
+#[test]
+fn bf16_is_added_to_f32() {
+    sums_of_16_bits_and_f32_have_the_bits_of_f32::<bf16>();
 }

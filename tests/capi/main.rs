@@ -57,7 +57,7 @@ const DESC: lanenorm_desc = lanenorm_desc {
     groups: 0,
     group_repeat: 0,
     gamma_offset: 0.0,
-    reserved: 0,
+    sum_dtype: 0,
 };
 
 fn dtype<V: Value>() -> i32 {

@@ -181,15 +181,6 @@ fn fields_beyond_smaller_backward_buffers_are_zero() {
 }
 
 #[test]
-fn what_is_reserved_has_to_be_zero() {
-    let (mut plan, desc) = (BLANK, lanenorm_desc { cols: COLS, reserved: 5, ..DESC });
-    // SAFETY: both are there.
-    assert_eq!(unsafe { lanenorm_plan_init(&mut plan, &desc) }, lanenorm_status::Unsupported);
-    assert_eq!(last_error(), "reserved is 5, expected 0");
-    assert!(is_blank(&plan));
-}
-
-#[test]
 fn structures_that_end_too_early_or_are_larger_are_refused() {
     let d = lanenorm_desc { cols: COLS, eps: 1e-5, ..DESC };
     let plan = init(&d);

@@ -2,6 +2,7 @@
 //! or by columns. Bad lengths give `None`.
 
 use lanenorm::kernels::element::Storage;
+use lanenorm::kernels::element::{Companion, Kind};
 use lanenorm::kernels::ops::forward::Forward;
 use lanenorm::kernels::ops::layer_norm::{LayerNorm, Normalize};
 use lanenorm::kernels::ops::moments::RowMoments;
@@ -106,14 +107,15 @@ fn jobs_of_pointers_give_the_same_bits<K: Types>() {
             for (first, count) in [(7, 4), (0, 7), (17, 1), (11, 6)] {
                 // SAFETY: these rows are within x and y, and no other job has them.
                 let rows = unsafe {
-                    let x = RawRows { p: x.add(first * cols).cast_mut(), stride: cols };
-                    let y = RawRows { p: y.add(first * cols).cast::<K::X>(), stride: cols };
-                    RowIo::from_raw(x, None, y, size_of::<K::Y>() != size_of::<K::X>(), count, cols)
+                    let x = RawRows { p: x.add(first * cols).cast_mut(), stride: cols, kind: Kind::Own };
+                    let kind = <K::Y as Companion<K::X>>::KIND;
+                    let y = RawRows { p: y.add(first * cols).cast::<K::X>(), stride: cols, kind };
+                    RowIo::from_raw(x, None, y, count, cols)
                 };
                 let vector = |v: &Option<Vec<K::G>>| {
-                    let wide = size_of::<K::G>() != size_of::<K::X>();
-                    // SAFETY: the vector has `v.len()` elements, of f32 if wide.
-                    v.as_ref().map(|v| unsafe { Vector::from_raw(v.as_ptr().cast(), v.len(), wide) })
+                    let kind = <K::G as Companion<K::X>>::KIND;
+                    // SAFETY: the vector has `v.len()` elements of this kind.
+                    v.as_ref().map(|v| unsafe { Vector::from_raw(v.as_ptr().cast(), v.len(), kind) })
                 };
                 let (gamma, beta) = (vector(&problem.gamma), vector(&problem.beta));
                 let params = Params { gamma, beta, groups: groups.after(first), ..params(&problem) };

@@ -13,6 +13,7 @@ macro_rules! float_element {
             const DTYPE: Dtype = $dtype;
             const STREAMS_APART: bool = matches!($dtype, Dtype::F32);
             const ROUNDS: bool = false;
+            const MIXES: bool = matches!($dtype, Dtype::F32);
             const RUN: usize = $run;
 
             fn step_of_ones() -> &'static [Self] {

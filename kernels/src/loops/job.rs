@@ -92,6 +92,14 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
         (Self { rows: rows_a, stats: stats_a, ..self }, b)
     }
 
+    /// The job of `rows` of these rows, from row `r` on, while this is borrowed.
+    pub(crate) fn part(&mut self, r: usize, rows: usize) -> Job<'_, T, E> {
+        let &mut Self { isa, centered, bias, eps, streaming, prefetches, blocks, fused, .. } = self;
+        let epilogues = self.epilogues.after(r);
+        let (rows, stats) = (self.rows.part(r, rows), self.stats.part(r, rows));
+        Job { isa, centered, rows, epilogues, bias, eps, streaming, prefetches, blocks, fused, stats }
+    }
+
     /// The input of the moments of row `r`.
     ///
     /// # Safety
@@ -182,9 +190,7 @@ pub(super) fn settle<S: Lanes, T: Storage, E: Epilogues<T>>(
     Some(norm)
 }
 
-/// Normalizes row `r` on the slow path, and returns `None`. `v` and `mean` come from the fast sums, and are not
-/// trusted. A row of equal elements with eps = 0 (padding, for example) is left to the loops with an rstd of 0, since
-/// its xhat is 0 and not 0 * infinity.
+/// Normalizes row `r` on the slow path, and returns `None`, or leaves it to the loops: see [`rescue`].
 #[cold]
 #[inline(never)]
 pub(super) fn rescue_row<T: Storage, E: Epilogues<T>>(
@@ -193,42 +199,91 @@ pub(super) fn rescue_row<T: Storage, E: Epilogues<T>>(
     v: f64,
     mean: f64,
 ) -> Option<RowNorm<T::Float>> {
+    match rescue(job, r, v, mean) {
+        Known::Norm(norm) => Some(norm),
+        Known::Exact(norm) => {
+            finish_exactly(job, r, norm);
+            None
+        }
+    }
+}
+
+/// The statistics of a row, which are written.
+pub(crate) enum Known<F> {
+    /// For the loops.
+    Norm(RowNorm<F>),
+    /// For the slow path. `None` if they are NaN.
+    Exact(Option<WideNorm>),
+}
+
+/// The statistics of row `r`. `v` and `mean` come from the fast sums, and are not trusted. A row of equal elements with
+/// eps = 0 (padding, for example) is left to the loops with an rstd of 0, since its xhat is 0 and not 0 * infinity.
+#[cold]
+#[inline(never)]
+pub(crate) fn rescue<T: Storage, E: Epilogues<T>>(
+    job: &mut Job<'_, T, E>,
+    r: usize,
+    v: f64,
+    mean: f64,
+) -> Known<T::Float> {
     // SAFETY: r < rows, as callers know.
     let (x, cols) = (unsafe { job.rows.source(r) }, job.rows.cols());
     // SAFETY: rows have cols > 0 elements.
     if v == 0.0 && unsafe { exact::is_constant(x, cols, job.centered) } {
         let norm = RowNorm::new(mean, 0.0, f64::INFINITY);
         job.stats.set(r, &norm);
-        return Some(RowNorm { rstd: T::Float::default(), ..norm });
+        return Known::Norm(RowNorm { rstd: T::Float::default(), ..norm });
     }
     let scale = scale_for::<T::Float>(v, mean);
     // SAFETY: as above.
     let moments = unsafe { exact::moments(job.isa, x, cols, scale, job.centered) };
-    finish_row(job, r, &moments);
-    None
+    Known::Exact(exactly(job, r, &moments))
 }
 
 /// Normalizes row `r` on the slow path, with moments that were taken there.
 #[cold]
 #[inline(never)]
 pub(crate) fn finish_row<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, r: usize, moments: &Moments) {
+    let norm = exactly(job, r, moments);
+    finish_exactly(job, r, norm);
+}
+
+/// The statistics of row `r`, of moments that were taken on the slow path, or `None` if they are NaN.
+#[cold]
+#[inline(never)]
+pub(crate) fn exactly<T: Storage, E: Epilogues<T>>(
+    job: &mut Job<'_, T, E>,
+    r: usize,
+    moments: &Moments,
+) -> Option<WideNorm> {
     if moments.m2.is_nan() {
         // SAFETY: r < rows.
-        unsafe {
-            job.rows.canonicalize_sum(r);
-            job.epilogues.finish_nan(&mut job.rows, r);
-        }
+        unsafe { job.rows.canonicalize_sum(r) };
         job.stats.set(r, &RowNorm::NAN);
-        return;
+        return None;
     }
     let scale = moments.scale;
     let v = moments.m2 / moments.count + job.eps * scale * scale;
     job.stats.set(r, &RowNorm::rescued(moments, v));
     // Equal elements and eps = 0: xhat is 0, not 0 * infinity.
     let rstd = if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) };
-    let norm = WideNorm::new::<T::Float>(moments, rstd);
+    Some(WideNorm::new::<T::Float>(moments, rstd))
+}
+
+/// Normalizes row `r` with the statistics of the slow path.
+#[cold]
+#[inline(never)]
+fn finish_exactly<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, r: usize, norm: Option<WideNorm>) {
     // SAFETY: r < rows.
-    unsafe { job.epilogues.of_row(r, job.rows.cols()).finish_exactly(job.isa, &mut job.rows, r, job.streaming, norm) };
+    unsafe {
+        match norm {
+            Some(norm) => {
+                let epilogues = job.epilogues.of_row(r, job.rows.cols());
+                epilogues.finish_exactly(job.isa, &mut job.rows, r, job.streaming, norm);
+            }
+            None => job.epilogues.finish_nan(&mut job.rows, r),
+        }
+    }
 }
 
 const _: () = assert!(BLOCK_COLS <= CHUNK && BLOCK_LINES_COLS <= CHUNK);

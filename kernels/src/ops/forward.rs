@@ -12,6 +12,8 @@ use crate::simd::{Float, in_default_environment};
 use crate::stack;
 use crate::stats::{Moments, RowNorm, StatsMut, check_eps};
 
+use super::mixed;
+
 /// The job of normalizing some rows: see [`LayerNorm`](super::layer_norm::LayerNorm) and
 /// [`RmsNorm`](super::rms_norm::RmsNorm).
 #[derive(Debug)]
@@ -30,6 +32,7 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         params.fit(rows.rows(), rows.cols())?;
         stats.fit(rows.rows())?;
         check_eps(eps)?;
+        let streaming = streaming && rows.may_stream();
         let job = Job::new(M::CENTERED, rows, params.with_harmless_offset(), eps, streaming, stats);
         Ok(Self(job, PhantomData))
     }
@@ -83,7 +86,9 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
     #[inline(always)]
     pub(crate) fn run_here<L: Center>(&mut self, isa: Isa) {
         self.0.isa = isa;
-        if self.0.streaming {
+        if mixed::is_mixed(&self.0.rows, &self.0.epilogues) {
+            mixed::run(&mut self.0, isa, &const { mixed::Loops::of::<L>() });
+        } else if self.0.streaming {
             stack::within_a_page(&mut self.0, isa, run_job::<T, L, _>);
         } else {
             run_job::<T, L, _>(&mut self.0, isa);
@@ -95,6 +100,9 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
     #[inline(never)]
     pub(crate) fn finish(&mut self, isa: Isa, moments: &Moments) {
         self.0.isa = isa;
+        if mixed::is_mixed(&self.0.rows, &self.0.epilogues) {
+            return mixed::run_exactly(&mut self.0, isa, moments);
+        }
         finish_row(&mut self.0, 0, moments);
         self.0.canonicalize_nans();
     }
@@ -126,6 +134,7 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
             return Err(Error::UntakenSum { what: "statistics" });
         }
         params.fit(1, row.cols())?;
+        let streaming = streaming && row.may_stream();
         let epilogues = params.with_harmless_offset().of_row(0, row.cols());
         Ok(Self(Columns { centered: M::CENTERED, row, epilogues, norm, streaming }, PhantomData))
     }
@@ -140,6 +149,9 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
     /// Runs the job, which has columns, through the loops for `L`.
     #[inline(always)]
     pub(crate) fn run_here<L: Center>(mut self, isa: Isa) {
+        if mixed::is_mixed(&self.0.row, &self.0.epilogues) {
+            return mixed::run_known(&mut self.0, isa, &const { mixed::Loops::of::<L>() });
+        }
         stack::within_a_page(&mut self.0, isa, run_columns::<T, L, _>);
     }
 

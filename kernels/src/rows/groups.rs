@@ -60,6 +60,11 @@ impl Groups {
         row / self.repeat % self.groups
     }
 
+    /// The number of successive rows from row `r` on that one group serves.
+    pub(crate) fn rows_from(self, r: usize) -> usize {
+        if self.are_one() { usize::MAX } else { self.repeat - self.after(r).before % self.repeat }
+    }
+
     #[cold]
     #[inline(never)]
     fn late_row(self, r: usize) -> usize {
@@ -98,5 +103,6 @@ mod tests {
         assert_eq!((late.after(half + 2).of_row(0), late.of_row(half + 2)), (1, 1));
         let small = Groups::new(3, 2).expect("groups").after(7);
         assert_eq!((0..6).map(|r| small.of_row(r)).collect::<std::vec::Vec<_>>(), [0, 1, 1, 2, 2, 0]);
+        assert_eq!((0..6).map(|r| small.rows_from(r)).collect::<std::vec::Vec<_>>(), [1, 2, 1, 2, 1, 2]);
     }
 }

@@ -6,7 +6,7 @@ use super::input::Addition;
 use super::line::{LINE, start_on_lines};
 use super::source::PrefetchOffset;
 use super::{Input, Source, Target};
-use crate::element::{Companion, Storage};
+use crate::element::{Addend, Companion, Kind, Storage};
 use crate::error::Error;
 use crate::simd::Lanes;
 
@@ -14,7 +14,7 @@ use crate::simd::Lanes;
 const MEMORY_BYTES: usize = 16 << 20;
 
 /// Rows of `cols` contiguous elements to be read from x and written to y, which is either apart from x or x itself. x
-/// may be a sum that is yet to be taken. Beside an x of 16 bits, y may have f32.
+/// may be a sum that is yet to be taken. y may have any type that is a [`Companion`] of `T`.
 ///
 /// Row `r` of x starts at element `r * x_stride`, row `r` of y at `r * y_stride`. Rows never overlap one another.
 #[derive(Debug)]
@@ -23,8 +23,9 @@ pub struct RowIo<'a, T> {
     x_stride: usize,
     y: *mut T,
     y_stride: usize,
-    /// Whether y has f32 and x has not.
-    wide: bool,
+    /// The type of y, and of the x of sums.
+    y_kind: Kind,
+    addend_kind: Kind,
     rows: usize,
     cols: usize,
     /// The addends, if x is a sum. Then x may be written.
@@ -39,6 +40,8 @@ pub struct RawRows<T> {
     pub p: *mut T,
     /// The distance between the starts of two rows, in elements.
     pub stride: usize,
+    /// The type of the elements.
+    pub kind: Kind,
 }
 
 /// Where the rows of two addends start.
@@ -52,12 +55,12 @@ struct Addends<T> {
 
 impl<T: Storage> Addends<T> {
     /// # Safety
-    /// - In both addends, row `rows` has an element or an end at column `cols`.
-    unsafe fn moved(self, rows: usize, cols: usize) -> Self {
+    /// - In both addends, row `rows` has an element or an end at column `cols`. x is of this kind.
+    unsafe fn moved(self, x_kind: Kind, rows: usize, cols: usize) -> Self {
         // SAFETY: the caller's duty.
         unsafe {
             Self {
-                x: self.x.add(rows * self.x_stride + cols),
+                x: x_kind.at(self.x, rows * self.x_stride + cols),
                 residual: self.residual.add(rows * self.residual_stride + cols),
                 ..self
             }
@@ -107,7 +110,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
             x_stride,
             y: y.as_mut_ptr().cast(),
             y_stride,
-            wide: Y::WIDE,
+            y_kind: Y::KIND,
+            addend_kind: Kind::Own,
             rows,
             cols,
             addends: None,
@@ -128,7 +132,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
             x_stride: stride,
             y: y_ptr,
             y_stride: stride,
-            wide: false,
+            y_kind: Kind::Own,
+            addend_kind: Kind::Own,
             rows,
             cols,
             addends: None,
@@ -141,8 +146,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// # Errors
     /// If the rows do not fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn sum<Y: Companion<T>>(
-        (x, x_stride): (&'a [T], usize),
+    pub fn sum<X: Addend<T>, Y: Companion<T>>(
+        (x, x_stride): (&'a [X], usize),
         (residual, residual_stride): (&'a [T], usize),
         (s, s_stride): (&'a mut [T], usize),
         (y, y_stride): (&'a mut [Y], usize),
@@ -153,8 +158,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
         check("residual", residual.len(), rows, cols, residual_stride)?;
         check("s", s.len(), rows, cols, s_stride)?;
         check("y", y.len(), rows, cols, y_stride)?;
-        let addends = Addends { x: x.as_ptr(), x_stride, residual: residual.as_ptr(), residual_stride };
-        Ok(Self::of_addends(addends, s.as_mut_ptr(), s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
+        let addends = Addends { x: x.as_ptr().cast(), x_stride, residual: residual.as_ptr(), residual_stride };
+        Ok(Self::of_addends::<X, Y>(addends, s.as_mut_ptr(), s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
     }
 
     /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride.
@@ -162,8 +167,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// # Errors
     /// If the rows do not fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn sum_in_place<Y: Companion<T>>(
-        (x, x_stride): (&'a [T], usize),
+    pub fn sum_in_place<X: Addend<T>, Y: Companion<T>>(
+        (x, x_stride): (&'a [X], usize),
         (s, s_stride): (&'a mut [T], usize),
         (y, y_stride): (&'a mut [Y], usize),
         rows: usize,
@@ -173,8 +178,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
         check("s", s.len(), rows, cols, s_stride)?;
         check("y", y.len(), rows, cols, y_stride)?;
         let s_ptr = s.as_mut_ptr();
-        let addends = Addends { x: x.as_ptr(), x_stride, residual: s_ptr, residual_stride: s_stride };
-        Ok(Self::of_addends(addends, s_ptr, s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
+        let addends = Addends { x: x.as_ptr().cast(), x_stride, residual: s_ptr, residual_stride: s_stride };
+        Ok(Self::of_addends::<X, Y>(addends, s_ptr, s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
     }
 
     /// Rows of x + residual, to be normalized into y, where the sums lie meanwhile. Each buffer comes with its stride.
@@ -182,8 +187,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// # Errors
     /// If the rows do not fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn sum_into(
-        (x, x_stride): (&'a [T], usize),
+    pub fn sum_into<X: Addend<T>>(
+        (x, x_stride): (&'a [X], usize),
         (residual, residual_stride): (&'a [T], usize),
         (y, y_stride): (&'a mut [T], usize),
         rows: usize,
@@ -192,9 +197,9 @@ impl<'a, T: Storage> RowIo<'a, T> {
         check("x", x.len(), rows, cols, x_stride)?;
         check("residual", residual.len(), rows, cols, residual_stride)?;
         check("y", y.len(), rows, cols, y_stride)?;
-        let addends = Addends { x: x.as_ptr(), x_stride, residual: residual.as_ptr(), residual_stride };
+        let addends = Addends { x: x.as_ptr().cast(), x_stride, residual: residual.as_ptr(), residual_stride };
         let s = y.as_mut_ptr();
-        Ok(Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
+        Ok(Self::of_addends::<X, T>(addends, s, y_stride, (s, y_stride), rows, cols))
     }
 
     /// Rows of x + y, to be normalized where y lies. Each buffer comes with its stride.
@@ -202,8 +207,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// # Errors
     /// If the rows do not fit into the slices or overlap one another.
     #[inline(always)]
-    pub fn sum_over(
-        (x, x_stride): (&'a [T], usize),
+    pub fn sum_over<X: Addend<T>>(
+        (x, x_stride): (&'a [X], usize),
         (y, y_stride): (&'a mut [T], usize),
         rows: usize,
         cols: usize,
@@ -211,13 +216,13 @@ impl<'a, T: Storage> RowIo<'a, T> {
         check("x", x.len(), rows, cols, x_stride)?;
         check("y", y.len(), rows, cols, y_stride)?;
         let s = y.as_mut_ptr();
-        let addends = Addends { x: x.as_ptr(), x_stride, residual: s, residual_stride: y_stride };
-        Ok(Self::of_addends::<T>(addends, s, y_stride, (s, y_stride), rows, cols))
+        let addends = Addends { x: x.as_ptr().cast(), x_stride, residual: s, residual_stride: y_stride };
+        Ok(Self::of_addends::<X, T>(addends, s, y_stride, (s, y_stride), rows, cols))
     }
 
     /// Rows given by pointers, for callers that have no slices of their own: of x, or of the sum of x and a residual
-    /// that is to be written to s (`sum` has these two), to be normalized into y, which has f32 beside an x of 16 bits
-    /// if `wide`.
+    /// that is to be written to s (`sum` has these two), to be normalized into y. Their elements are of type `T`, but
+    /// for y, which has the kind of a [`Companion`] of `T`, and for the x of a sum, which has that of an [`Addend`].
     ///
     /// Of these rows a job reads and writes those that it is run on, so that parts of one job, made several times from
     /// the same pointers and split, can be run at once. [`x_row`](Self::x_row), which is safe, reads the row of x that
@@ -230,13 +235,12 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of s and y for writes too.
     /// - What is written is read and written by nothing else. What `x_row` gives is written by nothing.
     /// - No row of s or y overlaps another row of any buffer. y may be x or the residual, and s may be x, the residual
-    ///   or y: with the same pointer and stride, and not `wide`.
+    ///   or y: with the same pointer, stride and kind.
     #[inline(always)]
     pub unsafe fn from_raw(
         x: RawRows<T>,
         sum: Option<(RawRows<T>, RawRows<T>)>,
         y: RawRows<T>,
-        wide: bool,
         rows: usize,
         cols: usize,
     ) -> Self {
@@ -246,12 +250,23 @@ impl<'a, T: Storage> RowIo<'a, T> {
             residual: residual.p,
             residual_stride: residual.stride,
         });
-        let x = sum.map_or(x, |(_, s)| s);
-        Self { x: x.p, x_stride: x.stride, y: y.p, y_stride: y.stride, wide, rows, cols, addends, marker: PhantomData }
+        let (addend_kind, x) = (x.kind, sum.map_or(x, |(_, s)| s));
+        Self {
+            x: x.p,
+            x_stride: x.stride,
+            y: y.p,
+            y_stride: y.stride,
+            y_kind: y.kind,
+            addend_kind,
+            rows,
+            cols,
+            addends,
+            marker: PhantomData,
+        }
     }
 
     #[inline(always)]
-    fn of_addends<Y: Companion<T>>(
+    fn of_addends<X: Addend<T>, Y: Companion<T>>(
         addends: Addends<T>,
         s: *mut T,
         s_stride: usize,
@@ -264,7 +279,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
             x_stride: s_stride,
             y: y.cast(),
             y_stride,
-            wide: Y::WIDE,
+            y_kind: Y::KIND,
+            addend_kind: X::KIND,
             rows,
             cols,
             addends: Some(addends),
@@ -306,7 +322,20 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// The size of an element of y.
     #[inline(always)]
     fn y_element(&self) -> usize {
-        if self.wide { size_of::<f32>() } else { size_of::<T>() }
+        if T::MIXES {
+            self.y_kind.size::<T>()
+        } else if self.y_is_wide() {
+            size_of::<f32>()
+        } else {
+            size_of::<T>()
+        }
+    }
+
+    /// Whether y is f32 beside 16 bits. Loops know no other type of y than this and `T`.
+    #[inline(always)]
+    fn y_is_wide(&self) -> bool {
+        debug_assert!(!self.y_kind.is_narrow());
+        T::ROUNDS && self.y_kind != Kind::Own
     }
 
     /// Whether the rows follow one another, and are more than caches keep. There the order of reads and writes matters.
@@ -336,6 +365,56 @@ impl<'a, T: Storage> RowIo<'a, T> {
             .then(|| unsafe { core::slice::from_raw_parts(self.x.add(r * self.x_stride), self.cols) })
     }
 
+    /// Whether y or the x of sums has 16 bits beside f32.
+    #[inline(always)]
+    pub(crate) fn are_mixed(&self) -> bool {
+        T::MIXES && (self.y_kind.is_narrow() || self.addend_kind.is_narrow())
+    }
+
+    /// Whether y may be written past the caches.
+    #[inline(always)]
+    pub(crate) fn may_stream(&self) -> bool {
+        !(T::MIXES && self.y_kind.is_narrow())
+    }
+
+    /// Where y is.
+    pub(crate) fn y(&self) -> RawRows<T> {
+        RawRows { p: self.y, stride: self.y_stride, kind: self.y_kind }
+    }
+
+    /// Where the x of sums is.
+    pub(crate) fn addend(&self) -> Option<RawRows<T>> {
+        self.addends.map(|a| RawRows { p: a.x.cast_mut(), stride: a.x_stride, kind: self.addend_kind })
+    }
+
+    /// The same rows with y elsewhere.
+    ///
+    /// # Safety
+    /// - As for [`from_raw`](Self::from_raw).
+    pub(crate) unsafe fn with_y(self, y: RawRows<T>) -> Self {
+        Self { y: y.p, y_stride: y.stride, y_kind: y.kind, ..self }
+    }
+
+    /// The same rows, of which the x of sums is elsewhere.
+    ///
+    /// # Safety
+    /// - As for [`from_raw`](Self::from_raw).
+    pub(crate) unsafe fn with_addend(self, x: RawRows<T>) -> Self {
+        let addends = self.addends.map(|a| Addends { x: x.p, x_stride: x.stride, ..a });
+        Self { addends, addend_kind: x.kind, ..self }
+    }
+
+    /// The same rows, whose sums have been taken.
+    pub(crate) fn summed(self) -> Self {
+        Self { addends: None, addend_kind: Kind::Own, ..self }
+    }
+
+    /// `rows` of these rows, from row `r` on, while these are borrowed.
+    pub(crate) fn part(&mut self, r: usize, rows: usize) -> RowIo<'_, T> {
+        let all: RowIo<'_, T> = RowIo { marker: PhantomData, ..*self };
+        all.split_at(r).1.split_at(rows).0
+    }
+
     /// The first `row` rows, and the others. All rows come first if there are fewer.
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let row = row.min(self.rows);
@@ -345,7 +424,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
         // SAFETY: row `moved` starts within x and y, or no step is made.
         let (x, y) = unsafe { (self.x.add(moved * self.x_stride), self.y_at(moved * self.y_stride)) };
         // SAFETY: as for x and y.
-        let addends = self.addends.map(|a| unsafe { a.moved(moved, 0) });
+        let addends = self.addends.map(|a| unsafe { a.moved(self.addend_kind, moved, 0) });
         (Self { rows: row, ..self }, Self { x, y, addends, rows: self.rows - row, ..self })
     }
 
@@ -356,7 +435,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
         // SAFETY: column `moved` is at most one past the end of the first row.
         let (x, y) = unsafe { (self.x.add(moved), self.y_at(moved)) };
         // SAFETY: as for x and y.
-        let addends = self.addends.map(|a| unsafe { a.moved(0, moved) });
+        let addends = self.addends.map(|a| unsafe { a.moved(self.addend_kind, 0, moved) });
         (Self { cols: col, ..self }, Self { x, y, addends, cols: self.cols - col, ..self })
     }
 
@@ -366,8 +445,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// - y has at least `i` elements.
     #[inline(always)]
     unsafe fn y_at(&self, i: usize) -> *mut T {
-        // SAFETY: the caller's duty; the elements are f32 if wide.
-        unsafe { if self.wide { self.y.cast::<f32>().add(i).cast() } else { self.y.add(i) } }
+        // SAFETY: the caller's duty.
+        unsafe { self.y_kind.at(self.y, i).cast_mut() }
     }
 
     /// The input of the moments of row `r` and the rows below it. The bias, which sums may have, has `self.cols()`
@@ -383,6 +462,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
             // SAFETY: the caller's duty, and the constructor's check. The constructors of sums were given x as a
             // mutable slice.
             Some(a) => Some(unsafe {
+                debug_assert!(!self.addend_kind.is_narrow());
                 Addition {
                     x: a.x.add(r * a.x_stride),
                     x_stride: a.x_stride,
@@ -425,7 +505,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// that waits for memory would hold up the streaming stores behind it.
     #[inline(always)]
     pub(crate) fn prefetch_edges<S: Lanes>(&self, simd: S, r: usize) {
-        let element = self.y_element();
+        let element = if self.y_is_wide() { size_of::<f32>() } else { size_of::<T>() };
         let start = self.y.cast::<u8>().wrapping_add(r.wrapping_mul(self.y_stride).wrapping_mul(element));
         for edge in [start, start.wrapping_add(self.cols * element)] {
             if !(edge as usize).is_multiple_of(LINE) {
@@ -453,8 +533,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
     pub(crate) unsafe fn target(&mut self, r: usize, streaming: bool) -> Target<T> {
         debug_assert!(r < self.rows);
         // SAFETY: the caller's duty, and the constructor's check.
-        let y = unsafe { self.y_at(r * self.y_stride) };
-        Target::new(y, self.wide, streaming)
+        let y = unsafe { if self.y_is_wide() { self.y_at(r * self.y_stride) } else { self.y.add(r * self.y_stride) } };
+        Target::new(y, self.y_is_wide(), streaming)
     }
 
     /// Makes all NaNs in row `r` of x canonical if it is a sum, which has been taken.

@@ -2,22 +2,23 @@
 
 use core::marker::PhantomData;
 
+use half::{bf16, f16};
+
 use super::Groups;
-use crate::element::{Companion, Storage};
+use crate::element::{Addend, Companion, Kind, Storage};
 use crate::error::Error;
 use crate::simd::Float;
-use crate::table::Dtype;
 
 /// gamma or beta beside rows of type `T`, of any type that is a [`Companion`] of `T`.
 #[derive(Clone, Copy, Debug)]
 pub struct Vector<'a, T> {
     p: *const T,
     len: usize,
-    wide: bool,
+    kind: Kind,
     marker: PhantomData<&'a [T]>,
 }
 
-// SAFETY: Vector stands for a `&[T]` or a `&[f32]`, which are Send.
+// SAFETY: Vector stands for a slice of elements, which is Send.
 unsafe impl<T: Sync> Send for Vector<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for Vector<'_, T> {}
@@ -25,19 +26,35 @@ unsafe impl<T: Sync> Sync for Vector<'_, T> {}
 impl<'a, T: Storage, G: Companion<T>> From<&'a [G]> for Vector<'a, T> {
     #[inline(always)]
     fn from(v: &'a [G]) -> Self {
-        Self { p: v.as_ptr().cast(), len: v.len(), wide: G::WIDE, marker: PhantomData }
+        Self { p: v.as_ptr().cast(), len: v.len(), kind: G::KIND, marker: PhantomData }
     }
 }
 
-impl<T: Storage> Vector<'_, T> {
-    /// `len` elements given by a pointer, for callers without a slice. If `wide`, they are f32 beside rows of 16 bits.
+impl<'a, T: Storage> Vector<'a, T> {
+    /// `len` elements of a kind given by a pointer, for callers without a slice.
     ///
     /// # Safety
     /// - There are `len` elements, aligned and valid for reads, and nothing writes them while this lives.
-    /// - `T` has 16 bits if `wide`.
+    /// - The kind is that of a [`Companion`] of `T`.
     #[inline(always)]
-    pub unsafe fn from_raw(p: *const T, len: usize, wide: bool) -> Self {
-        Self { p, len, wide, marker: PhantomData }
+    pub unsafe fn from_raw(p: *const T, len: usize, kind: Kind) -> Self {
+        Self { p, len, kind, marker: PhantomData }
+    }
+
+    /// The same vector beside rows of type `R`: the sums of rows of type `T` with others.
+    #[inline(always)]
+    pub fn beside<R: Storage>(self) -> Vector<'a, R>
+    where
+        T: Addend<R>,
+    {
+        let kind = match (<T as Companion<R>>::KIND, self.kind) {
+            // `T` is `R`.
+            (Kind::Own, kind) => kind,
+            (kind, Kind::Own) => kind,
+            // f32, beside 16 bits and now beside itself.
+            _ => Kind::Own,
+        };
+        Vector { p: self.p.cast(), len: self.len, kind, marker: PhantomData }
     }
 
     /// The number of elements.
@@ -51,7 +68,7 @@ impl<T: Storage> Vector<'_, T> {
         self.len == 0
     }
 
-    /// Where the elements are; f32 if [`is_wide`](Self::is_wide).
+    /// Where the elements are, of the type that [`kind`](Self::kind) says.
     #[inline(always)]
     pub(crate) fn as_ptr(&self) -> *const T {
         self.p
@@ -60,13 +77,19 @@ impl<T: Storage> Vector<'_, T> {
     /// Whether the elements are f32 beside 16 bits.
     #[inline(always)]
     pub(crate) fn is_wide(&self) -> bool {
-        self.wide
+        T::ROUNDS && self.kind != Kind::Own
+    }
+
+    /// The type of the elements.
+    #[inline(always)]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The name of the type of the elements.
     #[inline(always)]
     fn dtype(&self) -> &'static str {
-        if self.wide { Dtype::F32.name() } else { T::DTYPE.name() }
+        self.kind.dtype::<T>().name()
     }
 
     /// `len` elements from `start` on.
@@ -76,8 +99,8 @@ impl<T: Storage> Vector<'_, T> {
     #[inline(always)]
     pub fn part(self, start: usize, len: usize) -> Self {
         assert!(start <= self.len && len <= self.len - start, "{start} + {len} of {} elements", self.len);
-        // SAFETY: checked above; the elements are f32 if wide.
-        let p = unsafe { if self.wide { self.p.cast::<f32>().add(start).cast() } else { self.p.add(start) } };
+        // SAFETY: checked above.
+        let p = unsafe { self.kind.at(self.p, start) };
         Self { p, len, ..self }
     }
 
@@ -87,12 +110,14 @@ impl<T: Storage> Vector<'_, T> {
     /// If there is none.
     pub(crate) fn get(self, i: usize) -> T::Float {
         assert!(i < self.len, "element {i} of {}", self.len);
-        // SAFETY: checked above; the elements are f32 if wide.
+        // SAFETY: checked above; the elements are of this kind.
         unsafe {
-            if self.wide {
-                T::Float::from_f64(f64::from(*self.p.cast::<f32>().add(i)))
-            } else {
-                (*self.p.add(i)).to_computed()
+            let p = self.kind.at(self.p, i);
+            match self.kind {
+                Kind::Own => (*p).to_computed(),
+                Kind::F32 => T::Float::from_f64(f64::from(*p.cast::<f32>())),
+                Kind::F16 => T::Float::from_f32((*p.cast::<f16>()).to_computed()),
+                Kind::Bf16 => T::Float::from_f32((*p.cast::<bf16>()).to_computed()),
             }
         }
     }
@@ -104,9 +129,11 @@ impl<T: Storage> Vector<'_, T> {
         fn all<G: Storage>(v: &[G], offset: G::Float) -> bool {
             v.iter().fold(offset.into().is_finite(), |all, v| all & v.is_finite_with(offset))
         }
-        // SAFETY: this stands for a slice of `len` elements, which are f32 if wide.
+        // SAFETY: this stands for a slice of `len` elements, which are f32 if wide. Vectors of 16 bits beside f32 are
+        // widened before this is asked.
         unsafe {
-            if self.wide {
+            debug_assert!(!self.kind.is_narrow());
+            if self.is_wide() {
                 let offset: f64 = offset.into();
                 all(core::slice::from_raw_parts(self.p.cast::<f32>(), self.len), offset as f32)
             } else {
@@ -151,7 +178,7 @@ impl<'a, T: Storage> Params<'a, T> {
         fits("gamma", self.gamma)?;
         fits("beta", self.beta)?;
         match (self.gamma, self.beta) {
-            (Some(gamma), Some(beta)) if gamma.is_wide() != beta.is_wide() => {
+            (Some(gamma), Some(beta)) if gamma.kind() != beta.kind() => {
                 Err(Error::Types { gamma: gamma.dtype(), beta: beta.dtype() })
             }
             _ => Ok(()),
@@ -187,6 +214,12 @@ impl<'a, T: Storage> Params<'a, T> {
 
     pub(crate) fn beta(&self, i: usize) -> T::Float {
         self.beta.map_or(-T::Float::default(), |b| b.get(i))
+    }
+
+    /// Whether gamma and beta have 16 bits beside rows of f32.
+    #[inline(always)]
+    pub(crate) fn are_narrow(&self) -> bool {
+        T::MIXES && self.gamma.or(self.beta).is_some_and(|v| v.kind().is_narrow())
     }
 
     pub(crate) fn are_finite(&self) -> bool {

@@ -88,6 +88,16 @@ impl<'a, F: Float> StatsMut<'a, F> {
         }
     }
 
+    /// The outputs of `rows` rows from row `r` on, while these are borrowed.
+    pub(crate) fn part(&mut self, r: usize, rows: usize) -> StatsMut<'_, F> {
+        let all = StatsMut {
+            mean: self.mean.as_deref_mut(),
+            mean_lo: self.mean_lo.as_deref_mut(),
+            rstd: self.rstd.as_deref_mut(),
+        };
+        all.split_at(r).1.split_at(rows).0
+    }
+
     /// The outputs of the first `row` rows, and of the rest. If there are fewer rows, the first has all outputs.
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let cut = |s: Option<&'a mut [F]>| s.map(|s| s.split_at_mut(row.min(s.len()))).unzip();

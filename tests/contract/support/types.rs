@@ -181,6 +181,8 @@ types! {
     bf16 bf16 f32, f32, 16, |_| None;
     f16 f32 f32, f32, 16, |_| None;
     bf16 f32 f32, f32, 16, |_| None;
+    f32 f16 f32, f32, 16, |x| Some(Io::in_place(x));
+    f32 bf16 bf16, f32, 16, |_| None;
 }
 
 /// Makes a test of each function for each of the types, in a module of the function's name.
@@ -215,7 +217,7 @@ macro_rules! for_every_type {
     };
 }
 
-/// Tests for every type of rows, and for f32 beside 16 bits.
+/// Tests for every type of rows, for f32 beside 16 bits, and for 16 bits beside f32.
 macro_rules! for_all_types {
     ($($test:ident),+ $(,)?) => {$(
         stamp! {
@@ -230,12 +232,14 @@ macro_rules! for_all_types {
             bf16_into_f32 = (bf16, bf16, f32),
             f16_with_f32_gamma_into_f32 = (f16, f32, f32),
             bf16_with_f32_gamma_into_f32 = (bf16, f32, f32),
+            f32_with_f16_gamma = (f32, f16, f32),
+            f32_with_bf16_gamma_into_bf16 = (f32, bf16, bf16),
         }
     )+};
 }
 
-/// Tests of gradients, for every type of rows, and for a gamma of f32 beside 16 bits. The type of y makes no
-/// difference.
+/// Tests of gradients, for every type of rows, for a gamma of f32 beside 16 bits, and for one of 16 bits beside f32.
+/// The type of y makes no difference.
 macro_rules! for_all_gradients {
     ($($test:ident),+ $(,)?) => {$(
         stamp! {
@@ -246,6 +250,7 @@ macro_rules! for_all_gradients {
             bf16 = (bf16, bf16, bf16),
             f16_with_f32_gamma = (f16, f32, f16),
             bf16_with_f32_gamma = (bf16, f32, bf16),
+            f32_with_f16_gamma = (f32, f16, f32),
         }
     )+};
 }

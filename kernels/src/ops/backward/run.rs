@@ -4,6 +4,7 @@ use core::array::from_ref;
 use core::marker::PhantomData;
 use core::slice::from_raw_parts;
 
+use super::super::mixed;
 use super::super::moments::RowMoments;
 use super::job::{BLOCK_ROWS, GradJob, Trusted, trusted};
 use super::parts::{LEAF_ROWS, sums};
@@ -63,8 +64,15 @@ impl<T: Storage, M: Center> Kernel for RunParts<'_, '_, T, M> {
 /// gamma plus offset, in the order of the pairs of registers.
 #[inline(always)]
 fn pack_gamma<S: Lanes, T: Storage>(simd: S, job: &GradJob<'_, T>, packed: &mut [T::Float]) {
-    let gamma_beta = GammaBeta::new(job.gamma, None, job.offset);
     let (cols, pair) = (job.rows.cols(), 2 * T::Float::lanes::<S>());
+    if let Some(narrow) = job.gamma.filter(|gamma| T::MIXES && gamma.kind().is_narrow()) {
+        // Pairs of f32 are in the order of the elements.
+        mixed::widen(simd, narrow, &mut packed[..cols]);
+        packed[cols..].fill(T::Float::default());
+        packed.iter_mut().for_each(|gamma| *gamma = *gamma + job.offset);
+        return;
+    }
+    let gamma_beta = GammaBeta::new(job.gamma, None, job.offset);
     for i in (0..packed.len()).step_by(pair) {
         // SAFETY: gamma has cols elements, checked by the constructor; the room has whole pairs.
         unsafe {

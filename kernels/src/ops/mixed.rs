@@ -1,0 +1,392 @@
+//! Rows of f32 with buffers of 16 bits beside them: gamma and beta, y, or the x of sums.
+//!
+//! Loops know f32 alone here. Elements of 16 bits are widened into a room that an L1 cache keeps, and y is rounded out
+//! of it. So the bits are those of a call on f32, with y rounded once more where it has 16 bits, and the loops of f32
+//! are no longer for it.
+//!
+//! - Rows of up to [`VECTOR`] columns: gamma and beta are widened once for all rows that share them. If y or the x of
+//!   sums has 16 bits, as many rows as the room has place for are normalized at a time.
+//! - Longer rows, one by one: the sums if there are any, the moments, and then pieces of [`VECTOR`] columns, each with
+//!   its piece of gamma and beta.
+
+use core::mem::MaybeUninit;
+use core::slice::from_raw_parts;
+
+use half::{bf16, f16};
+
+use super::moments::RowMoments;
+use crate::element::{Format, Kind, Storage};
+use crate::isa::Isa;
+use crate::loops::{Columns, Epilogues, Job, Known, exactly, rescue, run_columns, run_job};
+use crate::mean::Center;
+use crate::rows::{Input, LINE, Params, RawRows, RowIo, Vector};
+use crate::simd::{Kernel, Lanes, outline};
+use crate::stack;
+use crate::stats::exact::WideNorm;
+use crate::stats::{Moments, RowNorm};
+
+/// The columns of gamma and beta that are widened at a time.
+const VECTOR: usize = 1024;
+
+/// The elements of rows that are widened or rounded at a time.
+const ROWS: usize = 4096;
+
+/// The elements of the widest pair of registers.
+const MOST_LANES: usize = 32;
+
+type Jobs<'a, T> = Job<'a, T, Params<'a, T>>;
+
+/// The loops of one kind of rows, by pointers, so that this module is compiled once for all.
+pub(super) struct Loops<T: Storage> {
+    job: fn(&mut Job<'_, T, Params<'_, T>>, Isa),
+    columns: fn(&mut Columns<'_, T, Params<'_, T>>, Isa),
+    moments: fn(RowMoments<'_, T>, Isa) -> Moments,
+}
+
+impl<T: Storage> Loops<T> {
+    pub(super) const fn of<L: Center>() -> Self {
+        fn job<T: Storage, L: Center>(job: &mut Job<'_, T, Params<'_, T>>, isa: Isa) {
+            run_job::<T, L, _>(job, isa);
+        }
+        fn columns<T: Storage, L: Center>(job: &mut Columns<'_, T, Params<'_, T>>, isa: Isa) {
+            run_columns::<T, L, _>(job, isa);
+        }
+        Self { job: job::<T, L>, columns: columns::<T, L>, moments: |row, isa| row.run_here::<L>(isa) }
+    }
+}
+
+/// Room for elements that have been widened, or are yet to be rounded.
+#[repr(align(64))]
+struct Room<const N: usize>([MaybeUninit<f32>; N]);
+
+impl<const N: usize> Room<N> {
+    const NEW: Self = Self([MaybeUninit::uninit(); N]);
+
+    /// Where the elements are. `T` is f32.
+    fn at<T: Storage>(&mut self) -> *mut T {
+        assert!(T::MIXES);
+        self.0.as_mut_ptr().cast()
+    }
+
+    /// Contiguous rows in the room.
+    fn rows<T: Storage>(&mut self, cols: usize) -> RawRows<T> {
+        RawRows { p: self.at(), stride: cols, kind: Kind::Own }
+    }
+}
+
+/// Whether a job has buffers of 16 bits beside rows of f32.
+#[inline(always)]
+pub(super) fn is_mixed<T: Storage>(rows: &RowIo<'_, T>, params: &Params<'_, T>) -> bool {
+    T::MIXES && (rows.are_mixed() || params.are_narrow())
+}
+
+/// Runs a job, which has rows and columns.
+#[cold]
+#[inline(never)]
+pub(super) fn run<'a, T: Storage>(job: &mut Jobs<'a, T>, isa: Isa, loops: &Loops<T>) {
+    if job.rows.cols() <= VECTOR { run_short(job, isa, loops) } else { run_long(job, isa, loops) }
+}
+
+/// Normalizes a row, or some columns of it, whose statistics are known.
+#[cold]
+#[inline(never)]
+pub(super) fn run_known<T: Storage>(job: &mut Columns<'_, T, Params<'_, T>>, isa: Isa, loops: &Loops<T>) {
+    let known = Known::Norm(job.norm);
+    finish(isa, job.centered, job.row.part(0, 1), job.epilogues, job.streaming, known, Some(loops));
+}
+
+/// Normalizes the only row of a job with moments of the slow path.
+#[cold]
+#[inline(never)]
+pub(super) fn run_exactly<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, moments: &Moments) {
+    let known = Known::Exact(exactly(job, 0, moments));
+    let params = job.epilogues.of_row(0, job.rows.cols());
+    finish(isa, job.centered, job.rows.part(0, 1), params, job.streaming, known, None);
+}
+
+fn run_short<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>) {
+    let (mut vectors, mut room) = ([const { Room::<VECTOR>::NEW }; 2], Room::<ROWS>::NEW);
+    let (rows, cols, params) = (job.rows.rows(), job.rows.cols(), job.epilogues);
+    let together = if job.rows.are_mixed() { ROWS / cols } else { rows };
+    let fit = params.groups.groups().saturating_mul(cols) <= VECTOR;
+    let mut r = 0;
+    while r < rows {
+        let (params, n) =
+            if fit { (params, rows) } else { (params.of_row(r, cols), params.groups.rows_from(r).min(rows - r)) };
+        let mut part: Jobs<'_, T> = job.part(r, n);
+        part.epilogues = widened(isa, params, &mut vectors);
+        for at in (0..n).step_by(together) {
+            run_some(part.part(at, together.min(n - at)), isa, loops, &mut room);
+        }
+        r += n;
+    }
+}
+
+/// Runs a job whose rows fit into the room if they are mixed.
+#[inline(never)]
+fn run_some<T: Storage>(mut job: Jobs<'_, T>, isa: Isa, loops: &Loops<T>, room: &mut Room<ROWS>) {
+    let (rows, cols) = (job.rows.rows(), job.rows.cols());
+    let y = job.rows.y();
+    let staged = room.rows(cols);
+    job.rows = with_rows_in(isa, job.rows, staged);
+    if job.streaming {
+        stack::within_a_page(&mut job, isa, loops.job);
+    } else {
+        (loops.job)(&mut job, isa);
+    }
+    if y.kind.is_narrow() {
+        // SAFETY: both have these rows.
+        unsafe { convert(isa, y, staged, false, rows, cols) };
+    }
+}
+
+fn run_long<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>) {
+    let (cols, centered, streaming) = (job.rows.cols(), job.centered, job.streaming);
+    for r in 0..job.rows.rows() {
+        if job.rows.is_sum() {
+            take_sums(isa, job.rows.part(r, 1), job.bias);
+        }
+        // SAFETY: there is such a row.
+        let x = unsafe { from_raw_parts(job.rows.source(r).as_ptr(), cols) };
+        let moments = (loops.moments)(RowMoments { x, centered, scale: None }, isa);
+        let known = match RowNorm::trusted(pulp::Scalar, &moments, job.eps) {
+            Some(norm) => {
+                job.stats.set(r, &norm);
+                Known::Norm(norm)
+            }
+            None => rescue(job, r, moments.v(job.eps), moments.mean()),
+        };
+        let params = job.epilogues.of_row(r, cols);
+        finish(isa, centered, job.rows.part(r, 1).summed(), params, streaming, known, Some(loops));
+    }
+}
+
+/// Takes the sums of one row.
+#[inline(never)]
+fn take_sums<T: Storage>(isa: Isa, mut row: RowIo<'_, T>, mut bias: Option<&[T]>) {
+    let mut room = Room::<ROWS>::NEW;
+    while row.cols() > 0 {
+        let (piece, rest) = row.split_at_col(ROWS);
+        let cols = piece.cols();
+        let (bias_here, bias_rest) = bias.map(|bias| bias.split_at(cols)).unzip();
+        (row, bias) = (rest, bias_rest);
+        // y is apart from what is written here, and has nothing in it yet.
+        let staged = room.rows(cols);
+        let piece = with_addend_in(isa, piece, staged);
+        // SAFETY: there is a row, and the bias has an element for each column.
+        let input = unsafe { piece.input(0, bias_here, false) };
+        isa.run(TakeSums { input, cols });
+    }
+}
+
+/// Takes the sums of a row of `cols` elements. Whoever makes it knows that they are there.
+struct TakeSums<T> {
+    input: Input<T>,
+    cols: usize,
+}
+
+impl<T: Storage> Kernel for TakeSums<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        // SAFETY: whoever made this knew it.
+        unsafe { self.input.take_sums(simd, 1, 0, self.cols) };
+    }
+}
+
+/// Normalizes one row, or some columns of it, piece by piece.
+fn finish<T: Storage>(
+    isa: Isa,
+    centered: bool,
+    mut row: RowIo<'_, T>,
+    mut params: Params<'_, T>,
+    streaming: bool,
+    known: Known<T::Float>,
+    loops: Option<&Loops<T>>,
+) {
+    let (mut vectors, mut room) = ([const { Room::<VECTOR>::NEW }; 2], Room::<VECTOR>::NEW);
+    // Pieces end with cache lines of y, which are streamed whole.
+    let mut most = VECTOR - if streaming { row.y().p.addr() % LINE / size_of::<f32>() } else { 0 };
+    while row.cols() > 0 {
+        let all = row.cols();
+        let (piece, rest) = row.split_at_col(most);
+        let cols = piece.cols();
+        let (given, params_rest) = params.split_at_col(cols, all);
+        (row, params, most) = (rest, params_rest, VECTOR);
+        let epilogues = widened(isa, given, &mut vectors);
+        let (y, staged) = (piece.y(), room.rows(cols));
+        let mut piece = with_y_in(piece, staged);
+        match (&known, loops) {
+            (&Known::Norm(norm), Some(loops)) => {
+                let mut job = Columns { centered, row: piece, epilogues, norm, streaming };
+                stack::within_a_page(&mut job, isa, loops.columns);
+            }
+            (&Known::Exact(Some(norm)), _) => finish_exactly(isa, &mut piece, &epilogues, norm),
+            // SAFETY: there is a row.
+            _ => unsafe { epilogues.finish_nan(&mut piece, 0) },
+        }
+        if y.kind.is_narrow() {
+            // SAFETY: both have this row.
+            unsafe { convert(isa, y, staged, false, 1, cols) };
+        }
+    }
+}
+
+#[inline(never)]
+fn finish_exactly<T: Storage>(isa: Isa, row: &mut RowIo<'_, T>, params: &Params<'_, T>, norm: WideNorm) {
+    // SAFETY: there is a row.
+    unsafe {
+        Epilogues::finish_exactly(params, isa, row, 0, false, norm);
+        if !params.are_finite() {
+            Epilogues::canonicalize(params, row, 0);
+        }
+    }
+}
+
+/// gamma and beta, widened into the room if they have 16 bits.
+#[inline(never)]
+fn widened<'r, T: Storage>(
+    isa: Isa,
+    params: Params<'r, T>,
+    [gammas, betas]: &'r mut [Room<VECTOR>; 2],
+) -> Params<'r, T> {
+    let widen = |v: Option<Vector<'r, T>>, room: &'r mut Room<VECTOR>| {
+        let v = v?;
+        if !v.kind().is_narrow() {
+            return Some(v);
+        }
+        let len = v.len();
+        assert!(len <= VECTOR);
+        let (narrow, wide) = (RawRows { p: v.as_ptr().cast_mut(), stride: len, kind: v.kind() }, room.rows(len));
+        // SAFETY: the vector and the room have `len` elements, and the room is borrowed for as long as the vector.
+        Some(unsafe {
+            convert(isa, narrow, wide, true, 1, len);
+            Vector::from_raw(wide.p, len, Kind::Own)
+        })
+    };
+    Params { gamma: widen(params.gamma, gammas), beta: widen(params.beta, betas), ..params }
+}
+
+/// Widens a vector of 16 bits into `wide`, which is of f32 and as long, for kernels.
+#[inline(always)]
+pub(super) fn widen<S: Lanes, T: Storage>(simd: S, narrow: Vector<'_, T>, wide: &mut [T::Float]) {
+    let (len, kind) = (narrow.len(), narrow.kind());
+    assert!(T::MIXES && len == wide.len());
+    let narrow = RawRows { p: narrow.as_ptr().cast_mut(), stride: len, kind };
+    let wide = RawRows { p: wide.as_mut_ptr().cast(), stride: len, kind: Kind::Own };
+    if kind == Kind::F16 {
+        outline(simd, Convert::<f16>::of(narrow, wide, true, [1, len]));
+    } else {
+        outline(simd, Convert::<bf16>::of(narrow, wide, true, [1, len]));
+    }
+}
+
+/// The same rows, of which the x of sums and y are in the room if they have 16 bits. Both may be there at once, as y
+/// may be x.
+fn with_rows_in<'r, T: Storage>(isa: Isa, rows: RowIo<'r, T>, staged: RawRows<T>) -> RowIo<'r, T> {
+    with_y_in(with_addend_in(isa, rows, staged), staged)
+}
+
+/// The same rows, of which y is in the room if it has 16 bits.
+#[inline(never)]
+fn with_y_in<'r, T: Storage>(rows: RowIo<'r, T>, staged: RawRows<T>) -> RowIo<'r, T> {
+    if !rows.y().kind.is_narrow() {
+        return rows;
+    }
+    // SAFETY: the room has these rows, and nothing else uses it until they have been run.
+    unsafe { rows.with_y(staged) }
+}
+
+/// The same rows, of which the x of sums has been widened into the room if it has 16 bits.
+#[inline(never)]
+fn with_addend_in<'r, T: Storage>(isa: Isa, rows: RowIo<'r, T>, staged: RawRows<T>) -> RowIo<'r, T> {
+    match rows.addend() {
+        // SAFETY: as above.
+        Some(x) if x.kind.is_narrow() => unsafe {
+            convert(isa, x, staged, true, rows.rows(), rows.cols());
+            rows.with_addend(staged)
+        },
+        _ => rows,
+    }
+}
+
+/// Widens rows of 16 bits, or rounds `wide` to 16 bits. `T` is f32.
+///
+/// # Safety
+/// - Both have these rows, which are apart. What is written may be written.
+/// - The kind of `narrow` is of 16 bits.
+#[inline(never)]
+unsafe fn convert<T: Storage>(isa: Isa, narrow: RawRows<T>, wide: RawRows<T>, widens: bool, rows: usize, cols: usize) {
+    match narrow.kind {
+        Kind::F16 => isa.run(Convert::<f16>::of(narrow, wide, widens, [rows, cols])),
+        Kind::Bf16 => isa.run(Convert::<bf16>::of(narrow, wide, widens, [rows, cols])),
+        Kind::Own | Kind::F32 => unreachable!("the kinds are of 16 bits"),
+    }
+}
+
+/// Widens rows of 16 bits to f32, or rounds rows of f32 to 16 bits. Whoever makes it knows that both have these rows.
+struct Convert<G> {
+    narrow: *mut G,
+    stride: usize,
+    wide: *mut f32,
+    wide_stride: usize,
+    rows: usize,
+    cols: usize,
+    widens: bool,
+}
+
+impl<G> Convert<G> {
+    /// For rows of f32 and of `G`, both given beside rows of `T`, which is f32.
+    #[inline(always)]
+    fn of<T>(narrow: RawRows<T>, wide: RawRows<T>, widens: bool, [rows, cols]: [usize; 2]) -> Self {
+        let (narrow, stride) = (narrow.p.cast(), narrow.stride);
+        Self { narrow, stride, wide: wide.p.cast(), wide_stride: wide.stride, rows, cols, widens }
+    }
+}
+
+impl<G: Storage> Kernel for Convert<G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { cols, widens, .. } = self;
+        let pair = 2 * S::F32_LANES;
+        // What is left of a row goes by way of these, so that there is one piece of code for whole pairs.
+        let (mut narrow_pad, mut wide_pad) = ([0_u16; MOST_LANES], [0.0_f32; MOST_LANES]);
+        for r in 0..self.rows {
+            // SAFETY: whoever made this knew that the rows are there. The pads have place for a pair.
+            unsafe {
+                let (narrow, wide) = (self.narrow.add(r * self.stride), self.wide.add(r * self.wide_stride));
+                for i in (0..cols).step_by(pair) {
+                    let n = pair.min(cols - i);
+                    let (given_narrow, given_wide) = (narrow.add(i), wide.add(i));
+                    let (narrow, wide) = if n == pair {
+                        (given_narrow, given_wide)
+                    } else {
+                        (narrow_pad.as_mut_ptr().cast(), wide_pad.as_mut_ptr())
+                    };
+                    if widens {
+                        if n < pair {
+                            narrow.copy_from_nonoverlapping(given_narrow, n);
+                        }
+                        let v = G::simd_load(simd, narrow);
+                        G::simd_store_beside::<S, false>(simd, wide.cast(), true, 0, v);
+                        if n < pair {
+                            given_wide.copy_from_nonoverlapping(wide, n);
+                        }
+                    } else {
+                        if n < pair {
+                            wide.copy_from_nonoverlapping(given_wide, n);
+                        }
+                        let v = G::simd_load_beside(simd, wide.cast(), Format::Wide, 0);
+                        G::simd_store_beside::<S, false>(simd, narrow, false, 0, v);
+                        if n < pair {
+                            given_narrow.copy_from_nonoverlapping(narrow, n);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
