@@ -38,7 +38,7 @@ use std::fmt::{self, Write};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use lanenorm_kernels::Tier;
+use lanenorm_kernels::{Error as Refused, Tier};
 
 pub use backward::*;
 pub use forward::*;
@@ -121,13 +121,25 @@ impl From<Error> for lanenorm_status {
     #[cold]
     fn from(error: Error) -> Self {
         let status = match error {
-            Error::Eps(_) => Self::Eps,
+            Error::Arguments(refused) => return refused.into(),
             Error::Isa { .. } | Error::UnknownIsa(_) => Self::Isa,
-            Error::Overflow { .. } => Self::Overflow,
-            Error::NoGradient | Error::DsWithoutDx { .. } | Error::Statistics { .. } => Self::Unsupported,
             _ => Self::Size,
         };
         refuse(status, format_args!("{error}"))
+    }
+}
+
+impl From<Refused> for lanenorm_status {
+    /// As of an error of plans.
+    #[cold]
+    fn from(refused: Refused) -> Self {
+        let status = match refused {
+            Refused::Eps(_) => Self::Eps,
+            Refused::Overflow { .. } => Self::Overflow,
+            Refused::NoGradient | Refused::DsWithoutDx { .. } | Refused::Statistics { .. } => Self::Unsupported,
+            _ => Self::Size,
+        };
+        refuse(status, format_args!("{refused}"))
     }
 }
 
@@ -265,22 +277,60 @@ mod tests {
 
     #[test]
     fn errors_have_their_messages() {
-        let tiers = (Tier::Avx512, Tier::Scalar);
-        let errors = [
-            (Error::Eps(-1.5), lanenorm_status::Eps),
-            (Error::Isa { asked: tiers.0, widest: tiers.1 }, lanenorm_status::Isa),
-            (Error::UnknownIsa("sse9".into()), lanenorm_status::Isa),
-            (Error::Overflow { what: "scratch", rows: 3, stride: usize::MAX }, lanenorm_status::Overflow),
-            (Error::Groups { groups: 0, repeat: 5 }, lanenorm_status::Size),
-            (Error::GroupRows { rows: 7, groups: 2, repeat: 3 }, lanenorm_status::Size),
-            (Error::NoGradient, lanenorm_status::Unsupported),
-            (Error::DsWithoutDx { rows: 9 }, lanenorm_status::Unsupported),
-            (Error::Statistics { rows: 4, given: "mean", missing: "rstd" }, lanenorm_status::Unsupported),
-        ];
-        for (error, status) in errors {
-            let message = error.to_string();
-            assert_eq!((lanenorm_status::from(error), last()), (status, &*message));
+        use Refused::{DsWithoutDx, Eps, GroupRows, Groups, Length, NoGradient, Overflow, Statistics};
+        let says = |status, expected: lanenorm_status, message: &str| {
+            assert_eq!((status, last()), (expected, message));
+        };
+        let max = usize::MAX;
+        for (refused, status, message) in [
+            (Eps(-1.5), lanenorm_status::Eps, "eps is -1.5, expected a finite number not less than 0".to_string()),
+            (
+                Overflow { what: "scratch", rows: 3, stride: max },
+                lanenorm_status::Overflow,
+                format!("scratch is too large: 3 rows, {max} elements apart, overflow usize"),
+            ),
+            (
+                Groups { groups: 0, repeat: 5 },
+                lanenorm_status::Size,
+                "0 groups of 5 rows: expected at least one of each, and a product that does not overflow usize".into(),
+            ),
+            (
+                GroupRows { rows: 7, groups: 2, repeat: 3 },
+                lanenorm_status::Size,
+                "x has 7 rows, which is not a multiple of 2 groups of 3".into(),
+            ),
+            (
+                Length { what: "gamma", len: 1, expected: 4 },
+                lanenorm_status::Size,
+                "gamma has 1 element, expected 4".into(),
+            ),
+            (
+                NoGradient,
+                lanenorm_status::Unsupported,
+                "no gradient is wanted: none of dx, dgamma and dbeta is given".into(),
+            ),
+            (
+                DsWithoutDx { rows: 9 },
+                lanenorm_status::Unsupported,
+                "ds has 9 rows, but there is no dx to add ds to".into(),
+            ),
+            (
+                Statistics { rows: 4, given: "mean", missing: "rstd" },
+                lanenorm_status::Unsupported,
+                "mean of 4 rows is given without rstd: expected both or neither".into(),
+            ),
+        ] {
+            says(refused.into(), status, &message);
+            refuse(lanenorm_status::Internal, format_args!("another message"));
+            says(Error::from(refused).into(), status, &message);
         }
+        let (asked, widest) = (Tier::Avx512, Tier::Scalar);
+        let message = "the avx512 tier is not available here; the widest that is: scalar";
+        says(Error::Isa { asked, widest }.into(), lanenorm_status::Isa, message);
+        let message = "LANENORM_ISA is \"sse9\", expected scalar, neon, avx2 or avx512";
+        says(Error::UnknownIsa("sse9".into()).into(), lanenorm_status::Isa, message);
+        let message = "x has 3 rows, but y has 2";
+        says(Error::Rows { x: 3, y: 2 }.into(), lanenorm_status::Size, message);
     }
 
     #[test]

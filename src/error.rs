@@ -1,13 +1,29 @@
 use std::fmt;
 
-use lanenorm_kernels::Tier;
+use lanenorm_kernels::{Count, Tier};
 
 /// What is wrong with a call. A call that returns an error has written nothing.
+///
+/// What kernels refuse too, plans refuse with the error of the kernels:
+///
+/// ```
+/// use lanenorm::{Error, LayerNorm, kernels};
+///
+/// let refused = LayerNorm::new(4, 1e-5)?.forward(&[1.0; 8], Some(&[1.0; 3]), None, &mut [0.0; 8]);
+/// let gamma = kernels::Error::Length { what: "gamma", len: 3, expected: 4 };
+/// assert_eq!(refused, Err(Error::Arguments(gamma)));
+/// assert_eq!(gamma.to_string(), "gamma has 3 elements, expected 4");
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Arguments are refused for a reason for which kernels refuse them too: a length, rows that overlap, groups,
+    /// moments, eps. The message is that of the reason.
+    #[error(transparent)]
+    Arguments(#[from] lanenorm_kernels::Error),
     /// A contiguous buffer does not hold a whole number of rows.
-    #[error("{what} has {len} elements, which is not a whole number of rows of {cols}")]
+    #[error("{what} has {}, which is not a whole number of rows of {cols}", Count(*len, "element"))]
     Ragged {
         /// The buffer.
         what: &'static str,
@@ -15,52 +31,6 @@ pub enum Error {
         len: usize,
         /// The number of columns.
         cols: usize,
-    },
-    /// A buffer has the wrong length.
-    #[error("{what} has {len} elements, expected {expected}")]
-    Length {
-        /// The buffer.
-        what: &'static str,
-        /// Its length.
-        len: usize,
-        /// The length it must have.
-        expected: usize,
-    },
-    /// A strided buffer is too short for its rows.
-    #[error("{what} has {len} elements, but {rows} rows of {cols}, {stride} apart, take {needed}")]
-    TooShort {
-        /// The buffer.
-        what: &'static str,
-        /// Its length.
-        len: usize,
-        /// The number of rows.
-        rows: usize,
-        /// The number of columns.
-        cols: usize,
-        /// The distance between the starts of two rows, in elements.
-        stride: usize,
-        /// The length it must have at least.
-        needed: usize,
-    },
-    /// The rows of a strided buffer overlap.
-    #[error("the rows of {what} overlap: they have {cols} columns and start {stride} elements apart")]
-    Overlap {
-        /// The buffer.
-        what: &'static str,
-        /// The number of columns.
-        cols: usize,
-        /// The distance between the starts of two rows, in elements.
-        stride: usize,
-    },
-    /// The extent of a strided buffer overflows `usize`.
-    #[error("{what} is too large: {rows} rows, {stride} elements apart, overflow usize")]
-    Overflow {
-        /// The buffer.
-        what: &'static str,
-        /// The number of rows.
-        rows: usize,
-        /// The distance between the starts of two rows, in elements.
-        stride: usize,
     },
     /// Rows at two strides cannot be, or do not fit the plan or the other buffers.
     #[error(fmt = fmt_runs)]
@@ -112,7 +82,7 @@ pub enum Error {
         expected: usize,
     },
     /// x and y differ in their number of rows.
-    #[error("x has {x} rows, but y has {y}")]
+    #[error("x has {}, but y has {y}", Count(*x, "row"))]
     Rows {
         /// The rows of x.
         x: usize,
@@ -120,7 +90,7 @@ pub enum Error {
         y: usize,
     },
     /// x and another buffer of a sum differ in their number of rows.
-    #[error("x has {x} rows, but {what} has {rows}")]
+    #[error("x has {}, but {what} has {rows}", Count(*x, "row"))]
     SumRows {
         /// The other buffer.
         what: &'static str,
@@ -130,7 +100,7 @@ pub enum Error {
         rows: usize,
     },
     /// dy and another buffer of a backward call differ in their number of rows.
-    #[error("dy has {dy} rows, but {what} has {rows}")]
+    #[error("dy has {}, but {what} has {rows}", Count(*dy, "row"))]
     GradRows {
         /// The other buffer.
         what: &'static str,
@@ -139,17 +109,12 @@ pub enum Error {
         /// The rows of the other buffer.
         rows: usize,
     },
-    /// A backward call has nothing to do.
-    #[error("no gradient is wanted: none of dx, dgamma and dbeta is given")]
-    NoGradient,
-    /// ds is given, but not the dx that it would be added to.
-    #[error("ds has {rows} rows, but there is no dx to add them to")]
-    DsWithoutDx {
-        /// The rows of ds.
-        rows: usize,
-    },
     /// The scratch memory of a backward call is too short.
-    #[error("scratch has {len} elements, but {rows} rows of {cols} take at least {needed}")]
+    #[error(
+        "scratch has {}, but {} of {cols} take at least {needed}",
+        Count(*len, "element"),
+        Count(*rows, "row")
+    )]
     Scratch {
         /// Its length.
         len: usize,
@@ -160,66 +125,6 @@ pub enum Error {
         /// The number of columns.
         cols: usize,
     },
-    /// A backward call is given one statistic without another that belongs to it.
-    #[error("{given} of {rows} rows is given without {missing}: expected both or neither")]
-    Statistics {
-        /// The number of rows.
-        rows: usize,
-        /// The statistic that is given.
-        given: &'static str,
-        /// The statistic that is missing.
-        missing: &'static str,
-    },
-    /// There are no groups of gamma and beta, or too many.
-    #[error(
-        "{groups} groups of {repeat} rows: expected at least one of each, and a product that does not overflow usize"
-    )]
-    Groups {
-        /// The number of groups.
-        groups: usize,
-        /// The number of successive rows that each group serves.
-        repeat: usize,
-    },
-    /// The groups of gamma and beta do not divide the rows.
-    #[error("x has {rows} rows, which is not a multiple of {groups} groups of {repeat}")]
-    GroupRows {
-        /// The rows of x.
-        rows: usize,
-        /// The number of groups.
-        groups: usize,
-        /// The number of successive rows that each group serves.
-        repeat: usize,
-    },
-    /// The moments given for a row cannot be the moments of that row: they are of fewer elements, of another type, or
-    /// of no row.
-    #[error(
-        "the moments of row {row} are of {count} elements at a scale of {scale}, with a mean of {mean} and an m2 of {m2}, \
-         which no row of {cols} columns of {dtype} has"
-    )]
-    Moments {
-        /// The row.
-        row: usize,
-        /// The number of elements that the moments count.
-        count: f64,
-        /// The scale of the moments.
-        scale: f64,
-        /// The [mean](lanenorm_kernels::stats::Moments::mean) of the moments.
-        mean: f64,
-        /// The sum of squared deviations of the moments. It must not be negative.
-        m2: f64,
-        /// The number of columns.
-        cols: usize,
-        /// The type of x.
-        dtype: &'static str,
-    },
-    /// Moments are asked for at a scale that [`rescale`](crate::LayerNorm::rescale) does not give.
-    #[error("scale is {scale}, expected one that rescale gives for rows of {dtype}")]
-    Scale {
-        /// The scale that was asked for.
-        scale: f64,
-        /// The type of x.
-        dtype: &'static str,
-    },
     /// The product of the normalized dimensions overflows `usize`.
     #[error("the normalized shape is too large: {cols} times {dim} overflows usize")]
     ShapeOverflow {
@@ -229,16 +134,13 @@ pub enum Error {
         dim: usize,
     },
     /// A shape has no such axis.
-    #[error("axis is {axis}, but the shape has {rank} dimensions")]
+    #[error("axis is {axis}, but the shape has {}", Count(*rank, "dimension"))]
     Axis {
         /// The axis that was asked for.
         axis: isize,
         /// The number of dimensions.
         rank: usize,
     },
-    /// eps is negative, infinite or NaN.
-    #[error("eps is {0}, expected a finite number not less than 0")]
-    Eps(f64),
     /// The processor or the build lacks an instruction set.
     #[error("the {asked} tier is not available here; the widest that is: {widest}")]
     Isa {

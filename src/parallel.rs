@@ -370,7 +370,7 @@ where
     T: Element + Compiled<M>,
 {
     let Some(x) = job.rows().x_row(0) else { return };
-    let moments = moments_of_row(isa, RowMoments { x, centered: M::CENTERED, scale: None }, tasks);
+    let moments = moments_of_row(isa, RowMoments::new(x, M::CENTERED), tasks);
     match job.with_moments(&moments) {
         Ok(job) => share(Columns { isa, job }, &mut [], tasks),
         Err(mut job) => job.run_on(isa),
@@ -442,13 +442,12 @@ impl<T: Element> Work for Subtrees<'_, '_, T> {
     fn split_at(self, at: usize) -> (Self, Self) {
         let (x_a, x_b) = self.row.x.split_at(self.row.x.len().min(at * self.subtree));
         let (a, b) = self.out.split_at_mut(at);
-        let row = |x| RowMoments { x, ..self.row };
-        (Self { row: row(x_a), out: a, ..self }, Self { row: row(x_b), out: b, ..self })
+        (Self { row: self.row.of(x_a), out: a, ..self }, Self { row: self.row.of(x_b), out: b, ..self })
     }
 
     fn run(self, _: &mut [()]) {
         for (x, out) in self.row.x.chunks(self.subtree).zip(self.out) {
-            *out = RowMoments { x, ..self.row }.run_on(self.isa);
+            *out = self.row.of(x).run_on(self.isa);
         }
     }
 }

@@ -5,7 +5,7 @@ use lanenorm_kernels::ops::forward::Forward;
 use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::rows::{Groups, Params, RowIo, Vector};
 use lanenorm_kernels::simd::Float;
-use lanenorm_kernels::stats::{Moments, StatsMut, is_slow_scale};
+use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Isa};
 
 use crate::parallel::Vectors;
@@ -84,7 +84,7 @@ impl Plan {
     }
 
     pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
-        Groups::new(groups, repeat).map_err(|_| Error::Groups { groups, repeat })?;
+        Groups::new(groups, repeat)?;
         Ok(Self { groups, repeat, ..self })
     }
 
@@ -101,9 +101,9 @@ impl Plan {
         let len = self.params_len("gamma", gamma.is_some() || beta.is_some())?;
         if groups * repeat > 1 {
             if !rows.is_multiple_of(groups * repeat) {
-                return Err(Error::GroupRows { rows, groups, repeat });
+                return Err(Refused::GroupRows { rows, groups, repeat }.into());
             }
-            params.groups = Groups::new(groups, repeat).map_err(|_| Error::Groups { groups, repeat })?;
+            params.groups = Groups::new(groups, repeat)?;
         }
         let fits = |what, v: &Option<Vector<'_, T>>| shape::len(what, v.as_ref().map(Vector::len), len);
         fits("gamma", &gamma)?;
@@ -117,7 +117,7 @@ impl Plan {
     pub(crate) fn params_len(&self, what: &'static str, is_given: bool) -> Result<usize, Error> {
         let &Self { cols, groups, .. } = self;
         match cols.checked_mul(groups) {
-            None if is_given => Err(Error::Overflow { what, rows: groups, stride: cols }),
+            None if is_given => Err(Refused::Overflow { what, rows: groups, stride: cols }.into()),
             len => Ok(len.unwrap_or(usize::MAX)),
         }
     }
@@ -278,20 +278,19 @@ impl Plan {
         out: &mut [Moments],
     ) -> Result<(), Error> {
         let cols = self.cols;
-        if let Some(scale) = scale.filter(|&scale| !is_slow_scale::<T>(scale)) {
-            return Err(Error::Scale { scale, dtype: T::DTYPE.name() });
-        }
+        let none = RowMoments::new(&[], centered);
+        let row_of = scale.map_or(Ok(none), |scale| none.at_scale(scale))?;
         let tasks = |rows: usize| self.parallelism.tasks_for(rows.saturating_mul(cols));
         if x.layout.is_grid() {
             let x = RowReader::new(x, cols)?;
             shape::length("moments", Some(&*out), x.rows())?;
-            let row = |r| RowMoments { x: x.row(r), centered, scale };
+            let row = |r| row_of.of(x.row(r));
             parallel::moments(self.isa, out, &row, tasks(x.rows()));
             return Ok(());
         }
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, cols)?;
         shape::length("moments", Some(&*out), rows)?;
-        let row = |r| RowMoments { x: if cols == 0 { &[] } else { &x.data[r * stride..][..cols] }, centered, scale };
+        let row = |r| row_of.of(if cols == 0 { &[] } else { &x.data[r * stride..][..cols] });
         parallel::moments(self.isa, out, &row, tasks(rows));
         Ok(())
     }
@@ -326,7 +325,7 @@ impl Plan {
             None => Ok(()),
             Some((row, moments)) => {
                 let (&Moments { count, m2, scale, .. }, mean) = (moments, moments.mean());
-                Err(Error::Moments { row, count, scale, mean, m2, cols, dtype: T::DTYPE.name() })
+                Err(Refused::Moments { row, count, scale, mean, m2, cols, dtype: T::DTYPE.name() }.into())
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Every check of lengths and strides, each made once per call and before anything is written.
 
+use lanenorm_kernels::Error as Refused;
+
 use crate::error::{Error, Misfit};
 use crate::grid::{Grid, Holds};
 use crate::rows::Layout;
@@ -14,11 +16,11 @@ pub(crate) fn rows(what: &'static str, len: usize, layout: Layout, cols: usize) 
         Layout::Strided { rows, stride } if rows == 0 || cols == 0 => Ok((rows, stride)),
         Layout::Strided { rows, stride } => {
             if rows > 1 && stride < cols {
-                return Err(Error::Overlap { what, cols, stride });
+                return Err(Refused::Overlap { what, cols, stride }.into());
             }
-            let needed = extent(rows, stride, cols).ok_or(Error::Overflow { what, rows, stride })?;
+            let needed = extent(rows, stride, cols).ok_or(Refused::Overflow { what, rows, stride })?;
             if len < needed {
-                return Err(Error::TooShort { what, len, rows, cols, stride, needed });
+                return Err(Refused::TooShort { what, len, rows, cols, stride, needed }.into());
             }
             Ok((rows, stride))
         }
@@ -129,7 +131,7 @@ pub(crate) fn length<T>(what: &'static str, buffer: Option<&[T]>, expected: usiz
 #[inline]
 pub(crate) fn len(what: &'static str, len: Option<usize>, expected: usize) -> Result<(), Error> {
     match len {
-        Some(len) if len != expected => Err(Error::Length { what, len, expected }),
+        Some(len) if len != expected => Err(Refused::Length { what, len, expected }.into()),
         _ => Ok(()),
     }
 }
@@ -138,5 +140,5 @@ pub(crate) fn len(what: &'static str, len: Option<usize>, expected: usize) -> Re
 pub(crate) fn eps(eps: f64) -> Result<(), Error> {
     // By bits: a comparison raises flags. Where subnormal numbers count as zeros, it also takes negative ones for 0.
     let bits = std::hint::black_box(eps.to_bits());
-    if bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits() { Ok(()) } else { Err(Error::Eps(eps)) }
+    if bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits() { Ok(()) } else { Err(Refused::Eps(eps).into()) }
 }

@@ -1,6 +1,7 @@
 //! Views of arrays: rows of any layout that two strides can express have the bits of a copy in standard layout. What
 //! cannot be expressed is refused with its axis and stride, before anything is written.
 
+use lanenorm::kernels::Error as Refused;
 use lanenorm::{Element, Error, LayerNorm, Misfit, Moments, Parallelism, RmsNorm, Rows, RowsMut, bf16};
 use ndarray::{
     Array, Array1, Array2, Array3, Array4, ArrayD, ArrayView, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut, Axis,
@@ -194,7 +195,7 @@ fn layouts_that_cannot_be_expressed() {
     // What is broadcast overlaps.
     let row = filled(COLS);
     let broadcast = row.broadcast((3, COLS)).expect("a shape");
-    refused(broadcast, |what| Error::Overlap { what, cols: COLS, stride: 0 }, &["70", "0"]);
+    refused(broadcast, |what| Error::Arguments(Refused::Overlap { what, cols: COLS, stride: 0 }), &["70", "0"]);
     let rows = filled((3, COLS));
     let broadcast = rows.broadcast((2, 3, COLS)).expect("a shape");
     let (shape, strides, misfit) = ([2, 3], [0, 70], Misfit::Overlap { cols: COLS });

@@ -361,13 +361,14 @@ fn by_columns<'a, T: Element + Compiled<M>, M: Center>(
 fn moments_of<T: Element>(io: &RowIo<'_, T>, centered: bool, eps: f64, cut: Cut) -> Vec<Moments> {
     let row = |r: usize| {
         let x = io.x_row(r).unwrap_or(&[]);
-        let taken = |scale| {
-            let part = |x| RowMoments { x, centered, scale }.run_on(cut.isa());
+        let taken = |row: RowMoments<'_, T>| {
+            let part = |x| row.of(x).run_on(cut.isa());
             Moments::merge_all(x.chunks(CHUNK << (cut.place % 3)).map(part))
         };
-        let moments = taken(None);
+        let fast = RowMoments::new(x, centered);
+        let moments = taken(fast);
         match moments.rescale::<T>(eps).expect("a valid eps") {
-            Some(scale) if !x.is_empty() => taken(Some(scale)),
+            Some(scale) if !x.is_empty() => taken(fast.at_scale(scale).expect("rescale has given it")),
             _ => moments,
         }
     };

@@ -4,7 +4,7 @@ use core::fmt;
 
 /// What is wrong with the arguments of a job. Where a constructor or a run returns an error, nothing has been written.
 ///
-/// The variants and messages that plans have too are the same there.
+/// Plans refuse arguments with the same errors, within an error of their own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
@@ -150,8 +150,27 @@ pub enum Error {
         /// The type of x.
         dtype: &'static str,
     },
+    /// Moments are asked for at a scale that [`Moments::rescale`](crate::stats::Moments::rescale) does not give.
+    Scale {
+        /// The scale that was asked for.
+        scale: f64,
+        /// The type of x.
+        dtype: &'static str,
+    },
     /// eps is negative, infinite or NaN.
     Eps(f64),
+}
+
+/// A number of things, for messages: "1 row", "2 rows".
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Count<N>(pub N, pub &'static str);
+
+impl<N: fmt::Display + PartialEq + From<u8>> fmt::Display for Count<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(number, what) = self;
+        write!(f, "{number} {what}{}", if *number == N::from(1) { "" } else { "s" })
+    }
 }
 
 impl Error {
@@ -179,53 +198,71 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let elements = |n| Count(n, "element");
+        let rows_of = |n| Count(n, "row");
+        let columns = |n| Count(n, "column");
+        let groups_of = |n| Count(n, "group");
         match *self {
-            Self::Length { what, len, expected } => write!(f, "{what} has {len} elements, expected {expected}"),
-            Self::TooShort { what, len, rows, cols, stride, needed } => {
-                write!(f, "{what} has {len} elements, but {rows} rows of {cols}, {stride} apart, take {needed}")
-            }
-            Self::Overlap { what, cols, stride } => {
-                write!(f, "the rows of {what} overlap: they have {cols} columns and start {stride} elements apart")
-            }
+            Self::Length { what, len, expected } => write!(f, "{what} has {}, expected {expected}", elements(len)),
+            Self::TooShort { what, len, rows, cols, stride, needed } => write!(
+                f,
+                "{what} has {}, but {} of {cols}, {stride} apart, take {needed}",
+                elements(len),
+                rows_of(rows)
+            ),
+            Self::Overlap { what, cols, stride } => write!(
+                f,
+                "the rows of {what} overlap: they have {} and start {} apart",
+                columns(cols),
+                elements(stride)
+            ),
             Self::Overflow { what, rows, stride } => {
-                write!(f, "{what} is too large: {rows} rows, {stride} elements apart, overflow usize")
+                write!(f, "{what} is too large: {}, {} apart, overflow usize", rows_of(rows), elements(stride))
             }
             Self::Groups { groups, repeat } => write!(
                 f,
-                "{groups} groups of {repeat} rows: expected at least one of each, and a product that does not \
-                 overflow usize"
+                "{} of {}: expected at least one of each, and a product that does not overflow usize",
+                groups_of(groups),
+                rows_of(repeat)
             ),
             Self::GroupRows { rows, groups, repeat } => {
-                write!(f, "x has {rows} rows, which is not a multiple of {groups} groups of {repeat}")
+                write!(f, "x has {}, which is not a multiple of {} of {repeat}", rows_of(rows), groups_of(groups))
             }
-            Self::NoGroup { index, groups } => write!(f, "the group has index {index}, but there are {groups} groups"),
+            Self::NoGroup { index, groups } => {
+                write!(f, "the group has index {index}, but the number of groups is {groups}")
+            }
             Self::Types { gamma, beta } => {
                 write!(f, "gamma has elements of {gamma}, but beta has elements of {beta}: expected one type")
             }
             Self::NotInRms { what, len } => {
-                write!(f, "{what} has {len} elements, but RMS normalization has no {what}")
+                write!(f, "{what} has {}, but RMS normalization has no {what}", elements(len))
             }
-            Self::OneRow { rows } => write!(f, "x has {rows} rows, expected 1"),
+            Self::OneRow { rows } => write!(f, "x has {}, expected 1", rows_of(rows)),
             Self::UntakenSum { what } => {
                 write!(f, "x is a sum that is yet to be taken: its {what} cannot be known")
             }
             Self::BiasWithoutSum { len } => {
-                write!(f, "bias has {len} elements, but x is no sum to add them to")
+                write!(f, "bias has {}, but x is no sum to add a bias to", elements(len))
             }
             Self::Twice { what } => write!(f, "{what} is given a second time"),
             Self::Part { what, rows, all } => {
-                write!(f, "{what} is given for {rows} of the {all} rows of the buffers, expected for all of them")
+                write!(f, "{what} is given for {rows} of the {} of the buffers, expected for all of them", rows_of(all))
             }
             Self::Statistics { rows, given, missing } => {
-                write!(f, "{given} of {rows} rows is given without {missing}: expected both or neither")
+                write!(f, "{given} of {} is given without {missing}: expected both or neither", rows_of(rows))
             }
-            Self::NoGradient => f.write_str("no gradient is wanted: neither dx nor sums"),
-            Self::DsWithoutDx { rows } => write!(f, "ds has {rows} rows, but there is no dx to add them to"),
+            Self::NoGradient => f.write_str("no gradient is wanted: none of dx, dgamma and dbeta is given"),
+            Self::DsWithoutDx { rows } => write!(f, "ds has {}, but there is no dx to add ds to", rows_of(rows)),
             Self::Moments { row, count, scale, mean, m2, cols, dtype } => write!(
                 f,
-                "the moments of row {row} are of {count} elements at a scale of {scale}, with a mean of {mean} and an \
-                 m2 of {m2}, which no row of {cols} columns of {dtype} has"
+                "the moments of row {row} are of {} at a scale of {scale}, with a mean of {mean} and an m2 of {m2}, \
+                 which no row of {} of {dtype} has",
+                Count(count, "element"),
+                columns(cols)
             ),
+            Self::Scale { scale, dtype } => {
+                write!(f, "scale is {scale}, expected one that rescale gives for rows of {dtype}")
+            }
             Self::Eps(eps) => write!(f, "eps is {eps}, expected a finite number not less than 0"),
         }
     }

@@ -53,6 +53,8 @@ pub mod table;
 #[doc(hidden)]
 pub use compile::Compiled;
 pub use compile::Element;
+#[doc(hidden)]
+pub use error::Count;
 pub use error::Error;
 pub use half;
 pub use isa::{Isa, Tier};

@@ -14,7 +14,7 @@ use crate::ops::rms_norm::RmsNorm;
 use crate::ops::{layer_norm, rms_norm};
 use crate::rows::{GradRows, Groups, Params, RowIo, Vector};
 use crate::stats::{Moments, RowNorm, StatsMut};
-use crate::{Center, Centered, Error, Isa, Uncentered};
+use crate::{Center, Centered, Count, Error, Isa, Uncentered};
 
 /// The message of an error.
 fn says<V>(result: Result<V, Error>) -> String {
@@ -114,7 +114,7 @@ fn parameters_statistics_and_eps() {
     let [layer_norm, _] = messages(none(), 0.0, [Some(&mut stat), None, None]);
     assert_eq!(layer_norm, "mean has 2 elements, expected 3");
     let [layer_norm, _] = messages(none(), 0.0, [None, Some(&mut stat[..1]), None]);
-    assert_eq!(layer_norm, "mean_lo has 1 elements, expected 3");
+    assert_eq!(layer_norm, "mean_lo has 1 element, expected 3");
     let expected = "rstd has 2 elements, expected 3";
     assert_eq!(messages(none(), 0.0, [None, None, Some(&mut stat)]), [expected; 2]);
 
@@ -176,7 +176,7 @@ fn single_rows_sums_and_a_bias() {
     let biased = job(sum(&x, &mut y)).with_bias(&x).expect("the bias fits");
     assert_eq!(says(biased.with_bias(&x)), "bias is given a second time");
     let io = RowIo::in_place(&mut y, 4, 3, 4).expect("the rows fit");
-    assert_eq!(says(job(io).with_bias(&x[..4])), "bias has 4 elements, but x is no sum to add them to");
+    assert_eq!(says(job(io).with_bias(&x[..4])), "bias has 4 elements, but x is no sum to add a bias to");
     assert_eq!(y, [7.0; 12]);
 }
 
@@ -193,7 +193,7 @@ fn moments_of_other_rows() {
         assert_eq!(result == "nothing is refused", y != [7.0; 8], "{result}");
         result
     };
-    assert_eq!(run(&moments[..1]), "moments has 1 elements, expected 2");
+    assert_eq!(run(&moments[..1]), "moments has 1 element, expected 2");
     let of = |moments: Moments| [Moments { count: 5.0, ..moments }, moments];
     let mut bad = |changed| run(&[moments[0], changed]);
     assert_eq!(
@@ -207,6 +207,35 @@ fn moments_of_other_rows() {
          columns of f32 has"
     );
     assert_eq!(run(&of(moments[1])), "nothing is refused");
+}
+
+/// Moments at a scale that no row has.
+#[test]
+fn scales_of_moments() {
+    let (x, wide) = ([1.0f32, 2.0, 3.0, 6.0], [1.0f64, 2.0, 3.0, 6.0]);
+    for scale in [0.0, -0.5, 3.0, 1.0, 2.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+        let expected = format!("scale is {scale}, expected one that rescale gives for rows of ");
+        for centered in [true, false] {
+            assert_eq!(says(RowMoments::new(&x, centered).at_scale(scale)), format!("{expected}f32"));
+            assert_eq!(says(RowMoments::new(&wide, centered).at_scale(scale)), format!("{expected}f64"));
+        }
+    }
+    let moments = RowMoments::new(&x, true).at_scale(0.5).expect("rescale gives it for f32").run_on(Isa::SCALAR);
+    assert_eq!((moments.mean(), moments.m2, moments.scale), (1.5, 3.5, 0.5));
+}
+
+/// One thing of a kind is named in the singular, none and several in the plural.
+#[test]
+fn numbers_of_things() {
+    let counts = [0, 1, 2].map(|n| Count(n, "row").to_string());
+    assert_eq!(counts, ["0 rows", "1 row", "2 rows"]);
+    assert_eq!([1.0, 1.5].map(|n| Count(n, "element").to_string()), ["1 element", "1.5 elements"]);
+    let short = Error::TooShort { what: "x", len: 1, rows: 1, cols: 4, stride: 4, needed: 4 };
+    assert_eq!(short.to_string(), "x has 1 element, but 1 row of 4, 4 apart, take 4");
+    let overlap = Error::Overlap { what: "x", cols: 2, stride: 1 };
+    assert_eq!(overlap.to_string(), "the rows of x overlap: they have 2 columns and start 1 element apart");
+    let groups = Error::GroupRows { rows: 1, groups: 1, repeat: 3 };
+    assert_eq!(groups.to_string(), "x has 1 row, which is not a multiple of 1 group of 3");
 }
 
 fn backward<M: Center>(rows: GradRows<'_, f32>, stats: Stats<'_>, gamma: Option<&[f32]>, sums: bool) -> String {
@@ -240,7 +269,7 @@ fn gradients() {
     assert_eq!(says(rows().split_at(2).0.with_dx((&mut dx, 4))), part("dx"));
     assert_eq!(says(rows().split_at(2).0.with_ds((&x, 4))), part("ds"));
     assert_eq!(says(rows().with_group(0, 3, 1).and_then(|rows| rows.with_group(0, 2, 1))), part("a group"));
-    assert_eq!(says(rows().with_group(3, 3, 2)), "the group has index 3, but there are 3 groups");
+    assert_eq!(says(rows().with_group(3, 3, 2)), "the group has index 3, but the number of groups is 3");
     let expected = "x has 6 rows, which is not a multiple of 2 groups of 2";
     assert_eq!(says(rows().with_group(0, 2, 2)), expected);
     assert_eq!(rows().with_group(0, 0, 2).err(), Some(Error::Groups { groups: 0, repeat: 2 }));
@@ -249,11 +278,11 @@ fn gradients() {
     for run in [backward::<Centered>, backward::<Uncentered>] {
         assert_eq!(run(rows(), none, None, true), "nothing is refused");
         assert_eq!(run(rows(), none, Some(&x[..5]), true), "gamma has 5 elements, expected 4");
-        assert_eq!(run(rows(), none, None, false), "no gradient is wanted: neither dx nor sums");
+        assert_eq!(run(rows(), none, None, false), "no gradient is wanted: none of dx, dgamma and dbeta is given");
         let with_ds = rows().with_ds((&x, 4)).expect("ds fits");
-        assert_eq!(run(with_ds, none, None, true), "ds has 6 rows, but there is no dx to add them to");
+        assert_eq!(run(with_ds, none, None, true), "ds has 6 rows, but there is no dx to add ds to");
         let of_group = rows().with_ds((&x, 4)).and_then(|rows| rows.with_group(0, 3, 1)).expect("ds fits");
-        assert_eq!(run(of_group, none, None, true), "ds has 6 rows, but there is no dx to add them to");
+        assert_eq!(run(of_group, none, None, true), "ds has 6 rows, but there is no dx to add ds to");
         let rstd = Stats { rstd: Some(&x[..5]), ..none };
         assert_eq!(run(rows(), rstd, None, true), "rstd has 5 elements, expected 6");
     }

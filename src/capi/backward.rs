@@ -9,13 +9,12 @@ use lanenorm_kernels::half::{bf16, f16};
 use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm_kernels::rows::{GradRows, LINE, RawGradRows, Vector};
 use lanenorm_kernels::simd::Float;
-use lanenorm_kernels::{Center, Compiled, Element};
+use lanenorm_kernels::{Center, Compiled, Count, Element, Error as Refused};
 
 use super::check::params_len;
 use super::places::{Places, Rows, Shape, Strided, fill_with_zeros};
 use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, misfit, parallelism, refuse};
-use crate::Error;
 use crate::backward::check_stats_together;
 use crate::parallel::{self, Tasks};
 use crate::plan::{Plan, Written, dx_row_bytes};
@@ -188,12 +187,12 @@ fn block_sizes(plan: &Plan, kind: Kind, rows: usize) -> Result<(Sizes, lanenorm_
 
 #[cold]
 fn overflows(plan: &Plan, rows: usize) -> lanenorm_status {
-    Error::Overflow { what: "scratch", rows, stride: plan.cols }.into()
+    Refused::Overflow { what: "scratch", rows, stride: plan.cols }.into()
 }
 
 fn check_groups(plan: &Plan, rows: usize) -> Result<(), lanenorm_status> {
     let &Plan { groups, repeat, .. } = plan;
-    if rows.is_multiple_of(groups * repeat) { Ok(()) } else { Err(Error::GroupRows { rows, groups, repeat }.into()) }
+    if rows.is_multiple_of(groups * repeat) { Ok(()) } else { Err(Refused::GroupRows { rows, groups, repeat }.into()) }
 }
 
 /// A call that has been checked, and has rows and columns.
@@ -233,10 +232,10 @@ impl<'a> Call<'a> {
             return Err(refuse(lanenorm_status::Unsupported, message));
         }
         if !has_dx && !sums && !shape.is_empty() {
-            return Err(Error::NoGradient.into());
+            return Err(Refused::NoGradient.into());
         }
         if !has_dx && !buffers.ds.data.is_null() {
-            return Err(Error::DsWithoutDx { rows: shape.rows }.into());
+            return Err(Refused::DsWithoutDx { rows: shape.rows }.into());
         }
         check_groups(plan, shape.rows)?;
         let params_len = params_len(plan)?;
@@ -487,7 +486,7 @@ unsafe fn run_blocks(
     let Some(mut call) = Call::new(plan, kind, buffers)? else { return Ok(()) };
     let (sizes, lanenorm_backward_sizes { blocks, .. }) = block_sizes(plan, kind, call.shape.rows)?;
     if first > blocks || count > blocks - first {
-        let message = format_args!("{count} blocks from block {first} on, of {blocks} blocks");
+        let message = format_args!("{} from block {first} on, of {blocks}", Count(count, "block"));
         return Err(refuse(lanenorm_status::Size, message));
     }
     let (float, partial) = (kind.float_size(), sizes.lens.partial);

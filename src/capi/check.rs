@@ -5,10 +5,11 @@
 
 use std::ffi::c_void;
 
+use lanenorm_kernels::Error as Refused;
+
 use super::places::{Places, Rows, Shape, Span, Strided, vector};
 use super::plan::Kind;
 use super::{lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, refuse};
-use crate::Error;
 use crate::plan::{Plan, Written, y_row_bytes};
 
 /// Where the buffers of a call lie, as the checks have found.
@@ -42,7 +43,7 @@ pub(super) fn check(
         return Err(unsupported("sum is NULL, but y, which has another type, has no room for it"));
     }
     if plan.groups > 1 && !shape.rows.is_multiple_of(plan.groups * plan.repeat) {
-        return Err(Error::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());
+        return Err(Refused::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());
     }
     if shape.is_empty() {
         return Ok(None);
@@ -223,6 +224,6 @@ fn unsupported(message: &str) -> lanenorm_status {
 /// The number of elements of gamma, and of beta.
 #[inline(always)]
 pub(super) fn params_len(plan: &Plan) -> Result<usize, lanenorm_status> {
-    let overflow = || Error::Overflow { what: "gamma", rows: plan.groups, stride: plan.cols };
+    let overflow = || Refused::Overflow { what: "gamma", rows: plan.groups, stride: plan.cols };
     Ok(plan.cols.checked_mul(plan.groups).ok_or_else(overflow)?)
 }

@@ -11,7 +11,7 @@ use lanenorm_kernels::ops::rms_norm::RmsNorm;
 use lanenorm_kernels::rows::{Groups, Params, RawRows, RowIo, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::stats::StatsMut;
-use lanenorm_kernels::{Center, Centered, Compiled, Element, Error as Refused, Uncentered};
+use lanenorm_kernels::{Center, Centered, Compiled, Count, Element, Error as Refused, Uncentered};
 
 use super::check::{Checked, check, check_plain};
 use super::places::{Strided, fill_with_zeros};
@@ -184,7 +184,7 @@ pub(super) unsafe fn forward(
         Part::All { threads } => (0, rows, parallelism(threads).tasks_for(rows.saturating_mul(plan.cols))),
         Part::Rows { first, count } => {
             if first > rows || count > rows - first {
-                let message = format_args!("{count} rows from row {first} on, of {rows} rows");
+                let message = format_args!("{} from row {first} on, of {rows}", Count(count, "row"));
                 return Err(refuse(lanenorm_status::Size, message));
             }
             (first, count, Tasks::ONE)

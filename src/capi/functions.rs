@@ -7,10 +7,10 @@ use std::ptr::{null, null_mut};
 
 use super::backward::backward;
 use super::forward::{Part, forward};
+use super::places::no_rows;
 use super::plan::{Dtype, Kind};
 use super::{
     guard, lanenorm_backward_buffers, lanenorm_forward_buffers, lanenorm_rows, lanenorm_rows_mut, lanenorm_status,
-    refuse,
 };
 use crate::plan::Plan;
 
@@ -756,7 +756,7 @@ unsafe fn run_sum(
 ) -> lanenorm_status {
     let (rows, cols) = (buffers.rows, numbers.0);
     if buffers.residual.data.is_null() && rows > 0 && cols > 0 {
-        return refuse(lanenorm_status::NullPointer, format_args!("residual is NULL, expected {rows} rows of {cols}"));
+        return no_rows("residual", rows, cols);
     }
     // SAFETY: the caller's duty.
     unsafe { run_forward(kind, numbers, buffers, threads) }

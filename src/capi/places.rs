@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 
 use lanenorm_kernels::rows::start_on_lines;
+use lanenorm_kernels::{Count, Error as Refused};
 
 use super::{lanenorm_status, refuse};
 use crate::shape::{Crowded, extent, extent_of_runs};
@@ -24,7 +25,7 @@ impl Shape {
         let transposed = inner_rows == 1;
         let inner_rows = if transposed || inner_rows == 0 { rows } else { inner_rows };
         if inner_rows != rows && !rows.is_multiple_of(inner_rows) {
-            let message = format_args!("{rows} rows are not a multiple of {inner_rows} inner_rows");
+            let message = format_args!("rows is {rows}, expected a multiple of inner_rows, which is {inner_rows}");
             return Err(refuse(lanenorm_status::Size, message));
         }
         Ok(Self { rows, inner_rows, cols, transposed })
@@ -223,24 +224,35 @@ fn span(
 #[cold]
 fn no_pointer(what: &str, start: usize, size: usize, (rows, cols): (usize, usize)) -> lanenorm_status {
     if start == 0 {
-        return refuse(lanenorm_status::NullPointer, format_args!("{what} is NULL, expected {rows} rows of {cols}"));
+        return no_rows(what, rows, cols);
     }
     let message = format_args!("{what} is at {start:#x}, expected a multiple of {}", align(size));
     refuse(lanenorm_status::Misaligned, message)
 }
 
 #[cold]
-fn overlap_one_another(what: &str, cols: usize, stride: usize, outer_stride: usize) -> lanenorm_status {
-    let rows = format_args!("the rows of {what} overlap: they have {cols} columns and start {stride} elements apart");
+pub(super) fn no_rows(what: &str, rows: usize, cols: usize) -> lanenorm_status {
+    let message = format_args!("{what} is NULL, expected {} of {cols}", Count(rows, "row"));
+    refuse(lanenorm_status::NullPointer, message)
+}
+
+#[cold]
+fn overlap_one_another(what: &'static str, cols: usize, stride: usize, outer_stride: usize) -> lanenorm_status {
+    let rows = Refused::Overlap { what, cols, stride };
     let status = lanenorm_status::Stride;
     // Rows of one run, or runs of one row each, have one stride.
-    if outer_stride == 0 { refuse(status, rows) } else { refuse(status, format_args!("{rows}, runs {outer_stride}")) }
+    if outer_stride == 0 {
+        refuse(status, format_args!("{rows}"))
+    } else {
+        refuse(status, format_args!("{rows}, runs {outer_stride}"))
+    }
 }
 
 #[cold]
 fn overflows(what: &str, rows: usize, cols: usize, stride: usize, outer_stride: usize) -> lanenorm_status {
     let message = format_args!(
-        "{what} is too large: {rows} rows of {cols}, with strides of {stride} and {outer_stride}, overflow the address space"
+        "{what} is too large: {} of {cols}, with strides of {stride} and {outer_stride}, overflow the address space",
+        Count(rows, "row")
     );
     refuse(lanenorm_status::Overflow, message)
 }

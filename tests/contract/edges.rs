@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 
+use lanenorm::kernels::Error as Refused;
 use lanenorm::kernels::element::Storage;
 use lanenorm::kernels::simd::Float;
 use lanenorm::{Element, Error, LayerNorm, Moments, Parallelism, RmsNorm, Rows, RowsMut, Store};
@@ -187,7 +188,7 @@ fn sums_over_no_rows_are_zero<K: Types>() {
     assert_eq!(plan.backward(none, none).dgamma_to(&mut dgamma).run(), Ok(()));
     assert!(dgamma.iter().all(|v| v.bits() == 0));
     let nothing = plan.backward(none, none).run();
-    assert_eq!(nothing, Err(Error::NoGradient));
+    assert_eq!(nothing, Err(Error::Arguments(Refused::NoGradient)));
 }
 
 for_every_type!(
@@ -202,14 +203,14 @@ for_every_type!(
 fn vectors_of_too_many_groups_are_refused() {
     let plan = LayerNorm::new(MAX / 2, 1e-5).and_then(|plan| plan.with_groups(4, 1)).expect("a valid plan");
     let none: &[f32] = &[];
-    let overflow = |what| Err(Error::Overflow { what, rows: 4, stride: MAX / 2 });
+    let overflow = |what| Err(Error::Arguments(Refused::Overflow { what, rows: 4, stride: MAX / 2 }));
     let (mut dgamma, mut dbeta) = ([7.0; 3], [7.0; 3]);
     assert_eq!(plan.backward_in_place(&mut [], none).dgamma_to(&mut dgamma).run(), overflow("dgamma"));
     assert_eq!(plan.backward_in_place(&mut [], none).dbeta_to(&mut dbeta).run(), overflow("dbeta"));
     assert_eq!(plan.backward_in_place(&mut [], none).gamma(&[1.0; 4]).run(), overflow("gamma"));
     assert_eq!(plan.forward::<f32>(&[], None, Some(&[1.0; 4]), &mut []), overflow("gamma"));
     let plan = LayerNorm::new(MAX, 1e-5).expect("a valid plan");
-    let length = Error::Length { what: "dgamma", len: 3, expected: MAX };
+    let length = Error::Arguments(Refused::Length { what: "dgamma", len: 3, expected: MAX });
     assert_eq!(plan.backward_in_place(&mut [], none).dgamma_to(&mut dgamma).run(), Err(length));
     assert_eq!((dgamma, dbeta), ([7.0; 3], [7.0; 3]));
 }
@@ -224,7 +225,7 @@ fn scales_that_are_not_of_the_type_are_refused<K: Types>() {
         for scale in refused {
             let mut moments = [Moments { count: 7.0, ..Moments::EMPTY }; 3];
             let error = plan.moments_at_scale(&x, scale, &mut moments).expect_err("a bad scale was accepted");
-            let Error::Scale { scale: named, dtype } = error else { panic!("{error:?}") };
+            let Error::Arguments(Refused::Scale { scale: named, dtype }) = error else { panic!("{error:?}") };
             assert!(named.to_bits() == scale.to_bits() && dtype == K::X::DTYPE.name());
             let message = error.to_string();
             assert!(message.contains(&format!("scale is {scale},")) && message.contains(dtype), "{message}");

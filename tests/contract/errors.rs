@@ -1,5 +1,6 @@
 //! Bad input: each kind gives its own error, the message has both numbers, and nothing is written.
 
+use lanenorm::kernels::Error as Refused;
 use lanenorm::{Error, LayerNorm, Parallelism, RmsNorm, Rows, RowsMut, Store, Tier};
 
 use crate::support::forms::StatsMut;
@@ -43,7 +44,7 @@ fn refused_by(
 #[test]
 fn gamma_and_beta_of_another_length() {
     let (x, short, long) = ([1.0; 12], [1.0; 3], [1.0; 5]);
-    let error = |what, len| Error::Length { what, len, expected: 4 };
+    let error = |what, len| Error::Arguments(Refused::Length { what, len, expected: 4 });
     refused(error("gamma", 3), &["gamma", "3", "4"], |p, y| p.forward(&x, Some(&short), None, y));
     refused(error("gamma", 5), &["gamma", "5", "4"], |p, y| p.forward_in_place(y, Some(&long), None));
     let layer_norm = Operation::LayerNorm { offset: 0.0 };
@@ -54,7 +55,7 @@ fn gamma_and_beta_of_another_length() {
 #[test]
 fn statistics_of_another_length() {
     let x = [1.0; 12];
-    let error = |what, len| Error::Length { what, len, expected: 3 };
+    let error = |what, len| Error::Arguments(Refused::Length { what, len, expected: 3 });
     refused_by(Operation::LayerNorm { offset: 0.0 }, &error("mean", 2), &["mean", "2", "3"], |p, y| {
         let (mut mean, mut rstd) = ([0.0; 2], [0.0; 3]);
         let stats = StatsMut { mean: Some(&mut mean), rstd: Some(&mut rstd), ..StatsMut::default() };
@@ -103,7 +104,7 @@ fn x_and_y_of_different_rows() {
 #[test]
 fn strides_that_overlap() {
     let x = [1.0; 12];
-    let error = |what, stride| Error::Overlap { what, cols: 4, stride };
+    let error = |what, stride| Error::Arguments(Refused::Overlap { what, cols: 4, stride });
     refused(error("x", 3), &["x", "3", "4"], |p, y| p.forward(Rows::strided(&x, 3, 3), None, None, y));
     refused(error("x", 0), &["x", "0", "4"], |p, y| p.forward(Rows::strided(&x, 3, 0), None, None, y));
     refused(error("y", 2), &["y", "2", "4"], |p, y| p.forward(&x, None, None, RowsMut::strided(y, 3, 2)));
@@ -113,7 +114,9 @@ fn strides_that_overlap() {
 #[test]
 fn strided_buffers_that_are_too_short() {
     let x = [1.0; 13];
-    let error = |what, len, rows, stride, needed| Error::TooShort { what, len, rows, cols: 4, stride, needed };
+    let error = |what, len, rows, stride, needed| {
+        Error::Arguments(Refused::TooShort { what, len, rows, cols: 4, stride, needed })
+    };
     refused(error("x", 13, 3, 5, 14), &["13", "14", "3", "5"], |p, y| {
         p.forward(Rows::strided(&x, 3, 5), None, None, y)
     });
@@ -130,7 +133,7 @@ fn products_that_overflow() {
     let x = [1.0; 12];
     let (max, half) = (usize::MAX, usize::MAX / 2);
     let (max_text, half_text) = (max.to_string(), half.to_string());
-    let error = |what, rows, stride| Error::Overflow { what, rows, stride };
+    let error = |what, rows, stride| Error::Arguments(Refused::Overflow { what, rows, stride });
     refused(error("x", 3, max), &["x", "3", &max_text], |p, y| p.forward(Rows::strided(&x, 3, max), None, None, y));
     refused(error("y", 4, half), &["y", "4", &half_text], |p, y| {
         p.forward(&[1.0; 16], None, None, RowsMut::strided(y, 4, half))
@@ -156,7 +159,7 @@ fn eps_that_is_no_length() {
         ];
         for result in results {
             let error = result.expect_err("bad eps was accepted");
-            assert!(matches!(error, Error::Eps(e) if e.to_bits() == eps.to_bits()), "{error:?}");
+            assert!(matches!(error, Error::Arguments(Refused::Eps(e)) if e.to_bits() == eps.to_bits()), "{error:?}");
             let message = error.to_string();
             assert!(message.contains(text) && message.contains('0'), "{message}");
         }

@@ -162,7 +162,7 @@ fn eps_is_finite_and_not_negative() {
         assert_eq!(backward.is_ok(), fits, "{eps}");
         let backward = Backward::<_, Uncentered>::new(grads(), Stats::default(), None, 0.0, eps, true, false);
         assert_eq!(backward.is_ok(), fits, "{eps}");
-        let moments = RowMoments { x: &x, centered: true, scale: None }.run_on(Isa::SCALAR);
+        let moments = RowMoments::new(&x, true).run_on(Isa::SCALAR);
         match moments.rescale::<f32>(eps) {
             Ok(_) => assert!(fits, "{eps}"),
             Err(error) => {
@@ -249,7 +249,7 @@ fn moments_that_are_not_of_the_row<K: Types>() {
     let problem = Problem::<K>::ordinary(2, 100, 9);
     let cols = problem.cols;
     let row = |r: usize| &problem.x[r * cols..][..cols];
-    let of = |x| RowMoments { x, centered: true, scale: None }.run_on(Isa::SCALAR);
+    let of = |x| RowMoments::new(x, true).run_on(Isa::SCALAR);
     let whole = [of(row(0)), of(row(1))];
     let refuses = |result, of| matches!(result, Err(Error::Moments { row, .. }) if row == of);
     let expected = problem.expected();
@@ -269,6 +269,9 @@ fn moments_that_are_not_of_the_row<K: Types>() {
                 "{scale}"
             );
             assert!(!is_slow_scale::<K::X>(scale));
+            let refused = RowMoments::new(row(0), true).at_scale(scale).err();
+            let names = |s: f64| s.to_bits() == scale.to_bits();
+            assert!(matches!(refused, Some(Error::Scale { scale, .. }) if names(scale)), "{refused:?}");
         }
         let few = job(&problem, &mut y).run_with(isa, &whole[..1]);
         assert_eq!(few, Err(Error::Length { what: "moments", len: 1, expected: 2 }));
@@ -287,7 +290,8 @@ fn moments_that_are_not_of_the_row<K: Types>() {
     assert_eq!((Moments::EMPTY.merge(a), a.merge(Moments::EMPTY)), (a, a));
     assert_eq!(Moments::EMPTY.merge(Moments::EMPTY), Moments::EMPTY);
     assert_eq!(Moments::merge_all([Moments::EMPTY, a, Moments::EMPTY, b]), a.merge(b));
-    let scaled = RowMoments { x: row(1), centered: true, scale: Some(K::F::RESCALE[0]) }.run_on(Isa::SCALAR);
+    let scaled = RowMoments::new(row(1), true).at_scale(K::F::RESCALE[0]).expect("a scale of the type");
+    let scaled = scaled.run_on(Isa::SCALAR);
     for mixed in [a.merge(scaled), Moments::merge_all([a, scaled]), Moments::merge_all([a, b, scaled])] {
         assert!(mixed.m2.is_nan() && !mixed.are_of::<K::X>(1), "moments at two scales");
     }

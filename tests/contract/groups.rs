@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 
+use lanenorm::kernels::Error as Refused;
 use lanenorm::{Error, Parallelism, Store};
 
 use crate::support::{
@@ -132,7 +133,7 @@ fn groups_that_are_none_or_overflow_are_refused() {
         let plan = Plan::new(operation, 4, 1e-5).expect("a valid eps");
         for (groups, repeat) in [(0, 1), (1, 0), (0, 0), (usize::MAX, 2), (1 << 33, 1 << 33)] {
             let error = plan.with_groups(groups, repeat).expect_err("bad groups were accepted");
-            assert_eq!(error, Error::Groups { groups, repeat });
+            assert_eq!(error, Error::Arguments(Refused::Groups { groups, repeat }));
             let message = error.to_string();
             assert!(message.contains(&groups.to_string()) && message.contains(&repeat.to_string()), "{message}");
         }
@@ -160,11 +161,11 @@ fn calls_that_do_not_fit_the_groups_are_refused() {
             assert!(y == [7.0; 24] && in_place == x, "{operation:?}: something was written");
         };
         let gamma = |len: usize| vec![1.0; len];
-        let rows = |groups, repeat| Error::GroupRows { rows: 6, groups, repeat };
+        let rows = |groups, repeat| Error::Arguments(Refused::GroupRows { rows: 6, groups, repeat });
         refused(plan(4, 1), Some(&gamma(16)), None, rows(4, 1), &["6", "4", "1"]);
         refused(plan(2, 2), Some(&gamma(8)), None, rows(2, 2), &["6", "2"]);
         refused(plan(2, 6), None, None, rows(2, 6), &["6", "2"]);
-        let length = |what, len, expected| Error::Length { what, len, expected };
+        let length = |what, len, expected| Error::Arguments(Refused::Length { what, len, expected });
         refused(plan(3, 2), Some(&gamma(4)), None, length("gamma", 4, 12), &["gamma", "4", "12"]);
         refused(plan(3, 2), Some(&gamma(13)), None, length("gamma", 13, 12), &["gamma", "13", "12"]);
         refused(plan(1, 6), Some(&gamma(24)), None, length("gamma", 24, 4), &["gamma", "24", "4"]);
@@ -172,7 +173,7 @@ fn calls_that_do_not_fit_the_groups_are_refused() {
             refused(plan(6, 1), Some(&gamma(24)), Some(&gamma(20)), length("beta", 20, 24), &["beta", "20", "24"]);
         }
         let too_many = usize::MAX / 2;
-        let overflow = Error::Overflow { what: "gamma", rows: too_many, stride: 4 };
+        let overflow = Error::Arguments(Refused::Overflow { what: "gamma", rows: too_many, stride: 4 });
         refused(plan(too_many, 1), Some(&gamma(4)), None, overflow, &["gamma", &too_many.to_string(), "4"]);
     }
 }

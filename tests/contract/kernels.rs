@@ -135,7 +135,7 @@ fn jobs_of_pointers_give_the_same_bits<K: Types>() {
 
 /// The moments of a row, by subtrees of at most `grain` elements.
 fn moments<T: Element>(isa: Isa, row: RowMoments<'_, T>, grain: usize) -> Moments {
-    let part = |x| moments(isa, RowMoments { x, ..row }, grain);
+    let part = |x| moments(isa, row.of(x), grain);
     match split_point(row.x.len()) {
         Some(at) if row.x.len() > grain => part(&row.x[..at]).merge(part(&row.x[at..])),
         _ => row.run_on(isa),
@@ -148,9 +148,9 @@ fn moments_merged_along_the_tree_give_the_same_bits<K: Types>() {
         let bits = |m: Moments| [m.count, m.origin, m.offset, m.m2, m.scale].map(f64::to_bits);
         for centered in [true, false] {
             // The slow path takes moments in parts too, here at the scales of the type.
-            let scales = [None, Some(1.0), Some(K::F::RESCALE[i % 2])];
-            for scale in scales {
-                let row = RowMoments { x: &problem.x, centered, scale };
+            for scale in [None, Some(K::F::RESCALE[i % 3])] {
+                let row = RowMoments::new(&problem.x, centered);
+                let row = scale.map_or(row, |scale| row.at_scale(scale).expect("a scale of the type"));
                 let expected = bits(moments(Isa::SCALAR, row, usize::MAX));
                 for &isa in tiers() {
                     for grain in [1, CHUNK, 3 * CHUNK, 8 * CHUNK, usize::MAX] {
@@ -171,7 +171,7 @@ fn moments_about_zero_are_the_sum_of_squares_alone<K: Types>() {
         let m2 = x.iter().map(|&x| x.wide() * x.wide()).sum();
         let expected = Moments { count: cols as f64, origin: 0.0, offset: 0.0, m2, scale: 1.0 };
         for &isa in tiers() {
-            let got = RowMoments { x: &x, centered: false, scale: None }.run_on(isa);
+            let got = RowMoments::new(&x, false).run_on(isa);
             assert_eq!(got, expected, "{isa}, {}, {cols} columns", K::NAME);
         }
     }
@@ -186,7 +186,7 @@ where
     for &isa in tiers() {
         for (at, streaming) in [(0, false), (1, true), (16, false), (cols / 2, true), (cols, false)] {
             let mut output = Output::blank(problem);
-            let moments = moments(isa, RowMoments { x: &problem.x, centered: M::CENTERED, scale: None }, CHUNK);
+            let moments = moments(isa, RowMoments::new(&problem.x, M::CENTERED), CHUNK);
             let job = Floor::job(problem, &mut output, streaming);
             let (a, b) = job.with_moments(&moments).expect("an ordinary row").split_at_col(at);
             assert_eq!(a.cols() + b.cols(), cols);
@@ -216,7 +216,7 @@ where
 {
     let expected = problem.expected();
     for &isa in tiers() {
-        let moments = RowMoments { x: &problem.x, centered: M::CENTERED, scale: None }.run_on(isa);
+        let moments = RowMoments::new(&problem.x, M::CENTERED).run_on(isa);
         let mut output = Output::blank(problem);
         let job = Floor::job(problem, &mut output, false).with_moments(&moments);
         job.map(|_| ()).expect_err("given back").run_on(isa);

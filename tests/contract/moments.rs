@@ -4,6 +4,7 @@
 
 use std::num::NonZeroUsize;
 
+use lanenorm::kernels::Error as Refused;
 use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::stats::CHUNK;
 use lanenorm::{Error, Isa, Moments, Parallelism, Rows, RowsMut, Store};
@@ -265,7 +266,7 @@ fn known(counts: [f64; 3]) -> [Moments; 3] {
 
 #[test]
 fn moments_of_another_number_of_rows_are_refused() {
-    let length = |len| Error::Length { what: "moments", len, expected: 3 };
+    let length = |len| Error::Arguments(Refused::Length { what: "moments", len, expected: 3 });
     refused(&length(2), &["moments", "2", "3"], |plan, moments, _| plan.moments(&X, &mut moments[..2]));
     refused(&length(0), &["moments", "0", "3"], |plan, _, _| plan.moments_at_scale(&X, 0.5, &mut []));
     let four = [known([4.0; 3])[0]; 4];
@@ -275,8 +276,9 @@ fn moments_of_another_number_of_rows_are_refused() {
 
 #[test]
 fn moments_of_other_elements_are_refused() {
-    let of =
-        |row, [count, mean, m2, scale]: [f64; 4], dtype| Error::Moments { row, count, scale, mean, m2, cols: 4, dtype };
+    let of = |row, [count, mean, m2, scale]: [f64; 4], dtype| {
+        Error::Arguments(Refused::Moments { row, count, scale, mean, m2, cols: 4, dtype })
+    };
     let error = |row, count, scale, dtype| of(row, [count, 1.0 / scale, count, scale], dtype);
     refused(&error(1, 3.0, 1.0, "f32"), &["row 1", "3", "4", "f32"], |plan, _, y| {
         plan.normalize_with(&X, &known([4.0, 3.0, 9.0]), None, None, y)
@@ -308,10 +310,10 @@ fn moments_of_other_elements_are_refused() {
     assert_eq!((refused, y), (Err(error(2, 4.0, 0.5, "f64")), [7.0; 12]));
     moments[2] = Moments { count: f64::NAN, ..moments[1] };
     let refused = plan.normalize_with(&X.map(f64::from), &moments, None, None, &mut y);
-    assert!(matches!(refused, Err(Error::Moments { row: 2, .. })) && y == [7.0; 12]);
+    assert!(matches!(refused, Err(Error::Arguments(Refused::Moments { row: 2, .. }))) && y == [7.0; 12]);
     moments[2] = Moments { origin: f64::NAN, m2: 0.0, ..moments[1] };
     let refused = plan.normalize_with(&X.map(f64::from), &moments, None, None, &mut y);
-    assert!(matches!(refused, Err(Error::Moments { row: 2, .. })) && y == [7.0; 12]);
+    assert!(matches!(refused, Err(Error::Arguments(Refused::Moments { row: 2, .. }))) && y == [7.0; 12]);
 }
 
 #[test]
@@ -320,13 +322,17 @@ fn rows_and_vectors_that_do_not_fit_are_refused_with_moments_as_well() {
     refused(&Error::Rows { x: 3, y: 2 }, &["3", "2"], |plan, _, y| {
         plan.normalize_with(&X, &known, None, None, &mut y[..8])
     });
-    refused(&Error::Length { what: "gamma", len: 3, expected: 4 }, &["gamma", "3", "4"], |plan, _, y| {
-        plan.normalize_with(&X, &known, Some(&X[..3]), None, y)
-    });
+    refused(
+        &Error::Arguments(Refused::Length { what: "gamma", len: 3, expected: 4 }),
+        &["gamma", "3", "4"],
+        |plan, _, y| plan.normalize_with(&X, &known, Some(&X[..3]), None, y),
+    );
     refused(&Error::Ragged { what: "x", len: 11, cols: 4 }, &["x", "11", "4"], |plan, moments, _| {
         plan.moments(&X[..11], moments)
     });
-    refused(&Error::Overlap { what: "x", cols: 4, stride: 3 }, &["x", "4", "3"], |plan, moments, _| {
-        plan.moments_at_scale(Rows::strided(&X, 3, 3), 0.5, moments)
-    });
+    refused(
+        &Error::Arguments(Refused::Overlap { what: "x", cols: 4, stride: 3 }),
+        &["x", "4", "3"],
+        |plan, moments, _| plan.moments_at_scale(Rows::strided(&X, 3, 3), 0.5, moments),
+    );
 }

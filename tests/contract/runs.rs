@@ -1,6 +1,7 @@
 //! Rows at two strides: they have the bits of contiguous rows, on all tiers, in every form of a call, for any number of
 //! threads. Nothing between them is written. What cannot be is refused with the numbers, before anything is written.
 
+use lanenorm::kernels::Error as Refused;
 use lanenorm::{
     Companion, Element, Error, Isa, LayerNorm, Misfit, Moments, Parallelism, RmsNorm, Rows, RowsMut, Store, bf16, f16,
 };
@@ -467,12 +468,12 @@ fn runs_that_cannot_be() {
         &[4, 6],
     );
     refused(
-        &Error::Length { what: "bias", len: 3, expected: 4 },
+        &Error::Arguments(Refused::Length { what: "bias", len: 3, expected: 4 }),
         |plan, y| plan.call_in_place(RowsMut::strided_2d(y, [3, 2], [10, 4])).residual(residual).bias(&x[..3]).run(),
         &[3, 4],
     );
     refused(
-        &Error::Length { what: "moments", len: 1, expected: 6 },
+        &Error::Arguments(Refused::Length { what: "moments", len: 1, expected: 6 }),
         |plan, y| plan.call(residual).moments(&[Moments::EMPTY]).to(&mut y[..24]),
         &[1, 6],
     );
@@ -493,12 +494,12 @@ fn runs_that_cannot_be() {
     );
     // One stride is enough here, and the message is that of rows at one.
     refused(
-        &Error::Overlap { what: "x", cols: 4, stride: 3 },
+        &Error::Arguments(Refused::Overlap { what: "x", cols: 4, stride: 3 }),
         |plan, y| plan.forward_in_place(RowsMut::strided_2d(y, [1, 3], [99, 3]), None),
         &[4, 3],
     );
     refused(
-        &Error::TooShort { what: "x", len: 40, rows: 6, cols: 4, stride: 8, needed: 44 },
+        &Error::Arguments(Refused::TooShort { what: "x", len: 40, rows: 6, cols: 4, stride: 8, needed: 44 }),
         |plan, y| plan.forward_in_place(RowsMut::strided_2d(y, [2, 3], [24, 8]), None),
         &[40, 44],
     );

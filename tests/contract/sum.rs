@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 
+use lanenorm::kernels::Error as Refused;
 use lanenorm::{Error, Isa, LayerNorm, Parallelism, RowsMut, Store};
 
 use crate::support::forms::{Io, StatsMut, Sum};
@@ -283,11 +284,11 @@ fn sums_that_do_not_fit_are_refused() {
     let refused = plan.call(&x).residual(&x).sum_to(&mut s[..4]).to(&mut y);
     assert_eq!(refused, Err(Error::SumRows { what: "s", x: 2, rows: 1 }));
     let refused = plan.call(&x).residual(&x).sum_to(&mut s).bias(&x[..3]).to(&mut y);
-    assert_eq!(refused, Err(Error::Length { what: "bias", len: 3, expected: 4 }));
+    assert_eq!(refused, Err(Error::Arguments(Refused::Length { what: "bias", len: 3, expected: 4 })));
     let refused = plan.call(&x).residual_in_place(RowsMut::strided(&mut s, 2, 3)).to(&mut y);
-    assert_eq!(refused, Err(Error::Overlap { what: "residual", cols: 4, stride: 3 }));
+    assert_eq!(refused, Err(Error::Arguments(Refused::Overlap { what: "residual", cols: 4, stride: 3 })));
     let refused = plan.call(&x).residual_in_place(&mut s).gamma(&short[..3]).to(&mut y);
-    assert_eq!(refused, Err(Error::Length { what: "gamma", len: 3, expected: 4 }));
+    assert_eq!(refused, Err(Error::Arguments(Refused::Length { what: "gamma", len: 3, expected: 4 })));
     let refused = plan.call(&x).residual(&short).to(&mut y);
     assert_eq!(refused, Err(Error::SumRows { what: "residual", x: 2, rows: 1 }));
     let refused = plan.call(&short).residual(&short).to(&mut y);
@@ -295,7 +296,7 @@ fn sums_that_do_not_fit_are_refused() {
     let refused = plan.call_in_place(&mut s).residual(&short).run();
     assert_eq!(refused, Err(Error::SumRows { what: "residual", x: 2, rows: 1 }));
     let refused = plan.call_in_place(&mut s).residual(&x).bias(&x[..3]).run();
-    assert_eq!(refused, Err(Error::Length { what: "bias", len: 3, expected: 4 }));
+    assert_eq!(refused, Err(Error::Arguments(Refused::Length { what: "bias", len: 3, expected: 4 })));
     assert_same_bits(format_args!("s"), 4, &[f32::SENTINEL; 8], &s);
     assert_same_bits(format_args!("y"), 4, &[f32::SENTINEL; 8], &y);
 }

@@ -1,6 +1,7 @@
 //! Outputs that are new vectors: they have the bits of outputs that are given, for every type, tier and number of
 //! threads, also where rows do not lie in one piece, and without rows or columns.
 
+use lanenorm::kernels::Error as Refused;
 use lanenorm::{Error, LayerNorm, Parallelism, RmsNorm, Rows};
 
 use crate::support::{Problem, Types, assert_same_bits, tiers};
@@ -84,7 +85,7 @@ fn a_refused_call_gives_no_vector() {
     let plan = LayerNorm::new(2, 0.0).expect("a plan");
     let ragged = Error::Ragged { what: "x", len: 3, cols: 2 };
     assert_eq!(plan.call(&[0.0f32; 3]).to_vec::<f32>(), Err(ragged));
-    let gamma = Error::Length { what: "gamma", len: 3, expected: 2 };
+    let gamma = Error::Arguments(Refused::Length { what: "gamma", len: 3, expected: 2 });
     assert_eq!(plan.call(&[0.0f32; 4]).gamma(&[1.0; 3]).to_vec::<f32>(), Err(gamma));
     let rows = Error::SumRows { what: "residual", x: 2, rows: 1 };
     assert_eq!(plan.call(&[0.0f32; 4]).residual(&[1.0; 2]).to_vecs::<f32>(), Err(rows));

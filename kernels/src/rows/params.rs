@@ -98,7 +98,7 @@ impl<'a, T: Storage> Vector<'a, T> {
     /// If there are fewer.
     #[inline(always)]
     pub fn part(self, start: usize, len: usize) -> Self {
-        assert!(start <= self.len && len <= self.len - start, "{start} + {len} of {} elements", self.len);
+        assert!(start <= self.len && len <= self.len - start, "elements {start} + {len} of {}", self.len);
         // SAFETY: checked above.
         let p = unsafe { self.kind.at(self.p, start) };
         Self { p, len, ..self }

@@ -1,5 +1,6 @@
 //! Bad input to a backward call: each kind gives its own error, the message has the numbers, and nothing is written.
 
+use lanenorm::kernels::Error as Refused;
 use lanenorm::kernels::ops::backward::Parts;
 use lanenorm::{Error, Isa, Parallelism, Rows, RowsMut};
 
@@ -110,10 +111,10 @@ fn buffers_of_different_rows() {
 
 #[test]
 fn strides_that_overlap_or_are_too_long() {
-    let overlap = |what, stride| Error::Overlap { what, cols: 4, stride };
-    let short = |what| Error::TooShort { what, len: 12, rows: 3, cols: 4, stride: 5, needed: 14 };
+    let overlap = |what, stride| Error::Arguments(Refused::Overlap { what, cols: 4, stride });
+    let short = |what| Error::Arguments(Refused::TooShort { what, len: 12, rows: 3, cols: 4, stride: 5, needed: 14 });
     let (max, max_text) = (usize::MAX, usize::MAX.to_string());
-    let overflow = |what| Error::Overflow { what, rows: 3, stride: max };
+    let overflow = |what| Error::Arguments(Refused::Overflow { what, rows: 3, stride: max });
     let cases = |what| [(overlap(what, 3), 3, "3"), (short(what), 5, "14"), (overflow(what), max, &max_text)];
     for (error, stride, word) in cases("dy") {
         refused(error, &["dy", word, "3"], |p, o| {
@@ -145,7 +146,7 @@ fn strides_that_overlap_or_are_too_long() {
 
 #[test]
 fn vectors_of_another_length() {
-    let error = |what, len| Error::Length { what, len, expected: 4 };
+    let error = |what, len| Error::Arguments(Refused::Length { what, len, expected: 4 });
     for len in [0, 3, 5, 12] {
         let word = len.to_string();
         refused(error("gamma", len), &["gamma", &word, "4"], |p, o| {
@@ -170,7 +171,7 @@ fn vectors_of_another_length() {
 
 #[test]
 fn statistics_of_another_shape() {
-    let error = |what, len| Error::Length { what, len, expected: 3 };
+    let error = |what, len| Error::Arguments(Refused::Length { what, len, expected: 3 });
     let call = |p: &Plan, o: &mut Outputs, stats| {
         p.backward(GradIo::new(&ONES, &ONES, &mut o.dx), None, stats, dgamma(&mut o.dgamma))
     };
@@ -203,7 +204,7 @@ fn statistics_without_those_that_belong_to_them() {
         (None, three, three, "rstd", "mean"),
         (None, three, None, "mean_lo", "mean"),
     ] {
-        let error = Error::Statistics { rows: 3, given, missing };
+        let error = Error::Arguments(Refused::Statistics { rows: 3, given, missing });
         refused_by(LAYER_NORM, &error, &["3", given, missing], |p, o| {
             let (stats, grads) = (Stats { mean, mean_lo, rstd }, dgamma(&mut o.dgamma));
             p.backward(GradIo::new(&ONES, &ONES, &mut o.dx), None, stats, grads)
@@ -213,7 +214,7 @@ fn statistics_without_those_that_belong_to_them() {
 
 #[test]
 fn no_gradient_is_wanted() {
-    refused(Error::NoGradient, &["dx", "dgamma", "dbeta"], |p, _| {
+    refused(Error::Arguments(Refused::NoGradient), &["dx", "dgamma", "dbeta"], |p, _| {
         p.backward(GradIo::without_dx(&ONES, &ONES), None, nothing_kept(), ParamGrads::default())
     });
 }
@@ -266,7 +267,7 @@ fn the_length_of_scratch() {
         }
         let cols = usize::MAX / 3;
         let error = plan(cols).backward_scratch_len::<f32>(5).expect_err("a length that overflows");
-        assert_eq!(error, Error::Overflow { what: "scratch", rows: 5, stride: cols });
+        assert_eq!(error, Error::Arguments(Refused::Overflow { what: "scratch", rows: 5, stride: cols }));
         assert!(error.to_string().contains(&cols.to_string()));
     }
 }
@@ -275,7 +276,7 @@ fn the_length_of_scratch() {
 fn groups_that_do_not_fit() {
     let grouped = |plan: &Plan, groups, repeat| plan.with_groups(groups, repeat).expect("groups");
     for (groups, repeat) in [(2, 1), (1, 2), (3, 2), (4, 1)] {
-        let error = Error::GroupRows { rows: 3, groups, repeat };
+        let error = Error::Arguments(Refused::GroupRows { rows: 3, groups, repeat });
         refused(error, &["3", &groups.to_string(), &repeat.to_string()], |p, o| {
             let (io, mut sums) = (GradIo::new(&ONES, &ONES, &mut o.dx), vec![7.0; 4 * groups]);
             let result = grouped(p, groups, repeat).backward(io, None, nothing_kept(), dgamma(&mut sums));
@@ -283,7 +284,7 @@ fn groups_that_do_not_fit() {
             result
         });
     }
-    let error = |what, len| Error::Length { what, len, expected: 12 };
+    let error = |what, len| Error::Arguments(Refused::Length { what, len, expected: 12 });
     refused(error("gamma", 4), &["gamma", "4", "12"], |p, o| {
         let io = GradIo::new(&ONES, &ONES, &mut o.dx);
         grouped(p, 3, 1).backward(io, Some(&ONES[..4]), nothing_kept(), dgamma(&mut o.dgamma))

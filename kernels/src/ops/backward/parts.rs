@@ -1,6 +1,7 @@
 //! Parts of the rows, each with sums of its own.
 
 use crate::element::Storage;
+use crate::error::Count;
 
 /// The number of rows whose gradients of gamma and beta are added one after the other.
 pub const LEAF_ROWS: usize = 16;
@@ -75,8 +76,8 @@ pub(super) fn assert_len_at_least(what: &'static str, len: usize, expected: Opti
 #[inline(never)]
 fn wrong_len(what: &'static str, len: usize, least: &'static str, expected: Option<usize>) -> ! {
     match expected {
-        Some(expected) => panic!("{what} has {len} elements, expected {least}{expected}"),
-        None => panic!("{what} has {len} elements, expected more than usize can count"),
+        Some(expected) => panic!("{what} has {}, expected {least}{expected}", Count(len, "element")),
+        None => panic!("{what} has {}, expected more than usize can count", Count(len, "element")),
     }
 }
 
