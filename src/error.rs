@@ -32,7 +32,17 @@ pub enum Error {
         /// The number of columns.
         cols: usize,
     },
-    /// Rows at two strides cannot be, or do not fit the plan or the other buffers.
+    /// The rows of a buffer that has its own number of columns, an array say, are not those of the plan.
+    #[error("{what} has {}, expected {expected}", Count(*cols, "column"))]
+    Columns {
+        /// The buffer.
+        what: &'static str,
+        /// The number of columns.
+        cols: usize,
+        /// The number of columns of the plan.
+        expected: usize,
+    },
+    /// Rows at two strides cannot be, or do not fit the other buffers.
     #[error(fmt = fmt_runs)]
     Runs {
         /// The buffer.
@@ -154,40 +164,33 @@ pub enum Error {
     UnknownIsa(String),
 }
 
-/// What is wrong with rows at two strides.
+/// What is wrong with rows at two strides. A run is all rows with one index of the first of their two axes: see
+/// [`Rows::strided_2d`](crate::Rows::strided_2d).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misfit {
     /// They overlap.
-    #[error("overlap: each has {cols} columns")]
+    #[error("overlap: each row has {}", Count(*cols, "column"))]
     Overlap {
         /// The number of columns.
         cols: usize,
     },
-    /// Their extent overflows `usize`.
-    #[error("overflow usize: each has {cols} columns")]
+    /// Their extent or their number overflows `usize`.
+    #[error("overflow usize: each row has {}", Count(*cols, "column"))]
     Overflow {
         /// The number of columns.
         cols: usize,
     },
     /// The buffer is too short for them.
-    #[error("take {needed} elements, and there are {len}")]
+    #[error("take {}, but the buffer has {len}", Count(*needed, "element"))]
     TooShort {
         /// The length of the buffer.
         len: usize,
         /// The length it must have at least.
         needed: usize,
     },
-    /// The plan has another number of columns.
-    #[error("have {cols} columns, expected {expected}")]
-    Columns {
-        /// The number of columns.
-        cols: usize,
-        /// That of the plan.
-        expected: usize,
-    },
     /// Another buffer of the call has runs of another length.
-    #[error("do not go with the runs of {expected} rows that another buffer has")]
+    #[error("do not go with the runs of {} that another buffer has", Count(*expected, "row"))]
     RunLen {
         /// The rows of each run of that buffer.
         expected: usize,
@@ -196,10 +199,11 @@ pub enum Misfit {
 
 fn fmt_runs(
     what: &str,
-    [runs, rows]: &[usize; 2],
+    &[runs, rows]: &[usize; 2],
     [outer_stride, stride]: &[usize; 2],
     misfit: &Misfit,
     f: &mut fmt::Formatter<'_>,
 ) -> fmt::Result {
-    write!(f, "{what}: {runs} runs of {rows} rows, {outer_stride} and {stride} elements apart, {misfit}")
+    let (runs, rows) = (Count(runs, "run"), Count(rows, "row"));
+    write!(f, "{what}: {runs} of {rows}, {outer_stride} and {stride} elements apart, {misfit}")
 }

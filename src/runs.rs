@@ -176,6 +176,7 @@ impl Checked {
         match (self.inner_rows, runs.inner_rows) {
             (Some(expected), Some(inner_rows)) if inner_rows != expected => {
                 let Runs { rows, strides, .. } = runs;
+                // There are runs of rows, or one stride would be enough.
                 let (shape, misfit) = ([rows / inner_rows, inner_rows], Misfit::RunLen { expected });
                 return Err(Error::Runs { what, shape, strides, misfit });
             }

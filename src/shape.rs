@@ -48,7 +48,7 @@ pub(crate) fn runs(what: &'static str, len: usize, layout: Layout, cols: usize) 
     let error = |misfit| Error::Runs { what, shape, strides, misfit };
     let len = match holds {
         Holds::Elements(len) => len,
-        Holds::Columns(n) if n != cols => return Err(error(Misfit::Columns { cols: n, expected: cols })),
+        Holds::Columns(n) if n != cols => return Err(Error::Columns { what, cols: n, expected: cols }),
         // As many as there need be.
         Holds::Columns(_) => usize::MAX,
         #[cfg(feature = "ndarray")]
@@ -58,20 +58,19 @@ pub(crate) fn runs(what: &'static str, len: usize, layout: Layout, cols: usize) 
         return even(len, Layout::Strided { rows, stride });
     }
     let [outer, inner_rows] = shape;
-    if cols == 0 {
-        // Of no consequence: nothing is read or written.
-        let rows = outer.saturating_mul(inner_rows);
-        return Ok(Runs { rows, inner_rows: Some(inner_rows), strides });
+    let overflow = || error(Misfit::Overflow { cols });
+    let rows = outer.checked_mul(inner_rows).ok_or_else(overflow)?;
+    // Without columns nothing is read or written, wherever the rows are.
+    if cols > 0 {
+        let needed = extent_of_runs(shape, strides, cols).map_err(|crowded| match crowded {
+            Crowded::Overflow => overflow(),
+            Crowded::Overlap => error(Misfit::Overlap { cols }),
+        })?;
+        if len < needed {
+            return Err(error(Misfit::TooShort { len, needed }));
+        }
     }
-    let needed = extent_of_runs(shape, strides, cols).map_err(|crowded| match crowded {
-        Crowded::Overflow => error(Misfit::Overflow { cols }),
-        Crowded::Overlap => error(Misfit::Overlap { cols }),
-    })?;
-    if len < needed {
-        return Err(error(Misfit::TooShort { len, needed }));
-    }
-    // Rows lie apart from one another within memory, so that their number does not overflow.
-    Ok(Runs { rows: outer * inner_rows, inner_rows: Some(inner_rows), strides })
+    Ok(Runs { rows, inner_rows: Some(inner_rows), strides })
 }
 
 /// The elements from the first of `rows` rows, or runs, to the last of the last one. There is one row at least.
@@ -93,16 +92,31 @@ pub(crate) fn extent_of_runs(
     [outer_stride, stride]: [usize; 2],
     cols: usize,
 ) -> Result<usize, Crowded> {
-    let extent = |rows, stride, len| extent(rows, stride, len).ok_or(Crowded::Overflow);
-    let run = extent(inner_rows, stride, cols)?;
-    if stride < cols || outer_stride < run {
-        // Runs may be woven into one another instead: those of a tensor whose dimensions have been exchanged.
-        let woven = extent(runs, outer_stride, cols)?;
-        if outer_stride < cols || stride < woven {
-            return Err(Crowded::Overlap);
-        }
+    let run = extent(inner_rows, stride, cols).ok_or(Crowded::Overflow)?;
+    let all = extent(runs, outer_stride, run).ok_or(Crowded::Overflow)?;
+    let apart_along_axes = stride >= cols && outer_stride >= cols;
+    if apart_along_axes && (outer_stride >= run || are_apart((runs, outer_stride), (inner_rows, stride), cols)) {
+        Ok(all)
+    } else {
+        Err(Crowded::Overlap)
     }
-    extent(runs, outer_stride, run)
+}
+
+/// Whether rows whose runs may be woven into one another lie apart. (They do in a tensor whose dimensions have been
+/// exchanged, say.) Each axis is given by its length and its stride, which is not less than the columns. There are
+/// columns, and the extent of the rows does not overflow.
+#[cold]
+fn are_apart(a: (usize, usize), b: (usize, usize), cols: usize) -> bool {
+    // The longer axis is divided by, so that this takes a fraction of the time in which all rows are read.
+    let ((few, few_stride), (many, many_stride)) = if a.0 < b.0 { (a, b) } else { (b, a) };
+    // Of two rows that overlap, one is ahead by `n` on one axis, and the other by about as many elements on the other
+    // axis. There it is ahead by one row at least, since rows are apart along each axis.
+    (1..few).all(|n| {
+        let ahead = n * few_stride;
+        let (steps, rest) = (ahead / many_stride, ahead % many_stride);
+        let apart = |steps: usize, distance: usize| steps >= many || distance >= cols;
+        apart(steps, rest) && apart(steps + 1, many_stride - rest)
+    })
 }
 
 /// The number of elements of dimensions that are normalized together.
@@ -141,4 +155,46 @@ pub(crate) fn eps(eps: f64) -> Result<(), Error> {
     // By bits: a comparison raises flags. Where subnormal numbers count as zeros, it also takes negative ones for 0.
     let bits = std::hint::black_box(eps.to_bits());
     if bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits() { Ok(()) } else { Err(Refused::Eps(eps).into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All rows of small shapes, at all small strides: those that share no element are accepted, and no others.
+    #[test]
+    fn rows_at_two_strides_overlap_where_they_share_an_element() {
+        let mut woven = 0;
+        for [runs, inner_rows, cols] in [[2, 2, 1], [2, 3, 4], [3, 2, 4], [3, 3, 2], [2, 7, 3], [7, 2, 3], [5, 4, 3]] {
+            for (outer_stride, stride) in (0..40).flat_map(|a| (0..40).map(move |b| (a, b))) {
+                let starts = (0..runs).flat_map(|o| (0..inner_rows).map(move |i| o * outer_stride + i * stride));
+                let mut starts = starts.collect::<Vec<_>>();
+                starts.sort_unstable();
+                let apart = starts.windows(2).all(|pair| pair[1] - pair[0] >= cols);
+                let expected = if apart { Ok(starts[starts.len() - 1] + cols) } else { Err(Crowded::Overlap) };
+                let got = extent_of_runs([runs, inner_rows], [outer_stride, stride], cols);
+                assert_eq!(got, expected, "{runs} runs of {inner_rows} rows of {cols}: {outer_stride}, {stride}");
+                let in_turn = outer_stride >= inner_rows * stride || stride >= runs * outer_stride;
+                woven += usize::from(apart && !in_turn);
+            }
+        }
+        assert!(woven > 100, "{woven}");
+    }
+
+    #[test]
+    fn extents_that_overflow() {
+        let max = usize::MAX;
+        for (shape, strides, cols) in [
+            ([2, 3], [max, 4], 4),
+            ([2, 3], [20, max / 2], 4),
+            ([max, 2], [8, 5], 4),
+            ([2, 2], [max - 5, 4], 4),
+            ([max / 2, max / 2], [max / 4, max / 8], 4),
+            ([2, 2], [1, 1], max),
+        ] {
+            assert_eq!(extent_of_runs(shape, strides, cols), Err(Crowded::Overflow), "{shape:?}, {strides:?}");
+        }
+        // All but the last element that usize can count.
+        assert_eq!(extent_of_runs([2, 2], [max - 9, 4], 4), Ok(max - 1));
+    }
 }

@@ -201,14 +201,28 @@ fn layouts_that_cannot_be_expressed() {
     let (shape, strides, misfit) = ([2, 3], [0, 70], Misfit::Overlap { cols: COLS });
     refused(broadcast, |what| Error::Runs { what, shape, strides, misfit }, &["0", "70"]);
 
-    let columns = |cols| Misfit::Columns { cols, expected: COLS };
-    let wide = filled((2, 3, COLS + 1));
-    let error = |what| Error::Runs { what, shape: [1, 6], strides: [0, 71], misfit: columns(71) };
-    refused(wide.view(), error, &["71", "70"]);
+    let columns = |cols| move |what| Error::Columns { what, cols, expected: COLS };
+    refused(filled((2, 3, COLS + 1)).view(), columns(71), &["has 71 columns, expected 70"]);
     // Though they have as many elements as one row.
-    let halves = filled((2, COLS / 2));
-    let error = |what| Error::Runs { what, shape: [1, 2], strides: [0, 35], misfit: columns(35) };
-    refused(halves.view(), error, &["35", "70"]);
+    refused(filled((2, COLS / 2)).view(), columns(35), &["has 35 columns, expected 70"]);
+    refused(filled((3, 1)).view(), columns(1), &["has 1 column, expected 70"]);
+}
+
+/// The last axis must have the columns of the plan, whether there are rows or not.
+#[test]
+fn empty_arrays_with_other_columns_are_refused() {
+    let columns = |cols| move |what| Error::Columns { what, cols, expected: COLS };
+    refused(filled((0, 5)).view(), columns(5), &["has 5 columns, expected 70"]);
+    refused(filled((3, 0)).view(), columns(0), &["has 0 columns, expected 70"]);
+    refused(filled((0, 3, 0)).view(), columns(0), &["has 0 columns, expected 70"]);
+    // One row of no columns.
+    refused(filled(0).view(), columns(0), &["has 0 columns, expected 70"]);
+    assert_eq!(plan().forward_to_vec(&filled((0, COLS)), None, None), Ok(vec![]));
+    let none = RmsNorm::new(0, 0.0).expect("a plan");
+    assert_eq!(none.forward_to_vec(&filled(0), None), Ok(vec![]));
+    assert_eq!(none.forward_to_vec(&filled((0, 0)), None), Ok(vec![]));
+    let refused = none.forward_to_vec(&filled((0, 5)), None);
+    assert_eq!(refused, Err(Error::Columns { what: "x", cols: 5, expected: 0 }));
 }
 
 #[test]
