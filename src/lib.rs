@@ -64,7 +64,7 @@ mod grid;
 mod isa;
 mod layer_norm;
 #[cfg(feature = "ndarray")]
-pub mod ndarray;
+mod ndarray;
 mod norm;
 mod parallel;
 mod plan;

@@ -1,26 +1,4 @@
-//! Views of arrays of the crate `ndarray` as rows.
-//!
-//! The last axis of an array is a row, and its elements follow one another. There may be any
-//! number of axes before it. Axes that continue one another are joined, and at most two strides may be left then. Axes
-//! may be sliced, exchanged, or missing (one row). An array that does not fit becomes rows too, and the call returns an
-//! error that names axis and stride.
-//!
-//! ```
-//! use lanenorm::RmsNorm;
-//! use ndarray::{Array3, s};
-//!
-//! let plan = RmsNorm::new(2, 0.0)?;
-//! // Of 3 heads of each token, two are normalized where they lie.
-//! let mut qkv = Array3::from_elem((4, 3, 2), 5.0);
-//! plan.call_in_place(qkv.slice_mut(s![.., ..2, ..])).run()?;
-//! assert_eq!(qkv.slice(s![3, .., 0]).to_vec(), [1.0, 1.0, 5.0]);
-//!
-//! let x = Array3::from_elem((2, 3, 2), 7.0);
-//! let mut y = Array3::<f64>::zeros((3, 2, 2)); // the first two axes of x exchanged
-//! plan.call(&x).to(y.view_mut().permuted_axes([1, 0, 2]))?;
-//! assert!(y.iter().all(|&v| v == 1.0));
-//! # Ok::<(), lanenorm::Error>(())
-//! ```
+//! Views of arrays of the crate `ndarray` as rows. What users read of it stands at the conversions into [`Rows`].
 #![allow(unsafe_code)]
 
 use ndarray::{ArrayBase, ArrayView, ArrayViewMut, Data, DataMut, Dimension};
@@ -78,8 +56,44 @@ impl Axes {
     }
 }
 
-/// A call returns an error if the last axis is not contiguous or has not the columns of the plan, if a stride is
-/// negative, or if the axes before the last one lie at more than two strides.
+/// The last axis of an array is a row, and its elements follow one another. There may be any number of axes before it.
+/// Axes that continue one another are joined, and at most two strides may be left then. Axes may be sliced or
+/// exchanged. An array of one axis is one row, and an array without axes is one row of one element.
+///
+/// ```
+/// use lanenorm::RmsNorm;
+/// use ndarray::{Array3, s};
+///
+/// let plan = RmsNorm::new(2, 0.0)?;
+/// // Of 3 heads of each token, two are normalized where they lie.
+/// let mut qkv = Array3::from_elem((4, 3, 2), 5.0);
+/// plan.call_in_place(qkv.slice_mut(s![.., ..2, ..])).run()?;
+/// assert_eq!(qkv.slice(s![3, .., 0]).to_vec(), [1.0, 1.0, 5.0]);
+///
+/// let x = Array3::from_elem((2, 3, 2), 7.0);
+/// let mut y = Array3::<f64>::zeros((3, 2, 2)); // the first two axes of x exchanged
+/// plan.call(&x).to(y.view_mut().permuted_axes([1, 0, 2]))?;
+/// assert!(y.iter().all(|&v| v == 1.0));
+/// # Ok::<(), lanenorm::Error>(())
+/// ```
+///
+/// An array that does not fit becomes rows too, and the call returns an error that names axis and stride: if the last
+/// axis is not contiguous, if a stride is negative, or if the axes before the last one lie at more than two strides.
+/// The last axis must have the columns of the plan, also in an array without rows: on a plan of 4 columns, an array of
+/// shape (0, 4) has no rows, and arrays of shape (0, 5), or of shape (0), which is one row of no columns, are refused.
+///
+/// ```
+/// use lanenorm::{Error, RmsNorm};
+/// use ndarray::{Array1, Array2};
+///
+/// let plan = RmsNorm::new(4, 0.0)?;
+/// assert_eq!(plan.forward_to_vec(&Array2::<f32>::zeros((0, 4)), None)?, []);
+/// let refused = plan.forward_to_vec(&Array2::<f32>::zeros((0, 5)), None);
+/// assert_eq!(refused, Err(Error::Columns { what: "x", cols: 5, expected: 4 }));
+/// let refused = plan.forward_to_vec(&Array1::<f32>::zeros(0), None);
+/// assert_eq!(refused, Err(Error::Columns { what: "x", cols: 0, expected: 4 }));
+/// # Ok::<(), Error>(())
+/// ```
 impl<'a, T, D: Dimension> From<ArrayView<'a, T, D>> for Rows<'a, T> {
     fn from(view: ArrayView<'a, T, D>) -> Self {
         match Axes::join(view.shape(), view.strides()) {
@@ -97,8 +111,7 @@ impl<'a, T, S: Data<Elem = T>, D: Dimension> From<&'a ArrayBase<S, D>> for Rows<
     }
 }
 
-/// A call returns an error if the last axis is not contiguous or has not the columns of the plan, if a stride is
-/// negative, or if the axes before the last one lie at more than two strides.
+/// As of a view into [`Rows`]: the last axis of an array is a row.
 impl<'a, T, D: Dimension> From<ArrayViewMut<'a, T, D>> for RowsMut<'a, T> {
     fn from(mut view: ArrayViewMut<'a, T, D>) -> Self {
         match Axes::join(view.shape(), view.strides()) {

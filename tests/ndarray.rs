@@ -225,6 +225,19 @@ fn empty_arrays_with_other_columns_are_refused() {
     assert_eq!(refused, Err(Error::Columns { what: "x", cols: 5, expected: 0 }));
 }
 
+/// The names of the library do not hide the crate.
+mod all_names {
+    use lanenorm::*;
+    use ndarray::array;
+
+    #[test]
+    fn all_names_can_be_imported_beside_the_crate() {
+        let plan = RmsNorm::new(2, 0.0).expect("a plan");
+        let x: ndarray::Array2<f32> = array![[3.0, -3.0], [2.0, 2.0]];
+        assert_eq!(plan.forward_to_vec(&x, None), Ok(vec![1.0, -1.0, 1.0, 1.0]));
+    }
+}
+
 #[test]
 fn a_y_that_does_not_fit_is_refused() {
     let x = filled((2, 3, COLS));
