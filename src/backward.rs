@@ -43,7 +43,8 @@ impl Plan {
         self.parallelism.tasks_for(elements).at_most(parts.count())
     }
 
-    /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call.
+    /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call. If `dx` is given, it
+    /// allocates the rows of dx, which are [`RowsMut::room`](crate::RowsMut::room) until all has been checked.
     pub(crate) fn backward<T, M: Center>(
         &self,
         mut io: GradIo<'_, T>,
@@ -51,6 +52,7 @@ impl Plan {
         stats: Stats<'_, T::Float>,
         grads: ParamGrads<'_, T::Float>,
         scratch: Option<&mut [T::Float]>,
+        dx: Option<&mut dyn FnMut() -> *mut T>,
     ) -> Result<(), Error>
     where
         T: Element + Compiled<M>,
@@ -59,7 +61,7 @@ impl Plan {
         let ParamGrads { mut dgamma, mut dbeta } = grads;
         let in_place = matches!(io.out, GradOut::InPlace { .. });
         let has_dx = in_place || matches!(io.out, GradOut::Apart { .. });
-        let mut grad_rows = if io.has_grid() { runs::grad_rows(&mut io, cols)? } else { self.grad_rows(&mut io)? };
+        let mut grad_rows = self.rows_of_gradients(&mut io)?;
         let rows = grad_rows.rows();
         self.params(rows, gamma, None)?;
         check_stats::<_, M>(rows, &stats)?;
@@ -96,6 +98,10 @@ impl Plan {
         let spare = scratch.len() - lens.partials - tasks.count * lens.work;
         let skipped = Some(scratch.as_ptr().align_offset(ALIGN)).filter(|&skipped| skipped <= spare);
         let (partials, work) = scratch[skipped.unwrap_or(0)..].split_at_mut(lens.partials);
+        if let Some(dx) = dx {
+            io.out.place(dx());
+            grad_rows = self.rows_of_gradients(&mut io)?;
+        }
         let streaming = self.streams_dx(&grad_rows);
         for group in 0..groups {
             let of_group = group * cols..(group + 1) * cols;
@@ -111,6 +117,11 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// The rows of the buffers, if they fit together.
+    fn rows_of_gradients<'b, T: Element>(&self, io: &'b mut GradIo<'_, T>) -> Result<GradRows<'b, T>, Error> {
+        if io.has_grid() { runs::grad_rows(io, self.cols) } else { self.grad_rows(io) }
     }
 
     /// Whether dx is wanted, and written past the caches.

@@ -45,9 +45,10 @@ use lanenorm_kernels::{Center, Centered, Element};
 use crate::Error;
 pub use crate::backward_call::BackwardCall;
 use crate::norm::Norm;
+use crate::parallel::Vectors;
 use crate::plan::Plan;
 use crate::rows::{Rows, RowsMut};
-use crate::runs::Buffers;
+use crate::runs::{Buffers, RunsIo};
 use crate::slice::{Slice, SliceMut};
 
 /// A call that is described, to be run by [`to`](Self::to) or, in place, by [`run`](Self::run).
@@ -750,10 +751,7 @@ impl<M: Center> Norm<M> {
         let (bias, moments) = (input.bias(), input.moments());
         let (gamma, beta) = (gamma.map(I::beside), beta.map(I::beside));
         let io = input.rows(sealed::On(&self.plan), x, y)?;
-        match moments {
-            Some(moments) => self.finish_with(io, moments, gamma, beta, stats),
-            None => self.finish(io, bias, gamma, beta, stats),
-        }
+        self.finish(io, bias, moments, gamma, beta, stats)
     }
 
     /// Normalizes what the input makes of x where x lies.
@@ -771,10 +769,7 @@ impl<M: Center> Norm<M> {
         }
         let (bias, moments) = (input.bias_in_place(), input.moments());
         let io = input.rows_in_place(sealed::On(&self.plan), x)?;
-        match moments {
-            Some(moments) => self.finish_with(io, moments, gamma, beta, stats),
-            None => self.finish(io, bias, gamma, beta, stats),
-        }
+        self.finish(io, bias, moments, gamma, beta, stats)
     }
 
     /// Out of line, so that the other ways stay short.
@@ -789,9 +784,24 @@ impl<M: Center> Norm<M> {
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
+        let (io, vectors) = self.check_in_runs(input, x, y, gamma, beta, stats)?;
+        self.finish_in_runs(io, vectors);
+        Ok(())
+    }
+
+    /// Checks a call as one of which a buffer is a grid.
+    pub(crate) fn check_in_runs<'a, T: Element, Y, I: Gives<'a, T, Y>>(
+        &self,
+        input: I,
+        x: Rows<'a, T>,
+        y: RowsMut<'a, Y>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(RunsIo<'a, I::Of>, Vectors<'a, 'a, I::Of>), Error> {
         let (bias, moments) = (input.bias(), input.moments());
         let (gamma, beta) = (gamma.map(I::beside), beta.map(I::beside));
-        self.finish_in_runs(input.runs(x, y).0, bias, moments, gamma, beta, stats)
+        self.check_buffers(input.runs(x, y).0, bias, moments, gamma, beta, stats)
     }
 
     #[cold]
@@ -805,7 +815,9 @@ impl<M: Center> Norm<M> {
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
         let (bias, moments) = (input.bias_in_place(), input.moments());
-        self.finish_in_runs(input.runs_in_place(x).0, bias, moments, gamma, beta, stats)
+        let (io, vectors) = self.check_buffers(input.runs_in_place(x).0, bias, moments, gamma, beta, stats)?;
+        self.finish_in_runs(io, vectors);
+        Ok(())
     }
 }
 

@@ -1,4 +1,5 @@
-use crate::rows::{Rows, RowsMut};
+use crate::grid::Ptr;
+use crate::rows::{Layout, Rows, RowsMut};
 
 /// The rows of a backward call.
 #[derive(Debug)]
@@ -26,6 +27,15 @@ pub(crate) enum GradOut<'a, T> {
     Apart { dy: Rows<'a, T>, dx: RowsMut<'a, T> },
     InPlace { dy: RowsMut<'a, T> },
     WithoutDx { dy: Rows<'a, T> },
+}
+
+impl<T> GradOut<'_, T> {
+    /// Gives memory to a dx that is [`RowsMut::room`]. It has all rows of dx, for as long as these are used.
+    pub(crate) fn place(&mut self, memory: *mut T) {
+        if let Self::Apart { dx: RowsMut { layout: Layout::Grid(grid), .. }, .. } = self {
+            grid.p = Ptr(memory.cast_const().cast());
+        }
+    }
 }
 
 /// Where the gradients of gamma and beta go; either may be absent.

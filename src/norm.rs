@@ -13,7 +13,7 @@ use crate::gradients::{GradIo, ParamGrads};
 use crate::parallel::Vectors;
 use crate::plan::{Plan, Store};
 use crate::rows::Rows;
-use crate::runs::Buffers;
+use crate::runs::{Buffers, RunsIo};
 use crate::{Error, Parallelism, shape};
 
 /// A plan for normalizing rows of `cols` elements: [`LayerNorm`](crate::LayerNorm) or [`RmsNorm`](crate::RmsNorm).
@@ -186,17 +186,21 @@ impl<M: Center> Norm<M> {
         self.plan.backward_scratch_len::<T>(rows, M::CENTERED)
     }
 
-    /// Normalizes rows. Each form of a call comes here with its rows, and not with an enum of forms: moving an enum
-    /// takes as long as a short row.
+    /// Normalizes rows, with moments if they are known. Each form of a call comes here with its rows, and not with an
+    /// enum of forms: moving an enum takes as long as a short row.
     #[inline(always)]
     pub(crate) fn finish<'a, T: Element>(
         &self,
         io: RowIo<'a, T>,
         bias: Option<&'a [T]>,
+        moments: Option<&[Moments]>,
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
+        if let Some(moments) = moments {
+            return self.finish_with(io, moments, gamma, beta, stats);
+        }
         let plan = &self.plan;
         let params = plan.params(io.rows(), gamma, beta)?;
         Plan::check_stats(io.rows(), &stats)?;
@@ -209,8 +213,8 @@ impl<M: Center> Norm<M> {
         Ok(())
     }
 
-    /// Normalizes rows whose moments are known.
-    pub(crate) fn finish_with<'a, T: Element>(
+    /// Normalizes rows whose moments are known, which are no sums.
+    fn finish_with<'a, T: Element>(
         &self,
         io: RowIo<'a, T>,
         moments: &[Moments],
@@ -229,31 +233,40 @@ impl<M: Center> Norm<M> {
         }
     }
 
-    /// Normalizes rows in runs, and rows given by pointers.
-    #[inline(never)]
-    pub(crate) fn finish_in_runs<'a, T: Element>(
+    /// Checks a call of which a buffer has its rows in runs, or is given by a pointer.
+    pub(crate) fn check_buffers<'a, 'm, T: Element>(
         &self,
         buffers: Buffers<'a, T>,
         bias: Option<&'a [T]>,
-        moments: Option<&[Moments]>,
+        moments: Option<&'m [Moments]>,
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
-    ) -> Result<(), Error> {
+    ) -> Result<(RunsIo<'a, T>, Vectors<'a, 'm, T>), Error> {
         let plan = &self.plan;
         shape::length("bias", bias, plan.cols)?;
         let io = buffers.check(plan.cols)?;
         let params = plan.params(io.rows(), gamma, beta)?;
         Plan::check_stats(io.rows(), &stats)?;
-        let (eps, vectors) = (plan.eps, Vectors { params, bias, stats, moments });
+        shape::length("moments", moments, io.rows())?;
+        if io.elements() > 0 {
+            plan.check_moments::<T>(moments.unwrap_or_default())?;
+        }
+        Ok((io, Vectors { params, bias, stats, moments }))
+    }
+
+    /// Normalizes rows in runs, and rows given by pointers.
+    #[inline(never)]
+    pub(crate) fn finish_in_runs<'a, T: Element>(&self, io: RunsIo<'a, T>, vectors: Vectors<'a, '_, T>) {
+        let (plan, eps) = (&self.plan, self.plan.eps);
         if M::CENTERED {
             plan.run_in_runs(io, vectors, |io, params, streaming, stats| {
                 layer_norm::LayerNorm::new(io, params, eps, streaming, stats)
-            })
+            });
         } else {
             plan.run_in_runs(io, vectors, |io, params, streaming, stats| {
                 rms_norm::RmsNorm::new(io, params, eps, streaming, stats.rstd)
-            })
+            });
         }
     }
 
@@ -265,10 +278,23 @@ impl<M: Center> Norm<M> {
         grads: ParamGrads<'_, T::Float>,
         scratch: Option<&mut [T::Float]>,
     ) -> Result<(), Error> {
+        self.run_backward_into(io, gamma, stats, grads, scratch, None)
+    }
+
+    /// The same, with room for dx that is made once the call has been checked.
+    pub(crate) fn run_backward_into<T: Element>(
+        &self,
+        io: GradIo<'_, T>,
+        gamma: Option<Vector<'_, T>>,
+        stats: Stats<'_, T::Float>,
+        grads: ParamGrads<'_, T::Float>,
+        scratch: Option<&mut [T::Float]>,
+        dx: Option<&mut dyn FnMut() -> *mut T>,
+    ) -> Result<(), Error> {
         if M::CENTERED {
-            self.plan.backward::<T, Centered>(io, gamma, stats, grads, scratch)
+            self.plan.backward::<T, Centered>(io, gamma, stats, grads, scratch, dx)
         } else {
-            self.plan.backward::<T, Uncentered>(io, gamma, stats, grads, scratch)
+            self.plan.backward::<T, Uncentered>(io, gamma, stats, grads, scratch, dx)
         }
     }
 }

@@ -319,7 +319,7 @@ impl Plan {
     }
 
     /// That rows of this type can have these moments.
-    fn check_moments<T: Element>(&self, moments: &[Moments]) -> Result<(), Error> {
+    pub(crate) fn check_moments<T: Element>(&self, moments: &[Moments]) -> Result<(), Error> {
         let cols = self.cols;
         match moments.iter().enumerate().find(|(_, moments)| !moments.are_of::<T>(cols)) {
             None => Ok(()),
@@ -330,22 +330,19 @@ impl Plan {
         }
     }
 
-    /// Runs the jobs that `job` makes of rows in runs, with moments if they are known.
+    /// Runs the jobs that `job` makes of rows in runs, with moments if they are known. All has been checked.
     pub(crate) fn run_in_runs<'a, T, M: Center>(
         &self,
         io: RunsIo<'a, T>,
         vectors: Vectors<'a, '_, T>,
         job: impl Fn(RowIo<'a, T>, Params<'a, T>, bool, StatsMut<'a, T::Float>) -> Result<Forward<'a, T, M>, Refused> + Sync,
-    ) -> Result<(), Error>
-    where
+    ) where
         T: Element + Compiled<M>,
     {
-        shape::length("moments", vectors.moments, io.rows())?;
         let elements = io.elements();
         if elements == 0 {
-            return Ok(());
+            return;
         }
-        self.check_moments::<T>(vectors.moments.unwrap_or_default())?;
         let streaming = self.streams_to(&Written {
             bytes: elements * io.y_element(),
             row_bytes: self.cols * io.y_element(),
@@ -356,7 +353,6 @@ impl Plan {
         });
         let job = |io, params, stats| job(io, params, streaming, stats);
         parallel::run_in_runs(self.isa, io, vectors, &job, self.parallelism.tasks_for(elements));
-        Ok(())
     }
 
     #[inline]

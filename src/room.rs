@@ -1,8 +1,6 @@
 //! Calls whose outputs are new vectors, which are not initialized before they are written.
 #![allow(unsafe_code)]
 
-use std::mem::MaybeUninit;
-
 use lanenorm_kernels::element::{Addend, Companion};
 use lanenorm_kernels::ops::backward::Stats;
 use lanenorm_kernels::rows::Vector;
@@ -16,7 +14,7 @@ use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
 use crate::shape::{self, Runs};
 
-/// A vector that is to hold the rows of an output, which are not initialized yet.
+/// A vector that is to hold the rows of an output. It gets its memory once the call has been checked.
 struct Room<Y> {
     y: Vec<Y>,
     rows: usize,
@@ -24,23 +22,22 @@ struct Room<Y> {
 }
 
 impl<Y> Room<Y> {
-    /// For as many rows as x has.
-    fn beside<T>(x: &Rows<'_, T>, cols: usize) -> Result<Self, Error> {
-        let Runs { rows, .. } = shape::runs("x", x.data.len(), x.layout, cols)?;
-        // The rows of x lie in memory. Without columns there may be any number of rows.
-        let len = if cols == 0 { 0 } else { rows * cols };
-        Ok(Self { y: Vec::with_capacity(len), rows, cols })
+    /// For as many rows as x has. If x is at fault, there are none, and the check of the call says why.
+    fn beside<T>(x: &Rows<'_, T>, cols: usize) -> Self {
+        let rows = shape::runs("x", x.data.len(), x.layout, cols).map_or(0, |Runs { rows, .. }| rows);
+        Self { y: Vec::new(), rows, cols }
     }
 
-    /// The rows, to be written.
-    ///
-    /// # Safety
-    /// - They are not used any more when `self` is moved or dropped.
-    unsafe fn rows<'a>(&mut self) -> RowsMut<'a, Y> {
-        let Self { y, rows, cols } = self;
-        let room: *mut [MaybeUninit<Y>] = y.spare_capacity_mut();
-        // SAFETY: the caller's duty.
-        RowsMut::unwritten(unsafe { &mut *room }, *rows, *cols)
+    /// The rows, for the check of the call.
+    fn rows<'a>(&self) -> RowsMut<'a, Y> {
+        RowsMut::room(self.rows, self.cols)
+    }
+
+    /// The memory of the rows, which is not initialized.
+    fn memory(&mut self) -> *mut Y {
+        // The rows of x lie in memory. Without columns there may be any number of rows, and the product is 0.
+        self.y.reserve_exact(self.rows * self.cols);
+        self.y.as_mut_ptr()
     }
 
     /// # Safety
@@ -63,10 +60,12 @@ impl<M: Center> Norm<M> {
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<Vec<Y>, Error> {
-        let mut y = Room::beside(&x, self.plan.cols)?;
-        // SAFETY: the call keeps nothing of the rows.
-        self.normalize(input, x, unsafe { y.rows() }, gamma, beta, stats)?;
-        // SAFETY: a call that returns no error has written all elements of its outputs.
+        let mut y = Room::beside(&x, self.plan.cols);
+        let (mut io, vectors) = self.check_in_runs(input, x, y.rows(), gamma, beta, stats)?;
+        // SAFETY: the memory has all rows of y, and nothing else uses it before they are written.
+        unsafe { io.place(y.memory(), None) };
+        self.finish_in_runs(io, vectors);
+        // SAFETY: the call has written all elements of its outputs.
         Ok(unsafe { y.written() })
     }
 
@@ -82,11 +81,12 @@ impl<M: Center> Norm<M> {
     where
         T: Element<Float = R::Float> + Addend<R>,
     {
-        let (mut s, mut y) = (Room::beside(&x, self.plan.cols)?, Room::beside(&x, self.plan.cols)?);
-        // SAFETY: the call keeps nothing of the rows.
-        let (s_rows, y_rows) = unsafe { (s.rows(), y.rows()) };
-        self.normalize(sum.kept_in(s_rows), x, y_rows, gamma, beta, stats)?;
-        // SAFETY: a call that returns no error has written all elements of its outputs.
+        let (mut s, mut y) = (Room::beside(&x, self.plan.cols), Room::beside(&x, self.plan.cols));
+        let (mut io, vectors) = self.check_in_runs(sum.kept_in(s.rows()), x, y.rows(), gamma, beta, stats)?;
+        // SAFETY: the memories have all rows of y and of the sum, and nothing else uses them before these are written.
+        unsafe { io.place(y.memory(), Some(s.memory())) };
+        self.finish_in_runs(io, vectors);
+        // SAFETY: the call has written all elements of its outputs.
         Ok(unsafe { (s.written(), y.written()) })
     }
 
@@ -100,10 +100,9 @@ impl<M: Center> Norm<M> {
         grads: ParamGrads<'_, T::Float>,
         scratch: Option<&mut [T::Float]>,
     ) -> Result<Vec<T>, Error> {
-        let mut room = Room::beside(&x, self.plan.cols)?;
-        // SAFETY: the call keeps nothing of the rows.
-        let dx = unsafe { room.rows() };
-        self.run_backward(GradIo { out: GradOut::Apart { dy, dx }, x, ds }, gamma, stats, grads, scratch)?;
+        let mut room = Room::beside(&x, self.plan.cols);
+        let io = GradIo { out: GradOut::Apart { dy, dx: room.rows() }, x, ds };
+        self.run_backward_into(io, gamma, stats, grads, scratch, Some(&mut || room.memory()))?;
         // SAFETY: a call that returns no error has written all elements of its outputs.
         Ok(unsafe { room.written() })
     }

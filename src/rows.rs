@@ -1,12 +1,11 @@
 #![allow(unsafe_code, reason = "two constructors are unsafe")]
 
-use std::mem::MaybeUninit;
-
 use crate::grid::{Grid, Holds, Ptr};
 
 /// Rows to be read: contiguous, or at one stride or two in a larger buffer.
 ///
-/// A slice of whole rows converts into this, and with the feature `ndarray` a view of an array.
+/// A slice of whole rows converts into this, and with the feature `ndarray` a view of an array. The conversion from
+/// `ArrayView` says which arrays fit.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a, T = f32> {
     /// Those of a grid are not here.
@@ -16,7 +15,8 @@ pub struct Rows<'a, T = f32> {
 
 /// Rows to be written: contiguous, or at one stride or two in a larger buffer, whose other elements stay untouched.
 ///
-/// A mutable slice of whole rows converts into this, and with the feature `ndarray` a mutable view of an array.
+/// A mutable slice of whole rows converts into this, and with the feature `ndarray` a mutable view of an array. The
+/// conversion of an `ArrayView` into [`Rows`] says which arrays fit.
 #[derive(Debug)]
 pub struct RowsMut<'a, T = f32> {
     /// Those of a grid are not here.
@@ -48,7 +48,8 @@ impl<'a, T> Rows<'a, T> {
 
     /// The rows of an array of shape `[shape[0], shape[1], cols]`, whose first two axes have these strides in elements:
     /// row `(i, j)` starts at element `i * strides[0] + j * strides[1]` of `data`. Its number is `i * shape[1] + j`,
-    /// for groups, statistics and the other buffers of a call.
+    /// for groups, statistics and the other buffers of a call. The rows with one `i` are a run: there are `shape[0]`
+    /// runs of `shape[1]` rows.
     ///
     /// ```
     /// use lanenorm::{RmsNorm, RowsMut};
@@ -62,9 +63,10 @@ impl<'a, T> Rows<'a, T> {
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
     ///
-    /// Either axis may have the larger stride: axes may have been exchanged. Other buffers of the call have rows at one
-    /// stride, or as many of them (`shape[1]`) in each run. That rows fit and do not overlap is checked when they are
-    /// used, since the plan knows their length.
+    /// Either axis may have the larger stride: axes may have been exchanged, and runs may be woven into one another.
+    /// Other buffers of the call have rows at one stride, or runs of as many rows (`shape[1]`). That rows fit, that
+    /// they do not overlap, and that their number does not overflow, is checked when they are used, since the plan
+    /// knows their length.
     pub fn strided_2d(data: &'a [T], shape: [usize; 2], strides: [usize; 2]) -> Self {
         match Grid::even(shape, strides) {
             Some((rows, stride)) => Self::strided(data, rows, stride),
@@ -129,11 +131,10 @@ impl<'a, T> RowsMut<'a, T> {
         })
     }
 
-    /// Contiguous rows in memory that need not be initialized, for outputs alone: a call that returns no error has
-    /// written all of their elements, and has read none before it was written.
-    pub(crate) fn unwritten(data: &'a mut [MaybeUninit<T>], rows: usize, cols: usize) -> Self {
-        let (p, holds) = (Ptr(data.as_mut_ptr().cast_const().cast()), Holds::Elements(data.len()));
-        Self::grid(Grid { p, holds, shape: [1, rows], strides: [0, cols] })
+    /// Contiguous rows whose memory is yet to be allocated, for outputs alone: until then the pointer is null.
+    pub(crate) fn room(rows: usize, cols: usize) -> Self {
+        let holds = Holds::Elements(rows * cols);
+        Self::grid(Grid { p: Ptr(std::ptr::null()), holds, shape: [1, rows], strides: [0, cols] })
     }
 
     pub(crate) fn grid(grid: Grid) -> Self {

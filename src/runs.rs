@@ -227,6 +227,22 @@ pub(crate) struct RunsIo<'a, T> {
 }
 
 impl<'a, T: Element> RunsIo<'a, T> {
+    /// Gives memory to outputs that are [`RowsMut::room`]: y, and `s` if the sum goes to rows of its own. A sum that
+    /// goes where y goes gets the memory of y.
+    ///
+    /// # Safety
+    /// - The memory has all rows of the output, and nothing else uses it while this lives.
+    pub(crate) unsafe fn place<Y>(&mut self, y: *mut Y, s: Option<*mut T>) {
+        let y = Ptr(y.cast_const().cast());
+        let s = s.map_or(y, |s| Ptr(s.cast_const().cast()));
+        if let Some([_, sum]) = &mut self.sum
+            && sum.p.0.is_null()
+        {
+            sum.p = s;
+        }
+        self.y.p = y;
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }

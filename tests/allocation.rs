@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use data::Random;
 use forms::{GradIo, Io, ParamGrads, Stats, StatsMut, Sum};
-use lanenorm::{Moments, Parallelism, Rows, RowsMut, Store, bf16, f16};
+use lanenorm::{LayerNorm, Moments, Parallelism, Rows, RowsMut, Store, bf16, f16};
 use plan::{OPERATIONS, Operation, Plan};
 use tiers::tiers;
 use types::{Bf16, F16, F32, F64, Sizes, Types, Value};
@@ -302,6 +302,16 @@ fn refused_calls_allocate_nothing() {
             let (io, grads) = (GradIo::in_place(&mut y, &[0.0; 8]), ParamGrads::default());
             assert!(plan.backward_with_scratch(io, None::<&[f64]>, nothing(), grads, &mut []).is_err());
         }
+        // New vectors get their memory once all has been checked.
+        let plan = LayerNorm::new(4, 1e-5).expect("a valid eps");
+        let (x, short) = ([0.0f32; 8], [0.0f32; 3]);
+        assert!(plan.call(&x).gamma(&short).to_vec::<f32>().is_err());
+        assert!(plan.call(&x).residual(&short).to_vec::<f32>().is_err());
+        assert!(plan.call(&x).residual(&x).bias(&short).to_vecs::<f32>().is_err());
+        assert!(plan.call(&x).moments(&[Moments::EMPTY; 2]).to_vec::<f32>().is_err());
+        assert!(plan.forward_to_vec(&x, None, Some(&short)).is_err());
+        assert!(plan.backward(&x, &x).gamma(&short).to_vec().is_err());
+        assert!(plan.backward(&x, &x).scratch(&mut []).to_vec().is_err());
     });
     assert_eq!(made, 0);
 }

@@ -2,7 +2,7 @@
 //! threads, also where rows do not lie in one piece, and without rows or columns.
 
 use lanenorm::kernels::Error as Refused;
-use lanenorm::{Error, LayerNorm, Parallelism, RmsNorm, Rows};
+use lanenorm::{Error, LayerNorm, Moments, Parallelism, RmsNorm, Rows};
 
 use crate::support::{Problem, Types, assert_same_bits, tiers};
 
@@ -89,4 +89,38 @@ fn a_refused_call_gives_no_vector() {
     assert_eq!(plan.call(&[0.0f32; 4]).gamma(&[1.0; 3]).to_vec::<f32>(), Err(gamma));
     let rows = Error::SumRows { what: "residual", x: 2, rows: 1 };
     assert_eq!(plan.call(&[0.0f32; 4]).residual(&[1.0; 2]).to_vecs::<f32>(), Err(rows));
+}
+
+/// A new vector is refused for the reason for which an output that is given is: also where x has another fault.
+#[test]
+fn the_first_fault_is_the_one_of_outputs_that_are_given() {
+    let plan = LayerNorm::new(2, 0.0).expect("a plan");
+    let (ragged, two, short) = ([0.0f32; 3], [0.0f32; 4], [0.0f32; 2]);
+    let strided = || Rows::strided(&two, 3, 1);
+    let mut y = [7.0f32; 4];
+
+    let call = || plan.call(&ragged).residual(&two).bias(&ragged);
+    let refused = call().to(&mut y).expect_err("the bias");
+    assert_eq!(refused, Error::Arguments(Refused::Length { what: "bias", len: 3, expected: 2 }));
+    assert_eq!(call().to_vec::<f32>(), Err(refused.clone()));
+    assert_eq!(call().to_vecs::<f32>(), Err(refused));
+
+    let refused = plan.backward(&ragged, strided()).to(&mut y).expect_err("dy");
+    assert_eq!(refused, Error::Ragged { what: "dy", len: 3, cols: 2 });
+    assert_eq!(plan.backward(&ragged, strided()).to_vec(), Err(refused));
+    let refused = plan.backward(&two, strided()).to(&mut y).expect_err("x");
+    assert_eq!(refused, Error::Arguments(Refused::Overlap { what: "x", cols: 2, stride: 1 }));
+    assert_eq!(plan.backward(&two, strided()).to_vec(), Err(refused));
+    let refused = plan.backward(&two, &short).to(&mut y).expect_err("x");
+    assert_eq!(refused, Error::GradRows { what: "x", dy: 2, rows: 1 });
+    assert_eq!(plan.backward(&two, &short).to_vec(), Err(refused));
+
+    let refused = plan.call(strided()).gamma(&ragged).to(&mut y).expect_err("x");
+    assert_eq!(refused, Error::Arguments(Refused::Overlap { what: "x", cols: 2, stride: 1 }));
+    assert_eq!(plan.call(strided()).gamma(&ragged).to_vec::<f32>(), Err(refused));
+    let moments = [Moments { count: 1.0, ..Moments::EMPTY }; 2];
+    let refused = plan.call(&two).moments(&moments).to(&mut y).expect_err("moments");
+    assert!(matches!(refused, Error::Arguments(Refused::Moments { row: 0, .. })), "{refused}");
+    assert_eq!(plan.call(&two).moments(&moments).to_vec::<f32>(), Err(refused));
+    assert_eq!(y, [7.0; 4]);
 }
