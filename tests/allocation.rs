@@ -132,23 +132,23 @@ impl<K: Types> Buffers<K> {
         for store in [Store::Auto, Store::Ordinary, Store::Streaming] {
             let plan = plan.with_store(store);
             let none = StatsMut::default;
-            assert_eq!(plan.forward_mixed(Io::new(&*x, &mut *y), None::<&[K::G]>, None, none()), Ok(()));
-            assert_eq!(plan.forward_mixed(Io::new(&*x, &mut *y), gamma, beta, none()), Ok(()));
+            assert_eq!(plan.call_mixed(Io::new(&*x, &mut *y), None::<&[K::G]>, None, none()), Ok(()));
+            assert_eq!(plan.call_mixed(Io::new(&*x, &mut *y), gamma, beta, none()), Ok(()));
             let all = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
-            assert_eq!(plan.forward_mixed(Io::new(&*x, &mut *y), gamma, beta, all), Ok(()));
+            assert_eq!(plan.call_mixed(Io::new(&*x, &mut *y), gamma, beta, all), Ok(()));
             let strided = Io::new(Rows::strided(x, *rows, *cols), RowsMut::strided(y, *rows, *cols));
-            assert_eq!(plan.forward_mixed(strided, gamma, None, none()), Ok(()));
-            let sum = Sum::new(&*x, &*residual, &mut *s).with_bias(&residual[..*cols]);
-            assert_eq!(plan.forward_mixed(Io::sum(sum, &mut *y), gamma, beta, none()), Ok(()));
+            assert_eq!(plan.call_mixed(strided, gamma, None, none()), Ok(()));
+            let sum = Sum::sum_to(&*x, &*residual, &mut *s).with_bias(&residual[..*cols]);
+            assert_eq!(plan.call_mixed(Io::sum(sum, &mut *y), gamma, beta, none()), Ok(()));
             if rows.is_multiple_of(2) {
                 let plan = plan.with_groups(2, *rows / 2).expect("two groups");
-                assert_eq!(plan.forward_mixed(Io::new(&*x, &mut *y), all_gammas, None, none()), Ok(()));
+                assert_eq!(plan.call_mixed(Io::new(&*x, &mut *y), all_gammas, None, none()), Ok(()));
             }
         }
         s.copy_from_slice(x);
         let stats = StatsMut { rstd: Some(rstd), ..StatsMut::default() };
         if let Some(io) = K::in_place((&mut s[..]).into()) {
-            assert_eq!(plan.forward_mixed(io, gamma, beta, stats), Ok(()));
+            assert_eq!(plan.call_mixed(io, gamma, beta, stats), Ok(()));
         }
     }
 }
@@ -197,14 +197,14 @@ impl<K: Types<G = <K as Types>::X, Y = <K as Types>::X>> Buffers<K> {
         assert_eq!(plan.forward_in_place(&mut *y, gamma, beta), Ok(()));
         s.copy_from_slice(x);
         let stats = StatsMut { rstd: Some(rstd), ..StatsMut::default() };
-        assert_eq!(plan.forward_sum_with_stats(Sum::in_place(&*x, &mut *s), gamma, beta, &mut *y, stats), Ok(()));
+        assert_eq!(plan.call_sum(Sum::residual_in_place(&*x, &mut *s), gamma, beta, &mut *y, stats), Ok(()));
         assert_eq!(plan.moments(&*x, moments), Ok(()));
         for (row, moments) in x.chunks_exact(*cols).zip(&mut *moments) {
             if let Some(scale) = plan.rescale::<K::X>(&Moments::merge_all([*moments])) {
                 assert_eq!(plan.moments_at_scale(row, scale, std::slice::from_mut(moments)), Ok(()));
             }
         }
-        assert_eq!(plan.normalize_with(&*x, moments, gamma, beta, &mut *y), Ok(()));
+        assert_eq!(plan.call_with_moments(&*x, moments, gamma, beta, &mut *y), Ok(()));
     }
 }
 
@@ -293,7 +293,7 @@ fn refused_calls_allocate_nothing() {
             let groups = plan.with_groups(2, 2).expect("two groups");
             assert!(groups.forward(&[0.0; 8], None, None, &mut y).is_err());
             assert!(plan.moments(&[0.0; 8], &mut [Moments::EMPTY]).is_err());
-            assert!(plan.normalize_with(&[0.0; 8], &[Moments::EMPTY; 2], None, None, &mut y).is_err());
+            assert!(plan.call_with_moments(&[0.0; 8], &[Moments::EMPTY; 2], None, None, &mut y).is_err());
             let (nothing, mut dgamma) = (Stats::default, [0.0; 4]);
             let grads = ParamGrads { dgamma: Some(&mut dgamma), dbeta: None };
             assert!(plan.backward(GradIo::new(&[0.0; 8], &[0.0; 4], &mut y), None, nothing(), grads).is_err());

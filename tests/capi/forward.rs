@@ -119,11 +119,11 @@ impl<K: Types> Case<K> {
         let io = match form.sum {
             None => Io::new(&self.x, y),
             Some(_) => {
-                let sum = Sum::new(&self.x, &self.residual, sum);
+                let sum = Sum::sum_to(&self.x, &self.residual, sum);
                 Io::sum(if form.bias { sum.with_bias(&self.bias) } else { sum }, y)
             }
         };
-        plan.forward_mixed(io, Some(&self.gamma), self.beta(), stats).expect("a valid call");
+        plan.call_mixed(io, Some(&self.gamma), self.beta(), stats).expect("a valid call");
         output
     }
 

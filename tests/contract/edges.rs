@@ -52,24 +52,24 @@ fn forms<T: Element>() -> [Form; 12] {
     [
         ("forward", |p, n| p.forward::<T>(n.rows(), None, None, n.rows_mut())),
         ("forward_in_place", |p, n| p.forward_in_place::<T>(n.rows_mut(), None, None)),
-        ("forward_sum", |p, n| {
-            let sum = Sum::<T>::new(n.rows(), n.rows(), n.rows_mut());
-            p.forward_sum_with_stats(sum, None, None, n.rows_mut(), StatsMut::default())
+        ("sum_to", |p, n| {
+            let sum = Sum::<T>::sum_to(n.rows(), n.rows(), n.rows_mut());
+            p.call_sum(sum, None, None, n.rows_mut(), StatsMut::default())
         }),
-        ("forward_sum in place", |p, n| {
-            let sum = Sum::<T>::in_place(n.rows(), n.rows_mut());
-            p.forward_sum_with_stats(sum, None, None, n.rows_mut(), StatsMut::default())
+        ("residual_in_place", |p, n| {
+            let sum = Sum::<T>::residual_in_place(n.rows(), n.rows_mut());
+            p.call_sum(sum, None, None, n.rows_mut(), StatsMut::default())
         }),
-        ("forward_mixed", |p, n| {
-            p.forward_mixed::<T, T, T>(Io::new(n.rows(), n.rows_mut()), None, None, StatsMut::default())
+        ("call_mixed", |p, n| {
+            p.call_mixed::<T, T, T>(Io::new(n.rows(), n.rows_mut()), None, None, StatsMut::default())
         }),
-        ("sum_into", |p, n| {
-            let io = Io::sum_into(n.rows(), n.rows(), None, n.rows_mut());
-            p.forward_mixed::<T, T, T>(io, None, None, StatsMut::default())
+        ("residual", |p, n| {
+            let io = Io::residual(n.rows(), n.rows(), None, n.rows_mut());
+            p.call_mixed::<T, T, T>(io, None, None, StatsMut::default())
         }),
-        ("sum_over", |p, n| {
-            let io = Io::sum_over(n.rows_mut(), n.rows(), None);
-            p.forward_mixed::<T, T, T>(io, None, None, StatsMut::default())
+        ("in_place_with_residual", |p, n| {
+            let io = Io::in_place_with_residual(n.rows_mut(), n.rows(), None);
+            p.call_mixed::<T, T, T>(io, None, None, StatsMut::default())
         }),
         ("backward", |p, n| {
             let io = GradIo::<T>::new(n.rows(), n.rows(), n.rows_mut());
@@ -97,11 +97,11 @@ fn forms_with_statistics<T: Element>() -> [Form; 6] {
         StatsMut { rstd: Some(&mut []), ..StatsMut::default() }
     }
     [
-        ("forward_with_stats", |p, n| p.forward_with_stats::<T>(n.rows(), None, None, n.rows_mut(), none())),
-        ("forward_in_place_with_stats", |p, n| p.forward_in_place_with_stats::<T>(n.rows_mut(), None, None, none())),
+        ("call", |p, n| p.call::<T>(n.rows(), None, None, n.rows_mut(), none())),
+        ("call_in_place", |p, n| p.call_in_place::<T>(n.rows_mut(), None, None, none())),
         ("moments", |p, n| p.moments::<T>(n.rows(), &mut [])),
         ("moments_at_scale", |p, n| p.moments_at_scale::<T>(n.rows(), T::Float::RESCALE[0], &mut [])),
-        ("normalize_with", |p, n| p.normalize_with::<T>(n.rows(), &[], None, None, n.rows_mut())),
+        ("call_with_moments", |p, n| p.call_with_moments::<T>(n.rows(), &[], None, None, n.rows_mut())),
         ("backward with statistics", |p, n| {
             let io = GradIo::<T>::new(n.rows(), n.rows(), n.rows_mut());
             let (mean, rstd) = (matches!(p, Plan::LayerNorm(_)).then_some(&[][..]), Some(&[][..]));
@@ -236,7 +236,7 @@ fn scales_that_are_not_of_the_type_are_refused<K: Types>() {
             assert_eq!(plan.moments_at_scale(&x, scale, &mut moments), Ok(()));
             assert!(moments.iter().all(|m| m.count == 4.0 && m.scale == scale));
             let mut y = vec![K::X::SENTINEL; 12];
-            assert_eq!(plan.normalize_with(&x, &moments, None, None, &mut y), Ok(()));
+            assert_eq!(plan.call_with_moments(&x, &moments, None, None, &mut y), Ok(()));
         }
     }
 }

@@ -59,22 +59,22 @@ fn statistics_of_another_length() {
     refused_by(Operation::LayerNorm { offset: 0.0 }, &error("mean", 2), &["mean", "2", "3"], |p, y| {
         let (mut mean, mut rstd) = ([0.0; 2], [0.0; 3]);
         let stats = StatsMut { mean: Some(&mut mean), rstd: Some(&mut rstd), ..StatsMut::default() };
-        let result = p.forward_with_stats(&x, None, None, y, stats);
+        let result = p.call(&x, None, None, y, stats);
         assert_eq!((mean, rstd), ([0.0; 2], [0.0; 3]), "statistics have been written");
         result
     });
     refused_by(Operation::LayerNorm { offset: 0.0 }, &error("mean_lo", 4), &["mean_lo", "4", "3"], |p, y| {
         let stats = StatsMut { mean_lo: Some(&mut [0.0; 4]), ..StatsMut::default() };
-        p.forward_in_place_with_stats(y, None, None, stats)
+        p.call_in_place(y, None, None, stats)
     });
     refused(error("rstd", 12), &["rstd", "12", "3"], |p, y| {
         let stats = StatsMut { rstd: Some(&mut [0.0; 12]), ..StatsMut::default() };
-        p.forward_with_stats(&x, None, None, y, stats)
+        p.call(&x, None, None, y, stats)
     });
     refused(error("rstd", 2), &["rstd", "2", "3"], |p, y| {
         let mut rstd = [7.0; 2];
         let stats = StatsMut { rstd: Some(&mut rstd), ..StatsMut::default() };
-        let result = p.forward_in_place_with_stats(y, None, None, stats);
+        let result = p.call_in_place(y, None, None, stats);
         assert_eq!(rstd, [7.0; 2], "rstd has been written");
         result
     });

@@ -95,7 +95,7 @@ impl<K: Types> Memory<K> {
         for store in [Store::Ordinary, Store::Streaming] {
             let plan = plan.with_store(store);
             let (x, y) = (&*self.x.holding(values, at_end), self.y.zeros(len, at_end));
-            plan.forward_mixed(Io::new(x, &mut *y), gamma, beta, StatsMut::default()).expect("a valid call");
+            plan.call_mixed(Io::new(x, &mut *y), gamma, beta, StatsMut::default()).expect("a valid call");
             assert_same_bits(format_args!("{}", here(&format!("{store:?}"))), cols, &expected.y, y);
 
             // Adding -0 changes no bits.
@@ -103,13 +103,13 @@ impl<K: Types> Memory<K> {
             let (residual, bias) = (self.residual.zeros(len, at_end), self.bias.zeros(cols, at_end));
             residual.fill(K::X::of(-0.0));
             bias.fill(K::X::of(-0.0));
-            let sum = Sum::new(x, &*residual, s).with_bias(bias);
-            plan.forward_mixed(Io::sum(sum, &mut *y), gamma, beta, StatsMut::default()).expect("a valid call");
+            let sum = Sum::sum_to(x, &*residual, s).with_bias(bias);
+            plan.call_mixed(Io::sum(sum, &mut *y), gamma, beta, StatsMut::default()).expect("a valid call");
             assert_same_bits(format_args!("{}", here(&format!("sum, {store:?}"))), cols, &expected.y, y);
         }
         let x = self.x.holding(values, at_end);
         if let Some(io) = K::in_place((&mut *x).into()) {
-            plan.forward_mixed(io, gamma, beta, StatsMut::default()).expect("a valid call");
+            plan.call_mixed(io, gamma, beta, StatsMut::default()).expect("a valid call");
             let y: Vec<K::Y> = x.iter().map(|x| K::Y::of_bits(x.bits())).collect();
             assert_same_bits(format_args!("{}", here("in place")), cols, &expected.y, &y);
         }

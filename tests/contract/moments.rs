@@ -50,7 +50,7 @@ impl<'a, K: Own> Part<'a, K> {
         let of_part = |v: &'a Option<Vec<K::X>>| v.as_deref().map(|v| &v[self.from..][..self.len]);
         let (gamma, beta) = (of_part(&self.problem.gamma), of_part(&self.problem.beta));
         let y = RowsMut::strided(&mut y[self.from..], self.problem.rows, self.problem.cols);
-        self.plan.normalize_with(self.x(), moments, gamma, beta, y).expect("a valid call");
+        self.plan.call_with_moments(self.x(), moments, gamma, beta, y).expect("a valid call");
     }
 }
 
@@ -189,7 +189,7 @@ fn parts_may_be_empty() {
     plan(0).moments(Rows::strided(&[1.0f32; 0], 3, 0), &mut empty).expect("a valid call");
     assert_eq!(empty, [Moments::EMPTY; 3]);
     plan(4).moments(&[1.0f32; 0], &mut []).expect("no rows");
-    plan(4).normalize_with(&[1.0f32; 0], &[], None, None, &mut [0.0; 0]).expect("no rows");
+    plan(4).call_with_moments(&[1.0f32; 0], &[], None, None, &mut [0.0; 0]).expect("no rows");
     assert_eq!(Moments::merge_all([]), Moments::EMPTY);
     let mut some = [Moments::EMPTY];
     plan(4).moments(&[1.0f32, 2.0, 3.0, 5.0], &mut some).expect("a valid call");
@@ -240,13 +240,13 @@ fn known_moments_have_the_bits_of_taken_ones<K: Types>() {
                 (output.mean, output.mean_lo, output.rstd) = (per_row(), per_row(), per_row());
                 let Output { y, mean, mean_lo, rstd } = &mut output;
                 let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
-                let done = plan.forward_mixed(Io::known(&problem.x, &moments, y), gamma, beta, stats);
+                let done = plan.call_mixed(Io::moments(&problem.x, &moments, y), gamma, beta, stats);
                 assert_eq!(done, Ok(()), "{problem}");
                 output.assert_same(&expected, cols, format_args!("{problem}, {isa}, known moments"));
                 if K::IN_PLACE {
                     let mut x = problem.x.clone();
-                    let io = Io::known_in_place(&mut x, &moments);
-                    assert_eq!(plan.forward_mixed(io, gamma, beta, StatsMut::default()), Ok(()), "{problem}");
+                    let io = Io::in_place_with_moments(&mut x, &moments);
+                    assert_eq!(plan.call_mixed(io, gamma, beta, StatsMut::default()), Ok(()), "{problem}");
                     let y: Vec<_> = x.iter().map(|y| K::Y::of_bits(y.bits())).collect();
                     assert_same_bits(format_args!("{problem}, {isa}, in place"), cols, &expected.y, &y);
                 }
@@ -270,8 +270,8 @@ fn moments_of_another_number_of_rows_are_refused() {
     refused(&length(2), &["moments", "2", "3"], |plan, moments, _| plan.moments(&X, &mut moments[..2]));
     refused(&length(0), &["moments", "0", "3"], |plan, _, _| plan.moments_at_scale(&X, 0.5, &mut []));
     let four = [known([4.0; 3])[0]; 4];
-    refused(&length(4), &["moments", "4", "3"], |plan, _, y| plan.normalize_with(&X, &four, None, None, y));
-    refused(&length(2), &["moments", "2", "3"], |plan, _, y| plan.normalize_with(&X, &four[..2], None, None, y));
+    refused(&length(4), &["moments", "4", "3"], |plan, _, y| plan.call_with_moments(&X, &four, None, None, y));
+    refused(&length(2), &["moments", "2", "3"], |plan, _, y| plan.call_with_moments(&X, &four[..2], None, None, y));
 }
 
 #[test]
@@ -281,17 +281,17 @@ fn moments_of_other_elements_are_refused() {
     };
     let error = |row, count, scale, dtype| of(row, [count, 1.0 / scale, count, scale], dtype);
     refused(&error(1, 3.0, 1.0, "f32"), &["row 1", "3", "4", "f32"], |plan, _, y| {
-        plan.normalize_with(&X, &known([4.0, 3.0, 9.0]), None, None, y)
+        plan.call_with_moments(&X, &known([4.0, 3.0, 9.0]), None, None, y)
     });
     refused(&of(0, [0.0, 0.0, 0.0, 1.0], "f32"), &["row 0", "0", "4"], |plan, _, y| {
-        plan.normalize_with(&X, &[Moments::EMPTY; 3], None, None, y)
+        plan.call_with_moments(&X, &[Moments::EMPTY; 3], None, None, y)
     });
     // No row has such moments.
     let [one, two, _] = known([4.0; 3]);
     for (m2, origin, scale) in [(-1.0, 0.0, 0.5), (-1e-300, 1.0, 1.0), (5.0, f64::INFINITY, 1.0)] {
         let bad = Moments { origin, m2, scale, ..two };
         refused(&of(1, [4.0, origin / scale, m2, scale], "f32"), &["row 1", &m2.to_string()], |plan, _, y| {
-            plan.normalize_with(&X, &[one, bad, two], None, None, y)
+            plan.call_with_moments(&X, &[one, bad, two], None, None, y)
         });
     }
     // Scales of another type, and of no type.
@@ -299,20 +299,20 @@ fn moments_of_other_elements_are_refused() {
         refused(&error(2, 4.0, scale, "f32"), &["row 2", &scale.to_string(), "f32"], |plan, _, y| {
             let mut moments = known([4.0; 3]);
             moments[2].scale = scale;
-            plan.normalize_with(&X, &moments, None, None, y)
+            plan.call_with_moments(&X, &moments, None, None, y)
         });
     }
     let mut moments = known([4.0; 3]);
     (moments[0].scale, moments[1].scale, moments[2].scale) = (f64::RESCALE[0], 1.0, 0.5);
     let mut y = [7.0; 12];
     let plan = Plan::new(OPERATIONS[0], 4, 1e-5).expect("a valid eps");
-    let refused = plan.normalize_with(&X.map(f64::from), &moments, None, None, &mut y);
+    let refused = plan.call_with_moments(&X.map(f64::from), &moments, None, None, &mut y);
     assert_eq!((refused, y), (Err(error(2, 4.0, 0.5, "f64")), [7.0; 12]));
     moments[2] = Moments { count: f64::NAN, ..moments[1] };
-    let refused = plan.normalize_with(&X.map(f64::from), &moments, None, None, &mut y);
+    let refused = plan.call_with_moments(&X.map(f64::from), &moments, None, None, &mut y);
     assert!(matches!(refused, Err(Error::Arguments(Refused::Moments { row: 2, .. }))) && y == [7.0; 12]);
     moments[2] = Moments { origin: f64::NAN, m2: 0.0, ..moments[1] };
-    let refused = plan.normalize_with(&X.map(f64::from), &moments, None, None, &mut y);
+    let refused = plan.call_with_moments(&X.map(f64::from), &moments, None, None, &mut y);
     assert!(matches!(refused, Err(Error::Arguments(Refused::Moments { row: 2, .. }))) && y == [7.0; 12]);
 }
 
@@ -320,12 +320,12 @@ fn moments_of_other_elements_are_refused() {
 fn rows_and_vectors_that_do_not_fit_are_refused_with_moments_as_well() {
     let known = known([4.0; 3]);
     refused(&Error::Rows { x: 3, y: 2 }, &["3", "2"], |plan, _, y| {
-        plan.normalize_with(&X, &known, None, None, &mut y[..8])
+        plan.call_with_moments(&X, &known, None, None, &mut y[..8])
     });
     refused(
         &Error::Arguments(Refused::Length { what: "gamma", len: 3, expected: 4 }),
         &["gamma", "3", "4"],
-        |plan, _, y| plan.normalize_with(&X, &known, Some(&X[..3]), None, y),
+        |plan, _, y| plan.call_with_moments(&X, &known, Some(&X[..3]), None, y),
     );
     refused(&Error::Ragged { what: "x", len: 11, cols: 4 }, &["x", "11", "4"], |plan, moments, _| {
         plan.moments(&X[..11], moments)

@@ -145,14 +145,14 @@ fn check_every_form<K: Types<G = <K as Types>::X, Y = <K as Types>::X>>(problem:
     };
     check("forward", false, &|y, _| plan.forward(x, gamma, beta, y));
     check("forward_in_place", false, &|y, _| plan.forward_in_place(y, gamma, beta));
-    check("forward_with_stats", true, &|y, stats| plan.forward_with_stats(x, gamma, beta, y, stats));
-    check("forward_in_place_with_stats", true, &|y, stats| plan.forward_in_place_with_stats(y, gamma, beta, stats));
-    check("forward_mixed in place", true, &|y, stats| plan.forward_mixed(Io::in_place(y), gamma, beta, stats));
+    check("call", true, &|y, stats| plan.call(x, gamma, beta, y, stats));
+    check("call_in_place", true, &|y, stats| plan.call_in_place(y, gamma, beta, stats));
+    check("call_mixed in place", true, &|y, stats| plan.call_mixed(Io::in_place(y), gamma, beta, stats));
     check("forward_sum", false, &|y, stats| {
-        plan.forward_sum_with_stats(Sum::in_place(x, &mut nothing.clone()), gamma, beta, y, stats)
+        plan.call_sum(Sum::residual_in_place(x, &mut nothing.clone()), gamma, beta, y, stats)
     });
-    check("forward_sum_with_stats", true, &|y, stats| {
-        plan.forward_sum_with_stats(Sum::new(x, &nothing, &mut nothing.clone()), gamma, beta, y, stats)
+    check("call_sum", true, &|y, stats| {
+        plan.call_sum(Sum::sum_to(x, &nothing, &mut nothing.clone()), gamma, beta, y, stats)
     });
     match problem.operation {
         Operation::LayerNorm { offset: 0.0 } => {
@@ -185,7 +185,7 @@ fn statistics_that_are_not_asked_for_change_nothing<K: Types>() {
                 };
                 let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
                 let io = Io::new(&problem.x, y);
-                assert_eq!(problem.plan(isa).forward_mixed(io, gamma, beta, stats), Ok(()));
+                assert_eq!(problem.plan(isa).call_mixed(io, gamma, beta, stats), Ok(()));
                 let mut want = expected.clone();
                 for (bit, unasked) in [(1, &mut want.mean), (2, &mut want.mean_lo), (4, &mut want.rstd)] {
                     if asked & bit == 0 {

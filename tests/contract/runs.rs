@@ -151,12 +151,12 @@ fn rows_in_runs_have_the_bits_of_contiguous_rows<K: Types>() {
                         let x = Spread::holding(&problem.x, of_x, shape, cols);
                         let (mut y, mut kept) = (Spread::blank(of_y, shape, cols), Kept::<K>::new(rows));
                         let io = Io::new(x.rows(), y.rows_mut());
-                        assert_eq!(plan.forward_mixed(io, gamma, beta, kept.stats()), Ok(()), "{what}");
+                        assert_eq!(plan.call_mixed(io, gamma, beta, kept.stats()), Ok(()), "{what}");
                         kept.with(y.into_rows()).assert_same(&expected, cols, format_args!("{what}"));
 
                         let (mut x, mut kept) = (x, Kept::<K>::new(rows));
                         if let Some(io) = K::in_place(x.rows_mut()) {
-                            assert_eq!(plan.forward_mixed(io, gamma, beta, kept.stats()), Ok(()), "{what}");
+                            assert_eq!(plan.call_mixed(io, gamma, beta, kept.stats()), Ok(()), "{what}");
                             let y = x.into_rows().into_iter().map(|y| K::Y::of_bits(y.bits())).collect();
                             kept.with(y).assert_same(&expected, cols, format_args!("{what}, in place"));
                         }
@@ -185,8 +185,8 @@ where
         for problem in problem.of_every_operation() {
             let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
             let (mut s, mut y, mut kept) = (vec![V::default(); rows * cols], problem.x.clone(), Kept::<K>::new(rows));
-            let io = Io::sum(with(bias, Sum::new(&problem.x, &residual, &mut s)), &mut y);
-            problem.plan(Isa::SCALAR).forward_mixed(io, gamma, beta, kept.stats()).expect("a valid call");
+            let io = Io::sum(with(bias, Sum::sum_to(&problem.x, &residual, &mut s)), &mut y);
+            problem.plan(Isa::SCALAR).call_mixed(io, gamma, beta, kept.stats()).expect("a valid call");
             let expected = kept.with(y);
             for (n, &isa) in tiers().iter().enumerate() {
                 for (k, kind) in KINDS.into_iter().enumerate() {
@@ -198,7 +198,7 @@ where
                         let mut held = place(&residual, kind_of(1));
                         let run = |io: Io<'_, V>, name: &str| {
                             let mut kept = Kept::<K>::new(rows);
-                            assert_eq!(plan.forward_mixed(io, gamma, beta, kept.stats()), Ok(()), "{what}, {name}");
+                            assert_eq!(plan.call_mixed(io, gamma, beta, kept.stats()), Ok(()), "{what}, {name}");
                             kept
                         };
                         let check = |kept: Kept<K>, y: Vec<V>, name: &str| {
@@ -206,23 +206,23 @@ where
                         };
                         let (mut y, mut sums) =
                             (Spread::blank(kind_of(2), shape, cols), Spread::blank(kind_of(3), shape, cols));
-                        let sum = with(bias, Sum::new(x.rows(), held.rows(), sums.rows_mut()));
+                        let sum = with(bias, Sum::sum_to(x.rows(), held.rows(), sums.rows_mut()));
                         let kept = run(Io::sum(sum, y.rows_mut()), "kept");
                         check(kept, y.into_rows(), "kept");
                         assert_same_bits(format_args!("{what}: s"), cols, &s, &sums.into_rows());
 
                         let mut y = Spread::blank(kind_of(2), shape, cols);
-                        let kept = run(Io::sum_into(x.rows(), held.rows(), bias, y.rows_mut()), "dropped");
+                        let kept = run(Io::residual(x.rows(), held.rows(), bias, y.rows_mut()), "dropped");
                         check(kept, y.into_rows(), "dropped");
 
                         let mut y = Spread::blank(kind_of(4), shape, cols);
-                        let sum = with(bias, Sum::in_place(x.rows(), held.rows_mut()));
+                        let sum = with(bias, Sum::residual_in_place(x.rows(), held.rows_mut()));
                         let kept = run(Io::sum(sum, y.rows_mut()), "over the residual");
                         check(kept, y.into_rows(), "over the residual");
                         assert_same_bits(format_args!("{what}: residual"), cols, &s, &held.into_rows());
 
                         let held = place(&residual, kind_of(1));
-                        let kept = run(Io::sum_over(x.rows_mut(), held.rows(), bias), "over x");
+                        let kept = run(Io::in_place_with_residual(x.rows_mut(), held.rows(), bias), "over x");
                         check(kept, x.into_rows(), "over x");
                     }
                 }
@@ -272,13 +272,13 @@ fn moments_of_rows_in_runs<K: Types>() {
                         }
                     }
                     let (mut y, mut kept) = (Spread::blank(Kind::Gaps, shape, cols), Kept::<K>::new(rows));
-                    let io = Io::known(x.rows(), &moments, y.rows_mut());
-                    assert_eq!(plan.forward_mixed(io, gamma, beta, kept.stats()), Ok(()), "{what}");
+                    let io = Io::moments(x.rows(), &moments, y.rows_mut());
+                    assert_eq!(plan.call_mixed(io, gamma, beta, kept.stats()), Ok(()), "{what}");
                     kept.with(y.into_rows()).assert_same(&expected, cols, format_args!("{what}"));
                     if K::IN_PLACE && size_of::<K::X>() == size_of::<K::G>() {
                         let stats = StatsMut::default();
-                        let io = Io::known_in_place(x.rows_mut(), &moments);
-                        assert_eq!(plan.forward_mixed(io, gamma, beta, stats), Ok(()), "{what}");
+                        let io = Io::in_place_with_moments(x.rows_mut(), &moments);
+                        assert_eq!(plan.call_mixed(io, gamma, beta, stats), Ok(()), "{what}");
                         let y: Vec<K::Y> = x.into_rows().into_iter().map(|y| K::Y::of_bits(y.bits())).collect();
                         assert_same_bits(format_args!("{what}, in place"), cols, &expected.y, &y);
                     }
@@ -357,7 +357,7 @@ fn long_rows_in_runs() {
                 let plan = problem.plan(isa).with_parallelism(Parallelism::tasks(tasks));
                 let (mut y, mut kept) = (Spread::blank(Kind::Woven, shape, cols), Kept::<(f32, f32, f32)>::new(4));
                 let io = Io::new(x.rows(), y.rows_mut());
-                assert_eq!(plan.forward_mixed(io, gamma, beta, kept.stats()), Ok(()));
+                assert_eq!(plan.call_mixed(io, gamma, beta, kept.stats()), Ok(()));
                 kept.with(y.into_rows()).assert_same(&expected, cols, format_args!("{problem}, {tasks} tasks"));
             }
         }

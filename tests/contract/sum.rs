@@ -78,15 +78,15 @@ impl<K: Types> Case<K> {
         let [mut mean, mut mean_lo, mut rstd] = [per_row(), per_row(), per_row()];
         let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
         let mut sum = match place {
-            Place::OverResidual => Sum::in_place(x.rows(), residual.rows_mut()),
-            Place::OverX => Sum::in_place(residual.rows(), x.rows_mut()),
-            Place::Apart => Sum::new(x.rows(), residual.rows(), s.rows_mut()),
+            Place::OverResidual => Sum::residual_in_place(x.rows(), residual.rows_mut()),
+            Place::OverX => Sum::residual_in_place(residual.rows(), x.rows_mut()),
+            Place::Apart => Sum::sum_to(x.rows(), residual.rows(), s.rows_mut()),
         };
         if let Some(bias) = &self.bias {
             sum = sum.with_bias(bias);
         }
         let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
-        plan.forward_mixed(Io::sum(sum, y.rows_mut()), gamma, beta, stats).expect("a valid call");
+        plan.call_mixed(Io::sum(sum, y.rows_mut()), gamma, beta, stats).expect("a valid call");
         let (x, residual, s) = (x.into_rows(), residual.into_rows(), s.into_rows());
         let blank = vec![K::X::SENTINEL; rows * cols];
         let want = match place {
@@ -119,11 +119,11 @@ impl<K: Types> Case<K> {
         let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
         let bias = self.bias.as_deref();
         let io = if is_over {
-            Io::sum_over(residual.rows_mut(), x.rows(), bias)
+            Io::in_place_with_residual(residual.rows_mut(), x.rows(), bias)
         } else {
-            Io::sum_into(x.rows(), residual.rows(), bias, y.rows_mut())
+            Io::residual(x.rows(), residual.rows(), bias, y.rows_mut())
         };
-        plan.forward_mixed(io, problem.gamma.as_deref(), problem.beta.as_deref(), stats).expect("a valid call");
+        plan.call_mixed(io, problem.gamma.as_deref(), problem.beta.as_deref(), stats).expect("a valid call");
         let (x, residual, mut y) = (x.into_rows(), residual.into_rows(), y.into_rows());
         assert_same_bits(format_args!("{what}: x"), cols, &self.x, &x);
         if is_over {

@@ -12,7 +12,7 @@ pub(crate) enum Io<'a, T, Y = T> {
     InPlace { x: RowsMut<'a, T> },
     Sum { sum: Sum<'a, T>, y: RowsMut<'a, Y> },
     Dropped { x: Rows<'a, T>, residual: Rows<'a, T>, bias: Option<&'a [T]>, y: RowsMut<'a, T> },
-    Over { x: RowsMut<'a, T>, residual: Rows<'a, T>, bias: Option<&'a [T]> },
+    DroppedInPlace { x: RowsMut<'a, T>, residual: Rows<'a, T>, bias: Option<&'a [T]> },
     Known { x: Rows<'a, T>, moments: &'a [Moments], y: RowsMut<'a, Y> },
     KnownInPlace { x: RowsMut<'a, T>, moments: &'a [Moments] },
 }
@@ -32,7 +32,7 @@ enum Goes<'a, T> {
 }
 
 impl<'a, T> Sum<'a, T> {
-    pub(crate) fn new(
+    pub(crate) fn sum_to(
         x: impl Into<Rows<'a, T>>,
         residual: impl Into<Rows<'a, T>>,
         s: impl Into<RowsMut<'a, T>>,
@@ -40,7 +40,7 @@ impl<'a, T> Sum<'a, T> {
         Self { x: x.into(), goes: Goes::Apart { residual: residual.into(), s: s.into() }, bias: None }
     }
 
-    pub(crate) fn in_place(x: impl Into<Rows<'a, T>>, residual: impl Into<RowsMut<'a, T>>) -> Self {
+    pub(crate) fn residual_in_place(x: impl Into<Rows<'a, T>>, residual: impl Into<RowsMut<'a, T>>) -> Self {
         Self { x: x.into(), goes: Goes::OverResidual(residual.into()), bias: None }
     }
 
@@ -58,7 +58,7 @@ impl<'a, T, Y> Io<'a, T, Y> {
         Self::Sum { sum, y: y.into() }
     }
 
-    pub(crate) fn known(x: impl Into<Rows<'a, T>>, moments: &'a [Moments], y: impl Into<RowsMut<'a, Y>>) -> Self {
+    pub(crate) fn moments(x: impl Into<Rows<'a, T>>, moments: &'a [Moments], y: impl Into<RowsMut<'a, Y>>) -> Self {
         Self::Known { x: x.into(), moments, y: y.into() }
     }
 }
@@ -68,11 +68,11 @@ impl<'a, T> Io<'a, T> {
         Self::InPlace { x: x.into() }
     }
 
-    pub(crate) fn known_in_place(x: impl Into<RowsMut<'a, T>>, moments: &'a [Moments]) -> Self {
+    pub(crate) fn in_place_with_moments(x: impl Into<RowsMut<'a, T>>, moments: &'a [Moments]) -> Self {
         Self::KnownInPlace { x: x.into(), moments }
     }
 
-    pub(crate) fn sum_into(
+    pub(crate) fn residual(
         x: impl Into<Rows<'a, T>>,
         residual: impl Into<Rows<'a, T>>,
         bias: Option<&'a [T]>,
@@ -82,12 +82,12 @@ impl<'a, T> Io<'a, T> {
     }
 
     /// x + residual, normalized over x.
-    pub(crate) fn sum_over(
+    pub(crate) fn in_place_with_residual(
         x: impl Into<RowsMut<'a, T>>,
         residual: impl Into<Rows<'a, T>>,
         bias: Option<&'a [T]>,
     ) -> Self {
-        Self::Over { x: x.into(), residual: residual.into(), bias }
+        Self::DroppedInPlace { x: x.into(), residual: residual.into(), bias }
     }
 }
 
@@ -218,7 +218,7 @@ pub(crate) fn forward<'a, M: Operation, T: Element, G: Companion<T>, Y: Companio
         Io::KnownInPlace { x, moments } => {
             M::with_rest(plan.call_in_place(x).moments(moments).gamma(gamma), beta, stats).run()
         }
-        Io::Over { x, residual, bias } => {
+        Io::DroppedInPlace { x, residual, bias } => {
             let call = plan.call_in_place(x).residual(residual).bias(bias).gamma(gamma);
             M::with_rest(call, beta, stats).run()
         }

@@ -119,7 +119,7 @@ impl Plan {
     }
 
     /// Statistics that the operation lacks stay as they are.
-    pub(crate) fn forward_with_stats<'a, T: Element>(
+    pub(crate) fn call<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,
         gamma: Option<&'a [T]>,
@@ -127,7 +127,7 @@ impl Plan {
         y: impl Into<RowsMut<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        self.forward_mixed(Io::new(x, y), gamma, beta, stats)
+        self.call_mixed(Io::new(x, y), gamma, beta, stats)
     }
 
     /// beta must be absent if the operation has none.
@@ -147,18 +147,18 @@ impl Plan {
     }
 
     /// Statistics that the operation lacks stay as they are.
-    pub(crate) fn forward_in_place_with_stats<'a, T: Element>(
+    pub(crate) fn call_in_place<'a, T: Element>(
         &self,
         x: impl Into<RowsMut<'a, T>>,
         gamma: Option<&'a [T]>,
         beta: Option<&'a [T]>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        self.forward_mixed::<T, T, T>(Io::in_place(x), gamma, beta, stats)
+        self.call_mixed::<T, T, T>(Io::in_place(x), gamma, beta, stats)
     }
 
     /// Statistics that the operation lacks stay as they are.
-    pub(crate) fn forward_sum_with_stats<'a, T: Element>(
+    pub(crate) fn call_sum<'a, T: Element>(
         &self,
         sum: Sum<'a, T>,
         gamma: Option<&'a [T]>,
@@ -166,11 +166,11 @@ impl Plan {
         y: impl Into<RowsMut<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        self.forward_mixed(Io::sum(sum, y), gamma, beta, stats)
+        self.call_mixed(Io::sum(sum, y), gamma, beta, stats)
     }
 
     /// Statistics that the operation lacks stay as they are.
-    pub(crate) fn forward_mixed<'a, T: Element, G: Companion<T>, Y: Companion<T>>(
+    pub(crate) fn call_mixed<'a, T: Element, G: Companion<T>, Y: Companion<T>>(
         &self,
         io: Io<'a, T, Y>,
         gamma: Option<&'a [G]>,
@@ -202,7 +202,7 @@ impl Plan {
     }
 
     /// beta must be absent if the operation has none.
-    pub(crate) fn normalize_with<'a, T: Element>(
+    pub(crate) fn call_with_moments<'a, T: Element>(
         &self,
         x: impl Into<Rows<'a, T>>,
         moments: &'a [Moments],
@@ -210,7 +210,7 @@ impl Plan {
         beta: Option<&'a [T]>,
         y: impl Into<RowsMut<'a, T>>,
     ) -> Result<(), Error> {
-        self.forward_mixed(Io::known(x, moments, y), gamma, beta, StatsMut::default())
+        self.call_mixed(Io::moments(x, moments, y), gamma, beta, StatsMut::default())
     }
 
     /// mean, `mean_lo` and dbeta must be absent if the operation has none.

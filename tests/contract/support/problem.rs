@@ -190,13 +190,13 @@ impl<K: Types> Problem<K> {
         let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
         let y = if call.in_place && K::IN_PLACE {
             let io = K::in_place(x.rows_mut()).expect("one type");
-            let result = call.environment.within(|| plan().forward_mixed(io, gamma, beta, stats));
+            let result = call.environment.within(|| plan().call_mixed(io, gamma, beta, stats));
             assert_eq!(result, Ok(()), "{self}, {call:?}");
             x.into_rows().into_iter().map(|y| K::Y::of_bits(y.bits())).collect()
         } else {
             let mut y = Buffer::blank(self.rows, self.cols, call.y_gap, y_at);
             let io = Io::new(x.rows(), y.rows_mut());
-            let result = call.environment.within(|| plan().forward_mixed(io, gamma, beta, stats));
+            let result = call.environment.within(|| plan().call_mixed(io, gamma, beta, stats));
             assert_eq!(result, Ok(()), "{self}, {call:?}");
             assert_same_bits(format_args!("{call:?}: x has changed"), self.cols, &self.x, &x.into_rows());
             y.into_rows()
