@@ -33,7 +33,7 @@ impl Plan {
         let tasks: Tasks = self.backward_tasks(rows, &parts);
         let total = Scratch::new::<T>(&parts, centered).and_then(|scratch| scratch.total(tasks.count));
         let total = total.and_then(|total| total.checked_add(ALIGN / size_of::<T::Float>()));
-        Ok(total.ok_or(Refused::Overflow { what: "scratch", rows, stride: self.cols })?)
+        total.ok_or(Error::Arguments(Refused::Overflow { what: "scratch", rows, stride: self.cols }))
     }
 
     /// How many tasks a backward call is cut into.
@@ -70,7 +70,7 @@ impl Plan {
         shape::length("dgamma", dgamma.as_deref(), params_len)?;
         shape::length("dbeta", dbeta.as_deref(), params_len)?;
         if !has_dx && !sums {
-            return Err(Refused::NoGradient.into());
+            return Err(Error::Arguments(Refused::NoGradient));
         }
         // Before anything is allocated: there may be more columns or groups than memory has room for.
         if rows == 0 || cols == 0 {
@@ -80,7 +80,7 @@ impl Plan {
 
         let parts = Parts::new(rows / groups, cols);
         let tasks = self.backward_tasks(rows, &parts);
-        let overflow = || Refused::Overflow { what: "scratch", rows, stride: cols };
+        let overflow = || Error::Arguments(Refused::Overflow { what: "scratch", rows, stride: cols });
         let lens = Scratch::new::<T>(&parts, M::CENTERED).ok_or_else(overflow)?;
         let needed = lens.total(1).ok_or_else(overflow)?;
         let mut own;
@@ -220,5 +220,5 @@ pub(crate) fn check_stats_together(rows: usize, centered: bool, given: [bool; 3]
         [false, true, _] => ("mean_lo", "mean"),
         _ => return Ok(()),
     };
-    Err(Refused::Statistics { rows, given, missing }.into())
+    Err(Error::Arguments(Refused::Statistics { rows, given, missing }))
 }

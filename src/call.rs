@@ -44,11 +44,10 @@ use lanenorm_kernels::{Center, Centered, Element};
 
 use crate::Error;
 pub use crate::backward_call::BackwardCall;
-use crate::norm::Norm;
-use crate::parallel::Vectors;
+use crate::norm::{Checked, Norm};
 use crate::plan::Plan;
 use crate::rows::{Rows, RowsMut};
-use crate::runs::{Buffers, RunsIo};
+use crate::runs::Buffers;
 use crate::slice::{Slice, SliceMut};
 
 /// A call that is described, to be run by [`to`](Self::to) or, in place, by [`run`](Self::run).
@@ -798,7 +797,7 @@ impl<M: Center> Norm<M> {
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
-    ) -> Result<(RunsIo<'a, I::Of>, Vectors<'a, 'a, I::Of>), Error> {
+    ) -> Result<Checked<'a, 'a, I::Of>, Error> {
         let (bias, moments) = (input.bias(), input.moments());
         let (gamma, beta) = (gamma.map(I::beside), beta.map(I::beside));
         self.check_buffers(input.runs(x, y).0, bias, moments, gamma, beta, stats)

@@ -322,7 +322,7 @@ mod tests {
         ] {
             says(refused.into(), status, &message);
             refuse(lanenorm_status::Internal, format_args!("another message"));
-            says(Error::from(refused).into(), status, &message);
+            says(Error::Arguments(refused).into(), status, &message);
         }
         let (asked, widest) = (Tier::Avx512, Tier::Scalar);
         let message = "the avx512 tier is not available here; the widest that is: scalar";

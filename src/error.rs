@@ -21,7 +21,7 @@ pub enum Error {
     /// Arguments are refused for a reason for which kernels refuse them too: a length, rows that overlap, groups,
     /// moments, eps. The message is that of the reason.
     #[error(transparent)]
-    Arguments(#[from] lanenorm_kernels::Error),
+    Arguments(lanenorm_kernels::Error),
     /// A contiguous buffer does not hold a whole number of rows.
     #[error("{what} has {}, which is not a whole number of rows of {cols}", Count(*len, "element"))]
     Ragged {

@@ -16,6 +16,9 @@ use crate::rows::Rows;
 use crate::runs::{Buffers, RunsIo};
 use crate::{Error, Parallelism, shape};
 
+/// The rows and the vectors of a call that has been checked.
+pub(crate) type Checked<'a, 'm, T> = (RunsIo<'a, T>, Vectors<'a, 'm, T>);
+
 /// A plan for normalizing rows of `cols` elements: [`LayerNorm`](crate::LayerNorm) or [`RmsNorm`](crate::RmsNorm).
 ///
 /// A plan is a handful of numbers: cheap to make, to copy and to share between threads. Running it allocates nothing,
@@ -242,7 +245,7 @@ impl<M: Center> Norm<M> {
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
-    ) -> Result<(RunsIo<'a, T>, Vectors<'a, 'm, T>), Error> {
+    ) -> Result<Checked<'a, 'm, T>, Error> {
         let plan = &self.plan;
         shape::length("bias", bias, plan.cols)?;
         let io = buffers.check(plan.cols)?;

@@ -84,7 +84,7 @@ impl Plan {
     }
 
     pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
-        Groups::new(groups, repeat)?;
+        Groups::new(groups, repeat).map_err(Error::Arguments)?;
         Ok(Self { groups, repeat, ..self })
     }
 
@@ -101,9 +101,9 @@ impl Plan {
         let len = self.params_len("gamma", gamma.is_some() || beta.is_some())?;
         if groups * repeat > 1 {
             if !rows.is_multiple_of(groups * repeat) {
-                return Err(Refused::GroupRows { rows, groups, repeat }.into());
+                return Err(Error::Arguments(Refused::GroupRows { rows, groups, repeat }));
             }
-            params.groups = Groups::new(groups, repeat)?;
+            params.groups = Groups::new(groups, repeat).map_err(Error::Arguments)?;
         }
         let fits = |what, v: &Option<Vector<'_, T>>| shape::len(what, v.as_ref().map(Vector::len), len);
         fits("gamma", &gamma)?;
@@ -117,7 +117,7 @@ impl Plan {
     pub(crate) fn params_len(&self, what: &'static str, is_given: bool) -> Result<usize, Error> {
         let &Self { cols, groups, .. } = self;
         match cols.checked_mul(groups) {
-            None if is_given => Err(Refused::Overflow { what, rows: groups, stride: cols }.into()),
+            None if is_given => Err(Error::Arguments(Refused::Overflow { what, rows: groups, stride: cols })),
             len => Ok(len.unwrap_or(usize::MAX)),
         }
     }
@@ -279,7 +279,7 @@ impl Plan {
     ) -> Result<(), Error> {
         let cols = self.cols;
         let none = RowMoments::new(&[], centered);
-        let row_of = scale.map_or(Ok(none), |scale| none.at_scale(scale))?;
+        let row_of = scale.map_or(Ok(none), |scale| none.at_scale(scale)).map_err(Error::Arguments)?;
         let tasks = |rows: usize| self.parallelism.tasks_for(rows.saturating_mul(cols));
         if x.layout.is_grid() {
             let x = RowReader::new(x, cols)?;
@@ -325,7 +325,7 @@ impl Plan {
             None => Ok(()),
             Some((row, moments)) => {
                 let (&Moments { count, m2, scale, .. }, mean) = (moments, moments.mean());
-                Err(Refused::Moments { row, count, scale, mean, m2, cols, dtype: T::DTYPE.name() }.into())
+                Err(Error::Arguments(Refused::Moments { row, count, scale, mean, m2, cols, dtype: T::DTYPE.name() }))
             }
         }
     }

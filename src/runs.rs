@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
-use std::{ptr, slice};
+use std::{mem, ptr, slice};
 
 use lanenorm_kernels::Element;
 use lanenorm_kernels::element::{Addend, Companion, Kind};
@@ -53,6 +53,9 @@ pub(crate) struct Buffers<'a, T> {
     y: Buffer,
     /// The types of x and y.
     kinds: [Kind; 2],
+    /// Whether x and the residual are to be exchanged once they have been checked: the first type is that of the
+    /// residual. The order of two addends changes no bits.
+    exchanged: bool,
     marker: PhantomData<(&'a [T], &'a mut [T])>,
 }
 
@@ -96,17 +99,17 @@ impl<'a, T: Element> Buffers<'a, T> {
     /// The sum is not kept, and normalized over x.
     pub(crate) fn over_x<R: Addend<T>>(mut x: RowsMut<'a, T>, residual: Rows<'a, R>) -> Self {
         let x = Buffer::written("x", &mut x);
-        // The order of two addends changes no bits.
-        Self::of::<R, T>(Buffer::read("residual", &residual), Some([x, x]), x)
+        let sum = [Buffer::read("residual", &residual), x];
+        Self { exchanged: true, ..Self::of::<R, T>(x, Some(sum), x) }
     }
 
     fn of<X: Companion<T>, Y: Companion<T>>(x: Buffer, sum: Option<[Buffer; 2]>, y: Buffer) -> Self {
-        Self { x, sum, y, kinds: [X::KIND, Y::KIND], marker: PhantomData }
+        Self { x, sum, y, kinds: [X::KIND, Y::KIND], exchanged: false, marker: PhantomData }
     }
 
     /// The rows, if they fit together.
     pub(crate) fn check(self, cols: usize) -> Result<RunsIo<'a, T>, Error> {
-        let Self { x, sum, y, kinds, .. } = self;
+        let Self { x, sum, y, kinds, exchanged, .. } = self;
         let mut rows = Checked::first(x, cols)?;
         let of_sum = sum.is_some();
         let mut beside = |buffer: Buffer| {
@@ -123,7 +126,12 @@ impl<'a, T: Element> Buffers<'a, T> {
             None => None,
         };
         let (inner_rows, at) = (rows.inner_rows(), |placed: Placed| placed.at(&rows));
-        let (x, sum, y) = (at(rows.of_first), sum.map(|sum| sum.map(at)), at(y));
+        let (mut x, mut sum, y) = (at(rows.of_first), sum.map(|sum| sum.map(at)), at(y));
+        if let Some([residual, _]) = &mut sum
+            && exchanged
+        {
+            mem::swap(&mut x, residual);
+        }
         Ok(RunsIo { x, sum, y, kinds, inner_rows, first: 0, rows: rows.rows, cols, marker: PhantomData })
     }
 }

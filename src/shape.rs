@@ -16,11 +16,12 @@ pub(crate) fn rows(what: &'static str, len: usize, layout: Layout, cols: usize) 
         Layout::Strided { rows, stride } if rows == 0 || cols == 0 => Ok((rows, stride)),
         Layout::Strided { rows, stride } => {
             if rows > 1 && stride < cols {
-                return Err(Refused::Overlap { what, cols, stride }.into());
+                return Err(Error::Arguments(Refused::Overlap { what, cols, stride }));
             }
-            let needed = extent(rows, stride, cols).ok_or(Refused::Overflow { what, rows, stride })?;
+            let needed =
+                extent(rows, stride, cols).ok_or(Error::Arguments(Refused::Overflow { what, rows, stride }))?;
             if len < needed {
-                return Err(Refused::TooShort { what, len, rows, cols, stride, needed }.into());
+                return Err(Error::Arguments(Refused::TooShort { what, len, rows, cols, stride, needed }));
             }
             Ok((rows, stride))
         }
@@ -145,7 +146,7 @@ pub(crate) fn length<T>(what: &'static str, buffer: Option<&[T]>, expected: usiz
 #[inline]
 pub(crate) fn len(what: &'static str, len: Option<usize>, expected: usize) -> Result<(), Error> {
     match len {
-        Some(len) if len != expected => Err(Refused::Length { what, len, expected }.into()),
+        Some(len) if len != expected => Err(Error::Arguments(Refused::Length { what, len, expected })),
         _ => Ok(()),
     }
 }
@@ -154,7 +155,11 @@ pub(crate) fn len(what: &'static str, len: Option<usize>, expected: usize) -> Re
 pub(crate) fn eps(eps: f64) -> Result<(), Error> {
     // By bits: a comparison raises flags. Where subnormal numbers count as zeros, it also takes negative ones for 0.
     let bits = std::hint::black_box(eps.to_bits());
-    if bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits() { Ok(()) } else { Err(Refused::Eps(eps).into()) }
+    if bits < f64::INFINITY.to_bits() || bits == (-0.0_f64).to_bits() {
+        Ok(())
+    } else {
+        Err(Error::Arguments(Refused::Eps(eps)))
+    }
 }
 
 #[cfg(test)]

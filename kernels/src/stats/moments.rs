@@ -126,8 +126,8 @@ impl Moments {
 
     /// `None` if a row of `T` with these moments is in the range where the fast sums can be trusted. Else the scale
     /// with which the moments of the row, or of each of its parts, are to be taken again, on the slow path: see
-    /// [`RowMoments::at_scale`](crate::ops::moments::RowMoments::at_scale). (Also of a row with a NaN or an infinity, whose
-    /// squares cannot be told from those that overflow.)
+    /// [`RowMoments::at_scale`](crate::ops::moments::RowMoments::at_scale). (Also of a row with a NaN or an infinity,
+    /// whose squares cannot be told from those that overflow.)
     ///
     /// # Errors
     /// If eps is negative, infinite or NaN.
