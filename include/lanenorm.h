@@ -48,7 +48,7 @@
  * whose threads have helped a call stays in memory. A program that links two static libraries in Rust can meet the
  * symbols of Rust's runtime twice: use the shared library, or make one static library of both.
  *
- * This file is generated: see tests/header.rs.
+ * This file is generated: see tests/source/header.rs.
  */
 
 #ifndef LANENORM_H

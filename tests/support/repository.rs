@@ -3,5 +3,7 @@
 use std::path::{Path, PathBuf};
 
 pub(crate) fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the folder of the tests is in one").to_path_buf()
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = package.ancestors().find(|folder| folder.join("Cargo.lock").exists());
+    root.expect("the package is in a workspace").to_path_buf()
 }

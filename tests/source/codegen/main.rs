@@ -21,7 +21,7 @@ mod asm;
 mod frames;
 mod limits;
 mod names;
-#[path = "../support/repository.rs"]
+#[path = "../../support/repository.rs"]
 mod repository;
 mod snapshot;
 
@@ -159,7 +159,7 @@ fn kernels_are_compiled_as_they_should_be() {
     let version = version(rustc);
     let arch = target.unwrap_or(&version["host"]).split('-').next().expect("an architecture");
     let Report { snapshot, mut failures } = examine(&compile(target, rustc), arch);
-    let path = repository().join(format!("tests/codegen/{arch}.txt"));
+    let path = repository().join(format!("tests/source/codegen/{arch}.txt"));
     if variable("LANENORM_UPDATE_CODEGEN").is_some() {
         std::fs::write(&path, snapshot.to_text(&version["release"]))
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));

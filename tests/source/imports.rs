@@ -4,7 +4,7 @@
 //! passes on (`pub use child::Item`) counts for the file that has the item. So a root may name its children, and the
 //! children may name what the root passes on, but nothing that the root has itself.
 
-#[path = "support/repository.rs"]
+#[path = "../support/repository.rs"]
 mod repository;
 
 use std::collections::{BTreeMap, BTreeSet};

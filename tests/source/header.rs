@@ -1,6 +1,6 @@
 //! cbindgen makes `include/lanenorm.h` from `src/capi`. `LANENORM_WRITE_HEADER=1` writes it.
 
-#[path = "support/repository.rs"]
+#[path = "../support/repository.rs"]
 mod repository;
 
 use repository::repository;
