@@ -145,20 +145,26 @@ formatting() {
   for of in "${manifests[@]}"; do cargo fmt --manifest-path "$of/Cargo.toml" --check; done
 }
 
-lints() {
-  cargo clippy --workspace --all-targets --features capi,ndarray -- -D warnings
-  # What is unused without the C ABI.
-  cargo clippy --workspace "$@" -- -D warnings
+# All optional parts of the library. They are on together, so that it is built for them once.
+features=(--features capi,ndarray)
+# As a release, like the tests: so parsers and build scripts are built once.
+lints() { # arguments of cargo clippy
+  cargo clippy --release --workspace --all-targets "$@" -- -D warnings
+}
+# What is unused without the optional parts, and without an operating system.
+other_lints() {
+  lints
+  cargo clippy --release -p lanenorm-kernels --no-default-features -- -D warnings
 }
 
 bare=(cargo check -p lanenorm-kernels --no-default-features --target-dir target/bare)
 # The kernels where there is no operating system.
 other_targets() {
-  cargo clippy -p lanenorm-kernels --no-default-features -- -D warnings
   if has rustup && timeout 60 rustup target add thumbv7em-none-eabihf 2>/dev/null; then
     RUSTFLAGS="-D warnings" "${bare[@]}" --target thumbv7em-none-eabihf
   else
-    echo "skipped: rustup could not add a target without an operating system"
+    echo "for this system: rustup could not add a target without an operating system"
+    RUSTFLAGS="-D warnings" "${bare[@]}"
   fi
 }
 
@@ -174,14 +180,16 @@ refused_targets() {
   fi
 }
 
-docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features capi,ndarray; }
+# After `lints`, and with the examples, so that dependencies have the features with which they have been checked.
+docs() {
+  RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --lib --bins --examples "${features[@]}"
+}
 
 capi=(--features capi --lib --test capi)
-c_abi() { cargo test --release --workspace "${capi[@]}" --test allocation -q; }
-arrays() {
-  cargo test --release --workspace --features capi,ndarray --test ndarray -q
-  cargo test --release --workspace --features capi,ndarray --doc -q -- ndarray
+c_abi_and_arrays() {
+  cargo test --release --workspace "${features[@]}" --lib --test capi --test allocation --test ndarray -q
 }
+docs_of_arrays() { some_tests cargo test --release --workspace "${features[@]}" --doc -q -- ndarray; }
 c_programs() { examples/c/run.sh; }
 # With what `c_programs` has built.
 c_prefix() { integrations/c/check.sh; }
@@ -202,12 +210,12 @@ peers_in_python() { /usr/bin/python3 benches/peers/python/peers.py --check; }
 
 codegen() { cargo test --release --workspace --test codegen -q -- --ignored; }
 
-# The tests, thinned, with plans on each of these tiers.
-forced_tiers() {
+# Tests, thinned, with plans on each of some tiers.
+forced_tiers() { # the tiers in one word, arguments of cargo test
   local isa
-  for isa; do
+  for isa in $1; do
     echo "plans on $isa:"
-    LANENORM_ISA=$isa LANENORM_TEST_QUICK=1 cargo test --release --workspace --tests -q
+    LANENORM_ISA=$isa LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q "${@:2}"
   done
 }
 
@@ -403,14 +411,17 @@ sweep() { # seconds for each benchmark
   target/release/pictures target --out target/pictures
 }
 
-mpi() (
+mpi=(--manifest-path integrations/mpi/Cargo.toml --locked --target-dir target/mpi)
+# Without optimization: it has few rows, and to optimize the kernels takes minutes.
+for_mpi() ( # a command of cargo, its arguments
   # libclang1 lacks the headers that come with a compiler; those of the C compiler do. libclang-dev has them, in 24 MB.
   BINDGEN_EXTRA_CLANG_ARGS="-isystem $(cc -print-file-name=include)"
   export BINDGEN_EXTRA_CLANG_ARGS
-  # Without optimization: it has few rows, and to optimize the kernels takes minutes.
-  of=(--manifest-path integrations/mpi/Cargo.toml --locked --target-dir target/mpi)
-  cargo clippy "${of[@]}" -- -D warnings
-  cargo build "${of[@]}"
+  cargo "$1" "${mpi[@]}" "${@:2}"
+)
+mpi_lints() { for_mpi clippy -- -D warnings; }
+mpi() (
+  for_mpi build
   mpirun=(mpirun --allow-run-as-root --oversubscribe)
   program=target/mpi/debug/lanenorm-mpi
   "${mpirun[@]}" -n 4 "$program"
