@@ -158,6 +158,7 @@ fn forward_sum<T: Real, G: Real + Companion<T>>(
 
 /// x + residual, both contiguous.
 pub(crate) fn sum(x: View<'_>, residual: View<'_>) -> Result<CpuStorage> {
+    #[expect(clippy::extra_unused_type_parameters, reason = "by_type! gives the type of gamma too")]
     fn sum<T: Real, G>(x: View<'_>, residual: View<'_>) -> Result<CpuStorage> {
         let sum = x.row::<T>()?.iter().zip(residual.row()?).map(|(&x, &residual)| x + residual);
         Ok(T::to_cpu_storage_owned(sum.collect()))
