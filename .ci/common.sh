@@ -208,6 +208,7 @@ c_library() {
 # After `c_library`.
 peers_in_python() { /usr/bin/python3 benches/peers/python/peers.py --check; }
 
+# With the dependencies that `c_programs` has built.
 codegen() { cargo test --release --workspace --test codegen -q -- --ignored; }
 
 # Tests, thinned, with plans on each of some tiers.

@@ -26,7 +26,7 @@ mod repository;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use asm::{Function, Loop};
@@ -122,11 +122,12 @@ fn examine_kernel(report: &mut Report, compiled: &Compiled<'_>, objects: &BTreeS
 
 /// Compiles the kernels crate to assembly, and returns it.
 fn compile(target: Option<&str>, rustc: Option<&str>) -> String {
-    let target_dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("codegen");
-    let file = target_dir.join(format!("{}.s", target.unwrap_or("host")));
+    // Where users build too: the dependencies have the same features in the C library, and are built once for both.
+    let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the folder of what is built");
+    let file = target_dir.join(target.unwrap_or_default()).join("release/lanenorm_kernels.s");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.current_dir(repository()).args(["rustc", "--release", "-p", "lanenorm-kernels", "--lib"]);
-    cargo.arg("--target-dir").arg(&target_dir);
+    cargo.arg("--target-dir").arg(target_dir);
     target.iter().for_each(|target| _ = cargo.args(["--target", target]));
     cargo.args(["--", "-Csymbol-mangling-version=v0"]).arg(format!("--emit=asm={}", file.display()));
     // Users get code without these variables of the shell.
