@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use lanenorm::kernels::table;
 use lanenorm::{Isa, Tier};
 
-pub(crate) use buffer::Buffer;
+pub(crate) use buffer::{Buffer, bytes};
 pub(crate) use data::{KINDS, Random, special_row};
 pub(crate) use environment::{DEFAULT, ENVIRONMENTS, Environment};
 pub(crate) use gradients::{GradCall, GradProblem, Grads, Scratch, Statistics};
@@ -59,8 +59,9 @@ pub(crate) fn quick() -> bool {
 #[track_caller]
 pub(crate) fn assert_same_bits<V: Value>(what: fmt::Arguments<'_>, cols: usize, want: &[V], got: &[V]) {
     assert_eq!(want.len(), got.len(), "{what}: lengths differ");
-    let differs = want.iter().zip(got).position(|(w, g)| w.bits() != g.bits());
-    if let Some(i) = differs {
+    if bytes(want) != bytes(got) {
+        let differs = want.iter().zip(got).position(|(w, g)| w.bits() != g.bits());
+        let i = differs.expect("numbers whose memory differs");
         let (want, got) = (want[i], got[i]);
         panic!(
             "{what}: row {} column {}: {got:e} ({:#x}), expected {want:e} ({:#x})",

@@ -1,5 +1,7 @@
 //! Rows at a chosen place in memory. The values around them must not be touched.
 
+use std::ops::Range;
+
 use lanenorm::{Rows, RowsMut};
 
 use super::Value;
@@ -22,7 +24,7 @@ impl<V: Value> Buffer<V> {
     /// `rows` rows of the sentinel.
     pub(crate) fn blank(rows: usize, cols: usize, gap: usize, misalignment: usize) -> Self {
         let stride = cols + gap;
-        let data = vec![V::SENTINEL; rows * stride + misalignment + CACHE_LINE / size_of::<V>() + 2 * MARGIN];
+        let data: Vec<V> = sentinels(rows * stride + misalignment + CACHE_LINE / size_of::<V>() + 2 * MARGIN);
         let start = MARGIN + data[MARGIN..].as_ptr().align_offset(CACHE_LINE) + misalignment;
         Self { data, start, rows, cols, stride }
     }
@@ -72,24 +74,53 @@ impl<V: Value> Buffer<V> {
 
     /// The rows, one after the other. Panics if anything around them has changed.
     #[track_caller]
-    pub(crate) fn into_rows(mut self) -> Vec<V> {
+    pub(crate) fn into_rows(self) -> Vec<V> {
         let mut rows = Vec::with_capacity(self.rows * self.cols);
+        let mut end = 0;
         for r in 0..self.rows {
             let at = self.start + r * self.stride;
-            let row = &mut self.data[at..at + self.cols];
-            rows.extend_from_slice(row);
-            row.fill(V::SENTINEL);
+            self.assert_untouched(end..at);
+            end = at + self.cols;
+            rows.extend_from_slice(&self.data[at..end]);
         }
-        let touched = self.data.iter().position(|v| v.bits() != V::SENTINEL.bits());
-        if let Some(i) = touched {
-            let at = i as isize - self.start as isize;
-            panic!(
-                "element {at} lies outside the rows ({} x {}, stride {}), but was written",
-                self.rows, self.cols, self.stride
-            );
-        }
+        self.assert_untouched(end..self.data.len());
         rows
     }
+
+    #[track_caller]
+    fn assert_untouched(&self, between: Range<usize>) {
+        let elements = &self.data[between.clone()];
+        let Some((first, others)) = elements.split_first() else { return };
+        // Whether the first is the sentinel, and each other is as the one before it.
+        if first.bits() == V::SENTINEL.bits() && bytes(others) == bytes(&elements[..others.len()]) {
+            return;
+        }
+        let touched = elements.iter().position(|v| v.bits() != V::SENTINEL.bits());
+        let at = between.start + touched.expect("another number than the sentinel");
+        panic!(
+            "element {} lies outside the rows ({} x {}, stride {}), but was written",
+            at as isize - self.start as isize,
+            self.rows,
+            self.cols,
+            self.stride
+        );
+    }
+}
+
+/// The memory of numbers. To compare it as a whole is fast without optimization too.
+pub(crate) fn bytes<V: Value>(numbers: &[V]) -> &[u8] {
+    // SAFETY: it is memory of the slice, without padding: the types of this trait are numbers.
+    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
+}
+
+/// As many sentinels, at least one. What has been made is copied, which is fast without optimization too.
+fn sentinels<V: Value>(len: usize) -> Vec<V> {
+    let mut all = Vec::with_capacity(len);
+    all.push(V::SENTINEL);
+    while all.len() < len {
+        all.extend_from_within(..all.len().min(len - all.len()));
+    }
+    all
 }
 
 #[test]
