@@ -122,7 +122,7 @@ impl Input {
             groups: 0,
             group_repeat: 0,
             gamma_offset: 0.0,
-            reserved: 0,
+            sum_dtype: 0,
         };
         let absent = |k: usize, to: usize| if self.has[k] { part(to) } else { null_mut() };
         let (mut x, mut gamma, mut rows_given, mut cols_given) = (part(0), absent(0, 1), rows, cols);

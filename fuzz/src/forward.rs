@@ -129,14 +129,14 @@ fn sums<K: Types>(input: &Input, problem: &Problem<K>) {
         let mut over = Buffer::holding(&residual, cols, gaps[2], misalignment[2]);
         let mut s = Buffer::blank(rows, cols, gaps[3], misalignment[3]);
         let taken = if in_place {
-            Sum::in_place(x.rows(), over.rows_mut())
+            Sum::residual_in_place(x.rows(), over.rows_mut())
         } else {
-            Sum::new(x.rows(), over.rows(), s.rows_mut())
+            Sum::sum_to(x.rows(), over.rows(), s.rows_mut())
         };
         let taken = if let Some(bias) = &bias { taken.with_bias(bias) } else { taken };
         let (gamma, beta) = (problem.gamma.as_deref(), problem.beta.as_deref());
         let io = Io::sum(taken, y.rows_mut());
-        assert_eq!(plan.forward_mixed(io, gamma, beta, StatsMut::default()), Ok(()));
+        assert_eq!(plan.call_mixed(io, gamma, beta, StatsMut::default()), Ok(()));
         let written = if in_place { over.into_rows() } else { s.into_rows() };
         let differs = written.iter().zip(&sum).position(|(a, b)| a.bits() != b.bits() && !(a.is_nan() && b.is_nan()));
         assert_eq!(differs, None, "{problem}, {isa}: the sum");
@@ -165,7 +165,7 @@ fn by_moments<K: Types>(problem: &Problem<K>, expected: &[K::Y]) {
         let (gamma, beta) = (same(&problem.gamma), same(&problem.beta));
         let mut y = vec![K::X::default(); rows * cols];
         let out = RowsMut::from(&mut y);
-        let done = plan.normalize_with(Rows::from(&problem.x), &moments, gamma.as_deref(), beta.as_deref(), out);
+        let done = plan.call_with_moments(Rows::from(&problem.x), &moments, gamma.as_deref(), beta.as_deref(), out);
         assert_eq!(done, Ok(()));
         let y: Vec<K::Y> = y.into_iter().map(|y| K::Y::of_bits(y.bits())).collect();
         assert_same_bits(format_args!("{problem}, {isa}: by moments"), cols, expected, &y);

@@ -228,7 +228,7 @@ impl Input {
             groups: self.groups.0.0,
             group_repeat: self.groups.1.0,
             gamma_offset: 0.0,
-            reserved: 0,
+            sum_dtype: 0,
         };
         let [v0, v1, v2, v3, v4, v5] = self.vectors.map(at);
         let (rows, inner_rows) = (self.rows.0, self.inner_rows.0);

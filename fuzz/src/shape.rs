@@ -112,6 +112,8 @@ pub enum Dtypes {
     Bf16IntoF32,
     F16AllF32,
     Bf16AllF32,
+    F32GammaF16,
+    F32AllBf16,
 }
 
 /// Runs a generic function with the types.
@@ -130,6 +132,8 @@ macro_rules! with_types {
             Dtypes::Bf16IntoF32 => $call::<(bf16, bf16, f32)>($($argument),*),
             Dtypes::F16AllF32 => $call::<(f16, f32, f32)>($($argument),*),
             Dtypes::Bf16AllF32 => $call::<(bf16, f32, f32)>($($argument),*),
+            Dtypes::F32GammaF16 => $call::<(f32, f16, f32)>($($argument),*),
+            Dtypes::F32AllBf16 => $call::<(f32, bf16, bf16)>($($argument),*),
         }
     }};
 }

@@ -93,6 +93,7 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
     }
 
     /// The job of `rows` of these rows, from row `r` on, while this is borrowed.
+    #[inline(never)]
     pub(crate) fn part(&mut self, r: usize, rows: usize) -> Job<'_, T, E> {
         let &mut Self { isa, centered, bias, eps, streaming, prefetches, blocks, fused, .. } = self;
         let epilogues = self.epilogues.after(r);

@@ -410,6 +410,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
     }
 
     /// `rows` of these rows, from row `r` on, while these are borrowed.
+    #[inline(never)]
     pub(crate) fn part(&mut self, r: usize, rows: usize) -> RowIo<'_, T> {
         let all: RowIo<'_, T> = RowIo { marker: PhantomData, ..*self };
         all.split_at(r).1.split_at(rows).0
