@@ -9,7 +9,7 @@ use crate::gradients::{GradIo, GradOut, ParamGrads};
 use crate::parallel::Tasks;
 use crate::plan::{Plan, Written, dx_row_bytes};
 use crate::scratch::Scratch;
-use crate::{Error, parallel, runs, shape};
+use crate::{Error, jobs, runs, shape};
 
 /// The rows of the buffers of a call, and their strides.
 struct Layouts {
@@ -109,7 +109,7 @@ impl Plan {
             let Ok(job) = self.grad_job::<T, M>(grad_rows, group, gamma, stats, sums, streaming) else {
                 unreachable!("all lengths have been checked")
             };
-            parallel::backward(self.isa, job, partials, work, &lens, tasks);
+            jobs::backward(self.isa, job, partials, work, &lens, tasks);
             if sums {
                 let dgamma = dgamma.as_deref_mut().map(|dgamma| &mut dgamma[of_group.clone()]);
                 let dbeta = dbeta.as_deref_mut().map(|dbeta| &mut dbeta[of_group]);

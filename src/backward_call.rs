@@ -6,8 +6,8 @@ use lanenorm_kernels::rows::Vector;
 use lanenorm_kernels::{Center, Centered, Element};
 
 use crate::Error;
-use crate::call::{Apart, InPlace, Place};
 use crate::gradients::{GradIo, GradOut, ParamGrads};
+use crate::input::{Apart, InPlace, Place};
 use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
 use crate::slice::{Slice, SliceMut};

@@ -3,7 +3,7 @@ use lanenorm_kernels::stats::StatsMut;
 use lanenorm_kernels::{Centered, Element};
 
 use crate::Error;
-use crate::call::Plain;
+use crate::input::Plain;
 use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
 

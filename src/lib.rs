@@ -61,7 +61,9 @@ pub mod capi;
 mod error;
 mod gradients;
 mod grid;
+mod input;
 mod isa;
+mod jobs;
 mod layer_norm;
 #[cfg(feature = "ndarray")]
 mod ndarray;

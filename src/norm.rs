@@ -10,7 +10,7 @@ use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Centered, Element, Isa, Uncentered};
 
 use crate::gradients::{GradIo, ParamGrads};
-use crate::parallel::Vectors;
+use crate::jobs::Vectors;
 use crate::plan::{Plan, Store};
 use crate::rows::Rows;
 use crate::runs::{Buffers, RunsIo};

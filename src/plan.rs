@@ -8,10 +8,10 @@ use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Isa};
 
-use crate::parallel::Vectors;
+use crate::jobs::{self, Vectors};
 use crate::rows::{Layout, Rows, RowsMut};
 use crate::runs::{RowReader, RunsIo};
-use crate::{Error, Parallelism, default_isa, parallel, shape};
+use crate::{Error, Parallelism, default_isa, shape};
 
 /// Which stores write y. The bits of the result are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -262,7 +262,7 @@ impl Plan {
         let tasks = self.parallelism.tasks_for(elements);
         if tasks.count > 1 {
             let Ok(job) = job else { unreachable!("the plans have checked all lengths") };
-            parallel::run(self.isa, job, tasks);
+            jobs::run(self.isa, job, tasks);
         } else {
             let Ok(job) = &mut job else { unreachable!("the plans have checked all lengths") };
             job.run_on(self.isa);
@@ -285,13 +285,13 @@ impl Plan {
             let x = RowReader::new(x, cols)?;
             shape::length("moments", Some(&*out), x.rows())?;
             let row = |r| row_of.of(x.row(r));
-            parallel::moments(self.isa, out, &row, tasks(x.rows()));
+            jobs::moments(self.isa, out, &row, tasks(x.rows()));
             return Ok(());
         }
         let (rows, stride) = shape::rows("x", x.data.len(), x.layout, cols)?;
         shape::length("moments", Some(&*out), rows)?;
         let row = |r| row_of.of(if cols == 0 { &[] } else { &x.data[r * stride..][..cols] });
-        parallel::moments(self.isa, out, &row, tasks(rows));
+        jobs::moments(self.isa, out, &row, tasks(rows));
         Ok(())
     }
 
@@ -314,7 +314,7 @@ impl Plan {
         self.check_moments::<T>(moments)?;
         let streaming = self.streams(&io);
         let Ok(job) = job(io, streaming) else { unreachable!("the plans have checked all lengths") };
-        parallel::run_with(self.isa, job, moments, self.parallelism.tasks_for(elements));
+        jobs::run_with(self.isa, job, moments, self.parallelism.tasks_for(elements));
         Ok(())
     }
 
@@ -352,7 +352,7 @@ impl Plan {
             least_row_bytes: y_row_bytes(size_of::<T>(), io.is_sum()),
         });
         let job = |io, params, stats| job(io, params, streaming, stats);
-        parallel::run_in_runs(self.isa, io, vectors, &job, self.parallelism.tasks_for(elements));
+        jobs::run_in_runs(self.isa, io, vectors, &job, self.parallelism.tasks_for(elements));
     }
 
     #[inline]

@@ -7,9 +7,9 @@ use lanenorm_kernels::rows::Vector;
 use lanenorm_kernels::stats::StatsMut;
 use lanenorm_kernels::{Center, Element};
 
-use crate::call::{Dropped, Gives};
 use crate::error::Error;
 use crate::gradients::{GradIo, GradOut, ParamGrads};
+use crate::input::{Dropped, Gives};
 use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
 use crate::shape::{self, Runs};

@@ -17,6 +17,7 @@ use super::check::{Checked, check, check_plain};
 use super::places::{Strided, fill_with_zeros};
 use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_status, misfit, parallelism, refuse};
+use crate::jobs;
 use crate::parallel::{self, Tasks};
 use crate::plan::Plan;
 
@@ -281,7 +282,7 @@ where
     match &mut job {
         Err(_) => misfit(),
         Ok(job) if tasks.count <= 1 => job.run_on(call.plan.isa),
-        Ok(_) => job.into_iter().for_each(|job| parallel::cut_row(call.plan.isa, job, tasks)),
+        Ok(_) => job.into_iter().for_each(|job| jobs::cut_row(call.plan.isa, job, tasks)),
     }
 }
 
@@ -348,7 +349,7 @@ impl Call<'_> {
     #[inline(never)]
     unsafe fn share(&self, run: Run, mut first: usize, mut count: usize, tasks: Tasks<false>) {
         let is_sum = self.checked.residual.is_some();
-        while parallel::first_is_cut(count, self.plan.cols, is_sum, tasks.count) {
+        while jobs::first_is_cut(count, self.plan.cols, is_sum, tasks.count) {
             // SAFETY: there is this row.
             unsafe { run(self, first, 1, tasks) };
             (first, count) = (first + 1, count - 1);

@@ -1,0 +1,353 @@
+//! What a call takes in: types that say what is normalized, where y goes, and which types go together.
+
+use std::marker::PhantomData;
+
+use lanenorm_kernels::Element;
+use lanenorm_kernels::element::{Addend, Companion};
+use lanenorm_kernels::rows::{RowIo, Vector};
+use lanenorm_kernels::stats::Moments;
+
+use crate::Error;
+use crate::plan::Plan;
+use crate::rows::{Rows, RowsMut};
+use crate::runs::Buffers;
+
+/// Rows are normalized as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain;
+
+/// What is normalized is a sum of x and a residual: [`Dropped`], [`Kept`] or written [`Over`] the residual.
+#[derive(Debug)]
+pub struct Sum<'a, T, R, S = ()> {
+    pub(crate) residual: R,
+    pub(crate) s: S,
+    pub(crate) bias: Option<&'a [T]>,
+}
+
+/// A [`Sum`] of which nothing is kept.
+pub type Dropped<'a, T> = Sum<'a, T, Rows<'a, T>>;
+
+impl<'a, T> Dropped<'a, T> {
+    /// The same, kept.
+    #[inline(always)]
+    pub(crate) fn kept_in(self, s: RowsMut<'a, T>) -> Kept<'a, T> {
+        let Self { residual, bias, .. } = self;
+        Sum { residual, s, bias }
+    }
+}
+
+/// A [`Sum`] that goes to rows of its own.
+pub type Kept<'a, T> = Sum<'a, T, Rows<'a, T>, RowsMut<'a, T>>;
+
+/// A [`Sum`] that is written over the residual.
+pub type Over<'a, T> = Sum<'a, T, RowsMut<'a, T>>;
+
+/// The moments of rows are given.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a>(pub(crate) &'a [Moments]);
+
+/// y is apart from x.
+#[derive(Clone, Copy, Debug)]
+pub struct Apart;
+
+/// y is written over x.
+#[derive(Clone, Copy, Debug)]
+pub struct InPlace;
+
+/// gamma and beta have not been given, and may have any type that fits x.
+#[derive(Clone, Copy, Debug)]
+pub struct AnyType;
+
+/// gamma or beta has been given with elements of this type.
+#[derive(Debug)]
+pub struct Of<G>(PhantomData<G>);
+
+/// [`Apart`] or [`InPlace`].
+pub trait Place: sealed::Sealed {
+    /// How x is borrowed.
+    #[doc(hidden)]
+    type Rows<'a, T: Element>: std::fmt::Debug;
+}
+
+impl Place for Apart {
+    type Rows<'a, T: Element> = Rows<'a, T>;
+}
+
+impl Place for InPlace {
+    type Rows<'a, T: Element> = RowsMut<'a, T>;
+}
+
+/// That parameters may have elements of type `G`: gamma and beta have one type.
+#[diagnostic::on_unimplemented(
+    message = "gamma and beta have different types",
+    label = "this parameter has elements of {G}",
+    note = "gamma and beta have one type: the type of x, f32 beside 16 bits, or 16 bits beside f32"
+)]
+pub trait Allows<G>: sealed::Sealed {}
+
+impl<G> Allows<G> for AnyType {}
+impl<G> Allows<G> for Of<G> {}
+
+/// That what is normalized may have a y of type `Y`: where a sum is dropped, y has the type of x.
+#[diagnostic::on_unimplemented(
+    message = "y cannot have elements of {Y}",
+    note = "y has the type of x or of the sum, f32 beside 16 bits, or 16 bits beside f32; where a sum is not kept, \
+            y has its type"
+)]
+pub trait Gives<'a, T: Element, Y>: sealed::Input<'a> {
+    /// The type of the rows that are normalized: of x, or of the sum.
+    type Of: Element<Float = T::Float>;
+
+    #[doc(hidden)]
+    fn bias(&self) -> Option<&'a [Self::Of]> {
+        None
+    }
+
+    /// gamma or beta, beside these rows.
+    #[doc(hidden)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, Self::Of>;
+
+    #[doc(hidden)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, Self::Of>, Error>;
+
+    /// The same rows, if a buffer is a grid.
+    #[doc(hidden)]
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, Self::Of>;
+}
+
+/// That what is normalized may be normalized where x lies.
+pub trait GivesInPlace<'a, T: Element>: sealed::Input<'a> {
+    #[doc(hidden)]
+    fn bias_in_place(&self) -> Option<&'a [T]> {
+        None
+    }
+
+    #[doc(hidden)]
+    fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error>;
+
+    /// The same rows, if a buffer is a grid.
+    #[doc(hidden)]
+    fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T>;
+}
+
+pub(crate) mod sealed {
+    use super::{AnyType, Apart, Buffers, InPlace, Known, Moments, Of, Plain, Plan, Rows, RowsMut, Sum};
+
+    pub trait Sealed {}
+
+    impl Sealed for Apart {}
+    impl Sealed for InPlace {}
+    impl Sealed for AnyType {}
+    impl<G> Sealed for Of<G> {}
+
+    /// The plan of a call.
+    #[derive(Clone, Copy, Debug)]
+    pub struct On<'p>(pub(crate) &'p Plan);
+
+    /// The buffers of a call, of which one is a grid.
+    #[derive(Debug)]
+    pub struct InRuns<'a, T>(pub(crate) Buffers<'a, T>);
+
+    /// What is normalized.
+    pub trait Input<'a> {
+        /// Whether it has a buffer beside x and y that is a grid.
+        fn has_grid(&self) -> bool {
+            false
+        }
+
+        fn moments(&self) -> Option<&'a [Moments]> {
+            None
+        }
+    }
+
+    impl Input<'_> for Plain {}
+
+    impl<'a> Input<'a> for Known<'a> {
+        #[inline(always)]
+        fn moments(&self) -> Option<&'a [Moments]> {
+            Some(self.0)
+        }
+    }
+
+    impl<T, R: MayBeGrid, S: MayBeGrid> Input<'_> for Sum<'_, T, R, S> {
+        #[inline(always)]
+        fn has_grid(&self) -> bool {
+            self.residual.is_grid() || self.s.is_grid()
+        }
+    }
+
+    /// A buffer, or none.
+    pub trait MayBeGrid {
+        fn is_grid(&self) -> bool;
+    }
+
+    impl<T> MayBeGrid for Rows<'_, T> {
+        #[inline(always)]
+        fn is_grid(&self) -> bool {
+            self.layout.is_grid()
+        }
+    }
+
+    impl<T> MayBeGrid for RowsMut<'_, T> {
+        #[inline(always)]
+        fn is_grid(&self) -> bool {
+            self.layout.is_grid()
+        }
+    }
+
+    impl MayBeGrid for () {
+        #[inline(always)]
+        fn is_grid(&self) -> bool {
+            false
+        }
+    }
+}
+
+impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Plain {
+    type Of = T;
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, T> {
+        v
+    }
+
+    #[inline(always)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
+        on.0.rows(x, y)
+    }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::plain(x, y))
+    }
+}
+
+impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Known<'a> {
+    type Of = T;
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, T> {
+        v
+    }
+
+    #[inline(always)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
+        on.0.rows(x, y)
+    }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::plain(x, y))
+    }
+}
+
+impl<'a, T: Element<Float = R::Float> + Addend<R>, R: Element> Gives<'a, T, R> for Dropped<'a, R> {
+    type Of = R;
+
+    #[inline(always)]
+    fn bias(&self) -> Option<&'a [R]> {
+        self.bias
+    }
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, R> {
+        v.beside()
+    }
+
+    #[inline(always)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, R>) -> Result<RowIo<'a, R>, Error> {
+        on.0.rows_of_dropped_sum(x, self.residual, self.bias, y)
+    }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, R>) -> sealed::InRuns<'a, R> {
+        sealed::InRuns(Buffers::dropped(x, self.residual, y))
+    }
+}
+
+impl<'a, T, R: Element, Y: Companion<R>> Gives<'a, T, Y> for Kept<'a, R>
+where
+    T: Element<Float = R::Float> + Addend<R>,
+{
+    type Of = R;
+
+    #[inline(always)]
+    fn bias(&self) -> Option<&'a [R]> {
+        self.bias
+    }
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, R> {
+        v.beside()
+    }
+
+    #[inline(always)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, R>, Error> {
+        on.0.rows_of_sum(x, self.residual, self.bias, self.s, y)
+    }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, R> {
+        sealed::InRuns(Buffers::kept(x, self.residual, self.s, y))
+    }
+}
+
+impl<'a, T, R: Element, Y: Companion<R>> Gives<'a, T, Y> for Over<'a, R>
+where
+    T: Element<Float = R::Float> + Addend<R>,
+{
+    type Of = R;
+
+    #[inline(always)]
+    fn bias(&self) -> Option<&'a [R]> {
+        self.bias
+    }
+
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, R> {
+        v.beside()
+    }
+
+    #[inline(always)]
+    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, R>, Error> {
+        on.0.rows_of_sum_in_place(x, self.residual, self.bias, y)
+    }
+
+    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, R> {
+        sealed::InRuns(Buffers::over(x, self.residual, y))
+    }
+}
+
+impl<'a, T: Element> GivesInPlace<'a, T> for Plain {
+    #[inline(always)]
+    fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
+        on.0.rows_in_place(x)
+    }
+
+    fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::in_place(x))
+    }
+}
+
+impl<'a, T: Element> GivesInPlace<'a, T> for Known<'a> {
+    #[inline(always)]
+    fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
+        on.0.rows_in_place(x)
+    }
+
+    fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::in_place(x))
+    }
+}
+
+impl<'a, T: Element, R: Addend<T>> GivesInPlace<'a, T> for Sum<'a, T, Rows<'a, R>> {
+    #[inline(always)]
+    fn bias_in_place(&self) -> Option<&'a [T]> {
+        self.bias
+    }
+
+    #[inline(always)]
+    fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
+        on.0.rows_of_sum_over_x(x, self.residual, self.bias)
+    }
+
+    fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::over_x(x, self.residual))
+    }
+}
