@@ -24,6 +24,9 @@ use super::variant::Variant;
 /// The time after which all threads are awake.
 const WAKE: Duration = Duration::from_millis(8);
 
+/// Tensors of this many elements are far beyond the caches.
+const LARGE: usize = 8_000_000;
+
 /// Measures everything, prints the report, and writes the files that the environment asks for.
 pub(crate) fn run(best: Isa) {
     let full = std::env::var("LANENORM_BENCH").is_ok_and(|mode| mode == "full");
@@ -77,7 +80,7 @@ fn result(case: &Case, contender: Contender, timing: Timing) -> Kernel {
 fn budget(case: &Case, contenders: usize) -> Duration {
     let each = Duration::from_millis(match case.elements {
         0..1_000_000 => 200,
-        1_000_000..8_000_000 => 450,
+        1_000_000..LARGE => 450,
         _ => 900,
     });
     each * contenders as u32
@@ -90,13 +93,14 @@ fn measure_case<T: Number>(case: &Case, contenders: &[Contender], budget: Durati
     let (mut answers, mut placement) = (Answers::new(case), Placement::new(case, &tensors, contenders, rng));
     contenders.iter().for_each(|&contender| answers.check(contender, &mut placement));
 
+    let pace = if case.elements < LARGE { Pace::default() } else { Pace::of_large() };
     let (apart, together): (Vec<_>, Vec<_>) = contenders.iter().partition(|c| c.variant() == Variant::Streaming);
     let mut measure = |group: &[Contender], weight: usize| {
         let entry = |c: &Contender| Entry { copy: 0, wake: if c.threads() { WAKE } else { Duration::ZERO } };
         let entries: Vec<_> = group.iter().map(entry).collect();
         let share = budget.mul_f64(weight as f64 / contenders.len() as f64);
         let mut bench = Placed { case, tensors: &tensors, contenders: group, placement: None };
-        let timings = measure::measure(&mut bench, &entries, &Pace::default(), share, rng).expect("nothing stops it");
+        let timings = measure::measure(&mut bench, &entries, &pace, share, rng).expect("nothing stops it");
         group.iter().copied().zip(timings).collect::<Vec<_>>()
     };
     let mut timings = measure(&together, together.len());

@@ -45,6 +45,14 @@ pub struct Pace {
     pub slow: f64,
 }
 
+impl Pace {
+    /// For tensors far beyond the caches: the run of a slow contender takes a large part of a second, and where the
+    /// buffers lie matters less.
+    pub fn of_large() -> Self {
+        Self { places: 3, rounds: (3, 60), ..Self::default() }
+    }
+}
+
 impl Default for Pace {
     fn default() -> Self {
         Self { block: Duration::from_millis(1), places: 5, rounds: (4, 60), slow: 4.0 }

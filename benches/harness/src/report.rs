@@ -287,7 +287,8 @@ fn gigabytes(kernel: &Kernel) -> String {
 }
 
 fn legend(machine: &Machine) -> String {
-    let (best, threads, places) = (&machine.default_tier, machine.threads, Pace::default().places);
+    let (best, threads) = (&machine.default_tier, machine.threads);
+    let [places, of_large] = [Pace::default(), Pace::of_large()].map(|pace| pace.places);
     format!(
         "{machine}
 layer_norm with gamma and beta, rms_norm with gamma: f32 or the type that is named, out of place, by one thread unless it
@@ -308,7 +309,7 @@ form: sum: x is the sum of two tensors and is written too, twice the bytes of th
   gradient of a sum, added to dx. allocating: scratch memory allocated by the call.
 of default: time divided by that of the default plan with as many threads.
 Times are lower quartiles of blocks of a millisecond or one call, interleaved with those of the copy, and medians over
-  {places} placements of the buffers.
+  {places} placements of the buffers, or {of_large} of large ones.
 "
     )
 }
