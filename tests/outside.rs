@@ -53,6 +53,17 @@ impl Input {
     fn check(&self, parallelism: Parallelism) {
         assert!(self.normalized(parallelism) == self.y, "{parallelism:?}");
     }
+
+    /// Calls until there is a helper, where the system tells. No pause between two attempts to start one is longer, and
+    /// one that has been started may have to wait for a processor.
+    #[track_caller]
+    fn check_until_helped(&self) {
+        let calls = (1..=1024).find(|_| {
+            self.check(Parallelism::Auto);
+            helpers() != Some(0)
+        });
+        assert!(calls.is_some(), "nobody helps");
+    }
 }
 
 /// How many helpers there are, where the system tells.
@@ -100,6 +111,7 @@ fn helpers_are_as_many_as_the_environment_says_and_the_global_pool_is_left_alone
                 input.check(parallelism);
             }
         }
+        input.check_until_helped();
         assert!(matches!(helpers(), None | Some(1..=3)), "{:?} helpers", helpers());
         rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("a pool that has not been started");
     }
@@ -215,7 +227,8 @@ fn a_pool_that_is_busy_for_ever_does_not_matter() {
         for _ in 0..times(100) {
             input.check(Parallelism::Auto);
         }
-        assert!(matches!(helpers(), None | Some(1..=3)), "help comes although the pool is busy");
+        // Help comes although the pool is busy.
+        input.check_until_helped();
         RELEASE.store(true, Ordering::Release);
     }
 }
@@ -452,12 +465,7 @@ mod unix {
             }
             assert!(matches!(helpers(), None | Some(0)), "nobody helps where no thread can be started");
             assert!(limit_threads(|most| most), "the limit that was there before");
-            // No pause between two attempts is longer.
-            let calls = (1..=1024).find(|_| {
-                input.check(Parallelism::Auto);
-                helpers() != Some(0)
-            });
-            assert!(calls.is_some(), "help comes again");
+            input.check_until_helped();
             for _ in 0..20 {
                 input.check(Parallelism::Auto);
             }
@@ -497,10 +505,8 @@ mod unix {
                 return;
             }
             assert_eq!(helpers(), Some(0), "a thread on one processor needs no help");
-            for _ in 0..10 {
-                input.check(Parallelism::Auto);
-            }
-            assert!(helpers() > Some(0), "a thread on several has some");
+            // A thread on several has some.
+            input.check_until_helped();
         }
     }
 }
