@@ -568,4 +568,47 @@ mod tests {
         let dx = plan.backward(&dy, &x).gamma(&gamma).to_vec().expect("dx");
         assert_eq!(dx, plan.backward(&dy, &x).gamma(&gamma32).to_vec().expect("dx"));
     }
+
+    /// What the documentation promises of release builds, and some more for the thread and this test.
+    #[cfg(not(debug_assertions))]
+    #[test]
+    fn calls_fit_on_a_stack_of_32_kib() {
+        use lanenorm_kernels::Isa;
+
+        const STACK: usize = 32 << 10;
+        const OTHERS: usize = 12 << 10;
+        const ROWS: usize = 9;
+
+        /// Every form of a call that has stages of its own on the stack, and rows for the slow path.
+        fn run(
+            isa: Isa,
+            cols: usize,
+            x: &[f32],
+            x16: &[bf16],
+            (y, y16): (&mut [f32], &mut [bf16]),
+        ) -> Result<(), Error> {
+            let (gamma, gamma16) = (&x[..cols], &x16[..cols]);
+            let layer_norm = LayerNorm::new(cols, 0.0)?.with_isa(isa).with_parallelism(Parallelism::Serial);
+            let rms_norm = RmsNorm::new(cols, 0.0)?.with_isa(isa).with_parallelism(Parallelism::Serial);
+            layer_norm.forward(x, Some(gamma), Some(gamma), &mut *y)?;
+            layer_norm.call(x).gamma(gamma16).beta(gamma16).to(&mut *y)?;
+            layer_norm.call(x).gamma(gamma16).to(&mut *y16)?;
+            rms_norm.call(x16).residual(x16).gamma(gamma).to(&mut *y16)?;
+            rms_norm.call(x16).residual_in_place(&mut *y).bias(gamma).gamma(gamma16).to(y16)
+        }
+
+        for isa in Isa::available() {
+            for cols in [7, 64, 768, 1024, 1536, 3000] {
+                let mut x: Vec<f32> = (0..ROWS * cols).map(|i| (i * 37 % 101) as f32).collect();
+                x[cols] = 1e30;
+                x[3 * cols] = f32::NAN;
+                let x16: Vec<bf16> = x.iter().copied().map(bf16::from_f32).collect();
+                let thread = std::thread::Builder::new().stack_size(STACK + OTHERS).spawn(move || {
+                    let (mut y, mut y16) = (x.clone(), x16.clone());
+                    run(isa, cols, &x, &x16, (&mut y, &mut y16))
+                });
+                assert_eq!(thread.expect("a thread").join().expect("no panic"), Ok(()), "{isa}, {cols}");
+            }
+        }
+    }
 }

@@ -40,7 +40,7 @@ pub(super) fn check(
         return Err(unsupported("sum or bias is given without residual"));
     }
     if has_residual && !has_sum && kind.y != kind.sum {
-        return Err(unsupported("sum is NULL, but y, which has another type, has no room for it"));
+        return Err(unsupported("sum is NULL: then y must have the type of the sum"));
     }
     if plan.groups > 1 && !shape.rows.is_multiple_of(plan.groups * plan.repeat) {
         return Err(Refused::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());

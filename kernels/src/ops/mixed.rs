@@ -29,7 +29,7 @@ use crate::stats::{Moments, RowNorm};
 const VECTOR: usize = 1024;
 
 /// The elements of rows that are widened or rounded at a time.
-const ROWS: usize = 4096;
+const ROWS: usize = 2048;
 
 /// The elements of the widest pair of registers.
 const MOST_LANES: usize = 32;
@@ -104,6 +104,8 @@ pub(super) fn run_exactly<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, moments: 
     finish(isa, job.centered, job.rows.part(0, 1), params, job.streaming, known, None);
 }
 
+/// Out of line, so that long rows need no stack for these rooms.
+#[inline(never)]
 fn run_short<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>) {
     let (mut vectors, mut room) = ([const { Room::<VECTOR>::NEW }; 2], Room::<ROWS>::NEW);
     let (rows, cols, params) = (job.rows.rows(), job.rows.cols(), job.epilogues);

@@ -115,9 +115,9 @@ impl<'a, T: Storage> Vector<'a, T> {
             let p = self.kind.at(self.p, i);
             match self.kind {
                 Kind::Own => (*p).to_computed(),
-                Kind::F32 => T::Float::from_f64(f64::from(*p.cast::<f32>())),
-                Kind::F16 => T::Float::from_f32((*p.cast::<f16>()).to_computed()),
-                Kind::Bf16 => T::Float::from_f32((*p.cast::<bf16>()).to_computed()),
+                Kind::F16 if T::MIXES => T::Float::from_f32((*p.cast::<f16>()).to_computed()),
+                Kind::Bf16 if T::MIXES => T::Float::from_f32((*p.cast::<bf16>()).to_computed()),
+                _ => T::Float::from_f64(f64::from(*p.cast::<f32>())),
             }
         }
     }
