@@ -111,8 +111,8 @@ impl<'a, T: Element, M: Center, D: Place> BackwardCall<'a, T, M, D> {
 }
 
 impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
-    /// The gamma of the forward call: of the type of x, of f32 beside 16 bits, or of 16 bits beside f32. An absent gamma
-    /// counts as 1.
+    /// The gamma of the forward call: of the type of x, of f32 beside 16 bits, or of 16 bits beside f32. An absent
+    /// gamma counts as 1.
     #[doc(alias = "weight")]
     #[inline(always)]
     pub fn gamma<G: Companion<T>>(mut self, gamma: impl Into<Slice<'a, G>>) -> Self {
