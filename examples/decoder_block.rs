@@ -1,12 +1,13 @@
-//! The norms of a decoder block in bf16, on threads of the caller's own: a residual added and normalized in one touch,
-//! heads of Q and K normalized where they lie, and the same bits for any number of threads.
+//! The norms of a decoder block in bf16 with a residual stream of f32, on threads of the caller's own: bf16 added to
+//! the stream and normalized in one touch, heads of Q and K normalized where they lie, and the same bits for any number
+//! of threads.
 //!
 //! ```sh
 //! cargo run --release --example decoder_block
 //! ```
 //!
 //! ```text
-//! y      = rms_norm(hidden)                       hidden: tokens x 512, the residual stream
+//! y      = rms_norm(hidden)                       hidden: tokens x 512 of f32; all else is bf16
 //! qkv    = y * W_qkv                              q0 .. q7 k0 k1 v0 v1 in each token, 64 columns each
 //! q, k   = rms_norm of each head, in place        one gamma for all heads of Q, one for all of K
 //! out    = v * W_out                              (attention itself has no norm, and is left out)
@@ -33,7 +34,7 @@ const TOKENS: usize = 48;
 const BLOCKS: usize = 4;
 const EPS: f64 = 1e-6;
 
-/// The parameters of a block. gamma is f32 beside activations of 16 bits.
+/// The parameters of a block, all of f32.
 struct Block {
     gammas: [Vec<f32>; 2],
     gamma_q: Vec<f32>,
@@ -83,7 +84,7 @@ impl Norms {
     }
 
     /// Runs a block on some tokens.
-    fn run(&mut self, block: &Block, hidden: &mut [bf16]) -> Result<(), Error> {
+    fn run(&mut self, block: &Block, hidden: &mut [f32]) -> Result<(), Error> {
         let [attention, mlp] = &block.gammas;
         let mut y = vec![bf16::ZERO; hidden.len()];
         let start = Instant::now();
@@ -111,14 +112,14 @@ impl Norms {
         let mut up = product(&y, HIDDEN, &block.up);
         up.iter_mut().for_each(|v| *v = v.max(bf16::ZERO));
         for (h, d) in hidden.iter_mut().zip(product(&up, UP, &block.down)) {
-            *h = bf16::from_f32(h.to_f32() + d.to_f32());
+            *h += d.to_f32();
         }
         Ok(())
     }
 }
 
 /// Runs all blocks on all tokens, on `threads` threads. Returns the longest time that one thread spent in norms.
-fn run(blocks: &[Block], hidden: &mut [bf16], threads: usize) -> Result<Duration, Error> {
+fn run(blocks: &[Block], hidden: &mut [f32], threads: usize) -> Result<Duration, Error> {
     let chunk = TOKENS.div_ceil(threads) * HIDDEN;
     std::thread::scope(|scope| {
         let threads: Vec<_> = hidden
@@ -139,17 +140,17 @@ fn run(blocks: &[Block], hidden: &mut [bf16], threads: usize) -> Result<Duration
 fn main() -> Result<(), Error> {
     let rng = &mut SmallRng::seed_from_u64(1);
     let blocks: Vec<Block> = (0..BLOCKS).map(|_| Block::new(rng)).collect();
-    let start: Vec<bf16> = (0..TOKENS * HIDDEN).map(|_| bf16::from_f32(rng.random::<f32>() - 0.5)).collect();
-    println!("{BLOCKS} blocks, {TOKENS} tokens of {HIDDEN}, bf16 with gamma in f32; {}\n", lanenorm::BUILD);
+    let start: Vec<f32> = (0..TOKENS * HIDDEN).map(|_| rng.random::<f32>() - 0.5).collect();
+    println!("{BLOCKS} blocks, {TOKENS} tokens of {HIDDEN}, bf16 with a residual stream of f32; {}\n", lanenorm::BUILD);
     println!("threads  ms in all  ms, norms  hidden");
-    let mut first: Option<Vec<u16>> = None;
+    let mut first: Option<Vec<u32>> = None;
     for threads in [1, 2, 3, 7] {
         let mut hidden = start.clone();
         let begin = Instant::now();
         let norms = run(&blocks, &mut hidden, threads)?;
         let (all, norms) = (begin.elapsed().as_secs_f64() * 1e3, norms.as_secs_f64() * 1e3);
-        assert!(hidden.iter().all(|v| v.is_finite()), "the residual stream has left bf16");
-        let bits: Vec<u16> = hidden.iter().map(|v| v.to_bits()).collect();
+        assert!(hidden.iter().all(|v| v.is_finite()), "the residual stream is not finite");
+        let bits: Vec<u32> = hidden.iter().map(|v| v.to_bits()).collect();
         let same = *first.get_or_insert_with(|| bits.clone()) == bits;
         assert!(same, "{threads} threads give other bits");
         println!("{threads:7} {all:10.2} {norms:10.3}  same bits");

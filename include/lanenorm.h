@@ -287,8 +287,9 @@ typedef struct lanenorm_desc {
    */
   float gamma_offset;
   /**
-   * The `lanenorm_dtype` of residual, bias and sum: the type of x, or f32 beside 16 bits. Backward calls do not look
-   * at it.
+   * The `lanenorm_dtype` of residual, bias and sum: the type of x, or f32 beside 16 bits. It must be set where an x
+   * of 16 bits is added to a residual stream of f32: zero takes the residual for 16 bits too. Backward calls do not
+   * look at it.
    */
   int32_t sum_dtype;
 } lanenorm_desc;

@@ -188,7 +188,7 @@ impl<'a, T: Element, M: Center, S> BackwardCall<'a, T, M, Apart, S> {
     pub fn to(self, dx: impl Into<RowsMut<'a, T>>) -> Result<(), Error> {
         let Self { norm, dy, x, ds, gamma, stats, grads, scratch, .. } = self;
         let io = GradIo { out: GradOut::Apart { dy, dx: dx.into() }, x, ds };
-        norm.run_backward(io, gamma, stats, grads, scratch)
+        norm.run_backward(io, gamma, stats, grads, scratch, None)
     }
 }
 
@@ -210,7 +210,7 @@ impl<T: Element, M: Center> BackwardCall<'_, T, M> {
     /// As [`to`](Self::to), and if no other gradient is asked for.
     pub fn run(self) -> Result<(), Error> {
         let Self { norm, dy, x, ds, gamma, stats, grads, scratch, .. } = self;
-        norm.run_backward(GradIo { out: GradOut::WithoutDx { dy }, x, ds }, gamma, stats, grads, scratch)
+        norm.run_backward(GradIo { out: GradOut::WithoutDx { dy }, x, ds }, gamma, stats, grads, scratch, None)
     }
 }
 
@@ -222,6 +222,6 @@ impl<T: Element, M: Center, S> BackwardCall<'_, T, M, InPlace, S> {
     /// then.
     pub fn run(self) -> Result<(), Error> {
         let Self { norm, dy, x, ds, gamma, stats, grads, scratch, .. } = self;
-        norm.run_backward(GradIo { out: GradOut::InPlace { dy }, x, ds }, gamma, stats, grads, scratch)
+        norm.run_backward(GradIo { out: GradOut::InPlace { dy }, x, ds }, gamma, stats, grads, scratch, None)
     }
 }

@@ -46,7 +46,7 @@ use crate::Error;
 pub use crate::backward_call::BackwardCall;
 use crate::input::sealed;
 pub use crate::input::{
-    Allows, AnyType, Apart, Dropped, Gives, GivesInPlace, InPlace, Kept, Known, Of, Over, Place, Plain, Sum,
+    Allows, AnyType, Apart, Dropped, Gives, GivesInPlace, InPlace, Kept, Known, Normalizes, Of, Over, Place, Plain, Sum,
 };
 use crate::norm::{Checked, Norm};
 use crate::rows::{Rows, RowsMut};
@@ -428,7 +428,7 @@ impl<M: Center> Norm<M> {
         if x.layout.is_grid() || input.has_grid() {
             return self.normalize_runs_in_place(input, x, gamma, beta, stats);
         }
-        let (bias, moments) = (input.bias_in_place(), input.moments());
+        let (bias, moments) = (input.bias(), input.moments());
         let io = input.rows_in_place(sealed::On(&self.plan), x)?;
         self.finish(io, bias, moments, gamma, beta, stats)
     }
@@ -475,7 +475,7 @@ impl<M: Center> Norm<M> {
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
-        let (bias, moments) = (input.bias_in_place(), input.moments());
+        let (bias, moments) = (input.bias(), input.moments());
         let (io, vectors) = self.check_buffers(input.runs_in_place(x).0, bias, moments, gamma, beta, stats)?;
         self.finish_in_runs(io, vectors);
         Ok(())

@@ -88,25 +88,26 @@ pub trait Allows<G>: sealed::Sealed {}
 impl<G> Allows<G> for AnyType {}
 impl<G> Allows<G> for Of<G> {}
 
-/// That what is normalized may have a y of type `Y`: where a sum is dropped, y has the type of x.
-#[diagnostic::on_unimplemented(
-    message = "y cannot have elements of {Y}",
-    note = "y has the type of x or of the sum, f32 beside 16 bits, or 16 bits beside f32; where a sum is not kept, \
-            y has its type"
-)]
-pub trait Gives<'a, T: Element, Y>: sealed::Input<'a> {
+/// What is normalized, where x has elements of type `T`: rows of x as they are, or sums, to whose type x can be added.
+pub trait Normalizes<'a, T: Element>: sealed::Input<'a> {
     /// The type of the rows that are normalized: of x, or of the sum.
     type Of: Element<Float = T::Float>;
 
     #[doc(hidden)]
-    fn bias(&self) -> Option<&'a [Self::Of]> {
-        None
-    }
+    fn bias(&self) -> Option<&'a [Self::Of]>;
 
     /// gamma or beta, beside these rows.
     #[doc(hidden)]
     fn beside(v: Vector<'a, T>) -> Vector<'a, Self::Of>;
+}
 
+/// That what is normalized may have a y of type `Y`.
+#[diagnostic::on_unimplemented(
+    message = "y cannot have elements of `{Y}` here",
+    label = "y has elements of `{Y}`",
+    note = "a sum that is dropped has the type of its y: `sum_to` keeps a sum of another type"
+)]
+pub trait Gives<'a, T: Element, Y>: Normalizes<'a, T> {
     #[doc(hidden)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, Self::Of>, Error>;
 
@@ -116,12 +117,7 @@ pub trait Gives<'a, T: Element, Y>: sealed::Input<'a> {
 }
 
 /// That what is normalized may be normalized where x lies.
-pub trait GivesInPlace<'a, T: Element>: sealed::Input<'a> {
-    #[doc(hidden)]
-    fn bias_in_place(&self) -> Option<&'a [T]> {
-        None
-    }
-
+pub trait GivesInPlace<'a, T: Element>: Normalizes<'a, T, Of = T> {
     #[doc(hidden)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error>;
 
@@ -160,7 +156,12 @@ pub(crate) mod sealed {
         }
     }
 
+    /// What has x itself normalized.
+    pub trait OfX<'a>: Input<'a> {}
+
     impl Input<'_> for Plain {}
+    impl OfX<'_> for Plain {}
+    impl<'a> OfX<'a> for Known<'a> {}
 
     impl<'a> Input<'a> for Known<'a> {
         #[inline(always)]
@@ -203,32 +204,38 @@ pub(crate) mod sealed {
     }
 }
 
-impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Plain {
+impl<'a, T: Element, I: sealed::OfX<'a>> Normalizes<'a, T> for I {
     type Of = T;
+
+    #[inline(always)]
+    fn bias(&self) -> Option<&'a [T]> {
+        None
+    }
 
     #[inline(always)]
     fn beside(v: Vector<'a, T>) -> Vector<'a, T> {
         v
-    }
-
-    #[inline(always)]
-    fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
-        on.0.rows(x, y)
-    }
-
-    fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
-        sealed::InRuns(Buffers::plain(x, y))
     }
 }
 
-impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Known<'a> {
-    type Of = T;
+impl<'a, T, B: Element, R: sealed::MayBeGrid, S: sealed::MayBeGrid> Normalizes<'a, T> for Sum<'a, B, R, S>
+where
+    T: Element<Float = B::Float> + Addend<B>,
+{
+    type Of = B;
 
     #[inline(always)]
-    fn beside(v: Vector<'a, T>) -> Vector<'a, T> {
-        v
+    fn bias(&self) -> Option<&'a [B]> {
+        self.bias
     }
 
+    #[inline(always)]
+    fn beside(v: Vector<'a, T>) -> Vector<'a, B> {
+        v.beside()
+    }
+}
+
+impl<'a, T: Element, Y: Companion<T>, I: sealed::OfX<'a>> Gives<'a, T, Y> for I {
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows(x, y)
@@ -240,18 +247,6 @@ impl<'a, T: Element, Y: Companion<T>> Gives<'a, T, Y> for Known<'a> {
 }
 
 impl<'a, T: Element<Float = R::Float> + Addend<R>, R: Element> Gives<'a, T, R> for Dropped<'a, R> {
-    type Of = R;
-
-    #[inline(always)]
-    fn bias(&self) -> Option<&'a [R]> {
-        self.bias
-    }
-
-    #[inline(always)]
-    fn beside(v: Vector<'a, T>) -> Vector<'a, R> {
-        v.beside()
-    }
-
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, R>) -> Result<RowIo<'a, R>, Error> {
         on.0.rows_of_dropped_sum(x, self.residual, self.bias, y)
@@ -266,18 +261,6 @@ impl<'a, T, R: Element, Y: Companion<R>> Gives<'a, T, Y> for Kept<'a, R>
 where
     T: Element<Float = R::Float> + Addend<R>,
 {
-    type Of = R;
-
-    #[inline(always)]
-    fn bias(&self) -> Option<&'a [R]> {
-        self.bias
-    }
-
-    #[inline(always)]
-    fn beside(v: Vector<'a, T>) -> Vector<'a, R> {
-        v.beside()
-    }
-
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, R>, Error> {
         on.0.rows_of_sum(x, self.residual, self.bias, self.s, y)
@@ -292,18 +275,6 @@ impl<'a, T, R: Element, Y: Companion<R>> Gives<'a, T, Y> for Over<'a, R>
 where
     T: Element<Float = R::Float> + Addend<R>,
 {
-    type Of = R;
-
-    #[inline(always)]
-    fn bias(&self) -> Option<&'a [R]> {
-        self.bias
-    }
-
-    #[inline(always)]
-    fn beside(v: Vector<'a, T>) -> Vector<'a, R> {
-        v.beside()
-    }
-
     #[inline(always)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, R>, Error> {
         on.0.rows_of_sum_in_place(x, self.residual, self.bias, y)
@@ -314,18 +285,7 @@ where
     }
 }
 
-impl<'a, T: Element> GivesInPlace<'a, T> for Plain {
-    #[inline(always)]
-    fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
-        on.0.rows_in_place(x)
-    }
-
-    fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {
-        sealed::InRuns(Buffers::in_place(x))
-    }
-}
-
-impl<'a, T: Element> GivesInPlace<'a, T> for Known<'a> {
+impl<'a, T: Element, I: sealed::OfX<'a>> GivesInPlace<'a, T> for I {
     #[inline(always)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_in_place(x)
@@ -337,11 +297,6 @@ impl<'a, T: Element> GivesInPlace<'a, T> for Known<'a> {
 }
 
 impl<'a, T: Element, R: Addend<T>> GivesInPlace<'a, T> for Sum<'a, T, Rows<'a, R>> {
-    #[inline(always)]
-    fn bias_in_place(&self) -> Option<&'a [T]> {
-        self.bias
-    }
-
     #[inline(always)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_of_sum_over_x(x, self.residual, self.bias)

@@ -94,6 +94,21 @@ impl Axes {
 /// assert_eq!(refused, Err(Error::Columns { what: "x", cols: 0, expected: 4 }));
 /// # Ok::<(), Error>(())
 /// ```
+///
+/// gamma, beta and statistics are slices. An array of one axis gives one by `as_slice`, which is `None` if its elements
+/// do not follow one another. A call takes `None` for an absent gamma, so it must be unwrapped:
+///
+/// ```
+/// use lanenorm::RmsNorm;
+/// use ndarray::{Array1, array};
+///
+/// let (x, gamma, mut rstd) = (array![[3.0f32, -3.0], [2.0, 2.0]], array![1.0f32, 2.0], Array1::<f32>::zeros(2));
+/// let gamma = gamma.as_slice().expect("a contiguous gamma");
+/// let rstd = rstd.as_slice_mut().expect("contiguous statistics");
+/// let y: Vec<f32> = RmsNorm::new(2, 0.0)?.call(&x).gamma(gamma).rstd_to(&mut *rstd).to_vec()?;
+/// assert_eq!((y, rstd), (vec![1.0, -2.0, 1.0, 2.0], &mut [1.0 / 3.0, 0.5][..]));
+/// # Ok::<(), lanenorm::Error>(())
+/// ```
 impl<'a, T, D: Dimension> From<ArrayView<'a, T, D>> for Rows<'a, T> {
     fn from(view: ArrayView<'a, T, D>) -> Self {
         match Axes::join(view.shape(), view.strides()) {

@@ -273,19 +273,8 @@ impl<M: Center> Norm<M> {
         }
     }
 
+    /// Takes gradients. `dx` makes memory for dx where it is a new vector, once the call has been checked.
     pub(crate) fn run_backward<T: Element>(
-        &self,
-        io: GradIo<'_, T>,
-        gamma: Option<Vector<'_, T>>,
-        stats: Stats<'_, T::Float>,
-        grads: ParamGrads<'_, T::Float>,
-        scratch: Option<&mut [T::Float]>,
-    ) -> Result<(), Error> {
-        self.run_backward_into(io, gamma, stats, grads, scratch, None)
-    }
-
-    /// The same, with room for dx that is made once the call has been checked.
-    pub(crate) fn run_backward_into<T: Element>(
         &self,
         io: GradIo<'_, T>,
         gamma: Option<Vector<'_, T>>,

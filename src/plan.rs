@@ -159,7 +159,7 @@ impl Plan {
         let (rows, x_stride) = self.rows_of_addend(x.data.len(), x.layout, bias)?;
         let y_stride = self.rows_beside(rows, "y", y.data.len(), y.layout)?;
         let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
-        let s_stride = self.rows_beside(rows, "s", s.data.len(), s.layout)?;
+        let s_stride = self.rows_beside(rows, "sum", s.data.len(), s.layout)?;
         let (residual, s, y) = ((residual.data, residual_stride), (s.data, s_stride), (y.data, y_stride));
         let io = RowIo::sum((x.data, x_stride), residual, s, y, rows, self.cols);
         Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")))

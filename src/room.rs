@@ -102,7 +102,7 @@ impl<M: Center> Norm<M> {
     ) -> Result<Vec<T>, Error> {
         let mut room = Room::beside(&x, self.plan.cols);
         let io = GradIo { out: GradOut::Apart { dy, dx: room.rows() }, x, ds };
-        self.run_backward_into(io, gamma, stats, grads, scratch, Some(&mut || room.memory()))?;
+        self.run_backward(io, gamma, stats, grads, scratch, Some(&mut || room.memory()))?;
         // SAFETY: a call that returns no error has written all elements of its outputs.
         Ok(unsafe { room.written() })
     }

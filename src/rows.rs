@@ -7,7 +7,7 @@ use crate::grid::{Grid, Holds, Ptr};
 /// A slice of whole rows converts into this, and with the feature `ndarray` a view of an array. The conversion from
 /// `ArrayView` says which arrays fit.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows<'a, T = f32> {
+pub struct Rows<'a, T> {
     /// Those of a grid are not here.
     pub(crate) data: &'a [T],
     pub(crate) layout: Layout,
@@ -18,7 +18,7 @@ pub struct Rows<'a, T = f32> {
 /// A mutable slice of whole rows converts into this, and with the feature `ndarray` a mutable view of an array. The
 /// conversion of an `ArrayView` into [`Rows`] says which arrays fit.
 #[derive(Debug)]
-pub struct RowsMut<'a, T = f32> {
+pub struct RowsMut<'a, T> {
     /// Those of a grid are not here.
     pub(crate) data: &'a mut [T],
     pub(crate) layout: Layout,

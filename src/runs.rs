@@ -76,7 +76,7 @@ impl<'a, T: Element> Buffers<'a, T> {
         mut s: RowsMut<'a, T>,
         mut y: RowsMut<'a, Y>,
     ) -> Self {
-        let sum = [Buffer::read("residual", &residual), Buffer::written("s", &mut s)];
+        let sum = [Buffer::read("residual", &residual), Buffer::written("sum", &mut s)];
         Self::of::<X, Y>(Buffer::read("x", &x), Some(sum), Buffer::written("y", &mut y))
     }
 

@@ -2,13 +2,13 @@
 ///
 /// A slice, a vector or an array converts into this, and an [`Option`] of one.
 #[derive(Clone, Copy, Debug)]
-pub struct Slice<'a, T = f32>(pub(crate) Option<&'a [T]>);
+pub struct Slice<'a, T>(pub(crate) Option<&'a [T]>);
 
 /// A vector that a call writes, or none.
 ///
 /// A mutable slice, vector or array converts into this, and an [`Option`] of one.
 #[derive(Debug)]
-pub struct SliceMut<'a, T = f32>(pub(crate) Option<&'a mut [T]>);
+pub struct SliceMut<'a, T>(pub(crate) Option<&'a mut [T]>);
 
 impl<'a, T> From<&'a [T]> for Slice<'a, T> {
     #[inline(always)]

@@ -186,6 +186,10 @@ impl Case {
         }
     }
 
+    pub(crate) fn has_16_bits(&self) -> bool {
+        matches!(self.dtype, Dtype::F16 | Dtype::Bf16)
+    }
+
     /// The bytes of x.
     pub(crate) fn bytes(&self) -> usize {
         let element = match self.dtype {

@@ -129,6 +129,11 @@ fn time_plan<M: Operation, T: Number>(
             let call = plan.call(c.x).residual(c.residual).sum_to(&mut *c.s).gamma(gamma);
             M::beta(call, beta).to(&mut *c.y).expect(VALID);
         }),
+        Variant::SumF32 => repeat(calls, wake, repeats, |c| {
+            let [gamma, beta] = c.affine;
+            let call = plan.call(c.x).residual(c.wide_residual).sum_to(&mut *c.wide_s).gamma(gamma);
+            M::beta(call, beta).to(&mut *c.y).expect(VALID);
+        }),
         Variant::Mixed => repeat(calls, wake, repeats, |c| {
             let [gamma, beta] = c.mixed;
             M::beta(plan.call(c.x).gamma(gamma), beta).to(&mut *c.y).expect(VALID);

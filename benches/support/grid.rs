@@ -13,7 +13,9 @@ const LARGE_BYTES: usize = 8 << 20;
 
 /// The variants that the default run times, beside the choices of stores.
 const VARIANTS: [(Op, Dtype, &str, &[Variant]); 14] = {
-    use Variant::{Adaptive, Allocating, Ds, DxOnly, InPlace, Mixed, NoAffine, ParamsOnly, Qk, Recomputed, Sum};
+    use Variant::{
+        Adaptive, Allocating, Ds, DxOnly, InPlace, Mixed, NoAffine, ParamsOnly, Qk, Recomputed, Sum, SumF32,
+    };
     const OF_BACKWARD: &[Variant] = &[InPlace, NoAffine, Recomputed, DxOnly, ParamsOnly, Ds, Allocating];
     [
         (Op::LayerNorm, Dtype::F32, "512x768", &[InPlace, NoAffine, Sum, Adaptive]),
@@ -21,7 +23,7 @@ const VARIANTS: [(Op, Dtype, &str, &[Variant]); 14] = {
         (Op::LayerNorm, Dtype::F32, "4096x4096", &[InPlace, Sum]),
         (Op::LayerNorm, Dtype::Bf16, "4096x4096", &[Sum]),
         (Op::RmsNorm, Dtype::F32, "512x768", &[InPlace, Sum]),
-        (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum]),
+        (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum, SumF32]),
         (Op::RmsNorm, Dtype::F32, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::Bf16, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::F32, "4096x4096", &[InPlace, Sum]),

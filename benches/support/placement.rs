@@ -24,6 +24,8 @@ struct Buffers<T: Number> {
     rstd: Vec<T::Float>,
     residual: Buffer<T>,
     s: Buffer<T>,
+    wide_residual: Buffer<T::Mixed>,
+    wide_s: Buffer<T::Mixed>,
     mixed: [Buffer<T::Mixed>; 2],
     packed: Buffer<T>,
     grouped: [Buffer<T>; 2],
@@ -50,6 +52,9 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) residual: &'a [T],
     /// Where the sum goes.
     pub(crate) s: &'a mut [T],
+    /// The same in the type of mixed calls.
+    pub(crate) wide_residual: &'a [T::Mixed],
+    pub(crate) wide_s: &'a mut [T::Mixed],
     /// gamma and beta in the type of mixed calls.
     pub(crate) mixed: [&'a [T::Mixed]; 2],
     /// Query, key and value for each row of x. Each of the three is that row at first.
@@ -105,6 +110,8 @@ impl<T: Number> Buffers<T> {
             rstd: &mut b.rstd,
             residual: b.residual.get(),
             s: b.s.get_mut(),
+            wide_residual: b.wide_residual.get(),
+            wide_s: b.wide_s.get_mut(),
             mixed: b.mixed.each_ref().map(Buffer::get),
             packed: b.packed.get_mut(),
             grouped: b.grouped.each_ref().map(Buffer::get),
@@ -123,6 +130,7 @@ impl<T: Number> Buffers<T> {
         let given = |variant, v: &[T]| if has(variant) { v.to_vec() } else { Vec::new() };
         let has_residual = has(Variant::Sum) || has(Variant::Ds);
         let negative_zeros = vec![T::from_f64(-0.0); if has_residual { x.len() } else { 0 }];
+        let negative_wide_zeros = vec![T::Mixed::from_f64(-0.0); if has(Variant::SumF32) { x.len() } else { 0 }];
         let packed = |x: &[T]| x.chunks(cols).flat_map(|row| [row; PACKED]).flatten().copied().collect::<Vec<_>>();
         Self {
             x: Buffer::new(x, rng),
@@ -133,6 +141,8 @@ impl<T: Number> Buffers<T> {
             rstd: statistics(),
             residual: Buffer::new(&negative_zeros, rng),
             s: Buffer::new(&given(Variant::Sum, x), rng),
+            wide_residual: Buffer::new(&negative_wide_zeros, rng),
+            wide_s: Buffer::new(&negative_wide_zeros, rng),
             mixed: affine.map(|v| {
                 let wide: Vec<_> = given(Variant::Mixed, v).into_iter().map(T::Mixed::from).collect();
                 Buffer::new(&wide, rng)

@@ -1,6 +1,6 @@
 //! How a plan may differ from the plain call.
 
-use lanenorm::kernels::table::{Dtype, Op};
+use lanenorm::kernels::table::Op;
 
 use super::case::Case;
 
@@ -21,6 +21,8 @@ pub(crate) enum Variant {
     Stats,
     /// x is the sum of two tensors, which is written too.
     Sum,
+    /// x has 16 bits, and is added to a residual of f32. The sum is f32 too, and is written.
+    SumF32,
     /// gamma and beta are f32, and x and y have 16 bits.
     Mixed,
     /// In place on the queries of a tensor that has query, key and value of each head side by side.
@@ -48,7 +50,7 @@ pub(crate) enum Affine {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Default,
         Self::Ordinary,
         Self::Streaming,
@@ -56,6 +58,7 @@ impl Variant {
         Self::NoAffine,
         Self::Stats,
         Self::Sum,
+        Self::SumF32,
         Self::Mixed,
         Self::Qk,
         Self::Adaptive,
@@ -75,6 +78,7 @@ impl Variant {
             Self::NoAffine => "no_affine",
             Self::Stats => "stats",
             Self::Sum => "sum",
+            Self::SumF32 => "sum_f32",
             Self::Mixed => "mixed",
             Self::Qk => "qk",
             Self::Adaptive => "adaptive",
@@ -92,7 +96,8 @@ impl Variant {
         match self {
             Self::Default | Self::Ordinary | Self::Streaming | Self::InPlace | Self::NoAffine => true,
             Self::Stats | Self::Sum => !is_backward,
-            Self::Mixed => matches!(case.dtype, Dtype::F16 | Dtype::Bf16),
+            Self::Mixed => case.has_16_bits(),
+            Self::SumF32 => !is_backward && case.has_16_bits(),
             Self::Qk => case.op == Op::RmsNorm && case.cols <= HEAD,
             Self::Adaptive => !is_backward && case.rows.is_multiple_of(GROUPS),
             Self::Recomputed | Self::DxOnly | Self::ParamsOnly | Self::Ds | Self::Allocating => is_backward,

@@ -264,6 +264,11 @@ impl Kind {
 
 /// A type that gamma, beta and y may have beside an x of type `T`: `T` itself, f32 beside 16 bits, or 16 bits beside
 /// f32.
+#[diagnostic::on_unimplemented(
+    message = "a buffer of `{Self}` cannot go with rows of `{T}`",
+    label = "expected the type of the rows, f32 beside rows of 16 bits, or 16 bits beside rows of f32",
+    note = "a number without a suffix is an f64: write `1.0f32`"
+)]
 pub trait Companion<T>: Pod + sealed::Sealed {
     /// The type as a value.
     const KIND: Kind;
@@ -273,26 +278,50 @@ pub trait Companion<T>: Pod + sealed::Sealed {
 }
 
 /// A type that x may have where it is added to a residual of type `R`: `R` itself, or 16 bits beside f32.
+#[diagnostic::on_unimplemented(
+    message = "rows of `{Self}` cannot be added to a residual of `{R}`",
+    label = "expected x of the type of the residual, or x of 16 bits and a residual of f32"
+)]
 pub trait Addend<R>: Companion<R> {}
 
-macro_rules! beside {
-    ($($g:ty, $t:ty, $kind:ident;)*) => {$(
-        impl Companion<$t> for $g {
-            const KIND: Kind = Kind::$kind;
-            const NAN: Self = <$g>::NAN;
-        }
-    )*};
+impl Companion<Self> for f32 {
+    const KIND: Kind = Kind::Own;
+    const NAN: Self = Self::NAN;
 }
 
-beside! {
-    f32, f32, Own;
-    f16, f32, F16;
-    bf16, f32, Bf16;
-    f64, f64, Own;
-    f16, f16, Own;
-    f32, f16, F32;
-    bf16, bf16, Own;
-    f32, bf16, F32;
+impl Companion<f32> for f16 {
+    const KIND: Kind = Kind::F16;
+    const NAN: Self = Self::NAN;
+}
+
+impl Companion<f32> for bf16 {
+    const KIND: Kind = Kind::Bf16;
+    const NAN: Self = Self::NAN;
+}
+
+impl Companion<Self> for f64 {
+    const KIND: Kind = Kind::Own;
+    const NAN: Self = Self::NAN;
+}
+
+impl Companion<Self> for f16 {
+    const KIND: Kind = Kind::Own;
+    const NAN: Self = Self::NAN;
+}
+
+impl Companion<f16> for f32 {
+    const KIND: Kind = Kind::F32;
+    const NAN: Self = Self::NAN;
+}
+
+impl Companion<Self> for bf16 {
+    const KIND: Kind = Kind::Own;
+    const NAN: Self = Self::NAN;
+}
+
+impl Companion<bf16> for f32 {
+    const KIND: Kind = Kind::F32;
+    const NAN: Self = Self::NAN;
 }
 
 impl Addend<Self> for f32 {}

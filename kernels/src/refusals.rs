@@ -52,21 +52,22 @@ fn rows_that_do_not_lie_in_their_buffer() {
 
     // The first buffer that does not fit is named.
     let short = |what: &'static str, wrong: &str| if what == wrong { 15 } else { 16 };
-    for wrong in ["x", "residual", "s", "y"] {
+    for wrong in ["x", "residual", "sum", "y"] {
         let expected = format!("{wrong} has 15 elements, but 2 rows of 8, 8 apart, take 16");
         let (x, residual) = ((&x[..short("x", wrong)], 8), (&residual[..short("residual", wrong)], 8));
         assert_eq!(
-            says(RowIo::sum(x, residual, (&mut s[..short("s", wrong)], 8), (&mut y[..short("y", wrong)], 8), 2, 8)),
+            says(RowIo::sum(x, residual, (&mut s[..short("sum", wrong)], 8), (&mut y[..short("y", wrong)], 8), 2, 8)),
             expected
         );
         if wrong != "residual" {
-            let sum = RowIo::sum_in_place(x, (&mut s[..short("s", wrong)], 8), (&mut y[..short("y", wrong)], 8), 2, 8);
+            let sum =
+                RowIo::sum_in_place(x, (&mut s[..short("sum", wrong)], 8), (&mut y[..short("y", wrong)], 8), 2, 8);
             assert_eq!(says(sum), expected);
         }
-        if wrong != "s" {
+        if wrong != "sum" {
             assert_eq!(says(RowIo::sum_into(x, residual, (&mut y[..short("y", wrong)], 8), 2, 8)), expected);
         }
-        if wrong != "s" && wrong != "residual" {
+        if wrong != "sum" && wrong != "residual" {
             assert_eq!(says(RowIo::sum_over(x, (&mut y[..short("y", wrong)], 8), 2, 8)), expected);
         }
     }

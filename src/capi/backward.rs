@@ -486,7 +486,7 @@ unsafe fn run_blocks(
     let Some(mut call) = Call::new(plan, kind, buffers)? else { return Ok(()) };
     let (sizes, lanenorm_backward_sizes { blocks, .. }) = block_sizes(plan, kind, call.shape.rows)?;
     if first > blocks || count > blocks - first {
-        let message = format_args!("{} from block {first} on, of {blocks}", Count(count, "block"));
+        let message = format_args!("{} from block {first} on, but there are {blocks}", Count(count, "block"));
         return Err(refuse(lanenorm_status::Size, message));
     }
     let (float, partial) = (kind.float_size(), sizes.lens.partial);

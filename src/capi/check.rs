@@ -36,8 +36,11 @@ pub(super) fn check(
     if !(kind.centered || buffers.beta.is_null() && buffers.mean.is_null() && buffers.mean_lo.is_null()) {
         return Err(unsupported("beta, mean or mean_lo is given, which RMS normalization does not have"));
     }
-    if !has_residual && (has_sum || !buffers.bias.is_null()) {
-        return Err(unsupported("sum or bias is given without residual"));
+    if !has_residual && has_sum {
+        return Err(unsupported("sum is given without residual"));
+    }
+    if !has_residual && !buffers.bias.is_null() {
+        return Err(unsupported("bias is given without residual"));
     }
     if has_residual && !has_sum && kind.y != kind.sum {
         return Err(unsupported("sum is NULL: then y must have the type of the sum"));

@@ -185,7 +185,7 @@ pub(super) unsafe fn forward(
         Part::All { threads } => (0, rows, parallelism(threads).tasks_for(rows.saturating_mul(plan.cols))),
         Part::Rows { first, count } => {
             if first > rows || count > rows - first {
-                let message = format_args!("{} from row {first} on, of {rows}", Count(count, "row"));
+                let message = format_args!("{} from row {first} on, but the buffers have {rows}", Count(count, "row"));
                 return Err(refuse(lanenorm_status::Size, message));
             }
             (first, count, Tasks::ONE)

@@ -96,8 +96,9 @@ pub struct lanenorm_desc {
     pub group_repeat: usize,
     /// Added to gamma, if there is one: 1 where gamma - 1 is kept (Gemma).
     pub gamma_offset: f32,
-    /// The `lanenorm_dtype` of residual, bias and sum: the type of x, or f32 beside 16 bits. Backward calls do not look
-    /// at it.
+    /// The `lanenorm_dtype` of residual, bias and sum: the type of x, or f32 beside 16 bits. It must be set where an x
+    /// of 16 bits is added to a residual stream of f32: zero takes the residual for 16 bits too. Backward calls do not
+    /// look at it.
     pub sum_dtype: i32,
 }
 
@@ -144,6 +145,15 @@ impl Dtype {
 
     fn rounds(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
     }
 }
 
@@ -250,7 +260,9 @@ impl Inner {
             Some(other) => {
                 let or = if narrows { ", or 16 bits beside f32" } else { "" };
                 let message = format_args!(
-                    "{what} is {other:?} beside a dtype of {dtype:?}, expected the same, or f32 beside 16 bits{or}"
+                    "{what} is {} beside a dtype of {}, expected the same, or f32 beside 16 bits{or}",
+                    other.name(),
+                    dtype.name()
                 );
                 Err(refuse(lanenorm_status::Unsupported, message))
             }

@@ -447,14 +447,14 @@ fn combinations_that_do_not_exist() {
         (&["y_dtype", "-2"], lanenorm_desc { y_dtype: -2, ..d }),
         (&["store", "3"], lanenorm_desc { store: 3, ..d }),
         (&["tier", "5"], lanenorm_desc { tier: 5, ..d }),
-        (&["gamma_dtype", "F64", "F32"], types(F32, F64, Default)),
-        (&["gamma_dtype", "F32", "F64"], types(F64, F32, Default)),
-        (&["y_dtype", "Bf16", "F16"], types(F16, Default, Bf16)),
-        (&["y_dtype", "F16", "F64"], types(F64, Default, F16)),
-        (&["gamma_dtype", "F16", "Bf16"], types(Bf16, F16, Default)),
+        (&["gamma_dtype", "f64", "f32"], types(F32, F64, Default)),
+        (&["gamma_dtype", "f32", "f64"], types(F64, F32, Default)),
+        (&["y_dtype", "bf16", "f16"], types(F16, Default, Bf16)),
+        (&["y_dtype", "f16", "f64"], types(F64, Default, F16)),
+        (&["gamma_dtype", "f16", "bf16"], types(Bf16, F16, Default)),
         (&["sum_dtype", "6"], lanenorm_desc { sum_dtype: 6, ..d }),
-        (&["sum_dtype", "Bf16", "F32"], lanenorm_desc { sum_dtype: Bf16 as i32, ..d }),
-        (&["sum_dtype", "F32", "F64"], lanenorm_desc { sum_dtype: F32 as i32, dtype: F64 as i32, ..d }),
+        (&["sum_dtype", "bf16", "f32"], lanenorm_desc { sum_dtype: Bf16 as i32, ..d }),
+        (&["sum_dtype", "f32", "f64"], lanenorm_desc { sum_dtype: F32 as i32, dtype: F64 as i32, ..d }),
     ];
     for (words, desc) in bad {
         // SAFETY: both are there.

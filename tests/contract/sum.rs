@@ -282,7 +282,7 @@ fn sums_that_do_not_fit_are_refused() {
     let refused = plan.call(&short).residual(&short).sum_to(&mut s).to(&mut y);
     assert_eq!(refused, Err(Error::SumRows { what: "y", x: 1, rows: 2 }));
     let refused = plan.call(&x).residual(&x).sum_to(&mut s[..4]).to(&mut y);
-    assert_eq!(refused, Err(Error::SumRows { what: "s", x: 2, rows: 1 }));
+    assert_eq!(refused, Err(Error::SumRows { what: "sum", x: 2, rows: 1 }));
     let refused = plan.call(&x).residual(&x).sum_to(&mut s).bias(&x[..3]).to(&mut y);
     assert_eq!(refused, Err(Error::Arguments(Refused::Length { what: "bias", len: 3, expected: 4 })));
     let refused = plan.call(&x).residual_in_place(RowsMut::strided(&mut s, 2, 3)).to(&mut y);

@@ -3,7 +3,7 @@
 use std::ops::{AddAssign, Div};
 
 use lanenorm_kernels::Element;
-use lanenorm_kernels::element::{Companion, Storage};
+use lanenorm_kernels::element::{Addend, Companion, Storage};
 pub use lanenorm_kernels::half::{bf16, f16};
 use lanenorm_kernels::simd::Float;
 pub use lanenorm_kernels::table::Dtype;
@@ -41,9 +41,11 @@ pub trait Value: Copy + PartialEq + Send + Sync {
 }
 
 /// A type of elements.
-pub trait Number: Element<Float: Real> + Widen<<Self as Storage>::Float> + Value + Default {
-    /// The type of gamma and beta in mixed calls: f32 beside 16 bits, or else the type itself.
-    type Mixed: Number + Companion<Self> + From<Self>;
+pub trait Number:
+    Element<Float: Real> + Addend<<Self as Number>::Mixed> + Widen<<Self as Storage>::Float> + Value + Default
+{
+    /// The other type of mixed calls: f32 beside 16 bits, or else the type itself.
+    type Mixed: Number<Float = Self::Float> + Companion<Self> + From<Self>;
 
     /// The largest relative error of rounding to the type that rows are computed in.
     const U: f64;

@@ -274,6 +274,8 @@ fn gigabytes(kernel: &Kernel) -> String {
     // The tensors that are read or written.
     let tensors = match &*kernel.form {
         "sum" | "ds" => 4,
+        // Two of 16 bits, and two of twice the size.
+        "sum_f32" => 6,
         "params_only" => 2,
         _ if kernel.op.ends_with("backward") => 3,
         _ => 2,
@@ -303,8 +305,9 @@ Other tiers and baselines: their time divided by that of {best}. naive: scalar l
   Welford per lane, for {best}.
 {threads} thr: all threads of the pool, called from inside it; below its threshold a plan uses one. gain: over one thread.
   copy gain: of a copy by {threads} threads.
-form: sum: x is the sum of two tensors and is written too, twice the bytes of the copy. mixed: gamma and beta in f32. qk: in
-  place on every third row of a packed tensor. adaptive: 1 + gamma and beta of their own for each of eight groups of rows.
+form: sum: x is the sum of two tensors and is written too, twice the bytes of the copy. sum_f32: x of 16 bits is
+  added to a residual of f32, which is written, three times the bytes. mixed: gamma and beta in f32. qk: in place on every
+  third row of a packed tensor. adaptive: 1 + gamma and beta of their own for each of eight groups of rows.
   in_place backward: dx over dy. recomputed: statistics taken again. dx_only, params_only: one part of the gradients. ds: the
   gradient of a sum, added to dx. allocating: scratch memory allocated by the call.
 of default: time divided by that of the default plan with as many threads.

@@ -141,7 +141,8 @@ impl<'a, T: Storage> RowIo<'a, T> {
         })
     }
 
-    /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride.
+    /// Rows of x + residual, to be written to s and normalized into y. Each buffer comes with its stride. Errors call s
+    /// the sum.
     ///
     /// # Errors
     /// If the rows do not fit into the slices or overlap one another.
@@ -156,13 +157,14 @@ impl<'a, T: Storage> RowIo<'a, T> {
     ) -> Result<Self, Error> {
         check("x", x.len(), rows, cols, x_stride)?;
         check("residual", residual.len(), rows, cols, residual_stride)?;
-        check("s", s.len(), rows, cols, s_stride)?;
+        check("sum", s.len(), rows, cols, s_stride)?;
         check("y", y.len(), rows, cols, y_stride)?;
         let addends = Addends { x: x.as_ptr().cast(), x_stride, residual: residual.as_ptr(), residual_stride };
         Ok(Self::of_addends::<X, Y>(addends, s.as_mut_ptr(), s_stride, (y.as_mut_ptr(), y_stride), rows, cols))
     }
 
-    /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride.
+    /// Rows of x + s, to be written over s and normalized into y. Each buffer comes with its stride. Errors call s the
+    /// sum.
     ///
     /// # Errors
     /// If the rows do not fit into the slices or overlap one another.
@@ -175,7 +177,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
         cols: usize,
     ) -> Result<Self, Error> {
         check("x", x.len(), rows, cols, x_stride)?;
-        check("s", s.len(), rows, cols, s_stride)?;
+        check("sum", s.len(), rows, cols, s_stride)?;
         check("y", y.len(), rows, cols, y_stride)?;
         let s_ptr = s.as_mut_ptr();
         let addends = Addends { x: x.as_ptr().cast(), x_stride, residual: s_ptr, residual_stride: s_stride };
