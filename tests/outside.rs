@@ -128,7 +128,7 @@ fn one_thread_needs_no_help() {
 /// No thread can be started with the stack that this variable asks for.
 #[test]
 fn a_pool_that_cannot_start_does_not_matter() {
-    if is_child("a_pool_that_cannot_start_does_not_matter", &[("RUST_MIN_STACK", "70368744177664")]) {
+    if is_child("a_pool_that_cannot_start_does_not_matter", &[("RUST_MIN_STACK", "4611686018427387904")]) {
         Input::large().check(Parallelism::Auto);
     }
 }
