@@ -156,7 +156,7 @@ fn of_a_tensor_are_free_while_a_plain_thread_has_jobs_of_a_pool_beside_it() -> R
 #[test]
 fn of_a_tensor_and_its_elements_survive_what_unwinds() -> Result<()> {
     // No thread with a stack of this size can be started.
-    let variables = [("RUST_MIN_STACK", "70368744177664"), ("RAYON_NUM_THREADS", "2")];
+    let variables = [("RUST_MIN_STACK", "4611686018427387904"), ("RAYON_NUM_THREADS", "2")];
     in_child("locks::of_a_tensor_and_its_elements_survive_what_unwinds", &variables, || {
         let x = rows(512, 768)?;
         let expected = ops::layer_norm(&x.narrow(0, 0, 64)?, None, None, EPS)?.repeat((8, 1))?;
