@@ -244,7 +244,7 @@ typedef struct lanenorm_desc {
    */
   int32_t op;
   /**
-   * The `lanenorm_dtype` of x, and of dy, ds and dx.
+   * The `lanenorm_dtype` of x, and of dy, ds and dx. Zero counts as f32.
    */
   int32_t dtype;
   /**
@@ -253,7 +253,7 @@ typedef struct lanenorm_desc {
   int32_t gamma_dtype;
   /**
    * The `lanenorm_dtype` of y: the type of x, f32 beside 16 bits, or 16 bits beside f32. Backward calls do not look
-   * at it.
+   * at it: dy has the type of x.
    */
   int32_t y_dtype;
   /**
@@ -265,7 +265,7 @@ typedef struct lanenorm_desc {
    */
   int32_t tier;
   /**
-   * The elements of a row.
+   * The elements of a row. With zero, calls succeed and do nothing, as they do without rows.
    */
   size_t cols;
   /**
@@ -288,8 +288,8 @@ typedef struct lanenorm_desc {
   float gamma_offset;
   /**
    * The `lanenorm_dtype` of residual, bias and sum: the type of x, or f32 beside 16 bits. It must be set where an x
-   * of 16 bits is added to a residual stream of f32: zero takes the residual for 16 bits too. Backward calls do not
-   * look at it.
+   * of 16 bits is added to a residual stream of f32: zero takes the residual for 16 bits too. Backward calls refuse
+   * a plan whose sums have another type than x: the gradients of such sums take a plan with their type as `dtype`.
    */
   int32_t sum_dtype;
 } lanenorm_desc;
@@ -414,11 +414,12 @@ typedef struct lanenorm_backward_buffers {
    */
   size_t inner_rows;
   /**
-   * The gradient of y.
+   * The gradient of y. It has the type of x.
    */
   struct lanenorm_rows dy;
   /**
-   * The rows that were normalized: x of the forward call, or its sum if there was a residual.
+   * The rows that were normalized: x of the forward call, or its sum if there was a residual. Their type is the
+   * `dtype` of the plan.
    */
   struct lanenorm_rows x;
   /**

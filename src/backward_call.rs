@@ -10,7 +10,7 @@ use crate::gradients::{GradIo, GradOut, ParamGrads};
 use crate::input::{Apart, InPlace, Place};
 use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
-use crate::slice::{Slice, SliceMut};
+use crate::slice::{Misgiven, Slice, SliceMut};
 
 /// A backward call that is described, to be run by [`to`](Self::to), or by [`run`](Self::run) in place and where dx is
 /// not wanted.
@@ -57,6 +57,7 @@ pub struct BackwardCall<'a, T: Element, M: Center, D: Place = Apart, S = ()> {
     stats: Stats<'a, T::Float>,
     grads: ParamGrads<'a, T::Float>,
     scratch: Option<&'a mut [T::Float]>,
+    misgiven: Misgiven,
     marker: PhantomData<S>,
 }
 
@@ -89,8 +90,8 @@ impl<M: Center> Norm<M> {
 impl<'a, T: Element, M: Center, D: Place> BackwardCall<'a, T, M, D> {
     #[inline(always)]
     fn new(norm: &'a Norm<M>, dy: D::Rows<'a, T>, x: Rows<'a, T>) -> Self {
-        let (stats, grads) = (Stats::default(), ParamGrads::default());
-        Self { norm, dy, x, ds: None, gamma: None, stats, grads, scratch: None, marker: PhantomData }
+        let (stats, grads, misgiven) = (Stats::default(), ParamGrads::default(), Misgiven::default());
+        Self { norm, dy, x, ds: None, gamma: None, stats, grads, scratch: None, misgiven, marker: PhantomData }
     }
 
     /// A gradient that reaches x by another way, to be added to dx. Where x is the sum of two addends, written by
@@ -105,8 +106,9 @@ impl<'a, T: Element, M: Center, D: Place> BackwardCall<'a, T, M, D> {
     /// ```
     #[inline(always)]
     pub fn ds(self, ds: impl Into<Rows<'a, T>>) -> BackwardCall<'a, T, M, D, Ds> {
-        let Self { norm, dy, x, gamma, stats, grads, scratch, .. } = self;
-        BackwardCall { norm, dy, x, ds: Some(ds.into()), gamma, stats, grads, scratch, marker: PhantomData }
+        let Self { norm, dy, x, gamma, stats, grads, scratch, misgiven, .. } = self;
+        let ds = Some(ds.into());
+        BackwardCall { norm, dy, x, ds, gamma, stats, grads, scratch, misgiven, marker: PhantomData }
     }
 }
 
@@ -116,7 +118,7 @@ impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
     #[doc(alias = "weight")]
     #[inline(always)]
     pub fn gamma<G: Companion<T>>(mut self, gamma: impl Into<Slice<'a, G>>) -> Self {
-        self.gamma = gamma.into().0.map(Vector::from);
+        self.gamma = self.misgiven.slice("gamma", gamma.into().0).map(Vector::from);
         self
     }
 
@@ -124,7 +126,7 @@ impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
     /// together.
     #[inline(always)]
     pub fn rstd(mut self, rstd: impl Into<Slice<'a, T::Float>>) -> Self {
-        self.stats.rstd = rstd.into().0;
+        self.stats.rstd = self.misgiven.slice("rstd", rstd.into().0);
         self
     }
 
@@ -132,7 +134,7 @@ impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
     /// overwritten.
     #[inline(always)]
     pub fn dgamma_to(mut self, dgamma: impl Into<SliceMut<'a, T::Float>>) -> Self {
-        self.grads.dgamma = dgamma.into().0;
+        self.grads.dgamma = self.misgiven.slice("dgamma", dgamma.into().0);
         self
     }
 
@@ -141,7 +143,7 @@ impl<'a, T: Element, M: Center, D: Place, S> BackwardCall<'a, T, M, D, S> {
     /// short even for one task.
     #[inline(always)]
     pub fn scratch(mut self, scratch: impl Into<SliceMut<'a, T::Float>>) -> Self {
-        self.scratch = scratch.into().0;
+        self.scratch = self.misgiven.slice("scratch", scratch.into().0);
         self
     }
 }
@@ -151,14 +153,14 @@ impl<'a, T: Element, D: Place, S> BackwardCall<'a, T, Centered, D, S> {
     /// The mean of each row, as forward has kept it.
     #[inline(always)]
     pub fn mean(mut self, mean: impl Into<Slice<'a, T::Float>>) -> Self {
-        self.stats.mean = mean.into().0;
+        self.stats.mean = self.misgiven.slice("mean", mean.into().0);
         self
     }
 
     /// What rounding took from the mean of each row, as forward has kept it.
     #[inline(always)]
     pub fn mean_lo(mut self, mean_lo: impl Into<Slice<'a, T::Float>>) -> Self {
-        self.stats.mean_lo = mean_lo.into().0;
+        self.stats.mean_lo = self.misgiven.slice("mean_lo", mean_lo.into().0);
         self
     }
 
@@ -174,7 +176,7 @@ impl<'a, T: Element, D: Place, S> BackwardCall<'a, T, Centered, D, S> {
     /// ```
     #[inline(always)]
     pub fn dbeta_to(mut self, dbeta: impl Into<SliceMut<'a, T::Float>>) -> Self {
-        self.grads.dbeta = dbeta.into().0;
+        self.grads.dbeta = self.misgiven.slice("dbeta", dbeta.into().0);
         self
     }
 }
@@ -186,7 +188,8 @@ impl<'a, T: Element, M: Center, S> BackwardCall<'a, T, M, Apart, S> {
     /// If the lengths do not fit together, or if mean comes without rstd or rstd without mean; nothing has been written
     /// then.
     pub fn to(self, dx: impl Into<RowsMut<'a, T>>) -> Result<(), Error> {
-        let Self { norm, dy, x, ds, gamma, stats, grads, scratch, .. } = self;
+        let Self { norm, dy, x, ds, gamma, stats, grads, scratch, misgiven, .. } = self;
+        misgiven.refuse()?;
         let io = GradIo { out: GradOut::Apart { dy, dx: dx.into() }, x, ds };
         norm.run_backward(io, gamma, stats, grads, scratch, None)
     }
@@ -198,7 +201,8 @@ impl<T: Element, M: Center, S> BackwardCall<'_, T, M, Apart, S> {
     /// # Errors
     /// As [`to`](Self::to).
     pub fn to_vec(self) -> Result<Vec<T>, Error> {
-        let Self { norm, dy, x, ds, gamma, stats, grads, scratch, .. } = self;
+        let Self { norm, dy, x, ds, gamma, stats, grads, scratch, misgiven, .. } = self;
+        misgiven.refuse()?;
         norm.backward_to_vec([dy, x], ds, gamma, stats, grads, scratch)
     }
 }
@@ -209,7 +213,8 @@ impl<T: Element, M: Center> BackwardCall<'_, T, M> {
     /// # Errors
     /// As [`to`](Self::to), and if no other gradient is asked for.
     pub fn run(self) -> Result<(), Error> {
-        let Self { norm, dy, x, ds, gamma, stats, grads, scratch, .. } = self;
+        let Self { norm, dy, x, ds, gamma, stats, grads, scratch, misgiven, .. } = self;
+        misgiven.refuse()?;
         norm.run_backward(GradIo { out: GradOut::WithoutDx { dy }, x, ds }, gamma, stats, grads, scratch, None)
     }
 }
@@ -221,7 +226,8 @@ impl<T: Element, M: Center, S> BackwardCall<'_, T, M, InPlace, S> {
     /// If the lengths do not fit together, or if mean comes without rstd or rstd without mean; nothing has been written
     /// then.
     pub fn run(self) -> Result<(), Error> {
-        let Self { norm, dy, x, ds, gamma, stats, grads, scratch, .. } = self;
+        let Self { norm, dy, x, ds, gamma, stats, grads, scratch, misgiven, .. } = self;
+        misgiven.refuse()?;
         norm.run_backward(GradIo { out: GradOut::InPlace { dy }, x, ds }, gamma, stats, grads, scratch, None)
     }
 }

@@ -50,7 +50,7 @@ pub use crate::input::{
 };
 use crate::norm::{Checked, Norm};
 use crate::rows::{Rows, RowsMut};
-use crate::slice::{Slice, SliceMut};
+use crate::slice::{Misgiven, Slice, SliceMut};
 
 /// A call that is described, to be run by [`to`](Self::to) or, in place, by [`run`](Self::run).
 ///
@@ -66,6 +66,7 @@ pub struct Call<'a, T: Element, M: Center, I = Plain, D: Place = Apart, P = AnyT
     gamma: Option<Vector<'a, T>>,
     beta: Option<Vector<'a, T>>,
     stats: StatsMut<'a, T::Float>,
+    misgiven: Misgiven,
     marker: PhantomData<P>,
 }
 
@@ -86,7 +87,8 @@ impl<M: Center> Norm<M> {
 impl<'a, T: Element, M: Center, D: Place> Call<'a, T, M, Plain, D> {
     #[inline(always)]
     fn new(norm: &'a Norm<M>, x: D::Rows<'a, T>) -> Self {
-        Self { norm, x, input: Plain, gamma: None, beta: None, stats: StatsMut::default(), marker: PhantomData }
+        let (stats, misgiven) = (StatsMut::default(), Misgiven::default());
+        Self { norm, x, input: Plain, gamma: None, beta: None, stats, misgiven, marker: PhantomData }
     }
 }
 
@@ -200,8 +202,8 @@ impl<'a, T: Element, R, M: Center, P> Call<'a, T, M, Dropped<'a, R>, Apart, P> {
     /// Writes the sum too. y may have another type than the sum then: f32 beside 16 bits, or 16 bits beside f32.
     #[inline(always)]
     pub fn sum_to(self, s: impl Into<RowsMut<'a, R>>) -> Call<'a, T, M, Kept<'a, R>, Apart, P> {
-        let Call { norm, x, input, gamma, beta, stats, marker } = self;
-        Call { norm, x, input: input.kept_in(s.into()), gamma, beta, stats, marker }
+        let Call { norm, x, input, gamma, beta, stats, misgiven, marker } = self;
+        Call { norm, x, input: input.kept_in(s.into()), gamma, beta, stats, misgiven, marker }
     }
 }
 
@@ -217,7 +219,7 @@ impl<'a, T: Element, M: Center, B, R, S, D: Place, P> Call<'a, T, M, Sum<'a, B, 
     /// ```
     #[inline(always)]
     pub fn bias(mut self, bias: impl Into<Slice<'a, B>>) -> Self {
-        self.input.bias = bias.into().0;
+        self.input.bias = self.misgiven.slice("bias", bias.into().0);
         self
     }
 }
@@ -233,23 +235,23 @@ impl<'a, T: Element, M: Center, I, D: Place, P> Call<'a, T, M, I, D, P> {
     where
         P: Allows<G>,
     {
-        let Call { norm, x, input, beta, stats, .. } = self;
-        let gamma = gamma.into().0.map(Vector::from);
-        Call { norm, x, input, gamma, beta, stats, marker: PhantomData }
+        let Call { norm, x, input, beta, stats, mut misgiven, .. } = self;
+        let gamma = misgiven.slice("gamma", gamma.into().0).map(Vector::from);
+        Call { norm, x, input, gamma, beta, stats, misgiven, marker: PhantomData }
     }
 
     /// Keeps rstd of each row: 1 / sqrt(var + eps), or in RMS normalization 1 / sqrt(mean(x^2) + eps). It is infinite
     /// beyond the range of its type, and for a constant row (RMS normalization: a row of zeros) with eps = 0.
     #[inline(always)]
     pub fn rstd_to(mut self, rstd: impl Into<SliceMut<'a, T::Float>>) -> Self {
-        self.stats.rstd = rstd.into().0;
+        self.stats.rstd = self.misgiven.slice("rstd", rstd.into().0);
         self
     }
 
     #[inline(always)]
     fn with_input<J>(self, input: J) -> Call<'a, T, M, J, D, P> {
-        let Call { norm, x, gamma, beta, stats, marker, .. } = self;
-        Call { norm, x, input, gamma, beta, stats, marker }
+        let Call { norm, x, gamma, beta, stats, misgiven, marker, .. } = self;
+        Call { norm, x, input, gamma, beta, stats, misgiven, marker }
     }
 }
 
@@ -278,22 +280,22 @@ impl<'a, T: Element, I, D: Place, P> Call<'a, T, Centered, I, D, P> {
     where
         P: Allows<G>,
     {
-        let Call { norm, x, input, gamma, stats, .. } = self;
-        let beta = beta.into().0.map(Vector::from);
-        Call { norm, x, input, gamma, beta, stats, marker: PhantomData }
+        let Call { norm, x, input, gamma, stats, mut misgiven, .. } = self;
+        let beta = misgiven.slice("beta", beta.into().0).map(Vector::from);
+        Call { norm, x, input, gamma, beta, stats, misgiven, marker: PhantomData }
     }
 
     /// Keeps the mean of each row, rounded.
     #[inline(always)]
     pub fn mean_to(mut self, mean: impl Into<SliceMut<'a, T::Float>>) -> Self {
-        self.stats.mean = mean.into().0;
+        self.stats.mean = self.misgiven.slice("mean", mean.into().0);
         self
     }
 
     /// Keeps what rounding took from the mean: in f32, `mean + mean_lo` has 48 bits.
     #[inline(always)]
     pub fn mean_lo_to(mut self, mean_lo: impl Into<SliceMut<'a, T::Float>>) -> Self {
-        self.stats.mean_lo = mean_lo.into().0;
+        self.stats.mean_lo = self.misgiven.slice("mean_lo", mean_lo.into().0);
         self
     }
 }
@@ -330,7 +332,8 @@ impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
     where
         I: Gives<'a, T, Y>,
     {
-        let Call { norm, x, input, gamma, beta, stats, .. } = self;
+        let Call { norm, x, input, gamma, beta, stats, misgiven, .. } = self;
+        misgiven.refuse()?;
         norm.normalize(input, x, y.into(), gamma, beta, stats)
     }
 }
@@ -354,7 +357,8 @@ impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
     where
         I: Gives<'a, T, Y>,
     {
-        let Call { norm, x, input, gamma, beta, stats, .. } = self;
+        let Call { norm, x, input, gamma, beta, stats, misgiven, .. } = self;
+        misgiven.refuse()?;
         norm.normalize_to_vec(input, x, gamma, beta, stats)
     }
 }
@@ -375,7 +379,8 @@ where
     /// # Errors
     /// As [`to`](Self::to).
     pub fn to_vecs<Y: Companion<R>>(self) -> Result<(Vec<R>, Vec<Y>), Error> {
-        let Call { norm, x, input, gamma, beta, stats, .. } = self;
+        let Call { norm, x, input, gamma, beta, stats, misgiven, .. } = self;
+        misgiven.refuse()?;
         norm.normalize_to_vecs(input, x, gamma, beta, stats)
     }
 }
@@ -388,7 +393,8 @@ impl<'a, T: Element, M: Center, I: GivesInPlace<'a, T>, P> Call<'a, T, M, I, InP
     /// If the lengths do not fit together, or if there are moments that no row of x has; nothing has been written then.
     #[inline(always)]
     pub fn run(self) -> Result<(), Error> {
-        let Call { norm, x, input, gamma, beta, stats, .. } = self;
+        let Call { norm, x, input, gamma, beta, stats, misgiven, .. } = self;
+        misgiven.refuse()?;
         norm.normalize_in_place(input, x, gamma, beta, stats)
     }
 }

@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// An axis of an array runs backwards.
     #[cfg(feature = "ndarray")]
-    #[error("axis {axis} of {what} has a stride of {stride}, expected one that is not below 0")]
+    #[error("axis {axis} of {what} has a stride of {stride}, expected one that is not below 0: copy the array first")]
     NegativeStride {
         /// The buffer.
         what: &'static str,
@@ -79,7 +79,7 @@ pub enum Error {
     /// The rows of an array lie at more than two strides.
     #[cfg(feature = "ndarray")]
     #[error(
-        "axis {axis} of {what} has a stride of {stride}, expected {expected}: rows lie at two strides, and not at three"
+        "axis {axis} of {what} has a stride of {stride}, expected {expected}: rows lie at two strides, and not at three. Copy the array first"
     )]
     ThirdStride {
         /// The buffer.
@@ -90,6 +90,14 @@ pub enum Error {
         stride: usize,
         /// The stride with which it would continue the axis behind it.
         expected: usize,
+    },
+    /// The elements of a vector, which is an array of `ndarray`, do not follow one another.
+    #[error("{what} has a stride of {stride}, expected 1: copy the array first")]
+    VectorStride {
+        /// The vector.
+        what: &'static str,
+        /// The stride, in elements.
+        stride: isize,
     },
     /// x and y differ in their number of rows.
     #[error("x has {}, but y has {y}", Count(*x, "row"))]
@@ -170,19 +178,19 @@ pub enum Error {
 #[non_exhaustive]
 pub enum Misfit {
     /// They overlap.
-    #[error("overlap: each row has {}", Count(*cols, "column"))]
+    #[error("they overlap, as each row has {}", Count(*cols, "column"))]
     Overlap {
         /// The number of columns.
         cols: usize,
     },
     /// Their extent or their number overflows `usize`.
-    #[error("overflow usize: each row has {}", Count(*cols, "column"))]
+    #[error("they overflow usize, as each row has {}", Count(*cols, "column"))]
     Overflow {
         /// The number of columns.
         cols: usize,
     },
     /// The buffer is too short for them.
-    #[error("take {}, but the buffer has {len}", Count(*needed, "element"))]
+    #[error("they take {}, but the buffer has {len}", Count(*needed, "element"))]
     TooShort {
         /// The length of the buffer.
         len: usize,
@@ -190,7 +198,7 @@ pub enum Misfit {
         needed: usize,
     },
     /// Another buffer of the call has runs of another length.
-    #[error("do not go with the runs of {} that another buffer has", Count(*expected, "row"))]
+    #[error("expected runs of {}, as another buffer has", Count(*expected, "row"))]
     RunLen {
         /// The rows of each run of that buffer.
         expected: usize,
@@ -205,5 +213,5 @@ fn fmt_runs(
     f: &mut fmt::Formatter<'_>,
 ) -> fmt::Result {
     let (runs, rows) = (Count(runs, "run"), Count(rows, "row"));
-    write!(f, "{what}: {runs} of {rows}, {outer_stride} and {stride} elements apart, {misfit}")
+    write!(f, "{what} has {runs} of {rows}; runs start {outer_stride} elements apart and rows {stride}: {misfit}")
 }

@@ -78,11 +78,6 @@ impl Place for InPlace {
 }
 
 /// That parameters may have elements of type `G`: gamma and beta have one type.
-#[diagnostic::on_unimplemented(
-    message = "gamma and beta have different types",
-    label = "this parameter has elements of {G}",
-    note = "gamma and beta have one type: the type of x, f32 beside 16 bits, or 16 bits beside f32"
-)]
 pub trait Allows<G>: sealed::Sealed {}
 
 impl<G> Allows<G> for AnyType {}
@@ -102,11 +97,7 @@ pub trait Normalizes<'a, T: Element>: sealed::Input<'a> {
 }
 
 /// That what is normalized may have a y of type `Y`.
-#[diagnostic::on_unimplemented(
-    message = "y cannot have elements of `{Y}` here",
-    label = "y has elements of `{Y}`",
-    note = "a sum that is dropped has the type of its y: `sum_to` keeps a sum of another type"
-)]
+#[diagnostic::on_unimplemented(message = "y cannot have elements of `{Y}` here", label = "y has elements of `{Y}`")]
 pub trait Gives<'a, T: Element, Y>: Normalizes<'a, T> {
     #[doc(hidden)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, Self::Of>, Error>;

@@ -1,10 +1,11 @@
 //! Views of arrays of the crate `ndarray` as rows. What users read of it stands at the conversions into [`Rows`].
 #![allow(unsafe_code)]
 
-use ndarray::{ArrayBase, ArrayView, ArrayViewMut, Data, DataMut, Dimension};
+use ndarray::{ArrayBase, ArrayView, ArrayView1, ArrayViewMut, ArrayViewMut1, Data, DataMut, Dimension, Ix1};
 
 use crate::grid::{Grid, Holds, Ptr, Unfit};
 use crate::rows::{Rows, RowsMut};
+use crate::slice::{MaybeSlice, Slice, SliceMut};
 
 /// The axes of an array, joined to those of a grid.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,19 +96,21 @@ impl Axes {
 /// # Ok::<(), Error>(())
 /// ```
 ///
-/// gamma, beta and statistics are slices. An array of one axis gives one by `as_slice`, which is `None` if its elements
-/// do not follow one another. A call takes `None` for an absent gamma, so it must be unwrapped:
+/// Vectors may be arrays of one axis: gamma, beta, bias, statistics and so on. Their elements must follow one another,
+/// or the call returns an error.
 ///
 /// ```
-/// use lanenorm::RmsNorm;
-/// use ndarray::{Array1, array};
+/// use lanenorm::{Error, RmsNorm};
+/// use ndarray::{Array1, array, s};
 ///
-/// let (x, gamma, mut rstd) = (array![[3.0f32, -3.0], [2.0, 2.0]], array![1.0f32, 2.0], Array1::<f32>::zeros(2));
-/// let gamma = gamma.as_slice().expect("a contiguous gamma");
-/// let rstd = rstd.as_slice_mut().expect("contiguous statistics");
-/// let y: Vec<f32> = RmsNorm::new(2, 0.0)?.call(&x).gamma(gamma).rstd_to(&mut *rstd).to_vec()?;
-/// assert_eq!((y, rstd), (vec![1.0, -2.0, 1.0, 2.0], &mut [1.0 / 3.0, 0.5][..]));
-/// # Ok::<(), lanenorm::Error>(())
+/// let plan = RmsNorm::new(2, 0.0)?;
+/// let (x, gamma, mut rstd) = (array![[3.0f32, -3.0], [2.0, 2.0]], array![1.0, 2.0], Array1::zeros(2));
+/// let y: Vec<f32> = plan.call(&x).gamma(&gamma).rstd_to(&mut rstd).to_vec()?;
+/// assert_eq!((y, rstd), (vec![1.0, -2.0, 1.0, 2.0], array![1.0 / 3.0, 0.5]));
+///
+/// let refused = plan.call(&x).gamma(x.slice(s![.., 0])).to_vec::<f32>();
+/// assert_eq!(refused, Err(Error::VectorStride { what: "gamma", stride: 2 }));
+/// # Ok::<(), Error>(())
 /// ```
 impl<'a, T, D: Dimension> From<ArrayView<'a, T, D>> for Rows<'a, T> {
     fn from(view: ArrayView<'a, T, D>) -> Self {
@@ -140,6 +143,36 @@ impl<'a, T, D: Dimension> From<ArrayViewMut<'a, T, D>> for RowsMut<'a, T> {
 /// As of a view.
 impl<'a, T, S: DataMut<Elem = T>, D: Dimension> From<&'a mut ArrayBase<S, D>> for RowsMut<'a, T> {
     fn from(array: &'a mut ArrayBase<S, D>) -> Self {
+        array.view_mut().into()
+    }
+}
+
+/// An array of one axis, whose elements follow one another.
+impl<'a, T> From<ArrayView1<'a, T>> for Slice<'a, T> {
+    fn from(view: ArrayView1<'a, T>) -> Self {
+        let stride = view.strides()[0];
+        Self(view.to_slice().map_or(MaybeSlice::Strided(stride), MaybeSlice::Slice))
+    }
+}
+
+/// An array of one axis, whose elements follow one another.
+impl<'a, T, S: Data<Elem = T>> From<&'a ArrayBase<S, Ix1>> for Slice<'a, T> {
+    fn from(array: &'a ArrayBase<S, Ix1>) -> Self {
+        array.view().into()
+    }
+}
+
+/// An array of one axis, whose elements follow one another.
+impl<'a, T> From<ArrayViewMut1<'a, T>> for SliceMut<'a, T> {
+    fn from(view: ArrayViewMut1<'a, T>) -> Self {
+        let stride = view.strides()[0];
+        Self(view.into_slice().map_or(MaybeSlice::Strided(stride), MaybeSlice::Slice))
+    }
+}
+
+/// An array of one axis, whose elements follow one another.
+impl<'a, T, S: DataMut<Elem = T>> From<&'a mut ArrayBase<S, Ix1>> for SliceMut<'a, T> {
+    fn from(array: &'a mut ArrayBase<S, Ix1>) -> Self {
         array.view_mut().into()
     }
 }

@@ -292,3 +292,74 @@ fn arrays_and_views_convert() {
     rows(ArrayView2::from_shape((2, COLS), slice).expect("a shape"));
     rows(ArrayView3::from_shape((1, 2, COLS), slice).expect("a shape"));
 }
+
+#[test]
+fn vectors_may_be_arrays_of_one_axis() {
+    const ROWS: usize = 3;
+    let (x, dy, residual) = (filled((ROWS, COLS)), filled((ROWS, COLS)) * 0.5, filled((ROWS, COLS)) + 1.0);
+    // Every second element of these is the vector.
+    let (wide, narrow) = (filled(2 * COLS), filled(2 * ROWS));
+    let [gamma, beta, bias] = [1.0, 2.0, 3.0].map(|v| wide.slice(s![..;2]).to_owned() + v);
+    let plan = plan();
+
+    let mut stats = [(); 3].map(|()| Array1::from_elem(ROWS, 7.0_f32));
+    let [mean, mean_lo, rstd] = &mut stats;
+    let call = plan.call(&x).residual(&residual).bias(bias.view()).gamma(&gamma).beta(Some(&beta));
+    let y: Vec<f32> = call.mean_to(mean).mean_lo_to(mean_lo.view_mut()).rstd_to(rstd).to_vec().expect("a valid call");
+    let [gamma_slice, beta_slice, bias_slice] = [&gamma, &beta, &bias].map(|v| v.as_slice().expect("contiguous"));
+    let mut want = [[7.0_f32; ROWS]; 3];
+    let [mean, mean_lo, rstd] = &mut want;
+    let call = plan.call(&x).residual(&residual).bias(bias_slice).gamma(gamma_slice).beta(beta_slice);
+    let want_y: Vec<f32> = call.mean_to(mean).mean_lo_to(mean_lo).rstd_to(rstd).to_vec().expect("a valid call");
+    assert_eq!(y, want_y);
+    assert_eq!(stats.each_ref().map(|v| v.to_vec()), want.each_ref().map(|v| v.to_vec()));
+
+    // In this order each is the first that does not fit.
+    let strided = |what| Err(Error::VectorStride { what, stride: 2 });
+    let (wide, narrow) = (wide.slice(s![..;2]), narrow.slice(s![..;2]));
+    let mut room = Array1::from_elem(2 * COLS, 7.0_f32);
+    let mut y = Array2::from_elem((ROWS, COLS), 7.0_f32);
+    let mut refused = Vec::new();
+    let names = ["gamma", "beta", "bias", "mean", "mean_lo", "rstd"];
+    for first in 0..names.len() {
+        let (mut mean, mut mean_lo, mut rstd) = (room.clone(), room.clone(), room.clone());
+        let mut call = plan.call(&x).residual(&residual).gamma(None::<&[f32]>).beta(None::<&[f32]>);
+        if first == 0 {
+            call = call.gamma(wide);
+        }
+        if first <= 1 {
+            call = call.beta(wide);
+        }
+        if first <= 2 {
+            call = call.bias(wide);
+        }
+        if first <= 3 {
+            call = call.mean_to(mean.slice_mut(s![..2 * ROWS;2]));
+        }
+        if first <= 4 {
+            call = call.mean_lo_to(mean_lo.slice_mut(s![..2 * ROWS;2]));
+        }
+        refused.push(call.rstd_to(rstd.slice_mut(s![..2 * ROWS;2])).to(&mut y));
+        assert_eq!([mean, mean_lo, rstd], [(); 3].map(|()| room.clone()));
+    }
+    assert_eq!(refused, names.map(strided));
+
+    let mut dx = y.clone();
+    assert_eq!(plan.backward(&dy, &x).gamma(wide).to(&mut dx), strided("gamma"));
+    assert_eq!(plan.backward(&dy, &x).mean(narrow).rstd(narrow).to(&mut dx), strided("mean"));
+    assert_eq!(plan.backward(&dy, &x).mean_lo(narrow).to(&mut dx), strided("mean_lo"));
+    assert_eq!(plan.backward(&dy, &x).rstd(narrow).to_vec().map(drop), strided("rstd"));
+    assert_eq!(plan.backward(&dy, &x).dgamma_to(room.slice_mut(s![..;2])).run(), strided("dgamma"));
+    assert_eq!(plan.backward(&dy, &x).dbeta_to(room.slice_mut(s![..;2])).to(&mut dx), strided("dbeta"));
+    assert_eq!(plan.backward(&dy, &x).scratch(room.slice_mut(s![..;2])).to(&mut dx), strided("scratch"));
+    let mut over = dy.clone();
+    assert_eq!(plan.backward_in_place(&mut over, &x).gamma(wide).run(), strided("gamma"));
+    assert_eq!((over, dx), (dy.clone(), y.clone()));
+    assert!(y.iter().chain(&room).all(|&v| v == 7.0), "something has been written");
+
+    let (mut dgamma, mut dbeta) = (Array1::zeros(COLS), Array1::zeros(COLS));
+    let call = plan.backward(&dy, &x).gamma(&gamma).dgamma_to(&mut dgamma).dbeta_to(&mut dbeta);
+    let dx = call.to_vec().expect("a valid call");
+    assert_eq!(dx, plan.backward(&dy, &x).gamma(gamma_slice).to_vec().expect("a valid call"));
+    assert!(dgamma.iter().chain(&dbeta).all(|&v| v != 0.0));
+}

@@ -19,6 +19,11 @@ impl<T: Storage + Compiled<Centered> + Compiled<Uncentered>> Element for T {}
 
 /// The compiled code for a type of elements and a kind of normalization.
 #[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "rows cannot have elements of `{Self}`",
+    label = "expected f32, f64, f16 or bf16",
+    note = "numbers of 16 bits that are kept as `u16` can be cast: `bytemuck::cast_slice::<u16, bf16>`"
+)]
 pub trait Compiled<M: Center>: Storage {
     fn forward(job: &mut Forward<'_, Self, M>, isa: Isa)
     where

@@ -267,7 +267,7 @@ impl Kind {
 #[diagnostic::on_unimplemented(
     message = "a buffer of `{Self}` cannot go with rows of `{T}`",
     label = "expected the type of the rows, f32 beside rows of 16 bits, or 16 bits beside rows of f32",
-    note = "a number without a suffix is an f64: write `1.0f32`"
+    note = "where no f64 was meant: a number without a suffix may be one, and `1.0f32` is not"
 )]
 pub trait Companion<T>: Pod + sealed::Sealed {
     /// The type as a value.
@@ -279,8 +279,8 @@ pub trait Companion<T>: Pod + sealed::Sealed {
 
 /// A type that x may have where it is added to a residual of type `R`: `R` itself, or 16 bits beside f32.
 #[diagnostic::on_unimplemented(
-    message = "rows of `{Self}` cannot be added to a residual of `{R}`",
-    label = "expected x of the type of the residual, or x of 16 bits and a residual of f32"
+    message = "elements of `{Self}` cannot be added to elements of `{R}`",
+    label = "expected elements of one type, or elements of 16 bits added to f32"
 )]
 pub trait Addend<R>: Companion<R> {}
 

@@ -11,7 +11,7 @@ use lanenorm_kernels::rows::{GradRows, LINE, RawGradRows, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::{Center, Compiled, Count, Element, Error as Refused};
 
-use super::check::params_len;
+use super::check::{no_centered, params_len};
 use super::places::{Places, Rows, Shape, Strided, fill_with_zeros};
 use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, misfit, parallelism, refuse};
@@ -33,9 +33,10 @@ pub struct lanenorm_backward_buffers {
     pub rows: usize,
     /// The rows of a run, which must divide the rows; 0 stands for all. See `lanenorm_rows`.
     pub inner_rows: usize,
-    /// The gradient of y.
+    /// The gradient of y. It has the type of x.
     pub dy: lanenorm_rows,
-    /// The rows that were normalized: x of the forward call, or its sum if there was a residual.
+    /// The rows that were normalized: x of the forward call, or its sum if there was a residual. Their type is the
+    /// `dtype` of the plan.
     pub x: lanenorm_rows,
     /// Optional, with dx: a gradient that reaches x by another way (a residual connection), to be added to dx.
     pub ds: lanenorm_rows,
@@ -227,8 +228,14 @@ impl<'a> Call<'a> {
         let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
         let sums = !(dgamma.is_null() && dbeta.is_null());
         let has_dx = !buffers.dx.data.is_null();
-        if !(kind.centered || dbeta.is_null() && mean.is_null() && mean_lo.is_null()) {
-            let message = format_args!("dbeta, mean or mean_lo is given, which RMS normalization does not have");
+        if !kind.centered {
+            no_centered(["dbeta", "mean", "mean_lo"], [dbeta.cast_const(), mean, mean_lo])?;
+        }
+        if kind.sum != kind.dtype {
+            let (sum, dtype) = (kind.sum.name(), kind.dtype.name());
+            let message = format_args!(
+                "sum_dtype is {sum} beside a dtype of {dtype}: gradients of sums of {sum} take a plan whose dtype is {sum}"
+            );
             return Err(refuse(lanenorm_status::Unsupported, message));
         }
         if !has_dx && !sums && !shape.is_empty() {

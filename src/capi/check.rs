@@ -33,8 +33,9 @@ pub(super) fn check(
     let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
     let has_residual = !buffers.residual.data.is_null();
     let has_sum = !buffers.sum.data.is_null();
-    if !(kind.centered || buffers.beta.is_null() && buffers.mean.is_null() && buffers.mean_lo.is_null()) {
-        return Err(unsupported("beta, mean or mean_lo is given, which RMS normalization does not have"));
+    if !kind.centered {
+        let given = [buffers.beta, buffers.mean.cast_const(), buffers.mean_lo.cast_const()];
+        no_centered(["beta", "mean", "mean_lo"], given)?;
     }
     if !has_residual && has_sum {
         return Err(unsupported("sum is given without residual"));
@@ -43,7 +44,10 @@ pub(super) fn check(
         return Err(unsupported("bias is given without residual"));
     }
     if has_residual && !has_sum && kind.y != kind.sum {
-        return Err(unsupported("sum is NULL: then y must have the type of the sum"));
+        let (y, sum) = (kind.y.name(), kind.sum.name());
+        let message =
+            format_args!("y is {y}, but residual is {sum}: expected one type, or a sum, which may be residual");
+        return Err(refuse(lanenorm_status::Unsupported, message));
     }
     if plan.groups > 1 && !shape.rows.is_multiple_of(plan.groups * plan.repeat) {
         return Err(Refused::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());
@@ -217,6 +221,20 @@ fn check_places(
     places.write_vector("mean", mean, shape.rows, float)?;
     places.write_vector("mean_lo", mean_lo, shape.rows, float)?;
     places.write_vector("rstd", rstd, shape.rows, float)
+}
+
+/// Refuses what RMS normalization does not have.
+#[inline(always)]
+pub(super) fn no_centered(names: [&str; 3], given: [*const c_void; 3]) -> Result<(), lanenorm_status> {
+    match given.iter().position(|p| !p.is_null()) {
+        None => Ok(()),
+        Some(i) => Err(not_in_rms(names[i])),
+    }
+}
+
+#[cold]
+fn not_in_rms(what: &str) -> lanenorm_status {
+    refuse(lanenorm_status::Unsupported, format_args!("{what} is given, but RMS normalization has no {what}"))
 }
 
 #[cold]

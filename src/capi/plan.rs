@@ -73,18 +73,18 @@ pub struct lanenorm_desc {
     pub struct_size: usize,
     /// A `lanenorm_op`.
     pub op: i32,
-    /// The `lanenorm_dtype` of x, and of dy, ds and dx.
+    /// The `lanenorm_dtype` of x, and of dy, ds and dx. Zero counts as f32.
     pub dtype: i32,
     /// The `lanenorm_dtype` of gamma and beta: the type of x, f32 beside 16 bits, or 16 bits beside f32.
     pub gamma_dtype: i32,
     /// The `lanenorm_dtype` of y: the type of x, f32 beside 16 bits, or 16 bits beside f32. Backward calls do not look
-    /// at it.
+    /// at it: dy has the type of x.
     pub y_dtype: i32,
     /// A `lanenorm_store`.
     pub store: i32,
     /// A `lanenorm_tier`.
     pub tier: i32,
-    /// The elements of a row.
+    /// The elements of a row. With zero, calls succeed and do nothing, as they do without rows.
     pub cols: usize,
     /// Added to the variance (or the mean of squares) before the root is taken: finite, and zero or more.
     pub eps: f64,
@@ -97,8 +97,8 @@ pub struct lanenorm_desc {
     /// Added to gamma, if there is one: 1 where gamma - 1 is kept (Gemma).
     pub gamma_offset: f32,
     /// The `lanenorm_dtype` of residual, bias and sum: the type of x, or f32 beside 16 bits. It must be set where an x
-    /// of 16 bits is added to a residual stream of f32: zero takes the residual for 16 bits too. Backward calls do not
-    /// look at it.
+    /// of 16 bits is added to a residual stream of f32: zero takes the residual for 16 bits too. Backward calls refuse
+    /// a plan whose sums have another type than x: the gradients of such sums take a plan with their type as `dtype`.
     pub sum_dtype: i32,
 }
 
@@ -147,7 +147,7 @@ impl Dtype {
         matches!(self, Self::F16 | Self::Bf16)
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F64 => "f64",
@@ -258,12 +258,13 @@ impl Inner {
             Some(Dtype::F32) if dtype.rounds() => Ok(Dtype::F32),
             Some(other) if narrows && dtype == Dtype::F32 && other.rounds() => Ok(other),
             Some(other) => {
-                let or = if narrows { ", or 16 bits beside f32" } else { "" };
-                let message = format_args!(
-                    "{what} is {} beside a dtype of {}, expected the same, or f32 beside 16 bits{or}",
-                    other.name(),
-                    dtype.name()
-                );
+                let or = match dtype {
+                    Dtype::F16 | Dtype::Bf16 => " or f32",
+                    Dtype::F32 if narrows => ", f16 or bf16",
+                    _ => "",
+                };
+                let (other, dtype) = (other.name(), dtype.name());
+                let message = format_args!("{what} is {other} beside a dtype of {dtype}, expected {dtype}{or}");
                 Err(refuse(lanenorm_status::Unsupported, message))
             }
             None => Err(unknown(what, number)),

@@ -418,9 +418,10 @@ fn combinations_that_do_not_exist() {
         (b.residual, b.sum) = (NONE, NONE_MUT);
     });
     let wide = lanenorm_desc { dtype: F16 as i32, y_dtype: F32 as i32, ..d };
-    refused_forward(wide, expected, &["sum"], |b| b.sum = NONE_MUT);
+    refused_forward(wide, expected, &["y is f32", "residual is f16", "sum"], |b| b.sum = NONE_MUT);
     let stream = lanenorm_desc { dtype: F16 as i32, sum_dtype: F32 as i32, ..d };
-    refused_forward(stream, expected, &["sum"], |b| b.sum = NONE_MUT);
+    refused_forward(stream, expected, &["y is f16", "residual is f32", "sum"], |b| b.sum = NONE_MUT);
+    refused_backward(stream, expected, &["sum_dtype is f32", "dtype of f16"], |_| {});
 
     refused_backward(rms, expected, &["dbeta"], |b| (b.mean, b.mean_lo) = (null(), null()));
     refused_backward(rms, expected, &["mean"], |b| (b.dbeta, b.mean_lo) = (null_mut(), null()));
@@ -447,13 +448,13 @@ fn combinations_that_do_not_exist() {
         (&["y_dtype", "-2"], lanenorm_desc { y_dtype: -2, ..d }),
         (&["store", "3"], lanenorm_desc { store: 3, ..d }),
         (&["tier", "5"], lanenorm_desc { tier: 5, ..d }),
-        (&["gamma_dtype", "f64", "f32"], types(F32, F64, Default)),
-        (&["gamma_dtype", "f32", "f64"], types(F64, F32, Default)),
-        (&["y_dtype", "bf16", "f16"], types(F16, Default, Bf16)),
+        (&["gamma_dtype is f64", "expected f32, f16 or bf16"], types(F32, F64, Default)),
+        (&["gamma_dtype is f32", "expected f64"], types(F64, F32, Default)),
+        (&["y_dtype is bf16", "expected f16 or f32"], types(F16, Default, Bf16)),
         (&["y_dtype", "f16", "f64"], types(F64, Default, F16)),
         (&["gamma_dtype", "f16", "bf16"], types(Bf16, F16, Default)),
         (&["sum_dtype", "6"], lanenorm_desc { sum_dtype: 6, ..d }),
-        (&["sum_dtype", "bf16", "f32"], lanenorm_desc { sum_dtype: Bf16 as i32, ..d }),
+        (&["sum_dtype is bf16", "expected f32"], lanenorm_desc { sum_dtype: Bf16 as i32, ..d }),
         (&["sum_dtype", "f32", "f64"], lanenorm_desc { sum_dtype: F32 as i32, dtype: F64 as i32, ..d }),
     ];
     for (words, desc) in bad {

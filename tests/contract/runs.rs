@@ -534,15 +534,24 @@ fn runs_that_cannot_be() {
 fn messages_of_runs() {
     let says = |shape, strides, misfit| Error::Runs { what: "x", shape, strides, misfit }.to_string();
     let overlap = says([2, 1], [3, 4], Misfit::Overlap { cols: 1 });
-    assert_eq!(overlap, "x: 2 runs of 1 row, 3 and 4 elements apart, overlap: each row has 1 column");
+    assert_eq!(
+        overlap,
+        "x has 2 runs of 1 row; runs start 3 elements apart and rows 4: they overlap, as each row has 1 column"
+    );
     let overflow = says([1, 3], [9, 4], Misfit::Overflow { cols: 4 });
-    assert_eq!(overflow, "x: 1 run of 3 rows, 9 and 4 elements apart, overflow usize: each row has 4 columns");
+    assert_eq!(
+        overflow,
+        "x has 1 run of 3 rows; runs start 9 elements apart and rows 4: they overflow usize, as each row has 4 columns"
+    );
     let short = says([2, 3], [9, 4], Misfit::TooShort { len: 1, needed: 21 });
-    assert_eq!(short, "x: 2 runs of 3 rows, 9 and 4 elements apart, take 21 elements, but the buffer has 1");
+    assert_eq!(
+        short,
+        "x has 2 runs of 3 rows; runs start 9 elements apart and rows 4: they take 21 elements, but the buffer has 1"
+    );
     let lens = says([2, 3], [9, 4], Misfit::RunLen { expected: 1 });
     assert_eq!(
         lens,
-        "x: 2 runs of 3 rows, 9 and 4 elements apart, do not go with the runs of 1 row that another buffer has"
+        "x has 2 runs of 3 rows; runs start 9 elements apart and rows 4: expected runs of 1 row, as another buffer has"
     );
 }
 
