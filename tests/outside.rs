@@ -8,8 +8,8 @@ mod this_program;
 
 use std::num::NonZeroUsize;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,12 @@ impl Input {
     /// Large enough for all helpers to be called.
     fn large() -> Self {
         Self::new(512, 768)
+    }
+
+    /// The same, for threads that are ending.
+    fn for_ever() -> &'static Self {
+        static INPUT: OnceLock<Input> = OnceLock::new();
+        INPUT.get_or_init(Self::large)
     }
 
     fn normalized(&self, parallelism: Parallelism) -> Vec<u32> {
@@ -283,7 +289,7 @@ thread_local! {
 #[test]
 fn destructors_of_threads_may_call() {
     if is_child("destructors_of_threads_may_call", &[]) {
-        let input: &'static Input = Box::leak(Box::new(Input::large()));
+        let input = Input::for_ever();
         for _ in 0..10 {
             let thread = thread::spawn(move || LOCAL.with(|local| assert!(local.set(Dying(input)).is_ok())));
             thread.join().expect("no panic");
@@ -298,7 +304,6 @@ mod unix {
     use std::alloc::{GlobalAlloc, Layout, System};
     use std::cell::Cell;
     use std::ffi::c_void;
-    use std::sync::OnceLock;
 
     use super::*;
 
@@ -311,14 +316,14 @@ mod unix {
             // SAFETY: the key is there.
             unsafe { libc::pthread_setspecific(*KEY.get().expect("a key"), value) };
         }
-        // SAFETY: the value is the input below, which is leaked.
+        // SAFETY: the value is the input below, which is there for ever.
         unsafe { &*value.cast::<Input>() }.check(Parallelism::Auto);
     }
 
     #[test]
     fn destructors_of_keys_may_call() {
         if is_child("unix::destructors_of_keys_may_call", &[]) {
-            let input: &'static Input = Box::leak(Box::new(Input::large()));
+            let input = Input::for_ever();
             let mut key = 0;
             // SAFETY: the destructor takes the type of value that is set below.
             assert_eq!(unsafe { libc::pthread_key_create(&mut key, Some(destructor)) }, 0);
