@@ -52,6 +52,7 @@ mod gamma_beta;
 mod job;
 mod normalize;
 mod slow;
+mod transposed;
 mod whole;
 
 pub(crate) use choice::run_job;

@@ -1,5 +1,6 @@
 //! The memory of rows, read and written, and gamma and beta. Most raw pointers of the crate are kept here.
 
+mod convert;
 mod grad_rows;
 mod groups;
 mod input;
@@ -12,6 +13,7 @@ mod tail;
 #[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 mod target;
 
+pub(crate) use convert::Convert;
 pub use grad_rows::{GradRows, RawGradRows};
 pub use groups::Groups;
 pub(crate) use input::Input;

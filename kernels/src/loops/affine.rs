@@ -6,9 +6,10 @@ use core::ops::Range;
 use super::epilogue::{Body, Epilogue, Epilogues, Successive};
 use super::gamma_beta::{GammaBeta, PACKED_COLS, Packed};
 use super::slow::NormalizeRow;
+use super::transposed::ColumnOperands;
 use crate::element::{Pair, Storage};
 use crate::isa::Isa;
-use crate::mean::{Center, Mean};
+use crate::mean::{Center, Centered, Mean};
 use crate::rows::{Params, RowIo, Target, Vector, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
 use crate::stats::exact::WideNorm;
@@ -139,6 +140,20 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
         // Rows without gamma and beta read this, and change nothing of it.
         let nothing = GammaBeta::new(None, None, self.offset);
         AffineRows { changes_at: range.start, grouped, packs, given: nothing, read: nothing, packed: room }
+    }
+
+    #[inline(always)]
+    fn by_column<S: Lanes>(&self, simd: S, cols: usize, [factors, addends]: &mut ColumnOperands) {
+        let gamma_beta = GammaBeta::new(self.gamma, self.beta, self.offset);
+        let pair = 2 * T::Float::lanes::<S>();
+        for i in (0..cols).step_by(pair) {
+            // SAFETY: gamma and beta have `cols` elements, and there is room for a pair behind the columns.
+            unsafe {
+                let [gamma, beta] = gamma_beta.load_tail::<S, Centered>(simd, i, pair.min(cols - i));
+                T::simd_store_beside::<S, false>(simd, factors.as_mut_ptr().cast::<T>(), true, i, gamma);
+                T::simd_store_beside::<S, false>(simd, addends.as_mut_ptr().cast::<T>(), true, i, beta);
+            }
+        }
     }
 
     #[inline(always)]

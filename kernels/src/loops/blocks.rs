@@ -32,7 +32,10 @@ impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for Blocks<'_, '_, T, M, E> 
         let mut norm = BlockNorm::NOTHING;
         let mut r = 0;
         while r < rows + FOLD_ROWS {
-            let next = if r < rows { block_moments::<S, T, M, E>(simd, job, r) } else { norm };
+            let mut next = BlockNorm::NOTHING;
+            if r < rows {
+                block_moments::<S, T, M, E>(simd, job, r, &mut next);
+            }
             if r >= FOLD_ROWS {
                 nan_probe = block_normalize::<S, T, M, E>(simd, job, r - FOLD_ROWS, &norm, &mut epilogues);
             }
@@ -60,14 +63,29 @@ struct BlockNorm<F> {
     any_rescued: bool,
 }
 
+/// Where the statistics of the rows of a block are written.
+pub(super) struct BlockNormMut<'n, F> {
+    pub(super) mean: &'n mut [F; FOLD_ROWS],
+    pub(super) mean_lo: &'n mut [F; FOLD_ROWS],
+    pub(super) rstd: &'n mut [F; FOLD_ROWS],
+    /// Whether the slow path has normalized the row.
+    pub(super) rescued: &'n mut [bool; FOLD_ROWS],
+}
+
 impl<F: Float> BlockNorm<F> {
     const NOTHING: Self = Self {
         mean: [F::NAN; FOLD_ROWS],
         mean_lo: [F::NAN; FOLD_ROWS],
         rstd: [F::NAN; FOLD_ROWS],
-        rescued: [true; FOLD_ROWS],
-        any_rescued: true,
+        rescued: [false; FOLD_ROWS],
+        any_rescued: false,
     };
+
+    #[inline(always)]
+    fn as_mut(&mut self) -> BlockNormMut<'_, F> {
+        let Self { mean, mean_lo, rstd, rescued, .. } = self;
+        BlockNormMut { mean, mean_lo, rstd, rescued }
+    }
 
     #[inline(always)]
     fn row(&self, k: usize) -> RowNorm<F> {
@@ -81,7 +99,8 @@ fn block_moments<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
     simd: S,
     job: &mut Job<'_, T, E>,
     r: usize,
-) -> BlockNorm<T::Float> {
+    norm: &mut BlockNorm<T::Float>,
+) {
     let cols = job.rows.cols();
     let len = ChunkLen::<T>::new(cols);
     let mean = Mean::<M>::new(job.centered).on::<S>();
@@ -120,73 +139,80 @@ fn block_moments<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
         }
         (*s, *q) = sums.halve(simd);
     }
-    let (mut s, q) = (T::Float::fold_rows(simd, &s), T::Float::fold_rows(simd, &q));
-    if !mean.is_taken::<S>() {
-        s = [T::Float::default(); _];
+    let s = if mean.is_taken::<S>() { T::Float::fold_rows(simd, &s) } else { c };
+    let q = T::Float::fold_rows(simd, &q);
+    let (mut v, mut wide_mean) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
+    let scale = (1.0 / cols as f64, job.eps);
+    let trusted = settle_block(simd, [&c, &s, &q], mean.is_taken::<S>(), scale, norm.as_mut(), &mut v, &mut wide_mean);
+    job.stats.set_block(r, &norm.mean, &norm.mean_lo, &norm.rstd);
+    if !trusted {
+        norm.any_rescued = rescue_block(job, r, v, wide_mean, norm.as_mut());
     }
-    settle_block(simd, job, r, &c, &s, &q)
 }
 
-/// Does for eight rows at once what `Sums::finish` and `settle` do for one.
+/// Makes the statistics of eight rows from their shifts, S and Q, as `Sums::finish` and `settle` do for one row. Also
+/// writes v, the number under each root, and the mean of each row. Returns whether all rows can be trusted.
 #[inline(always)]
-fn settle_block<S: Lanes, T: Storage, E: Epilogues<T>>(
+pub(super) fn settle_block<S: Lanes, F: Float>(
     simd: S,
-    job: &mut Job<'_, T, E>,
-    r: usize,
-    c: &[T::Float; FOLD_ROWS],
-    s: &[T::Float; FOLD_ROWS],
-    q: &[T::Float; FOLD_ROWS],
-) -> BlockNorm<T::Float> {
-    let (c, s, q) = (T::Float::widen(simd, c), T::Float::widen(simd, s), T::Float::widen(simd, q));
+    [c, s, q]: [&[F; FOLD_ROWS]; 3],
+    centered: bool,
+    (inv_cols, eps): (f64, f64),
+    norm: BlockNormMut<'_, F>,
+    v: &mut [f64; FOLD_ROWS],
+    wide_mean: &mut [f64; FOLD_ROWS],
+) -> bool {
+    let (c, s, q) = (F::widen(simd, c), F::widen(simd, s), F::widen(simd, q));
     let c: &[S::f64s] = bytemuck::cast_slice(&c);
     let (s, q): (&[S::f64s], &[S::f64s]) = (bytemuck::cast_slice(&s), bytemuck::cast_slice(&q));
-    let inv_cols = simd.splat_f64s(1.0 / job.rows.cols() as f64);
-    let (zero, one, eps) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0), simd.splat_f64s(job.eps));
-    let (mut mean, mut v, mut rstd) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
+    let (inv_cols, eps) = (simd.splat_f64s(inv_cols), simd.splat_f64s(eps));
+    let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
+    let (low, high) = (simd.splat_f64s(*F::TRUSTED.start()), simd.splat_f64s(*F::TRUSTED.end()));
+    let mut trusted = simd.equal_f64s(zero, zero);
+    let (mut mean, mut rstd) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
     let mut offsets = [zero; MAX_F64_REGS];
     for j in 0..FOLD_ROWS / S::F64_LANES {
-        let offset = simd.mul_f64s(s[j], inv_cols);
-        let m2 = simd.sub_f64s(q[j], simd.mul_f64s(s[j], offset));
-        let m2 = simd.select_f64s(simd.less_than_f64s(m2, zero), zero, m2);
+        let mut m2 = q[j];
+        if centered {
+            offsets[j] = simd.mul_f64s(s[j], inv_cols);
+            bytemuck::cast_slice_mut::<f64, S::f64s>(&mut mean)[j] = simd.add_f64s(c[j], offsets[j]);
+            m2 = simd.sub_f64s(m2, simd.mul_f64s(s[j], offsets[j]));
+            m2 = simd.select_f64s(simd.less_than_f64s(m2, zero), zero, m2);
+        }
         let v_j = simd.add_f64s(simd.mul_f64s(m2, inv_cols), eps);
-        offsets[j] = offset;
-        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut mean)[j] = simd.add_f64s(c[j], offset);
-        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut v)[j] = v_j;
+        let in_range = simd.and_m64s(simd.less_than_or_equal_f64s(low, v_j), simd.less_than_or_equal_f64s(v_j, high));
+        trusted = simd.and_m64s(trusted, in_range);
+        bytemuck::cast_slice_mut::<f64, S::f64s>(v)[j] = v_j;
         bytemuck::cast_slice_mut::<f64, S::f64s>(&mut rstd)[j] = simd.div_f64s(one, simd.sqrt_f64s(v_j));
     }
-    let hi = T::Float::narrow(simd, &mean);
-    let hi_wide = T::Float::widen(simd, &hi);
     let mut lo = [0.0; FOLD_ROWS];
-    for j in 0..FOLD_ROWS / S::F64_LANES {
-        let rest = simd.sub_f64s(c[j], bytemuck::cast_slice::<f64, S::f64s>(&hi_wide)[j]);
-        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut lo)[j] = simd.add_f64s(rest, offsets[j]);
+    *norm.mean = F::narrow(simd, &mean);
+    if centered {
+        let hi_wide = F::widen(simd, norm.mean);
+        for j in 0..FOLD_ROWS / S::F64_LANES {
+            let rest = simd.sub_f64s(c[j], bytemuck::cast_slice::<f64, S::f64s>(&hi_wide)[j]);
+            bytemuck::cast_slice_mut::<f64, S::f64s>(&mut lo)[j] = simd.add_f64s(rest, offsets[j]);
+        }
     }
-    let norm = BlockNorm {
-        mean: hi,
-        mean_lo: T::Float::narrow(simd, &lo),
-        rstd: T::Float::narrow(simd, &rstd),
-        rescued: [false; FOLD_ROWS],
-        any_rescued: false,
-    };
-    job.stats.set_block(r, &norm.mean, &norm.mean_lo, &norm.rstd);
-    let mut all_trusted = true;
-    for k in 0..FOLD_ROWS {
-        all_trusted &= T::Float::TRUSTED.contains(&v[k]);
-    }
-    if all_trusted { norm } else { rescue_block(job, r, v, mean, norm) }
+    *norm.mean_lo = F::narrow(simd, &lo);
+    *norm.rstd = F::narrow(simd, &rstd);
+    *norm.rescued = [false; FOLD_ROWS];
+    *wide_mean = mean;
+    simd.first_true_m64s(simd.not_m64s(trusted)) >= S::F64_LANES
 }
 
-/// Calls [`rescue_row`] for each row of the block that needs it. The arguments are values, so that the loop keeps its
-/// own in registers.
+/// Calls [`rescue_row`] for each row of the block that needs it. The arrays are values, so that the loop keeps its own
+/// in registers. Returns whether the slow path has normalized some row.
 #[cold]
 #[inline(never)]
-fn rescue_block<T: Storage, E: Epilogues<T>>(
+pub(super) fn rescue_block<T: Storage, E: Epilogues<T>>(
     job: &mut Job<'_, T, E>,
     r: usize,
     v: [f64; FOLD_ROWS],
     mean: [f64; FOLD_ROWS],
-    mut norm: BlockNorm<T::Float>,
-) -> BlockNorm<T::Float> {
+    norm: BlockNormMut<'_, T::Float>,
+) -> bool {
+    let mut any_rescued = false;
     for k in 0..rolled(FOLD_ROWS) {
         // This keeps indices in bounds, and does not tell the compiler how often to unroll the loop.
         let k = k % FOLD_ROWS;
@@ -195,11 +221,11 @@ fn rescue_block<T: Storage, E: Epilogues<T>>(
                 Some(RowNorm { mean, mean_lo, rstd }) => {
                     (norm.mean[k], norm.mean_lo[k], norm.rstd[k]) = (mean, mean_lo, rstd);
                 }
-                None => (norm.rescued[k], norm.any_rescued) = (true, true),
+                None => (norm.rescued[k], any_rescued) = (true, true),
             }
         }
     }
-    norm
+    any_rescued
 }
 
 /// Normalizes the block that starts at row `r`. Returns zeros, or a NaN in some lane if the elements written for the

@@ -6,6 +6,7 @@ use super::blocks::Blocks;
 use super::epilogue::Epilogues;
 use super::fused::Fused;
 use super::job::Job;
+use super::transposed::{TRANSPOSED_COLS, Transposed};
 use super::whole::WholeRow;
 use crate::element::Storage;
 use crate::isa::Isa;
@@ -21,6 +22,16 @@ pub(crate) fn run_job<T: Storage, M: Center, E: Epilogues<T>>(job: &mut Job<'_, 
 }
 
 impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
+    /// Whether each row gets a lane of its own.
+    fn transposes(&self) -> bool {
+        let cols = self.rows.cols();
+        (T::MIXES || T::ROUNDS)
+            && cols <= TRANSPOSED_COLS
+            && !self.streaming
+            && (!T::ROUNDS || self.rows.strides() == [cols; 2])
+            && !self.epilogues.differ()
+    }
+
     /// Chooses the loops. Each loop is dispatched by itself: without optimization, the frame of a function has room for
     /// every value of everything inlined into it, and one frame for all loops would overflow the stack of a thread.
     ///
@@ -29,7 +40,14 @@ impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
     fn forward<M: Center>(&mut self, isa: Isa) -> bool {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         let mut first = 0;
-        if self.blocks && rows >= FOLD_ROWS {
+        if self.transposes() {
+            match isa.run_simd(Transposed { job: self }) {
+                Some((done, finite)) if done == rows => return finite,
+                Some((done, _)) => first = done,
+                None => {}
+            }
+        }
+        if first == 0 && self.blocks && rows >= FOLD_ROWS {
             let whole = rows - rows % FOLD_ROWS;
             match isa.run_simd(Blocks::<T, M, E> { job: self, rows: whole, center: PhantomData }) {
                 Some(finite) if whole == rows => return finite,

@@ -5,6 +5,7 @@
 
 use core::ops::Range;
 
+use super::transposed::ColumnOperands;
 use crate::element::{Pair, Storage};
 use crate::isa::Isa;
 use crate::mean::{Center, Mean};
@@ -112,6 +113,10 @@ pub(crate) trait Epilogues<T: Storage>: Sized {
         streaming: bool,
         room: &'p Self::Room,
     ) -> Self::Successive<'p>;
+
+    /// Writes the factor and the addend of each column: y is xhat times the factor plus the addend, for all rows. Rows
+    /// do not [differ](Self::differ).
+    fn by_column<S: Lanes>(&self, simd: S, cols: usize, operands: &mut ColumnOperands);
 
     /// Whether rows differ in their operands.
     fn differ(&self) -> bool;

@@ -15,11 +15,11 @@ use core::slice::from_raw_parts;
 use half::{bf16, f16};
 
 use super::moments::RowMoments;
-use crate::element::{Format, Kind, Storage};
+use crate::element::{Kind, Storage};
 use crate::isa::Isa;
 use crate::loops::{Columns, Epilogues, Job, Known, exactly, rescue, run_columns, run_job};
 use crate::mean::Center;
-use crate::rows::{Input, LINE, Params, RawRows, RowIo, Vector};
+use crate::rows::{Convert, Input, LINE, Params, RawRows, RowIo, Vector};
 use crate::simd::{Kernel, Lanes, outline};
 use crate::stack;
 use crate::stats::exact::WideNorm;
@@ -30,9 +30,6 @@ const VECTOR: usize = 1024;
 
 /// The elements of rows that are widened or rounded at a time.
 const ROWS: usize = 2048;
-
-/// The elements of the widest pair of registers.
-const MOST_LANES: usize = 32;
 
 type Jobs<'a, T> = Job<'a, T, Params<'a, T>>;
 
@@ -278,9 +275,9 @@ pub(super) fn widen<S: Lanes, T: Storage>(simd: S, narrow: Vector<'_, T>, wide: 
     let narrow = RawRows { p: narrow.as_ptr().cast_mut(), stride: len, kind };
     let wide = RawRows { p: wide.as_mut_ptr().cast(), stride: len, kind: Kind::Own };
     if kind == Kind::F16 {
-        outline(simd, Convert::<f16>::of(narrow, wide, true, [1, len]));
+        outline(simd, Convert::<f16>::rows(narrow, wide, true, [1, len]));
     } else {
-        outline(simd, Convert::<bf16>::of(narrow, wide, true, [1, len]));
+        outline(simd, Convert::<bf16>::rows(narrow, wide, true, [1, len]));
     }
 }
 
@@ -321,74 +318,8 @@ fn with_addend_in<'r, T: Storage>(isa: Isa, rows: RowIo<'r, T>, staged: RawRows<
 #[inline(never)]
 unsafe fn convert<T: Storage>(isa: Isa, narrow: RawRows<T>, wide: RawRows<T>, widens: bool, rows: usize, cols: usize) {
     match narrow.kind {
-        Kind::F16 => isa.run(Convert::<f16>::of(narrow, wide, widens, [rows, cols])),
-        Kind::Bf16 => isa.run(Convert::<bf16>::of(narrow, wide, widens, [rows, cols])),
+        Kind::F16 => isa.run(Convert::<f16>::rows(narrow, wide, widens, [rows, cols])),
+        Kind::Bf16 => isa.run(Convert::<bf16>::rows(narrow, wide, widens, [rows, cols])),
         Kind::Own | Kind::F32 => unreachable!("the kinds are of 16 bits"),
-    }
-}
-
-/// Widens rows of 16 bits to f32, or rounds rows of f32 to 16 bits. Whoever makes it knows that both have these rows.
-struct Convert<G> {
-    narrow: *mut G,
-    stride: usize,
-    wide: *mut f32,
-    wide_stride: usize,
-    rows: usize,
-    cols: usize,
-    widens: bool,
-}
-
-impl<G> Convert<G> {
-    /// For rows of f32 and of `G`, both given beside rows of `T`, which is f32.
-    #[inline(always)]
-    fn of<T>(narrow: RawRows<T>, wide: RawRows<T>, widens: bool, [rows, cols]: [usize; 2]) -> Self {
-        let (narrow, stride) = (narrow.p.cast(), narrow.stride);
-        Self { narrow, stride, wide: wide.p.cast(), wide_stride: wide.stride, rows, cols, widens }
-    }
-}
-
-impl<G: Storage> Kernel for Convert<G> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) {
-        let Self { cols, widens, .. } = self;
-        let pair = 2 * S::F32_LANES;
-        // What is left of a row goes by way of these, so that there is one piece of code for whole pairs.
-        let (mut narrow_pad, mut wide_pad) = ([0_u16; MOST_LANES], [0.0_f32; MOST_LANES]);
-        for r in 0..self.rows {
-            // SAFETY: whoever made this knew that the rows are there. The pads have place for a pair.
-            unsafe {
-                let (narrow, wide) = (self.narrow.add(r * self.stride), self.wide.add(r * self.wide_stride));
-                for i in (0..cols).step_by(pair) {
-                    let n = pair.min(cols - i);
-                    let (given_narrow, given_wide) = (narrow.add(i), wide.add(i));
-                    let (narrow, wide) = if n == pair {
-                        (given_narrow, given_wide)
-                    } else {
-                        (narrow_pad.as_mut_ptr().cast(), wide_pad.as_mut_ptr())
-                    };
-                    if widens {
-                        if n < pair {
-                            narrow.copy_from_nonoverlapping(given_narrow, n);
-                        }
-                        let v = G::simd_load(simd, narrow);
-                        G::simd_store_beside::<S, false>(simd, wide.cast(), true, 0, v);
-                        if n < pair {
-                            given_wide.copy_from_nonoverlapping(wide, n);
-                        }
-                    } else {
-                        if n < pair {
-                            wide.copy_from_nonoverlapping(given_wide, n);
-                        }
-                        let v = G::simd_load_beside(simd, wide.cast(), Format::Wide, 0);
-                        G::simd_store_beside::<S, false>(simd, narrow, false, 0, v);
-                        if n < pair {
-                            given_narrow.copy_from_nonoverlapping(narrow, n);
-                        }
-                    }
-                }
-            }
-        }
     }
 }

@@ -347,6 +347,12 @@ impl<'a, T: Storage> RowIo<'a, T> {
         tensors * self.y_bytes() >= MEMORY_BYTES && self.x_stride == self.cols
     }
 
+    /// The strides of the rows of x (of sums, if x is one) and of y.
+    #[inline(always)]
+    pub(crate) fn strides(&self) -> [usize; 2] {
+        [self.x_stride, self.y_stride]
+    }
+
     /// Whether y is x itself.
     #[inline]
     pub fn is_in_place(&self) -> bool {

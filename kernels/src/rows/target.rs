@@ -75,6 +75,12 @@ impl<T: Storage> Target<T> {
         line.0.as_ptr().copy_to_nonoverlapping(self.p.cast(), n * self.element());
     }
 
+    /// Where the elements are.
+    #[inline(always)]
+    pub(crate) fn as_mut_ptr(self) -> *mut T {
+        self.p
+    }
+
     /// Whether the elements are written past the caches.
     #[inline(always)]
     pub(crate) fn streams(self) -> bool {

@@ -6,7 +6,7 @@ mod of_f64;
 
 use core::arch::x86_64::*;
 
-use super::lanes::{Access, Entry, FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Access, Entry, FOLD_ROWS, Kernel, Lanes, QUAD};
 use super::tokens::Avx2;
 use pulp::{Simd, f32x4, f32x8, f64x4, x86::V3};
 
@@ -165,6 +165,33 @@ impl Lanes for V3 {
     }
 
     #[inline(always)]
+    unsafe fn load_quad(self, p: *const f32, stride: usize) -> [f32x8; QUAD] {
+        // SAFETY: the caller's duty; a V3 token exists, so AVX is there.
+        unsafe {
+            let mut rows = [_mm256_setzero_ps(); QUAD];
+            for (r, v) in rows.iter_mut().enumerate() {
+                let low = _mm256_castps128_ps256(_mm_loadu_ps(p.add(r * stride)));
+                *v = _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(p.add((r + QUAD) * stride)));
+            }
+            pulp::cast(transpose(rows))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quad(self, p: *mut f32, stride: usize, v: [f32x8; QUAD]) {
+        // SAFETY: the caller's duty; a V3 token exists, so AVX is there.
+        unsafe {
+            let rows = transpose(pulp::cast(v));
+            for r in 0..QUAD {
+                _mm_storeu_ps(p.add(r * stride), _mm256_castps256_ps128(rows[r]));
+            }
+            for r in 0..QUAD {
+                _mm_storeu_ps(p.add((r + QUAD) * stride), _mm256_extractf128_ps::<1>(rows[r]));
+            }
+        }
+    }
+
+    #[inline(always)]
     fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS] {
         let [low, high]: [f32x4; 2] = pulp::cast(*v);
         // SAFETY: a V3 token exists, so AVX is there.
@@ -181,6 +208,24 @@ impl Lanes for V3 {
             unsafe { [pulp::cast(_mm256_cvtpd_ps(pulp::cast(low))), pulp::cast(_mm256_cvtpd_ps(pulp::cast(high)))] };
         pulp::cast(narrow)
     }
+}
+
+/// Exchanges rows and columns of the four lanes in each half of four registers.
+///
+/// # Safety
+/// - AVX is there, and this is inlined into a function that enables it.
+#[inline(always)]
+unsafe fn transpose([a, b, c, d]: [__m256; QUAD]) -> [__m256; QUAD] {
+    let ab = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+    let cd = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+    let ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+    let cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+    [
+        _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd)),
+        _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd)),
+        _mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high)),
+        _mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high)),
+    ]
 }
 
 /// The fold by halves of eight registers, as one transposed tree: lane `r` of the result is the fold of `v[r]`.

@@ -7,7 +7,7 @@ mod of_f64;
 use core::arch::x86_64::*;
 
 use super::avx2;
-use super::lanes::{Access, Entry, FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Access, Entry, FOLD_ROWS, Kernel, Lanes, QUAD};
 use pulp::{Simd, f32x8, f32x16, f64x8, x86::V4};
 
 const N: usize = V4::F32_LANES;
@@ -122,6 +122,41 @@ impl Lanes for V4 {
     }
 
     #[inline(always)]
+    unsafe fn load_quad(self, p: *const f32, stride: usize) -> [f32x16; QUAD] {
+        // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.
+        unsafe {
+            let mut rows = [_mm512_setzero_ps(); QUAD];
+            for (r, to) in rows.iter_mut().enumerate() {
+                let v = _mm512_castps128_ps512(_mm_loadu_ps(p.add(r * stride)));
+                let v = _mm512_insertf32x4::<1>(v, _mm_loadu_ps(p.add((r + QUAD) * stride)));
+                let v = _mm512_insertf32x4::<2>(v, _mm_loadu_ps(p.add((r + 2 * QUAD) * stride)));
+                *to = _mm512_insertf32x4::<3>(v, _mm_loadu_ps(p.add((r + 3 * QUAD) * stride)));
+            }
+            pulp::cast(transpose(rows))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quad(self, p: *mut f32, stride: usize, v: [f32x16; QUAD]) {
+        // SAFETY: the caller's duty; a V4 token exists, so AVX-512F is there.
+        unsafe {
+            let rows = transpose(pulp::cast(v));
+            for r in 0..QUAD {
+                _mm_storeu_ps(p.add(r * stride), _mm512_castps512_ps128(rows[r]));
+            }
+            for r in 0..QUAD {
+                _mm_storeu_ps(p.add((r + QUAD) * stride), _mm512_extractf32x4_ps::<1>(rows[r]));
+            }
+            for r in 0..QUAD {
+                _mm_storeu_ps(p.add((r + 2 * QUAD) * stride), _mm512_extractf32x4_ps::<2>(rows[r]));
+            }
+            for r in 0..QUAD {
+                _mm_storeu_ps(p.add((r + 3 * QUAD) * stride), _mm512_extractf32x4_ps::<3>(rows[r]));
+            }
+        }
+    }
+
+    #[inline(always)]
     fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS] {
         // SAFETY: a V4 token exists, so AVX-512F is there.
         let wide: f64x8 = pulp::cast(unsafe { _mm512_cvtps_pd(pulp::cast(pulp::cast::<_, f32x8>(*v))) });
@@ -134,6 +169,24 @@ impl Lanes for V4 {
         let narrow: f32x8 = pulp::cast(unsafe { _mm512_cvtpd_ps(pulp::cast(pulp::cast::<_, f64x8>(*v))) });
         pulp::cast(narrow)
     }
+}
+
+/// Exchanges rows and columns of the four lanes in each quarter of four registers.
+///
+/// # Safety
+/// - AVX-512F is there, and this is inlined into a function that enables it.
+#[inline(always)]
+unsafe fn transpose([a, b, c, d]: [__m512; QUAD]) -> [__m512; QUAD] {
+    let ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+    let cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+    let ab_high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+    let cd_high = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+    [
+        _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+        _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+        _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)),
+        _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)),
+    ]
 }
 
 /// The upper eight lanes added onto the lower eight.

@@ -6,6 +6,9 @@ use pulp::Simd;
 /// The rows that [`Lanes::fold_rows`] folds at once.
 pub const FOLD_ROWS: usize = 8;
 
+/// The columns that [`Lanes::load_quad`] transposes at once.
+pub const QUAD: usize = 4;
+
 /// The largest number of registers that the virtual lanes take on any tier. Arrays of registers have this length, and a
 /// tier uses the first [`regs`]. (Rust cannot yet size an array by an associated constant.)
 pub(crate) const MAX_REGS: usize = 8;
@@ -151,6 +154,19 @@ pub trait Lanes:
 
     /// The [`fold`](Self::fold) of eight registers.
     fn fold_rows(self, v: &[Self::f32s; FOLD_ROWS]) -> [f32; FOLD_ROWS];
+
+    /// Four columns of `N` rows, the first at `p` and each `stride` elements after the one before: lane `r` of register
+    /// `j` is column `j` of row `r`.
+    ///
+    /// # Safety
+    /// - `p` is valid for reads of [`QUAD`] elements of each row.
+    unsafe fn load_quad(self, p: *const f32, stride: usize) -> [Self::f32s; QUAD];
+
+    /// Writes what [`load_quad`](Self::load_quad) reads, row after row.
+    ///
+    /// # Safety
+    /// - `p` is valid for writes of [`QUAD`] elements of each row.
+    unsafe fn store_quad(self, p: *mut f32, stride: usize, v: [Self::f32s; QUAD]);
 
     /// Each element as f64, exactly.
     fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS];

@@ -7,7 +7,7 @@ mod of_f64;
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::lanes::{Access, Entry, FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Access, Entry, FOLD_ROWS, Kernel, Lanes, QUAD};
 use pulp::{Simd, aarch64::Neon, f32x4, f64x2};
 
 const N: usize = Neon::F32_LANES;
@@ -137,6 +137,30 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_quad(self, p: *const f32, stride: usize) -> [f32x4; QUAD] {
+        // SAFETY: the caller's duty; a Neon token exists.
+        unsafe {
+            pulp::cast(transpose([
+                vld1q_f32(p),
+                vld1q_f32(p.add(stride)),
+                vld1q_f32(p.add(2 * stride)),
+                vld1q_f32(p.add(3 * stride)),
+            ]))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quad(self, p: *mut f32, stride: usize, v: [f32x4; QUAD]) {
+        // SAFETY: the caller's duty; a Neon token exists.
+        unsafe {
+            let rows = transpose(pulp::cast(v));
+            for r in 0..QUAD {
+                vst1q_f32(p.add(r * stride), rows[r]);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn widen(self, v: &[f32; FOLD_ROWS]) -> [f64; FOLD_ROWS] {
         let [low, high]: [float32x4_t; 2] = pulp::cast(*v);
         // SAFETY: a Neon token exists.
@@ -159,6 +183,22 @@ impl Lanes for Neon {
             unsafe { [vcvt_high_f32_f64(vcvt_f32_f64(a), b), vcvt_high_f32_f64(vcvt_f32_f64(c), d)] };
         pulp::cast::<[f32x4; 2], _>(pulp::cast(narrow))
     }
+}
+
+/// Exchanges rows and columns.
+///
+/// # Safety
+/// - NEON is there, and this is inlined into a function that enables it.
+#[inline(always)]
+unsafe fn transpose([a, b, c, d]: [float32x4_t; QUAD]) -> [float32x4_t; QUAD] {
+    let even = [vreinterpretq_f64_f32(vtrn1q_f32(a, b)), vreinterpretq_f64_f32(vtrn1q_f32(c, d))];
+    let odd = [vreinterpretq_f64_f32(vtrn2q_f32(a, b)), vreinterpretq_f64_f32(vtrn2q_f32(c, d))];
+    [
+        vreinterpretq_f32_f64(vzip1q_f64(even[0], even[1])),
+        vreinterpretq_f32_f64(vzip1q_f64(odd[0], odd[1])),
+        vreinterpretq_f32_f64(vzip2q_f64(even[0], even[1])),
+        vreinterpretq_f32_f64(vzip2q_f64(odd[0], odd[1])),
+    ]
 }
 
 /// Adds four lanes of a to two, and four lanes of b to two: the sums of a below, the sums of b above.

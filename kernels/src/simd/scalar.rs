@@ -4,7 +4,7 @@ mod of_bf16;
 mod of_f16;
 mod of_f64;
 
-use super::lanes::{Access, FOLD_ROWS, Kernel, Lanes};
+use super::lanes::{Access, FOLD_ROWS, Kernel, Lanes, QUAD};
 use pulp::{Scalar128b, Simd, f32x4};
 
 /// Keeps the portable code out of line, as `vectorize` keeps the code of the other tiers.
@@ -139,6 +139,29 @@ impl Lanes for Scalar128b {
             *folded = self.fold(v);
         }
         folded
+    }
+
+    #[inline(always)]
+    unsafe fn load_quad(self, p: *const f32, stride: usize) -> [f32x4; QUAD] {
+        let mut columns = [[0.0; N]; QUAD];
+        for r in 0..N {
+            for (j, column) in columns.iter_mut().enumerate() {
+                // SAFETY: the caller's duty.
+                column[r] = unsafe { *p.add(r * stride).add(j) };
+            }
+        }
+        pulp::cast(columns)
+    }
+
+    #[inline(always)]
+    unsafe fn store_quad(self, p: *mut f32, stride: usize, v: [f32x4; QUAD]) {
+        let columns: [[f32; N]; QUAD] = pulp::cast(v);
+        for r in 0..N {
+            for (j, column) in columns.iter().enumerate() {
+                // SAFETY: the caller's duty.
+                unsafe { *p.add(r * stride).add(j) = column[r] };
+            }
+        }
     }
 
     #[inline(always)]
