@@ -103,6 +103,14 @@ pub trait Storage: Pod + Addend<Self> + Debug + PartialEq + Send + Sync {
     #[doc(hidden)]
     fn simd_pair_start<S: Lanes>(j: usize) -> usize;
 
+    /// Where pair `j` of a step ends.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn simd_pair_end<S: Lanes>(j: usize) -> usize {
+        let lanes = Self::Float::lanes::<S>();
+        Self::simd_pair_start::<S>(j) + if Self::SPLITS { 2 * lanes } else { Self::Float::LANES + lanes }
+    }
+
     /// Pair `j` of the step at `p`.
     #[doc(hidden)]
     unsafe fn simd_load_lanes<S: Lanes>(simd: S, p: *const Self, j: usize) -> Pair<S, Self>;

@@ -83,6 +83,11 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
     }
 
     #[inline(always)]
+    fn is_in_order(&self) -> bool {
+        self.gamma_beta.is_in_order()
+    }
+
+    #[inline(always)]
     fn target(&self) -> Target<T> {
         self.y
     }

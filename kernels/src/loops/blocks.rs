@@ -259,7 +259,7 @@ fn block_normalize<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
             let norm = [NormRegs::new(simd, &norm.row(k), mean), NormRegs::new(simd, &norm.row(k + 1), mean)];
             let epilogue = job.next_two::<S, M>(simd, epilogues, r + k);
-            nan_probe = normalize(simd, x, &epilogue, &norm, 0, cols);
+            nan_probe = normalize(simd, x, &epilogue, &norm, [0, 0, cols]);
         }
     }
     nan_probe

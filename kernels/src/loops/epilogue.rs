@@ -69,6 +69,10 @@ pub(crate) trait Epilogue<T: Storage>: Copy {
     /// - There are `i + n` elements.
     unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>);
 
+    /// Whether operands of any pair of consecutive elements can be read, not only of those that begin at a multiple of a
+    /// pair.
+    fn is_in_order(&self) -> bool;
+
     /// Where it writes y, perhaps past the caches.
     fn target(&self) -> Target<T>;
 

@@ -62,6 +62,12 @@ impl<T: Storage> GammaBeta<T> {
         self.format != Format::Packed || self.offset != T::Float::default()
     }
 
+    /// Whether gamma and beta lie in the order of the columns: packed ones lie in the order of pairs of registers.
+    #[inline(always)]
+    pub(super) fn is_in_order(&self) -> bool {
+        !T::SPLITS || self.format != Format::Packed
+    }
+
     /// The way of the second touch for a row that has these and is written to `y`.
     #[inline(always)]
     pub(super) fn way<S: Lanes, M: Center>(&self, y: Target<T>) -> u8 {

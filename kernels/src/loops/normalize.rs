@@ -62,8 +62,9 @@ pub(crate) fn probe<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, v: F::Reg<S>) -
     if S::SPECIALIZES { F::fma(simd, v, zero, sum) } else { F::plus(simd, F::times(simd, v, zero), sum) }
 }
 
-/// Normalizes the elements from..to of `R` rows, whose epilogues have the same operands. Returns zeros, or a NaN in
-/// some lane if an element that is written is not finite.
+/// Normalizes the elements from..to of `R` rows, whose epilogues have the same operands. May normalize elements before
+/// `from` again, but none before `least`. Returns zeros, or a NaN in some lane if an element that is written is not
+/// finite.
 ///
 /// # Safety
 /// - Every x and every epilogue has at least `to` elements.
@@ -74,10 +75,10 @@ pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, 
     x: [Source<T>; R],
     epilogue: &[E; R],
     norm: &[NormRegs<S, T::Float, M>; R],
-    from: usize,
-    to: usize,
+    [least, from, to]: [usize; 3],
 ) -> <T::Float as Float>::Reg<S> {
-    let (i, mut nan_probe) = epilogue[0].by_way::<S, M, _>(Pairs { simd, x, epilogue, norm, from, to });
+    let overlaps = may_overlap(x[0], &epilogue[0], least, to, 2 * T::Float::lanes::<S>());
+    let (i, mut nan_probe) = epilogue[0].by_way::<S, M, _>(Pairs { simd, x, epilogue, norm, from, to, overlaps });
     if i < to {
         for r in 0..R {
             // SAFETY: to - i elements are left, fewer than a pair.
@@ -90,8 +91,17 @@ pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, 
     nan_probe
 }
 
-/// Normalizes the whole pairs of registers among the elements from..to. Returns where the pairs end, and zeros or NaNs
-/// as [`normalize`] does. Whoever makes it meets the conditions of `normalize`.
+/// Whether a last pair of registers may end at element `to`, so that elements before it are normalized twice. That
+/// takes less time than to treat the rest of the row by itself. Not where y is x, whose elements are needed.
+#[inline(always)]
+fn may_overlap<T: Storage, E: Epilogue<T>>(x: Source<T>, epilogue: &E, least: usize, to: usize, pair: usize) -> bool {
+    let y = epilogue.target();
+    to - least >= pair && !y.streams() && epilogue.is_in_order() && !core::ptr::eq(x.as_ptr(), y.as_mut_ptr())
+}
+
+/// Normalizes the whole pairs of registers among the elements from..to, and the rest of them by a pair that `overlaps`.
+/// Returns where the pairs end, and zeros or NaNs as [`normalize`] does. Whoever makes it meets the conditions of
+/// `normalize`.
 struct Pairs<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> {
     simd: S,
     x: [Source<T>; R],
@@ -99,6 +109,7 @@ struct Pairs<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize
     norm: &'r [NormRegs<S, T::Float, M>; R],
     from: usize,
     to: usize,
+    overlaps: bool,
 }
 
 impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for Pairs<'_, S, T, M, E, R> {
@@ -108,26 +119,33 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
 
     #[inline(always)]
     fn run<const WAY: u8>(self) -> Self::Output {
-        let Self { simd, x, epilogue, norm, from, to } = self;
+        let Self { simd, x, epilogue, norm, from, to, overlaps } = self;
         // A copy, since through a reference all of it would be read again after each store.
         let epilogue = *epilogue;
         let zero = T::Float::splat(simd, T::Float::default());
         // Two, since one would be the longest chain of the loop.
         let mut probes = [zero; 2];
         let mut i = from;
-        while i + 2 * T::Float::lanes::<S>() <= to {
-            // SAFETY: the loop's condition and the duty of the caller of `normalize`.
-            unsafe {
-                let operands = epilogue[0].operands::<S, M, WAY>(simd, i, 0);
-                for r in 0..R {
-                    let v = norm[r].apply::<T, E, WAY>(simd, x[r].load(simd, i), operands);
-                    epilogue[r].store::<S, WAY>(simd, i, v);
-                    for k in 0..2 {
-                        probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
+        let pair = 2 * T::Float::lanes::<S>();
+        loop {
+            while i + pair <= to {
+                // SAFETY: the loop's condition and the duty of the caller of `normalize`.
+                unsafe {
+                    let operands = epilogue[0].operands::<S, M, WAY>(simd, i, 0);
+                    for r in 0..R {
+                        let v = norm[r].apply::<T, E, WAY>(simd, x[r].load(simd, i), operands);
+                        epilogue[r].store::<S, WAY>(simd, i, v);
+                        for k in 0..2 {
+                            probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
+                        }
                     }
                 }
+                i += pair;
             }
-            i += 2 * T::Float::lanes::<S>();
+            if i >= to || !overlaps {
+                break;
+            }
+            i = to - pair;
         }
         (i, T::Float::plus(simd, probes[0], probes[1]))
     }
@@ -218,11 +236,28 @@ impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
         to: usize,
     ) {
         let pair = 2 * T::Float::lanes::<S>();
+        let overlaps = may_overlap(self.x, &self.epilogue, 0, to, pair);
         let mut i = from;
-        while i < to {
-            // SAFETY: the loop's condition and the caller's duty.
-            unsafe { normalize_tail(simd, self.x, self.epilogue, norm, i, pair.min(to - i)) };
-            i += pair;
+        loop {
+            while i + pair <= to {
+                // SAFETY: the loop's condition and the caller's duty.
+                unsafe {
+                    let operands = self.epilogue.operands::<S, M, { way::GENERAL }>(simd, i, 0);
+                    let v = norm.apply::<T, E, { way::GENERAL }>(simd, self.x.load(simd, i), operands);
+                    // With an ordinary store.
+                    self.epilogue.store::<S, { way::OFFSET }>(simd, i, v);
+                }
+                i += pair;
+            }
+            if i >= to {
+                return;
+            }
+            if !overlaps {
+                // SAFETY: the caller's duty.
+                unsafe { normalize_tail(simd, self.x, self.epilogue, norm, i, to - i) };
+                return;
+            }
+            i = to - pair;
         }
     }
 
@@ -255,8 +290,10 @@ impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for Part<'_, T, M, E> {
             return self.split(simd);
         }
         let norm = [NormRegs::new(simd, norm, mean)];
+        // Lines that are streamed are not written again.
+        let least = if split { from } else { 0 };
         // SAFETY: whoever made this meets the conditions.
-        let nan_probe = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, from, to) };
+        let nan_probe = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, [least, from, to]) };
         !T::Float::any_nan(simd, nan_probe)
     }
 }

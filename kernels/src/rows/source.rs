@@ -82,7 +82,14 @@ impl<T: Storage> Source<T> {
         n: usize,
         fill: <T::Float as Float>::Reg<S>,
     ) -> Pair<S, T> {
-        T::simd_load_lanes_tail(simd, self.0.add(i), j, n, fill)
+        // SAFETY: the caller's duty.
+        unsafe {
+            if S::SPECIALIZES && T::simd_pair_end::<S>(j) <= n {
+                self.load_lanes(simd, i, j)
+            } else {
+                T::simd_load_lanes_tail(simd, self.0.add(i), j, n, fill)
+            }
+        }
     }
 
     /// Pair `j` of a step that is made of runs of elements, `stride` apart.
