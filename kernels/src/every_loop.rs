@@ -38,13 +38,15 @@ pub(crate) fn bits<T: Pod>(v: &[T]) -> Vec<u8> {
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Apart,
+    /// With gaps between the rows of x and of y.
+    Strided,
     Streamed,
     InPlace,
     Sum,
     SumOver,
 }
 
-const FORMS: [Form; 5] = [Form::Apart, Form::Streamed, Form::InPlace, Form::Sum, Form::SumOver];
+const FORMS: [Form; 6] = [Form::Apart, Form::Strided, Form::Streamed, Form::InPlace, Form::Sum, Form::SumOver];
 
 /// The constructors of either operation.
 trait Jobs<M: Center>: Element {
@@ -85,12 +87,13 @@ fn forward<T: Jobs<M> + Compiled<M>, M: Center>(
     (rows, cols): (usize, usize),
     (groups, offset): (usize, f64),
 ) -> [Vec<u8>; 3] {
-    let mut x = numbers::<T>(rows * cols, 1);
+    let (x_stride, y_stride) = if matches!(form, Form::Strided) { (cols + 3, cols + 1) } else { (cols, cols) };
+    let mut x = numbers::<T>(rows * x_stride, 1);
     // A row for the slow path.
     if rows > 2 {
-        x[2 * cols..3 * cols].fill(T::from_computed(T::Float::NAN));
+        x[2 * x_stride..3 * x_stride].fill(T::from_computed(T::Float::NAN));
     }
-    let (mut y, mut s) = (numbers::<T>(rows * cols, 2), numbers::<T>(rows * cols, 3));
+    let (mut y, mut s) = (numbers::<T>(rows * y_stride, 2), numbers::<T>(rows * cols, 3));
     let residual = numbers::<T>(rows * cols, 4);
     let (gamma, beta) = (numbers::<T>(groups * cols, 5), numbers::<T>(groups * cols, 6));
     let mut rstd = vec![T::Float::default(); rows];
@@ -101,7 +104,7 @@ fn forward<T: Jobs<M> + Compiled<M>, M: Center>(
         offset: T::Float::from_f64(offset),
     };
     let io = match form {
-        Form::Apart | Form::Streamed => RowIo::new(&x, cols, &mut y, cols, rows, cols),
+        Form::Apart | Form::Strided | Form::Streamed => RowIo::new(&x, x_stride, &mut y, y_stride, rows, cols),
         Form::InPlace => {
             y.copy_from_slice(&x);
             RowIo::in_place(&mut y, cols, rows, cols)
@@ -167,10 +170,20 @@ fn tiers() -> impl Iterator<Item = Isa> {
 /// Shapes of rows, the forms in which they lie, and for each the numbers of groups of gamma and beta with the offset.
 type Cases<'a> = &'a [((usize, usize), &'a [Form], &'a [(usize, f64)])];
 
-/// Eleven rows are a block and three that are fused; then whole steps, rows too long for blocks, and two chunks.
+/// Rows that have a lane each, of every number of columns that their sums tell apart, with a few rows left that are
+/// fused; blocks, of whole steps and not; rows that are fused; and two chunks.
 const CASES: Cases<'_> = &[
     ((11, 5), &FORMS, &[(1, 0.0), (1, 1.0), (11, 0.0)]),
+    ((35, 1), &FORMS, &[(1, 0.0)]),
+    ((18, 3), &FORMS, &[(1, 0.0)]),
+    ((16, 8), &FORMS, &[(1, 1.0)]),
+    ((17, 16), &[Form::Apart, Form::Strided], &[(1, 0.0)]),
+    ((33, 19), &FORMS, &[(1, 0.0)]),
+    ((50, 32), &[Form::Apart, Form::InPlace], &[(1, 0.0)]),
+    ((20, 38), &FORMS, &[(1, 0.0)]),
+    ((34, 48), &FORMS, &[(1, 1.0)]),
     ((8, 64), &[Form::Apart, Form::Streamed], &[(1, 0.0)]),
+    ((9, 250), &FORMS, &[(1, 0.0), (3, 0.0)]),
     ((3, 200), &FORMS, &[(1, 1.0)]),
     ((2, CHUNK + 9), &[Form::Apart], &[(1, 1.0)]),
 ];
@@ -178,6 +191,8 @@ const CASES: Cases<'_> = &[
 /// Miri takes seconds for each. These enter all functions and reach all code that [`CASES`] do, as the compiler counts
 /// it (`-Cinstrument-coverage`) for f32, f64 and bf16.
 const CASES_OF_MIRI: Cases<'_> = &[
+    ((9, 3), &[Form::Strided], &[(1, 0.0)]),
+    ((8, 38), &[Form::Apart], &[(1, 1.0)]),
     ((11, 5), &[Form::Streamed, Form::SumOver], &[(11, 0.0)]),
     ((8, 64), &[Form::Apart], &[(1, 0.0)]),
     ((2, 200), &[Form::Streamed, Form::InPlace, Form::Sum], &[(1, 1.0)]),

@@ -13,14 +13,15 @@
 //! # Loops
 //!
 //! A loop touches a row twice. The first touch takes the moments; it is the only read from memory. The second touch
-//! normalizes the row, out of the cache. There are three loops, and every row gets the same bits from each.
+//! normalizes the row, out of the cache. There are four loops, and every row gets the same bits from each.
 //!
 //! - *Fused*: one loop takes the moments of row r while it normalizes row r - 1 or r - 2. The loads, arithmetic and
 //!   stores of two rows overlap. A long chain lies between the moments of a row and its second touch: folding, square
 //!   root, division, about a hundred cycles. With a delay of two rows it runs beside the loop over the next row.
-//! - *Blocks* of eight short rows: one transposed tree folds the lanes of eight rows, and square roots and divisions
-//!   are taken for eight rows at once. Few rows from memory go there: memory would see eight rows read and then eight
-//!   written, two at a time.
+//! - *Blocks* of eight rows, where caches keep x and y: one transposed tree folds the lanes of eight rows, and square
+//!   roots and divisions are taken for eight rows at once. Few rows from memory go there: memory would see eight rows
+//!   read and then eight written, two at a time.
+//! - *Transposed* rows of up to 48 columns, each in a lane of its own, so that nothing is folded at all.
 //! - *Whole rows*, when there is only one or when two no longer share a cache: moments, then normalize. Very long rows
 //!   are normalized from the back, whose elements the cache still holds. Rows in memory that are normalized in place go
 //!   there too: memory is fastest if nothing interrupts its reads, and the writes find their lines in the cache.
@@ -40,7 +41,8 @@
 //!
 //! An infinite or NaN gamma or beta makes NaNs whose sign and payload differ between processors. Every row that has
 //! this gamma or beta has such NaNs. So one row of each call is checked while it is normalized, and if it is not
-//! finite, all NaNs are made canonical. (Where rows have different gammas and betas, these are checked instead.)
+//! finite, all NaNs are made canonical. (Where rows have different gammas and betas, or a lane each, gammas and betas are
+//! checked instead.)
 
 mod affine;
 mod blocks;

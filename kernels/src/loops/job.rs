@@ -14,6 +14,18 @@ use crate::stats::{CHUNK, Moments, RowNorm, StatsMut, scale_for};
 /// Rows up to this many columns go through the loop over blocks.
 const BLOCK_COLS: usize = 192;
 
+/// So do rows up to [`cached_block_cols`], if x and y together have at most this many bytes, which caches keep.
+const CACHED_BYTES: usize = 4 << 20;
+
+/// Elements of 16 bits wait for arithmetic more than for memory, and rows of f64 are twice as long.
+const fn cached_block_cols<T>() -> usize {
+    match size_of::<T>() {
+        2 => 768,
+        4 => 512,
+        _ => 320,
+    }
+}
+
 /// So do rows of whole cache lines, up to this many bytes and columns.
 const BLOCK_LINES: usize = 1 << 10;
 const BLOCK_LINES_COLS: usize = 256;
@@ -65,7 +77,9 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
         let (row_bytes, from_memory) = (rows.cols().wrapping_mul(size_of::<T>()), rows.come_from_memory());
         let in_place = from_memory && rows.is_in_place();
         let few_lines = row_bytes <= BLOCK_LINES && row_bytes.is_multiple_of(LINE) && rows.cols() <= BLOCK_LINES_COLS;
-        let short = rows.cols() <= BLOCK_COLS || few_lines;
+        let cached = rows.rows().saturating_mul(row_bytes) <= CACHED_BYTES / 2;
+        let cached = cached && rows.cols() <= cached_block_cols::<T>();
+        let short = rows.cols() <= BLOCK_COLS || few_lines || cached;
         let blocks = short && !streaming && (!from_memory || in_place || row_bytes <= BLOCK_ROW_BYTES);
         let fused = row_bytes <= FUSED_BYTES && !(in_place && row_bytes >= IN_PLACE_ROW_BYTES);
         let prefetches = streaming || in_place;
@@ -287,4 +301,4 @@ fn finish_exactly<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, r: usize
     }
 }
 
-const _: () = assert!(BLOCK_COLS <= CHUNK && BLOCK_LINES_COLS <= CHUNK);
+const _: () = assert!(BLOCK_COLS <= CHUNK && BLOCK_LINES_COLS <= CHUNK && cached_block_cols::<u16>() <= CHUNK);
