@@ -19,19 +19,27 @@ const EVERY: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64];
 /// forward and backward.
 type Shape = (usize, usize, &'static str, [&'static [Dtype]; 2], [&'static [Dtype]; 2]);
 
-const SHAPES: [Shape; 18] = [
+const SHAPES: [Shape; 26] = [
     (1, 8, "what a call costs", [F32, NONE], [NONE, NONE]),
     (1, 768, "one token of BERT-base", [F32, NONE], [NONE, NONE]),
+    (1, 2048, "one token of a 1B model", [F32, F32], [NONE, NONE]),
     (1, 4096, "one token of a 7B model", [F32, UP_TO_F32], [NONE, NONE]),
     (1, 16384, "one token of a very large model", [F32, F32], [NONE, NONE]),
     (7, 333, "a multiple of nothing", [F32, NONE], [NONE, NONE]),
     (8, 768, "a few tokens of BERT-base", [EVERY, F32], [F32, F32]),
     (32, 1024, "a few tokens of BERT-large", [F32, NONE], [NONE, NONE]),
+    (32, 128, "the heads of one token", [F32, F32], [NONE, NONE]),
     (128, 768, "a sentence of BERT-base", [F32, F32], [F32, NONE]),
     (197, 1000, "the tokens of a vision transformer, of an odd width", [F32, NONE], [F32, NONE]),
+    (256, 255, "in L2, of an odd width", [F32, F32], [NONE, NONE]),
+    (256, 257, "in L2, of another odd width", [F32, NONE], [NONE, NONE]),
     (512, 384, "a paragraph of MiniLM", [F32, NONE], [NONE, NONE]),
     (512, 768, "a paragraph of BERT-base", [EVERY, UP_TO_F32], [EVERY, F32]),
     (2048, 1024, "beyond the L2 cache", [F32, F32], [F32, F32]),
+    (1024, 48, "channels last", [F32, F32], [NONE, NONE]),
+    (2048, 32, "more channels last, or a graph", [F32, F32], [NONE, NONE]),
+    (4096, 8, "a table", [F32_AND_BF16, F32], [NONE, NONE]),
+    (4096, 16, "a wider table", [F32, F32], [NONE, NONE]),
     (16384, 128, "heads", [F32, NONE], [F32, NONE]),
     (65536, 64, "short heads", [F32, NONE], [F32, NONE]),
     (65536, 128, "heads of a long prompt", [NONE, F32_AND_BF16], [NONE, NONE]),
