@@ -56,7 +56,8 @@ pub(crate) struct Written {
     pub(crate) row_bytes: usize,
     /// How many tensors of that size the call reads and writes.
     pub(crate) tensors: usize,
-    /// Whether all rows of the output start on cache lines.
+    /// Whether all rows of the output start on cache lines, or follow one another so that lines that they share are
+    /// streamed too.
     pub(crate) on_lines: bool,
     pub(crate) in_place: bool,
     /// [`y_row_bytes`] or [`dx_row_bytes`].
@@ -361,7 +362,7 @@ impl Plan {
             bytes: io.y_bytes(),
             row_bytes: io.y_row_bytes(),
             tensors: if io.is_sum() { 4 } else { 2 },
-            on_lines: io.y_is_on_lines(),
+            on_lines: io.y_is_on_lines() || io.y_has_no_gaps(),
             in_place: io.is_in_place(),
             least_row_bytes: y_row_bytes(size_of::<T>(), io.is_sum()),
         })

@@ -46,6 +46,7 @@
 
 mod affine;
 mod blocks;
+mod carry;
 mod choice;
 mod columns;
 mod epilogue;

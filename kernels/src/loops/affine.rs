@@ -96,6 +96,12 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
     fn to(self, y: Target<T>) -> Self {
         Self { y, ..self }
     }
+
+    #[inline(always)]
+    unsafe fn after(self, i: usize) -> Self {
+        // SAFETY: the caller's duty.
+        unsafe { Self { gamma_beta: self.gamma_beta.after(i), y: self.y.after(i) } }
+    }
 }
 
 impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {

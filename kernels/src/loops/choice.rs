@@ -42,8 +42,8 @@ impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
         let mut first = 0;
         if self.transposes() {
             match isa.run_simd(Transposed { job: self }) {
-                Some((done, finite)) if done == rows => return finite,
-                Some((done, _)) => first = done,
+                Some(done) if done == rows => return self.epilogues.are_finite(),
+                Some(done) => first = done,
                 None => {}
             }
         }

@@ -78,6 +78,12 @@ pub(crate) trait Epilogue<T: Storage>: Copy {
 
     /// The same epilogue, which writes to `y`.
     fn to(self, y: Target<T>) -> Self;
+
+    /// The epilogue of the columns from `i` on.
+    ///
+    /// # Safety
+    /// - There are `i` elements, and operands are [in order](Self::is_in_order).
+    unsafe fn after(self, i: usize) -> Self;
 }
 
 /// The epilogues of the rows of a job.

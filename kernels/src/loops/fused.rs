@@ -1,16 +1,22 @@
 //! Rows fused with their neighbours: one loop takes the moments of a row while it normalizes an earlier one.
 
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 
+use super::carry::Carry;
 use super::epilogue::{Body, Epilogue, Epilogues};
-use super::job::{Job, settle};
+use super::job::{FUSED_BYTES, Job, settle};
 use super::normalize::{KnownRow, NormRegs};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
 use crate::rows::{Input, Source, way};
 use crate::simd::{Float, Kernel, Lanes, regs};
 use crate::stats::sums::{self, ChunkLen, Sums};
-use crate::stats::{CHUNK, Moments, RowNorm, Tree, no_subtrees};
+use crate::stats::{CHUNK, Moments, RowNorm, Tree};
+
+/// The subtrees that the chunks of a row make before they are merged, at most: one for each binary digit of their
+/// number. Rows of 16 bits have the most chunks.
+const SUBTREES: usize = (FUSED_BYTES / size_of::<u16>() / CHUNK).ilog2() as usize + 1;
 
 /// A row whose moments are settled, and whose first `at` elements are normalized.
 struct Pending<S: Lanes, T: Storage, M: Center, E: Epilogue<T>> {
@@ -78,6 +84,10 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
         let room = E::room();
         let mut epilogues = job.successive(first..rows, &room);
         let mut queue = Queue::NOTHING;
+        // Known to the compiler where rows that are streamed have a loop of their own.
+        let streaming = job.streaming && (STREAMS || !T::STREAMS_APART);
+        let carries = streaming && job.rows.y_has_no_gaps();
+        let mut carry = Carry::nothing();
         let mut finite = false;
         for t in first..rows + delay {
             finite = true;
@@ -86,22 +96,35 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
                 Some(norm) => unsafe {
                     let r = t - delay;
                     let x = job.rows.source(r);
-                    if job.streaming {
+                    if streaming && !carries {
                         job.rows.prefetch_edges(simd, r + 2);
                     }
                     let epilogue = job.next::<S, M>(simd, &mut epilogues, r);
                     let row = KnownRow { mean, x, norm, epilogue };
+                    let norm = NormRegs::new(simd, &norm, mean);
                     let at;
-                    (at, finite) = row.normalize_head(simd, cols);
-                    Some(Pending { row, norm: NormRegs::new(simd, &norm, mean), at })
+                    if carries && t < rows {
+                        at = carry.head(simd, row, &norm, cols);
+                    } else {
+                        // The last rows are not carried, so that every element is checked.
+                        carry.flush();
+                        (at, finite) = row.normalize_head(simd, cols);
+                    }
+                    Some(Pending { row, norm, at })
                 },
-                None => None,
+                None => {
+                    if carries {
+                        // SAFETY: an earlier row of the job.
+                        unsafe { carry.flush() };
+                    }
+                    None
+                }
             };
             let mut moments = None;
             if t < rows {
                 // SAFETY: row t exists.
                 let input = unsafe { job.input(t) };
-                let mut stack = no_subtrees();
+                let mut stack = [MaybeUninit::uninit(); SUBTREES];
                 let mut tree = Tree::new(&mut stack);
                 let mut at = 0;
                 moments = loop {
@@ -124,14 +147,23 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
                 Some(Pending { at, .. }) if at == cols => true,
                 // Inlined, since a call costs as much as a step. (Tails of 16 bits take too many registers for that.)
                 // SAFETY: as below.
-                Some(p) if !T::ROUNDS && t < rows && !job.streaming && cols - p.at < T::STEP => unsafe {
+                Some(p) if !T::ROUNDS && t < rows && !streaming && cols - p.at < T::STEP => unsafe {
                     p.row.normalize_rest(simd, &p.norm, p.at, cols);
                     false
                 },
                 // SAFETY: the pending row has cols elements, of which p.at are done.
+                Some(p) if carries && t < rows => unsafe {
+                    carry.rest(simd, p.row, &p.norm, p.at, cols);
+                    false
+                },
+                // SAFETY: as above.
                 Some(p) => unsafe { p.row.normalize_part(simd, p.at, cols) },
                 None => false,
             };
+            if carries {
+                // SAFETY: rows of the job.
+                unsafe { carry.stream(simd) };
+            }
             // Only now, since around a call to the slow path everything that is pending would be spilled.
             let norm = match moments {
                 Some(moments) => settle(simd, job, t, &moments, inv_cols),
@@ -139,7 +171,12 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
             };
             queue.set(t, norm);
         }
-        if job.streaming {
+        if streaming {
+            // SAFETY: rows of the job.
+            unsafe {
+                carry.stream(simd);
+                carry.flush();
+            }
             simd.fence();
         }
         finite

@@ -68,6 +68,20 @@ impl<T: Storage> GammaBeta<T> {
         !T::SPLITS || self.format != Format::Packed
     }
 
+    /// gamma and beta of the columns from `i` on.
+    ///
+    /// # Safety
+    /// - gamma and beta, if present, have `i` elements, and are [in order](Self::is_in_order).
+    #[inline(always)]
+    pub(super) unsafe fn after(self, i: usize) -> Self {
+        let bytes = i * if self.format == Format::Own { size_of::<T>() } else { size_of::<f32>() };
+        // SAFETY: the caller's duty.
+        unsafe {
+            let gamma = self.gamma.byte_add(bytes & self.gamma_mask);
+            Self { gamma, beta: self.beta.byte_add(bytes & self.beta_mask), ..self }
+        }
+    }
+
     /// The way of the second touch for a row that has these and is written to `y`.
     #[inline(always)]
     pub(super) fn way<S: Lanes, M: Center>(&self, y: Target<T>) -> u8 {

@@ -37,7 +37,7 @@ const BLOCK_ROW_BYTES: usize = 256;
 const IN_PLACE_ROW_BYTES: usize = 2 << 10;
 
 /// Rows up to this size are fused with their neighbours. A longer row would leave the L2 cache before its second touch.
-const FUSED_BYTES: usize = 64 << 10;
+pub(super) const FUSED_BYTES: usize = 64 << 10;
 
 /// The job that the loops run. Its input is `rows`, its reduction is the moments of each row (the `M: Center` of the
 /// loops), and `epilogues` make y.

@@ -5,7 +5,7 @@ use core::array::from_ref;
 use super::epilogue::{Body, Epilogue};
 use crate::element::{Pair, Storage};
 use crate::mean::{Center, Mean};
-use crate::rows::{CacheLine, Source, way};
+use crate::rows::{CacheLine, Source, Target, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
 use crate::stats::{CHUNK, RowNorm};
 
@@ -206,6 +206,22 @@ impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
         }
     }
 
+    /// The same row, which is written to `y`.
+    #[inline(always)]
+    pub(super) fn moved(&self, y: Target<T>) -> Self {
+        Self { epilogue: self.epilogue.to(y), ..*self }
+    }
+
+    /// The elements of the row from `i` on.
+    ///
+    /// # Safety
+    /// - The row has `i` elements, and operands that are in order.
+    #[inline(always)]
+    pub(super) unsafe fn after(&self, i: usize) -> Self {
+        // SAFETY: the caller's duty.
+        unsafe { Self { x: self.x.after(i), epilogue: self.epilogue.after(i), ..*self } }
+    }
+
     /// When streaming, normalizes the elements before the first whole cache line, at most `cols`. Returns their number,
     /// and whether what is written is finite.
     ///
@@ -221,6 +237,41 @@ impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
         let row = *self;
         // SAFETY: the caller's duty.
         (head, unsafe { row.normalize_part(simd, 0, head) })
+    }
+
+    /// Normalizes the elements from..to, less than a step. When streaming, they are whole cache lines.
+    ///
+    /// # Safety
+    /// - The row has `to` elements.
+    #[inline(always)]
+    pub(super) unsafe fn normalize_few<S: Lanes>(
+        self,
+        simd: S,
+        norm: &NormRegs<S, T::Float, M>,
+        from: usize,
+        to: usize,
+    ) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if !T::STREAMS_APART {
+                // What few rows take is out of line.
+                self.normalize_part(simd, from, to);
+            } else if self.epilogue.target().streams() {
+                let pair = 2 * T::Float::lanes::<S>();
+                let mut i = from;
+                while i + pair <= to {
+                    let operands = self.epilogue.operands::<S, M, { way::GENERAL }>(simd, i, 0);
+                    let v = norm.apply::<T, E, { way::GENERAL }>(simd, self.x.load(simd, i), operands);
+                    self.epilogue.store::<S, { way::GENERAL }>(simd, i, v);
+                    i += pair;
+                }
+                if i < to {
+                    normalize_tail(simd, self.x, self.epilogue, norm, i, to - i);
+                }
+            } else {
+                self.normalize_rest(simd, norm, from, to);
+            }
+        }
     }
 
     /// Normalizes the elements from..to, a few, with ordinary stores.

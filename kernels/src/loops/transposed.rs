@@ -64,24 +64,24 @@ type OfRows = [f32; MOST_ROWS];
 /// f32, and have the same operands. Rows of 16 bits follow one another. Works on three blocks at a time: it takes the
 /// sums of one, makes the statistics of the block before, and normalizes the block before that. So the chain from the
 /// elements of a block to its rstd, which is longer than what a processor looks ahead, hides behind the work on other
-/// blocks. Returns the number of rows that have been normalized, and whether all that has been written is known to be
-/// finite.
+/// blocks. What is written is not checked for NaNs.
 pub(super) struct Transposed<'j, 'a, T: Storage, E> {
     pub(super) job: &'j mut Job<'a, T, E>,
 }
 
 impl<T: Storage, E: Epilogues<T>> Kernel for Transposed<'_, '_, T, E> {
-    type Output = (usize, bool);
+    /// The number of rows that have been normalized.
+    type Output = usize;
 
     const PORTABLE: bool = false;
 
     #[inline(always)]
-    fn run<S: Lanes>(self, simd: S) -> (usize, bool) {
+    fn run<S: Lanes>(self, simd: S) -> usize {
         let Self { job } = self;
         let block = S::F32_LANES.max(FOLD_ROWS);
         let rows = job.rows.rows() / block * block;
         if rows == 0 {
-            return (0, false);
+            return 0;
         }
         let mut operands: ColumnOperands = [[MaybeUninit::uninit(); _]; 2];
         job.epilogues.by_column(simd, job.rows.cols(), &mut operands);
@@ -109,7 +109,7 @@ impl<T: Storage, E: Epilogues<T>> Kernel for Transposed<'_, '_, T, E> {
             known.swap(0, 1);
             r += block;
         }
-        (rows, job.epilogues.are_finite())
+        rows
     }
 }
 
@@ -270,14 +270,12 @@ unsafe fn normalize<S: Lanes, T: Storage, E: Epilogues<T>>(
     let cols = job.rows.cols();
     let block = S::F32_LANES.max(FOLD_ROWS);
     if known.any_rescued {
-        // SAFETY: the caller's duty.
-        return unsafe {
-            if job.centered {
-                normalize_apart::<S, T, Centered, E>(simd, job, r, known);
-            } else {
-                normalize_apart::<S, T, Uncentered, E>(simd, job, r, known);
-            }
-        };
+        if job.centered {
+            outline(simd, Apart { job, r, known, center: PhantomData::<Centered> });
+        } else {
+            outline(simd, Apart { job, r, known, center: PhantomData::<Uncentered> });
+        }
+        return;
     }
     let columns = Columns { p: room.at(), cols };
     // SAFETY: the caller's duty.
@@ -298,28 +296,33 @@ unsafe fn normalize<S: Lanes, T: Storage, E: Epilogues<T>>(
 }
 
 /// Normalizes the rows of the block that starts at row `r`, each by itself, but for those that the slow path has
-/// normalized.
-///
-/// # Safety
-/// - The rows are there.
-#[cold]
-#[inline(never)]
-unsafe fn normalize_apart<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
-    simd: S,
-    job: &mut Job<'_, T, E>,
+/// normalized. Whoever makes it knows that the rows are there.
+struct Apart<'k, 'j, 'a, T: Storage, M, E> {
+    job: &'j mut Job<'a, T, E>,
     r: usize,
-    known: &Known,
-) {
-    let (cols, mean) = (job.rows.cols(), Mean::<M>::new(job.centered));
-    for k in 0..S::F32_LANES.max(FOLD_ROWS) {
-        if !known.rescued.as_flattened()[k] {
-            let [hi, lo, rstd] =
-                [&known.mean, &known.mean_lo, &known.rstd].map(|v| T::Float::from_f32(v.as_flattened()[k]));
-            let norm = RowNorm { mean: hi, mean_lo: lo, rstd };
-            // SAFETY: the caller's duty.
-            unsafe {
-                let (x, epilogue) = (job.rows.source(r + k), job.epilogue(r + k));
-                KnownRow { mean, x, norm, epilogue }.normalize_part(simd, 0, cols);
+    known: &'k Known,
+    center: PhantomData<M>,
+}
+
+impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for Apart<'_, '_, '_, T, M, E> {
+    type Output = ();
+
+    const PORTABLE: bool = false;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { job, r, known, .. } = self;
+        let (cols, mean) = (job.rows.cols(), Mean::<M>::new(job.centered));
+        for k in 0..rolled(S::F32_LANES.max(FOLD_ROWS)) {
+            if !known.rescued.as_flattened()[k] {
+                let [hi, lo, rstd] =
+                    [&known.mean, &known.mean_lo, &known.rstd].map(|v| T::Float::from_f32(v.as_flattened()[k]));
+                let norm = RowNorm { mean: hi, mean_lo: lo, rstd };
+                // SAFETY: whoever made this knew it.
+                unsafe {
+                    let (x, epilogue) = (job.rows.source(r + k), job.epilogue(r + k));
+                    KnownRow { mean, x, norm, epilogue }.normalize_part(simd, 0, cols);
+                }
             }
         }
     }

@@ -321,6 +321,12 @@ impl<'a, T: Storage> RowIo<'a, T> {
         start_on_lines(self.y.addr(), [self.y_stride.wrapping_mul(self.y_element()), 0])
     }
 
+    /// Whether the rows of y follow one another without a gap, and have more than two cache lines each.
+    #[inline]
+    pub fn y_has_no_gaps(&self) -> bool {
+        self.y_stride == self.cols && self.y_row_bytes() > 2 * LINE
+    }
+
     /// The size of an element of y.
     #[inline(always)]
     fn y_element(&self) -> usize {

@@ -15,4 +15,9 @@ pub(crate) struct CacheLine(pub(super) [u8; LINE]);
 
 impl CacheLine {
     pub(crate) const ZERO: Self = Self([0; LINE]);
+
+    #[inline(always)]
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr()
+    }
 }

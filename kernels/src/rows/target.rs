@@ -56,14 +56,30 @@ impl<T: Storage> Target<T> {
 
     /// The size of an element.
     #[inline(always)]
-    fn element(self) -> usize {
+    pub(crate) fn element(self) -> usize {
         if self.wide { size_of::<f32>() } else { size_of::<T>() }
     }
 
     /// Elements in `line` in place of these. [`copy_from`](Self::copy_from) takes them from there.
     #[inline(always)]
     pub(crate) fn moved(self, line: &mut CacheLine) -> Self {
-        Self { p: line.0.as_mut_ptr().cast(), ..self }
+        self.at(line.0.as_mut_ptr())
+    }
+
+    /// Elements at `p` in place of these.
+    #[inline(always)]
+    pub(crate) fn at(self, p: *mut u8) -> Self {
+        Self { p: p.cast(), ..self }
+    }
+
+    /// The elements from `i` on.
+    ///
+    /// # Safety
+    /// - There are `i` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn after(self, i: usize) -> Self {
+        // SAFETY: the caller's duty.
+        Self { p: unsafe { self.p.byte_add(i * self.element()) }, ..self }
     }
 
     /// Copies the first `n` elements from `line`.

@@ -235,14 +235,14 @@ pub(crate) fn no_subtrees<M: Copy>() -> Subtrees<M> {
 #[derive(Debug)]
 pub(crate) struct Tree<'s, M = Moments> {
     /// Elements below `depth` have been written.
-    stack: &'s mut Subtrees<M>,
+    stack: &'s mut [MaybeUninit<M>],
     depth: usize,
     chunks: usize,
 }
 
 impl<'s, M: Mergeable> Tree<'s, M> {
     #[inline(always)]
-    pub(crate) fn new(stack: &'s mut Subtrees<M>) -> Self {
+    pub(crate) fn new(stack: &'s mut [MaybeUninit<M>]) -> Self {
         Self { stack, depth: 0, chunks: 0 }
     }
 

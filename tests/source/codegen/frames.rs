@@ -30,6 +30,9 @@ pub(crate) fn allowed() -> usize {
     rest.split(';').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
+/// The loop over rows that are transposed, which streams nothing.
+const NEVER_STREAMS: &str = "lanenorm_kernels::loops::transposed::";
+
 /// The deepest chain of calls from a function through kernels, in bytes, and the names along it. Slow paths are not
 /// part of it: there nothing waits for a streaming store.
 fn depth<'a>(
@@ -55,7 +58,8 @@ pub(crate) fn examine(text: &str, allowed: usize) -> Vec<String> {
     let functions = asm::functions(text);
     let concerned = |f: &&Function<'_>| {
         let name = names::demangle(f.symbol);
-        names::kernel(&name, "x86_64").is_some_and(|(tier, _)| tier != Tier::Scalar) || is_root(&name)
+        let is_kernel = names::kernel(&name, "x86_64").is_some_and(|(tier, _)| tier != Tier::Scalar);
+        is_kernel && !name.contains(NEVER_STREAMS) || is_root(&name)
     };
     let all: HashMap<_, _> = functions.iter().filter(concerned).map(|f| (f.symbol, f)).collect();
     let roots = functions.iter().filter(|f| is_root(&names::demangle(f.symbol)));

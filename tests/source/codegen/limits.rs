@@ -4,7 +4,7 @@ use crate::names::Tier;
 
 /// Whether functions compiled for a SIMD tier may call this one, which is compiled for no tier.
 pub(crate) fn may_be_called(callee: &str) -> bool {
-    const ALLOWED: [(&str, &str); 18] = [
+    const ALLOWED: [(&str, &str); 19] = [
         ("memcpy", "parts of registers, in tails alone: no main loop calls anything"),
         ("memset", "as above"),
         ("core::panicking::", "never returns"),
@@ -12,6 +12,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
         ("<usize as core::fmt::Display>::fmt", "an argument of a panic"),
         ("loops::job::rescue_row", "the slow path of a row, in f64"),
         ("loops::blocks::rescue_block", "the slow path of rows, in f64"),
+        ("loops::transposed::rescue", "the slow path of rows, in f64"),
         ("<rows::params::Params as loops::epilogue::Epilogues>::canonicalize", "a row with a NaN"),
         ("<loops::job::Job>::canonicalize_nans", "rows with a NaN"),
         ("<rows::target::Target>::canonicalize_nans", "a row with a NaN"),
@@ -37,23 +38,23 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and kernels of backward that
 /// only one normalization enters are in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 28] = [
+const STACK: [(&str, &str, [usize; 3], &str); 30] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 2], "a pointer or a mask"),
     ("BlockMoments", "f32", [0, 0, 8], "the sums and the shifts of eight rows"),
     ("Blocks", "16", [40, 16, 0], "widening takes registers of its own, beside the sums and the statistics of two rows"),
-    ("Blocks", "f32", [8, 0, 0], "the statistics of two rows"),
-    ("Blocks", "f64", [6, 2, 0], "the statistics of two rows"),
-    ("FirstTouch", "16", [0, 0, 36], "as of f32, and what is being widened"),
+    ("Blocks", "f32", [18, 4, 0], "the statistics of two rows, and where the last pair begins"),
+    ("Blocks", "f64", [30, 4, 0], "the statistics of two rows, and where the last pair begins"),
+    ("FirstTouch", "16", [9, 2, 36], "as of f32, and what is being widened"),
     ("FirstTouch", "f32", [0, 8, 18], "pointers, and on NEON 16 sums, the shift and what is loaded"),
     ("FirstTouch", "f64", [0, 8, 18], "pointers, and on NEON 16 sums, the shift and what is loaded"),
     ("Fused", "16", [90, 32, 0], "eight sums, shift, statistics and what is being widened are more than 16 registers"),
-    ("Fused", "f32, Centered, true", [22, 4, 0], "as of f32, and addresses of what is asked for"),
-    ("Fused", "f32", [14, 4, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
-    ("Fused", "f64", [20, 6, 0], "as of f32, and the sums of the first half of a chunk"),
+    ("Fused", "f32, Centered, Params<f32>, true", [22, 8, 0], "as of f32, and addresses of what is asked for"),
+    ("Fused", "f32", [14, 8, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
+    ("Fused", "f64", [25, 6, 0], "as of f32, and the sums of the first half of a chunk"),
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
-    ("Part", "16", [1, 2, 0], "where the loop ends, and a pointer"),
+    ("Part", "16", [5, 2, 0], "where the loop and the row end, and pointers"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
     ("RunParts", "16", [35, 14, 36], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [30, 14, 24], "the statistics of two rows, and seven pointers for each"),
@@ -61,7 +62,9 @@ const STACK: [(&str, &str, [usize; 3], &str); 28] = [
     ("SecondTouch", "16", [7, 6, 0], "pointers"),
     ("SecondTouch", "f32", [7, 6, 0], "pointers"),
     ("SecondTouch", "f64", [5, 6, 0], "pointers"),
-    ("WholeRow", "16", [2, 2, 26], "the shift of the next chunk, and what is being widened"),
+    ("Sums", "", [3, 3, 4], "lanes that have been added up"),
+    ("Transposed", "16", [6, 44, 4], "as of f32, and the statistics of a block"),
+    ("WholeRow", "16", [4, 2, 26], "the shift of the next chunk, and what is being widened"),
     ("WholeRow", "f32", [0, 0, 6], "the shift of the next chunk"),
     ("WholeRow", "f64", [0, 0, 16], "the sums of the first half of a chunk"),
     ("forward", "", [0, 0, 64], "16 sums, shift, statistics, gamma, beta and two rows are more than 32 registers"),
