@@ -407,11 +407,16 @@ impl<M: Center> Norm<M> {
         &self,
         input: I,
         x: Rows<'a, T>,
-        y: RowsMut<'a, Y>,
+        mut y: RowsMut<'a, Y>,
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
+        if let Some(row) = input.one_row(&x, &mut y)
+            && self.run_row(row, gamma.map(I::beside), beta.map(I::beside), &stats)
+        {
+            return Ok(());
+        }
         if x.layout.is_grid() || y.layout.is_grid() || input.has_grid() {
             return self.normalize_in_runs(input, x, y, gamma, beta, stats);
         }
@@ -426,11 +431,16 @@ impl<M: Center> Norm<M> {
     pub(crate) fn normalize_in_place<'a, T: Element, I: GivesInPlace<'a, T>>(
         &self,
         input: I,
-        x: RowsMut<'a, T>,
+        mut x: RowsMut<'a, T>,
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<(), Error> {
+        if let Some(row) = input.one_row_in_place(&mut x)
+            && self.run_row(row, gamma.map(I::beside), beta.map(I::beside), &stats)
+        {
+            return Ok(());
+        }
         if x.layout.is_grid() || input.has_grid() {
             return self.normalize_runs_in_place(input, x, gamma, beta, stats);
         }

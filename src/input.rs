@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use lanenorm_kernels::Element;
 use lanenorm_kernels::element::{Addend, Companion};
-use lanenorm_kernels::rows::{RowIo, Vector};
+use lanenorm_kernels::rows::{OneRow, RowIo, Vector};
 use lanenorm_kernels::stats::Moments;
 
 use crate::Error;
@@ -102,6 +102,13 @@ pub trait Gives<'a, T: Element, Y>: Normalizes<'a, T> {
     #[doc(hidden)]
     fn rows(self, on: sealed::On<'_>, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> Result<RowIo<'a, Self::Of>, Error>;
 
+    /// The row, if one contiguous row of x is all that is normalized, by its own moments, into its own type.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn one_row<'r>(&self, _x: &'r Rows<'a, T>, _y: &'r mut RowsMut<'a, Y>) -> Option<OneRow<'r, Self::Of>> {
+        None
+    }
+
     /// The same rows, if a buffer is a grid.
     #[doc(hidden)]
     fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, Self::Of>;
@@ -111,6 +118,13 @@ pub trait Gives<'a, T: Element, Y>: Normalizes<'a, T> {
 pub trait GivesInPlace<'a, T: Element>: Normalizes<'a, T, Of = T> {
     #[doc(hidden)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error>;
+
+    /// The row, if one contiguous row of x is all that is normalized, by its own moments.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn one_row_in_place<'r>(&self, _x: &'r mut RowsMut<'a, T>) -> Option<OneRow<'r, T>> {
+        None
+    }
 
     /// The same rows, if a buffer is a grid.
     #[doc(hidden)]
@@ -232,6 +246,12 @@ impl<'a, T: Element, Y: Companion<T>, I: sealed::OfX<'a>> Gives<'a, T, Y> for I 
         on.0.rows(x, y)
     }
 
+    #[inline(always)]
+    fn one_row<'r>(&self, x: &'r Rows<'a, T>, y: &'r mut RowsMut<'a, Y>) -> Option<OneRow<'r, T>> {
+        let is_one = x.layout.is_contiguous() && y.layout.is_contiguous() && self.moments().is_none();
+        if is_one { OneRow::new(x.data, &mut *y.data) } else { None }
+    }
+
     fn runs(self, x: Rows<'a, T>, y: RowsMut<'a, Y>) -> sealed::InRuns<'a, T> {
         sealed::InRuns(Buffers::plain(x, y))
     }
@@ -280,6 +300,12 @@ impl<'a, T: Element, I: sealed::OfX<'a>> GivesInPlace<'a, T> for I {
     #[inline(always)]
     fn rows_in_place(self, on: sealed::On<'_>, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_in_place(x)
+    }
+
+    #[inline(always)]
+    fn one_row_in_place<'r>(&self, x: &'r mut RowsMut<'a, T>) -> Option<OneRow<'r, T>> {
+        let is_one = x.layout.is_contiguous() && self.moments().is_none();
+        if is_one { OneRow::in_place(&mut *x.data) } else { None }
     }
 
     fn runs_in_place(self, x: RowsMut<'a, T>) -> sealed::InRuns<'a, T> {

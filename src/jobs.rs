@@ -17,8 +17,8 @@ use crate::parallel::{Tasks, Work, share};
 use crate::runs::RunsIo;
 use crate::scratch::Scratch;
 
-/// Rows shorter than twice this are not cut.
-const CUT_COLS: usize = 32 * 1024;
+/// Rows shorter than this are not cut.
+pub(crate) const LEAST_CUT_COLS: usize = 64 * 1024;
 
 /// The most subtrees whose moments are taken one by one.
 const MAX_SUBTREES: usize = 64;
@@ -26,7 +26,7 @@ const MAX_SUBTREES: usize = 64;
 /// Whether the first of `rows` rows is to be cut, for `count` tasks.
 pub(crate) fn first_is_cut(rows: usize, cols: usize, is_sum: bool, count: usize) -> bool {
     let few = rows == 1 || (rows < 8 * count && !rows.is_multiple_of(count));
-    count > 1 && cols >= 2 * CUT_COLS && !is_sum && few
+    count > 1 && cols >= LEAST_CUT_COLS && !is_sum && few
 }
 
 /// Runs the job on up to `tasks` threads.

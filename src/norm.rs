@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use lanenorm_kernels::ops::backward::Stats;
 use lanenorm_kernels::ops::{layer_norm, rms_norm};
-use lanenorm_kernels::rows::{RowIo, Vector};
+use lanenorm_kernels::rows::{OneRow, RowIo, Vector};
 use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Centered, Element, Isa, Uncentered};
 
@@ -189,6 +189,26 @@ impl<M: Center> Norm<M> {
         self.plan.backward_scratch_len::<T>(rows, M::CENTERED)
     }
 
+    /// Normalizes one row where that takes the shortest way: the row is not long, and nothing but y is wanted. Returns
+    /// false if the row takes the way of all other rows, or if something does not fit. Then nothing has been done.
+    #[inline(always)]
+    pub(crate) fn run_row<T: Element>(
+        &self,
+        row: OneRow<'_, T>,
+        gamma: Option<Vector<'_, T>>,
+        beta: Option<Vector<'_, T>>,
+        stats: &StatsMut<'_, T::Float>,
+    ) -> bool {
+        let no_stats = stats.mean.is_none() && stats.mean_lo.is_none() && stats.rstd.is_none();
+        if !(no_stats && self.plan.takes_one_row(row.cols())) {
+            false
+        } else if M::CENTERED {
+            self.plan.run_row::<T, Centered>(row, gamma, beta)
+        } else {
+            self.plan.run_row::<T, Uncentered>(row, gamma, beta)
+        }
+    }
+
     /// Normalizes rows, with moments if they are known. Each form of a call comes here with its rows, and not with an
     /// enum of forms: moving an enum takes as long as a short row.
     #[inline(always)]
@@ -293,7 +313,45 @@ impl<M: Center> Norm<M> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{LayerNorm, Parallelism, RmsNorm, Tier, isa};
+    use crate::{Error, LayerNorm, Parallelism, RmsNorm, Store, Tier, isa};
+
+    /// Calls for one row take a way of their own, and return the errors of all calls.
+    #[test]
+    fn one_row_is_a_call_like_others() -> Result<(), Error> {
+        let (x, gamma) = ([1.0f32, 5.0, 1.0, 5.0], [2.0f32; 5]);
+        let expected = [-2.0, 2.0, -2.0, 2.0];
+        let plan = LayerNorm::new(4, 0.0)?;
+        let error = |plan: LayerNorm, x: &[f32], gamma: &[f32], y: &mut [f32]| {
+            let before = y.to_vec();
+            let error = plan.forward(x, Some(gamma), None, &mut *y).expect_err("something does not fit").to_string();
+            assert_eq!(y, before);
+            error
+        };
+        let mut y = [7.0; 5];
+        assert_eq!(error(plan, &x, &gamma, &mut y[..4]), "gamma has 5 elements, expected 4");
+        assert_eq!(error(plan, &x, &gamma[..4], &mut y), "y has 5 elements, which is not a whole number of rows of 4");
+        assert_eq!(error(plan, &x, &gamma[..4], &mut y[..0]), "x has 1 row, but y has 0");
+        let rows = "x has 1 row, which is not a multiple of 1 group of 2";
+        assert_eq!(error(plan.with_groups(1, 2)?, &x, &gamma[..4], &mut y[..4]), rows);
+        let rows = "x has 1 row, which is not a multiple of 2 groups of 1";
+        assert_eq!(error(plan.with_groups(2, 1)?, &x, &[1.0; 8], &mut y[..4]), rows);
+        for parallelism in [Parallelism::Serial, Parallelism::Auto, Parallelism::tasks(3), Parallelism::at_most(2)] {
+            for store in [Store::Auto, Store::Ordinary, Store::Streaming] {
+                let plan = plan.with_parallelism(parallelism).with_store(store);
+                let (mut y, mut rstd) = ([0.0; 4], [0.0]);
+                plan.forward(&x, Some(&gamma[..4]), None, &mut y)?;
+                assert_eq!(y, expected);
+                y = x;
+                plan.forward_in_place(&mut y, Some(&gamma[..4]), None)?;
+                assert_eq!(y, expected);
+                y.fill(0.0);
+                plan.call(&x).gamma(&gamma[..4]).rstd_to(&mut rstd).to(&mut y)?;
+                assert_eq!((y, rstd), (expected, [0.5]));
+            }
+        }
+        // Without columns there may be rows that no slice counts, and nothing to do.
+        LayerNorm::new(0, 0.0)?.forward(&x[..0], None, None, &mut y[..0])
+    }
 
     #[test]
     fn plans_are_written_in_one_line() {

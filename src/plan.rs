@@ -1,11 +1,11 @@
 //! What the plans of all operations share.
 
 use lanenorm_kernels::element::{Addend, Companion};
-use lanenorm_kernels::ops::forward::Forward;
+use lanenorm_kernels::ops::forward::{Forward, ForwardRow};
 use lanenorm_kernels::ops::moments::RowMoments;
-use lanenorm_kernels::rows::{Groups, Params, RowIo, Vector};
+use lanenorm_kernels::rows::{Groups, OneRow, Params, RowIo, Vector};
 use lanenorm_kernels::simd::Float;
-use lanenorm_kernels::stats::{Moments, StatsMut};
+use lanenorm_kernels::stats::{CHUNK, Moments, StatsMut};
 use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Isa};
 
 use crate::jobs::{self, Vectors};
@@ -49,6 +49,9 @@ pub(crate) const fn dx_row_bytes(element: usize) -> usize {
 /// The same of both where rows start anywhere: a cache line that a row shares with another costs as much as many lines.
 const RAGGED_ROW_BYTES: usize = 4 << 10;
 
+// One row of a chunk is normalized by one thread, and with `Store::Auto` by ordinary stores.
+const _: () = assert!(CHUNK < jobs::LEAST_CUT_COLS && CHUNK * size_of::<f64>() < STREAM_BYTES / 4);
+
 /// What a call writes, and how much it touches.
 pub(crate) struct Written {
     /// The bytes of all rows of the output.
@@ -87,6 +90,33 @@ impl Plan {
     pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
         Groups::new(groups, repeat).map_err(Error::Arguments)?;
         Ok(Self { groups, repeat, ..self })
+    }
+
+    /// Whether one row of this many elements is a row of this plan that one thread normalizes with ordinary stores,
+    /// whatever the parallelism, with the only gamma and beta.
+    #[inline(always)]
+    pub(crate) fn takes_one_row(&self, cols: usize) -> bool {
+        let only_one = self.groups * self.repeat == 1;
+        cols == self.cols && cols <= CHUNK && only_one && self.store != Store::Streaming
+    }
+
+    /// Normalizes a row that [`takes_one_row`](Self::takes_one_row) has found to be one. Returns false, and has done
+    /// nothing, if gamma or beta does not fit.
+    #[inline(always)]
+    pub(crate) fn run_row<T, M: Center>(
+        &self,
+        row: OneRow<'_, T>,
+        gamma: Option<Vector<'_, T>>,
+        beta: Option<Vector<'_, T>>,
+    ) -> bool
+    where
+        T: Element + Compiled<M>,
+    {
+        // Not moved out of the option: see `Forward::run_on`.
+        let mut job = ForwardRow::<T, M>::new(row, gamma, beta, T::Float::from_f32(self.offset), self.eps);
+        let Some(job) = &mut job else { return false };
+        job.run_on(self.isa);
+        true
     }
 
     /// gamma and beta, if they fit the rows.

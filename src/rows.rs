@@ -33,6 +33,11 @@ pub(crate) enum Layout {
 
 impl Layout {
     #[inline(always)]
+    pub(crate) fn is_contiguous(&self) -> bool {
+        matches!(self, Self::Contiguous)
+    }
+
+    #[inline(always)]
     pub(crate) fn is_grid(&self) -> bool {
         matches!(self, Self::Grid(_))
     }

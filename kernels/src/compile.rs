@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::isa::{Isa, Tier};
 use crate::mean::{Center, Centered, Either, Uncentered};
 use crate::ops::backward::{Backward, Merge, Parts, merge_sums};
-use crate::ops::forward::{Forward, Normalize};
+use crate::ops::forward::{Forward, ForwardRow, Normalize};
 use crate::ops::moments::RowMoments;
 use crate::simd::in_default_environment;
 use crate::stats::Moments;
@@ -26,6 +26,9 @@ impl<T: Storage + Compiled<Centered> + Compiled<Uncentered>> Element for T {}
 )]
 pub trait Compiled<M: Center>: Storage {
     fn forward(job: &mut Forward<'_, Self, M>, isa: Isa)
+    where
+        Self: Element;
+    fn forward_row(job: &mut ForwardRow<'_, Self, M>, isa: Isa)
     where
         Self: Element;
     fn normalize(job: Normalize<'_, Self, M>, isa: Isa)
@@ -86,6 +89,14 @@ impl<T: Element + Compiled<M>, M: Center> Forward<'_, T, M> {
             }
             self = rest;
         }
+    }
+}
+
+impl<T: Element + Compiled<M>, M: Center> ForwardRow<'_, T, M> {
+    /// Does the job on one tier, on the calling thread.
+    #[inline(always)]
+    pub fn run_on(&mut self, isa: Isa) {
+        T::forward_row(self, isa);
     }
 }
 
@@ -183,6 +194,14 @@ macro_rules! compiled {
         impl Compiled<$center> for $t {
             fn forward(job: &mut Forward<'_, Self, $center>, isa: Isa) {
                 in_default_environment(|| pick_loops!($loops, isa, job.run_here(isa)));
+            }
+
+            fn forward_row(job: &mut ForwardRow<'_, Self, $center>, isa: Isa) {
+                in_default_environment(|| {
+                    if !job.run_short(isa) {
+                        pick_loops!($loops, isa, job.run_here(isa));
+                    }
+                });
             }
 
             fn normalize(job: Normalize<'_, Self, $center>, isa: Isa) {

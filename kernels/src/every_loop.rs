@@ -10,11 +10,11 @@ use std::vec::Vec;
 use bytemuck::Pod;
 
 use crate::ops::backward::{Backward, Parts, Stats};
-use crate::ops::forward::Forward;
+use crate::ops::forward::{Forward, ForwardRow};
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::moments::RowMoments;
 use crate::ops::rms_norm::RmsNorm;
-use crate::rows::{GradRows, Groups, Params, RowIo, Vector};
+use crate::rows::{GradRows, Groups, OneRow, Params, RowIo, Vector};
 use crate::simd::Float;
 use crate::stats::{CHUNK, Moments, StatsMut};
 use crate::{Center, Centered, Compiled, Element, Error, Isa, Uncentered};
@@ -116,6 +116,80 @@ fn forward<T: Jobs<M> + Compiled<M>, M: Center>(
     let job = T::job(io.expect("the rows fit"), params, matches!(form, Form::Streamed), stats);
     job.expect("the lengths fit").run_on(isa);
     [bits(&y), bits(&s), bits(&rstd)]
+}
+
+/// How gamma and beta are given: gamma with an offset, and beta. Some of their elements are not finite.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    gamma: bool,
+    beta: bool,
+    offset: f32,
+    is_finite: bool,
+}
+
+/// The bits of y from the job of one row, and from the job of rows of which there is one. `None` if the former has no
+/// loop for this row.
+fn one_row<M: Center>(isa: Isa, x: &[f32], given: Given, eps: f64, in_place: bool) -> Option<[Vec<u8>; 2]>
+where
+    f32: Compiled<M>,
+{
+    let cols = x.len();
+    let (mut gamma, beta) = (numbers::<f32>(cols, 13), numbers::<f32>(cols, 14));
+    if !given.is_finite {
+        (gamma[0], gamma[cols / 2]) = (-f32::NAN, f32::INFINITY);
+    }
+    let vector = |is_given: bool, v| is_given.then_some(Vector::from(v));
+    let params = Params {
+        gamma: vector(given.gamma, &gamma[..]),
+        beta: vector(given.beta && M::CENTERED, &beta[..]),
+        offset: given.offset,
+        ..Params::default()
+    };
+    let (mut y, mut expected) = (x.to_vec(), x.to_vec());
+    let io = if in_place {
+        RowIo::in_place(&mut expected, cols, 1, cols)
+    } else {
+        RowIo::new(x, cols, &mut expected, cols, 1, cols)
+    };
+    let job = Forward::<f32, M>::checked(io.expect("the row fits"), params, eps, false, StatsMut::default());
+    job.expect("the lengths fit").run_on(isa);
+    let row = if in_place { OneRow::in_place(&mut y) } else { OneRow::new(x, &mut y) };
+    let row = row.expect("a row with elements");
+    ForwardRow::<f32, M>::new(row, params.gamma, params.beta, given.offset, eps)?.run_on(isa);
+    Some([bits(&y), bits(&expected)])
+}
+
+/// The job of one row gives the bits of the job of rows, on every tier: also for rows of extreme range, for rows of
+/// equal elements, and where x, gamma or beta are not finite.
+#[test]
+fn one_row_has_the_bits_of_rows() {
+    let all: &[usize] = &[1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 200, 768, 1000, CHUNK];
+    let lengths = if cfg!(miri) { &[9, 70][..] } else { all };
+    for isa in Isa::available() {
+        for &cols in lengths {
+            let ordinary = numbers::<f32>(cols, 15);
+            let (mut nan, mut infinite) = (ordinary.clone(), ordinary.clone());
+            (nan[cols - 1], infinite[cols / 2]) = (f32::NAN, f32::NEG_INFINITY);
+            let scaled = |by: f32| ordinary.iter().map(|v| v * by).collect::<Vec<_>>();
+            let rows = [scaled(1e-40), scaled(3e38), scaled(1e-30), vec![3.0; cols], nan, infinite, ordinary.clone()];
+            for (x, eps) in rows.iter().flat_map(|x| [(x, 1e-5), (x, 0.0)]) {
+                for (gamma, beta) in [(false, false), (true, false), (false, true), (true, true)] {
+                    for (offset, is_finite) in [(0.0, true), (1.0, true), (0.0, false)] {
+                        let given = Given { gamma, beta, offset, is_finite };
+                        for in_place in [false, true] {
+                            for both in [
+                                one_row::<Centered>(isa, x, given, eps, in_place),
+                                one_row::<Uncentered>(isa, x, given, eps, in_place),
+                            ] {
+                                let [y, expected] = both.expect("a short row of f32");
+                                assert_eq!(y, expected, "{isa}, {cols}, {given:?}, {eps}, in place: {in_place}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Normalizes one row by its moments, in two pieces. Returns the bits of y.

@@ -13,7 +13,7 @@
 //! # Loops
 //!
 //! A loop touches a row twice. The first touch takes the moments; it is the only read from memory. The second touch
-//! normalizes the row, out of the cache. There are four loops, and every row gets the same bits from each.
+//! normalizes the row, out of the cache. There are five loops, and every row gets the same bits from each.
 //!
 //! - *Fused*: one loop takes the moments of row r while it normalizes row r - 1 or r - 2. The loads, arithmetic and
 //!   stores of two rows overlap. A long chain lies between the moments of a row and its second touch: folding, square
@@ -25,6 +25,8 @@
 //! - *Whole rows*, when there is only one or when two no longer share a cache: moments, then normalize. Very long rows
 //!   are normalized from the back, whose elements the cache still holds. Rows in memory that are normalized in place go
 //!   there too: memory is fastest if nothing interrupts its reads, and the writes find their lines in the cache.
+//! - *One short row* of f32, where a call is no more than that. It is the loop over whole rows without what other rows
+//!   need: no job is made, and no loop is chosen. Other types go to whole rows.
 //!
 //! The portable tier has whole rows alone: it has no units that could overlap.
 //!
@@ -58,10 +60,11 @@ mod slow;
 mod transposed;
 mod whole;
 
+pub(crate) use affine::AffineRow;
 pub(crate) use choice::run_job;
 pub(crate) use columns::{Columns, run_columns};
 pub(crate) use epilogue::Epilogues;
 pub(crate) use gamma_beta::GammaBeta;
 pub(crate) use job::{Job, Known, exactly, finish_row, rescue};
 pub(crate) use normalize::probe;
-pub(crate) use whole::WholeRow;
+pub(crate) use whole::{ShortRow, WholeRow};

@@ -6,14 +6,15 @@ use std::vec;
 
 use half::bf16;
 
+use crate::element::Storage;
 use crate::ops::backward::{Backward, Parts, Stats};
-use crate::ops::forward::Forward;
+use crate::ops::forward::{Forward, ForwardRow};
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::moments::RowMoments;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::{layer_norm, rms_norm};
-use crate::rows::{GradRows, Groups, Params, RowIo, Vector};
-use crate::stats::{Moments, RowNorm, StatsMut};
+use crate::rows::{GradRows, Groups, OneRow, Params, RowIo, Vector};
+use crate::stats::{CHUNK, Moments, RowNorm, StatsMut};
 use crate::{Center, Centered, Count, Error, Isa, Uncentered};
 
 /// The message of an error.
@@ -72,6 +73,52 @@ fn rows_that_do_not_lie_in_their_buffer() {
         }
     }
     assert_eq!((s, y), ([7.0; 16], [7.0; 16]));
+}
+
+#[test]
+fn the_job_of_one_row_is_made_of_what_fits() {
+    /// Whether there is a job of `row`.
+    fn is_made<T: Storage, M: Center>(
+        row: OneRow<'_, T>,
+        gamma: Option<Vector<'_, T>>,
+        beta: Option<Vector<'_, T>>,
+        eps: f64,
+    ) -> bool {
+        ForwardRow::<T, M>::new(row, gamma, beta, T::Float::default(), eps).is_some()
+    }
+
+    let (x, mut y, mut wide) = ([0.0f32; CHUNK + 1], [0.0f32; CHUNK + 1], [0.0f64; 4]);
+    let (narrow, mut narrow_y) = ([bf16::ONE; 4], [bf16::ONE; 4]);
+    assert!(OneRow::new(&x[..4], &mut y[..3]).is_none() && OneRow::new(&x[..4], &mut y[..5]).is_none());
+    assert!(OneRow::new(&x[..0], &mut y[..0]).is_none() && OneRow::in_place(&mut y[..0]).is_none());
+    assert!(OneRow::new(&x[..4], &mut narrow_y).is_none() && OneRow::new(&narrow, &mut y[..4]).is_none());
+    assert_eq!(OneRow::new(&x[..4], &mut y[..4]).expect("a row").cols(), 4);
+
+    let of = |len| Some(Vector::from(&x[..len]));
+    let mut of_f32 = |cols, gamma, beta, eps| {
+        let made = [
+            is_made::<f32, Centered>(OneRow::new(&x[..cols], &mut y[..cols]).expect("a row"), gamma, beta, eps),
+            is_made::<f32, Uncentered>(OneRow::in_place(&mut y[..cols]).expect("a row"), gamma, beta, eps),
+        ];
+        assert_eq!(y, [0.0; CHUNK + 1]);
+        made
+    };
+    assert_eq!(of_f32(4, None, None, 0.0), [true; 2]);
+    assert_eq!(of_f32(CHUNK, of(CHUNK), None, -0.0), [true; 2]);
+    assert_eq!(of_f32(CHUNK + 1, None, None, 0.0), [false; 2], "more than a chunk");
+    assert_eq!(of_f32(4, of(4), of(4), 0.0), [true, false], "RMS normalization has no beta");
+    for (gamma, beta) in [(of(3), None), (of(5), None), (of(4), of(3)), (None, of(5))] {
+        assert_eq!(of_f32(4, gamma, beta, 0.0), [false; 2]);
+    }
+    for eps in [-1e-5, -f64::MIN_POSITIVE, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, -f64::NAN] {
+        assert_eq!(of_f32(4, None, None, eps), [false; 2], "{eps}");
+    }
+    let narrow_vector = Some(Vector::from(&narrow[..]));
+    assert_eq!(of_f32(4, narrow_vector, None, 0.0), [false; 2], "16 bits beside f32");
+    assert_eq!(of_f32(4, of(4), narrow_vector, 0.0), [false; 2], "gamma and beta differ in type");
+    // Other types have no loop of their own for this.
+    assert!(!is_made::<f64, Centered>(OneRow::in_place(&mut wide).expect("a row"), None, None, 0.0));
+    assert!(!is_made::<bf16, Centered>(OneRow::in_place(&mut narrow_y).expect("a row"), None, None, 0.0));
 }
 
 /// The messages of the constructors of both normalizations, of three rows of four columns.

@@ -17,7 +17,7 @@ pub(crate) use convert::Convert;
 pub use grad_rows::{GradRows, RawGradRows};
 pub use groups::Groups;
 pub(crate) use input::Input;
-pub use io::{RawRows, RowIo};
+pub use io::{OneRow, RawRows, RowIo};
 pub(crate) use line::CacheLine;
 pub use line::{LINE, start_on_lines};
 pub use params::{Params, Vector};

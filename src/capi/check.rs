@@ -92,10 +92,37 @@ pub(super) fn check(
 /// The bits of pointers and sizes so small that no sum of them overflows.
 const SMALL_BITS: u32 = usize::BITS - 4;
 
+/// The buffers of a plain call, which have been checked.
+pub(super) struct PlainCall {
+    pub(super) x: *mut c_void,
+    pub(super) y: *mut c_void,
+    /// The bytes of all rows, and of one.
+    len: usize,
+    row_len: usize,
+}
+
+impl PlainCall {
+    /// The same for all kinds of calls.
+    #[inline(always)]
+    pub(super) fn checked(&self, plan: &Plan, kind: Kind, rows: usize) -> Checked {
+        let &Self { x, y, len, row_len } = self;
+        let [x, y] = [x, y].map(|data| Strided { data, stride: plan.cols, outer_stride: 0 });
+        let streaming = plan.streams_to(&Written {
+            bytes: len,
+            row_bytes: row_len,
+            tensors: 2,
+            on_lines: y.are_on_lines(kind.size()),
+            in_place: x.data == y.data,
+            least_row_bytes: y_row_bytes(kind.size(), false),
+        });
+        Checked { x, residual: None, y, inner_rows: rows, streaming }
+    }
+}
+
 /// Checks the most common calls, in the few instructions that a short row allows: x, y, gamma and beta of rows that
 /// follow one another. `None` if the call is not of this form, or if anything about it is in doubt.
 #[inline(always)]
-pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers) -> Option<Checked> {
+pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers) -> Option<PlainCall> {
     let &lanenorm_forward_buffers {
         rows, inner_rows, x, residual, sum, y, bias, gamma, beta, mean, mean_lo, rstd, ..
     } = buffers;
@@ -122,19 +149,7 @@ pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_bu
     if !is_apart {
         return None;
     }
-    let (x, y) = (
-        Strided { data: x.data.cast_mut(), stride: plan.cols, outer_stride: 0 },
-        Strided { data: y.data, stride: plan.cols, outer_stride: 0 },
-    );
-    let streaming = plan.streams_to(&Written {
-        bytes: len,
-        row_bytes: row_len,
-        tensors: 2,
-        on_lines: y.are_on_lines(own),
-        in_place: x_at == y_at,
-        least_row_bytes: y_row_bytes(kind.size(), false),
-    });
-    Some(Checked { x, residual: None, y, inner_rows: rows, streaming })
+    Some(PlainCall { x: x.data.cast_mut(), y: y.data, len, row_len })
 }
 
 /// The buffers of a call, each checked by itself.

@@ -8,14 +8,14 @@ use lanenorm_kernels::element::Kind as Companion;
 use lanenorm_kernels::ops::forward::Forward;
 use lanenorm_kernels::ops::layer_norm::LayerNorm;
 use lanenorm_kernels::ops::rms_norm::RmsNorm;
-use lanenorm_kernels::rows::{Groups, Params, RawRows, RowIo, Vector};
+use lanenorm_kernels::rows::{Groups, OneRow, Params, RawRows, RowIo, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::stats::StatsMut;
 use lanenorm_kernels::{Center, Centered, Compiled, Count, Element, Error as Refused, Uncentered};
 
-use super::check::{Checked, check, check_plain};
+use super::check::{Checked, PlainCall, check, check_plain};
 use super::places::{Strided, fill_with_zeros};
-use super::plan::{Kind, for_types, initialized, sized};
+use super::plan::{Dtype, Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_status, misfit, parallelism, refuse};
 use crate::jobs;
 use crate::parallel::{self, Tasks};
@@ -181,27 +181,62 @@ pub(super) unsafe fn forward(
     part: Part,
 ) -> Result<(), lanenorm_status> {
     let rows = buffers.rows;
-    let (first, count, tasks) = match part {
-        Part::All { threads } => (0, rows, parallelism(threads).tasks_for(rows.saturating_mul(plan.cols))),
+    let (first, count) = match part {
+        Part::All { .. } => (0, rows),
         Part::Rows { first, count } => {
             if first > rows || count > rows - first {
                 let message = format_args!("{} from row {first} on, but the buffers have {rows}", Count(count, "row"));
                 return Err(refuse(lanenorm_status::Size, message));
             }
-            (first, count, Tasks::ONE)
+            (first, count)
         }
     };
+    // SAFETY: there is this row. The rest is the caller's duty.
+    if count == 1 && kind.is_of(Dtype::F32) && unsafe { forward_row(plan, kind.centered, buffers, first) } {
+        return Ok(());
+    }
+    let tasks = match part {
+        Part::All { threads } => parallelism(threads).tasks_for(rows.saturating_mul(plan.cols)),
+        Part::Rows { .. } => Tasks::ONE,
+    };
     let run: Run = for_types!(kind.rows(!buffers.residual.data.is_null()), kind.centered, run);
-    let Some(checked) = check_plain(plan, kind, buffers) else {
+    let Some(plain) = check_plain(plan, kind, buffers) else {
         // SAFETY: the caller's duty.
         return unsafe { forward_checked(plan, kind, buffers, run, (first, count, tasks)) };
     };
     if count > 0 {
-        let call = Call { plan, types: Types::OWN, buffers, checked };
+        let call = Call { plan, types: Types::OWN, buffers, checked: plain.checked(plan, kind, rows) };
         // SAFETY: the caller's duty.
         unsafe { if tasks.count > 1 { call.share(run, first, count, tasks) } else { run(&call, first, count, tasks) } };
     }
     Ok(())
+}
+
+/// Normalizes row `r` of a call all of whose types are f32, the only type that has a loop for one short row. Returns
+/// false, and has done nothing, if the call is not plain, or if the row takes the way of all other rows.
+///
+/// # Safety
+/// - The buffers are what the head of `capi` says, and there is such a row.
+#[inline(never)]
+unsafe fn forward_row(plan: &Plan, centered: bool, buffers: &lanenorm_forward_buffers, r: usize) -> bool {
+    let Some(PlainCall { x, y, .. }) = check_plain(plan, Kind::new(Dtype::F32, centered), buffers) else {
+        return false;
+    };
+    if !plan.takes_one_row(plan.cols) {
+        return false;
+    }
+    // SAFETY: the places have been checked: the row, gamma and beta have `cols` elements, of which there are some, and
+    // gamma, beta and x are apart from y, or x is y. The rest is the caller's duty.
+    unsafe {
+        let start = r * plan.cols;
+        let row = OneRow::from_raw(x.cast::<f32>().add(start), y.cast::<f32>().add(start), plan.cols);
+        let gamma = params(buffers.gamma, plan.cols, Companion::Own);
+        if centered {
+            plan.run_row::<f32, Centered>(row, gamma, params(buffers.beta, plan.cols, Companion::Own))
+        } else {
+            plan.run_row::<f32, Uncentered>(row, gamma, None)
+        }
+    }
 }
 
 /// [`forward`] for all calls but the plainest. It is out of line to keep the path of those short.

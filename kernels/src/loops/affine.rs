@@ -24,6 +24,17 @@ pub(crate) struct AffineRow<T: Storage> {
     y: Target<T>,
 }
 
+impl<T: Storage> AffineRow<T> {
+    /// gamma, beta and the offset, which have been given for rows of `cols` elements, and where y is.
+    ///
+    /// # Safety
+    /// - gamma and beta have `cols` elements for `'a`.
+    pub(crate) unsafe fn parts<'a>(&self, cols: usize) -> (Params<'a, T>, Target<T>) {
+        // SAFETY: the caller's duty.
+        (unsafe { self.gamma_beta.params(cols) }, self.y)
+    }
+}
+
 impl<T: Storage> Epilogue<T> for AffineRow<T> {
     /// gamma plus offset, and beta.
     type Operands<S: Lanes> = [Pair<S, T>; 2];
@@ -131,9 +142,7 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
     }
 
     #[inline(always)]
-    unsafe fn only_row(&self, rows: &mut RowIo<'_, T>, r: usize, streaming: bool) -> AffineRow<T> {
-        // SAFETY: the caller's duty.
-        let y = unsafe { rows.target(r, streaming) };
+    fn to(&self, y: Target<T>) -> AffineRow<T> {
         AffineRow { gamma_beta: GammaBeta::new(self.gamma, self.beta, self.offset), y }
     }
 

@@ -109,11 +109,18 @@ pub(crate) trait Epilogues<T: Storage>: Sized {
     /// The epilogues of row `r` alone.
     fn of_row(&self, r: usize, cols: usize) -> Self;
 
+    /// The epilogue of the only row, which is written to `y`.
+    fn to(&self, y: Target<T>) -> Self::Row;
+
     /// The epilogue of row `r`. These must be the epilogues of row `r` alone. It writes past the caches if `streaming`.
     ///
     /// # Safety
     /// - There is such a row.
-    unsafe fn only_row(&self, rows: &mut RowIo<'_, T>, r: usize, streaming: bool) -> Self::Row;
+    #[inline(always)]
+    unsafe fn only_row(&self, rows: &mut RowIo<'_, T>, r: usize, streaming: bool) -> Self::Row {
+        // SAFETY: the caller's duty.
+        self.to(unsafe { rows.target(r, streaming) })
+    }
 
     /// The epilogues of the rows in `range`, for a loop that takes them one after another. They may use `room`.
     fn successive<'p>(

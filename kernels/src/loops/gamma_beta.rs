@@ -4,9 +4,9 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
-use crate::element::{Format, Pair, Storage};
+use crate::element::{Format, Kind, Pair, Storage};
 use crate::mean::Center;
-use crate::rows::{Tail, Target, Vector, pad, way};
+use crate::rows::{Groups, Params, Tail, Target, Vector, pad, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
 
 /// gamma and beta of a row for its second touch, and the offset that is added to gamma.
@@ -48,6 +48,18 @@ impl<T: Storage> GammaBeta<T> {
             format,
             offset,
         }
+    }
+
+    /// What this has been made of: gamma and beta of `cols` elements.
+    ///
+    /// # Safety
+    /// - gamma and beta have `cols` elements for `'a`, and have not been packed.
+    pub(super) unsafe fn params<'a>(&self, cols: usize) -> Params<'a, T> {
+        let kind = if self.format == Format::Own { Kind::Own } else { Kind::F32 };
+        // SAFETY: the caller's duty. The format says the type.
+        let vector = |p, mask| (mask != 0).then(|| unsafe { Vector::from_raw(p, cols, kind) });
+        let (gamma, beta) = (vector(self.gamma, self.gamma_mask), vector(self.beta, self.beta_mask));
+        Params { gamma, beta, groups: Groups::ONE, offset: self.offset }
     }
 
     /// Whether `other` reads gamma and beta at the same places.

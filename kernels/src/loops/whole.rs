@@ -1,13 +1,17 @@
 //! Rows one by one: moments, then normalize.
 
-use super::epilogue::Epilogues;
+use core::array::from_ref;
+use core::marker::PhantomData;
+
+use super::epilogue::{Epilogue, Epilogues};
 use super::job::{Job, settle};
-use super::normalize::KnownRow;
+use super::normalize::{KnownRow, NormRegs, normalize};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
-use crate::rows::Input;
-use crate::simd::{Kernel, Lanes};
-use crate::stats::{Moments, sums};
+use crate::rows::{Input, Source};
+use crate::simd::{Float, Kernel, Lanes};
+use crate::stats::sums::{self, ChunkLen, Sums};
+use crate::stats::{Moments, RowNorm};
 
 /// Takes the moments of a row of `cols > 0` elements, and normalizes the row if it is one of a job. Whoever makes it
 /// knows that the elements are there.
@@ -54,5 +58,66 @@ impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for WholeRow<'_, '_, T, M, E
             simd.fence();
         }
         (moments, finite)
+    }
+}
+
+/// A row of one chunk that is no sum, of which no statistics are wanted, and which is written with ordinary stores.
+/// This is for calls that are one such row: all that the loop takes is in one place, and nothing of it is moved.
+#[derive(Debug)]
+pub(crate) struct ShortRow<T: Storage, M, E> {
+    x: Source<T>,
+    cols: usize,
+    epilogue: E,
+    eps: f64,
+    center: PhantomData<M>,
+}
+
+impl<T: Storage, M: Center, E: Epilogue<T>> ShortRow<T, M, E> {
+    /// A row of `cols` elements, to be read from `x`.
+    ///
+    /// # Safety
+    /// - `0 < cols <= CHUNK`, and x and the epilogue have `cols` elements for as long as this lives.
+    /// - The epilogue does not stream.
+    #[inline(always)]
+    pub(crate) unsafe fn new(x: Source<T>, cols: usize, epilogue: E, eps: f64) -> Self {
+        Self { x, cols, epilogue, eps, center: PhantomData }
+    }
+
+    /// What it has been made of.
+    #[inline(always)]
+    pub(crate) fn parts(&self) -> (Source<T>, usize, &E, f64) {
+        (self.x, self.cols, &self.epilogue, self.eps)
+    }
+}
+
+impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for &ShortRow<T, M, E> {
+    /// Whether what is written is known to be finite. `None` if the moments cannot be trusted: then nothing has been
+    /// written.
+    type Output = Option<bool>;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> Option<bool> {
+        let &ShortRow { x, cols, ref epilogue, eps, .. } = self;
+        // So that the compiler knows it for a small number.
+        let cols = cols as u32 as usize;
+        let (mean, len) = (Mean::<M>::new(M::CENTERED), ChunkLen::<T>::new(cols));
+        // SAFETY: there are as many elements.
+        let c = unsafe { sums::chunk_shift(simd, x, len, mean) };
+        let mut sums = Sums::<S, T, M>::new(simd, c);
+        let mut i = 0;
+        while i + T::STEP <= cols {
+            // SAFETY: the loop's condition.
+            unsafe { sums.step(simd, x, i) };
+            i += T::STEP;
+        }
+        if i < cols {
+            // SAFETY: cols - i elements are left.
+            unsafe { sums.step_tail(simd, x, i, cols - i) };
+        }
+        let norm = RowNorm::trusted(simd, &sums.finish(simd, c, len, mean), eps)?;
+        let norm = [NormRegs::new(simd, &norm, mean)];
+        // SAFETY: x and the epilogue have cols elements, and nothing is streamed.
+        let nan_probe = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, [0, 0, cols]) };
+        Some(!T::Float::any_nan(simd, nan_probe))
     }
 }

@@ -5,12 +5,12 @@ use core::marker::PhantomData;
 use crate::element::Storage;
 use crate::error::Error;
 use crate::isa::Isa;
-use crate::loops::{Columns, Job, finish_row, run_columns, run_job};
+use crate::loops::{AffineRow, Columns, Epilogues, Job, ShortRow, finish_row, run_columns, run_job};
 use crate::mean::Center;
-use crate::rows::{Params, RowIo};
+use crate::rows::{Groups, OneRow, Params, RowIo, Vector};
 use crate::simd::{Float, in_default_environment};
 use crate::stack;
-use crate::stats::{Moments, RowNorm, StatsMut, check_eps};
+use crate::stats::{CHUNK, Moments, RowNorm, StatsMut, check_eps};
 
 use super::mixed;
 
@@ -112,6 +112,88 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         &self.0.rows
     }
 }
+
+/// The job of normalizing one short row, of which no statistics are wanted, with ordinary stores. y has the bits that
+/// [`Forward`] gives it. Such a row takes less time than it takes to make a [`Forward`].
+#[derive(Debug)]
+pub struct ForwardRow<'a, T: Storage, M: Center> {
+    row: ShortRow<T, M, AffineRow<T>>,
+    rows: PhantomData<(RowIo<'a, T>, Params<'a, T>)>,
+}
+
+impl<'a, T: Storage, M: Center> ForwardRow<'a, T, M> {
+    /// The job of normalizing `row`. `offset` is added to gamma. `None` if there is no such job: the row has more than
+    /// [`CHUNK`] elements, the types have no code of their own for this, or a constructor of [`Forward`] would refuse
+    /// these arguments. [`Forward`] does the first two, and says what is wrong with the arguments.
+    #[inline(always)]
+    pub fn new(
+        mut row: OneRow<'a, T>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        offset: T::Float,
+        eps: f64,
+    ) -> Option<Self> {
+        let cols = row.cols();
+        let params = Params { gamma, beta, groups: Groups::ONE, offset };
+        let fits = |v: Option<Vector<'_, T>>| v.is_none_or(|v| v.len() == cols);
+        let of_one_type = match (gamma, beta) {
+            (Some(gamma), Some(beta)) => gamma.kind() == beta.kind(),
+            _ => true,
+        };
+        let fits = fits(gamma) && fits(beta) && of_one_type && (M::CENTERED || beta.is_none());
+        if !T::SHORT_ROWS || cols > CHUNK || !fits || params.are_narrow() || check_eps(eps).is_err() {
+            return None;
+        }
+        let epilogue = params.with_harmless_offset().to(row.target());
+        // SAFETY: these are borrowed for 'a, and have `cols` elements, at most a chunk. The target is an ordinary one.
+        Some(Self { row: unsafe { ShortRow::new(row.source(), cols, epilogue, eps) }, rows: PhantomData })
+    }
+
+    /// Runs the job on a tier of SIMD. Returns false, and has written nothing, if the row takes other loops.
+    #[inline(always)]
+    pub(crate) fn run_short(&mut self, isa: Isa) -> bool {
+        if !T::SHORT_ROWS {
+            return false;
+        }
+        match isa.run_simd(&self.row) {
+            Some(Some(finite)) => {
+                if !finite {
+                    self.canonicalize_nans();
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The same job for rows, of which there is one.
+    #[inline(always)]
+    fn as_rows(&mut self) -> Forward<'_, T, M> {
+        let (x, cols, epilogue, eps) = self.row.parts();
+        // SAFETY: all have been made of the arguments of the constructor, which are borrowed for longer than this.
+        let (params, rows) = unsafe {
+            let (params, y) = epilogue.parts(cols);
+            (params, OneRow::rows(x, y, cols))
+        };
+        Forward(Job::new(M::CENTERED, rows, params, eps, false, StatsMut::default()), PhantomData)
+    }
+
+    /// Runs the job through the loops for `L`.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn run_here<L: Center>(&mut self, isa: Isa) {
+        self.as_rows().run_here::<L>(isa);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn canonicalize_nans(&mut self) {
+        self.as_rows().0.canonicalize_nans();
+    }
+}
+
+// SAFETY: ForwardRow stands for rows, gamma and beta, which are Send.
+unsafe impl<T: Storage, M: Center> Send for ForwardRow<'_, T, M> {}
 
 /// The job of normalizing one row, or some columns of it, whose statistics are known.
 #[derive(Debug)]

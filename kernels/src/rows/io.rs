@@ -44,6 +44,79 @@ pub struct RawRows<T> {
     pub kind: Kind,
 }
 
+/// One row of contiguous elements to be read from x and written to y, which is either apart from x or x itself. Both
+/// have type `T`.
+#[derive(Debug)]
+pub struct OneRow<'a, T> {
+    x: *const T,
+    y: *mut T,
+    /// Not zero.
+    cols: usize,
+    marker: PhantomData<(&'a [T], &'a mut [T])>,
+}
+
+impl<'a, T: Storage> OneRow<'a, T> {
+    /// A row of x to be normalized into y. `None` if there are no elements, if x and y differ in length, or if y has
+    /// another type.
+    #[inline(always)]
+    pub fn new<Y: Companion<T>>(x: &'a [T], y: &'a mut [Y]) -> Option<Self> {
+        let fits = Y::KIND == Kind::Own && x.len() == y.len() && !x.is_empty();
+        fits.then(|| Self { x: x.as_ptr(), y: y.as_mut_ptr().cast(), cols: x.len(), marker: PhantomData })
+    }
+
+    /// A row to be normalized where it lies. `None` if there are no elements.
+    #[inline(always)]
+    pub fn in_place(y: &'a mut [T]) -> Option<Self> {
+        let (p, cols) = (y.as_mut_ptr(), y.len());
+        (cols != 0).then_some(Self { x: p, y: p, cols, marker: PhantomData })
+    }
+
+    /// A row of x given by pointers, to be normalized into y, for callers that have no slices of their own.
+    ///
+    /// # Safety
+    /// - `cols > 0`.
+    /// - There are `cols` elements of x, aligned and valid for reads, and as many of y, aligned and valid for reads and
+    ///   writes. y is apart from x, or is x.
+    /// - While this lives, nothing else writes x, nor reads or writes y.
+    #[inline(always)]
+    pub unsafe fn from_raw(x: *const T, y: *mut T, cols: usize) -> Self {
+        Self { x, y, cols, marker: PhantomData }
+    }
+
+    /// The number of elements.
+    #[inline]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Where the row is read.
+    #[inline(always)]
+    pub(crate) fn source(&self) -> Source<T> {
+        Source(self.x)
+    }
+
+    /// Where the row is written.
+    #[inline(always)]
+    pub(crate) fn target(&mut self) -> Target<T> {
+        Target::new(self.y, false, false)
+    }
+
+    /// The row that is read from `x` and written to `y`.
+    ///
+    /// # Safety
+    /// - They are those of a `OneRow` of `cols` elements, which is used by nothing else while this lives.
+    pub(crate) unsafe fn rows(x: Source<T>, y: Target<T>, cols: usize) -> RowIo<'a, T> {
+        let (x, y) = [x.0.cast_mut(), y.as_mut_ptr()].map(|p| RawRows { p, stride: cols, kind: Kind::Own }).into();
+        // SAFETY: the caller's duty.
+        unsafe { RowIo::from_raw(x, None, y, 1, cols) }
+    }
+}
+
+// SAFETY: OneRow stands for a slice and a mutable slice of elements, which are Send.
+unsafe impl<T: Storage> Send for OneRow<'_, T> {}
+// SAFETY: through a shared OneRow nothing is written.
+unsafe impl<T: Storage> Sync for OneRow<'_, T> {}
+
 /// Where the rows of two addends start.
 #[derive(Clone, Copy, Debug)]
 struct Addends<T> {

@@ -33,6 +33,12 @@ impl<T: Storage> Target<T> {
         Self { p, wide, streaming }
     }
 
+    /// Where the elements are.
+    #[inline(always)]
+    pub(crate) fn as_mut_ptr(self) -> *mut T {
+        self.p
+    }
+
     /// The number of elements before the first whole cache line; none if nothing is streamed.
     #[inline(always)]
     pub(crate) fn misalignment(self) -> usize {
@@ -89,12 +95,6 @@ impl<T: Storage> Target<T> {
     #[inline(always)]
     pub(crate) unsafe fn copy_from(self, line: &CacheLine, n: usize) {
         line.0.as_ptr().copy_to_nonoverlapping(self.p.cast(), n * self.element());
-    }
-
-    /// Where the elements are.
-    #[inline(always)]
-    pub(crate) fn as_mut_ptr(self) -> *mut T {
-        self.p
     }
 
     /// Whether the elements are written past the caches.

@@ -207,7 +207,13 @@ pub(crate) unsafe fn sample<S: Lanes, T: Storage>(simd: S, x: Source<T>, len: us
             sums[j] = less::<S, T>(simd, unsafe { x.load_runs(simd, stride, j) }, x0);
         }
     } else {
+        let zero = T::Float::splat(simd, T::Float::default());
         for (j, sum) in sums[..r].iter_mut().enumerate() {
+            if T::simd_pair_start::<S>(j) >= len {
+                // As many times x0 - x0.
+                *sum = zero;
+                continue;
+            }
             // SAFETY: the caller's duty.
             *sum = less::<S, T>(simd, unsafe { x.load_lanes_tail(simd, 0, j, len, x0) }, x0);
         }
