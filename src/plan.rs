@@ -46,7 +46,8 @@ pub(crate) const fn dx_row_bytes(element: usize) -> usize {
     if element < size_of::<f32>() { 1 << 10 } else { 512 }
 }
 
-/// The same of both where rows start anywhere: a cache line that a row shares with another costs as much as many lines.
+/// The same of both where rows start anywhere, but for rows of y without gaps: a cache line that is streamed in part
+/// costs as much as many lines.
 const RAGGED_ROW_BYTES: usize = 4 << 10;
 
 // One row of a chunk is normalized by one thread, and with `Store::Auto` by ordinary stores.

@@ -43,7 +43,7 @@
 //!
 //! An infinite or NaN gamma or beta makes NaNs whose sign and payload differ between processors. Every row that has
 //! this gamma or beta has such NaNs. So one row of each call is checked while it is normalized, and if it is not
-//! finite, all NaNs are made canonical. (Where rows have different gammas and betas, or a lane each, gammas and betas are
+//! finite, all NaNs are made canonical. (Where rows have different gammas and betas, or a lane each, gamma and beta are
 //! checked instead.)
 
 mod affine;

@@ -3,10 +3,9 @@
 use core::marker::PhantomData;
 use core::ops::Range;
 
-use super::epilogue::{Body, Epilogue, Epilogues, Successive};
+use super::epilogue::{Body, ColumnOperands, Epilogue, Epilogues, Successive};
 use super::gamma_beta::{GammaBeta, PACKED_COLS, Packed};
 use super::slow::NormalizeRow;
-use super::transposed::ColumnOperands;
 use crate::element::{Pair, Storage};
 use crate::isa::Isa;
 use crate::mean::{Center, Centered, Mean};

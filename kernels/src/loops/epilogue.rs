@@ -3,9 +3,9 @@
 //! An [`Epilogue`] belongs to one row, [`Epilogues`] belong to the rows of a job, and [`Successive`] gives the
 //! epilogues of rows that a loop takes one after another.
 
+use core::mem::MaybeUninit;
 use core::ops::Range;
 
-use super::transposed::ColumnOperands;
 use crate::element::{Pair, Storage};
 use crate::isa::Isa;
 use crate::mean::{Center, Mean};
@@ -69,8 +69,8 @@ pub(crate) trait Epilogue<T: Storage>: Copy {
     /// - There are `i + n` elements.
     unsafe fn store_tail<S: Lanes>(self, simd: S, i: usize, n: usize, v: Pair<S, T>);
 
-    /// Whether operands of any pair of consecutive elements can be read, not only of those that begin at a multiple of a
-    /// pair.
+    /// Whether operands can be read of any pair of consecutive elements, not only of pairs that begin at a multiple of
+    /// their length.
     fn is_in_order(&self) -> bool;
 
     /// Where it writes y, perhaps past the caches.
@@ -85,6 +85,9 @@ pub(crate) trait Epilogue<T: Storage>: Copy {
     /// - There are `i` elements, and operands are [in order](Self::is_in_order).
     unsafe fn after(self, i: usize) -> Self;
 }
+
+/// The factor and the addend of each of at most 48 columns, and room for the rest of a pair of registers.
+pub(crate) type ColumnOperands = [[MaybeUninit<f32>; 48 + 32]; 2];
 
 /// The epilogues of the rows of a job.
 pub(crate) trait Epilogues<T: Storage>: Sized {

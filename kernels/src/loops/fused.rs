@@ -14,6 +14,9 @@ use crate::simd::{Float, Kernel, Lanes, regs};
 use crate::stats::sums::{self, ChunkLen, Sums};
 use crate::stats::{CHUNK, Moments, RowNorm, Tree};
 
+/// Rows of f16, bf16 and f64 whose ends are carried have fewer bytes than this.
+const CARRIED_ROW_BYTES: usize = 4 << 10;
+
 /// The subtrees that the chunks of a row make before they are merged, at most: one for each binary digit of their
 /// number. Rows of 16 bits have the most chunks.
 const SUBTREES: usize = (FUSED_BYTES / size_of::<u16>() / CHUNK).ilog2() as usize + 1;
@@ -86,7 +89,9 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
         let mut queue = Queue::NOTHING;
         // Known to the compiler where rows that are streamed have a loop of their own.
         let streaming = job.streaming && (STREAMS || !T::STREAMS_APART);
-        let carries = streaming && job.rows.y_has_no_gaps();
+        // Where what few elements take is out of line, long rows are better off with a line that is streamed in part.
+        let carries =
+            streaming && job.rows.y_has_no_gaps() && (T::STREAMS_APART || job.rows.y_row_bytes() < CARRIED_ROW_BYTES);
         let mut carry = Carry::nothing();
         let mut finite = false;
         for t in first..rows + delay {

@@ -123,7 +123,7 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
         // A copy, since through a reference all of it would be read again after each store.
         let epilogue = *epilogue;
         let zero = T::Float::splat(simd, T::Float::default());
-        // Two, since one would be the longest chain of the loop.
+        // Two, since one would be the longest chain of the loop over one row.
         let mut probes = [zero; 2];
         let mut i = from;
         let pair = 2 * T::Float::lanes::<S>();
@@ -135,8 +135,13 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
                     for r in 0..R {
                         let v = norm[r].apply::<T, E, WAY>(simd, x[r].load(simd, i), operands);
                         epilogue[r].store::<S, WAY>(simd, i, v);
-                        for k in 0..2 {
-                            probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
+                        if R == 1 {
+                            for k in 0..2 {
+                                probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
+                            }
+                        } else if r + 1 == R {
+                            // One row is enough. A sum that overflows is a false alarm.
+                            probes[0] = probe::<S, T::Float>(simd, probes[0], T::Float::plus(simd, v[0], v[1]));
                         }
                     }
                 }

@@ -10,7 +10,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use super::blocks::{BlockNormMut, rescue_block, settle_block};
-use super::epilogue::Epilogues;
+use super::epilogue::{ColumnOperands, Epilogues};
 use super::job::Job;
 use super::normalize::KnownRow;
 use crate::element::Storage;
@@ -30,9 +30,6 @@ const EIGHT: usize = 8;
 
 /// The lanes that are left after one more addition.
 const FOUR: usize = 4;
-
-/// The factor and the addend of each column, and room for the rest of a pair of registers.
-pub(crate) type ColumnOperands = [[MaybeUninit<f32>; TRANSPOSED_COLS + 2 * MOST_ROWS]; 2];
 
 /// Room for a block of rows, and for the rest of a pair of registers.
 #[repr(align(64))]
@@ -573,8 +570,9 @@ impl<S: Lanes> Terms<S, 1> for Squares<S> {
     }
 }
 
-/// Takes the columns of a block of rows, of which the first is at `x` and each `stride` elements after the one before, and the shift, S and Q of each row.
-/// Whoever makes it knows that the rows are there, and that there is room for their columns.
+/// Takes the columns of a block of rows, and the shift, S and Q of each row. The first row is at `x`, and each `stride`
+/// elements after the one before. Whoever makes it knows that the rows are there, and that there is room for their
+/// columns.
 struct Sums<'r, M, const SPLITS: bool> {
     x: *const f32,
     stride: usize,
@@ -623,8 +621,8 @@ impl<M: Center, const SPLITS: bool> Kernel for Sums<'_, M, SPLITS> {
     }
 }
 
-/// Normalizes a block of rows out of its columns, and writes the rows, the first to `y` and each `stride`
-/// elements after the one before. Whoever makes it knows that the columns are there, and that the rows of `y` may be written.
+/// Normalizes a block of rows out of its columns, and writes the rows, the first to `y` and each `stride` elements after
+/// the one before. Whoever makes it knows that the columns are there, and that the rows of `y` may be written.
 struct Finish<'k, M> {
     columns: Columns,
     known: &'k Known,
@@ -722,3 +720,5 @@ impl<S: Lanes, M: Center> Normalized<S, M> {
         }
     }
 }
+
+const _: () = assert!(size_of::<ColumnOperands>() == 2 * (TRANSPOSED_COLS + 2 * MOST_ROWS) * size_of::<f32>());
