@@ -43,7 +43,7 @@ pub(crate) const fn y_row_bytes(element: usize, is_sum: bool) -> usize {
 /// The same of dx.
 #[inline]
 pub(crate) const fn dx_row_bytes(element: usize) -> usize {
-    if element < size_of::<f32>() { 1 << 10 } else { 512 }
+    if element < size_of::<f32>() { 1 << 10 } else { 256 }
 }
 
 /// The same of both where rows start anywhere, but for rows of y without gaps: a cache line that is streamed in part
@@ -438,7 +438,7 @@ mod tests {
         let narrow = |row_bytes| Written { least_row_bytes: y_row_bytes(2, false), ..y(1 << 20, row_bytes) };
         assert!(plan.streams_to(&narrow(2048)) && !plan.streams_to(&narrow(2047)));
         let dx = |element, row_bytes| Written { least_row_bytes: dx_row_bytes(element), ..y(1 << 20, row_bytes) };
-        assert!(plan.streams_to(&dx(4, 512)) && !plan.streams_to(&dx(4, 511)));
+        assert!(plan.streams_to(&dx(4, 256)) && !plan.streams_to(&dx(4, 255)));
         assert!(plan.streams_to(&dx(2, 1024)) && !plan.streams_to(&dx(2, 1023)));
         let ragged = |row_bytes| Written { on_lines: false, ..y(1 << 20, row_bytes) };
         assert!(plan.streams_to(&ragged(4096)) && !plan.streams_to(&ragged(4095)));

@@ -14,6 +14,7 @@ mod tail;
 mod target;
 
 pub(crate) use convert::Convert;
+pub(crate) use grad_rows::RowPointers;
 pub use grad_rows::{GradRows, RawGradRows};
 pub use groups::Groups;
 pub(crate) use input::Input;

@@ -20,7 +20,11 @@
 //! Two rows are taken at a time. The first touch, the only one that reads memory, takes the two sums of each; the
 //! second, out of the cache, goes over the columns of both at once, writes dx, and adds to the running sums of dgamma
 //! and dbeta, which are loaded and stored once for two rows: stores are what the loop waits for. Where dx is streamed
-//! past the caches, the second touch also prefetches the next two rows, since memory has nothing else to do.
+//! past the caches, the second touch also prefetches the next rows, since memory has nothing else to do.
+//!
+//! Where forward has kept the statistics, four rows have the first touch together, if they fit into L1. Their sums are
+//! folded as one transposed tree, and what follows from these is taken in vectors. If the loops cannot be trusted with
+//! one of the four, each of them is touched again by itself.
 //!
 //! ```text
 //! S1, S2 = sum g, sum g * (x - hi)           in f32, per virtual lane, folded by halves; chunks are added in f64
@@ -46,6 +50,7 @@
 //! finite, the row takes the slow path in f64. What decides are the rounded statistics, so that it makes no difference
 //! whether forward has kept them or they are taken again.
 
+mod block;
 mod job;
 mod merge;
 mod parts;
@@ -106,12 +111,14 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
             return Err(Error::NoGradient);
         }
         check_eps(eps)?;
-        let part_rows = Parts::new(rows.rows(), rows.cols()).part_rows;
+        let parts = Parts::new(rows.rows(), rows.cols());
+        let (part_rows, is_leaf) = (parts.part_rows, parts.is_leaf());
         // Adding -0 changes no bits; adding +0 changes the bits of -0.
         let harmless = gamma.is_none() || offset.is_zero();
         let offset = if harmless { -T::Float::default() } else { offset };
         let isa = Isa::SCALAR;
-        let job = GradJob { isa, centered: M::CENTERED, rows, stats, gamma, offset, eps, sums, streaming, part_rows };
+        let centered = M::CENTERED;
+        let job = GradJob { isa, centered, rows, stats, gamma, offset, eps, sums, streaming, part_rows, is_leaf };
         Ok(Self(job, PhantomData))
     }
 

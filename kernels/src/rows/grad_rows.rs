@@ -63,6 +63,15 @@ pub(crate) struct Place {
     inner: usize,
 }
 
+/// Where a row of each buffer starts. Without a ds, and where no dx is wanted, that pointer means nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowPointers<T> {
+    pub(crate) dy: Source<T>,
+    pub(crate) x: Source<T>,
+    pub(crate) ds: Source<T>,
+    pub(crate) dx: *mut T,
+}
+
 /// Rows given by a pointer, for [`GradRows::from_raw`]: strided, and in runs that are strided themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct RawGradRows<T> {
@@ -346,5 +355,48 @@ impl<'a, T: Storage> GradRows<'a, T> {
     pub(crate) unsafe fn dx(&mut self, at: Place, streaming: bool) -> Option<Target<T>> {
         // SAFETY: the caller's duty, and the constructor's check; it was given as a mutable slice.
         self.dx.map(|dx| Target::new(unsafe { dx.row(at) }.cast_mut(), false, streaming))
+    }
+
+    /// Whether each row of a buffer follows the row before it at one stride.
+    #[inline(always)]
+    pub(crate) fn is_one_run(&self) -> bool {
+        self.group.groups == 1 && self.all <= self.inner_rows
+    }
+
+    /// Where the row at `at` of each buffer starts.
+    ///
+    /// # Safety
+    /// - `at` is the place of a row of these.
+    #[inline(always)]
+    pub(crate) unsafe fn pointers(&mut self, at: Place) -> RowPointers<T> {
+        // SAFETY: the caller's duty, and the constructor's check; dx was given as a mutable slice.
+        unsafe {
+            let (dy, x) = (self.dy.row(at), self.x.row(at));
+            let (ds, dx) = (self.ds.unwrap_or(self.dy).row(at), self.dx.unwrap_or(self.dy).row(at));
+            RowPointers { dy: Source(dy), x: Source(x), ds: Source(ds), dx: dx.cast_mut() }
+        }
+    }
+
+    /// The pointers of the row below, if these rows are [one run](Self::is_one_run).
+    #[inline(always)]
+    pub(crate) fn below(&self, p: RowPointers<T>) -> RowPointers<T> {
+        RowPointers {
+            dy: Source(p.dy.0.wrapping_add(self.dy.stride)),
+            x: Source(p.x.0.wrapping_add(self.x.stride)),
+            ds: Source(p.ds.0.wrapping_add(self.ds.unwrap_or(self.dy).stride)),
+            dx: p.dx.wrapping_add(self.dx.unwrap_or(self.dy).stride),
+        }
+    }
+
+    /// The rows of dy and x below these, if these rows are [one run](Self::is_one_run).
+    #[inline(always)]
+    pub(crate) fn sources_below(&self, [dy, x]: [Source<T>; 2]) -> [Source<T>; 2] {
+        [Source(dy.0.wrapping_add(self.dy.stride)), Source(x.0.wrapping_add(self.x.stride))]
+    }
+
+    /// Elements of a row of dx, written past the caches if `streaming`.
+    #[inline(always)]
+    pub(crate) fn target(&self, p: RowPointers<T>, streaming: bool) -> Target<T> {
+        Target::new(p.dx, false, streaming)
     }
 }

@@ -5,12 +5,18 @@ use core::ops::RangeInclusive;
 use crate::element::Storage;
 use crate::error::Error;
 use crate::isa::Isa;
-use crate::rows::{GradRows, Params, Vector};
-use crate::simd::Float;
-use crate::stats::RowNorm;
+use crate::rows::{GradRows, LINE, Params, Vector};
+use crate::simd::{Float, Lanes};
+use crate::stats::{CHUNK, RowNorm};
 
-/// The rows that are touched together.
+/// The rows that the second touch takes together.
 pub(super) const BLOCK_ROWS: usize = 2;
+
+/// The bytes of a first-level cache.
+const L1: usize = 32 << 10;
+
+/// The most rows that the first touch takes together.
+pub(super) const FIRST_ROWS: usize = 4;
 
 /// The statistics of each row, as forward has kept them.
 ///
@@ -55,12 +61,6 @@ impl<'a, F: Float> Stats<'a, F> {
         };
         Err(Error::Statistics { rows, given, missing })
     }
-
-    pub(super) fn row(&self, r: usize) -> Option<RowNorm<F>> {
-        let zero = F::default();
-        let of = |s: Option<&[F]>| s.map_or(zero, |s| s[r]);
-        self.rstd.map(|rstd| RowNorm { mean: of(self.mean), mean_lo: of(self.mean_lo), rstd: rstd[r] })
-    }
 }
 
 /// The job of either normalization, as the loops take it.
@@ -79,6 +79,8 @@ pub(super) struct GradJob<'a, T: Storage> {
     pub(super) sums: bool,
     pub(super) streaming: bool,
     pub(super) part_rows: usize,
+    /// Whether all rows, also those of the job that this is a part of, are one leaf.
+    pub(super) is_leaf: bool,
 }
 
 impl<T: Storage> GradJob<'_, T> {
@@ -88,18 +90,57 @@ impl<T: Storage> GradJob<'_, T> {
         params.gamma(i)
     }
 
-    /// The statistics of row `r`, if forward has kept them.
+    /// The statistics of row `r`, if forward has kept them. In line, since a function would return them in memory, and
+    /// what is loaded from there in wider pieces than it was stored in waits for all stores before it.
     #[inline(always)]
     pub(super) fn norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
-        if self.stats.rstd.is_none() { None } else { self.kept_norm(r) }
+        let rstd = self.stats.rstd?;
+        let at = self.index(r);
+        let zero = T::Float::default();
+        let (mut mean, mut mean_lo) = (zero, zero);
+        if self.centered {
+            if let Some(means) = self.stats.mean {
+                mean = means[at];
+            }
+            if let Some(means) = self.stats.mean_lo {
+                mean_lo = means[at];
+            }
+        }
+        Some(RowNorm { mean, mean_lo, rstd: rstd[at] })
     }
 
-    /// Not inlined: that would be 2 KB of code.
+    /// The index of row `r` among the rows of the buffers. Not inlined, for less code.
     #[inline(never)]
-    fn kept_norm(&self, r: usize) -> Option<RowNorm<T::Float>> {
-        let norm = self.stats.row(self.rows.index(r))?;
-        let zero = T::Float::default();
-        Some(if self.centered { norm } else { RowNorm { mean: zero, mean_lo: zero, ..norm } })
+    fn index(&self, r: usize) -> usize {
+        self.rows.index(r)
+    }
+
+    /// Whether the rows of a block of dy and x are in L1 for the second touch.
+    #[inline(always)]
+    pub(super) fn block_is_in_l1(&self) -> bool {
+        BLOCK_ROWS * 2 * self.rows.cols() * size_of::<T>() <= L1
+    }
+
+    /// Whether the first touch prefetches what follows in memory. Where a register is a cache line, its loop waits for
+    /// lines and not for arithmetic.
+    #[inline(always)]
+    pub(super) fn asks_ahead<S: Lanes>(&self) -> bool {
+        self.streaming && T::Float::lanes::<S>() * size_of::<T>() == LINE && self.block_is_in_l1()
+    }
+
+    /// The most rows whose first touch is taken together, with statistics that forward has kept; 0 if the rows are
+    /// taken one by one. Streamed rows are taken together only if four of them leave room in L1 for what the second
+    /// touch reads beside them.
+    pub(super) fn first_rows(&self) -> usize {
+        let are_in_l1 = FIRST_ROWS * 2 * self.rows.cols() * size_of::<T>() <= L1 / 4 * 3;
+        let has_norms = self.stats.rstd.is_some() && self.rows.is_one_run();
+        if !has_norms || !self.rows.has_dx() || self.rows.cols() > CHUNK || self.streaming && !are_in_l1 {
+            0
+        } else if are_in_l1 {
+            FIRST_ROWS
+        } else {
+            BLOCK_ROWS
+        }
     }
 }
 

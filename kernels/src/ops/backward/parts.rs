@@ -38,6 +38,12 @@ impl Parts {
         self.rows.min(part.saturating_mul(self.part_rows))
     }
 
+    /// Whether all rows are one leaf. Its sums have no errors: they are the sums of the one part, and what stands where
+    /// the errors of a part are kept does not count.
+    pub(super) fn is_leaf(&self) -> bool {
+        self.rows <= LEAF_ROWS
+    }
+
     /// The elements of memory that the sums of one part take, with their errors: columns in whole steps, for gamma and,
     /// if `centered`, for beta. `None` on overflow.
     pub fn partial_len<T: Storage>(&self, centered: bool) -> Option<usize> {

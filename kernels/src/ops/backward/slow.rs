@@ -5,8 +5,8 @@
 //! dy, gamma, xhat and rstd lies between 2^-450 and 2^450, or is zero. Rows of f64 have no type beyond their own: they
 //! are computed element by element with exponents apart, so that neither products nor sums leave the range.
 
-use super::job::{BLOCK_ROWS, GradJob, power_of_two, trusted};
-use super::touches::{RowTerms, Trust};
+use super::job::{BLOCK_ROWS, GradJob, Trusted, power_of_two, trusted};
+use super::touches::Trust;
 use crate::element::{Pair, Storage};
 use crate::rows::{Source, Tail, Target};
 use crate::simd::{Float, Kernel, Lanes, WIDE_REGS, sqrt_f64};
@@ -19,6 +19,19 @@ use crate::stats::{Moments, RowNorm};
 pub(super) fn is_zero<T: Storage>(job: &GradJob<'_, T>, r: usize) -> bool {
     // SAFETY: callers count the rows; rows have cols elements.
     unsafe { exact::is_constant(job.rows.dy(job.rows.place(r)), job.rows.cols(), false) }
+}
+
+/// Whether the loops are trusted with the rows from `r` on, whose sums have these sizes: sums of zero are moderate too
+/// where dy is zero.
+#[cold]
+#[inline(never)]
+pub(super) fn are_moderate<T: Storage>(job: &GradJob<'_, T>, r: usize, sizes: &[f64], rstds: &[f64]) -> bool {
+    let mut rows = (r..).zip(sizes.iter().zip(rstds));
+    rows.all(|(r, (size, rstd))| {
+        let Trusted { rstd: rstds, sums, products } = trusted::<T>();
+        rstds.contains(rstd)
+            && (sums.contains(size) && products.contains(&(size * rstd)) || *size == 0.0 && is_zero(job, r))
+    })
 }
 
 /// The statistics of row `r` for the loops, and whether the row is constant; `None` if the loops cannot take the row.
@@ -84,7 +97,7 @@ fn norm_of<T: Storage>(job: &GradJob<'_, T>, r: usize, taken: Moments) -> WideNo
 pub(super) fn take_rows<T: Storage>(
     job: &mut GradJob<'_, T>,
     r: usize,
-    rows: &[RowTerms<T::Float>],
+    rows: &[Trust],
     moments: &[Option<Moments>],
     gamma: &[T::Float],
     leaf: &mut [T::Float],
@@ -94,8 +107,8 @@ pub(super) fn take_rows<T: Storage>(
     let padded = cols.next_multiple_of(T::STEP);
     assert!(gamma.len() == padded && leaf.len() == padded * if job.centered { 2 } else { 1 });
     let mut taken = [None; BLOCK_ROWS];
-    for (k, ((row, moments), taken)) in rows.iter().zip(moments).zip(&mut taken).enumerate() {
-        if let (true, &Some(moments)) = (adds || row.trust != Trust::All, moments) {
+    for (k, ((&trust, moments), taken)) in rows.iter().zip(moments).zip(&mut taken).enumerate() {
+        if let (true, &Some(moments)) = (adds || trust != Trust::All, moments) {
             let (norm, place) = (norm_of(job, r + k, moments), job.rows.place(r + k));
             // SAFETY: there is the row.
             *taken = Some(unsafe { SlowRow { norm, dy: job.rows.dy(place), x: job.rows.x(place) } });
@@ -106,8 +119,8 @@ pub(super) fn take_rows<T: Storage>(
         let dbeta = dgamma.wrapping_add(leaf.len() - padded);
         job.isa.run(&AddRows { rows: &taken, dgamma, dbeta, cols });
     }
-    for (k, (row, taken)) in rows.iter().zip(&taken).enumerate() {
-        if let (true, Some(taken)) = (row.trust != Trust::All, taken) {
+    for (k, (&trust, taken)) in rows.iter().zip(&taken).enumerate() {
+        if let (true, Some(taken)) = (trust != Trust::All, taken) {
             write_dx(job, r + k, taken, gamma);
         }
     }

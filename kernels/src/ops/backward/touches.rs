@@ -1,15 +1,12 @@
 //! The two touches of the rows that take the fast path.
 
-use super::job::{BLOCK_ROWS, GradJob};
+use super::job::{BLOCK_ROWS, FIRST_ROWS, GradJob};
 use crate::element::{Pair, Reg, Storage};
 use crate::loops::probe;
 use crate::mean::{Center, Mean};
-use crate::rows::{LINE, Source, Target, way};
+use crate::rows::{RowPointers, Source, Target, way};
 use crate::simd::{Float, Lanes, MAX_REGS, regs};
 use crate::stats::{CHUNK, RowNorm, Tree, no_subtrees};
-
-/// The bytes of a first-level cache.
-const L1: usize = 32 << 10;
 
 /// How much of a row the loops are trusted with: the slow path does the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,40 +17,37 @@ pub(super) enum Trust {
     All,
 }
 
-/// The numbers of one row that the second touch needs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RowTerms<F> {
-    mean: F,
-    mean_lo: F,
-    rstd: F,
+/// The numbers of some rows that the second touch needs. The numbers of one kind lie together: a vector that is stored
+/// can be loaded number by number without a wait, but numbers that are stored cannot be loaded as a vector.
+#[derive(Debug)]
+pub(super) struct Terms<F> {
+    pub(super) hi: [F; FIRST_ROWS],
+    pub(super) rstd: [F; FIRST_ROWS],
+    /// -lo * rstd.
+    pub(super) offset: [F; FIRST_ROWS],
     /// -rstd * c1 and -rstd * c2.
-    neg_rstd_c1: F,
-    neg_rstd_c2: F,
-    pub(super) trust: Trust,
+    pub(super) neg_rstd_c1: [F; FIRST_ROWS],
+    pub(super) neg_rstd_c2: [F; FIRST_ROWS],
 }
 
-impl<F: Float> RowTerms<F> {
+impl<F: Float> Terms<F> {
     pub(super) const NAN: Self = Self {
-        mean: F::NAN,
-        mean_lo: F::NAN,
-        rstd: F::NAN,
-        neg_rstd_c1: F::NAN,
-        neg_rstd_c2: F::NAN,
-        trust: Trust::Nothing,
+        hi: [F::NAN; FIRST_ROWS],
+        rstd: [F::NAN; FIRST_ROWS],
+        offset: [F::NAN; FIRST_ROWS],
+        neg_rstd_c1: [F::NAN; FIRST_ROWS],
+        neg_rstd_c2: [F::NAN; FIRST_ROWS],
     };
 
+    /// Sets the terms of row `k`.
     #[inline(always)]
-    pub(super) fn new(norm: &RowNorm<F>, c1: f64, c2: f64, trust: Trust) -> Self {
+    pub(super) fn set(&mut self, k: usize, norm: &RowNorm<F>, c1: f64, c2: f64) {
+        let k = k % FIRST_ROWS;
         let &RowNorm { mean, mean_lo, rstd } = norm;
         let rstd_f64: f64 = rstd.into();
-        Self {
-            mean,
-            mean_lo,
-            rstd,
-            neg_rstd_c1: F::from_f64(-rstd_f64 * c1),
-            neg_rstd_c2: F::from_f64(-rstd_f64 * c2),
-            trust,
-        }
+        (self.hi[k], self.rstd[k], self.offset[k]) = (mean, rstd, -mean_lo * rstd);
+        self.neg_rstd_c1[k] = F::from_f64(-rstd_f64 * c1);
+        self.neg_rstd_c2[k] = F::from_f64(-rstd_f64 * c2);
     }
 }
 
@@ -75,8 +69,7 @@ pub(super) unsafe fn project<S: Lanes, T: Storage, M: Center>(
     // SAFETY: the caller's duty.
     let (dy, x) = unsafe { (job.rows.dy(place), job.rows.x(place)) };
     let mean = Mean::<M>::new(job.centered).on::<S>();
-    // Where a register is a cache line, this loop waits for lines and not for arithmetic.
-    let prefetches = job.streaming && T::Float::lanes::<S>() * size_of::<T>() == LINE && block_is_in_l1::<T>(cols);
+    let prefetches = job.asks_ahead::<S>();
     let mut stack = no_subtrees();
     let mut tree = Tree::new(&mut stack);
     let mut at = 0;
@@ -97,19 +90,13 @@ pub(super) unsafe fn project<S: Lanes, T: Storage, M: Center>(
     }
 }
 
-/// Whether the rows of a block of dy and x are in L1 for the second touch.
-#[inline(always)]
-fn block_is_in_l1<T>(cols: usize) -> bool {
-    BLOCK_ROWS * 2 * cols * size_of::<T>() <= L1
-}
-
 /// The sums over `len` columns from `from` on, at most a chunk, still to be folded. What follows in memory is
 /// prefetched if `prefetches`.
 ///
 /// # Safety
 /// - dy and x have `from + len` elements; gamma has them in whole steps.
 #[inline(always)]
-unsafe fn project_chunk<S: Lanes, T: Storage, M: Center>(
+pub(super) unsafe fn project_chunk<S: Lanes, T: Storage, M: Center>(
     simd: S,
     [dy, x]: [Source<T>; 2],
     hi: T::Float,
@@ -173,7 +160,7 @@ fn halve<S: Lanes, T: Storage>(simd: S, mut v: [Reg<S, T>; MAX_REGS]) -> Reg<S, 
     v[0]
 }
 
-/// A [`RowTerms`] in registers, and where its elements are.
+/// The terms of a row in registers, and where its elements are.
 #[derive(Clone, Copy)]
 struct Loaded<S: Lanes, T: Storage, M> {
     hi: Reg<S, T>,
@@ -194,33 +181,37 @@ impl<S: Lanes, T: Storage, M: Center> Loaded<S, T, M> {
     /// # Safety
     /// - There is such a row.
     #[inline(always)]
-    unsafe fn new(simd: S, job: &mut GradJob<'_, T>, r: usize, row: &RowTerms<T::Float>) -> Self {
-        let &RowTerms { mean, mean_lo, rstd, neg_rstd_c1, neg_rstd_c2, .. } = row;
+    unsafe fn new(
+        simd: S,
+        job: &GradJob<'_, T>,
+        p: RowPointers<T>,
+        r: usize,
+        terms: &Terms<T::Float>,
+        k: usize,
+        ahead: usize,
+    ) -> Self {
+        let k = k % FIRST_ROWS;
         let splat = |v| T::Float::splat(simd, v);
-        let at = job.rows.place(r);
-        // SAFETY: the caller's duty.
-        let (dy, x, ds, dx) =
-            unsafe { (job.rows.dy(at), job.rows.x(at), job.rows.ds(at), job.rows.dx(at, job.streaming)) };
-        let offset = splat(-mean_lo * rstd);
+        let mut later = [p.dy, p.x];
         // Where a block of f32 or f64 is larger than L1, this loop waits for cache lines itself, and prefetches would
         // not come sooner.
-        let prefetches = T::ROUNDS || block_is_in_l1::<T>(job.rows.cols());
-        let later = if prefetches && r + BLOCK_ROWS < job.rows.rows() { r + BLOCK_ROWS } else { r };
-        let later = job.rows.place(later);
-        // SAFETY: there is such a row.
-        let ahead = unsafe { [job.rows.dy(later), job.rows.x(later)] };
+        if job.streaming && (T::ROUNDS || job.block_is_in_l1()) && r + ahead < job.rows.rows() {
+            let at = job.rows.place(r + ahead);
+            // SAFETY: there is such a row.
+            later = unsafe { [job.rows.dy(at), job.rows.x(at)] };
+        }
         Self {
-            hi: splat(mean),
-            rstd: splat(rstd),
-            offset,
-            neg_rstd_c1: splat(neg_rstd_c1),
-            neg_rstd_c2: splat(neg_rstd_c2),
+            hi: splat(terms.hi[k]),
+            rstd: splat(terms.rstd[k]),
+            offset: splat(terms.offset[k]),
+            neg_rstd_c1: splat(terms.neg_rstd_c1[k]),
+            neg_rstd_c2: splat(terms.neg_rstd_c2[k]),
             mean: Mean::new(job.centered).on::<S>(),
-            dy,
-            x,
-            ds,
-            dx,
-            ahead,
+            dy: p.dy,
+            x: p.x,
+            ds: job.rows.has_ds().then_some(p.ds),
+            dx: job.rows.has_dx().then_some(job.rows.target(p, job.streaming)),
+            ahead: later,
         }
     }
 
@@ -268,33 +259,66 @@ pub(super) mod ways {
     pub(in crate::ops::backward) const ALL_STREAMED: u8 = ALL | STREAM;
 }
 
-/// Writes dx of the `R` rows from `r` on, and adds them to the sums of dgamma and dbeta, as far as both `wanted` and
-/// the job ask for it.
+/// Writes dx of the `rows` rows from `r` on, a multiple of `R`, whose `terms` begin at number `k`, and adds them to the
+/// sums of dgamma and dbeta, `R` rows at a time, as far as both `wanted` and the job ask for it.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     simd: S,
     job: &mut GradJob<'_, T>,
     r: usize,
-    rows: &[RowTerms<T::Float>; R],
+    rows: usize,
+    terms: &Terms<T::Float>,
+    k: usize,
     wanted: u8,
     gamma: &[T::Float],
     leaf: &mut [T::Float],
 ) {
     let cols = job.rows.cols();
     let sums = if Mean::<M>::new(job.centered).is_taken::<S>() { 2 } else { 1 };
-    assert!(r + R <= job.rows.rows() && gamma.len() >= cols && leaf.len() == sums * gamma.len());
+    let has_rows = rows.is_multiple_of(R) && r + rows <= job.rows.rows();
+    assert!(has_rows && gamma.len() >= cols && leaf.len() == sums * gamma.len());
     let dgamma = leaf.as_mut_ptr();
     let dbeta = dgamma.wrapping_add((sums - 1) * gamma.len());
     let shared = Shared::<T> { gamma: gamma.as_ptr(), dgamma, dbeta };
-    // SAFETY: there are R rows from r on, checked above. (Not `array::from_fn`: its closure is not always inlined.)
-    let mut loaded = [unsafe { Loaded::new(simd, job, r, &rows[0]) }; R];
-    for k in 1..R {
-        // SAFETY: as above.
-        loaded[k] = unsafe { Loaded::new(simd, job, r + k, &rows[k]) };
+    let ahead = job.first_rows().max(BLOCK_ROWS);
+    let is_one_run = job.rows.is_one_run();
+    let mut p = None;
+    for i in (0..rows).step_by(R) {
+        // SAFETY: there are these rows, checked above. (Not `array::from_fn`: its closure is not always inlined.)
+        unsafe {
+            let mut at = match p {
+                Some(p) if is_one_run => p,
+                _ => job.rows.pointers(job.rows.place(r + i)),
+            };
+            let mut loaded = [Loaded::new(simd, job, at, r + i, terms, k + i, ahead); R];
+            for j in 1..R {
+                let below = i + j;
+                at = if is_one_run { job.rows.below(at) } else { job.rows.pointers(job.rows.place(r + below)) };
+                loaded[j] = Loaded::new(simd, job, at, r + below, terms, k + below, ahead);
+            }
+            p = Some(job.rows.below(at));
+            touch_block::<S, T, M, R>(simd, job, &loaded, shared, wanted);
+        }
     }
+}
+
+/// The second touch of the rows `loaded`.
+///
+/// # Safety
+/// - These are rows of the job; gamma and the sums have its columns in whole steps.
+#[inline(always)]
+unsafe fn touch_block<S: Lanes, T: Storage, M: Center, const R: usize>(
+    simd: S,
+    job: &GradJob<'_, T>,
+    loaded: &[Loaded<S, T, M>; R],
+    shared: Shared<T>,
+    wanted: u8,
+) {
+    let cols = job.rows.cols();
     // Rows that do not start on cache lines are not streamed.
     let mut streams = job.streaming;
-    for row in &loaded {
+    for row in loaded {
         streams &= row.dx.is_some_and(|dx| dx.misalignment() == 0);
     }
     let has_ds = loaded[0].ds.is_some();
@@ -310,12 +334,12 @@ pub(super) fn second_touch<S: Lanes, T: Storage, M: Center, const R: usize>(
     unsafe {
         let mut nan_probe = match way {
             _ if !S::SPECIALIZES => T::Float::splat(simd, T::Float::default()),
-            ways::ALL if R > 1 => touch::<S, T, M, { ways::ALL }, R>(simd, &loaded, shared, way, at),
-            ways::ALL_STREAMED if R > 1 => touch::<S, T, M, { ways::ALL_STREAMED }, R>(simd, &loaded, shared, way, at),
-            _ => touch::<S, T, M, { ways::ANY }, R>(simd, &loaded, shared, way, at),
+            ways::ALL if R > 1 => touch::<S, T, M, { ways::ALL }, R>(simd, loaded, shared, way, at),
+            ways::ALL_STREAMED if R > 1 => touch::<S, T, M, { ways::ALL_STREAMED }, R>(simd, loaded, shared, way, at),
+            _ => touch::<S, T, M, { ways::ANY }, R>(simd, loaded, shared, way, at),
         };
         while at < cols {
-            let tail = touch_tail::<S, T, M, R>(simd, &loaded, shared, way, at, pair.min(cols - at));
+            let tail = touch_tail::<S, T, M, R>(simd, loaded, shared, way, at, pair.min(cols - at));
             nan_probe = T::Float::plus(simd, nan_probe, tail);
             at += pair;
             if S::SPECIALIZES {
