@@ -621,8 +621,8 @@ impl<M: Center, const SPLITS: bool> Kernel for Sums<'_, M, SPLITS> {
     }
 }
 
-/// Normalizes a block of rows out of its columns, and writes the rows, the first to `y` and each `stride` elements after
-/// the one before. Whoever makes it knows that the columns are there, and that the rows of `y` may be written.
+/// Normalizes a block of rows out of its columns, and writes the rows, the first to `y` and each `stride` elements
+/// after the one before. Whoever makes it knows that the columns are there, and that the rows of `y` may be written.
 struct Finish<'k, M> {
     columns: Columns,
     known: &'k Known,

@@ -76,8 +76,8 @@ fn block<F: Float>(stats: &[F], first: usize, rows: usize) -> [F; FIRST_ROWS] {
     [stats[0], stats[a], stats[b], stats[c]]
 }
 
-/// Makes terms of the sums S1 of four rows, followed by the sums S2 of these rows. Returns whether the loops are trusted
-/// with the first `rows` of them.
+/// Makes terms of the sums S1 of four rows, followed by the sums S2 of these rows. Returns whether the loops are
+/// trusted with the first `rows` of them.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn settle<S: Lanes, T: Storage>(

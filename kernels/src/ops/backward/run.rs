@@ -200,8 +200,8 @@ fn take_moments<T: Storage, M: Center>(
     }
 }
 
-/// The first touch of row `r`: writes the terms of the row as number `k` of `terms`, and returns how much of the row the
-/// loops are trusted with.
+/// The first touch of row `r`: writes the terms of the row as number `k` of `terms`, and returns how much of the row
+/// the loops are trusted with.
 struct FirstTouch<'j, 'a, T: Storage, M: Center> {
     job: &'j GradJob<'a, T>,
     r: usize,
