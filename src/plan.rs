@@ -97,7 +97,7 @@ impl Plan {
     /// whatever the parallelism, with the only gamma and beta.
     #[inline(always)]
     pub(crate) fn takes_one_row(&self, cols: usize) -> bool {
-        let only_one = self.groups * self.repeat == 1;
+        let only_one = (self.groups, self.repeat) == (1, 1);
         cols == self.cols && cols <= CHUNK && only_one && self.store != Store::Streaming
     }
 

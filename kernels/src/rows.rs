@@ -20,7 +20,7 @@ pub use groups::Groups;
 pub(crate) use input::Input;
 pub use io::{OneRow, RawRows, RowIo};
 pub(crate) use line::CacheLine;
-pub use line::{LINE, start_on_lines};
+pub use line::{LINE, have_no_gaps, start_on_lines};
 pub use params::{Params, Vector};
 pub(crate) use source::Source;
 pub(crate) use tail::{TAIL, Tail, pad};

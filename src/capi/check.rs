@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 
 use lanenorm_kernels::Error as Refused;
+use lanenorm_kernels::rows::have_no_gaps;
 
 use super::places::{Places, Rows, Shape, Span, Strided, vector};
 use super::plan::Kind;
@@ -80,7 +81,7 @@ pub(super) fn check(
         bytes: shape.rows * shape.cols * y_size,
         row_bytes: shape.cols * y_size,
         tensors: if has_residual { 4 } else { 2 },
-        on_lines: y.rows.are_on_lines(y_size),
+        on_lines: y.rows.are_on_lines(y_size) || even && have_no_gaps(y.rows.stride, shape.cols, shape.cols * y_size),
         in_place: y_is_x || y_is_residual,
         least_row_bytes: y_row_bytes(kind.rows(has_residual).size(), has_residual),
     });
@@ -111,7 +112,7 @@ impl PlainCall {
             bytes: len,
             row_bytes: row_len,
             tensors: 2,
-            on_lines: y.are_on_lines(kind.size()),
+            on_lines: y.are_on_lines(kind.size()) || have_no_gaps(plan.cols, plan.cols, row_len),
             in_place: x.data == y.data,
             least_row_bytes: y_row_bytes(kind.size(), false),
         });

@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use super::input::Addition;
-use super::line::{LINE, start_on_lines};
+use super::line::{LINE, have_no_gaps, start_on_lines};
 use super::source::PrefetchOffset;
 use super::{Input, Source, Target};
 use crate::element::{Addend, Companion, Kind, Storage};
@@ -397,7 +397,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// Whether the rows of y follow one another without a gap, and have more than two cache lines each.
     #[inline]
     pub fn y_has_no_gaps(&self) -> bool {
-        self.y_stride == self.cols && self.y_row_bytes() > 2 * LINE
+        have_no_gaps(self.y_stride, self.cols, self.y_row_bytes())
     }
 
     /// The size of an element of y.
