@@ -127,8 +127,8 @@ struct Given {
     is_finite: bool,
 }
 
-/// The bits of y from the job of one row, and from the job of rows of which there is one. `None` if the former has no
-/// loop for this row.
+/// The bits of y from [`ForwardRow`], and from [`Forward`] with one row. `None` if [`ForwardRow`] has no loop for this
+/// row.
 fn one_row<M: Center>(isa: Isa, x: &[f32], given: Given, eps: f64, in_place: bool) -> Option<[Vec<u8>; 2]>
 where
     f32: Compiled<M>,

@@ -383,8 +383,8 @@ impl Columns {
         }
     }
 
-    /// The number of lanes that have columns in a step, in eights, of which there are a few choices: a lane takes one
-    /// column, or two that follow one another (`splits`).
+    /// The number of lanes that take columns, in eights, rounded up to a number that [`tree`](Self::tree) has code for.
+    /// A lane takes one column, or two that follow one another if `splits`.
     #[inline(always)]
     fn eights(self, splits: bool) -> usize {
         match self.cols.div_ceil(EIGHT) {
@@ -443,7 +443,7 @@ impl Columns {
         let count = if EIGHTS <= 2 { FOUR } else { rolled(FOUR) };
         let mut l = 0;
         while l < count {
-            // SAFETY: the caller's duty. There are so many fours.
+            // SAFETY: the caller's duty. `fours` has FOUR elements, and l < FOUR.
             unsafe {
                 let lower = self.lane::<S, N, SPLITS, EIGHTS>(simd, &terms, l);
                 let upper = self.lane::<S, N, SPLITS, EIGHTS>(simd, &terms, l + FOUR);

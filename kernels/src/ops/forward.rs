@@ -166,7 +166,7 @@ impl<'a, T: Storage, M: Center> ForwardRow<'a, T, M> {
         }
     }
 
-    /// The same job for rows, of which there is one.
+    /// This job as a [`Forward`] with one row.
     #[inline(always)]
     fn as_rows(&mut self) -> Forward<'_, T, M> {
         let (x, cols, epilogue, eps) = self.row.parts();
