@@ -24,23 +24,21 @@ struct Layouts {
 const ALIGN: usize = LINE;
 
 impl Plan {
-    /// The elements of scratch memory that a backward call takes, with all tasks that it would be cut into now.
+    /// The elements of scratch memory that a backward call takes, with all tasks that it might be cut into now.
     pub(crate) fn backward_scratch_len<T: Element>(&self, rows: usize, centered: bool) -> Result<usize, Error> {
         if rows == 0 || self.cols == 0 {
             return Ok(0);
         }
         let parts = Parts::new(rows / self.groups, self.cols);
-        let tasks: Tasks = self.backward_tasks(rows, &parts);
+        let tasks: Tasks = self.parallelism.most_tasks_for(backward_elements(rows, self.cols)).at_most(parts.count());
         let total = Scratch::new::<T>(&parts, centered).and_then(|scratch| scratch.total(tasks.count));
         let total = total.and_then(|total| total.checked_add(ALIGN / size_of::<T::Float>()));
         total.ok_or(Error::Arguments(Refused::Overflow { what: "scratch", rows, stride: self.cols }))
     }
 
-    /// How many tasks a backward call is cut into.
+    /// How many tasks a backward call is cut into. To be asked once for each call.
     pub(crate) fn backward_tasks<const POOLS: bool>(&self, rows: usize, parts: &Parts) -> Tasks<POOLS> {
-        // An element takes twice as long as in a forward call.
-        let elements = rows.saturating_mul(self.cols).saturating_mul(2);
-        self.parallelism.tasks_for(elements).at_most(parts.count())
+        self.parallelism.tasks_for(backward_elements(rows, self.cols)).at_most(parts.count())
     }
 
     /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call. If `dx` is given, it
@@ -180,6 +178,11 @@ impl Plan {
         };
         Ok(Layouts { rows, dy, x, ds, dx })
     }
+}
+
+/// How many elements of a forward call take the time of a backward call.
+fn backward_elements(rows: usize, cols: usize) -> usize {
+    rows.saturating_mul(cols).saturating_mul(2)
 }
 
 /// An error if the rows have not been checked.

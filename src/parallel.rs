@@ -65,8 +65,9 @@ pub(crate) struct Tasks<const POOLS: bool = true> {
     pool: bool,
 }
 
-/// The least number of elements for which one helper is called; for twice as many elements all helpers are called. A
-/// helper takes some microseconds to come, and tens of microseconds if it sleeps.
+/// The least number of elements for which one helper is called, even if it sleeps; for twice as many elements all helpers
+/// are called. A helper that is awake comes in a microsecond, and one that sleeps in tens of microseconds. Calls of
+/// fewer elements are short: one helper is called where it is at hand.
 const ELEMENTS_FROM_OUTSIDE: usize = 192 * 1024;
 
 /// The most tasks of a call, so that products with the number of tasks do not overflow.
@@ -100,14 +101,15 @@ impl<const POOLS: bool> Tasks<POOLS> {
         POOLS && rayon::current_thread_index().is_some()
     }
 
+    /// `is_at_hand` says whether a short call gets help.
     #[inline(never)]
-    fn auto(elements: usize, own_threads: bool) -> Self {
+    fn auto(elements: usize, own_threads: bool, is_at_hand: fn() -> bool) -> Self {
         let tasks = elements / ELEMENTS_PER_TASK;
         if !own_threads && Self::has_pool() {
             return Self { count: rayon::current_num_threads().min(tasks), pool: true };
         }
         let most = match elements {
-            ..ELEMENTS_FROM_OUTSIDE => return Self::ONE,
+            ..ELEMENTS_FROM_OUTSIDE if !is_at_hand() => return Self::ONE,
             _ if elements < 2 * ELEMENTS_FROM_OUTSIDE => 2,
             _ => tasks,
         };
@@ -126,9 +128,19 @@ impl Parallelism {
         Self::AtMost(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN))
     }
 
-    /// The tasks for a job of `elements`.
+    /// The tasks for a job of `elements`, which is to be run. To be asked once for each call: it counts calls.
     #[inline(always)]
     pub(crate) fn tasks_for<const POOLS: bool>(self, elements: usize) -> Tasks<POOLS> {
+        self.tasks_with(elements, team::is_at_hand)
+    }
+
+    /// The most tasks for a job of `elements`, whether or not a helper is at hand.
+    pub(crate) fn most_tasks_for<const POOLS: bool>(self, elements: usize) -> Tasks<POOLS> {
+        self.tasks_with(elements, || true)
+    }
+
+    #[inline(always)]
+    fn tasks_with<const POOLS: bool>(self, elements: usize, is_at_hand: fn() -> bool) -> Tasks<POOLS> {
         let most = match self {
             Self::Serial => 1,
             Self::Tasks(n) if n.get() > 1 => {
@@ -140,7 +152,7 @@ impl Parallelism {
         if elements < 2 * ELEMENTS_PER_TASK || most < 2 {
             return Tasks::ONE;
         }
-        Tasks::auto(elements, self == Self::OwnThreads).at_most(most)
+        Tasks::auto(elements, self == Self::OwnThreads, is_at_hand).at_most(most)
     }
 }
 
@@ -245,10 +257,9 @@ struct Rest<W> {
     /// How many threads would share the work if all came now: the caller, and the helpers that have not come yet. At
     /// least two.
     due: usize,
-    /// How much the caller takes at once (`piece`), and how much a helper takes at least (`least`) and at most
-    /// (`part`).
-    piece: usize,
+    /// How much a thread takes at least (`least`), and at most: the caller (`piece`), and a helper (`part`).
     least: usize,
+    piece: usize,
     part: usize,
 }
 
@@ -260,10 +271,8 @@ impl<W: Work> Rest<W> {
         let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
         let work = rest.work.take()?;
         let len = work.len();
-        let n = match helper {
-            None => rest.piece,
-            Some(_) => (len / rest.due).clamp(rest.least, rest.part),
-        };
+        let most = if helper.is_some() { rest.part } else { rest.piece };
+        let n = (len / rest.due).clamp(rest.least, most);
         if helper == Some(true) {
             rest.due = (rest.due - 1).max(2);
         }

@@ -5,8 +5,11 @@
 //! are run without it.
 //!
 //! A caller wakes or starts at most two helpers, and each helper two more, so that no thread makes a dozen system calls
-//! before it works. A helper that has just helped looks for the next call for some microseconds before it sleeps, since
-//! waking it takes longer.
+//! before it works.
+//!
+//! Waking a helper takes several microseconds of the caller, and as long again until the helper works. So a helper that
+//! has been woken, or has just helped, looks for another call for [`wait`] before it sleeps. Short calls are worth the
+//! help of a helper that looks, and not of one that sleeps: [`is_at_hand`] tells.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -14,17 +17,22 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, hint, mem, process, ptr};
 
 use super::pin::stay_in_memory;
 
-/// How often a caller looks whether its helpers have left before it goes to sleep. That is some twenty microseconds,
-/// the time of going to sleep and waking.
-const LOOKS_OF_CALLER: usize = 1500;
+/// For how many microseconds a thread looks for something before it sleeps, if `LANENORM_SPIN_MICROS` says nothing, and
+/// at most.
+const WAIT: usize = 50;
+const MOST_WAIT: usize = 10_000;
 
-/// How often a helper looks for another call before it goes to sleep.
-const LOOKS_OF_HELPER: usize = 1000;
+/// How often a thread looks for something before it looks at the clock.
+const LOOKS: usize = 16;
+
+/// After this many short calls in a row a thread counts as one that makes such calls. As many calls later, and so on, it
+/// wakes a helper that sleeps.
+const SHORT_CALLS: usize = 32;
 
 /// How many helpers one thread wakes or starts for a call.
 const BRANCHES: usize = 2;
@@ -73,6 +81,65 @@ pub(super) fn threads() -> usize {
     processors
 }
 
+/// For how long a helper looks for another call before it sleeps, and a caller for the end of helpers that still work.
+fn wait() -> Duration {
+    /// One more than the microseconds; 0 before the variable has been read.
+    static MICROS: AtomicUsize = AtomicUsize::new(0);
+
+    // No locks here, which a child process might find locked.
+    let mut known = MICROS.load(Ordering::Relaxed);
+    if known == 0 {
+        let given = env::var("LANENORM_SPIN_MICROS").ok().and_then(|text| text.parse().ok());
+        known = 1 + given.unwrap_or(WAIT).min(MOST_WAIT);
+        MICROS.store(known, Ordering::Relaxed);
+    }
+    Duration::from_micros(known as u64 - 1)
+}
+
+/// Looks until `until` whether `found`. Returns whether it is.
+fn look(until: Instant, found: impl Fn() -> bool) -> bool {
+    loop {
+        for _ in 0..LOOKS {
+            if found() {
+                return true;
+            }
+            hint::spin_loop();
+        }
+        if Instant::now() >= until {
+            return found();
+        }
+    }
+}
+
+/// Whether a short call is to be helped: this thread has made the last short calls, and a helper is awake and free, or
+/// is to be woken for the calls that follow.
+///
+/// Where several threads make short calls, each does its own alone.
+pub(super) fn is_at_hand() -> bool {
+    /// The thread that has made the last short call, and the number of its calls in a row.
+    static CALLER: AtomicUsize = AtomicUsize::new(0);
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+    thread_local! {
+        static HERE: u8 = const { 0 };
+    }
+
+    if threads() < 2 || wait().is_zero() {
+        return false;
+    }
+    let caller = HERE.with(|here| ptr::from_ref(here).addr());
+    if CALLER.load(Ordering::Relaxed) != caller {
+        CALLER.store(caller, Ordering::Relaxed);
+        CALLS.store(0, Ordering::Relaxed);
+        return false;
+    }
+    // A count that another thread overwrites is as good.
+    let calls = CALLS.load(Ordering::Relaxed).wrapping_add(1);
+    CALLS.store(calls, Ordering::Relaxed);
+    calls >= SHORT_CALLS
+        && (calls.is_multiple_of(SHORT_CALLS) || Team::of_this_process().looking.load(Ordering::Relaxed) > 0)
+}
+
 /// Runs `work` on the calling thread, and `help` on the helpers that come while `work` runs, at most `helpers` of them.
 /// Returns when `work` and every `help` that has begun have returned. No `help` begins after another has returned.
 pub(super) fn call(helpers: usize, work: &mut dyn FnMut(), help: &(dyn Fn() + Sync)) {
@@ -104,11 +171,18 @@ struct Team {
     process: u32,
     /// How long a helper sleeps before it ends.
     idle: Duration,
-    /// Grows with each call.
-    calls: AtomicUsize,
+    /// How long a thread looks before it sleeps.
+    wait: Duration,
+    calls: Calls,
+    /// The number of helpers that are awake and help nobody. It is written under the mutex.
+    looking: AtomicUsize,
     state: Mutex<State>,
     wake: Condvar,
 }
+
+/// A number that grows with each call. It has cache lines of its own, since helpers look at it.
+#[repr(align(128))]
+struct Calls(AtomicUsize);
 
 #[derive(Default)]
 struct State {
@@ -118,7 +192,6 @@ struct State {
     /// The number of helpers, with those about to start.
     helpers: usize,
     starting: usize,
-    looking: usize,
     /// The number of helpers that sleep and have not been told to wake.
     asleep: usize,
     /// The number of helpers that have been told to wake and have not noticed yet.
@@ -130,8 +203,9 @@ struct State {
 }
 
 impl Team {
-    fn new(process: u32, idle: Duration) -> Self {
-        Self { process, idle, calls: AtomicUsize::new(0), state: Mutex::default(), wake: Condvar::new() }
+    fn new(process: u32, idle: Duration, wait: Duration) -> Self {
+        let (calls, looking) = (Calls(AtomicUsize::new(0)), AtomicUsize::new(0));
+        Self { process, idle, wait, calls, looking, state: Mutex::default(), wake: Condvar::new() }
     }
 
     fn of_this_process() -> &'static Self {
@@ -144,7 +218,7 @@ impl Team {
             return team;
         }
         // The first call of a process. The team of a parent process is not touched: its mutex may be locked for ever.
-        let new = Box::into_raw(Box::new(Self::new(process, IDLE)));
+        let new = Box::into_raw(Box::new(Self::new(process, IDLE, wait())));
         match TEAM.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
             // SAFETY: it is never freed.
             Ok(_) => unsafe { &*new },
@@ -188,7 +262,6 @@ impl Team {
             state.calls.push(Listed(ptr::from_ref(call).cast()));
             state.most = state.most.max(helpers);
             state.pause = state.pause.saturating_sub(1);
-            self.calls.fetch_add(1, Ordering::Release);
             self.summon(state, helpers);
         }
     }
@@ -196,7 +269,8 @@ impl Team {
     /// Wakes or starts helpers for a call that wants `helpers` of them, less those that come anyway; at most
     /// [`BRANCHES`].
     fn summon(&'static self, mut state: MutexGuard<'_, State>, helpers: usize) {
-        let coming = state.looking + state.starting + state.woken;
+        let looking = self.looking.load(Ordering::Relaxed);
+        let coming = looking + state.starting + state.woken;
         let missing = helpers.saturating_sub(coming).min(BRANCHES);
         let wakes = missing.min(state.asleep);
         let can_start = if state.pause == 0 { state.most.saturating_sub(state.helpers) } else { 0 };
@@ -207,6 +281,10 @@ impl Team {
         state.helpers += starts;
         let first = state.helpers - starts;
         drop(state);
+        // Those who look come for the mutex, which is free now.
+        if helpers > 0 && looking > 0 {
+            self.calls.0.fetch_add(1, Ordering::Release);
+        }
         for _ in 0..wakes {
             self.wake.notify_one();
         }
@@ -237,11 +315,8 @@ impl Team {
             return;
         }
         drop(state);
-        for _ in 0..LOOKS_OF_CALLER {
-            if is_left() {
-                return;
-            }
-            hint::spin_loop();
+        if !self.wait.is_zero() && look(Instant::now() + self.wait, is_left) {
+            return;
         }
         let mut state = self.lock();
         while !is_left() {
@@ -254,14 +329,19 @@ impl Team {
     fn serve(&'static self) {
         let mut state = self.lock();
         state.starting -= 1;
-        let mut has_helped = false;
+        self.looking.fetch_add(1, Ordering::Relaxed);
+        let looks = || (None, self.wait.is_zero());
+        let (mut until, mut is_tired) = looks();
         loop {
             if let Some(Listed(call)) = state.join() {
+                self.looking.fetch_sub(1, Ordering::Relaxed);
                 // SAFETY: this thread is counted as helping, and the caller waits until it no longer is.
                 let (help, wanted) = unsafe { ((*call).help, (*call).wanted.load(Ordering::Relaxed)) };
                 self.summon(state, wanted);
                 let result = panic::catch_unwind(AssertUnwindSafe(help));
                 state = self.lock();
+                // The next call of the caller finds it looking.
+                self.looking.fetch_add(1, Ordering::Relaxed);
                 // SAFETY: as above, up to the last line, which ends it.
                 unsafe {
                     (*call).wanted.store(0, Ordering::Relaxed);
@@ -275,20 +355,15 @@ impl Team {
                     }
                     helping.fetch_sub(1, Ordering::Release);
                 }
-                has_helped = true;
-            } else if has_helped {
-                has_helped = false;
-                state.looking += 1;
-                let calls = self.calls.load(Ordering::Relaxed);
+                (until, is_tired) = looks();
+            } else if !is_tired {
+                let calls = self.calls.0.load(Ordering::Relaxed);
                 drop(state);
-                let mut looks = 0;
-                while looks < LOOKS_OF_HELPER && self.calls.load(Ordering::Acquire) == calls {
-                    hint::spin_loop();
-                    looks += 1;
-                }
+                let until = *until.get_or_insert_with(|| Instant::now() + self.wait);
+                is_tired = !look(until, || self.calls.0.load(Ordering::Acquire) != calls);
                 state = self.lock();
-                state.looking -= 1;
             } else {
+                self.looking.fetch_sub(1, Ordering::Relaxed);
                 state.asleep += 1;
                 let waited = self.wake.wait_timeout_while(state, self.idle, |state| state.woken == 0);
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -298,6 +373,8 @@ impl Team {
                     return;
                 }
                 state.woken -= 1;
+                self.looking.fetch_add(1, Ordering::Relaxed);
+                (until, is_tired) = looks();
             }
         }
     }
@@ -335,9 +412,13 @@ mod tests {
     use super::*;
 
     fn team(idle: Duration) -> &'static Team {
+        team_that_waits(idle, Duration::from_micros(50))
+    }
+
+    fn team_that_waits(idle: Duration, wait: Duration) -> &'static Team {
         // Teams are never freed. This list tells a leak checker that they are still reachable.
         static TEAMS: Mutex<Vec<&'static Team>> = Mutex::new(Vec::new());
-        let team: &'static Team = Box::leak(Box::new(Team::new(0, idle)));
+        let team: &'static Team = Box::leak(Box::new(Team::new(0, idle, wait)));
         TEAMS.lock().expect("no panic").push(team);
         team
     }
@@ -415,7 +496,8 @@ mod tests {
             assert!(helped(team, 2).iter().all(|id| !threads.contains(id)));
         }
         let state = team.lock();
-        assert!(state.calls.is_empty() && state.looking <= 2 && state.starting == 0 && state.woken == 0);
+        let looking = team.looking.load(Ordering::Relaxed);
+        assert!(state.calls.is_empty() && looking <= 2 && state.starting == 0 && state.woken == 0);
     }
 
     #[test]
