@@ -111,7 +111,7 @@ impl Plan {
             if sums {
                 let dgamma = dgamma.as_deref_mut().map(|dgamma| &mut dgamma[of_group.clone()]);
                 let dbeta = dbeta.as_deref_mut().map(|dbeta| &mut dbeta[of_group]);
-                parts.merge::<T, M>(self.isa, partials, dgamma, dbeta);
+                jobs::merge::<T, M, true>(self.isa, &parts, partials, ParamGrads { dgamma, dbeta }, tasks);
             }
         }
         Ok(())

@@ -6,13 +6,14 @@
 
 use std::marker::PhantomData;
 
-use lanenorm_kernels::ops::backward::Backward;
+use lanenorm_kernels::ops::backward::{Backward, Parts};
 use lanenorm_kernels::ops::forward::{Forward, Normalize};
 use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::rows::{Params, RowIo};
 use lanenorm_kernels::stats::{CHUNK, Moments, StatsMut};
 use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Isa};
 
+use crate::gradients::ParamGrads;
 use crate::parallel::{Tasks, Work, share};
 use crate::runs::RunsIo;
 use crate::scratch::Scratch;
@@ -386,5 +387,50 @@ impl<T: Element + Compiled<M>, M: Center> Work for Gradients<'_, '_, T, M> {
 
     fn run(mut self, work: &mut [T::Float]) {
         self.job.run_on(self.isa, self.partials, work);
+    }
+}
+
+/// Sums of parts that are this long in all are merged on two threads, dgamma on one and dbeta on the other.
+const LEAST_SHARED_SUMS: usize = 64 * 1024;
+
+/// Merges the sums of all parts into dgamma and dbeta, on up to `tasks` threads.
+pub(crate) fn merge<T, M: Center, const POOLS: bool>(
+    isa: Isa,
+    parts: &Parts,
+    partials: &[T::Float],
+    grads: ParamGrads<'_, T::Float>,
+    tasks: Tasks<POOLS>,
+) where
+    T: Element + Compiled<M>,
+{
+    let tasks = if partials.len() < LEAST_SHARED_SUMS { Tasks::ONE } else { tasks };
+    share(Merges { isa, parts, partials, grads, of: PhantomData::<(T, M)> }, &mut [], tasks);
+}
+
+struct Merges<'a, 'p, T: Element, M> {
+    isa: Isa,
+    parts: &'p Parts,
+    partials: &'p [T::Float],
+    grads: ParamGrads<'a, T::Float>,
+    of: PhantomData<(T, M)>,
+}
+
+impl<T: Element + Compiled<M>, M: Center> Work for Merges<'_, '_, T, M> {
+    type Memory = ();
+
+    fn len(&self) -> usize {
+        usize::from(self.grads.dgamma.is_some()) + usize::from(self.grads.dbeta.is_some())
+    }
+
+    fn split_at(self, at: usize) -> (Self, Self) {
+        debug_assert!(at == 1 && self.len() == 2, "dgamma and dbeta");
+        let ParamGrads { dgamma, dbeta } = self.grads;
+        let (a, b) = (ParamGrads { dgamma, dbeta: None }, ParamGrads { dgamma: None, dbeta });
+        (Self { grads: a, ..self }, Self { grads: b, ..self })
+    }
+
+    fn run(self, _: &mut [()]) {
+        let ParamGrads { dgamma, dbeta } = self.grads;
+        self.parts.merge::<T, M>(self.isa, self.partials, dgamma, dbeta);
     }
 }

@@ -16,6 +16,8 @@ use super::places::{Places, Rows, Shape, Strided, fill_with_zeros};
 use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, misfit, parallelism, refuse};
 use crate::backward::check_stats_together;
+use crate::gradients::ParamGrads;
+use crate::jobs;
 use crate::parallel::{self, Tasks};
 use crate::plan::{Plan, Written, dx_row_bytes};
 use crate::scratch::Scratch;
@@ -308,7 +310,7 @@ struct SomeParts<'a> {
 }
 
 impl parallel::Work for SomeParts<'_> {
-    type Memory = Line;
+    type Memory = MaybeUninit<Line>;
 
     fn len(&self) -> usize {
         self.task.count
@@ -326,10 +328,16 @@ impl parallel::Work for SomeParts<'_> {
         (self.sizes.lens.work * self.call.kind.float_size()).div_ceil(LINE)
     }
 
-    fn run(self, memory: &mut [Line]) {
+    fn run(self, memory: &mut [MaybeUninit<Line>]) {
         let Self { call, sizes, run, task } = self;
-        // SAFETY: these parts are this work's, and the memory is this thread's.
-        unsafe { run(call, sizes, Task { work: memory.as_mut_ptr().cast(), ..task }) };
+        // SAFETY: these parts are this work's, and the memory is this thread's. Sums become slices, whose elements must
+        // have a value. They get it here and not all at once, so that they are in the caches of their thread.
+        unsafe {
+            if call.sums && task.group == 0 {
+                fill_with_zeros(task.partials, 0, task.count * sizes.lens.partial * call.kind.float_size());
+            }
+            run(call, sizes, Task { work: memory.as_mut_ptr().cast(), ..task });
+        }
     }
 }
 
@@ -390,16 +398,21 @@ where
 }
 
 /// [`merge_group`] for some types.
-type MergeGroup = unsafe fn(&Call<'_>, &Sizes, usize, *const c_void);
+type MergeGroup = unsafe fn(&Call<'_>, &Sizes, usize, *const c_void, Tasks<false>);
 
-/// Merges the sums of all parts of a group into its dgamma and dbeta.
+/// Merges the sums of all parts of a group into its dgamma and dbeta, on up to `tasks` threads.
 ///
 /// # Safety
 /// - The types and sizes belong to the call.
 /// - There are the sums, and nothing else touches these elements of dgamma and dbeta meanwhile.
 #[inline(never)]
-unsafe fn merge_group<T, M: Center>(call: &Call<'_>, sizes: &Sizes, group: usize, partials: *const c_void)
-where
+unsafe fn merge_group<T, M: Center>(
+    call: &Call<'_>,
+    sizes: &Sizes,
+    group: usize,
+    partials: *const c_void,
+    tasks: Tasks<false>,
+) where
     T: Element + Compiled<M>,
 {
     let &Plan { cols, isa, .. } = call.plan;
@@ -411,7 +424,7 @@ where
         let partials = slice::from_raw_parts(partials.cast::<T::Float>(), sizes.lens.partials);
         (partials, grad(call.buffers.dgamma), grad(call.buffers.dbeta))
     };
-    sizes.parts.merge::<T, M>(isa, partials, dgamma, dbeta);
+    jobs::merge::<T, M, false>(isa, &sizes.parts, partials, ParamGrads { dgamma, dbeta }, tasks);
 }
 
 /// Writes zeros to dgamma and dbeta. These are the gradients if there are no rows. Otherwise the zeros are needed
@@ -454,15 +467,15 @@ pub(super) unsafe fn backward(
     let sizes = Sizes::new(plan, kind, rows).ok_or_else(overflow)?;
     let tasks: Tasks<false> = Plan { parallelism: parallelism(threads), ..*plan }.backward_tasks(rows, &sizes.parts);
     let len = sizes.lens.total(tasks.count).ok_or_else(overflow)?;
-    let mut scratch = Vec::new();
+    let mut scratch: Vec<Line> = Vec::new();
     let lines = len.checked_mul(float).map_or(usize::MAX, |bytes| bytes.div_ceil(LINE));
     if scratch.try_reserve_exact(lines).is_err() {
         let message = format_args!("scratch of {len} elements of {float} bytes");
         return Err(refuse(lanenorm_status::OutOfMemory, message));
     }
-    scratch.resize(lines, Line([0; LINE]));
-    let (partials, work) = scratch.split_at_mut(sizes.lens.partials * float / LINE);
+    let (partials, work) = scratch.spare_capacity_mut()[..lines].split_at_mut(sizes.lens.partials * float / LINE);
     let partials = partials.as_mut_ptr().cast::<c_void>();
+    work.fill(MaybeUninit::new(Line([0; LINE])));
     let run: Run = for_types!(kind.dtype, kind.centered, run_parts);
     let merge: MergeGroup = for_types!(kind.dtype, kind.centered, merge_group);
     // SAFETY: the caller's duty.
@@ -472,7 +485,7 @@ pub(super) unsafe fn backward(
         parallel::share(SomeParts { call: &call, sizes: &sizes, run, task }, work, tasks);
         if call.sums {
             // SAFETY: the caller's duty; these sums are of this group, and this call's.
-            unsafe { merge(&call, &sizes, group, partials) };
+            unsafe { merge(&call, &sizes, group, partials, tasks) };
         }
     }
     Ok(())
@@ -558,7 +571,7 @@ unsafe fn finish(
     for group in 0..plan.groups {
         let partials = partials.wrapping_byte_add(group * sizes.lens.partials * kind.float_size());
         // SAFETY: the caller's duty.
-        unsafe { merge(&call, &sizes, group, partials) };
+        unsafe { merge(&call, &sizes, group, partials, Tasks::ONE) };
     }
     Ok(())
 }
