@@ -131,6 +131,66 @@ fn one_thread_needs_no_help() {
     }
 }
 
+/// How many helpers there are after some short calls of `callers` threads that take turns, where the system tells.
+fn helpers_after_short_calls(callers: usize) -> Option<usize> {
+    let input = Input::new(128, 768);
+    let turn = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for caller in 0..callers {
+            let (input, turn) = (&input, &turn);
+            scope.spawn(move || {
+                for call in 0..100 {
+                    while turn.load(Ordering::Acquire) != call * callers + caller {
+                        thread::yield_now();
+                    }
+                    input.check(Parallelism::Auto);
+                    turn.fetch_add(1, Ordering::AcqRel);
+                }
+            });
+        }
+    });
+    helpers()
+}
+
+/// The longest time for which a helper may look, so that one that is late still helps.
+const LOOKS: (&str, &str) = ("LANENORM_SPIN_MICROS", "1000000");
+
+#[test]
+fn short_calls_in_a_row_are_helped() {
+    if is_child("short_calls_in_a_row_are_helped", &[LOOKS]) {
+        let input = Input::new(128, 768);
+        let helped = (1..=1024).find(|_| {
+            input.check(Parallelism::Auto);
+            helpers() != Some(0)
+        });
+        assert!(helped.is_some(), "nobody helps");
+        for _ in 0..times(1000) {
+            input.check(Parallelism::Auto);
+        }
+        assert!(matches!(helpers(), None | Some(1)), "{:?} helpers", helpers());
+    }
+}
+
+#[test]
+fn threads_that_make_short_calls_at_once_need_no_help() {
+    if is_child("threads_that_make_short_calls_at_once_need_no_help", &[LOOKS]) {
+        assert!(matches!(helpers_after_short_calls(2), None | Some(0)), "{:?} helpers", helpers());
+        Input::large().check_until_helped();
+    }
+}
+
+#[test]
+fn looking_can_be_turned_off() {
+    if is_child("looking_can_be_turned_off", &[("LANENORM_SPIN_MICROS", "0")]) {
+        assert!(matches!(helpers_after_short_calls(1), None | Some(0)), "{:?} helpers", helpers());
+        let input = Input::large();
+        input.check_until_helped();
+        for _ in 0..times(100) {
+            input.check(Parallelism::Auto);
+        }
+    }
+}
+
 /// No thread can be started with the stack that this variable asks for.
 #[test]
 fn a_pool_that_cannot_start_does_not_matter() {

@@ -30,8 +30,7 @@ const MOST_WAIT: usize = 10_000;
 /// How often a thread looks for something before it looks at the clock.
 const LOOKS: usize = 16;
 
-/// After this many short calls in a row a thread counts as one that makes such calls. As many calls later, and so on, it
-/// wakes a helper that sleeps.
+/// After this many short calls in a row, a thread wakes a helper for those that follow.
 const SHORT_CALLS: usize = 32;
 
 /// How many helpers one thread wakes or starts for a call.
@@ -43,7 +42,8 @@ const STACK: usize = 1 << 20;
 /// How long a helper sleeps before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// What failed (starting a helper, seeing several processors) is tried again after at most this many calls.
+/// What failed (starting a helper, seeing several processors, waking a helper for short calls that follow) is tried again
+/// after at most this many calls.
 const MOST_CALLS_BETWEEN: usize = 1024;
 
 /// The most threads that do a call: its caller, and helpers.
@@ -111,14 +111,17 @@ fn look(until: Instant, found: impl Fn() -> bool) -> bool {
     }
 }
 
-/// Whether a short call is to be helped: this thread has made the last short calls, and a helper is awake and free, or
-/// is to be woken for the calls that follow.
+/// Whether a short call is to be helped: this thread has made the last short calls too, and a helper is awake and free,
+/// or is to be woken for calls that follow.
 ///
 /// Where several threads make short calls, each does its own alone.
 pub(super) fn is_at_hand() -> bool {
-    /// The thread that has made the last short call, and the number of its calls in a row.
+    /// The thread that has made the last short call.
     static CALLER: AtomicUsize = AtomicUsize::new(0);
-    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    /// The number of its calls in a row without a helper, and the number at which it wakes one. What threads overwrite
+    /// for one another is of no consequence.
+    static ALONE: AtomicUsize = AtomicUsize::new(0);
+    static ENOUGH: AtomicUsize = AtomicUsize::new(SHORT_CALLS);
 
     thread_local! {
         static HERE: u8 = const { 0 };
@@ -127,17 +130,30 @@ pub(super) fn is_at_hand() -> bool {
     if threads() < 2 || wait().is_zero() {
         return false;
     }
+    let restart = |enough| {
+        ALONE.store(0, Ordering::Relaxed);
+        ENOUGH.store(enough, Ordering::Relaxed);
+    };
     let caller = HERE.with(|here| ptr::from_ref(here).addr());
     if CALLER.load(Ordering::Relaxed) != caller {
         CALLER.store(caller, Ordering::Relaxed);
-        CALLS.store(0, Ordering::Relaxed);
+        restart(SHORT_CALLS);
         return false;
     }
-    // A count that another thread overwrites is as good.
-    let calls = CALLS.load(Ordering::Relaxed).wrapping_add(1);
-    CALLS.store(calls, Ordering::Relaxed);
-    calls >= SHORT_CALLS
-        && (calls.is_multiple_of(SHORT_CALLS) || Team::of_this_process().looking.load(Ordering::Relaxed) > 0)
+    // It may be the team of a parent process. Then a call that wants help makes a new one.
+    // SAFETY: it is null or points to a team, and teams are never freed.
+    let team = unsafe { TEAM.load(Ordering::Acquire).as_ref() };
+    if team.is_some_and(|team| team.looking.load(Ordering::Relaxed) > 0) {
+        restart(SHORT_CALLS);
+        return true;
+    }
+    let (alone, enough) = (ALONE.load(Ordering::Relaxed) + 1, ENOUGH.load(Ordering::Relaxed));
+    if alone < enough {
+        ALONE.store(alone, Ordering::Relaxed);
+        return false;
+    }
+    restart((2 * enough).min(MOST_CALLS_BETWEEN));
+    true
 }
 
 /// Runs `work` on the calling thread, and `help` on the helpers that come while `work` runs, at most `helpers` of them.
@@ -165,6 +181,9 @@ struct Listed(*const Call<'static>);
 
 // SAFETY: all that is in a call is Sync.
 unsafe impl Send for Listed {}
+
+/// The team of this process, or of one of which it is a copy. Null before the first large call.
+static TEAM: AtomicPtr<Team> = AtomicPtr::new(ptr::null_mut());
 
 struct Team {
     /// The process that has these helpers: a child of it has none of them.
@@ -209,7 +228,6 @@ impl Team {
     }
 
     fn of_this_process() -> &'static Self {
-        static TEAM: AtomicPtr<Team> = AtomicPtr::new(ptr::null_mut());
         // Elsewhere no process is a copy of another, and some targets know no processes.
         let process = if cfg!(unix) { process::id() } else { 0 };
         let known = TEAM.load(Ordering::Acquire);
@@ -451,8 +469,8 @@ mod tests {
 
     #[test]
     fn all_that_have_begun_have_returned_when_a_call_returns() {
-        let team = team(IDLE);
-        for work_is_slow in [false, true] {
+        let teams = [team(IDLE), team_that_waits(IDLE, Duration::ZERO)];
+        for (team, work_is_slow) in teams.into_iter().flat_map(|team| [(team, false), (team, true)]) {
             let (helping, helped) = (AtomicBool::new(false), AtomicBool::new(false));
             let mut work = || {
                 wait_for(|| helping.load(Ordering::Acquire));
@@ -485,6 +503,26 @@ mod tests {
         wait_for(|| team.lock().asleep == 7);
         assert_eq!(helped(team, 7).len(), 7);
         assert_eq!(team.lock().helpers, 7);
+    }
+
+    #[test]
+    fn helpers_that_may_not_look_sleep_and_are_woken() {
+        let team = team_that_waits(IDLE, Duration::ZERO);
+        for _ in 0..10 {
+            assert_eq!(helped(team, 2).len(), 2);
+            wait_for(|| team.lock().asleep == 2);
+            assert_eq!(team.looking.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn a_helper_that_looks_comes() {
+        let team = team_that_waits(IDLE, Duration::from_secs(10));
+        let first = helped(team, 1);
+        for _ in 0..10 {
+            assert_eq!(team.looking.load(Ordering::Relaxed), 1, "from the end of the help on");
+            assert_eq!(helped(team, 1), first);
+        }
     }
 
     #[test]
