@@ -17,11 +17,14 @@
  *
  * Threads. `threads` is 1 for the calling thread alone, 0 for as many threads as there are, as far as that pays, and n
  * for at most n threads. Beside the calling thread these are threads of the library. Large calls start them; they run
- * nothing else, sleep while there is nothing to do, and end after ten idle seconds. With the calling thread they are as
- * many as the processors on which it may run, or as RAYON_NUM_THREADS says, which is read once. They may run where the
- * thread that starts them may run: if that is pinned, so are they, until they end. If none can be started, the calling
- * thread does all of it. After fork, a child process starts threads of its own. Engines that have threads call
- * lanenorm_plan_forward_rows and lanenorm_plan_backward_blocks on them. Results have the same bits in all cases.
+ * nothing else, sleep while there is nothing to do, and end after ten idle seconds. Before one sleeps, it keeps its
+ * processor busy for 50 microseconds, looking for another call; so does a caller that waits for the last part of its
+ * call. LANENORM_SPIN_MICROS, which is read once, sets another number, 10000 at most; with 0 nobody looks. With the
+ * calling thread they are as many as the processors on which it may run, or as RAYON_NUM_THREADS says, which is read
+ * once. They may run where the thread that starts them may run: if that is pinned, so are they, until they end. If none
+ * can be started, the calling thread does all of it. After fork, a child process starts threads of its own. Engines
+ * that have threads call lanenorm_plan_forward_rows and lanenorm_plan_backward_blocks on them. Results have the same
+ * bits in all cases.
  *
  * Numbers. The eps of lanenorm_layer_norm_f32, and of all functions that have a float there, is widened to double:
  * 1e-5f is 9.9999997e-6. A plan gives the same bits with an eps of (double)1e-5f. With 1e-5 it gives the bits of a
@@ -41,12 +44,12 @@
  * build it is not initialized. All versions export the same names. If two are in one process, load each with dlopen
  * and RTLD_LOCAL, or link it into a shared library that hides its symbols.
  *
- * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS by the first large one. If another thread
- * calls setenv meanwhile, that is a data race in most C libraries: where threads change the environment, call
- * lanenorm_isa_name and make one large call before they start. Calls need 32 KiB of stack at most in release builds;
- * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; a library
- * whose threads have helped a call stays in memory. A program that links two static libraries in Rust can meet the
- * symbols of Rust's runtime twice: use the shared library, or make one static library of both.
+ * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS and LANENORM_SPIN_MICROS by the first large
+ * one. If another thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the
+ * environment, call lanenorm_isa_name and make one large call before they start. Calls need 32 KiB of stack at most in
+ * release builds; in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is
+ * running; a library whose threads have helped a call stays in memory. A program that links two static libraries in
+ * Rust can meet the symbols of Rust's runtime twice: use the shared library, or make one static library of both.
  *
  * This file is generated: see tests/source/header.rs.
  */
