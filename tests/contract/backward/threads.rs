@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use lanenorm::{Isa, Parallelism, Store};
 use rayon::ThreadPoolBuilder;
 
-use crate::support::{GradCall, GradProblem, Scratch, Statistics, Types, quick, tiers};
+use crate::support::{F32, GradCall, GradProblem, Scratch, Statistics, Types, quick, tiers};
 
 fn tasks(n: usize) -> Parallelism {
     Parallelism::Tasks(NonZeroUsize::new(n).expect("not zero"))
@@ -74,6 +74,20 @@ fn memory_for_fewer_tasks_changes_nothing<K: Types>() {
                     pool.install(|| problem.assert_gives(&expected, &call));
                 }
             }
+        }
+    }
+}
+
+/// Sums so long that dgamma and dbeta are merged on a thread each.
+#[test]
+fn long_sums() {
+    let pool = ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+    for problem in GradProblem::<F32>::ordinary(if quick() { 961 } else { 2000 }, 1050, 4).of_every_operation() {
+        let expected = problem.run(&GradCall::plain(Isa::best()));
+        for wanted in [[true; 3], [false, true, true], [true, false, true], [true, true, false]] {
+            let call = GradCall { wanted, parallelism: tasks(3), ..GradCall::plain(Isa::best()) };
+            problem.assert_gives(&expected, &call);
+            pool.install(|| problem.assert_gives(&expected, &call));
         }
     }
 }
