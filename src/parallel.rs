@@ -36,8 +36,8 @@ use std::sync::{Mutex, PoisonError};
 /// Before it sleeps, a helper that has been woken or has helped keeps its processor busy for 50 microseconds, looking
 /// for another call; so does a caller that waits for a helper's last part. A helper that looks comes at once, so that
 /// short calls (64 to 192 thousand elements) that one thread makes one after the other are helped too. The environment
-/// variable `LANENORM_SPIN_MICROS`, which is read once, sets these microseconds, 10000 at most. With 0 nobody looks, and
-/// short calls are done by their thread alone.
+/// variable `LANENORM_SPIN_MICROS`, which is read once, sets another number of microseconds, 10000 at most. With 0
+/// nobody looks, and short calls are done by their thread alone.
 ///
 /// The environment variable `RAYON_NUM_THREADS`, which is read once, says how many threads the caller and its helpers
 /// are together. Without the variable, [`std::thread::available_parallelism`] says it. A helper may run on the
@@ -71,9 +71,9 @@ pub(crate) struct Tasks<const POOLS: bool = true> {
     pool: bool,
 }
 
-/// The least number of elements for which one helper is called, even if it sleeps; for twice as many elements all helpers
-/// are called. A helper that is awake comes in a microsecond, and one that sleeps in tens of microseconds. Calls of
-/// fewer elements are short: one helper is called where it is at hand.
+/// The least number of elements for which one helper is called even if it sleeps; for twice as many elements all
+/// helpers are called. A helper that is awake comes in a microsecond, and one that sleeps in tens of microseconds. Calls
+/// of fewer elements are short: one helper is called where it is at hand.
 const ELEMENTS_FROM_OUTSIDE: usize = 192 * 1024;
 
 /// The most tasks of a call, so that products with the number of tasks do not overflow.

@@ -42,8 +42,8 @@ const STACK: usize = 1 << 20;
 /// How long a helper sleeps before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// What failed (starting a helper, seeing several processors, waking a helper for short calls that follow) is tried again
-/// after at most this many calls.
+/// What failed (starting a helper, seeing several processors, waking a helper for short calls that follow) is tried
+/// again after at most this many calls.
 const MOST_CALLS_BETWEEN: usize = 1024;
 
 /// The most threads that do a call: its caller, and helpers.
