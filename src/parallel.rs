@@ -72,8 +72,8 @@ pub(crate) struct Tasks<const POOLS: bool = true> {
 }
 
 /// The least number of elements for which one helper is called even if it sleeps; for twice as many elements all
-/// helpers are called. A helper that is awake comes in a microsecond, and one that sleeps in tens of microseconds. Calls
-/// of fewer elements are short: one helper is called where it is at hand.
+/// helpers are called. A helper that is awake comes in a microsecond, one that sleeps in tens of microseconds. Calls of
+/// fewer elements are short: one helper is called where it is at hand.
 const ELEMENTS_FROM_OUTSIDE: usize = 192 * 1024;
 
 /// The most tasks of a call, so that products with the number of tasks do not overflow.
