@@ -1,11 +1,11 @@
 //! What the plans of all operations share.
 
 use lanenorm_kernels::element::{Addend, Companion};
-use lanenorm_kernels::ops::forward::{Forward, ForwardRow};
+use lanenorm_kernels::ops::forward::{Forward, ForwardRow, SINGLE_ROW_COLS};
 use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::rows::{Groups, OneRow, Params, RowIo, Vector};
 use lanenorm_kernels::simd::Float;
-use lanenorm_kernels::stats::{CHUNK, Moments, StatsMut};
+use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Isa};
 
 use crate::jobs::{self, Vectors};
@@ -51,7 +51,7 @@ pub(crate) const fn dx_row_bytes(element: usize) -> usize {
 const RAGGED_ROW_BYTES: usize = 4 << 10;
 
 // One row of a chunk is normalized by one thread, and with `Store::Auto` by ordinary stores.
-const _: () = assert!(CHUNK < jobs::LEAST_CUT_COLS && CHUNK * size_of::<f64>() < STREAM_BYTES / 4);
+const _: () = assert!(SINGLE_ROW_COLS < jobs::LEAST_CUT_COLS && SINGLE_ROW_COLS * size_of::<f64>() < STREAM_BYTES / 4);
 
 /// What a call writes, and how much it touches.
 pub(crate) struct Written {
@@ -98,7 +98,7 @@ impl Plan {
     #[inline(always)]
     pub(crate) fn takes_one_row(&self, cols: usize) -> bool {
         let only_one = (self.groups, self.repeat) == (1, 1);
-        cols == self.cols && cols <= CHUNK && only_one && self.store != Store::Streaming
+        cols == self.cols && cols <= SINGLE_ROW_COLS && only_one && self.store != Store::Streaming
     }
 
     /// Normalizes a row that [`takes_one_row`](Self::takes_one_row) has found to be one. Returns false, and has done

@@ -198,7 +198,7 @@ macro_rules! compiled {
 
             fn forward_row(job: &mut ForwardRow<'_, Self, $center>, isa: Isa) {
                 in_default_environment(|| {
-                    if !job.run_short(isa) {
+                    if !job.run_single(isa) {
                         pick_loops!($loops, isa, job.run_here(isa));
                     }
                 });

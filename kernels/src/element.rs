@@ -63,10 +63,10 @@ pub trait Storage: Pod + Addend<Self> + Debug + PartialEq + Send + Sync {
     #[doc(hidden)]
     const ROUNDS: bool;
 
-    /// Whether a call for one short row has a loop of its own. Rows go through it as through the loops of layer
+    /// Whether a call for one row has a loop of its own. Rows go through it as through the loops of layer
     /// normalization or of RMS normalization, and not through loops for both.
     #[doc(hidden)]
-    const SHORT_ROWS: bool = false;
+    const SINGLE_ROWS: bool = true;
 
     /// Whether streamed rows have fused loops of their own, which prefetch more. In the common loops that would spill
     /// registers.

@@ -8,9 +8,10 @@ use std::vec;
 use std::vec::Vec;
 
 use bytemuck::Pod;
+use half::{bf16, f16};
 
 use crate::ops::backward::{Backward, Parts, Stats};
-use crate::ops::forward::{Forward, ForwardRow};
+use crate::ops::forward::{Forward, ForwardRow, SINGLE_ROW_COLS};
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::moments::RowMoments;
 use crate::ops::rms_norm::RmsNorm;
@@ -27,6 +28,10 @@ pub(crate) fn numbers<T: Element>(len: usize, seed: u64) -> Vec<T> {
         (state >> 40) as f64 / f64::from(1 << 23) - 1.0
     };
     (0..len).map(|_| T::from_computed(T::Float::from_f64(next()))).collect()
+}
+
+fn of_f32<T: Element>(v: f32) -> T {
+    T::from_computed(T::Float::from_f32(v))
 }
 
 /// The bytes of `v`: a conversion of floats may change the sign of a NaN.
@@ -129,20 +134,23 @@ struct Given {
 
 /// The bits of y from [`ForwardRow`], and from [`Forward`] with one row. `None` if [`ForwardRow`] has no loop for this
 /// row.
-fn one_row<M: Center>(isa: Isa, x: &[f32], given: Given, eps: f64, in_place: bool) -> Option<[Vec<u8>; 2]>
-where
-    f32: Compiled<M>,
-{
+fn one_row<T: Element + Compiled<M>, M: Center>(
+    isa: Isa,
+    x: &[T],
+    given: Given,
+    eps: f64,
+    in_place: bool,
+) -> Option<[Vec<u8>; 2]> {
     let cols = x.len();
-    let (mut gamma, beta) = (numbers::<f32>(cols, 13), numbers::<f32>(cols, 14));
+    let (mut gamma, beta) = (numbers::<T>(cols, 13), numbers::<T>(cols, 14));
     if !given.is_finite {
-        (gamma[0], gamma[cols / 2]) = (-f32::NAN, f32::INFINITY);
+        (gamma[0], gamma[cols / 2]) = (of_f32::<T>(-f32::NAN), of_f32::<T>(f32::INFINITY));
     }
     let vector = |is_given: bool, v| is_given.then_some(Vector::from(v));
     let params = Params {
         gamma: vector(given.gamma, &gamma[..]),
         beta: vector(given.beta && M::CENTERED, &beta[..]),
-        offset: given.offset,
+        offset: T::Float::from_f32(given.offset),
         ..Params::default()
     };
     let (mut y, mut expected) = (x.to_vec(), x.to_vec());
@@ -151,11 +159,11 @@ where
     } else {
         RowIo::new(x, cols, &mut expected, cols, 1, cols)
     };
-    let job = Forward::<f32, M>::checked(io.expect("the row fits"), params, eps, false, StatsMut::default());
+    let job = Forward::<T, M>::checked(io.expect("the row fits"), params, eps, false, StatsMut::default());
     job.expect("the lengths fit").run_on(isa);
     let row = if in_place { OneRow::in_place(&mut y) } else { OneRow::new(x, &mut y) };
     let row = row.expect("a row with elements");
-    ForwardRow::<f32, M>::new(row, params.gamma, params.beta, given.offset, eps)?.run_on(isa);
+    ForwardRow::<T, M>::new(row, params.gamma, params.beta, params.offset, eps)?.run_on(isa);
     Some([bits(&y), bits(&expected)])
 }
 
@@ -163,26 +171,35 @@ where
 /// equal elements, and where x, gamma or beta are not finite.
 #[test]
 fn one_row_has_the_bits_of_rows() {
-    let all: &[usize] = &[1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 200, 768, 1000, CHUNK];
-    let lengths = if cfg!(miri) { &[9, 70][..] } else { all };
+    one_row_of::<f32>();
+    one_row_of::<f16>();
+    one_row_of::<bf16>();
+}
+
+fn one_row_of<T: Element>() {
+    let all = [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 200, 768, 1000, CHUNK, CHUNK + 1];
+    let long = [2 * CHUNK, 2 * CHUNK + 7, 5000, SINGLE_ROW_COLS];
+    let lengths = if cfg!(miri) { vec![9, 70] } else { [&all[..], &long[..]].concat() };
     for isa in Isa::available() {
-        for &cols in lengths {
+        for &cols in &lengths {
             let ordinary = numbers::<f32>(cols, 15);
             let (mut nan, mut infinite) = (ordinary.clone(), ordinary.clone());
             (nan[cols - 1], infinite[cols / 2]) = (f32::NAN, f32::NEG_INFINITY);
             let scaled = |by: f32| ordinary.iter().map(|v| v * by).collect::<Vec<_>>();
             let rows = [scaled(1e-40), scaled(3e38), scaled(1e-30), vec![3.0; cols], nan, infinite, ordinary.clone()];
             for (x, eps) in rows.iter().flat_map(|x| [(x, 1e-5), (x, 0.0)]) {
+                let x: Vec<T> = x.iter().map(|&v| of_f32::<T>(v)).collect();
                 for (gamma, beta) in [(false, false), (true, false), (false, true), (true, true)] {
                     for (offset, is_finite) in [(0.0, true), (1.0, true), (0.0, false)] {
                         let given = Given { gamma, beta, offset, is_finite };
                         for in_place in [false, true] {
                             for both in [
-                                one_row::<Centered>(isa, x, given, eps, in_place),
-                                one_row::<Uncentered>(isa, x, given, eps, in_place),
+                                one_row::<T, Centered>(isa, &x, given, eps, in_place),
+                                one_row::<T, Uncentered>(isa, &x, given, eps, in_place),
                             ] {
-                                let [y, expected] = both.expect("a short row of f32");
-                                assert_eq!(y, expected, "{isa}, {cols}, {given:?}, {eps}, in place: {in_place}");
+                                let [y, expected] = both.expect("a single row");
+                                let case = std::format!("{}, {isa}, {cols}, {given:?}, {eps}", T::DTYPE.name());
+                                assert_eq!(y, expected, "{case}, in place: {in_place}");
                             }
                         }
                     }
@@ -322,10 +339,10 @@ fn every_loop_of_f64() {
 #[test]
 #[cfg_attr(miri, ignore = "Miri has no conversion to f16")]
 fn every_loop_of_f16() {
-    every_loop::<half::f16>();
+    every_loop::<f16>();
 }
 
 #[test]
 fn every_loop_of_bf16() {
-    every_loop::<half::bf16>();
+    every_loop::<bf16>();
 }

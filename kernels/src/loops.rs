@@ -25,8 +25,8 @@
 //! - *Whole rows*, when there is only one or when two no longer share a cache: moments, then normalize. Very long rows
 //!   are normalized from the back, whose elements the cache still holds. Rows in memory that are normalized in place go
 //!   there too: memory is fastest if nothing interrupts its reads, and the writes find their lines in the cache.
-//! - *One short row* of f32, where a call is no more than that. It is the loop over whole rows without what other rows
-//!   need: no job is made, and no loop is chosen. Other types go to whole rows.
+//! - *A single row* of at most 16,384 columns, where a call is no more than that. It is the loop over whole rows
+//!   without what other rows need: no job is made, and no loop is chosen. (f64 goes to whole rows.)
 //!
 //! The portable tier has whole rows alone: it has no units that could overlap.
 //!
@@ -67,4 +67,4 @@ pub(crate) use epilogue::Epilogues;
 pub(crate) use gamma_beta::GammaBeta;
 pub(crate) use job::{Job, Known, exactly, finish_row, rescue};
 pub(crate) use normalize::probe;
-pub(crate) use whole::{ShortRow, WholeRow};
+pub(crate) use whole::{SingleRow, WholeRow};

@@ -8,13 +8,13 @@ use half::bf16;
 
 use crate::element::Storage;
 use crate::ops::backward::{Backward, Parts, Stats};
-use crate::ops::forward::{Forward, ForwardRow};
+use crate::ops::forward::{Forward, ForwardRow, SINGLE_ROW_COLS};
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::moments::RowMoments;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::{layer_norm, rms_norm};
 use crate::rows::{GradRows, Groups, OneRow, Params, RowIo, Vector};
-use crate::stats::{CHUNK, Moments, RowNorm, StatsMut};
+use crate::stats::{Moments, RowNorm, StatsMut};
 use crate::{Center, Centered, Count, Error, Isa, Uncentered};
 
 /// The message of an error.
@@ -87,7 +87,8 @@ fn the_job_of_one_row_is_made_of_what_fits() {
         ForwardRow::<T, M>::new(row, gamma, beta, T::Float::default(), eps).is_some()
     }
 
-    let (x, mut y, mut wide) = ([0.0f32; CHUNK + 1], [0.0f32; CHUNK + 1], [0.0f64; 4]);
+    let (x, mut y) = (vec![0.0f32; SINGLE_ROW_COLS + 1], vec![0.0f32; SINGLE_ROW_COLS + 1]);
+    let mut wide = [0.0f64; 4];
     let (narrow, mut narrow_y) = ([bf16::ONE; 4], [bf16::ONE; 4]);
     assert!(OneRow::new(&x[..4], &mut y[..3]).is_none() && OneRow::new(&x[..4], &mut y[..5]).is_none());
     assert!(OneRow::new(&x[..0], &mut y[..0]).is_none() && OneRow::in_place(&mut y[..0]).is_none());
@@ -100,12 +101,12 @@ fn the_job_of_one_row_is_made_of_what_fits() {
             is_made::<f32, Centered>(OneRow::new(&x[..cols], &mut y[..cols]).expect("a row"), gamma, beta, eps),
             is_made::<f32, Uncentered>(OneRow::in_place(&mut y[..cols]).expect("a row"), gamma, beta, eps),
         ];
-        assert_eq!(y, [0.0; CHUNK + 1]);
+        assert_eq!(y, [0.0; SINGLE_ROW_COLS + 1]);
         made
     };
     assert_eq!(of_f32(4, None, None, 0.0), [true; 2]);
-    assert_eq!(of_f32(CHUNK, of(CHUNK), None, -0.0), [true; 2]);
-    assert_eq!(of_f32(CHUNK + 1, None, None, 0.0), [false; 2], "more than a chunk");
+    assert_eq!(of_f32(SINGLE_ROW_COLS, of(SINGLE_ROW_COLS), None, -0.0), [true; 2]);
+    assert_eq!(of_f32(SINGLE_ROW_COLS + 1, None, None, 0.0), [false; 2], "too many columns");
     assert_eq!(of_f32(4, of(4), of(4), 0.0), [true, false], "RMS normalization has no beta");
     for (gamma, beta) in [(of(3), None), (of(5), None), (of(4), of(3)), (None, of(5))] {
         assert_eq!(of_f32(4, gamma, beta, 0.0), [false; 2]);
@@ -116,9 +117,14 @@ fn the_job_of_one_row_is_made_of_what_fits() {
     let narrow_vector = Some(Vector::from(&narrow[..]));
     assert_eq!(of_f32(4, narrow_vector, None, 0.0), [false; 2], "16 bits beside f32");
     assert_eq!(of_f32(4, of(4), narrow_vector, 0.0), [false; 2], "gamma and beta differ in type");
-    // Other types have no loop of their own for this.
+    assert!(is_made::<bf16, Centered>(
+        OneRow::in_place(&mut narrow_y).expect("a row"),
+        Some(Vector::from(&narrow[..])),
+        None,
+        0.0
+    ));
+    // f64 has no loop of its own for this.
     assert!(!is_made::<f64, Centered>(OneRow::in_place(&mut wide).expect("a row"), None, None, 0.0));
-    assert!(!is_made::<bf16, Centered>(OneRow::in_place(&mut narrow_y).expect("a row"), None, None, 0.0));
 }
 
 /// The messages of the constructors of both normalizations, of three rows of four columns.

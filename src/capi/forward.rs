@@ -15,7 +15,7 @@ use lanenorm_kernels::{Center, Centered, Compiled, Count, Element, Error as Refu
 
 use super::check::{Checked, PlainCall, check, check_plain};
 use super::places::{Strided, fill_with_zeros};
-use super::plan::{Dtype, Kind, for_types, initialized, sized};
+use super::plan::{Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_status, misfit, parallelism, refuse};
 use crate::jobs;
 use crate::parallel::{self, Tasks};
@@ -192,7 +192,7 @@ pub(super) unsafe fn forward(
         }
     };
     // SAFETY: there is this row. The rest is the caller's duty.
-    if count == 1 && kind.is_of(Dtype::F32) && unsafe { forward_row(plan, kind.centered, buffers, first) } {
+    if count == 1 && unsafe { forward_row(plan, kind, buffers, first) } {
         return Ok(());
     }
     let tasks = match part {
@@ -212,30 +212,43 @@ pub(super) unsafe fn forward(
     Ok(())
 }
 
-/// Normalizes row `r` of a call all of whose types are f32, the only type that has a loop for one short row. Returns
-/// false, and has done nothing, if the call is not plain, or if the row takes the way of all other rows.
+/// Normalizes row `r` of a call where that takes the shortest way. Returns false, and has done nothing, if the call is
+/// not plain, or if the row takes the way of all other rows.
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says, and there is such a row.
 #[inline(never)]
-unsafe fn forward_row(plan: &Plan, centered: bool, buffers: &lanenorm_forward_buffers, r: usize) -> bool {
-    let Some(PlainCall { x, y, .. }) = check_plain(plan, Kind::new(Dtype::F32, centered), buffers) else {
-        return false;
-    };
+unsafe fn forward_row(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers, r: usize) -> bool {
+    let Some(plain) = check_plain(plan, kind, buffers) else { return false };
     if !plan.takes_one_row(plan.cols) {
         return false;
     }
+    let run: RunRow = for_types!(kind.dtype, kind.centered, run_row);
     // SAFETY: the places have been checked: the row, gamma and beta have `cols` elements, of which there are some, and
     // gamma, beta and x are apart from y, or x is y. The rest is the caller's duty.
+    unsafe { run(plan, &plain, buffers, r) }
+}
+
+type RunRow = unsafe fn(&Plan, &PlainCall, &lanenorm_forward_buffers, usize) -> bool;
+
+/// [`forward_row`] for one type.
+///
+/// # Safety
+/// - All buffers have this type, and their places have been checked.
+/// - The buffers are what the head of `capi` says, and there is such a row.
+unsafe fn run_row<T: Element + Compiled<M>, M: Center>(
+    plan: &Plan,
+    &PlainCall { x, y, .. }: &PlainCall,
+    buffers: &lanenorm_forward_buffers,
+    r: usize,
+) -> bool {
+    // SAFETY: the caller's duty.
     unsafe {
         let start = r * plan.cols;
-        let row = OneRow::from_raw(x.cast::<f32>().add(start), y.cast::<f32>().add(start), plan.cols);
+        let row = OneRow::from_raw(x.cast::<T>().add(start), y.cast::<T>().add(start), plan.cols);
         let gamma = params(buffers.gamma, plan.cols, Companion::Own);
-        if centered {
-            plan.run_row::<f32, Centered>(row, gamma, params(buffers.beta, plan.cols, Companion::Own))
-        } else {
-            plan.run_row::<f32, Uncentered>(row, gamma, None)
-        }
+        let beta = if M::CENTERED { params(buffers.beta, plan.cols, Companion::Own) } else { None };
+        plan.run_row::<T, M>(row, gamma, beta)
     }
 }
 

@@ -176,12 +176,6 @@ impl Kind {
         Self { centered, dtype, gamma: dtype, y: dtype, sum: dtype }
     }
 
-    /// Whether x, gamma, beta and y have this type.
-    #[inline(always)]
-    pub(super) fn is_of(self, dtype: Dtype) -> bool {
-        [self.dtype, self.gamma, self.y] == [dtype; 3]
-    }
-
     /// The bytes of an element of x.
     #[inline(always)]
     pub(super) fn size(self) -> usize {

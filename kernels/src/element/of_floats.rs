@@ -11,7 +11,7 @@ macro_rules! float_element {
             type Float = Self;
 
             const DTYPE: Dtype = $dtype;
-            const SHORT_ROWS: bool = matches!($dtype, Dtype::F32);
+            const SINGLE_ROWS: bool = matches!($dtype, Dtype::F32);
             const STREAMS_APART: bool = matches!($dtype, Dtype::F32);
             const ROUNDS: bool = false;
             const MIXES: bool = matches!($dtype, Dtype::F32);

@@ -40,9 +40,9 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
 
     #[inline(always)]
     fn by_way<S: Lanes, M: Center, B: Body>(&self, body: B) -> B::Output {
-        match self.gamma_beta.way::<S, M>(self.y) {
+        match self.gamma_beta.way::<S>(self.y) {
             way::PLAIN if !T::ROUNDS => body.run::<{ way::PLAIN }>(),
-            way::AFFINE if M::CENTERED || T::ROUNDS => body.run::<{ way::AFFINE }>(),
+            way::AFFINE => body.run::<{ way::AFFINE }>(),
             way::GENERAL if B::GENERAL => body.run::<{ way::GENERAL }>(),
             _ => body.run::<{ way::OFFSET }>(),
         }

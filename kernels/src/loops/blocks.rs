@@ -117,7 +117,7 @@ fn block_moments<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
         let samples = T::Float::fold_rows(simd, &samples);
         for k in 0..FOLD_ROWS {
             // SAFETY: rows have cols > 0 elements.
-            let first = unsafe { job.rows.source(r + k).get(0) };
+            let first = unsafe { job.rows.source(r + k).get_alone(0) };
             c[k] = sums::shift(first.to_computed(), samples[k], len);
         }
     }
@@ -127,16 +127,8 @@ fn block_moments<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
         // SAFETY: the caller's rows are there.
         let x = unsafe { job.rows.source(r + k) };
         let mut sums = Sums::<S, T, M>::new(simd, c[k]);
-        let mut i = 0;
-        while i + T::STEP <= cols {
-            // SAFETY: the loop's condition.
-            unsafe { sums.step(simd, x, i) };
-            i += T::STEP;
-        }
-        if i < cols {
-            // SAFETY: cols - i elements are left.
-            unsafe { sums.step_tail(simd, x, i, cols - i) };
-        }
+        // SAFETY: x has cols elements.
+        unsafe { sums.take(simd, x.into(), 0, cols) };
         (*s, *q) = sums.halve(simd);
     }
     let s = if mean.is_taken::<S>() { T::Float::fold_rows(simd, &s) } else { c };

@@ -5,12 +5,13 @@ use core::marker::PhantomData;
 use super::blocks::Blocks;
 use super::epilogue::Epilogues;
 use super::fused::Fused;
-use super::job::Job;
+use super::job::{BLOCK_COLS, Job};
 use super::transposed::{TRANSPOSED_COLS, Transposed};
 use super::whole::WholeRow;
 use crate::element::Storage;
-use crate::isa::Isa;
+use crate::isa::{Isa, Tier};
 use crate::mean::{Center, Mean};
+use crate::rows::LINE;
 use crate::simd::FOLD_ROWS;
 
 /// Runs a job. Both normalizations share this function if they share the loops.
@@ -32,6 +33,15 @@ impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
             && !self.epilogues.differ()
     }
 
+    /// Whether short rows go through the loop over blocks on a tier. A register of AVX-512 is a cache line. Where rows
+    /// do not begin on lines, each access touches two, and blocks of longer rows wait for that more than fused rows do.
+    fn takes_blocks(&self, isa: Isa) -> bool {
+        let cols = self.rows.cols();
+        let is_ragged = !(cols * size_of::<T>()).is_multiple_of(LINE);
+        let waits = isa.tier() == Tier::Avx512 && !T::ROUNDS && cols > BLOCK_COLS && is_ragged;
+        self.blocks && !waits
+    }
+
     /// Chooses the loops. Each loop is dispatched by itself: without optimization, the frame of a function has room for
     /// every value of everything inlined into it, and one frame for all loops would overflow the stack of a thread.
     ///
@@ -47,7 +57,7 @@ impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
                 None => {}
             }
         }
-        if first == 0 && self.blocks && rows >= FOLD_ROWS {
+        if first == 0 && self.takes_blocks(isa) && rows >= FOLD_ROWS {
             let whole = rows - rows % FOLD_ROWS;
             match isa.run_simd(Blocks::<T, M, E> { job: self, rows: whole, center: PhantomData }) {
                 Some(finite) if whole == rows => return finite,

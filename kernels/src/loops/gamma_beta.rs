@@ -96,7 +96,7 @@ impl<T: Storage> GammaBeta<T> {
 
     /// The way of the second touch for a row that has these and is written to `y`.
     #[inline(always)]
-    pub(super) fn way<S: Lanes, M: Center>(&self, y: Target<T>) -> u8 {
+    pub(super) fn way<S: Lanes>(&self, y: Target<T>) -> u8 {
         let no_offset = self.offset == T::Float::default();
         if !S::SPECIALIZES || y.streams() || y.is_wide() {
             way::GENERAL
@@ -108,10 +108,9 @@ impl<T: Storage> GammaBeta<T> {
             }
         } else if self.gamma_mask | self.beta_mask == 0 {
             way::PLAIN
-        } else if M::CENTERED && no_offset && self.gamma_mask != 0 {
+        } else if no_offset && self.gamma_mask != 0 {
             way::AFFINE
         } else {
-            // RMS normalization adds the offset even if it is -0: its loops have time for that.
             way::OFFSET
         }
     }

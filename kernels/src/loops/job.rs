@@ -12,7 +12,7 @@ use crate::stats::exact::{self, WideNorm};
 use crate::stats::{CHUNK, Moments, RowNorm, StatsMut, scale_for};
 
 /// Rows up to this many columns go through the loop over blocks.
-const BLOCK_COLS: usize = 192;
+pub(super) const BLOCK_COLS: usize = 192;
 
 /// So do rows up to [`cached_block_cols`], if x and y together have at most this many bytes, which caches keep.
 const CACHED_BYTES: usize = 4 << 20;

@@ -62,6 +62,18 @@ pub(crate) fn probe<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, v: F::Reg<S>) -
     if S::SPECIALIZES { F::fma(simd, v, zero, sum) } else { F::plus(simd, F::times(simd, v, zero), sum) }
 }
 
+/// `sum` + `a` * `b`, one instruction for two registers. Such a sum stops being finite when a value is infinite or NaN.
+/// It also does when a product overflows, which is a false alarm. From a sum of one on it is never subnormal.
+#[inline(always)]
+fn probe_pair<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, [a, b]: [F::Reg<S>; 2]) -> F::Reg<S> {
+    if S::SPECIALIZES {
+        F::fma(simd, a, b, sum)
+    } else {
+        // Products of small numbers take long where they are computed one by one.
+        probe::<S, F>(simd, probe::<S, F>(simd, sum, a), b)
+    }
+}
+
 /// Normalizes the elements from..to of `R` rows, whose epilogues have the same operands. May normalize elements before
 /// `from` again, but none before `least`. Returns zeros, or a NaN in some lane if an element that is written is not
 /// finite.
@@ -122,9 +134,8 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
         let Self { simd, x, epilogue, norm, from, to, overlaps } = self;
         // A copy, since through a reference all of it would be read again after each store.
         let epilogue = *epilogue;
-        let zero = T::Float::splat(simd, T::Float::default());
         // Two, since one would be the longest chain of the loop over one row.
-        let mut probes = [zero; 2];
+        let mut probes = [T::Float::splat(simd, T::Float::from_f32(1.0)); 2];
         let mut i = from;
         let pair = 2 * T::Float::lanes::<S>();
         loop {
@@ -135,13 +146,9 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
                     for r in 0..R {
                         let v = norm[r].apply::<T, E, WAY>(simd, x[r].load(simd, i), operands);
                         epilogue[r].store::<S, WAY>(simd, i, v);
-                        if R == 1 {
-                            for k in 0..2 {
-                                probes[k] = probe::<S, T::Float>(simd, probes[k], v[k]);
-                            }
-                        } else if r + 1 == R {
-                            // One row is enough. A sum that overflows is a false alarm.
-                            probes[0] = probe::<S, T::Float>(simd, probes[0], T::Float::plus(simd, v[0], v[1]));
+                        // One row is enough.
+                        if r + 1 == R {
+                            probes = [probes[1], probe_pair::<S, T::Float>(simd, probes[0], v)];
                         }
                     }
                 }
@@ -152,7 +159,8 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
             }
             i = to - pair;
         }
-        (i, T::Float::plus(simd, probes[0], probes[1]))
+        let sum = T::Float::plus(simd, probes[0], probes[1]);
+        (i, T::Float::minus(simd, sum, sum))
     }
 }
 

@@ -8,10 +8,10 @@ use super::job::{Job, settle};
 use super::normalize::{KnownRow, NormRegs, normalize};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
-use crate::rows::{Input, Source};
-use crate::simd::{Float, Kernel, Lanes};
-use crate::stats::sums::{self, ChunkLen, Sums};
-use crate::stats::{Moments, RowNorm};
+use crate::rows::{Input, Params, Source};
+use crate::simd::{Float, Kernel, Lanes, outline};
+use crate::stats::sums;
+use crate::stats::{CHUNK, Moments, RowNorm};
 
 /// Takes the moments of a row of `cols > 0` elements, and normalizes the row if it is one of a job. Whoever makes it
 /// knows that the elements are there.
@@ -61,10 +61,14 @@ impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for WholeRow<'_, '_, T, M, E
     }
 }
 
-/// A row of one chunk that is no sum, of which no statistics are wanted, and which is written with ordinary stores.
-/// This is for calls that are one such row: all that the loop takes is in one place, and nothing of it is moved.
+/// The second touch takes a [`SingleRow`] from the back, in pieces of this many columns: where x, y, gamma and beta do
+/// not fit into an L1 cache together, the back is what is still there.
+const SINGLE_PIECE_COLS: usize = 2 * CHUNK;
+
+/// A row that is no sum, of which no statistics are wanted, and which is written with ordinary stores. This is for
+/// calls that are one such row: all that the loop takes is in one place, and nothing of it is moved.
 #[derive(Debug)]
-pub(crate) struct ShortRow<T: Storage, M, E> {
+pub(crate) struct SingleRow<T: Storage, M, E> {
     x: Source<T>,
     cols: usize,
     epilogue: E,
@@ -72,11 +76,11 @@ pub(crate) struct ShortRow<T: Storage, M, E> {
     center: PhantomData<M>,
 }
 
-impl<T: Storage, M: Center, E: Epilogue<T>> ShortRow<T, M, E> {
+impl<T: Storage, M: Center, E: Epilogue<T>> SingleRow<T, M, E> {
     /// A row of `cols` elements, to be read from `x`.
     ///
     /// # Safety
-    /// - `0 < cols <= CHUNK`, and x and the epilogue have `cols` elements for as long as this lives.
+    /// - `0 < cols < 2^32`, and x and the epilogue have `cols` elements for as long as this lives.
     /// - The epilogue does not stream.
     #[inline(always)]
     pub(crate) unsafe fn new(x: Source<T>, cols: usize, epilogue: E, eps: f64) -> Self {
@@ -90,34 +94,37 @@ impl<T: Storage, M: Center, E: Epilogue<T>> ShortRow<T, M, E> {
     }
 }
 
-impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for &ShortRow<T, M, E> {
+impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for &SingleRow<T, M, E> {
     /// Whether what is written is known to be finite. `None` if the moments cannot be trusted: then nothing has been
     /// written.
     type Output = Option<bool>;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> Option<bool> {
-        let &ShortRow { x, cols, ref epilogue, eps, .. } = self;
+        let &SingleRow { x, cols, ref epilogue, eps, .. } = self;
         // So that the compiler knows it for a small number.
         let cols = cols as u32 as usize;
-        let (mean, len) = (Mean::<M>::new(M::CENTERED), ChunkLen::<T>::new(cols));
+        let mean = Mean::<M>::new(M::CENTERED);
         // SAFETY: there are as many elements.
-        let c = unsafe { sums::chunk_shift(simd, x, len, mean) };
-        let mut sums = Sums::<S, T, M>::new(simd, c);
-        let mut i = 0;
-        while i + T::STEP <= cols {
-            // SAFETY: the loop's condition.
-            unsafe { sums.step(simd, x, i) };
-            i += T::STEP;
+        let moments = unsafe {
+            if cols <= CHUNK {
+                sums::short_row(simd, x, cols, mean)
+            } else {
+                // Shared with other rows: a tree of chunks is more than a short row should have in its frame.
+                outline(simd, WholeRow::<T, M, Params<'_, T>>::moments(&x.into(), cols, mean)).0
+            }
+        };
+        let norm = [NormRegs::new(simd, &RowNorm::trusted(simd, &moments, eps)?, mean)];
+        let (mut finite, mut to) = (true, cols);
+        loop {
+            let from = (to - 1) / SINGLE_PIECE_COLS * SINGLE_PIECE_COLS;
+            // SAFETY: x and the epilogue have cols elements, and nothing is streamed.
+            let nan_probe = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, [0, from, to]) };
+            finite &= !T::Float::any_nan(simd, nan_probe);
+            if from == 0 {
+                return Some(finite);
+            }
+            to = from;
         }
-        if i < cols {
-            // SAFETY: cols - i elements are left.
-            unsafe { sums.step_tail(simd, x, i, cols - i) };
-        }
-        let norm = RowNorm::trusted(simd, &sums.finish(simd, c, len, mean), eps)?;
-        let norm = [NormRegs::new(simd, &norm, mean)];
-        // SAFETY: x and the epilogue have cols elements, and nothing is streamed.
-        let nan_probe = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, [0, 0, cols]) };
-        Some(!T::Float::any_nan(simd, nan_probe))
     }
 }

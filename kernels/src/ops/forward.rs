@@ -5,7 +5,8 @@ use core::marker::PhantomData;
 use crate::element::Storage;
 use crate::error::Error;
 use crate::isa::Isa;
-use crate::loops::{AffineRow, Columns, Epilogues, Job, ShortRow, finish_row, run_columns, run_job};
+use crate::loops::{AffineRow, Columns, Epilogues, Job, SingleRow};
+use crate::loops::{finish_row, run_columns, run_job};
 use crate::mean::Center;
 use crate::rows::{Groups, OneRow, Params, RowIo, Vector};
 use crate::simd::{Float, in_default_environment};
@@ -113,18 +114,21 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
     }
 }
 
-/// The job of normalizing one short row, of which no statistics are wanted, with ordinary stores. y has the bits that
-/// [`Forward`] gives it. Such a row takes less time than it takes to make a [`Forward`].
+/// The most columns of a [`ForwardRow`].
+pub const SINGLE_ROW_COLS: usize = 16 * CHUNK;
+
+/// The job of normalizing one row, not a long one, of which no statistics are wanted, with ordinary stores. y has the
+/// bits that [`Forward`] gives it. A short row takes less time than it takes to make a [`Forward`].
 #[derive(Debug)]
 pub struct ForwardRow<'a, T: Storage, M: Center> {
-    row: ShortRow<T, M, AffineRow<T>>,
+    row: SingleRow<T, M, AffineRow<T>>,
     rows: PhantomData<(RowIo<'a, T>, Params<'a, T>)>,
 }
 
 impl<'a, T: Storage, M: Center> ForwardRow<'a, T, M> {
     /// The job of normalizing `row`. `offset` is added to gamma. `None` if there is no such job: the row has more than
-    /// [`CHUNK`] elements, the types have no code of their own for this, or a constructor of [`Forward`] would refuse
-    /// these arguments. [`Forward`] does the first two, and says what is wrong with the arguments.
+    /// [`SINGLE_ROW_COLS`] elements, the types have no code of their own for this, or a constructor of [`Forward`]
+    /// would refuse these arguments. [`Forward`] does the first two, and says what is wrong with the arguments.
     #[inline(always)]
     pub fn new(
         mut row: OneRow<'a, T>,
@@ -141,18 +145,18 @@ impl<'a, T: Storage, M: Center> ForwardRow<'a, T, M> {
             _ => true,
         };
         let fits = fits(gamma) && fits(beta) && of_one_type && (M::CENTERED || beta.is_none());
-        if !T::SHORT_ROWS || cols > CHUNK || !fits || params.are_narrow() || check_eps(eps).is_err() {
+        if !T::SINGLE_ROWS || cols > SINGLE_ROW_COLS || !fits || params.are_narrow() || check_eps(eps).is_err() {
             return None;
         }
         let epilogue = params.with_harmless_offset().to(row.target());
-        // SAFETY: these are borrowed for 'a, and have `cols` elements, at most a chunk. The target is an ordinary one.
-        Some(Self { row: unsafe { ShortRow::new(row.source(), cols, epilogue, eps) }, rows: PhantomData })
+        // SAFETY: these are borrowed for 'a, and have `cols` elements, few enough. The target is an ordinary one.
+        Some(Self { row: unsafe { SingleRow::new(row.source(), cols, epilogue, eps) }, rows: PhantomData })
     }
 
     /// Runs the job on a tier of SIMD. Returns false, and has written nothing, if the row takes other loops.
     #[inline(always)]
-    pub(crate) fn run_short(&mut self, isa: Isa) -> bool {
-        if !T::SHORT_ROWS {
+    pub(crate) fn run_single(&mut self, isa: Isa) -> bool {
+        if !T::SINGLE_ROWS {
             return false;
         }
         match isa.run_simd(&self.row) {

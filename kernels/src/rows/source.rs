@@ -55,6 +55,17 @@ impl<T: Storage> Source<T> {
         *self.0.add(i)
     }
 
+    /// Element `i`, in a load of its own. The compiler would turn the loads from several rows into one instruction that
+    /// gathers, which takes longer than all of them.
+    ///
+    /// # Safety
+    /// - There are more than `i` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn get_alone(self, i: usize) -> T {
+        // SAFETY: the caller's duty.
+        unsafe { self.0.add(i).read_volatile() }
+    }
+
     /// Where the elements are.
     pub(crate) fn as_ptr(self) -> *const T {
         self.0

@@ -151,6 +151,29 @@ impl<S: Lanes, T: Storage, M: Center> Sums<S, T, M> {
         }
     }
 
+    /// Adds the `len` elements of a row from `from` on, where a chunk starts.
+    ///
+    /// # Safety
+    /// - The row has at least `from + len` elements.
+    #[inline(always)]
+    pub(crate) unsafe fn take(&mut self, simd: S, input: Input<T>, from: usize, len: usize) {
+        // SAFETY: the caller's duty.
+        let x = unsafe { input.row().after(from) };
+        let mut i = 0;
+        while i + T::STEP <= len {
+            if input.asks() {
+                input.prefetch_ahead(simd, from + i);
+            }
+            // SAFETY: the loop's condition and the caller's duty.
+            unsafe { self.step(simd, x, i) };
+            i += T::STEP;
+        }
+        if i < len {
+            // SAFETY: the caller's duty.
+            unsafe { self.step_tail(simd, x, i, len - i) };
+        }
+    }
+
     /// The sums over all lanes, halving the registers before the lanes within one.
     #[inline(always)]
     pub(crate) fn halve(mut self, simd: S) -> (Reg<S, T>, Reg<S, T>) {
@@ -280,7 +303,7 @@ unsafe fn next_shift<S: Lanes, T: Storage, M: Center>(
 /// The moments of one chunk.
 ///
 /// # Safety
-/// - x has at least `len.len` elements.
+/// - The row has at least `from + len.len` elements.
 #[inline(always)]
 unsafe fn chunk<S: Lanes, T: Storage, M: Center>(
     simd: S,
@@ -290,23 +313,29 @@ unsafe fn chunk<S: Lanes, T: Storage, M: Center>(
     len: ChunkLen<T>,
     mean: Mean<M>,
 ) -> Moments {
-    // SAFETY: the caller's duty.
-    let x = unsafe { input.row().after(from) };
     let mut sums = Sums::<S, T, M>::new(simd, c);
-    let mut i = 0;
-    while i + T::STEP <= len.len {
-        if input.asks() {
-            input.prefetch_ahead(simd, from + i);
-        }
-        // SAFETY: the loop's condition and the caller's duty.
-        unsafe { sums.step(simd, x, i) };
-        i += T::STEP;
-    }
-    if i < len.len {
-        // SAFETY: the caller's duty.
-        unsafe { sums.step_tail(simd, x, i, len.len - i) };
-    }
+    // SAFETY: the caller's duty.
+    unsafe { sums.take(simd, input, from, len.len) };
     sums.finish(simd, c, len, mean)
+}
+
+/// The moments of a row of one chunk, `0 < cols <= CHUNK` elements.
+///
+/// # Safety
+/// - x has at least `cols` elements.
+#[inline(always)]
+pub(crate) unsafe fn short_row<S: Lanes, T: Storage, M: Center>(
+    simd: S,
+    x: Source<T>,
+    cols: usize,
+    mean: Mean<M>,
+) -> Moments {
+    let len = ChunkLen::new(cols);
+    // SAFETY: the caller's duty.
+    unsafe {
+        let c = chunk_shift(simd, x, len, mean);
+        chunk(simd, Input::from(x), 0, c, len, mean)
+    }
 }
 
 /// The moments of a row or of a subtree of it, `cols > 0` elements. Sums are taken chunk by chunk, while they are in

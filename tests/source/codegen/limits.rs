@@ -40,7 +40,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and kernels of backward that
 /// only one normalization enters are in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 31] = [
+const STACK: [(&str, &str, [usize; 3], &str); 32] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 2], "a pointer or a mask"),
@@ -65,6 +65,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 31] = [
     ("SecondTouch", "f32", [7, 6, 3], "pointers"),
     ("SecondTouch", "f64", [5, 6, 0], "pointers"),
     ("Sums", "", [3, 3, 4], "lanes that have been added up"),
+    ("SingleRow", "16", [2, 0, 4], "where the row ends"),
     ("Transposed", "f32", [2, 2, 30], "on NEON the statistics of a block"),
     ("Transposed", "16", [6, 44, 36], "as of f32, and the statistics of a block"),
     ("WholeRow", "16", [4, 2, 26], "the shift of the next chunk, and what is being widened"),

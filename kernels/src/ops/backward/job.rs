@@ -4,7 +4,7 @@ use core::ops::RangeInclusive;
 
 use crate::element::Storage;
 use crate::error::Error;
-use crate::isa::Isa;
+use crate::isa::{Isa, Tier};
 use crate::rows::{GradRows, LINE, Params, Vector};
 use crate::simd::{Float, Lanes};
 use crate::stats::{CHUNK, RowNorm};
@@ -17,6 +17,11 @@ const L1: usize = 32 << 10;
 
 /// The most rows that the first touch takes together.
 pub(super) const FIRST_ROWS: usize = 4;
+
+/// Where a register is a cache line, rows of more bytes than this are taken together only if a tensor has at most
+/// `TOGETHER_BYTES`: such loops wait for lines, and four rows at once wait longer.
+const LONG_ROW_BYTES: usize = 1536;
+const TOGETHER_BYTES: usize = 256 << 10;
 
 /// The statistics of each row, as forward has kept them.
 ///
@@ -134,7 +139,10 @@ impl<T: Storage> GradJob<'_, T> {
     pub(super) fn first_rows(&self) -> usize {
         let are_in_l1 = FIRST_ROWS * 2 * self.rows.cols() * size_of::<T>() <= L1 / 4 * 3;
         let has_norms = self.stats.rstd.is_some() && self.rows.is_one_run();
-        if !has_norms || !self.rows.has_dx() || self.rows.cols() > CHUNK || self.streaming && !are_in_l1 {
+        let row_bytes = self.rows.cols() * size_of::<T>();
+        let is_large = row_bytes > LONG_ROW_BYTES && self.rows.rows().saturating_mul(row_bytes) > TOGETHER_BYTES;
+        let waits = self.isa.tier() == Tier::Avx512 && is_large;
+        if !has_norms || waits || !self.rows.has_dx() || self.rows.cols() > CHUNK || self.streaming && !are_in_l1 {
             0
         } else if are_in_l1 {
             FIRST_ROWS
