@@ -1,6 +1,6 @@
-//! Speed against columns: LayerNorm on one thread over tensors of three sizes that are cut into rows of 8 to a million
-//! columns, each tier beside a copy of the same tensor. A kernel that is slow for some numbers of columns only shows
-//! here.
+//! Speed against columns: LayerNorm on one thread over single rows, and over tensors of three sizes that are cut into
+//! rows of 8 to a million columns, each tier beside a copy of the same tensor. A kernel that is slow for some numbers
+//! of columns only shows here.
 
 mod caches;
 mod cliffs;

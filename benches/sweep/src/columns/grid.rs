@@ -11,26 +11,42 @@ const FEWEST: usize = 8;
 pub(crate) struct Size {
     pub(crate) name: &'static str,
     pub(crate) bytes: usize,
+    /// Whether x has one row, of at most `bytes`, however few its columns.
+    one_row: bool,
     why: &'static str,
     /// How long a point takes beside a point of other sizes.
     pub(crate) weight: f64,
 }
 
-pub(crate) const SIZES: [Size; 3] = [
+pub(crate) const SIZES: [Size; 4] = [
+    Size { name: "one row", bytes: 64 << 10, one_row: true, why: "a call for each row, as in decoding", weight: 0.2 },
     Size {
         name: "L2",
         bytes: 128 << 10,
+        one_row: false,
         why: "x, y, gamma and beta have at most 512 KiB, and at least twice an L1",
         weight: 0.2,
     },
-    Size { name: "L3", bytes: 4 << 20, why: "x and y have 8 MiB, more than an L2 and less than an L3", weight: 0.35 },
-    Size { name: "memory", bytes: 128 << 20, why: "x and y have 256 MiB, more than most L3", weight: 1.0 },
+    Size {
+        name: "L3",
+        bytes: 4 << 20,
+        one_row: false,
+        why: "x and y have 8 MiB, more than an L2 and less than an L3",
+        weight: 0.35,
+    },
+    Size {
+        name: "memory",
+        bytes: 128 << 20,
+        one_row: false,
+        why: "x and y have 256 MiB, more than most L3",
+        weight: 1.0,
+    },
 ];
 
 impl Size {
     /// The number of rows of x, if a row has `cols` elements.
     pub(crate) fn rows(&self, cols: usize, element: usize) -> usize {
-        (self.bytes / (cols * element)).max(1)
+        if self.one_row { 1 } else { (self.bytes / (cols * element)).max(1) }
     }
 
     /// The length of the longest row that the tensor holds.
@@ -38,8 +54,14 @@ impl Size {
         MOST.min(self.bytes / element)
     }
 
-    pub(crate) fn mebibytes(&self) -> f64 {
-        self.bytes as f64 / f64::from(1 << 20)
+    /// The bytes of x, for a reader.
+    pub(crate) fn extent(&self) -> String {
+        let kibibytes = self.bytes >> 10;
+        match kibibytes >> 10 {
+            0 if self.one_row => format!("at most {kibibytes} KiB"),
+            0 => format!("{kibibytes} KiB"),
+            mebibytes => format!("{mebibytes} MiB"),
+        }
     }
 }
 
@@ -64,7 +86,7 @@ fn powers_up_to(most: usize) -> impl Iterator<Item = usize> {
 
 /// The sizes with their reasons, for the head of the report.
 pub(crate) fn explain() -> String {
-    let lines = SIZES.map(|size| format!("{:<7} x of {} MiB: {}.", size.name, size.mebibytes(), size.why));
+    let lines = SIZES.map(|size| format!("{:<7} x of {}: {}.", size.name, size.extent(), size.why));
     format!("{}\nCaches of this processor: {}.", lines.join("\n"), caches::list().join(", "))
 }
 
@@ -85,7 +107,8 @@ mod tests {
         for size in SIZES {
             for cols in points(size.most_cols(4), false) {
                 let bytes = size.rows(cols, 4) * cols * 4;
-                assert!(bytes <= size.bytes && bytes * 2 > size.bytes, "{cols} columns have {bytes} bytes");
+                let fills = bytes * 2 > size.bytes || size.one_row;
+                assert!(bytes <= size.bytes && fills, "{cols} columns have {bytes} bytes");
             }
         }
     }

@@ -40,7 +40,7 @@ impl Record {
         for size in SIZES {
             let rows: Vec<_> = self.results.iter().filter(|row| row.size == size.name).collect();
             if let Some(first) = rows.first() {
-                println!("\n{} {}, x of {} MiB: {}", first.op, first.dtype, size.mebibytes(), size.name);
+                println!("\n{} {}, x of {}: {}", first.op, first.dtype, size.extent(), size.name);
                 print_size(&rows);
             }
         }
