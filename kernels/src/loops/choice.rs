@@ -33,13 +33,18 @@ impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
             && !self.epilogues.differ()
     }
 
-    /// Whether short rows go through the loop over blocks on a tier. A register of AVX-512 is a cache line. Where rows
-    /// do not begin on lines, each access touches two, and blocks of longer rows wait for that more than fused rows do.
+    /// Whether short rows go through the loop over blocks on a tier.
     fn takes_blocks(&self, isa: Isa) -> bool {
         let cols = self.rows.cols();
-        let is_ragged = !(cols * size_of::<T>()).is_multiple_of(LINE);
-        let waits = isa.tier() == Tier::Avx512 && !T::ROUNDS && cols > BLOCK_COLS && is_ragged;
-        self.blocks && !waits
+        let suits_long_rows = match isa.tier() {
+            // A register is a cache line. Where rows do not begin on lines, each access touches two, and blocks wait for
+            // that more than fused rows do.
+            Tier::Avx512 => (cols * size_of::<T>()).is_multiple_of(LINE),
+            // Fused rows take fewer instructions.
+            Tier::Neon => false,
+            _ => true,
+        };
+        self.blocks && (T::ROUNDS || cols <= BLOCK_COLS || suits_long_rows)
     }
 
     /// Chooses the loops. Each loop is dispatched by itself: without optimization, the frame of a function has room for

@@ -134,8 +134,10 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
         let Self { simd, x, epilogue, norm, from, to, overlaps } = self;
         // A copy, since through a reference all of it would be read again after each store.
         let epilogue = *epilogue;
-        // Two, since one would be the longest chain of the loop over one row.
+        // Two, since one would be the longest chain of the loop over one row. A tier of short registers waits for other
+        // instructions.
         let mut probes = [T::Float::splat(simd, T::Float::from_f32(1.0)); 2];
+        let alternate = S::F32_LANES > 4;
         let mut i = from;
         let pair = 2 * T::Float::lanes::<S>();
         loop {
@@ -148,7 +150,8 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
                         epilogue[r].store::<S, WAY>(simd, i, v);
                         // One row is enough.
                         if r + 1 == R {
-                            probes = [probes[1], probe_pair::<S, T::Float>(simd, probes[0], v)];
+                            let probe = probe_pair::<S, T::Float>(simd, probes[0], v);
+                            probes = if alternate { [probes[1], probe] } else { [probe, probes[1]] };
                         }
                     }
                 }
