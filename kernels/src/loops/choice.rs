@@ -37,8 +37,8 @@ impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
     fn takes_blocks(&self, isa: Isa) -> bool {
         let cols = self.rows.cols();
         let suits_long_rows = match isa.tier() {
-            // A register is a cache line. Where rows do not begin on lines, each access touches two, and blocks wait for
-            // that more than fused rows do.
+            // A register is a cache line. Where rows do not begin on lines, each access touches two, and blocks wait
+            // for that more than fused rows do.
             Tier::Avx512 => (cols * size_of::<T>()).is_multiple_of(LINE),
             // Fused rows take fewer instructions.
             Tier::Neon => false,
