@@ -138,7 +138,7 @@ readme_tests() {
 # A check with long loops thinned out.
 thinned() { LANENORM_TEST_QUICK=1 "$@"; }
 
-manifests=(fuzz benches/peers integrations/mpi integrations/candle)
+manifests=(fuzz benches/neon benches/peers integrations/mpi integrations/candle)
 formatting() {
   local of
   cargo fmt --all --check

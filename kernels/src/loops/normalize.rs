@@ -69,7 +69,7 @@ fn probe_pair<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, [a, b]: [F::Reg<S>; 2
     if S::SPECIALIZES {
         F::fma(simd, a, b, sum)
     } else {
-        // Products of small numbers take long where they are computed one by one.
+        // A product of small numbers can be subnormal, which takes long where it is not added at once.
         probe::<S, F>(simd, probe::<S, F>(simd, sum, a), b)
     }
 }
