@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::num::IntErrorKind;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -89,7 +90,10 @@ fn wait() -> Duration {
     // No locks here, which a child process might find locked.
     let mut known = MICROS.load(Ordering::Relaxed);
     if known == 0 {
-        let given = env::var("LANENORM_SPIN_MICROS").ok().and_then(|text| text.parse().ok());
+        let given = env::var("LANENORM_SPIN_MICROS").ok().and_then(|text| match text.parse::<usize>() {
+            Err(error) if *error.kind() == IntErrorKind::PosOverflow => Some(MOST_WAIT),
+            given => given.ok(),
+        });
         known = 1 + given.unwrap_or(WAIT).min(MOST_WAIT);
         MICROS.store(known, Ordering::Relaxed);
     }

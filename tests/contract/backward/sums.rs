@@ -5,7 +5,7 @@
 //! of the errors are within the bound with the typical size of a term (the root of the mean square), and all columns
 //! are within the bound with the largest term.
 
-use lanenorm::Isa;
+use lanenorm::{Isa, RmsNorm};
 use twofloat::TwoFloat;
 
 use super::oracle::exact;
@@ -231,3 +231,17 @@ for_every_type!(
     masked_rows_add_nothing,
     sums_do_not_depend_on_gamma,
 );
+
+/// A sum whose terms all underflow to -0 is +0, for one leaf of rows as for many.
+#[test]
+fn sums_of_nothing_are_positive_zeros() {
+    for (isa, rows) in tiers().iter().flat_map(|&isa| [1, 2, 3, 16, 17, 64, 65, 1000].map(|rows| (isa, rows))) {
+        let (x, dy) = ([1e-20_f32, 1.0].repeat(rows), [-1e-30_f32, -0.0].repeat(rows));
+        let mut dgamma = [1.0_f32; 2];
+        let plan = RmsNorm::new(2, 0.0).expect("a plan").with_isa(isa);
+        plan.backward(&x, &x).dgamma_to(&mut dgamma).run().expect("a valid call");
+        assert!(dgamma[1] > 0.0);
+        plan.backward(&dy, &x).dgamma_to(&mut dgamma).run().expect("a valid call");
+        assert_eq!(dgamma.map(f32::to_bits), [0; 2], "{isa}, {rows} rows");
+    }
+}

@@ -135,8 +135,9 @@ struct Leaf<F>(*const F);
 impl<S: Lanes, F: Float> Merged<S, F> for Leaf<F> {
     #[inline(always)]
     unsafe fn register(&mut self, simd: S, i: usize) -> F::Reg<S> {
+        // A sum of terms that have underflowed may be -0. Sums of several leaves never are.
         // SAFETY: the caller's duty.
-        unsafe { F::load(simd, self.0.add(i)) }
+        F::plus(simd, unsafe { F::load(simd, self.0.add(i)) }, F::splat(simd, F::default()))
     }
 }
 
