@@ -75,7 +75,7 @@ impl FromStr for Tier {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 enum Token {
     Scalar,
     #[cfg(target_arch = "x86_64")]
@@ -87,7 +87,7 @@ enum Token {
 }
 
 /// A tier that this processor has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Isa(Token);
 
 impl Isa {
@@ -211,6 +211,13 @@ impl PartialEq for Isa {
 }
 
 impl Eq for Isa {}
+
+/// The name of the tier.
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Isa({})", self.tier())
+    }
+}
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
