@@ -224,8 +224,8 @@ unsafe fn forward_row(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffer
         return false;
     }
     let run: RunRow = for_types!(kind.dtype, kind.centered, run_row);
-    // SAFETY: the places have been checked: the row, gamma and beta have `cols` elements, of which there are some, and
-    // gamma, beta and x are apart from y, or x is y. The rest is the caller's duty.
+    // SAFETY: `check_plain` has seen that the row, gamma and beta have `cols > 0` elements, that gamma and beta are
+    // apart from y, and that x is apart from y or is y. The rest is the caller's duty.
     unsafe { run(plan, &plain, buffers, r) }
 }
 
