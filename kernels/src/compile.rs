@@ -9,6 +9,8 @@ use crate::mean::{Center, Centered, Either, Uncentered};
 use crate::ops::backward::{Backward, Merge, Parts, merge_sums};
 use crate::ops::forward::{Forward, ForwardRow, Normalize};
 use crate::ops::moments::RowMoments;
+use crate::ops::quantize::Quantize;
+use crate::scheme::Range;
 use crate::simd::in_default_environment;
 use crate::stats::Moments;
 
@@ -160,6 +162,52 @@ impl Parts {
     }
 }
 
+/// A type of elements that are computed in f32, and so can be quantized: f32, f16 or bf16.
+pub trait Quantizable: Element + Storage<Float = f32> + Quantizes<Centered> + Quantizes<Uncentered> {}
+
+impl<T: Element + Storage<Float = f32> + Quantizes<Centered> + Quantizes<Uncentered>> Quantizable for T {}
+
+/// The compiled code of quantizing jobs for a type of elements and a kind of normalization.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(message = "rows of `{Self}` cannot be quantized", label = "expected f32, f16 or bf16")]
+pub trait Quantizes<M: Center>: Storage<Float = f32> {
+    fn quantize(job: &mut Quantize<'_, Self, M>, isa: Isa, known: Option<Range>);
+    fn range(job: &mut Quantize<'_, Self, M>, isa: Isa) -> Range;
+}
+
+impl<T: Quantizes<M>, M: Center> Quantize<'_, T, M> {
+    /// Does the job on one tier, on the calling thread. Nothing happens if there are no rows or no columns.
+    pub fn run_on(&mut self, isa: Isa) {
+        if self.is_empty() {
+            return;
+        }
+        if self.needs_range() {
+            let range = T::range(self, isa);
+            self.reborrow().summed().run_with(isa, range);
+        } else {
+            T::quantize(self, isa, None);
+        }
+    }
+
+    /// Where all rows share a scale: the range of these rows, which are normalized for it. Their sums are taken and
+    /// their statistics written, but nothing is quantized. [`Range::merge`] merges the ranges of all parts of a call,
+    /// and [`run_with`](Self::run_with) does the rest for each of them, as jobs that are [`summed`](Self::summed).
+    pub fn range_on(&mut self, isa: Isa) -> Range {
+        if self.is_empty() { Range::EMPTY } else { T::range(self, isa) }
+    }
+
+    /// Does the job where all rows share a scale, for elements in `range`.
+    pub fn run_with(&mut self, isa: Isa, range: Range) {
+        if !self.is_empty() {
+            T::quantize(self, isa, Some(range));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows().rows() == 0 || self.rows().cols() == 0
+    }
+}
+
 /// Calls a method with the loops that a job goes through: `$loops`, or on the portable tier the loops of layer
 /// normalization, which that tier has for both normalizations.
 macro_rules! pick_loops {
@@ -238,4 +286,27 @@ compiled! {
     f16, Uncentered => Uncentered;
     bf16, Centered => Centered;
     bf16, Uncentered => Uncentered;
+}
+
+macro_rules! quantizes {
+    ($($t:ty, $center:ty;)*) => {$(
+        impl Quantizes<$center> for $t {
+            fn quantize(job: &mut Quantize<'_, Self, $center>, isa: Isa, known: Option<Range>) {
+                in_default_environment(|| pick_loops!($center, isa, job.run_here(isa, known)));
+            }
+
+            fn range(job: &mut Quantize<'_, Self, $center>, isa: Isa) -> Range {
+                in_default_environment(|| pick_loops!($center, isa, job.range_here(isa)))
+            }
+        }
+    )*};
+}
+
+quantizes! {
+    f32, Centered;
+    f32, Uncentered;
+    f16, Centered;
+    f16, Uncentered;
+    bf16, Centered;
+    bf16, Uncentered;
 }

@@ -159,6 +159,27 @@ pub enum Error {
     },
     /// eps is negative, infinite or NaN.
     Eps(f64),
+    /// Rows are without a y, but the job writes y.
+    NoY {
+        /// The number of rows.
+        rows: usize,
+    },
+    /// A part of a scheme of quantization is out of range, or does not go with the others.
+    Scheme {
+        /// The part.
+        what: &'static str,
+        /// Its value.
+        given: f64,
+        /// What is expected.
+        expected: &'static str,
+    },
+    /// Blocks that share a scale do not divide the columns.
+    Blocks {
+        /// The number of elements of a block.
+        block: usize,
+        /// The number of columns.
+        cols: usize,
+    },
 }
 
 /// A number of things, for messages: "1 row", "2 rows".
@@ -264,6 +285,13 @@ impl fmt::Display for Error {
                 write!(f, "scale is {scale}, expected one that rescale gives for rows of {dtype}")
             }
             Self::Eps(eps) => write!(f, "eps is {eps}, expected a finite number not less than 0"),
+            Self::NoY { rows } => write!(f, "y has 0 rows, expected {rows}: the job writes y"),
+            Self::Scheme { what, given, expected } => {
+                write!(f, "the {what} of the scheme is {given}, expected {expected}")
+            }
+            Self::Blocks { block, cols } => {
+                write!(f, "x has {}, which is not a multiple of the {} of a block", columns(cols), elements(block))
+            }
         }
     }
 }

@@ -36,14 +36,18 @@ mod error;
 mod every_loop;
 #[cfg(test)]
 mod every_mix;
+#[cfg(test)]
+mod every_scheme;
 pub mod isa;
 mod loops;
 mod mean;
 pub mod ops;
+mod quants;
 pub mod reference;
 #[cfg(test)]
 mod refusals;
 pub mod rows;
+pub mod scheme;
 #[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 pub mod simd;
 mod stack;
@@ -51,8 +55,8 @@ pub mod stats;
 pub mod table;
 
 #[doc(hidden)]
-pub use compile::Compiled;
-pub use compile::Element;
+pub use compile::{Compiled, Quantizes};
+pub use compile::{Element, Quantizable};
 #[doc(hidden)]
 pub use error::Count;
 pub use error::Error;

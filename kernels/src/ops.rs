@@ -5,4 +5,5 @@ pub mod forward;
 pub mod layer_norm;
 mod mixed;
 pub mod moments;
+pub mod quantize;
 pub mod rms_norm;

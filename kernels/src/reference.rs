@@ -14,7 +14,10 @@
 //! The kernels differ from this by rounding alone. Two cases are settled by decree: a row with a NaN or an
 //! infinity is all NaN, and a row whose elements are all equal has xhat = 0 even if eps is 0.
 
+use half::f16;
 use pulp::Simd;
+
+use crate::scheme::{Format, Layout, Quotient, Range, Scheme, Scope, Ties};
 
 /// Mean, variance and reciprocal standard deviation of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -154,5 +157,138 @@ fn backward(
     for i in 0..dy.len() {
         dx[i] = rstd * (g(i) - c1 - xhat(i) * c2);
         dgamma[i] += dy[i] as f64 * xhat(i);
+    }
+}
+
+/// Quantizes elements that share a scale, by the formulas of [`Scheme`]: y in f32, normalized. Returns the scale and the
+/// zero point. All arithmetic is in f32, each operation rounded to nearest even.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn quantize(scheme: &Scheme, y: &[f32], q: &mut [u8]) -> (f32, i32) {
+    let range = range(y);
+    let (scale, zero_point) = scheme.scale_of(range);
+    quantize_with(scheme, y, scale, zero_point, range.amax(), q);
+    (scale, zero_point)
+}
+
+/// The least and the greatest of y and 0: NaN if an element is NaN or infinite.
+pub fn range(y: &[f32]) -> Range {
+    y.iter().fold(Range::EMPTY, |range, &v| range.merge(Range { min: v.min(0.0), max: v.max(0.0) }.or_nan(v)))
+}
+
+/// Quantizes elements whose scale is known. `amax` is their greatest magnitude, which [`Quotient::Ratio`] asks for.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn quantize_with(scheme: &Scheme, y: &[f32], scale: f32, zero_point: i32, amax: f32, q: &mut [u8]) {
+    assert_eq!(y.len(), q.len(), "y and q differ in length");
+    let given = matches!(scheme.scope, Scope::Given { .. });
+    let inverse = match scheme.quotient {
+        Quotient::Divide => scale,
+        Quotient::Reciprocal => 1.0 / scale,
+        Quotient::Ratio if given => 1.0 / scale,
+        Quotient::Ratio => scheme.divisor / amax,
+    };
+    // What these would be quantized to is of no use: the scale is 0 or NaN, or quotients would be infinite.
+    let vanish = scale.is_nan() || scale == 0.0 || !inverse.is_finite() && scale.is_finite();
+    for (q, &y) in q.iter_mut().zip(y) {
+        let quotient = if scheme.quotient == Quotient::Divide { y / scale } else { y * inverse };
+        *q = if vanish && !given { 0 } else { encode(scheme, quotient, zero_point) };
+    }
+}
+
+/// One element of 8 bits, of y divided by its scale.
+pub fn encode(scheme: &Scheme, quotient: f32, zero_point: i32) -> u8 {
+    match scheme.format {
+        Format::I8 => integer(scheme, quotient, zero_point).clamp(scheme.least, 127) as i8 as u8,
+        Format::U8 => integer(scheme, quotient, zero_point).clamp(0, 255) as u8,
+        Format::E4m3 => float(quotient, 3, 7, 0x7f),
+        Format::E5m2 => float(quotient, 2, 15, 0x7e),
+    }
+}
+
+/// `quotient` rounded to an integer, and the zero point added. NaN counts as 0.
+fn integer(scheme: &Scheme, quotient: f32, zero_point: i32) -> i32 {
+    // Beyond these, everything saturates.
+    let quotient = if quotient.is_nan() { 0.0 } else { quotient.clamp(-1024.0, 1024.0) };
+    let toward_zero = quotient as i32;
+    let rest = (quotient - toward_zero as f32).abs();
+    let up = rest > 0.5 || rest == 0.5 && (scheme.ties == Ties::Away || toward_zero % 2 != 0);
+    let step = if quotient < 0.0 { -1 } else { 1 };
+    toward_zero + if up { step } else { 0 } + zero_point
+}
+
+/// `v` rounded to a number of 8 bits with so many bits of mantissa and this bias of the exponent, to nearest even,
+/// saturated.
+fn float(v: f32, mantissa: i32, bias: i32, nan: u8) -> u8 {
+    if v.is_nan() {
+        return nan;
+    }
+    let (sign, magnitude) = (if v.is_sign_negative() { 0x80 } else { 0 }, f64::from(v.abs()));
+    // The codes of positive numbers count up with them, from 0 at 0. Infinities and NaN follow the greatest.
+    let greatest = if mantissa == 3 { 0x7e } else { 0x7b };
+    let value = |code: u8| {
+        let (exponent, bits) = (i32::from(code >> mantissa), f64::from(code & ((1 << mantissa) - 1)));
+        let unit = power_of_two(exponent.max(1) - bias - mantissa);
+        if exponent == 0 { bits * unit } else { (bits + f64::from(1 << mantissa)) * unit }
+    };
+    let below = (0..=greatest).rev().find(|&code| value(code) <= magnitude).unwrap_or(0);
+    let up = below < greatest && {
+        let middle = (value(below) + value(below + 1)) / 2.0;
+        magnitude > middle || magnitude == middle && below % 2 == 1
+    };
+    sign | below + u8::from(up)
+}
+
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((1023 + exponent) as u64) << 52)
+}
+
+/// Quantizes a block of a [`Layout`] of GGUF, from as many elements of y as it has, into its bytes.
+///
+/// # Panics
+/// If the layout is [`Layout::Apart`], or if a length is not that of a block.
+pub fn quantize_block(scheme: &Scheme, y: &[f32], bytes: &mut [u8]) {
+    let Some((elements, size)) = scheme.layout.block() else { panic!("the layout has no blocks") };
+    assert!(y.len() == elements && bytes.len() == size, "a block has another length");
+    match scheme.layout {
+        Layout::Q8K => quantize_q8_k(y, bytes),
+        Layout::Q8_0 | Layout::Q8_1 | Layout::Apart => {
+            let (head, q) = bytes.split_at_mut(size - elements);
+            let (scale, _) = quantize(scheme, y, q);
+            head[..2].copy_from_slice(&f16::from_f32_const(scale).to_le_bytes());
+            if scheme.layout == Layout::Q8_1 {
+                let sum: i32 = q.iter().map(|&q| i32::from(q as i8)).sum();
+                head[2..].copy_from_slice(&f16::from_f32_const(sum as f32 * scale).to_le_bytes());
+            }
+        }
+    }
+}
+
+/// ```text
+/// extreme = the element of greatest magnitude: the first of several
+/// q       = min(round(y * (-127 / extreme)), 127), ties to even
+/// scale   = 1 / (-127 / extreme)
+/// ```
+fn quantize_q8_k(y: &[f32], bytes: &mut [u8]) {
+    let extreme = y.iter().fold(0.0f32, |extreme, &v| if v.abs() > extreme.abs() { v } else { extreme });
+    let inverse = -127.0 / extreme;
+    let is_finite = range(y).is_finite();
+    let (scale, inverse) = match (is_finite, extreme == 0.0, inverse.is_finite()) {
+        (false, ..) => (f32::NAN, 0.0),
+        (_, true, _) => (0.0, 0.0),
+        (_, _, false) => (1.0 / inverse, 0.0),
+        _ => (1.0 / inverse, inverse),
+    };
+    let (head, rest) = bytes.split_at_mut(4);
+    let (q, sums) = rest.split_at_mut(256);
+    head.copy_from_slice(&scale.to_le_bytes());
+    for (q, &y) in q.iter_mut().zip(y) {
+        *q = if is_finite { encode(&Scheme::Q8_K, y * inverse, 0) } else { 0 };
+    }
+    for (sum, q) in sums.chunks_mut(2).zip(q.chunks(16)) {
+        let of_16: i16 = q.iter().map(|&q| i16::from(q as i8)).sum();
+        sum.copy_from_slice(&of_16.to_le_bytes());
     }
 }

@@ -30,7 +30,7 @@ pub use float::Float;
 pub(crate) use float::{WIDE_REGS, regs};
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 pub(crate) use lanes::Entry;
-pub use lanes::{Access, Bf16Lanes, F16Lanes, F64Lanes, FOLD_ROWS, Kernel, Lanes, QUAD};
+pub use lanes::{Access, Bf16Lanes, ByteLanes, F16Lanes, F64Lanes, FOLD_ROWS, Kernel, Lanes, QUAD};
 pub(crate) use lanes::{MAX_REGS, outline, rolled, sqrt_f64};
 pub(crate) use scalar::scalar;
 #[cfg(target_arch = "x86_64")]

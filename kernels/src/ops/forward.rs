@@ -30,6 +30,21 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
     ) -> Result<Self, Error> {
+        if !rows.has_y() {
+            return Err(Error::NoY { rows: rows.rows() });
+        }
+        Self::checked_without_y(rows, params, eps, streaming, stats)
+    }
+
+    /// The same for jobs that may be without y.
+    #[inline(always)]
+    pub(super) fn checked_without_y(
+        rows: RowIo<'a, T>,
+        params: Params<'a, T>,
+        eps: f64,
+        streaming: bool,
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<Self, Error> {
         params.fit(rows.rows(), rows.cols())?;
         stats.fit(rows.rows())?;
         check_eps(eps)?;
@@ -106,6 +121,18 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         }
         finish_row(&mut self.0, 0, moments);
         self.0.canonicalize_nans();
+    }
+
+    /// The same job, while this one is borrowed.
+    pub(super) fn reborrow(&mut self) -> Forward<'_, T, M> {
+        let rows = self.0.rows.rows();
+        Forward(self.0.part(0, rows), PhantomData)
+    }
+
+    /// The job without its type.
+    #[inline(always)]
+    pub(super) fn job(&mut self) -> &mut Job<'a, T, Params<'a, T>> {
+        &mut self.0
     }
 
     /// The rows.
@@ -218,6 +245,9 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
         // other.
         if row.is_sum() {
             return Err(Error::UntakenSum { what: "statistics" });
+        }
+        if !row.has_y() {
+            return Err(Error::NoY { rows: 1 });
         }
         params.fit(1, row.cols())?;
         let streaming = streaming && row.may_stream();

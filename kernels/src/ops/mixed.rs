@@ -31,7 +31,7 @@ const VECTOR: usize = 1024;
 /// The elements of rows that are widened or rounded at a time.
 const ROWS: usize = 2048;
 
-type Jobs<'a, T> = Job<'a, T, Params<'a, T>>;
+pub(super) type Jobs<'a, T> = Job<'a, T, Params<'a, T>>;
 
 /// The loops of one kind of rows, by pointers, so that this module is compiled once for all.
 pub(super) struct Loops<T: Storage> {
@@ -50,14 +50,24 @@ impl<T: Storage> Loops<T> {
         }
         Self { job: job::<T, L>, columns: columns::<T, L>, moments: |row, isa| row.run_here::<L>(isa) }
     }
+
+    /// Runs a job that is not mixed.
+    pub(super) fn run(&self, job: &mut Jobs<'_, T>, isa: Isa) {
+        (self.job)(job, isa);
+    }
 }
 
 /// Room for elements that have been widened, or are yet to be rounded.
 #[repr(align(64))]
-struct Room<const N: usize>([MaybeUninit<f32>; N]);
+pub(super) struct Room<const N: usize>([MaybeUninit<f32>; N]);
 
 impl<const N: usize> Room<N> {
-    const NEW: Self = Self([MaybeUninit::uninit(); N]);
+    pub(super) const NEW: Self = Self([MaybeUninit::uninit(); N]);
+
+    /// Where the elements are.
+    pub(super) fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.0.as_mut_ptr().cast()
+    }
 
     /// Where the elements are. `T` is f32.
     fn at<T: Storage>(&mut self) -> *mut T {
@@ -89,7 +99,7 @@ pub(super) fn run<'a, T: Storage>(job: &mut Jobs<'a, T>, isa: Isa, loops: &Loops
 #[inline(never)]
 pub(super) fn run_known<T: Storage>(job: &mut Columns<'_, T, Params<'_, T>>, isa: Isa, loops: &Loops<T>) {
     let known = Known::Norm(job.norm);
-    finish(isa, job.centered, job.row.part(0, 1), job.epilogues, job.streaming, known, Some(loops));
+    finish(isa, job.centered, job.row.part(0, 1), job.epilogues, job.streaming, &known, Some(loops));
 }
 
 /// Normalizes the only row of a job with moments of the slow path.
@@ -98,7 +108,7 @@ pub(super) fn run_known<T: Storage>(job: &mut Columns<'_, T, Params<'_, T>>, isa
 pub(super) fn run_exactly<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, moments: &Moments) {
     let known = Known::Exact(exactly(job, 0, moments));
     let params = job.epilogues.of_row(0, job.rows.cols());
-    finish(isa, job.centered, job.rows.part(0, 1), params, job.streaming, known, None);
+    finish(isa, job.centered, job.rows.part(0, 1), params, job.streaming, &known, None);
 }
 
 /// Out of line, so that long rows need no stack for these rooms.
@@ -142,21 +152,27 @@ fn run_some<T: Storage>(mut job: Jobs<'_, T>, isa: Isa, loops: &Loops<T>, room: 
 fn run_long<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>) {
     let (cols, centered, streaming) = (job.rows.cols(), job.centered, job.streaming);
     for r in 0..job.rows.rows() {
-        if job.rows.is_sum() {
-            take_sums(isa, job.rows.part(r, 1), job.bias);
-        }
-        // SAFETY: there is such a row.
-        let x = unsafe { from_raw_parts(job.rows.source(r).as_ptr(), cols) };
-        let moments = (loops.moments)(RowMoments { x, centered, scale: None }, isa);
-        let known = match RowNorm::trusted(pulp::Scalar, &moments, job.eps) {
-            Some(norm) => {
-                job.stats.set(r, &norm);
-                Known::Norm(norm)
-            }
-            None => rescue(job, r, moments.v(job.eps), moments.mean()),
-        };
+        let known = know_row(job, isa, loops, r);
         let params = job.epilogues.of_row(r, cols);
-        finish(isa, centered, job.rows.part(r, 1).summed(), params, streaming, known, Some(loops));
+        finish(isa, centered, job.rows.part(r, 1).summed(), params, streaming, &known, Some(loops));
+    }
+}
+
+/// Takes the sums of row `r`, if it is a sum, and its statistics, which are written.
+pub(super) fn know_row<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>, r: usize) -> Known<T::Float> {
+    let (cols, centered) = (job.rows.cols(), job.centered);
+    if job.rows.is_sum() {
+        take_sums(isa, job.rows.part(r, 1), job.bias);
+    }
+    // SAFETY: there is such a row.
+    let x = unsafe { from_raw_parts(job.rows.source(r).as_ptr(), cols) };
+    let moments = (loops.moments)(RowMoments { x, centered, scale: None }, isa);
+    match RowNorm::trusted(pulp::Scalar, &moments, job.eps) {
+        Some(norm) => {
+            job.stats.set(r, &norm);
+            Known::Norm(norm)
+        }
+        None => rescue(job, r, moments.v(job.eps), moments.mean()),
     }
 }
 
@@ -169,9 +185,8 @@ fn take_sums<T: Storage>(isa: Isa, mut row: RowIo<'_, T>, mut bias: Option<&[T]>
         let cols = piece.cols();
         let (bias_here, bias_rest) = bias.map(|bias| bias.split_at(cols)).unzip();
         (row, bias) = (rest, bias_rest);
-        // y is apart from what is written here, and has nothing in it yet.
-        let staged = room.rows(cols);
-        let piece = with_addend_in(isa, piece, staged);
+        let is_narrow = piece.addend().is_some_and(|x| x.kind.is_narrow());
+        let piece = if is_narrow { with_addend_in(isa, piece, room.rows(cols)) } else { piece };
         // SAFETY: there is a row, and the bias has an element for each column.
         let input = unsafe { piece.input(0, bias_here, false) };
         isa.run(TakeSums { input, cols });
@@ -195,13 +210,13 @@ impl<T: Storage> Kernel for TakeSums<T> {
 }
 
 /// Normalizes one row, or some columns of it, piece by piece.
-fn finish<T: Storage>(
+pub(super) fn finish<T: Storage>(
     isa: Isa,
     centered: bool,
     mut row: RowIo<'_, T>,
     mut params: Params<'_, T>,
     streaming: bool,
-    known: Known<T::Float>,
+    known: &Known<T::Float>,
     loops: Option<&Loops<T>>,
 ) {
     let (mut vectors, mut room) = ([const { Room::<VECTOR>::NEW }; 2], Room::<VECTOR>::NEW);
@@ -214,9 +229,9 @@ fn finish<T: Storage>(
         let (given, params_rest) = params.split_at_col(cols, all);
         (row, params, most) = (rest, params_rest, VECTOR);
         let epilogues = widened(isa, given, &mut vectors);
-        let (y, staged) = (piece.y(), room.rows(cols));
-        let mut piece = with_y_in(piece, staged);
-        match (&known, loops) {
+        let y = piece.y();
+        let mut piece = if y.kind.is_narrow() { with_y_in(piece, room.rows(cols)) } else { piece };
+        match (known, loops) {
             (&Known::Norm(norm), Some(loops)) => {
                 let mut job = Columns { centered, row: piece, epilogues, norm, streaming };
                 stack::within_a_page(&mut job, isa, loops.columns);
@@ -227,7 +242,7 @@ fn finish<T: Storage>(
         }
         if y.kind.is_narrow() {
             // SAFETY: both have this row.
-            unsafe { convert(isa, y, staged, false, 1, cols) };
+            unsafe { convert(isa, y, room.rows(cols), false, 1, cols) };
         }
     }
 }

@@ -44,6 +44,11 @@ pub struct RawRows<T> {
     pub kind: Kind,
 }
 
+impl<T> RawRows<T> {
+    /// No rows: for a y that is not wanted, where a job writes something else.
+    pub const NONE: Self = Self { p: core::ptr::null_mut(), stride: 0, kind: Kind::Own };
+}
+
 /// One row of contiguous elements to be read from x and written to y, which is either apart from x or x itself. Both
 /// have type `T`.
 #[derive(Debug)]
@@ -192,6 +197,17 @@ impl<'a, T: Storage> RowIo<'a, T> {
         })
     }
 
+    /// Rows of x without a y, for jobs that write something else.
+    ///
+    /// # Errors
+    /// If they do not fit into the slice or overlap one another.
+    pub fn without_y(x: &'a [T], stride: usize, rows: usize, cols: usize) -> Result<Self, Error> {
+        check("x", x.len(), rows, cols, stride)?;
+        let x = RawRows { p: x.as_ptr().cast_mut(), stride, kind: Kind::Own };
+        // SAFETY: the rows lie in a slice that is borrowed, apart from one another, and nothing is written.
+        Ok(unsafe { Self::from_raw(x, None, RawRows::NONE, rows, cols) })
+    }
+
     /// Rows to be normalized where they lie.
     ///
     /// # Errors
@@ -310,7 +326,7 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// - All rows of a buffer lie in one allocation, are aligned and valid for reads; those of s and y for writes too.
     /// - What is written is read and written by nothing else. What `x_row` gives is written by nothing.
     /// - No row of s or y overlaps another row of any buffer. y may be x or the residual, and s may be x, the residual
-    ///   or y: with the same pointer, stride and kind.
+    ///   or y: with the same pointer, stride and kind. y may be [none](RawRows::NONE) for jobs that say so.
     #[inline(always)]
     pub unsafe fn from_raw(
         x: RawRows<T>,
@@ -432,6 +448,12 @@ impl<'a, T: Storage> RowIo<'a, T> {
         [self.x_stride, self.y_stride]
     }
 
+    /// Whether there is a y.
+    #[inline(always)]
+    pub fn has_y(&self) -> bool {
+        !self.y.is_null()
+    }
+
     /// Whether y is x itself.
     #[inline]
     pub fn is_in_place(&self) -> bool {
@@ -491,6 +513,11 @@ impl<'a, T: Storage> RowIo<'a, T> {
         Self { addends, addend_kind: x.kind, ..self }
     }
 
+    /// Takes these rows for rows whose sums have been taken.
+    pub(crate) fn take_as_summed(&mut self) {
+        (self.addends, self.addend_kind) = (None, Kind::Own);
+    }
+
     /// The same rows, whose sums have been taken.
     pub(crate) fn summed(self) -> Self {
         Self { addends: None, addend_kind: Kind::Own, ..self }
@@ -533,6 +560,9 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// - y has at least `i` elements.
     #[inline(always)]
     unsafe fn y_at(&self, i: usize) -> *mut T {
+        if self.y.is_null() {
+            return self.y;
+        }
         // SAFETY: the caller's duty.
         unsafe { self.y_kind.at(self.y, i).cast_mut() }
     }

@@ -1,6 +1,7 @@
 //! AVX2: eight lanes.
 
 mod of_bf16;
+mod of_bytes;
 mod of_f16;
 mod of_f64;
 

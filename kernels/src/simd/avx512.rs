@@ -1,6 +1,7 @@
 //! AVX-512: sixteen lanes.
 
 mod of_bf16;
+mod of_bytes;
 mod of_f16;
 mod of_f64;
 

@@ -121,6 +121,7 @@ pub trait Lanes:
     + F64Lanes
     + F16Lanes
     + Bf16Lanes
+    + ByteLanes
 {
     /// Whether this is a SIMD tier, where common cases are worth loops of their own. On the portable tier, which few
     /// processors use, little code is worth more.
@@ -207,6 +208,31 @@ pub trait Bf16Lanes: Simd {
     fn split(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
     /// The inverse of [`split`](Self::split).
     fn join(self, v: [Self::f32s; 2]) -> [Self::f32s; 2];
+}
+
+/// Integers of 8 bits. Integers of 32 bits are kept as the `u32s` of pulp, in two's complement.
+pub trait ByteLanes: Simd {
+    /// Each element rounded to an integer, to nearest even. Elements are numbers of less than 2^22.
+    fn nearest(self, v: Self::f32s) -> Self::u32s;
+
+    /// Each element rounded to an integer, toward zero. Elements are numbers of less than 2^22.
+    fn truncate(self, v: Self::f32s) -> Self::u32s;
+
+    /// The greatest element, of unsigned integers.
+    fn fold_max(self, v: Self::u32s) -> u32;
+
+    /// Saturates each element, a signed integer, to an i8, turns over the bits of it that are set in `flip`, and stores
+    /// the `4 * F32_LANES` bytes to `p`.
+    ///
+    /// # Safety
+    /// - `p` is valid for writes of as many bytes.
+    unsafe fn store_bytes(self, p: *mut u8, v: [Self::u32s; 4], flip: u8);
+
+    /// The same for `2 * F32_LANES` bytes.
+    ///
+    /// # Safety
+    /// - `p` is valid for writes of as many bytes.
+    unsafe fn store_half_bytes(self, p: *mut u8, v: [Self::u32s; 2], flip: u8);
 }
 
 /// `n`, hidden from the compiler. A loop over that number of rows is not unrolled: unrolling would make much code and

@@ -1,6 +1,7 @@
 //! NEON on aarch64: four lanes.
 
 mod of_bf16;
+mod of_bytes;
 mod of_f16;
 mod of_f64;
 

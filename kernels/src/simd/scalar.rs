@@ -1,6 +1,7 @@
 //! The portable tier: four-lane arrays that compilers turn into whatever the target's baseline has.
 
 mod of_bf16;
+mod of_bytes;
 mod of_f16;
 mod of_f64;
 

@@ -1,0 +1,185 @@
+//! Quantization of rows of f32: what each tier does for a [`Scheme`]. Every result is that of
+//! [`quantize`](crate::reference::quantize), in all bits.
+//!
+//! Elements take one of five ways. The first is for quotients that are correctly rounded. A division takes as long as
+//! ten products, so it is
+//!
+//! ```text
+//! r = 1 / scale                        rounded, once for all
+//! t = y * r
+//! t = fma(fma(-scale, t, y), r, t)
+//! ```
+//!
+//! (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", IBM J. Res. Dev. 34(1),
+//! 1990). It is asked for t rounded to an integer or to a number of 8 bits, so that t has to be on the right side of
+//! each number half-way between two of these, which has at most nine bits: of all 2^23 scales and all such numbers,
+//! each y within three units of such a border was tried, and all quotients were correctly rounded. (The test
+//! `three_operations_divide` tries some.) Nothing may under- or overflow: other scales, and rows with a NaN or an
+//! infinity, are left to `reference.rs`.
+
+mod blocks;
+mod elements;
+mod ranges;
+
+use core::slice::{from_raw_parts, from_raw_parts_mut};
+
+use crate::reference;
+use crate::scheme::{Format, Range, Scheme, Scope};
+use crate::simd::{Kernel, Lanes};
+use elements::Rule;
+
+/// Rows of y, in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Wide {
+    pub(crate) p: *const f32,
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+/// Where rows of quantized elements go, and their scales and zero points, if these have arrays of their own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    pub(crate) q: *mut u8,
+    /// The bytes from one row to the next.
+    pub(crate) q_stride: usize,
+    pub(crate) scale: *mut f32,
+    pub(crate) zero_point: *mut u8,
+}
+
+impl Places {
+    /// The places of the rows from row `r` on.
+    ///
+    /// # Safety
+    /// - There are so many rows of `cols` elements.
+    pub(crate) unsafe fn after(self, scheme: &Scheme, r: usize, cols: usize) -> Self {
+        let Self { q, q_stride, scale, zero_point } = self;
+        // SAFETY: the caller's duty.
+        unsafe {
+            Self {
+                q: q.add(r * q_stride),
+                scale: if scheme.scope == Scope::Tensor { scale } else { scale.add(scheme.scales(r, cols)) },
+                zero_point: if scheme.scope == Scope::Row { zero_point.add(scheme.zero_points(r)) } else { zero_point },
+                ..self
+            }
+        }
+    }
+
+    /// Writes the scale and the zero point of the first row, of elements in `range`, where these have arrays, and returns
+    /// them.
+    ///
+    /// # Safety
+    /// - There is a row.
+    #[inline(always)]
+    pub(crate) unsafe fn set(self, scheme: &Scheme, range: Range) -> (f32, i32) {
+        let (scale, zero_point) = scheme.scale_of(range);
+        // SAFETY: the caller's duty.
+        unsafe {
+            if scheme.scales(1, 1) > 0 {
+                *self.scale = scale;
+            }
+            if scheme.zero_points(1) > 0 {
+                *self.zero_point = zero_point as u8;
+            }
+        }
+        (scale, zero_point)
+    }
+}
+
+/// The range of all elements of some rows. Whoever makes it knows that they are there.
+pub(crate) struct RangeOf<'a>(pub(crate) &'a Wide);
+
+impl Kernel for RangeOf<'_> {
+    type Output = Range;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) -> Range {
+        let mut range = Range::EMPTY;
+        for r in 0..self.0.rows {
+            // SAFETY: whoever made this knew it.
+            range = range.merge(unsafe { ranges::range(simd, self.0.p.add(r * self.0.stride), self.0.cols) });
+        }
+        range
+    }
+}
+
+/// Quantizes elements whose scale is known. Whoever makes it knows that y and q have `len` elements.
+pub(crate) struct Elements<'a> {
+    pub(crate) scheme: &'a Scheme,
+    pub(crate) y: *const f32,
+    pub(crate) q: *mut u8,
+    pub(crate) len: usize,
+    /// The scale and the zero point.
+    pub(crate) scale: (f32, i32),
+    /// The range of all elements that share the scale. It is not asked for where the scale is given.
+    pub(crate) range: Range,
+}
+
+impl Kernel for Elements<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { scheme, y, q, len, scale: (scale, zero_point), range } = self;
+        let amax = range.amax();
+        if !(scale > 0.0) {
+            // SAFETY: whoever made this knew it.
+            unsafe { q.write_bytes(0, len) };
+            return;
+        }
+        match Rule::quick(scheme, scale, zero_point, amax) {
+            // SAFETY: whoever made this knew it.
+            Some(rule) => unsafe { elements::quantize(simd, &rule, y, q, len) },
+            // SAFETY: as above.
+            None => unsafe {
+                let (y, q) = (from_raw_parts(y, len), from_raw_parts_mut(q, len));
+                slowly(scheme, y, scale, zero_point, amax, q);
+            },
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn slowly(scheme: &Scheme, y: &[f32], scale: f32, zero_point: i32, amax: f32, q: &mut [u8]) {
+    reference::quantize_with(scheme, y, scale, zero_point, amax, q);
+}
+
+/// Quantizes rows, or blocks that are some columns of a row. Whoever makes it knows that all rows are there, and that
+/// blocks divide the columns. If the scope is the tensor, the range is known.
+pub(crate) struct Rows<'a> {
+    pub(crate) scheme: &'a Scheme,
+    pub(crate) y: Wide,
+    pub(crate) places: Places,
+    /// The range of elements that share a scale, if it is known.
+    pub(crate) known: Option<Range>,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { scheme, y, places, known } = self;
+        let Wide { p, stride, rows, cols } = y;
+        for r in 0..rows {
+            // SAFETY: whoever made this knew it.
+            unsafe {
+                let y = p.add(r * stride);
+                let places = places.after(scheme, r, cols);
+                if let Scope::Block(_) = scheme.scope {
+                    blocks::quantize(simd, scheme, y, cols, places);
+                    continue;
+                }
+                let range = match (known, scheme.scope) {
+                    (Some(range), _) => range,
+                    (None, Scope::Given { .. }) => Range::EMPTY,
+                    _ if scheme.format == Format::U8 => ranges::range(simd, y, cols),
+                    _ => ranges::symmetric(simd, y, cols),
+                };
+                let scale = places.set(scheme, range);
+                Elements { scheme, y, q: places.q, len: cols, scale, range }.run(simd);
+            }
+        }
+    }
+}

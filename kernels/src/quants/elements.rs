@@ -1,0 +1,290 @@
+//! Elements whose scale is known.
+
+use super::ranges::magnitude;
+use crate::scheme::{Format, LEAST_QUICK_SCALE, MOST_QUICK_SCALE, Quotient, Scheme, Scope, Ties};
+use crate::simd::{Kernel, Lanes, outline};
+
+/// The ways of elements. Each has a loop of its own.
+pub(super) mod way {
+    /// Correctly rounded quotients, ties to even.
+    pub(crate) const DIVIDE: u8 = 0;
+    /// Products, ties to even.
+    pub(crate) const MULTIPLY: u8 = 1;
+    /// Products, ties away from zero.
+    pub(crate) const AWAY: u8 = 2;
+    /// As [`DIVIDE`], of elements that may be NaN, or leave the range of integers.
+    pub(crate) const SATURATE: u8 = 3;
+    /// Everything else.
+    pub(crate) const GENERAL: u8 = 4;
+}
+
+/// Integers are saturated when they have this magnitude at most.
+const MOST_QUOTIENT: f32 = 1024.0;
+
+/// How elements that share a scale become bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Rule {
+    way: u8,
+    format: Format,
+    divides: bool,
+    ties_away: bool,
+    scale: f32,
+    inverse: f32,
+    /// Elements of greater magnitude are saturated.
+    most: f32,
+    /// The least and the greatest quotient.
+    quotients: [f32; 2],
+    /// Added to integers.
+    offset: i32,
+    flip: u8,
+}
+
+impl Rule {
+    /// The rule for elements whose magnitude is at most `amax`, if nothing under- or overflows.
+    #[inline(always)]
+    pub(super) fn quick(scheme: &Scheme, scale: f32, zero_point: i32, amax: f32) -> Option<Self> {
+        let given = matches!(scheme.scope, Scope::Given { .. });
+        let inverse = if scheme.quotient == Quotient::Ratio && !given { scheme.divisor / amax } else { 1.0 / scale };
+        Self::quick_with(scheme, scale, inverse, zero_point, amax)
+    }
+
+    /// The same with the factor of products.
+    #[inline(always)]
+    pub(super) fn quick_with(scheme: &Scheme, scale: f32, inverse: f32, zero_point: i32, amax: f32) -> Option<Self> {
+        let quick = scale >= LEAST_QUICK_SCALE && scale <= MOST_QUICK_SCALE && inverse <= f32::MAX && amax <= f32::MAX;
+        quick.then(|| {
+            let given = matches!(scheme.scope, Scope::Given { .. });
+            let divides = scheme.quotient == Quotient::Divide;
+            let ties_away = scheme.ties == Ties::Away && scheme.format.is_integer();
+            let format = scheme.format;
+            let saturates = given || scheme.divisor > format.max();
+            let way = match (format.is_integer(), divides, ties_away, saturates) {
+                (true, true, false, false) => way::DIVIDE,
+                (true, false, false, false) => way::MULTIPLY,
+                (true, false, true, false) => way::AWAY,
+                (true, true, false, true) => way::SATURATE,
+                _ => way::GENERAL,
+            };
+            let quotients = match format {
+                Format::I8 if scheme.least == -127 => [-127.0, MOST_QUOTIENT],
+                Format::I8 | Format::U8 => [-MOST_QUOTIENT, MOST_QUOTIENT],
+                Format::E4m3 | Format::E5m2 => [-format.max(), format.max()],
+            };
+            let (offset, flip) = match format {
+                Format::I8 => (zero_point, 0),
+                Format::U8 => (zero_point - 128, 0x80),
+                // Codes from 0 to 255.
+                Format::E4m3 | Format::E5m2 => (-128, 0x80),
+            };
+            let most = scale * (2.0 * quotients[1]);
+            Self { way, format, divides, ties_away, scale, inverse, most, quotients, offset, flip }
+        })
+    }
+}
+
+/// A [`Rule`] in registers.
+#[derive(Clone, Copy)]
+struct Regs<S: Lanes> {
+    negative_scale: S::f32s,
+    inverse: S::f32s,
+    most: S::f32s,
+    quotients: [S::f32s; 2],
+    offset: S::u32s,
+}
+
+impl<S: Lanes> Regs<S> {
+    #[inline(always)]
+    fn new(simd: S, rule: &Rule) -> Self {
+        Self {
+            negative_scale: simd.splat_f32s(-rule.scale),
+            inverse: simd.splat_f32s(rule.inverse),
+            most: simd.splat_f32s(rule.most),
+            quotients: [simd.splat_f32s(rule.quotients[0]), simd.splat_f32s(rule.quotients[1])],
+            offset: simd.splat_u32s(rule.offset.cast_unsigned()),
+        }
+    }
+
+    /// y divided by the scale. See [`quants`](super).
+    #[inline(always)]
+    fn divide(&self, simd: S, y: S::f32s) -> S::f32s {
+        if !S::SPECIALIZES {
+            // The portable tier has no instruction for fma.
+            return simd.div_f32s(y, simd.neg_f32s(self.negative_scale));
+        }
+        let t = simd.mul_f32s(y, self.inverse);
+        simd.fma(simd.fma(self.negative_scale, t, y), self.inverse, t)
+    }
+
+    /// The integers of a register, before they are saturated.
+    #[inline(always)]
+    fn integers<const WAY: u8>(&self, simd: S, rule: &Rule, y: S::f32s) -> S::u32s {
+        match WAY {
+            way::DIVIDE => simd.add_u32s(simd.nearest(self.divide(simd, y)), self.offset),
+            way::MULTIPLY => simd.add_u32s(simd.nearest(simd.mul_f32s(y, self.inverse)), self.offset),
+            way::AWAY => simd.add_u32s(away(simd, simd.mul_f32s(y, self.inverse)), self.offset),
+            way::SATURATE => simd.add_u32s(simd.nearest(self.saturated(simd, true, y)), self.offset),
+            _ => {
+                let quotient = self.saturated(simd, rule.divides, y);
+                let v = match rule.format {
+                    Format::E4m3 => float::<_, 3, 7, 0x7f>(simd, y, quotient),
+                    Format::E5m2 => float::<_, 2, 15, 0x7e>(simd, y, quotient),
+                    Format::I8 | Format::U8 if rule.ties_away => away(simd, quotient),
+                    Format::I8 | Format::U8 => simd.nearest(quotient),
+                };
+                simd.add_u32s(v, self.offset)
+            }
+        }
+    }
+
+    /// y divided by the scale, within the range of quotients. NaN counts as 0.
+    #[inline(always)]
+    fn saturated(&self, simd: S, divides: bool, y: S::f32s) -> S::f32s {
+        let y = simd.select_f32s(simd.equal_f32s(y, y), y, simd.splat_f32s(0.0));
+        let y = simd.max_f32s(simd.min_f32s(y, self.most), simd.neg_f32s(self.most));
+        let quotient = if divides { self.divide(simd, y) } else { simd.mul_f32s(y, self.inverse) };
+        simd.max_f32s(simd.min_f32s(quotient, self.quotients[1]), self.quotients[0])
+    }
+}
+
+/// Rounded to an integer, ties away from zero: the greatest number below one half, with the sign of v, is added to it.
+#[inline(always)]
+fn away<S: Lanes>(simd: S, v: S::f32s) -> S::u32s {
+    let below_half = simd.splat_f32s(0.5 - f32::EPSILON / 4.0);
+    let sign = simd.and_f32s(v, simd.splat_f32s(-0.0));
+    simd.truncate(simd.add_f32s(v, simd.or_f32s(sign, below_half)))
+}
+
+/// The code of `v`, which is in range, in a number of 8 bits with so many bits of mantissa and this bias of the
+/// exponent, rounded to nearest even. Elements whose `y` is NaN get the code `NAN`.
+#[inline(always)]
+fn float<S: Lanes, const MANTISSA: u32, const BIAS: u32, const NAN: u32>(simd: S, y: S::f32s, v: S::f32s) -> S::u32s {
+    let splat = |v: u32| simd.splat_u32s(v);
+    let bits = magnitude(simd, v);
+    let cut = 23 - MANTISSA;
+    // Normal numbers: the bits that are cut off are rounded up into the others.
+    let odd = simd.and_u32s(simd.wrapping_dyn_shr_u32s(bits, splat(cut)), splat(1));
+    let rounded = simd.add_u32s(simd.add_u32s(bits, splat((1 << (cut - 1)) - 1)), odd);
+    let normal = simd.sub_u32s(simd.wrapping_dyn_shr_u32s(rounded, splat(cut)), splat((127 - BIAS) << MANTISSA));
+    // Subnormal numbers: adding a number whose unit is theirs leaves a multiple of it.
+    let shift = f32::from_bits((127 + 24 - BIAS - MANTISSA) << 23);
+    let sum = simd.add_f32s(simd.transmute_f32s_u32s(bits), simd.splat_f32s(shift));
+    let subnormal = simd.sub_u32s(simd.transmute_u32s_f32s(sum), splat(shift.to_bits()));
+    let is_normal = simd.greater_than_or_equal_u32s(bits, splat((128 - BIAS) << 23));
+    let code = simd.select_u32s(is_normal, normal, subnormal);
+    let sign = simd.and_u32s(simd.wrapping_dyn_shr_u32s(simd.transmute_u32s_f32s(y), splat(24)), splat(0x80));
+    simd.select_u32s(simd.equal_f32s(y, y), simd.or_u32s(code, sign), splat(NAN))
+}
+
+/// Quantizes `n` elements, in the way of the rule.
+///
+/// # Safety
+/// - y and q have `n` elements, and nothing of them is in both.
+#[inline(always)]
+pub(super) unsafe fn quantize<S: Lanes>(simd: S, rule: &Rule, y: *const f32, q: *mut u8, n: usize) {
+    // SAFETY: the caller's duty.
+    unsafe {
+        match rule.way {
+            way::DIVIDE => by_way::<S, { way::DIVIDE }>(simd, rule, y, q, n),
+            way::MULTIPLY => by_way::<S, { way::MULTIPLY }>(simd, rule, y, q, n),
+            way::AWAY => by_way::<S, { way::AWAY }>(simd, rule, y, q, n),
+            way::SATURATE => by_way::<S, { way::SATURATE }>(simd, rule, y, q, n),
+            _ => outline(simd, General { rule, y, q, n }),
+        }
+    }
+}
+
+/// The way of all that is not worth a loop in each caller.
+struct General<'a> {
+    rule: &'a Rule,
+    y: *const f32,
+    q: *mut u8,
+    n: usize,
+}
+
+impl Kernel for General<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        // SAFETY: whoever made this knew it.
+        unsafe { by_way::<S, { way::GENERAL }>(simd, self.rule, self.y, self.q, self.n) };
+    }
+}
+
+/// The elements that the widest tier takes at once.
+const MOST_ELEMENTS: usize = 64;
+
+/// # Safety
+/// - As for [`quantize`].
+#[inline(always)]
+unsafe fn by_way<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, y: *const f32, q: *mut u8, n: usize) {
+    let regs = Regs::new(simd, rule);
+    let step = 4 * S::F32_LANES;
+    let mut i = 0;
+    // SAFETY: the caller's duty.
+    unsafe {
+        loop {
+            while i + step <= n {
+                four::<S, WAY>(simd, rule, &regs, y.add(i), q.add(i));
+                i += step;
+            }
+            if i >= n {
+                return;
+            }
+            if n < step {
+                break;
+            }
+            // The last elements end at the end: some are quantized twice.
+            i = n - step;
+        }
+        let (mut few, mut bytes) = ([0.0; MOST_ELEMENTS], [0; MOST_ELEMENTS]);
+        y.copy_to_nonoverlapping(few.as_mut_ptr(), n);
+        four::<S, WAY>(simd, rule, &regs, few.as_ptr(), bytes.as_mut_ptr());
+        q.copy_from_nonoverlapping(bytes.as_ptr(), n);
+    }
+}
+
+/// Quantizes four registers.
+///
+/// # Safety
+/// - y and q have as many elements.
+#[inline(always)]
+unsafe fn four<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, regs: &Regs<S>, y: *const f32, q: *mut u8) {
+    let mut v = [simd.splat_u32s(0); 4];
+    // SAFETY: the caller's duty.
+    unsafe {
+        for k in 0..4 {
+            v[k] = regs.integers::<WAY>(simd, rule, simd.load(y.add(k * S::F32_LANES)));
+        }
+        simd.store_bytes(q, v, rule.flip);
+    }
+}
+
+/// Quantizes a block of `n` elements, a multiple of 32, in the way of the rule.
+///
+/// # Safety
+/// - As for [`quantize`].
+#[inline(always)]
+pub(super) unsafe fn quantize_block<S: Lanes, const WAY: u8>(
+    simd: S,
+    rule: &Rule,
+    y: *const f32,
+    q: *mut u8,
+    n: usize,
+) {
+    let regs = Regs::new(simd, rule);
+    let mut i = 0;
+    // SAFETY: the caller's duty.
+    unsafe {
+        while i + 4 * S::F32_LANES <= n {
+            four::<S, WAY>(simd, rule, &regs, y.add(i), q.add(i));
+            i += 4 * S::F32_LANES;
+        }
+        if i < n {
+            // Two registers of the widest tier.
+            let a = regs.integers::<WAY>(simd, rule, simd.load(y.add(i)));
+            let b = regs.integers::<WAY>(simd, rule, simd.load(y.add(i + S::F32_LANES)));
+            simd.store_half_bytes(q.add(i), [a, b], rule.flip);
+        }
+    }
+}
