@@ -277,7 +277,8 @@ where
     for isa in Isa::available() {
         let what = (isa, core::any::type_name::<(T, M)>(), rows, cols, sum, kept, scheme);
         let mut all = Quantized::new(scheme, rows, cols);
-        let (mut sums, mut own, mut in_place) = (vec![T::from_computed(0.0); rows * cols], vec![T::from_computed(0.0); rows * cols], x.clone());
+        let (mut sums, mut own, mut in_place) =
+            (vec![T::from_computed(0.0); rows * cols], vec![T::from_computed(0.0); rows * cols], x.clone());
         let mut wide_y = vec![0.0f32; rows * cols];
         let mut rstd = vec![0.0; rows];
         let raw = |v: &[T], kind| RawRows { p: v.as_ptr().cast_mut(), stride: cols, kind };
@@ -346,8 +347,11 @@ fn jobs_quantize_what_plain_jobs_write() {
         Scheme::i8_given(0.02, 3),
         Scheme::E4M3,
     ];
-    let sizes: &[(usize, usize)] =
-        if cfg!(miri) { &[(2, 256)] } else { &[(1, 256), (5, 64), (9, 96), (40, 512), (3, 4096), (5, 8448), (4, 16640)] };
+    let sizes: &[(usize, usize)] = if cfg!(miri) {
+        &[(2, 256)]
+    } else {
+        &[(1, 256), (5, 64), (9, 96), (40, 512), (3, 4096), (5, 8448), (4, 16640)]
+    };
     for scheme in &schemes {
         for &(rows, cols) in sizes {
             for (sum, kept) in [

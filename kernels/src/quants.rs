@@ -23,13 +23,16 @@ mod ranges;
 
 use core::slice::{from_raw_parts, from_raw_parts_mut};
 
+use half::{bf16, f16};
+
 use crate::reference;
+use crate::rows::Convert;
 use crate::scheme::{Format, Range, Scheme, Scope};
-use crate::simd::{Kernel, Lanes};
+use crate::simd::{Kernel, Lanes, outline};
 use elements::Rule;
 
 /// Rows of y, in f32.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Wide {
     pub(crate) p: *const f32,
     pub(crate) stride: usize,
@@ -83,6 +86,64 @@ impl Places {
             }
         }
         (scale, zero_point)
+    }
+}
+
+/// What becomes of rows of y as soon as each has been normalized, in f32: they are quantized, and rounded to 16 bits if y
+/// is wanted so.
+#[derive(Debug)]
+pub(crate) struct Quantizer<'a> {
+    pub(crate) scheme: &'a Scheme,
+    pub(crate) places: Places,
+    pub(crate) known: Option<Range>,
+    /// The first row of y, in f32. The rows have a stride of 0 if they follow one another in one place.
+    pub(crate) y: Wide,
+    pub(crate) rounded: Option<Rounded>,
+}
+
+// SAFETY: through a shared Quantizer rows are written by one thread each: those of the job that it belongs to.
+unsafe impl Sync for Quantizer<'_> {}
+
+/// Rows of y of 16 bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rounded {
+    pub(crate) p: *mut u16,
+    pub(crate) stride: usize,
+    /// Whether the elements are f16, and not bf16.
+    pub(crate) is_f16: bool,
+}
+
+/// Does what there is to do for row `r`. Whoever makes it knows that it is there.
+pub(crate) struct RowIsDone<'a> {
+    pub(crate) quantizer: &'a Quantizer<'a>,
+    pub(crate) r: usize,
+}
+
+impl Kernel for RowIsDone<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { quantizer: &Quantizer { scheme, places, known, ref y, rounded }, r } = self;
+        // SAFETY: whoever made this knew it.
+        unsafe {
+            let p = y.p.add(r * y.stride);
+            let row = Wide { p, stride: 0, rows: 1, cols: y.cols };
+            let places = places.after(scheme, r, y.cols);
+            Rows { scheme, y: row, places, known }.run(simd);
+            let Some(Rounded { p: to, stride, is_f16 }) = rounded else { return };
+            if !ranges::symmetric(simd, p, y.cols).is_finite() {
+                // Other NaNs than the canonical one cannot be rounded.
+                let row = from_raw_parts_mut(p.cast_mut(), y.cols);
+                row.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f32::NAN);
+            }
+            let (to, from) = (to.add(r * stride), p.cast_mut());
+            if is_f16 {
+                outline(simd, Convert::<f16>::of(to.cast(), from, y.cols, false));
+            } else {
+                outline(simd, Convert::<bf16>::of(to.cast(), from, y.cols, false));
+            }
+        }
     }
 }
 

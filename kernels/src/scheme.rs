@@ -188,25 +188,18 @@ impl Scheme {
 
     /// What `torch.ao` (PyTorch) does with each token of f32: `choose_qparams_per_token` and `quantize_per_token` of
     /// `torch.ops.quantized_decomposed`, to -128..127.
-    pub const TORCH_AO_I8: Self =
-        Self { least_amax: 1e-5, quotient: Quotient::Reciprocal, least: -128, ..Self::I8 };
+    pub const TORCH_AO_I8: Self = Self { least_amax: 1e-5, quotient: Quotient::Reciprocal, least: -128, ..Self::I8 };
 
     /// What torchao does with each row of f32: `Int8Tensor.from_hp` with `PerRow`. The greatest element becomes 127 or
     /// -128.
-    pub const TORCHAO_I8: Self = Self {
-        divisor: 127.5,
-        least_scale: f32::EPSILON,
-        quotient: Quotient::Reciprocal,
-        least: -128,
-        ..Self::I8
-    };
+    pub const TORCHAO_I8: Self =
+        Self { divisor: 127.5, least_scale: f32::EPSILON, quotient: Quotient::Reciprocal, least: -128, ..Self::I8 };
 
     /// What vLLM does with each token on CPUs: `dynamic_scaled_int8_quant`.
     pub const VLLM_I8: Self = Self { quotient: Quotient::Reciprocal, least: -128, ..Self::I8 };
 
     /// Unsigned integers with a scale and a zero point for each row, by the formula of [`ONNX_U8`](Self::ONNX_U8).
-    pub const U8: Self =
-        Self { format: Format::U8, divisor: 255.0, zero_scale: 1.0, least: 0, ..Self::I8 };
+    pub const U8: Self = Self { format: Format::U8, divisor: 255.0, zero_scale: 1.0, least: 0, ..Self::I8 };
 
     /// ONNX `DynamicQuantizeLinear`: unsigned integers with one scale and one zero point. The scale of zeros is 1.
     pub const ONNX_U8: Self = Self { scope: Scope::Tensor, ..Self::U8 };
@@ -237,12 +230,8 @@ impl Scheme {
     pub const Q8_1_X86: Self = Self { layout: Layout::Q8_1, ..Self::Q8_0_X86 };
 
     /// GGUF `Q8_K` as ggml quantizes it: products with -127 / the element of greatest magnitude, ties to even.
-    pub const Q8_K: Self = Self {
-        scope: Scope::Block(256),
-        layout: Layout::Q8K,
-        quotient: Quotient::Ratio,
-        ..Self::I8
-    };
+    pub const Q8_K: Self =
+        Self { scope: Scope::Block(256), layout: Layout::Q8K, quotient: Quotient::Ratio, ..Self::I8 };
 
     /// Signed integers with a scale for each block of `block` elements, by the rules of [`I8`](Self::I8).
     pub const fn i8_blocks(block: usize) -> Self {
@@ -320,7 +309,11 @@ impl Scheme {
             Scope::Row | Scope::Tensor => {}
         }
         if self.format == Format::U8 && self.quotient == Quotient::Ratio {
-            return refuse("divisor", self.divisor.into(), "a quotient that is no ratio of it and amax beside a zero point");
+            return refuse(
+                "divisor",
+                self.divisor.into(),
+                "a quotient that is no ratio of it and amax beside a zero point",
+            );
         }
         if let Some((block, _)) = self.layout.block() {
             if self.scope != Scope::Block(block) {

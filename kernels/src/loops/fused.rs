@@ -147,6 +147,7 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
                     }
                 };
             }
+            let is_pending = pending.is_some();
             // The last row is fused with no other, so that every element of it is checked.
             finite &= match pending {
                 Some(Pending { at, .. }) if at == cols => true,
@@ -169,7 +170,11 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
                 // SAFETY: rows of the job.
                 unsafe { carry.stream(simd) };
             }
-            // Only now, since around a call to the slow path everything that is pending would be spilled.
+            // Only now, since around a call everything that is pending would be spilled. Before the next row is settled,
+            // which may write it where this one is.
+            if is_pending {
+                job.row_is_done(simd, t - delay);
+            }
             let norm = match moments {
                 Some(moments) => settle(simd, job, t, &moments, inv_cols),
                 None => None,

@@ -6,8 +6,9 @@ use super::epilogue::{Epilogues, Successive};
 use crate::element::Storage;
 use crate::isa::Isa;
 use crate::mean::Center;
+use crate::quants::{Quantizer, RowIsDone};
 use crate::rows::{Input, LINE, RowIo};
-use crate::simd::{Float, Lanes, sqrt_f64};
+use crate::simd::{Float, Lanes, outline, sqrt_f64};
 use crate::stats::exact::{self, WideNorm};
 use crate::stats::{CHUNK, Moments, RowNorm, StatsMut, scale_for};
 
@@ -60,6 +61,8 @@ pub(crate) struct Job<'a, T: Storage, E> {
     /// Whether rows are fused with their neighbours.
     pub(super) fused: bool,
     pub(crate) stats: StatsMut<'a, T::Float>,
+    /// What becomes of rows of y that have been normalized, and the first of these rows among all that it is for.
+    quantizer: Option<(&'a Quantizer<'a>, usize)>,
 }
 
 impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
@@ -95,6 +98,20 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
             blocks,
             fused,
             stats,
+            quantizer: None,
+        }
+    }
+
+    /// The same job, whose rows of y go to `quantizer` one by one.
+    pub(crate) fn quantized_by(self, quantizer: &'a Quantizer<'a>) -> Self {
+        Self { quantizer: Some((quantizer, 0)), blocks: false, ..self }
+    }
+
+    /// Does what there is to do for row `r`, which has been normalized.
+    #[inline(always)]
+    pub(super) fn row_is_done<S: Lanes>(&self, simd: S, r: usize) {
+        if let Some((quantizer, first)) = self.quantizer {
+            outline(simd, RowIsDone { quantizer, r: first + r });
         }
     }
 
@@ -102,7 +119,8 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
         let (rows_a, rows_b) = self.rows.split_at(row);
         let (stats_a, stats_b) = self.stats.split_at(rows_a.rows());
         let epilogues_b = self.epilogues.after(rows_a.rows());
-        let b = Self { rows: rows_b, stats: stats_b, epilogues: epilogues_b, ..self };
+        let quantizer = self.quantizer.map(|(quantizer, first)| (quantizer, first + rows_a.rows()));
+        let b = Self { rows: rows_b, stats: stats_b, epilogues: epilogues_b, quantizer, ..self };
         (Self { rows: rows_a, stats: stats_a, ..self }, b)
     }
 
@@ -111,8 +129,9 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
     pub(crate) fn part(&mut self, r: usize, rows: usize) -> Job<'_, T, E> {
         let &mut Self { isa, centered, bias, eps, streaming, prefetches, blocks, fused, .. } = self;
         let epilogues = self.epilogues.after(r);
+        let quantizer = self.quantizer.map(|(quantizer, first)| (quantizer, first + r));
         let (rows, stats) = (self.rows.part(r, rows), self.stats.part(r, rows));
-        Job { isa, centered, rows, epilogues, bias, eps, streaming, prefetches, blocks, fused, stats }
+        Job { isa, centered, rows, epilogues, bias, eps, streaming, prefetches, blocks, fused, stats, quantizer }
     }
 
     /// The input of the moments of row `r`.
@@ -298,6 +317,9 @@ fn finish_exactly<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, r: usize
             }
             None => job.epilogues.finish_nan(&mut job.rows, r),
         }
+    }
+    if let Some((quantizer, first)) = job.quantizer {
+        job.isa.run(RowIsDone { quantizer, r: first + r });
     }
 }
 

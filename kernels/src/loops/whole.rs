@@ -53,6 +53,7 @@ impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for WholeRow<'_, '_, T, M, E
                 let (x, epilogue) = (job.rows.source(r), job.epilogue(r));
                 KnownRow { mean, x, norm, epilogue }.normalize(simd, cols)
             };
+            job.row_is_done(simd, r);
         }
         if job.streaming {
             simd.fence();

@@ -25,13 +25,17 @@ use crate::error::Error;
 use crate::isa::Isa;
 use crate::loops::{Epilogues, Known};
 use crate::mean::Center;
-use crate::quants::{Elements, Places, RangeOf, Rows, Wide};
+use crate::quants::{Elements, Places, Quantizer, RangeOf, Rounded, Rows, Wide};
 use crate::rows::{Convert, Params, RawRows, RowIo};
 use crate::scheme::{Range, Scheme, Scope};
 use crate::stats::StatsMut;
+use crate::table::Dtype;
 
 /// The elements of y that are kept until they are quantized. Blocks divide their number.
 const ROOM: usize = 8192;
+
+/// So many elements of short rows are normalized before they are quantized.
+const TOGETHER: usize = 4096;
 
 /// Where quantized rows are written: q, and scales and zero points where the scheme has arrays of them.
 #[derive(Debug)]
@@ -195,6 +199,14 @@ fn in_room<T: Storage>(room: &mut Room<ROOM>, rows: usize, cols: usize) -> (RawR
     (RawRows { p: p.cast(), stride: cols, kind: wide_kind::<T>() }, Wide { p, stride: cols, rows, cols })
 }
 
+/// The rows that are normalized before they are quantized. They fit into the room.
+fn together(cols: usize) -> usize {
+    (TOGETHER / cols).max(1)
+}
+
+/// Rows of so many columns are quantized one by one. Shorter ones go through loops that take several at a time.
+const ONE_BY_ONE_COLS: usize = 256;
+
 /// Normalizes the rows of a job, which fit into the room if y goes there.
 fn normalize<T: Storage<Float = f32>>(mut job: Jobs<'_, T>, isa: Isa, loops: &Loops<T>) {
     if mixed::is_mixed(&job.rows, &job.epilogues) {
@@ -231,13 +243,44 @@ unsafe fn round<T: Storage>(isa: Isa, y: RawRows<T>, wide: &Wide) {
 }
 
 impl<T: Storage<Float = f32>> Run<'_, T> {
-    #[inline(never)]
     fn short(&self, job: &mut Jobs<'_, T>) {
+        let is_mixed = mixed::is_mixed(&job.rows, &job.epilogues);
+        if is_mixed || job.rows.cols() < ONE_BY_ONE_COLS { self.some_by_some(job) } else { self.one_by_one(job) }
+    }
+
+    /// Rows that are quantized as soon as each has been normalized.
+    #[inline(never)]
+    fn one_by_one(&self, job: &mut Jobs<'_, T>) {
+        let &Self { isa, scheme, places, known, loops } = self;
+        let mut room = Room::NEW;
+        let (rows, cols, y) = (job.rows.rows(), job.rows.cols(), job.rows.y());
+        let wanted = wide_y(&job.rows);
+        let rounded = (job.rows.has_y() && wanted.is_none()).then_some(Rounded {
+            p: y.p.cast(),
+            stride: y.stride,
+            is_f16: y.kind.dtype::<T>() == Dtype::F16,
+        });
+        let (staged, wide) = in_room(&mut room, rows, cols);
+        let (y, wide) = match wanted {
+            Some(wide) => (y, wide),
+            // All rows follow one another in the room.
+            None => (RawRows { stride: 0, ..staged }, Wide { stride: 0, ..wide }),
+        };
+        let quantizer = Quantizer { scheme, places, known, y: wide, rounded };
+        let mut all = job.part(0, rows).quantized_by(&quantizer);
+        // SAFETY: these are y, or there is room for one row, which is done with before the next is written.
+        all.rows = unsafe { all.rows.with_y(y) };
+        loops.run(&mut all, isa);
+    }
+
+    /// As many rows at a time as the room has place for.
+    #[inline(never)]
+    fn some_by_some(&self, job: &mut Jobs<'_, T>) {
         let &Self { isa, scheme, places, known, loops } = self;
         let mut room = Room::NEW;
         let (rows, cols) = (job.rows.rows(), job.rows.cols());
-        for at in (0..rows).step_by(ROOM / cols) {
-            let n = (ROOM / cols).min(rows - at);
+        for at in (0..rows).step_by(together(cols)) {
+            let n = together(cols).min(rows - at);
             let mut part: Jobs<'_, T> = job.part(at, n);
             let (has_y, y) = (part.rows.has_y(), part.rows.y());
             let wanted = wide_y(&part.rows);
@@ -306,8 +349,8 @@ impl<T: Storage<Float = f32>> Run<'_, T> {
 fn range_of_short<T: Storage<Float = f32>>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>) -> Range {
     let (mut room, mut range) = (Room::NEW, Range::EMPTY);
     let (rows, cols) = (job.rows.rows(), job.rows.cols());
-    for at in (0..rows).step_by(ROOM / cols) {
-        let n = (ROOM / cols).min(rows - at);
+    for at in (0..rows).step_by(together(cols)) {
+        let n = together(cols).min(rows - at);
         let mut part: Jobs<'_, T> = job.part(at, n);
         let (staged, wide) = in_room(&mut room, n, cols);
         // SAFETY: the room has these rows, and nothing else uses it until they have been run.

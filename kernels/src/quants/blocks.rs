@@ -1,5 +1,6 @@
 //! Blocks of a row, each with a scale.
 
+use core::ops::Range;
 use core::slice::{from_raw_parts, from_raw_parts_mut};
 
 use half::f16;
@@ -8,7 +9,7 @@ use super::Places;
 use super::elements::{self, Rule, way};
 use super::ranges::{self, magnitude};
 use crate::reference;
-use crate::scheme::{Layout, Quotient, Scheme, Ties};
+use crate::scheme::{LEAST_QUICK_SCALE, Layout, MOST_QUICK_SCALE, Quotient, Scheme, Ties};
 use crate::simd::{Access, Kernel, Lanes, outline};
 
 /// The blocks whose scales are taken at once.
@@ -106,66 +107,171 @@ impl Blocks<'_> {
 /// then.
 struct Batches<'a, const WAY: u8>(Blocks<'a>);
 
+/// The scales of a batch of blocks: each array has an element for each of them.
+struct Scales {
+    amax: [f32; BATCH],
+    scale: [f32; BATCH],
+    inverse: [f32; BATCH],
+    halves: [f16; BATCH],
+    /// Whether all blocks have a quick rule.
+    are_quick: bool,
+}
+
+impl Blocks<'_> {
+    /// The scales of `count` blocks from `first` on.
+    ///
+    /// # Safety
+    /// - There are such blocks, at most a batch.
+    #[inline(always)]
+    unsafe fn scales<S: Lanes>(&self, simd: S, first: usize, count: usize) -> Scales {
+        let &Self { scheme, block, .. } = self;
+        let mut all = Scales {
+            amax: [0.0; BATCH],
+            scale: [0.0; BATCH],
+            inverse: [0.0; BATCH],
+            halves: [f16::ZERO; BATCH],
+            are_quick: false,
+        };
+        let (divisor, least_quick) = (simd.splat_f32s(scheme.divisor), simd.splat_u32s(LEAST_QUICK_SCALE.to_bits()));
+        let (mut above_least, mut most) = (simd.splat_u32s(0), simd.splat_u32s(0));
+        // SAFETY: the caller's duty. Arrays have a multiple of a register.
+        unsafe {
+            let (y, ..) = self.at(first);
+            for from in (0..BATCH).step_by(S::F32_LANES) {
+                let mut greatest = [simd.splat_u32s(0); 16];
+                if count == BATCH && block == 2 * S::F32_LANES {
+                    for b in 0..S::F32_LANES {
+                        greatest[b] = greatest_of_two(simd, y.add((from + b) * 2 * S::F32_LANES));
+                    }
+                } else {
+                    for b in 0..S::F32_LANES {
+                        // The last block stands in for those that are not there.
+                        let y = y.add((from + b).min(count - 1) * block);
+                        for i in (0..block).step_by(2 * S::F32_LANES) {
+                            greatest[b] = simd.max_u32s(greatest[b], greatest_of_two(simd, y.add(i)));
+                        }
+                    }
+                }
+                let amax = simd.transmute_f32s_u32s(simd.fold_max_rows(&greatest));
+                simd.store(all.amax.as_mut_ptr().add(from), amax);
+                let least = simd.max_f32s(amax, simd.splat_f32s(scheme.least_amax));
+                let scale = simd.max_f32s(simd.div_f32s(least, divisor), simd.splat_f32s(scheme.least_scale));
+                simd.store(all.scale.as_mut_ptr().add(from), scale);
+                Access::<f16>::store(simd, all.halves.as_mut_ptr().add(from), scale);
+                let inverse = if scheme.quotient == Quotient::Ratio {
+                    simd.div_f32s(divisor, amax)
+                } else {
+                    simd.div_f32s(simd.splat_f32s(1.0), scale)
+                };
+                simd.store(all.inverse.as_mut_ptr().add(from), inverse);
+                // None is negative, so that bits as integers are in the order of numbers, and NaNs come last.
+                let bits = simd.transmute_u32s_f32s(scale);
+                above_least = simd.max_u32s(above_least, simd.sub_u32s(bits, least_quick));
+                let greater = simd.max_u32s(simd.transmute_u32s_f32s(amax), simd.transmute_u32s_f32s(inverse));
+                most = simd.max_u32s(most, greater);
+            }
+        }
+        let range = MOST_QUICK_SCALE.to_bits() - LEAST_QUICK_SCALE.to_bits();
+        all.are_quick = simd.fold_max(above_least) <= range && simd.fold_max(most) <= f32::MAX.to_bits();
+        all
+    }
+
+    /// Writes what blocks of a batch, in `range` from `first` on, have beside their elements, which have been written.
+    ///
+    /// # Safety
+    /// - There are such blocks.
+    #[inline(always)]
+    unsafe fn finish(&self, first: usize, range: Range<usize>, scales: &Scales) {
+        // SAFETY: the caller's duty.
+        unsafe {
+            let (_, bytes, head) = self.at(first);
+            let step = head + self.block;
+            match self.scheme.layout {
+                Layout::Apart => {
+                    for b in range {
+                        *self.places.scale.add(first + b) = scales.scale[b];
+                    }
+                }
+                Layout::Q8_1 => {
+                    for b in range {
+                        let bytes = bytes.add(b * step);
+                        let q = from_raw_parts(bytes.add(head), self.block);
+                        let sum: i32 = q.iter().map(|&q| i32::from(q as i8)).sum();
+                        let sum = f16::from_f32_const(sum as f32 * scales.scale[b]);
+                        bytes.cast::<[u8; 2]>().write(scales.halves[b].to_le_bytes());
+                        bytes.add(2).cast::<[u8; 2]>().write(sum.to_le_bytes());
+                    }
+                }
+                Layout::Q8_0 | Layout::Q8K => {
+                    for b in range {
+                        bytes.add(b * step).cast::<[u8; 2]>().write(scales.halves[b].to_le_bytes());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Quantizes `count` blocks from `first` on, whose scales may be any.
+    ///
+    /// # Safety
+    /// - There are such blocks, at most a batch.
+    #[inline(always)]
+    unsafe fn quantize_each<S: Lanes, const WAY: u8>(&self, simd: S, first: usize, count: usize, scales: &Scales) {
+        for b in 0..count {
+            let (scale, inverse, amax) = (scales.scale[b], scales.inverse[b], scales.amax[b]);
+            // SAFETY: the caller's duty.
+            unsafe {
+                let (y, bytes, head) = self.at(first + b);
+                if let Some(rule) = Rule::quick_with(self.scheme, scale, inverse, 0, amax) {
+                    elements::quantize_block::<S, WAY>(simd, &rule, y, bytes.add(head), self.block);
+                    self.finish(first, b..b + 1, scales);
+                } else if scale == 0.0 && amax <= f32::MAX && self.scheme.zero_scale == 0.0 {
+                    self.clear(first + b);
+                } else {
+                    self.slowly(first + b);
+                }
+            }
+        }
+    }
+}
+
+/// The greater magnitudes of two registers.
+///
+/// # Safety
+/// - There are as many elements.
+#[inline(always)]
+unsafe fn greatest_of_two<S: Lanes>(simd: S, y: *const f32) -> S::u32s {
+    // SAFETY: the caller's duty.
+    let (v, w) = unsafe { (simd.load(y), simd.load(y.add(S::F32_LANES))) };
+    simd.max_u32s(magnitude(simd, v), magnitude(simd, w))
+}
+
 impl<const WAY: u8> Kernel for Batches<'_, WAY> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
         let Self(all) = self;
-        let Blocks { scheme, block, blocks, places, .. } = all;
+        let Blocks { block, blocks, .. } = all;
+        let two_registers = block == 2 * S::F32_LANES && WAY != way::GENERAL;
         for first in (0..blocks).step_by(BATCH) {
             let count = BATCH.min(blocks - first);
-            let (mut amax, mut scale, mut inverse) = ([0.0f32; BATCH], [0.0f32; BATCH], [0.0f32; BATCH]);
-            let mut halves = [f16::ZERO; BATCH];
-            // SAFETY: whoever made this knew that the blocks are there. Arrays have a multiple of a register.
+            // SAFETY: whoever made this knew that the blocks are there.
             unsafe {
-                for (b, amax) in amax.iter_mut().enumerate().take(count) {
-                    let (y, ..) = all.at(first + b);
-                    let mut greatest = simd.splat_u32s(0);
-                    for i in (0..block).step_by(2 * S::F32_LANES) {
-                        let (v, w) = (simd.load(y.add(i)), simd.load(y.add(i + S::F32_LANES)));
-                        let of_two = simd.max_u32s(magnitude(simd, v), magnitude(simd, w));
-                        greatest = simd.max_u32s(greatest, of_two);
-                    }
-                    *amax = f32::from_bits(simd.fold_max(greatest));
+                let scales = all.scales(simd, first, count);
+                if !(scales.are_quick && two_registers && count == BATCH) {
+                    all.quantize_each::<S, WAY>(simd, first, count, &scales);
+                    continue;
                 }
-                let divisor = simd.splat_f32s(scheme.divisor);
-                for i in (0..BATCH).step_by(S::F32_LANES) {
-                    let of_block: S::f32s = simd.load(amax.as_ptr().add(i));
-                    let least = simd.max_f32s(of_block, simd.splat_f32s(scheme.least_amax));
-                    let v = simd.max_f32s(simd.div_f32s(least, divisor), simd.splat_f32s(scheme.least_scale));
-                    simd.store(scale.as_mut_ptr().add(i), v);
-                    Access::<f16>::store(simd, halves.as_mut_ptr().add(i), v);
-                    let inverted = if scheme.quotient == Quotient::Ratio {
-                        simd.div_f32s(divisor, of_block)
-                    } else {
-                        simd.div_f32s(simd.splat_f32s(1.0), v)
-                    };
-                    simd.store(inverse.as_mut_ptr().add(i), inverted);
+                let (y, bytes, head) = all.at(first);
+                let (q, step) = (bytes.add(head), head + block);
+                for b in (0..BATCH).step_by(2) {
+                    let scale = [scales.scale[b], scales.scale[b + 1]];
+                    let inverse = [scales.inverse[b], scales.inverse[b + 1]];
+                    let q = [q.add(b * step), q.add((b + 1) * step)];
+                    elements::quantize_two::<S, WAY>(simd, scale, inverse, y.add(b * block), q);
                 }
-                for b in 0..count {
-                    if scale[b] == 0.0 && amax[b] <= f32::MAX && scheme.zero_scale == 0.0 {
-                        all.clear(first + b);
-                        continue;
-                    }
-                    let Some(rule) = Rule::quick_with(scheme, scale[b], inverse[b], 0, amax[b]) else {
-                        all.slowly(first + b);
-                        continue;
-                    };
-                    let (y, bytes, head) = all.at(first + b);
-                    let q = bytes.add(head);
-                    elements::quantize_block::<S, WAY>(simd, &rule, y, q, block);
-                    if scheme.layout == Layout::Apart {
-                        *places.scale.add(first + b) = scale[b];
-                        continue;
-                    }
-                    bytes.cast::<[u8; 2]>().write(halves[b].to_le_bytes());
-                    if scheme.layout == Layout::Q8_1 {
-                        let sum: i32 = from_raw_parts(q, block).iter().map(|&q| i32::from(q as i8)).sum();
-                        let sum = f16::from_f32_const(sum as f32 * scale[b]);
-                        bytes.add(2).cast::<[u8; 2]>().write(sum.to_le_bytes());
-                    }
-                }
+                all.finish(first, 0..BATCH, &scales);
             }
         }
     }

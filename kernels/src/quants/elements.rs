@@ -6,13 +6,13 @@ use crate::simd::{Kernel, Lanes, outline};
 
 /// The ways of elements. Each has a loop of its own.
 pub(super) mod way {
-    /// Correctly rounded quotients, ties to even.
+    /// Correctly rounded quotients, ties to even, to signed integers without a zero point.
     pub(crate) const DIVIDE: u8 = 0;
-    /// Products, ties to even.
+    /// Products, ties to even, to signed integers without a zero point.
     pub(crate) const MULTIPLY: u8 = 1;
-    /// Products, ties away from zero.
+    /// Products, ties away from zero, to signed integers without a zero point.
     pub(crate) const AWAY: u8 = 2;
-    /// As [`DIVIDE`], of elements that may be NaN, or leave the range of integers.
+    /// Correctly rounded quotients, ties to even, to all integers, of elements that may be NaN or leave the range.
     pub(crate) const SATURATE: u8 = 3;
     /// Everything else.
     pub(crate) const GENERAL: u8 = 4;
@@ -58,11 +58,11 @@ impl Rule {
             let ties_away = scheme.ties == Ties::Away && scheme.format.is_integer();
             let format = scheme.format;
             let saturates = given || scheme.divisor > format.max();
-            let way = match (format.is_integer(), divides, ties_away, saturates) {
-                (true, true, false, false) => way::DIVIDE,
-                (true, false, false, false) => way::MULTIPLY,
-                (true, false, true, false) => way::AWAY,
-                (true, true, false, true) => way::SATURATE,
+            let way = match (format, divides, ties_away, saturates) {
+                (Format::I8, true, false, false) => way::DIVIDE,
+                (Format::I8, false, false, false) => way::MULTIPLY,
+                (Format::I8, false, true, false) => way::AWAY,
+                (Format::I8 | Format::U8, true, false, _) => way::SATURATE,
                 _ => way::GENERAL,
             };
             let quotients = match format {
@@ -107,21 +107,16 @@ impl<S: Lanes> Regs<S> {
     /// y divided by the scale. See [`quants`](super).
     #[inline(always)]
     fn divide(&self, simd: S, y: S::f32s) -> S::f32s {
-        if !S::SPECIALIZES {
-            // The portable tier has no instruction for fma.
-            return simd.div_f32s(y, simd.neg_f32s(self.negative_scale));
-        }
-        let t = simd.mul_f32s(y, self.inverse);
-        simd.fma(simd.fma(self.negative_scale, t, y), self.inverse, t)
+        divide(simd, y, self.negative_scale, self.inverse)
     }
 
     /// The integers of a register, before they are saturated.
     #[inline(always)]
     fn integers<const WAY: u8>(&self, simd: S, rule: &Rule, y: S::f32s) -> S::u32s {
         match WAY {
-            way::DIVIDE => simd.add_u32s(simd.nearest(self.divide(simd, y)), self.offset),
-            way::MULTIPLY => simd.add_u32s(simd.nearest(simd.mul_f32s(y, self.inverse)), self.offset),
-            way::AWAY => simd.add_u32s(away(simd, simd.mul_f32s(y, self.inverse)), self.offset),
+            way::DIVIDE => simd.nearest(self.divide(simd, y)),
+            way::MULTIPLY => simd.nearest(simd.mul_f32s(y, self.inverse)),
+            way::AWAY => away(simd, simd.mul_f32s(y, self.inverse)),
             way::SATURATE => simd.add_u32s(simd.nearest(self.saturated(simd, true, y)), self.offset),
             _ => {
                 let quotient = self.saturated(simd, rule.divides, y);
@@ -144,6 +139,17 @@ impl<S: Lanes> Regs<S> {
         let quotient = if divides { self.divide(simd, y) } else { simd.mul_f32s(y, self.inverse) };
         simd.max_f32s(simd.min_f32s(quotient, self.quotients[1]), self.quotients[0])
     }
+}
+
+/// y divided by a scale: see [`quants`](super).
+#[inline(always)]
+fn divide<S: Lanes>(simd: S, y: S::f32s, negative_scale: S::f32s, inverse: S::f32s) -> S::f32s {
+    if !S::SPECIALIZES {
+        // The portable tier has no instruction for fma.
+        return simd.div_f32s(y, simd.neg_f32s(negative_scale));
+    }
+    let t = simd.mul_f32s(y, inverse);
+    simd.fma(simd.fma(negative_scale, t, y), inverse, t)
 }
 
 /// Rounded to an integer, ties away from zero: the greatest number below one half, with the sign of v, is added to it.
@@ -256,8 +262,14 @@ unsafe fn four<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, regs: &Regs<S>, y:
         for k in 0..4 {
             v[k] = regs.integers::<WAY>(simd, rule, simd.load(y.add(k * S::F32_LANES)));
         }
-        simd.store_bytes(q, v, rule.flip);
+        simd.store_bytes(q, v, flip::<WAY>(rule));
     }
+}
+
+/// The bits of bytes that are turned over.
+#[inline(always)]
+fn flip<const WAY: u8>(rule: &Rule) -> u8 {
+    if matches!(WAY, way::DIVIDE | way::MULTIPLY | way::AWAY) { 0 } else { rule.flip }
 }
 
 /// Quantizes a block of `n` elements, a multiple of 32, in the way of the rule.
@@ -282,9 +294,40 @@ pub(super) unsafe fn quantize_block<S: Lanes, const WAY: u8>(
         }
         if i < n {
             // Two registers of the widest tier.
-            let a = regs.integers::<WAY>(simd, rule, simd.load(y.add(i)));
-            let b = regs.integers::<WAY>(simd, rule, simd.load(y.add(i + S::F32_LANES)));
-            simd.store_half_bytes(q.add(i), [a, b], rule.flip);
+            let mut v = [simd.splat_u32s(0); 4];
+            for k in 0..2 {
+                v[k] = regs.integers::<WAY>(simd, rule, simd.load(y.add(i + k * S::F32_LANES)));
+                v[k + 2] = v[k];
+            }
+            simd.store_halves([q.add(i); 2], v, flip::<WAY>(rule));
         }
+    }
+}
+
+/// Quantizes two consecutive blocks of two registers each, whose scales differ, in a way of signed integers.
+///
+/// # Safety
+/// - There are as many elements.
+#[inline(always)]
+pub(super) unsafe fn quantize_two<S: Lanes, const WAY: u8>(
+    simd: S,
+    scale: [f32; 2],
+    inverse: [f32; 2],
+    y: *const f32,
+    q: [*mut u8; 2],
+) {
+    let mut v = [simd.splat_u32s(0); 4];
+    // SAFETY: the caller's duty.
+    unsafe {
+        for k in 0..4 {
+            let (negative_scale, inverse) = (simd.splat_f32s(-scale[k / 2]), simd.splat_f32s(inverse[k / 2]));
+            let y = simd.load(y.add(k * S::F32_LANES));
+            v[k] = match WAY {
+                way::DIVIDE => simd.nearest(divide(simd, y, negative_scale, inverse)),
+                way::MULTIPLY => simd.nearest(simd.mul_f32s(y, inverse)),
+                _ => away(simd, simd.mul_f32s(y, inverse)),
+            };
+        }
+        simd.store_halves(q, v, 0);
     }
 }

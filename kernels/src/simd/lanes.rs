@@ -221,6 +221,9 @@ pub trait ByteLanes: Simd {
     /// The greatest element, of unsigned integers.
     fn fold_max(self, v: Self::u32s) -> u32;
 
+    /// The greatest element of each of the first `F32_LANES` registers, of unsigned integers.
+    fn fold_max_rows(self, v: &[Self::u32s; 16]) -> Self::u32s;
+
     /// Saturates each element, a signed integer, to an i8, turns over the bits of it that are set in `flip`, and stores
     /// the `4 * F32_LANES` bytes to `p`.
     ///
@@ -228,11 +231,11 @@ pub trait ByteLanes: Simd {
     /// - `p` is valid for writes of as many bytes.
     unsafe fn store_bytes(self, p: *mut u8, v: [Self::u32s; 4], flip: u8);
 
-    /// The same for `2 * F32_LANES` bytes.
+    /// The same, but the first half of the bytes goes to the first place and the second half to the second.
     ///
     /// # Safety
-    /// - `p` is valid for writes of as many bytes.
-    unsafe fn store_half_bytes(self, p: *mut u8, v: [Self::u32s; 2], flip: u8);
+    /// - Both are valid for writes of `2 * F32_LANES` bytes.
+    unsafe fn store_halves(self, p: [*mut u8; 2], v: [Self::u32s; 4], flip: u8);
 }
 
 /// `n`, hidden from the compiler. A loop over that number of rows is not unrolled: unrolling would make much code and

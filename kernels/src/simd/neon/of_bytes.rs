@@ -33,6 +33,15 @@ impl ByteLanes for Neon {
     }
 
     #[inline(always)]
+    fn fold_max_rows(self, v: &[u32x4; 16]) -> u32x4 {
+        // SAFETY: a Neon token exists.
+        pulp::cast(unsafe {
+            let a = vpmaxq_u32(pulp::cast(v[0]), pulp::cast(v[1]));
+            vpmaxq_u32(a, vpmaxq_u32(pulp::cast(v[2]), pulp::cast(v[3])))
+        })
+    }
+
+    #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, [a, b, c, d]: [u32x4; 4], flip: u8) {
         // SAFETY: the caller's duty; a Neon token exists.
         unsafe {
@@ -42,8 +51,12 @@ impl ByteLanes for Neon {
     }
 
     #[inline(always)]
-    unsafe fn store_half_bytes(self, p: *mut u8, [a, b]: [u32x4; 2], flip: u8) {
+    unsafe fn store_halves(self, p: [*mut u8; 2], [a, b, c, d]: [u32x4; 4], flip: u8) {
         // SAFETY: the caller's duty; a Neon token exists.
-        unsafe { vst1_u8(p, veor_u8(vreinterpret_u8_s8(narrow(a, b)), vdup_n_u8(flip))) };
+        unsafe {
+            let flip = vdup_n_u8(flip);
+            vst1_u8(p[0], veor_u8(vreinterpret_u8_s8(narrow(a, b)), flip));
+            vst1_u8(p[1], veor_u8(vreinterpret_u8_s8(narrow(c, d)), flip));
+        }
     }
 }

@@ -32,14 +32,22 @@ impl ByteLanes for Scalar128b {
     }
 
     #[inline(always)]
+    fn fold_max_rows(self, v: &[u32x4; 16]) -> u32x4 {
+        pulp::cast([self.fold_max(v[0]), self.fold_max(v[1]), self.fold_max(v[2]), self.fold_max(v[3])])
+    }
+
+    #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, v: [u32x4; 4], flip: u8) {
         // SAFETY: the caller's duty.
         unsafe { *p.cast::<[[u8; N]; 4]>() = v.map(|v| narrow(v, flip)) };
     }
 
     #[inline(always)]
-    unsafe fn store_half_bytes(self, p: *mut u8, v: [u32x4; 2], flip: u8) {
+    unsafe fn store_halves(self, p: [*mut u8; 2], [a, b, c, d]: [u32x4; 4], flip: u8) {
         // SAFETY: the caller's duty.
-        unsafe { *p.cast::<[[u8; N]; 2]>() = v.map(|v| narrow(v, flip)) };
+        unsafe {
+            *p[0].cast::<[[u8; N]; 2]>() = [narrow(a, flip), narrow(b, flip)];
+            *p[1].cast::<[[u8; N]; 2]>() = [narrow(c, flip), narrow(d, flip)];
+        }
     }
 }
