@@ -300,6 +300,27 @@ impl<'a, T: Element, I, D: Place, P> Call<'a, T, Centered, I, D, P> {
     }
 }
 
+/// For calls whose result is quantized.
+impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
+    /// A slice that such a call writes. Keeps what is wrong with it.
+    pub(crate) fn slice_mut<V>(&mut self, what: &'static str, vector: SliceMut<'a, V>) -> Option<&'a mut [V]> {
+        self.misgiven.slice(what, vector.0)
+    }
+
+    /// All that has been described.
+    #[expect(clippy::type_complexity, reason = "the parts of a call")]
+    pub(crate) fn into_parts(
+        self,
+    ) -> Result<
+        (&'a Norm<M>, Rows<'a, T>, I, Option<Vector<'a, T>>, Option<Vector<'a, T>>, StatsMut<'a, T::Float>),
+        Error,
+    > {
+        let Self { norm, x, input, gamma, beta, stats, misgiven, .. } = self;
+        misgiven.refuse()?;
+        Ok((norm, x, input, gamma, beta, stats))
+    }
+}
+
 /// The end of a call whose result goes to other rows.
 impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
     /// Runs the call; its result goes to y.

@@ -54,6 +54,12 @@ pub enum Error {
         /// What is wrong with them.
         misfit: Misfit,
     },
+    /// A buffer of a call whose result is quantized has rows at two strides.
+    #[error("a buffer has rows of {} at two strides, but quantized rows lie at one", Count(*cols, "column"))]
+    QuantizedGrid {
+        /// The number of columns of the plan.
+        cols: usize,
+    },
     /// The elements of a row of an array do not follow one another.
     #[cfg(feature = "ndarray")]
     #[error("axis {axis} of {what}, along which rows lie, has a stride of {stride}, expected 1")]

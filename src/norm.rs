@@ -189,6 +189,11 @@ impl<M: Center> Norm<M> {
         self.plan.backward_scratch_len::<T>(rows, M::CENTERED)
     }
 
+    /// The plan without its type.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Normalizes one row where that takes the shortest way: the row is not long, and nothing but y is wanted. Returns
     /// false if the row takes the way of all other rows, or if something does not fit. Then nothing has been done.
     #[inline(always)]

@@ -170,6 +170,42 @@ impl Plan {
         Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")))
     }
 
+    /// The rows of x, without y.
+    pub(crate) fn rows_without_y<'a, T: Element>(&self, x: Rows<'a, T>) -> Result<RowIo<'a, T>, Error> {
+        let (rows, stride) = shape::rows("x", x.data.len(), x.layout, self.cols)?;
+        let io = RowIo::without_y(x.data, stride, rows, self.cols);
+        Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")))
+    }
+
+    /// The rows of x + residual, written to s, without y, if they fit together.
+    pub(crate) fn rows_of_sum_alone<'a, T: Element, X: Addend<T>>(
+        &self,
+        x: Rows<'a, X>,
+        residual: Rows<'a, T>,
+        bias: Option<&'a [T]>,
+        s: RowsMut<'a, T>,
+    ) -> Result<RowIo<'a, T>, Error> {
+        let (rows, x_stride) = self.rows_of_addend(x.data.len(), x.layout, bias)?;
+        let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
+        let s_stride = self.rows_beside(rows, "sum", s.data.len(), s.layout)?;
+        let (residual, s) = ((residual.data, residual_stride), (s.data, s_stride));
+        let io = RowIo::sum_into((x.data, x_stride), residual, s, rows, self.cols);
+        Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")).and_no_y())
+    }
+
+    /// The same of a sum that is written over the residual.
+    pub(crate) fn rows_of_sum_alone_in_place<'a, T: Element, X: Addend<T>>(
+        &self,
+        x: Rows<'a, X>,
+        residual: RowsMut<'a, T>,
+        bias: Option<&'a [T]>,
+    ) -> Result<RowIo<'a, T>, Error> {
+        let (rows, x_stride) = self.rows_of_addend(x.data.len(), x.layout, bias)?;
+        let residual_stride = self.rows_beside(rows, "residual", residual.data.len(), residual.layout)?;
+        let io = RowIo::sum_over((x.data, x_stride), (residual.data, residual_stride), rows, self.cols);
+        Ok(io.unwrap_or_else(|_| unreachable!("shape.rs has checked the rows")).and_no_y())
+    }
+
     /// The rows of x, to be written where they lie.
     #[inline(always)]
     pub(crate) fn rows_in_place<'a, T: Element>(&self, x: RowsMut<'a, T>) -> Result<RowIo<'a, T>, Error> {

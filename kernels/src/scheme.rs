@@ -47,6 +47,18 @@ impl Format {
     }
 }
 
+/// A type that holds quantized elements: i8 or u8. Which of them matters to nobody but the caller.
+pub trait Byte: sealed::Sealed {}
+
+impl Byte for i8 {}
+impl Byte for u8 {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for i8 {}
+    impl Sealed for u8 {}
+}
+
 /// Which elements share a scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scope {

@@ -27,7 +27,7 @@ use crate::loops::{Epilogues, Known};
 use crate::mean::Center;
 use crate::quants::{Elements, Places, Quantizer, RangeOf, Rounded, Rows, Wide};
 use crate::rows::{Convert, Params, RawRows, RowIo};
-use crate::scheme::{Range, Scheme, Scope};
+use crate::scheme::{Byte, Range, Scheme, Scope};
 use crate::stats::StatsMut;
 use crate::table::Dtype;
 
@@ -55,12 +55,15 @@ unsafe impl Sync for Quants<'_> {}
 impl<'a> Quants<'a> {
     /// Rows of q, `stride` bytes from the start of one to the next, and an array each of scales and zero points, which
     /// are empty where the scheme has none: see [`Scheme::row_bytes`], [`Scheme::scales`] and
-    /// [`Scheme::zero_points`]. q of signed integers is cast: `bytemuck::cast_slice_mut`.
-    pub fn new(q: &'a mut [u8], stride: usize, scale: &'a mut [f32], zero_point: &'a mut [u8]) -> Self {
+    /// [`Scheme::zero_points`].
+    pub fn new<Q: Byte>(q: &'a mut [Q], stride: usize, scale: &'a mut [f32], zero_point: &'a mut [u8]) -> Self {
         let (q_len, scale_len, zero_point_len) = (q.len(), scale.len(), zero_point.len());
-        // SAFETY: the slices are borrowed for 'a.
-        let [q, zero_point] = [q, zero_point].map(<[u8]>::as_mut_ptr);
-        let places = Places { q, q_stride: stride, scale: scale.as_mut_ptr(), zero_point };
+        let places = Places {
+            q: q.as_mut_ptr().cast(),
+            q_stride: stride,
+            scale: scale.as_mut_ptr(),
+            zero_point: zero_point.as_mut_ptr(),
+        };
         Self { places, q: [q_len, stride], scale: scale_len, zero_point: zero_point_len, marker: PhantomData }
     }
 
@@ -174,7 +177,7 @@ impl<'a, T: Storage<Float = f32>, M: Center> Quantize<'a, T, M> {
     }
 
     /// Whether all rows share a scale, which comes of them.
-    pub(crate) fn needs_range(&self) -> bool {
+    pub fn needs_range(&self) -> bool {
         self.scheme.scope == Scope::Tensor
     }
 }

@@ -513,6 +513,13 @@ impl<'a, T: Storage> RowIo<'a, T> {
         Self { addends, addend_kind: x.kind, ..self }
     }
 
+    /// The same rows without y, for jobs that write something else. A sum that lies in y stays there.
+    #[must_use]
+    pub fn and_no_y(self) -> Self {
+        let RawRows { p, stride, kind } = RawRows::NONE;
+        Self { y: p, y_stride: stride, y_kind: kind, ..self }
+    }
+
     /// Takes these rows for rows whose sums have been taken.
     pub(crate) fn take_as_summed(&mut self) {
         (self.addends, self.addend_kind) = (None, Kind::Own);

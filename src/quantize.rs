@@ -1,0 +1,283 @@
+//! Calls whose result is quantized: see [`Call::quantize`].
+
+use std::sync::{Mutex, PoisonError};
+
+use lanenorm_kernels::element::{Addend, Storage};
+use lanenorm_kernels::ops::quantize::{Quantize, Quants};
+use lanenorm_kernels::rows::{RowIo, Vector};
+use lanenorm_kernels::scheme::{Byte, Range, Scheme};
+use lanenorm_kernels::stats::StatsMut;
+use lanenorm_kernels::{Center, Centered, Element, Isa, Quantizable, Quantizes, Uncentered};
+
+use crate::Error;
+use crate::call::Call;
+use crate::input::{Apart, Gives, Kept, Normalizes, Over, Plain, sealed};
+use crate::norm::Norm;
+use crate::parallel::{Tasks, Work, share};
+use crate::plan::Plan;
+use crate::rows::{Rows, RowsMut};
+use crate::shape;
+use crate::slice::SliceMut;
+
+/// A call whose result is quantized, to be run by [`to`](Self::to).
+///
+/// `Y` says whether y is wanted too: `()`, or the rows that it goes to.
+#[derive(Debug)]
+#[must_use = "nothing happens before `to`"]
+pub struct QuantizeCall<'a, T: Element, M: Center, I, P, Y = ()> {
+    call: Call<'a, T, M, I, Apart, P>,
+    scheme: Scheme,
+    scale: Option<&'a mut [f32]>,
+    zero_point: Option<&'a mut [u8]>,
+    y: Y,
+}
+
+impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
+    /// Quantizes the result by a [`Scheme`]. Its bits are those of quantizing y in f32, not rounded to the type of x:
+    /// see [`reference::quantize`](crate::kernels::reference::quantize).
+    ///
+    /// ```
+    /// use lanenorm::{RmsNorm, Scheme};
+    ///
+    /// let (x, mut q, mut scale) = ([3.0f32, -3.0, 3.0, 1.5], [0i8; 4], [0.0; 1]);
+    /// RmsNorm::new(4, 0.0)?.call(&x).quantize(&Scheme::I8).scale_to(&mut scale).to(&mut q)?;
+    /// assert_eq!(q, [127, -127, 127, 64]);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
+    /// Rows of f64 are not quantized, nor are rows whose moments are given:
+    ///
+    /// ```compile_fail,E0277
+    /// # use lanenorm::{RmsNorm, Scheme};
+    /// # let (x, mut q, mut scale) = ([3.0f64; 4], [0i8; 4], [0.0; 1]);
+    /// RmsNorm::new(4, 0.0)?.call(&x).quantize(&Scheme::I8).scale_to(&mut scale).to(&mut q)?;
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    #[inline]
+    pub fn quantize(self, scheme: &Scheme) -> QuantizeCall<'a, T, M, I, P> {
+        QuantizeCall { call: self, scheme: *scheme, scale: None, zero_point: None, y: () }
+    }
+}
+
+impl<'a, T: Element, M: Center, I, P, Y> QuantizeCall<'a, T, M, I, P, Y> {
+    /// Writes the scales: one for each row, for each block of each row, or one, as [`Scheme::scales`] says. Schemes
+    /// whose scales are given, or lie beside the elements, have none.
+    pub fn scale_to(mut self, scale: impl Into<SliceMut<'a, f32>>) -> Self {
+        self.scale = self.call.slice_mut("scale", scale.into());
+        self
+    }
+
+    /// Writes the zero points: one for each row, or one, as [`Scheme::zero_points`] says. Schemes without them have
+    /// none.
+    pub fn zero_point_to(mut self, zero_point: impl Into<SliceMut<'a, u8>>) -> Self {
+        self.zero_point = self.call.slice_mut("zero_point", zero_point.into());
+        self
+    }
+}
+
+impl<'a, T: Element, M: Center, I, P> QuantizeCall<'a, T, M, I, P> {
+    /// Writes y too, with the bits of a call that is not quantized.
+    pub fn y_to<Y>(self, y: impl Into<RowsMut<'a, Y>>) -> QuantizeCall<'a, T, M, I, P, RowsMut<'a, Y>> {
+        let Self { call, scheme, scale, zero_point, y: () } = self;
+        QuantizeCall { call, scheme, scale, zero_point, y: y.into() }
+    }
+}
+
+impl<'a, T: Element<Float = f32>, M: Center, I, P, Y: Wanted<'a, T, I>> QuantizeCall<'a, T, M, I, P, Y>
+where
+    I: Normalizes<'a, T, Of: Quantizable>,
+{
+    /// Runs the call; quantized rows go to q, of i8 or u8. A row has [`Scheme::row_bytes`] elements: as many as x, or
+    /// the bytes of its blocks where these have scales beside their elements.
+    ///
+    /// # Errors
+    /// If parts of the scheme are out of range, or its blocks do not divide the columns, if the lengths do not fit
+    /// together, or if a buffer has rows at two strides; nothing has been written then.
+    pub fn to<Q: Byte + 'a>(self, q: impl Into<RowsMut<'a, Q>>) -> Result<(), Error> {
+        let Self { call, scheme, scale, zero_point, y } = self;
+        let (norm, x, input, gamma, beta, stats) = call.into_parts()?;
+        let q: RowsMut<'a, Q> = q.into();
+        if x.layout.is_grid() || input.has_grid() || y.is_grid() || q.layout.is_grid() {
+            return Err(Error::QuantizedGrid { cols: norm.cols() });
+        }
+        let (gamma, beta, bias) = (gamma.map(I::beside), beta.map(I::beside), input.bias());
+        scheme.check(norm.cols()).map_err(Error::Arguments)?;
+        let io = y.rows(input, sealed::On(norm.plan()), x)?;
+        let (rows, row_bytes) = (io.rows(), scheme.row_bytes(norm.cols()));
+        let (q_rows, stride) = shape::rows("q", q.data.len(), q.layout, row_bytes)?;
+        // Without columns, a contiguous buffer has no rows that could be counted.
+        if q_rows != rows && row_bytes > 0 {
+            return Err(Error::SumRows { what: "q", x: rows, rows: q_rows });
+        }
+        let quants = Quants::new(q.data, stride, scale.unwrap_or_default(), zero_point.unwrap_or_default());
+        norm.quantize_rows(io, bias, gamma, beta, stats, &scheme, quants)
+    }
+}
+
+/// Whether y is wanted beside quantized rows, of what `I` makes of rows of `T`: `()`, or rows of a type that y may have.
+pub trait Wanted<'a, T: Element, I: Normalizes<'a, T>>: sealed::MayBeGrid {
+    #[doc(hidden)]
+    fn rows(self, input: I, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, I::Of>, Error>;
+}
+
+impl<'a, T: Element, I: GivesNoY<'a, T>> Wanted<'a, T, I> for () {
+    fn rows(self, input: I, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, I::Of>, Error> {
+        input.rows_without_y(on, x)
+    }
+}
+
+impl<'a, T: Element, Y, I: Gives<'a, T, Y>> Wanted<'a, T, I> for RowsMut<'a, Y> {
+    fn rows(self, input: I, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, I::Of>, Error> {
+        input.rows(on, x, self)
+    }
+}
+
+/// That y need not be written: a sum that is dropped would have no place.
+#[diagnostic::on_unimplemented(
+    message = "a sum that is dropped needs `y_to`, where it lies meanwhile",
+    label = "keep it with `sum_to` or `residual_in_place`, or write y"
+)]
+pub trait GivesNoY<'a, T: Element>: Normalizes<'a, T> {
+    #[doc(hidden)]
+    fn rows_without_y(self, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, Self::Of>, Error>;
+}
+
+impl<'a, T: Element> GivesNoY<'a, T> for Plain {
+    fn rows_without_y(self, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, T>, Error> {
+        on.0.rows_without_y(x)
+    }
+}
+
+impl<'a, T: Element<Float = R::Float> + Addend<R>, R: Element> GivesNoY<'a, T> for Kept<'a, R> {
+    fn rows_without_y(self, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, R>, Error> {
+        on.0.rows_of_sum_alone(x, self.residual, self.bias, self.s)
+    }
+}
+
+impl<'a, T: Element<Float = R::Float> + Addend<R>, R: Element> GivesNoY<'a, T> for Over<'a, R> {
+    fn rows_without_y(self, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, R>, Error> {
+        on.0.rows_of_sum_alone_in_place(x, self.residual, self.bias)
+    }
+}
+
+impl<M: Center> Norm<M> {
+    /// Normalizes and quantizes rows. The scheme has been checked.
+    #[expect(clippy::too_many_arguments, reason = "a call has as many parts")]
+    pub(crate) fn quantize_rows<'a, T: Quantizable>(
+        &self,
+        io: RowIo<'a, T>,
+        bias: Option<&'a [T]>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, f32>,
+        scheme: &Scheme,
+        quants: Quants<'a>,
+    ) -> Result<(), Error> {
+        if M::CENTERED {
+            self.plan().quantize::<T, Centered>(io, bias, gamma, beta, stats, scheme, quants)
+        } else {
+            self.plan().quantize::<T, Uncentered>(io, bias, gamma, beta, stats, scheme, quants)
+        }
+    }
+}
+
+impl Plan {
+    #[expect(clippy::too_many_arguments, reason = "a call has as many parts")]
+    fn quantize<'a, T: Quantizable + Quantizes<M>, M: Center>(
+        &self,
+        io: RowIo<'a, T>,
+        bias: Option<&'a [T]>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, f32>,
+        scheme: &Scheme,
+        quants: Quants<'a>,
+    ) -> Result<(), Error> {
+        let params = self.params(io.rows(), gamma, beta)?;
+        Self::check_stats(io.rows(), &stats)?;
+        // Rows lie in slices, so that this does not overflow.
+        let elements = io.rows() * self.cols;
+        let mut job = Quantize::<T, M>::new(io, params, self.eps, stats, scheme, quants).map_err(Error::Arguments)?;
+        if let Some(bias) = bias {
+            job = job.with_bias(bias).map_err(Error::Arguments)?;
+        }
+        run(self.isa, job, self.parallelism.tasks_for(elements));
+        Ok(())
+    }
+}
+
+/// Runs the job on up to `tasks` threads.
+fn run<T: Quantizable + Quantizes<M>, M: Center>(isa: Isa, mut job: Quantize<'_, T, M>, tasks: Tasks) {
+    if tasks.count <= 1 {
+        return job.run_on(isa);
+    }
+    let mut range = None;
+    if job.needs_range() {
+        let all = Mutex::new(Range::EMPTY);
+        share(Ranges { isa, job: job.reborrow(), all: &all }, &mut [], tasks);
+        range = Some(all.into_inner().unwrap_or_else(PoisonError::into_inner));
+        job = job.summed();
+    }
+    share(QuantizedRows { isa, job, range }, &mut [], tasks);
+}
+
+/// The range of all rows.
+struct Ranges<'a, 'r, T: Storage<Float = f32>, M: Center> {
+    isa: Isa,
+    job: Quantize<'a, T, M>,
+    all: &'r Mutex<Range>,
+}
+
+impl<T: Quantizable + Quantizes<M>, M: Center> Work for Ranges<'_, '_, T, M> {
+    type Memory = ();
+
+    fn len(&self) -> usize {
+        self.job.rows().rows()
+    }
+
+    fn elements(&self) -> usize {
+        self.len() * self.job.rows().cols()
+    }
+
+    fn split_at(self, row: usize) -> (Self, Self) {
+        let (a, b) = self.job.split_at(row);
+        (Self { job: a, ..self }, Self { job: b, ..self })
+    }
+
+    fn run(mut self, _: &mut [()]) {
+        let range = self.job.range_on(self.isa);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        *all = all.merge(range);
+    }
+}
+
+/// Rows that are quantized, and their range if they share a scale.
+struct QuantizedRows<'a, T: Storage<Float = f32>, M: Center> {
+    isa: Isa,
+    job: Quantize<'a, T, M>,
+    range: Option<Range>,
+}
+
+impl<T: Quantizable + Quantizes<M>, M: Center> Work for QuantizedRows<'_, T, M> {
+    type Memory = ();
+
+    fn len(&self) -> usize {
+        self.job.rows().rows()
+    }
+
+    fn elements(&self) -> usize {
+        self.len() * self.job.rows().cols()
+    }
+
+    fn split_at(self, row: usize) -> (Self, Self) {
+        let (a, b) = self.job.split_at(row);
+        (Self { job: a, ..self }, Self { job: b, ..self })
+    }
+
+    fn run(mut self, _: &mut [()]) {
+        match self.range {
+            Some(range) => self.job.run_with(self.isa, range),
+            None => self.job.run_on(self.isa),
+        }
+    }
+}
