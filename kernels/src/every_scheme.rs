@@ -210,10 +210,7 @@ fn three_operations_divide() {
 }
 
 /// The buffers of a call.
-#[derive(Clone)]
 struct Call<T> {
-    rows: usize,
-    cols: usize,
     x: Vec<T>,
     residual: Vec<T>,
     gamma: Vec<T>,
@@ -244,19 +241,18 @@ impl Jobs for Uncentered {
     }
 }
 
-fn check_job<T: Quantizable, M: Jobs>(scheme: &Scheme, rows: usize, cols: usize, sum: bool, kept: Kept)
-where
+fn check_job<T: Quantizable + crate::Quantizes<M>, M: Jobs>(
+    scheme: &Scheme,
+    rows: usize,
+    cols: usize,
+    sum: bool,
+    kept: Kept,
+) where
     f32: Companion<T>,
-    T: crate::Quantizes<M>,
 {
     let wide = |v: &[T]| v.iter().map(|v| v.to_computed()).collect::<Vec<f32>>();
-    let mut call = Call {
-        rows,
-        cols,
-        x: numbers::<T>(rows * cols, 2),
-        residual: numbers::<T>(rows * cols, 1),
-        gamma: numbers::<T>(cols, 4),
-    };
+    let mut call =
+        Call { x: numbers::<T>(rows * cols, 2), residual: numbers::<T>(rows * cols, 1), gamma: numbers::<T>(cols, 4) };
     call.residual.reverse();
     if rows > 3 {
         call.x[2 * cols + cols / 2] = T::from_computed(f32::NAN);

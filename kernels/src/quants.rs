@@ -183,7 +183,7 @@ impl Kernel for Elements<'_> {
     fn run<S: Lanes>(self, simd: S) {
         let Self { scheme, y, q, len, scale: (scale, zero_point), range } = self;
         let amax = range.amax();
-        if !(scale > 0.0) {
+        if scale == 0.0 || scale.is_nan() {
             // SAFETY: whoever made this knew it.
             unsafe { q.write_bytes(0, len) };
             return;

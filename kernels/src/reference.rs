@@ -238,7 +238,7 @@ fn float(v: f32, mantissa: i32, bias: i32, nan: u8) -> u8 {
         let middle = (value(below) + value(below + 1)) / 2.0;
         magnitude > middle || magnitude == middle && below % 2 == 1
     };
-    sign | below + u8::from(up)
+    sign | (below + u8::from(up))
 }
 
 fn power_of_two(exponent: i32) -> f64 {

@@ -198,7 +198,7 @@ impl Scheme {
         least: -127,
     };
 
-    /// What `torch.ao` (PyTorch) does with each token of f32: `choose_qparams_per_token` and `quantize_per_token` of
+    /// What `torch.ao` (`PyTorch`) does with each token of f32: `choose_qparams_per_token` and `quantize_per_token` of
     /// `torch.ops.quantized_decomposed`, to -128..127.
     pub const TORCH_AO_I8: Self = Self { least_amax: 1e-5, quotient: Quotient::Reciprocal, least: -128, ..Self::I8 };
 
@@ -314,7 +314,7 @@ impl Scheme {
                 if self.format == Format::U8 {
                     return refuse("block", block as f64, "a scheme without a zero point");
                 }
-                if cols % block != 0 {
+                if !cols.is_multiple_of(block) {
                     return Err(Error::Blocks { block, cols });
                 }
             }

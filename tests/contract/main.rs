@@ -37,6 +37,8 @@ mod normalized_shape;
 #[cfg(not(few_tests))]
 mod placement;
 #[cfg(not(few_tests))]
+mod quantize;
+#[cfg(not(few_tests))]
 mod range;
 #[cfg(not(few_tests))]
 mod runs;

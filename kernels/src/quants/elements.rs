@@ -51,7 +51,8 @@ impl Rule {
     /// The same with the factor of products.
     #[inline(always)]
     pub(super) fn quick_with(scheme: &Scheme, scale: f32, inverse: f32, zero_point: i32, amax: f32) -> Option<Self> {
-        let quick = scale >= LEAST_QUICK_SCALE && scale <= MOST_QUICK_SCALE && inverse <= f32::MAX && amax <= f32::MAX;
+        let range = LEAST_QUICK_SCALE..=MOST_QUICK_SCALE;
+        let quick = range.contains(&scale) && inverse <= f32::MAX && amax <= f32::MAX;
         quick.then(|| {
             let given = matches!(scheme.scope, Scope::Given { .. });
             let divides = scheme.quotient == Quotient::Divide;

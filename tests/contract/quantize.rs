@@ -1,0 +1,241 @@
+//! Quantized calls have the bits of quantizing, by the definition, what a plain call writes in f32: on all tiers, for
+//! any number of threads, for all that plain calls have.
+
+use std::fmt::Debug;
+
+use lanenorm::kernels::Error as Refused;
+use lanenorm::kernels::reference;
+use lanenorm::scheme::{Scheme, Scope};
+use lanenorm::{
+    Center, Companion, Element, Error, LayerNorm, Norm, Parallelism, Quantizable, RmsNorm, RowsMut, bf16, f16,
+};
+
+use crate::support::{Random, quick, tiers};
+
+/// Quantized rows.
+#[derive(Clone, Debug, PartialEq)]
+struct Quantized {
+    q: Vec<u8>,
+    /// The bits, since a scale may be NaN.
+    scale: Vec<u32>,
+    zero_point: Vec<u8>,
+}
+
+/// By the definition.
+fn quantized(scheme: &Scheme, y: &[f32], cols: usize) -> Quantized {
+    let rows = y.len() / cols;
+    let mut q = vec![0; rows * scheme.row_bytes(cols)];
+    let (mut scale, mut zero_point) = (vec![], vec![]);
+    if let Some((block, bytes)) = scheme.layout.block() {
+        q.chunks_mut(bytes).zip(y.chunks(block)).for_each(|(q, y)| reference::quantize_block(scheme, y, q));
+    } else {
+        let together = match scheme.scope {
+            Scope::Row => cols,
+            Scope::Block(block) => block,
+            Scope::Tensor | Scope::Given { .. } => y.len(),
+        };
+        for (q, y) in q.chunks_mut(together).zip(y.chunks(together)) {
+            let (s, z) = reference::quantize(scheme, y, q);
+            scale.push(s.to_bits());
+            zero_point.push(z as u8);
+        }
+    }
+    scale.truncate(scheme.scales(rows, cols));
+    zero_point.truncate(scheme.zero_points(rows));
+    Quantized { q, scale, zero_point }
+}
+
+const SCHEMES: [Scheme; 12] = [
+    Scheme::I8,
+    Scheme::TORCH_AO_I8,
+    Scheme::TORCHAO_I8,
+    Scheme::U8,
+    Scheme::ONNX_U8,
+    Scheme::Q8_0,
+    Scheme::Q8_1_X86,
+    Scheme::Q8_K,
+    Scheme::i8_blocks(64),
+    Scheme::i8_given(0.02, 3),
+    Scheme::E4M3,
+    Scheme::E5M2.given(0.01),
+];
+
+/// Rows of several kinds: ordinary, with outliers, far from zero, of zeros.
+fn rows<T: Element>(rows: usize, cols: usize, seed: u64) -> Vec<T> {
+    let mut random = Random::new(seed);
+    let mut x = Vec::with_capacity(rows * cols);
+    for r in 0..rows {
+        let (scale, offset) = [(1.0, 0.0), (1e-3, 5.0), (100.0, -3.0), (0.0, 0.0), (1.0, 0.5)][r % 5];
+        x.extend((0..cols).map(|i| {
+            let outlier = if i % 97 == 13 { 30.0 } else { 1.0 };
+            let v = random.normal() * scale * outlier + offset;
+            T::from_computed(lanenorm::kernels::simd::Float::from_f64(v))
+        }));
+    }
+    x
+}
+
+/// Checks a call on all tiers: `call` makes y in f32, and `quantize` quantizes it, with y in the type of x.
+fn check<T: Quantizable, M: Center>(plan: Norm<M>, rows_of_x: usize, seed: u64, wild: bool)
+where
+    f32: Companion<T>,
+    Norm<M>: Debug,
+{
+    let cols = plan.cols();
+    let mut x = rows::<T>(rows_of_x, cols, seed);
+    let residual = rows::<T>(rows_of_x, cols, seed + 1);
+    let mut gamma = rows::<T>(1, cols, seed + 2);
+    if wild {
+        x[cols / 2] = T::from_computed(f32::NAN);
+        gamma[cols - 1] = T::from_computed(f32::INFINITY);
+    }
+    let (mut y, mut s, mut y_of_sum) = (vec![0.0f32; x.len()], residual.clone(), vec![0.0f32; x.len()]);
+    plan.call(&x).gamma(&gamma).to(&mut y).expect("a call");
+    plan.call(&x).gamma(&gamma).residual_in_place(&mut s).to(&mut y_of_sum).expect("a call");
+    let mut own = vec![T::from_computed(0.0); x.len()];
+    plan.call(&x).gamma(&gamma).to(&mut own).expect("a call");
+    let wide = |v: &[T]| v.iter().map(|v| v.to_computed().to_bits()).collect::<Vec<u32>>();
+    for scheme in SCHEMES {
+        if scheme.check(cols).is_err() {
+            continue;
+        }
+        let (expected, expected_of_sum) = (quantized(&scheme, &y, cols), quantized(&scheme, &y_of_sum, cols));
+        for isa in tiers() {
+            for parallelism in [Parallelism::Serial, Parallelism::tasks(3)] {
+                let plan = plan.with_isa(*isa).with_parallelism(parallelism);
+                let what = format!("{plan:?}, {rows_of_x} rows, {scheme:?}");
+                let row_bytes = scheme.row_bytes(cols);
+                // A gap between rows, which stays as it is.
+                let stride = row_bytes + 5;
+                let mut q = vec![0x77; rows_of_x * stride];
+                let mut scale = vec![0.0; scheme.scales(rows_of_x, cols)];
+                let mut zero_point = vec![0; scheme.zero_points(rows_of_x)];
+                let (mut rstd, mut y_out) = (vec![0.0; rows_of_x], vec![T::from_computed(0.0); x.len()]);
+                plan.call(&x)
+                    .gamma(&gamma)
+                    .rstd_to(&mut rstd)
+                    .quantize(&scheme)
+                    .scale_to(&mut scale)
+                    .zero_point_to(&mut zero_point)
+                    .y_to(&mut y_out)
+                    .to(RowsMut::strided(&mut q, rows_of_x, stride))
+                    .unwrap_or_else(|error| panic!("{error}: {what}"));
+                assert!(q.chunks(stride).all(|row| row[row_bytes..] == [0x77; 5]), "{what}");
+                let q: Vec<u8> = q.chunks(stride).flat_map(|row| &row[..row_bytes]).copied().collect();
+                let scale_bits = scale.iter().map(|v| v.to_bits()).collect();
+                let got = Quantized { q, scale: scale_bits, zero_point: zero_point.clone() };
+                assert_eq!(got, expected, "{what}");
+                assert_eq!(wide(&y_out), wide(&own), "y, {what}");
+                assert!(rstd.iter().all(|v| *v != 0.0), "{what}");
+
+                let (mut q, mut sum) = (vec![0; rows_of_x * row_bytes], residual.clone());
+                plan.call(&x)
+                    .gamma(&gamma)
+                    .residual_in_place(&mut sum)
+                    .quantize(&scheme)
+                    .scale_to(&mut scale)
+                    .zero_point_to(&mut zero_point)
+                    .to(&mut q)
+                    .unwrap_or_else(|error| panic!("{error}: {what}"));
+                let scale = scale.iter().map(|v| v.to_bits()).collect();
+                assert_eq!(Quantized { q, scale, zero_point }, expected_of_sum, "of a sum, {what}");
+                assert_eq!(wide(&sum), wide(&s), "the sum, {what}");
+            }
+        }
+    }
+}
+
+fn check_both<T: Quantizable>(rows: usize, cols: usize, seed: u64, wild: bool)
+where
+    f32: Companion<T>,
+{
+    check::<T, _>(LayerNorm::new(cols, 1e-5).expect("a plan"), rows, seed, wild);
+    check::<T, _>(RmsNorm::new(cols, 1e-6).expect("a plan").with_offset(1.0), rows, seed, wild);
+}
+
+#[test]
+fn quantized_calls_have_the_bits_of_their_parts() {
+    let sizes: &[(usize, usize)] = &[(1, 1), (7, 33), (40, 64), (5, 768), (9, 1280), (2, 8448)];
+    for (i, &(rows, cols)) in sizes.iter().enumerate().take(if quick() { 5 } else { 6 }) {
+        check_both::<f32>(rows, cols, i as u64, i % 2 == 1);
+        check_both::<bf16>(rows, cols, i as u64, i % 2 == 0);
+        check_both::<f16>(rows, cols, i as u64, false);
+    }
+}
+
+#[test]
+fn groups_and_mixed_types_are_quantized() -> Result<(), Error> {
+    let (rows_of_x, cols) = (12, 64);
+    let x = rows::<f32>(rows_of_x, cols, 3);
+    let gamma = rows::<bf16>(3, cols, 4);
+    let plan = RmsNorm::new(cols, 1e-6)?.with_groups(3, 2)?;
+    let mut y = vec![0.0f32; x.len()];
+    plan.call(&x).gamma(&gamma).to(&mut y)?;
+    for scheme in SCHEMES.into_iter().filter(|scheme| scheme.check(cols).is_ok()) {
+        let expected = quantized(&scheme, &y, cols);
+        for isa in tiers() {
+            let mut q = vec![0; expected.q.len()];
+            let (mut scale, mut zero_point) = (vec![0.0; expected.scale.len()], vec![0; expected.zero_point.len()]);
+            let mut narrow = vec![bf16::ZERO; x.len()];
+            plan.with_isa(*isa)
+                .call(&x)
+                .gamma(&gamma)
+                .quantize(&scheme)
+                .scale_to(&mut scale)
+                .zero_point_to(&mut zero_point)
+                .y_to(&mut narrow)
+                .to(&mut q)?;
+            let scale = scale.iter().map(|v| v.to_bits()).collect();
+            assert_eq!(Quantized { q, scale, zero_point }, expected, "{scheme:?}");
+            assert!(narrow.iter().zip(&y).all(|(&narrow, &y)| narrow == bf16::from_f32(y)), "{scheme:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A row with a NaN has a scale of NaN and elements of 0, and other rows have theirs.
+#[test]
+fn rows_that_are_not_finite_have_a_scale_of_nan() -> Result<(), Error> {
+    let plan = LayerNorm::new(64, 1e-5)?;
+    let mut x = rows::<f32>(3, 64, 9);
+    let (mut q, mut scale) = (vec![1i8; 192], vec![0.0; 3]);
+    plan.call(&x).quantize(&Scheme::I8).scale_to(&mut scale).to(&mut q)?;
+    let before = (q.clone(), scale.clone());
+    x[70] = f32::INFINITY;
+    plan.call(&x).quantize(&Scheme::I8).scale_to(&mut scale).to(&mut q)?;
+    assert!(scale[1].is_nan() && q[64..128] == [0; 64]);
+    assert_eq!((&q[..64], &q[128..]), (&before.0[..64], &before.0[128..]));
+    assert_eq!([scale[0], scale[2]], [before.1[0], before.1[2]]);
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_is_written() -> Result<(), Error> {
+    let plan = RmsNorm::new(48, 1e-5)?;
+    let x = rows::<f32>(2, 48, 1);
+    let expect = |scheme: &Scheme, q_len: usize, scales: usize, zero_points: usize, message: &str| {
+        let (mut q, mut scale, mut zero_point) = (vec![9u8; q_len], vec![9.0; scales], vec![9; zero_points]);
+        let call = plan.call(&x).quantize(scheme).scale_to(&mut scale).zero_point_to(&mut zero_point);
+        assert_eq!(call.to(&mut q).expect_err("something does not fit").to_string(), message);
+        assert!(q.iter().chain(&zero_point).all(|&v| v == 9) && scale.iter().all(|&v| v == 9.0));
+    };
+    expect(&Scheme::Q8_0, 96, 0, 0, "x has 48 columns, which is not a multiple of the 32 elements of a block");
+    expect(&Scheme::I8, 96, 3, 0, "scale has 3 elements, expected 2");
+    expect(&Scheme::I8, 96, 2, 1, "zero_point has 1 element, expected 0");
+    expect(&Scheme::U8, 96, 2, 0, "zero_point has 0 elements, expected 2");
+    expect(&Scheme::I8, 144, 2, 0, "x has 2 rows, but q has 3");
+    expect(&Scheme::I8, 95, 2, 0, "q has 95 elements, which is not a whole number of rows of 48");
+    for scale in [0.0, -1.0, f32::INFINITY, f32::NAN] {
+        let message = format!("the scale of the scheme is {scale}, expected a finite number greater than 0");
+        expect(&Scheme::i8_given(scale, 0), 96, 0, 0, &message);
+    }
+    let message = "the zero point of the scheme is 128, expected an integer from -128 to 127";
+    expect(&Scheme::i8_given(1.0, 128), 96, 0, 0, message);
+    let message = "the block of the scheme is 48, expected a multiple of 32 from 32 to 256";
+    expect(&Scheme::i8_blocks(48), 96, 2, 0, message);
+    let refused = plan.call(&x).quantize(&Scheme::I8).to(&mut [0u8; 96]);
+    assert_eq!(refused, Err(Error::Arguments(Refused::Length { what: "scale", len: 0, expected: 2 })));
+    // No rows, and no columns.
+    plan.call(&x[..0]).quantize(&Scheme::I8).to(&mut [0u8; 0])?;
+    RmsNorm::new(0, 1e-5)?.call(&x[..0]).quantize(&Scheme::I8).to(&mut [0u8; 0])
+}
