@@ -352,7 +352,7 @@ impl Scheme {
     /// The bytes that a row of `cols` elements takes. It saturates.
     pub const fn row_bytes(&self, cols: usize) -> usize {
         match self.layout.block() {
-            Some((block, bytes)) => (cols / block).saturating_mul(bytes),
+            Some((block, bytes)) => blocks(cols, block).saturating_mul(bytes),
             None => cols,
         }
     }
@@ -361,7 +361,7 @@ impl Scheme {
     pub const fn scales(&self, rows: usize, cols: usize) -> usize {
         match (self.layout, self.scope) {
             (Layout::Apart, Scope::Row) => rows,
-            (Layout::Apart, Scope::Block(block)) => (cols / block).saturating_mul(rows),
+            (Layout::Apart, Scope::Block(block)) => blocks(cols, block).saturating_mul(rows),
             (Layout::Apart, Scope::Tensor) => 1,
             _ => 0,
         }
@@ -395,6 +395,14 @@ impl Scheme {
         // Kept in range before it is an integer. Not negative, so that halves can be told by their fraction.
         let least = (-range.min / scale).min(255.0);
         (scale, nearest_even(least))
+    }
+}
+
+/// The whole blocks of a row.
+const fn blocks(cols: usize, block: usize) -> usize {
+    match cols.checked_div(block) {
+        Some(blocks) => blocks,
+        None => 0,
     }
 }
 

@@ -110,7 +110,9 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
     /// Does what there is to do for row `r`, which has been normalized.
     #[inline(always)]
     pub(super) fn row_is_done<S: Lanes>(&self, simd: S, r: usize) {
-        if let Some((quantizer, first)) = self.quantizer {
+        if size_of::<T::Float>() == size_of::<f32>()
+            && let Some((quantizer, first)) = self.quantizer
+        {
             outline(simd, RowIsDone { quantizer, r: first + r });
         }
     }

@@ -22,7 +22,7 @@ const BATCH: usize = 16;
 #[inline(always)]
 pub(super) unsafe fn quantize<S: Lanes>(simd: S, scheme: &Scheme, y: *const f32, cols: usize, places: Places) {
     let block = scheme.block(cols);
-    let blocks = Blocks { scheme, y, block, blocks: cols / block, places };
+    let blocks = Blocks { scheme, y, block, blocks: cols.checked_div(block).unwrap_or(0), places };
     if scheme.layout == Layout::Q8K {
         return outline(simd, Q8K(blocks));
     }

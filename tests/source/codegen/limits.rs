@@ -4,7 +4,7 @@ use crate::names::Tier;
 
 /// Whether functions compiled for a SIMD tier may call this one, which is compiled for no tier.
 pub(crate) fn may_be_called(callee: &str) -> bool {
-    const ALLOWED: [(&str, &str); 21] = [
+    const ALLOWED: [(&str, &str); 23] = [
         ("memcpy", "parts of registers, in tails alone: no main loop calls anything"),
         ("memset", "as above"),
         ("core::panicking::", "never returns"),
@@ -27,6 +27,8 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
         ("ops::backward::slow::", "the slow path of a row, in f64"),
         ("ops::backward::run::take_moments", "moments for the slow path, by a kernel of their own"),
         ("stats::exact::", "the slow path of a row, in f64"),
+        ("quants::slowly", "elements of extreme scale, by the definition"),
+        ("<quants::blocks::Blocks>::slowly", "blocks of extreme scale, by the definition"),
         ("rows::tail::pad", "the end of a row on the slow path, where nothing is computed"),
         ("simd::scalar::scalar", "dispatch, where that of NEON has been inlined into it"),
     ];

@@ -39,7 +39,10 @@ impl ByteLanes for Scalar128b {
     #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, v: [u32x4; 4], flip: u8) {
         // SAFETY: the caller's duty.
-        unsafe { *p.cast::<[[u8; N]; 4]>() = v.map(|v| narrow(v, flip)) };
+        unsafe {
+            let [a, b, c, d] = v;
+            *p.cast::<[[u8; N]; 4]>() = [narrow(a, flip), narrow(b, flip), narrow(c, flip), narrow(d, flip)];
+        }
     }
 
     #[inline(always)]
