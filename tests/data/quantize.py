@@ -1,0 +1,165 @@
+"""Writes quantize.json: what public libraries make of rows of float32 when they quantize them, as hashes.
+
+    pip install numpy==2.4.6 ml_dtypes==0.6.0 gguf==0.19.0 onnx==1.23.2 onnxruntime==1.32.0 torch==2.15.0 \
+        torchao==0.18.0
+    python tests/data/quantize.py
+
+The rows are made of a generator of random numbers (splitmix64), here and in tests/quantize.rs.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+
+import gguf
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from torch.ao.quantization.fx import _decomposed  # registers the operators
+from torchao.quantization import PerRow
+from torchao.quantization.quantize_.workflows.int8.int8_tensor import Int8Tensor
+
+ROWS, COLS = 160, 2048
+KINDS = ["uniform", "heavy", "ties", "tiny", "large", "wide", "zeros"]
+F32 = np.float32
+
+
+def splitmix64(seed, count):
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def rows_of(kind, seed):
+    """Rows of float32. All products are of two float32, rounded."""
+    z = splitmix64(seed, ROWS * COLS)
+    v = (z >> np.uint64(40)).astype(F32) * F32(2**-23) - F32(1)
+    if kind == "heavy":
+        v = v * v * v * v * v
+    elif kind == "ties":
+        # Scales are powers of two, so that every other element lies half-way between two integers.
+        v = ((z >> np.uint64(40)) % np.uint64(255)).astype(F32) * F32(0.5) - F32(63.5)
+        v[::32] = F32(127)
+    elif kind == "tiny":
+        v = v * F32(1e-6)
+    elif kind == "large":
+        v = v * F32(1e6)
+    elif kind == "wide":
+        v = np.ldexp(v, (z & np.uint64(63)).astype(np.int32) - 32).astype(F32)
+    elif kind == "zeros":
+        v = v * F32(0)
+    return v.reshape(ROWS, COLS)
+
+
+def hash_of(array):
+    data = np.frombuffer(np.ascontiguousarray(array).tobytes(), dtype=np.uint8).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        return str(int(((data + np.uint64(1)) * splitmix64(0, data.size)).sum(dtype=np.uint64)))
+
+
+def torch_ao_i8(x, _):
+    x = torch.from_numpy(x)
+    ops = torch.ops.quantized_decomposed
+    scale, zero_point = ops.choose_qparams_per_token(x, torch.int8)
+    q = ops.quantize_per_token(x, scale, zero_point, -128, 127, torch.int8)
+    return q.numpy(), scale.float().numpy().ravel(), None
+
+
+def torchao_i8(x, _):
+    tensor = Int8Tensor.from_hp(torch.from_numpy(x), granularity=PerRow())
+    return tensor.qdata.numpy(), tensor.scale.float().numpy().ravel(), None
+
+
+def session(node, inputs, outputs):
+    graph = helper.make_graph(
+        [node],
+        "quantize",
+        [helper.make_tensor_value_info(*value) for value in inputs],
+        [helper.make_tensor_value_info(*value) for value in outputs],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.checker.check_model(model)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def onnx_u8(x, _):
+    run = session(
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero_point"]),
+        [("x", TensorProto.FLOAT, x.shape)],
+        [("q", TensorProto.UINT8, x.shape), ("scale", TensorProto.FLOAT, []), ("zero_point", TensorProto.UINT8, [])],
+    )
+    q, scale, zero_point = run.run(None, {"x": x})
+    return q, scale, zero_point
+
+
+def onnx_given(dtype, numpy_dtype):
+    def quantize(x, params):
+        run = session(
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero_point"], ["q"]),
+            [("x", TensorProto.FLOAT, x.shape), ("scale", TensorProto.FLOAT, []), ("zero_point", dtype, [])],
+            [("q", dtype, x.shape)],
+        )
+        scale = np.array(params["given_scale"], dtype=F32)
+        zero_point = np.array(params["given_zero_point"], dtype=numpy_dtype)
+        return run.run(None, {"x": x, "scale": scale, "zero_point": zero_point})[0], None, None
+
+    return quantize
+
+
+def gguf_q8_0(x, _):
+    return gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q8_0), None, None
+
+
+def float8(dtype):
+    def quantize(x, _):
+        most = F32(ml_dtypes.finfo(dtype).max)
+        scale = np.abs(x).max(axis=1, keepdims=True) / most
+        with np.errstate(invalid="ignore"):
+            quotient = np.where(scale == 0, F32(0), x / scale)
+        return np.clip(quotient, -most, most).astype(dtype).view(np.uint8), scale.ravel(), None
+
+    return quantize
+
+
+LIBRARIES = {
+    "TORCH_AO_I8": torch_ao_i8,
+    "TORCHAO_I8": torchao_i8,
+    "ONNX_U8": onnx_u8,
+    "I8_GIVEN": onnx_given(TensorProto.INT8, np.int8),
+    "U8_GIVEN": onnx_given(TensorProto.UINT8, np.uint8),
+    "Q8_0": gguf_q8_0,
+    "E4M3": float8(ml_dtypes.float8_e4m3fn),
+    "E5M2": float8(ml_dtypes.float8_e5m2),
+}
+
+GIVEN = {"I8_GIVEN": [(0.0078125, 0), (0.011, -5)], "U8_GIVEN": [(0.0078125, 128), (0.0123, 100)]}
+
+
+def main():
+    cases = []
+    for p, (preset, quantize) in enumerate(LIBRARIES.items()):
+        for k, kind in enumerate(KINDS):
+            for scale, zero_point in GIVEN.get(preset, [(None, None)]):
+                case = {"preset": preset, "kind": kind, "seed": str(1000 * p + k + 1), "rows": ROWS, "cols": COLS}
+                if scale is not None:
+                    case |= {"given_scale": scale, "given_zero_point": zero_point}
+                q, scales, zero_points = quantize(rows_of(kind, int(case["seed"])), case)
+                case["q"], case["first"] = hash_of(q), q.view(np.uint8).ravel()[:16].tobytes().hex()
+                if scales is not None:
+                    case["scale"] = hash_of(np.asarray(scales, dtype=F32))
+                if zero_points is not None:
+                    case["zero_point"] = hash_of(np.asarray(zero_points, dtype=np.uint8))
+                cases.append(case)
+    packages = ["numpy", "ml_dtypes", "gguf", "onnxruntime", "torch", "torchao"]
+    versions = {package: importlib.metadata.version(package).split("+")[0] for package in packages}
+    text = json.dumps({"versions": versions, "cases": cases}, indent=1)
+    pathlib.Path(__file__).with_suffix(".json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
