@@ -1,12 +1,15 @@
 """Writes quantize.json: what public libraries make of rows of float32 when they quantize them, as hashes.
 
     pip install numpy==2.4.6 ml_dtypes==0.6.0 gguf==0.19.0 onnx==1.23.2 onnxruntime==1.32.0 torch==2.15.0 \
-        torchao==0.18.0
+        torchao==0.18.0 pywhispercpp==1.5.1
     python tests/data/quantize.py
+
+pywhispercpp has ggml 0.13.1 within, as shared libraries: its code for x86-64 is meant where a preset says so.
 
 The rows are made of a generator of random numbers (splitmix64), here and in tests/quantize.rs.
 """
 
+import ctypes
 import importlib.metadata
 import json
 import pathlib
@@ -115,6 +118,24 @@ def gguf_q8_0(x, _):
     return gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q8_0), None, None
 
 
+def ggml(library, function, elements, size):
+    files = importlib.metadata.files("pywhispercpp")
+    path = next(file.locate() for file in files if file.name.startswith(f"libggml-{library}-"))
+    base = next(file.locate() for file in files if file.name.startswith("libggml-base-"))
+    ctypes.CDLL(str(base), mode=ctypes.RTLD_GLOBAL)
+    code = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    if library == "cpu":
+        code.ggml_cpu_init()
+
+    def quantize(x, _):
+        q = np.zeros((ROWS, COLS // elements * size), dtype=np.uint8)
+        pointer = x.ctypes.data_as(ctypes.c_void_p), q.ctypes.data_as(ctypes.c_void_p)
+        getattr(code, function)(*pointer, ctypes.c_int64(x.size))
+        return q, None, None
+
+    return quantize
+
+
 def float8(dtype):
     def quantize(x, _):
         most = F32(ml_dtypes.finfo(dtype).max)
@@ -133,6 +154,12 @@ LIBRARIES = {
     "I8_GIVEN": onnx_given(TensorProto.INT8, np.int8),
     "U8_GIVEN": onnx_given(TensorProto.UINT8, np.uint8),
     "Q8_0": gguf_q8_0,
+    "Q8_0_REF": ggml("base", "quantize_row_q8_0_ref", 32, 34),
+    "Q8_1": ggml("base", "quantize_row_q8_1_ref", 32, 36),
+    "Q8_K": ggml("base", "quantize_row_q8_K_ref", 256, 292),
+    "Q8_0_X86": ggml("cpu", "quantize_row_q8_0", 32, 34),
+    "Q8_1_X86": ggml("cpu", "quantize_row_q8_1", 32, 36),
+    "Q8_K_X86": ggml("cpu", "quantize_row_q8_K", 256, 292),
     "E4M3": float8(ml_dtypes.float8_e4m3fn),
     "E5M2": float8(ml_dtypes.float8_e5m2),
 }
@@ -155,7 +182,7 @@ def main():
                 if zero_points is not None:
                     case["zero_point"] = hash_of(np.asarray(zero_points, dtype=np.uint8))
                 cases.append(case)
-    packages = ["numpy", "ml_dtypes", "gguf", "onnxruntime", "torch", "torchao"]
+    packages = ["numpy", "ml_dtypes", "gguf", "onnxruntime", "torch", "torchao", "pywhispercpp"]
     versions = {package: importlib.metadata.version(package).split("+")[0] for package in packages}
     text = json.dumps({"versions": versions, "cases": cases}, indent=1)
     pathlib.Path(__file__).with_suffix(".json").write_text(text + "\n")
