@@ -114,7 +114,8 @@ where
     }
 }
 
-/// Whether y is wanted beside quantized rows, of what `I` makes of rows of `T`: `()`, or rows of a type that y may have.
+/// Whether y is wanted beside quantized rows, of what `I` makes of rows of `T`: `()`, or rows of a type that y may
+/// have.
 pub trait Wanted<'a, T: Element, I: Normalizes<'a, T>>: sealed::MayBeGrid {
     #[doc(hidden)]
     fn rows(self, input: I, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, I::Of>, Error>;

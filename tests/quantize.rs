@@ -1,5 +1,5 @@
-//! Presets have the bits of the libraries that they are named after: `tests/data/quantize.json` has hashes of what these
-//! make of millions of numbers, written by `tests/data/quantize.py`.
+//! Presets have the bits of the libraries that they are named after: `tests/data/quantize.json` has hashes of what
+//! these make of millions of numbers, written by `tests/data/quantize.py`.
 
 use std::path::PathBuf;
 

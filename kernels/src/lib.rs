@@ -9,10 +9,11 @@
 //! [`layer_norm`](ops::layer_norm), [`rms_norm`](ops::rms_norm), their [gradients](ops::backward) and the
 //! [moments](ops::moments) of rows.
 //!
-//! Each module imports only modules that stand before it in this list: `error`, why jobs are refused; [`simd`], what a
-//! tier has to provide; `mean`, whether rows have one; [`isa`], the one place where a tier is chosen; [`table`];
-//! [`element`], the order of the lanes of each type; [`rows`], where elements lie; [`stats`], the moments and their
-//! sums; `loops`, which go over the rows; [`ops`]; and `compile`, which names what is compiled for which type.
+//! Each module imports only modules that stand before it in this list: `error`, why jobs are refused; [`scheme`], how
+//! rows are quantized; [`simd`], what a tier has to provide; `mean`, whether rows have one; [`isa`], the one place
+//! where a tier is chosen; [`table`]; [`element`], the order of the lanes of each type; [`rows`], where elements lie;
+//! `quants`, which quantizes rows; [`stats`], the moments and their sums; `loops`, which go over the rows; [`ops`]; and
+//! `compile`, which names what is compiled for which type.
 //!
 //! [`simd`] exposes traits of pulp, and says there what this means for versions. Jobs and plans expose nothing of pulp.
 #![no_std]

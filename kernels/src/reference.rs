@@ -160,8 +160,8 @@ fn backward(
     }
 }
 
-/// Quantizes elements that share a scale, by the formulas of [`Scheme`]: y in f32, normalized. Returns the scale and the
-/// zero point. All arithmetic is in f32, each operation rounded to nearest even.
+/// Quantizes elements that share a scale, by the formulas of [`Scheme`]: y in f32, normalized. Returns the scale and
+/// the zero point. All arithmetic is in f32, each operation rounded to nearest even.
 ///
 /// # Panics
 /// If the lengths differ.

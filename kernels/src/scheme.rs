@@ -105,8 +105,8 @@ pub enum Layout {
     Apart,
     /// GGUF `Q8_0`: blocks of 32 in 34 bytes, the scale in f16 and then the elements.
     Q8_0,
-    /// GGUF `Q8_1`: blocks of 32 in 36 bytes, the scale in f16, the sum of the elements times the scale (in f32) in f16,
-    /// and then the elements.
+    /// GGUF `Q8_1`: blocks of 32 in 36 bytes, the scale in f16, the sum of the elements times the scale (in f32) in
+    /// f16, and then the elements.
     Q8_1,
     /// GGUF `Q8_K`: blocks of 256 in 292 bytes, the scale in f32, the elements, and the sums of each 16 of them as i16.
     /// The element of greatest magnitude becomes -127, whatever its sign: the first of several.
@@ -125,8 +125,8 @@ impl Layout {
     }
 }
 
-/// How rows of y become elements of 8 bits and scales: an element times its scale, less the zero point, is y within half
-/// a unit.
+/// How rows of y become elements of 8 bits and scales: an element less the zero point, times the scale, is y within half
+/// a unit of the last digit.
 ///
 /// ```text
 /// scale = max(max(amax, least_amax) / divisor, least_scale)     amax = the greatest |y| that shares the scale

@@ -170,8 +170,8 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
                 // SAFETY: rows of the job.
                 unsafe { carry.stream(simd) };
             }
-            // Only now, since around a call everything that is pending would be spilled. Before the next row is settled,
-            // which may write it where this one is.
+            // Only now, since around a call everything that is pending would be spilled. Before the next row is
+            // settled, which may write it where this one is.
             if is_pending {
                 job.row_is_done(simd, t - delay);
             }

@@ -94,7 +94,8 @@ pub struct Quantize<'a, T: Storage<Float = f32>, M: Center> {
 unsafe impl<T: Storage<Float = f32>, M: Center> Send for Quantize<'_, T, M> {}
 
 impl<'a, T: Storage<Float = f32>, M: Center> Quantize<'a, T, M> {
-    /// The job of normalizing `rows`, which may be without y ([`RowIo::without_y`]), and of quantizing them to `quants`.
+    /// The job of normalizing `rows`, which may be without y ([`RowIo::without_y`]), and of quantizing them to
+    /// `quants`.
     ///
     /// # Errors
     /// If
@@ -158,8 +159,8 @@ impl<'a, T: Storage<Float = f32>, M: Center> Quantize<'a, T, M> {
         self
     }
 
-    /// Normalizes and quantizes all rows, through the loops for `L`. If `known`, this is the range of elements that share
-    /// the scale of all.
+    /// Normalizes and quantizes all rows, through the loops for `L`. If `known`, this is the range of elements that
+    /// share the scale of all.
     pub(crate) fn run_here<L: Center>(&mut self, isa: Isa, known: Option<Range>) {
         let (scheme, places) = (self.scheme, self.places);
         let job = self.forward.job();

@@ -5,8 +5,8 @@ use core::slice::{from_raw_parts, from_raw_parts_mut};
 
 use half::f16;
 
-use super::Places;
 use super::elements::{self, Rule, way};
+use super::places::Places;
 use super::ranges::{self, magnitude};
 use crate::reference;
 use crate::scheme::{LEAST_QUICK_SCALE, Layout, MOST_QUICK_SCALE, Quotient, Scheme, Ties};
@@ -25,6 +25,9 @@ pub(super) unsafe fn quantize<S: Lanes>(simd: S, scheme: &Scheme, y: *const f32,
     let blocks = Blocks { scheme, y, block, blocks: cols.checked_div(block).unwrap_or(0), places };
     if scheme.layout == Layout::Q8K {
         return outline(simd, Q8K(blocks));
+    }
+    if !S::SPECIALIZES {
+        return outline(simd, Batches::<{ way::GENERAL }>(blocks));
     }
     let way = if scheme.divisor > scheme.format.max() || !scheme.format.is_integer() {
         way::GENERAL
@@ -299,7 +302,11 @@ impl Kernel for Q8K<'_> {
                 };
                 bytes.cast::<[u8; 4]>().write(scale.to_le_bytes());
                 let q = bytes.add(4);
-                elements::quantize_block::<S, { way::MULTIPLY }>(simd, &rule, y, q, all.block);
+                if S::SPECIALIZES {
+                    elements::quantize_block::<S, { way::MULTIPLY }>(simd, &rule, y, q, all.block);
+                } else {
+                    elements::quantize(simd, &rule, y, q, all.block);
+                }
                 for (i, q) in from_raw_parts(q, all.block).chunks(16).enumerate() {
                     let sum: i16 = q.iter().map(|&q| i16::from(q as i8)).sum();
                     bytes.add(4 + all.block + 2 * i).cast::<[u8; 2]>().write(sum.to_le_bytes());

@@ -190,6 +190,9 @@ fn float<S: Lanes, const MANTISSA: u32, const BIAS: u32, const NAN: u32>(simd: S
 pub(super) unsafe fn quantize<S: Lanes>(simd: S, rule: &Rule, y: *const f32, q: *mut u8, n: usize) {
     // SAFETY: the caller's duty.
     unsafe {
+        if !S::SPECIALIZES {
+            return outline(simd, General { rule, y, q, n });
+        }
         match rule.way {
             way::DIVIDE => by_way::<S, { way::DIVIDE }>(simd, rule, y, q, n),
             way::MULTIPLY => by_way::<S, { way::MULTIPLY }>(simd, rule, y, q, n),

@@ -27,7 +27,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
         ("ops::backward::slow::", "the slow path of a row, in f64"),
         ("ops::backward::run::take_moments", "moments for the slow path, by a kernel of their own"),
         ("stats::exact::", "the slow path of a row, in f64"),
-        ("quants::slowly", "elements of extreme scale, by the definition"),
+        ("quants::rows::slowly", "elements of extreme scale, by the definition"),
         ("<quants::blocks::Blocks>::slowly", "blocks of extreme scale, by the definition"),
         ("rows::tail::pad", "the end of a row on the slow path, where nothing is computed"),
         ("simd::scalar::scalar", "dispatch, where that of NEON has been inlined into it"),
@@ -42,7 +42,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and kernels of backward that
 /// only one normalization enters are in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 32] = [
+const STACK: [(&str, &str, [usize; 3], &str); 33] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 2], "a pointer or a mask"),
@@ -60,6 +60,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 32] = [
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("Part", "16", [5, 2, 0], "where the loop and the row end, and pointers"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
+    ("Rows", "", [4, 2, 4], "where a row and its elements are"),
     ("RunParts", "16", [35, 19, 36], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [30, 14, 24], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f64", [25, 18, 24], "the statistics of two rows, and seven pointers for each"),
@@ -80,7 +81,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 32] = [
 /// How often a main loop of a kernel may touch the stack, and why.
 pub(crate) fn stack(tier: Tier, kernel: &str) -> (usize, &'static str) {
     const NOTHING: (usize, &str) = (0, "nothing should be there");
-    let Some((name, arguments)) = kernel.split_once('<') else { return NOTHING };
+    let (name, arguments) = kernel.split_once('<').unwrap_or((kernel, ""));
     let matches = |of: &str| if of == "16" { arguments.contains("f16") } else { arguments.starts_with(of) };
     let row = STACK.iter().find(|(kernel, types, ..)| *kernel == name && matches(types));
     row.map_or(NOTHING, |(_, _, [avx2, avx512, neon], why)| match tier {
