@@ -45,12 +45,12 @@ fn main() -> Result<(), Error> {
     plan.forward(&x, Some(&gamma), &mut y)?;
 
     let (mut error, mut size) = (0.0f64, 0.0f64);
-    for t in 0..TOKENS {
-        for o in 0..OUT {
-            let (row, weights_of) = (t * COLS..(t + 1) * COLS, o * COLS..(o + 1) * COLS);
-            let sum = dot(&q[row.clone()], &w[weights_of.clone()]);
-            let int8 = sum as f32 * scale[t] * w_scale[o] / w_rstd[o];
-            let f32: f32 = y[row].iter().zip(&weights[weights_of]).map(|(y, w)| y * w).sum();
+    for ((q, y), scale) in q.chunks(COLS).zip(y.chunks(COLS)).zip(&scale) {
+        for ((w, weights), (w_scale, w_rstd)) in
+            w.chunks(COLS).zip(weights.chunks(COLS)).zip(w_scale.iter().zip(&w_rstd))
+        {
+            let int8 = dot(q, w) as f32 * scale * w_scale / w_rstd;
+            let f32: f32 = y.iter().zip(weights).map(|(y, w)| y * w).sum();
             error += f64::from(int8 - f32).powi(2);
             size += f64::from(f32).powi(2);
         }

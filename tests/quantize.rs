@@ -66,7 +66,7 @@ fn element(kind: &str, seed: u64, i: usize) -> f32 {
     match kind {
         "uniform" => v,
         "heavy" => v * v * v * v * v,
-        "ties" if i % 32 == 0 => 127.0,
+        "ties" if i.is_multiple_of(32) => 127.0,
         "ties" => ((z >> 40) % 255) as f32 * 0.5 - 63.5,
         "tiny" => v * 1e-6,
         "large" => v * 1e6,

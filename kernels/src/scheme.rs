@@ -125,8 +125,8 @@ impl Layout {
     }
 }
 
-/// How rows of y become elements of 8 bits and scales: an element less the zero point, times the scale, is y within half
-/// a unit of the last digit.
+/// How rows of y become elements of 8 bits and scales: an element less the zero point, times the scale, is y but for
+/// rounding.
 ///
 /// ```text
 /// scale = max(max(amax, least_amax) / divisor, least_scale)     amax = the greatest |y| that shares the scale
