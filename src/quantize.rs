@@ -212,24 +212,33 @@ fn run<T: Quantizable + Quantizes<M>, M: Center>(isa: Isa, mut job: Quantize<'_,
     if tasks.count <= 1 {
         return job.run_on(isa);
     }
-    let mut range = None;
+    let mut pass = Pass::Only;
     if job.needs_range() {
         let all = Mutex::new(Range::EMPTY);
-        share(Ranges { isa, job: job.reborrow(), all: &all }, &mut [], tasks);
-        range = Some(all.into_inner().unwrap_or_else(PoisonError::into_inner));
+        share(QuantizedRows { isa, job: job.reborrow(), pass: Pass::First(&all) }, &mut [], tasks);
+        pass = Pass::Second(all.into_inner().unwrap_or_else(PoisonError::into_inner));
         job = job.summed();
     }
-    share(QuantizedRows { isa, job, range }, &mut [], tasks);
+    share(QuantizedRows { isa, job, pass }, &mut [], tasks);
 }
 
-/// The range of all rows.
-struct Ranges<'a, 'r, T: Storage<Float = f32>, M: Center> {
+/// What is done with rows. Where all share a scale, this is done twice.
+#[derive(Clone, Copy)]
+enum Pass<'r> {
+    Only,
+    /// The range of the rows is taken, and merged into this one.
+    First(&'r Mutex<Range>),
+    /// The range of all rows is known.
+    Second(Range),
+}
+
+struct QuantizedRows<'a, 'r, T: Storage<Float = f32>, M: Center> {
     isa: Isa,
     job: Quantize<'a, T, M>,
-    all: &'r Mutex<Range>,
+    pass: Pass<'r>,
 }
 
-impl<T: Quantizable + Quantizes<M>, M: Center> Work for Ranges<'_, '_, T, M> {
+impl<T: Quantizable + Quantizes<M>, M: Center> Work for QuantizedRows<'_, '_, T, M> {
     type Memory = ();
 
     fn len(&self) -> usize {
@@ -246,39 +255,14 @@ impl<T: Quantizable + Quantizes<M>, M: Center> Work for Ranges<'_, '_, T, M> {
     }
 
     fn run(mut self, _: &mut [()]) {
-        let range = self.job.range_on(self.isa);
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        *all = all.merge(range);
-    }
-}
-
-/// Rows that are quantized, and their range if they share a scale.
-struct QuantizedRows<'a, T: Storage<Float = f32>, M: Center> {
-    isa: Isa,
-    job: Quantize<'a, T, M>,
-    range: Option<Range>,
-}
-
-impl<T: Quantizable + Quantizes<M>, M: Center> Work for QuantizedRows<'_, T, M> {
-    type Memory = ();
-
-    fn len(&self) -> usize {
-        self.job.rows().rows()
-    }
-
-    fn elements(&self) -> usize {
-        self.len() * self.job.rows().cols()
-    }
-
-    fn split_at(self, row: usize) -> (Self, Self) {
-        let (a, b) = self.job.split_at(row);
-        (Self { job: a, ..self }, Self { job: b, ..self })
-    }
-
-    fn run(mut self, _: &mut [()]) {
-        match self.range {
-            Some(range) => self.job.run_with(self.isa, range),
-            None => self.job.run_on(self.isa),
+        match self.pass {
+            Pass::Only => self.job.run_on(self.isa),
+            Pass::First(all) => {
+                let range = self.job.range_on(self.isa);
+                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                *all = all.merge(range);
+            }
+            Pass::Second(range) => self.job.run_with(self.isa, range),
         }
     }
 }
