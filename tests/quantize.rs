@@ -7,7 +7,7 @@ use std::path::PathBuf;
 mod repository;
 
 use lanenorm::kernels::reference;
-use lanenorm::scheme::{Scheme, Scope};
+use lanenorm::scheme::{Format, Scheme, Scope};
 use repository::repository;
 use serde::Deserialize;
 
@@ -35,6 +35,8 @@ impl Case {
     fn scheme(&self) -> Scheme {
         let given = || (self.given_scale.expect("a scale"), self.given_zero_point.expect("a zero point"));
         match self.preset.as_str() {
+            "I8" => Scheme::I8,
+            "U8" => Scheme::U8,
             "TORCH_AO_I8" => Scheme::TORCH_AO_I8,
             "TORCHAO_I8" => Scheme::TORCHAO_I8,
             "ONNX_U8" => Scheme::ONNX_U8,
@@ -77,6 +79,24 @@ fn element(kind: &str, seed: u64, i: usize) -> f32 {
     }
 }
 
+/// Element `i` of the rows of the kind `near`: see `near` in `quantize.py`.
+fn near(scheme: &Scheme, seed: u64, cols: usize, i: usize) -> f32 {
+    let row = if scheme.scope == Scope::Tensor { 0 } else { i / cols };
+    let amax = (splitmix64(seed, row * cols) >> 40) as f32 + 1.0;
+    let z = splitmix64(seed, i);
+    if i.is_multiple_of(32) {
+        return if z >> 9 & 1 == 1 { amax } else { -amax };
+    }
+    let scale = match scheme.scope {
+        Scope::Given { scale, .. } => scale,
+        _ if scheme.format == Format::U8 => amax / 127.5,
+        _ => amax / scheme.divisor,
+    };
+    let half = ((z >> 40) % 253) as f64 - 126.5;
+    let v = (half * f64::from(scale)) as f32;
+    f32::from_bits(v.to_bits() + (z & 7) as u32 % 5 - 2)
+}
+
 fn hash(bytes: &[u8]) -> String {
     let terms = bytes.iter().enumerate().map(|(i, &byte)| (u64::from(byte) + 1).wrapping_mul(splitmix64(0, i)));
     terms.fold(0, u64::wrapping_add).to_string()
@@ -91,7 +111,11 @@ fn presets_have_the_bits_of_the_libraries_they_are_named_after() {
     for case in &cases {
         let (scheme, seed) = (case.scheme(), case.seed.parse().expect("a seed"));
         let &Case { rows, cols, .. } = case;
-        let y: Vec<f32> = (0..rows * cols).map(|i| element(&case.kind, seed, i)).collect();
+        let element = |i| match case.kind.as_str() {
+            "near" => near(&scheme, seed, cols, i),
+            kind => element(kind, seed, i),
+        };
+        let y: Vec<f32> = (0..rows * cols).map(element).collect();
         let mut q = vec![0; rows * scheme.row_bytes(cols)];
         let (mut scale, mut zero_point) = (Vec::new(), Vec::new());
         match (scheme.scope, scheme.layout.block()) {
@@ -100,7 +124,9 @@ fn presets_have_the_bits_of_the_libraries_they_are_named_after() {
             }
             (Scope::Row, None) => {
                 for (q, y) in q.chunks_mut(cols).zip(y.chunks(cols)) {
-                    scale.extend(reference::quantize(&scheme, y, q).0.to_le_bytes());
+                    let (s, z) = reference::quantize(&scheme, y, q);
+                    scale.extend(s.to_le_bytes());
+                    zero_point.push(z as u8);
                 }
             }
             _ => {
@@ -109,7 +135,7 @@ fn presets_have_the_bits_of_the_libraries_they_are_named_after() {
                 zero_point.push(z as u8);
             }
         }
-        let first: String = q[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let first: String = q[..64].iter().map(|byte| format!("{byte:02x}")).collect();
         let is = |recorded: &Option<String>, bytes: &[u8]| recorded.as_ref().is_none_or(|r| *r == hash(bytes));
         if hash(&q) != case.q || !is(&case.scale, &scale) || !is(&case.zero_point, &zero_point) {
             wrong.push(format!(

@@ -26,7 +26,7 @@ from torchao.quantization import PerRow
 from torchao.quantization.quantize_.workflows.int8.int8_tensor import Int8Tensor
 
 ROWS, COLS = 160, 2048
-KINDS = ["uniform", "heavy", "ties", "tiny", "large", "wide", "zeros"]
+KINDS = ["uniform", "heavy", "ties", "tiny", "large", "wide", "zeros", "near"]
 F32 = np.float32
 
 
@@ -38,7 +38,7 @@ def splitmix64(seed, count):
         return z ^ (z >> np.uint64(31))
 
 
-def rows_of(kind, seed):
+def rows_of(kind, seed, preset=None, given_scale=None):
     """Rows of float32. All products are of two float32, rounded."""
     z = splitmix64(seed, ROWS * COLS)
     v = (z >> np.uint64(40)).astype(F32) * F32(2**-23) - F32(1)
@@ -56,7 +56,23 @@ def rows_of(kind, seed):
         v = np.ldexp(v, (z & np.uint64(63)).astype(np.int32) - 32).astype(F32)
     elif kind == "zeros":
         v = v * F32(0)
+    elif kind == "near":
+        v = near(z.reshape(ROWS, COLS), preset, given_scale)
     return v.reshape(ROWS, COLS)
+
+
+def near(z, preset, given_scale):
+    """Halves of integers times the scale, rounded, and floats up to two away: each rule of rounding shows in many.
+
+    Each 32nd element is the greatest, or its negative: one of each row, or of the tensor.
+    """
+    amax = ((z if preset != "ONNX_U8" else z[:1])[:, :1] >> np.uint64(40)).astype(F32) + F32(1)
+    scale = amax / F32(AMAX_OVER_SCALE.get(preset, 127)) if given_scale is None else F32(given_scale)
+    halves = ((z >> np.uint64(40)) % np.uint64(253)).astype(np.float64) - 126.5
+    v = (halves * scale.astype(np.float64)).astype(F32)
+    v = (v.view(np.int32) + (z & np.uint64(7)).astype(np.int32) % 5 - 2).view(F32)
+    v[:, ::32] = np.where((z[:, ::32] >> np.uint64(9)) & np.uint64(1) == 1, amax, -amax)
+    return v
 
 
 def hash_of(array):
@@ -90,14 +106,17 @@ def session(node, inputs, outputs):
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-def onnx_u8(x, _):
+def onnx_u8(tensors):
     run = session(
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero_point"]),
-        [("x", TensorProto.FLOAT, x.shape)],
-        [("q", TensorProto.UINT8, x.shape), ("scale", TensorProto.FLOAT, []), ("zero_point", TensorProto.UINT8, [])],
+        [("x", TensorProto.FLOAT, ["n"])],
+        [("q", TensorProto.UINT8, ["n"]), ("scale", TensorProto.FLOAT, []), ("zero_point", TensorProto.UINT8, [])],
     )
-    q, scale, zero_point = run.run(None, {"x": x})
-    return q, scale, zero_point
+
+    def quantize(x, _):
+        return tuple(map(np.array, zip(*(run.run(None, {"x": tensor}) for tensor in tensors(x)))))
+
+    return quantize
 
 
 def onnx_given(dtype, numpy_dtype):
@@ -136,6 +155,13 @@ def ggml(library, function, elements, size):
     return quantize
 
 
+def numpy_i8(x, _):
+    scale = np.abs(x).max(axis=1, keepdims=True) / F32(127)
+    with np.errstate(invalid="ignore"):
+        quotient = np.where(scale == 0, F32(0), x / scale)
+    return np.clip(np.rint(quotient), -127, 127).astype(np.int8), scale.ravel(), None
+
+
 def float8(dtype):
     def quantize(x, _):
         most = F32(ml_dtypes.finfo(dtype).max)
@@ -150,7 +176,7 @@ def float8(dtype):
 LIBRARIES = {
     "TORCH_AO_I8": torch_ao_i8,
     "TORCHAO_I8": torchao_i8,
-    "ONNX_U8": onnx_u8,
+    "ONNX_U8": onnx_u8(lambda x: [x.ravel()]),
     "I8_GIVEN": onnx_given(TensorProto.INT8, np.int8),
     "U8_GIVEN": onnx_given(TensorProto.UINT8, np.uint8),
     "Q8_0": gguf_q8_0,
@@ -162,9 +188,17 @@ LIBRARIES = {
     "Q8_K_X86": ggml("cpu", "quantize_row_q8_K", 256, 292),
     "E4M3": float8(ml_dtypes.float8_e4m3fn),
     "E5M2": float8(ml_dtypes.float8_e5m2),
+    "I8": numpy_i8,
+    "U8": onnx_u8(list),
 }
 
-GIVEN = {"I8_GIVEN": [(0.0078125, 0), (0.011, -5)], "U8_GIVEN": [(0.0078125, 128), (0.0123, 100)]}
+# In rows of both signs whose greatest magnitude is amax. It is 127 for other presets.
+AMAX_OVER_SCALE = {"TORCHAO_I8": 127.5, "ONNX_U8": 127.5, "U8": 127.5, "E4M3": 448, "E5M2": 57344}
+
+GIVEN = {
+    "I8_GIVEN": [(0.0078125, 0), (0.011, -5), (3.1, 127)],
+    "U8_GIVEN": [(0.0078125, 128), (0.0123, 100), (3.1, 0)],
+}
 
 
 def main():
@@ -175,16 +209,19 @@ def main():
                 case = {"preset": preset, "kind": kind, "seed": str(1000 * p + k + 1), "rows": ROWS, "cols": COLS}
                 if scale is not None:
                     case |= {"given_scale": scale, "given_zero_point": zero_point}
-                q, scales, zero_points = quantize(rows_of(kind, int(case["seed"])), case)
-                case["q"], case["first"] = hash_of(q), q.view(np.uint8).ravel()[:16].tobytes().hex()
+                q, scales, zero_points = quantize(rows_of(kind, int(case["seed"]), preset, scale), case)
+                case["q"], case["first"] = hash_of(q), q.view(np.uint8).ravel()[:64].tobytes().hex()
                 if scales is not None:
-                    case["scale"] = hash_of(np.asarray(scales, dtype=F32))
+                    scales = np.asarray(scales, dtype=F32)
+                    case["scale"] = hash_of(scales)
+                    case["first_scales"] = [f"{bits:08x}" for bits in scales.view(np.uint32)[:4]]
                 if zero_points is not None:
                     case["zero_point"] = hash_of(np.asarray(zero_points, dtype=np.uint8))
                 cases.append(case)
-    packages = ["numpy", "ml_dtypes", "gguf", "onnxruntime", "torch", "torchao", "pywhispercpp"]
+    packages = ["numpy", "ml_dtypes", "gguf", "onnx", "onnxruntime", "torch", "torchao", "pywhispercpp"]
     versions = {package: importlib.metadata.version(package).split("+")[0] for package in packages}
-    text = json.dumps({"versions": versions, "cases": cases}, indent=1)
+    lines = ",\n".join(f"  {json.dumps(case)}" for case in cases)
+    text = f'{{\n "versions": {json.dumps(versions)},\n "cases": [\n{lines}\n ]\n}}'
     pathlib.Path(__file__).with_suffix(".json").write_text(text + "\n")
 
 
