@@ -25,7 +25,7 @@ impl Places {
     /// The places of the rows from row `r` on.
     ///
     /// # Safety
-    /// - There are so many rows of `cols` elements.
+    /// - These places have `r` rows or more, of `cols` elements each.
     pub(crate) unsafe fn after(self, scheme: &Scheme, r: usize, cols: usize) -> Self {
         let Self { q, q_stride, scale, zero_point } = self;
         // SAFETY: the caller's duty.
