@@ -219,8 +219,8 @@ fn integer(scheme: &Scheme, quotient: f32, zero_point: i32) -> i32 {
     toward_zero + if up { step } else { 0 } + zero_point
 }
 
-/// `v` is rounded to nearest even, and saturated, to a number of 8 bits: its mantissa has `mantissa` bits and its exponent
-/// has the bias `bias`. This returns the code of that number, or `nan` where `v` is NaN.
+/// `v` is rounded to nearest even, and saturated, to a number of 8 bits: its mantissa has `mantissa` bits and its
+/// exponent has the bias `bias`. This returns the code of that number, or `nan` where `v` is NaN.
 fn float(v: f32, mantissa: i32, bias: i32, nan: u8) -> u8 {
     if v.is_nan() {
         return nan;

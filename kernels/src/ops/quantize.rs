@@ -208,8 +208,8 @@ fn together(cols: usize) -> usize {
     (TOGETHER / cols).max(1)
 }
 
-/// `ONE_BY_ONE_COLS` is the least number of columns of rows that are quantized one by one. Shorter rows go through loops
-/// that take several at a time.
+/// `ONE_BY_ONE_COLS` is the least number of columns of rows that are quantized one by one. Shorter rows go through
+/// loops that take several at a time.
 const ONE_BY_ONE_COLS: usize = 256;
 
 /// Normalizes the rows of a job, which fit into the room if y goes there.
