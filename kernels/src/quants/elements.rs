@@ -162,7 +162,8 @@ fn away<S: Lanes>(simd: S, v: S::f32s) -> S::u32s {
 }
 
 /// `v`, which is in range, is rounded to nearest even, to a number of 8 bits whose mantissa has `MANTISSA` bits and
-/// whose exponent has the bias `BIAS`. This returns the code of that number, with the sign of `y`, or `NAN` where `y` is NaN.
+/// whose exponent has the bias `BIAS`. This returns the code of that number, with the sign of `y`. It returns `NAN`
+/// where `y` is NaN.
 #[inline(always)]
 fn float<S: Lanes, const MANTISSA: u32, const BIAS: u32, const NAN: u32>(simd: S, y: S::f32s, v: S::f32s) -> S::u32s {
     let splat = |v: u32| simd.splat_u32s(v);
