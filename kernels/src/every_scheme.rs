@@ -299,8 +299,14 @@ fn check_job<T: Quantizable + crate::Quantizes<M>, M: Jobs>(
         let stats = StatsMut { rstd: Some(&mut rstd), ..StatsMut::default() };
         let quants = all.quants(scheme, cols);
         let mut job = Quantize::<T, M>::new(io, params(), 1e-5, stats, scheme, quants).expect("a job");
-        if scheme.scope == Scope::Tensor {
+        if scheme.scope == Scope::Tensor && kept == Kept::Not {
             job.run_on(isa);
+        } else if scheme.scope == Scope::Tensor {
+            let (mut a, mut b) = job.reborrow().split_at(rows / 2);
+            let range = a.range_on(isa).merge(b.range_on(isa));
+            let (mut a, mut b) = job.summed().split_at(rows / 2);
+            b.run_with(isa, range);
+            a.run_with(isa, range);
         } else {
             let (mut a, mut b) = job.split_at(rows / 2);
             a.run_on(isa);
@@ -370,6 +376,25 @@ fn jobs_quantize_what_plain_jobs_write() {
             }
         }
     }
+}
+
+/// Threads that have a part each would race.
+#[test]
+fn a_scale_of_all_rows_is_written_by_the_first_part_alone() {
+    let (x, mut q, mut scale, mut zero_point) = (numbers::<f32>(256, 2), [0u8; 256], [7.0], [7]);
+    let mut run = |second: bool| {
+        let io = RowIo::without_y(&x, 64, 4, 64).expect("rows");
+        let quants = Quants::new(&mut q, 64, &mut scale, &mut zero_point);
+        let scheme = &Scheme::ONNX_U8;
+        let job = Quantize::<f32, Uncentered>::new(io, Params::default(), 1e-5, StatsMut::default(), scheme, quants);
+        let (mut a, mut b) = job.expect("a job").split_at(2);
+        let job = if second { &mut b } else { &mut a };
+        job.run_with(Isa::SCALAR, Range { min: -1.0, max: 1.0 });
+        (scale[0], zero_point[0])
+    };
+    assert_eq!(run(true), (7.0, 7));
+    assert_eq!(run(false), (2.0 / 255.0, 127));
+    assert!(q.chunks(128).all(|part| part.iter().any(|&q| q != 0)), "both parts have been quantized");
 }
 
 #[test]

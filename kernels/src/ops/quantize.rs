@@ -67,6 +67,30 @@ impl<'a> Quants<'a> {
         Self { places, q: [q_len, stride], scale: scale_len, zero_point: zero_point_len, marker: PhantomData }
     }
 
+    /// The places of `rows` rows of `cols` elements by pointers. Between the rows of q nothing is touched. Where all
+    /// rows share a scale, and another part of the call writes it, both pointers to it may be null.
+    ///
+    /// # Safety
+    /// - The rows of q are apart from one another. They and as many scales and zero points as the scheme has are valid
+    ///   for writes for `'a`, and nothing else touches them meanwhile.
+    pub unsafe fn from_raw(
+        scheme: &Scheme,
+        [rows, cols]: [usize; 2],
+        q: *mut u8,
+        stride: usize,
+        scale: *mut f32,
+        zero_point: *mut u8,
+    ) -> Self {
+        let places = Places { q, q_stride: stride, scale, zero_point };
+        Self {
+            places,
+            q: [rows.saturating_sub(1).saturating_mul(stride).saturating_add(scheme.row_bytes(cols)), stride],
+            scale: scheme.scales(rows, cols),
+            zero_point: scheme.zero_points(rows),
+            marker: PhantomData,
+        }
+    }
+
     /// Refuses places that do not fit `rows` rows of `cols` elements.
     fn fit(&self, scheme: &Scheme, rows: usize, cols: usize) -> Result<(), Error> {
         let ([len, stride], row_bytes) = (self.q, scheme.row_bytes(cols));
@@ -126,7 +150,7 @@ impl<'a, T: Storage<Float = f32>, M: Center> Quantize<'a, T, M> {
     }
 
     /// The job for the first `row` rows, and the job for the rest. If there are fewer rows, the first job has them all.
-    /// Where all rows share a scale, both jobs have it.
+    /// Where all rows share a scale, the first job writes it.
     pub fn split_at(self, row: usize) -> (Self, Self) {
         let Self { forward, scheme, places, marker } = self;
         let (rows, cols) = (forward.rows().rows(), forward.rows().cols());

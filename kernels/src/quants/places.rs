@@ -1,5 +1,7 @@
 //! Where rows of y lie, and where quantized rows go.
 
+use core::ptr::null_mut;
+
 use crate::scheme::{Range, Scheme, Scope};
 
 /// Rows of y, in f32.
@@ -22,24 +24,30 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// The places of the rows from row `r` on.
+    /// The places of the rows from row `r` on. Where all rows share a scale, only the first has a place for it, so that
+    /// one thread alone writes it.
     ///
     /// # Safety
     /// - These places have `r` rows or more, of `cols` elements each.
     pub(crate) unsafe fn after(self, scheme: &Scheme, r: usize, cols: usize) -> Self {
         let Self { q, q_stride, scale, zero_point } = self;
         // SAFETY: the caller's duty.
+        let q = unsafe { q.add(r * q_stride) };
+        if scheme.scope == Scope::Tensor {
+            return if r == 0 { self } else { Self { q, q_stride, scale: null_mut(), zero_point: null_mut() } };
+        }
+        // SAFETY: the caller's duty.
         unsafe {
             Self {
-                q: q.add(r * q_stride),
-                scale: if scheme.scope == Scope::Tensor { scale } else { scale.add(scheme.scales(r, cols)) },
-                zero_point: if scheme.scope == Scope::Row { zero_point.add(scheme.zero_points(r)) } else { zero_point },
-                ..self
+                q,
+                q_stride,
+                scale: scale.add(scheme.scales(r, cols)),
+                zero_point: zero_point.add(scheme.zero_points(r)),
             }
         }
     }
 
-    /// Writes the scale and the zero point of the first row, of elements in `range`, where these have arrays, and
+    /// Writes the scale and the zero point of the first row, of elements in `range`, where these have places, and
     /// returns them.
     ///
     /// # Safety
@@ -49,10 +57,10 @@ impl Places {
         let (scale, zero_point) = scheme.scale_of(range);
         // SAFETY: the caller's duty.
         unsafe {
-            if scheme.scales(1, 1) > 0 {
+            if scheme.scales(1, 1) > 0 && !self.scale.is_null() {
                 *self.scale = scale;
             }
-            if scheme.zero_points(1) > 0 {
+            if scheme.zero_points(1) > 0 && !self.zero_point.is_null() {
                 *self.zero_point = zero_point as u8;
             }
         }
