@@ -135,6 +135,10 @@ typedef enum lanenorm_status {
    * A bug of the library. This is the only error after which outputs may have been written.
    */
   LANENORM_STATUS_INTERNAL = 12,
+  /**
+   * A part of a scheme of quantization is out of range, or parts of it do not go together.
+   */
+  LANENORM_STATUS_SCHEME = 13,
 } lanenorm_status;
 
 /**
@@ -220,6 +224,163 @@ typedef enum lanenorm_tier {
    */
   LANENORM_TIER_AVX512 = 4,
 } lanenorm_tier;
+
+/**
+ * The types of quantized elements, of one byte each.
+ */
+typedef enum lanenorm_format {
+  /**
+   * int8_t
+   */
+  LANENORM_FORMAT_I8 = 0,
+  /**
+   * uint8_t, of which one value, the zero point, stands for 0
+   */
+  LANENORM_FORMAT_U8 = 1,
+  /**
+   * OCP FP8 E4M3 (`float8_e4m3fn`): up to 448, without infinities
+   */
+  LANENORM_FORMAT_E4M3 = 2,
+  /**
+   * OCP FP8 E5M2: up to 57344
+   */
+  LANENORM_FORMAT_E5M2 = 3,
+} lanenorm_format;
+
+/**
+ * Which elements share a scale.
+ */
+typedef enum lanenorm_scope {
+  /**
+   * Those of a row.
+   */
+  LANENORM_SCOPE_ROW = 0,
+  /**
+   * `block` consecutive elements of a row.
+   */
+  LANENORM_SCOPE_BLOCK = 1,
+  /**
+   * All of a call. x is read twice.
+   */
+  LANENORM_SCOPE_TENSOR = 2,
+  /**
+   * All, and `given_scale` is their scale.
+   */
+  LANENORM_SCOPE_GIVEN = 3,
+} lanenorm_scope;
+
+/**
+ * Where quantized elements and their scales lie.
+ */
+typedef enum lanenorm_layout {
+  /**
+   * In arrays of their own.
+   */
+  LANENORM_LAYOUT_APART = 0,
+  /**
+   * GGUF Q8_0: blocks of 32 in 34 bytes, the scale in f16 and then the elements.
+   */
+  LANENORM_LAYOUT_Q8_0 = 1,
+  /**
+   * GGUF Q8_1: blocks of 32 in 36 bytes, the scale in f16, the sum of the elements times the scale in f16, and then
+   * the elements.
+   */
+  LANENORM_LAYOUT_Q8_1 = 2,
+  /**
+   * GGUF Q8_K: blocks of 256 in 292 bytes, the scale in f32, the elements, and the sums of each 16 of them as int16_t.
+   */
+  LANENORM_LAYOUT_Q8_K = 3,
+} lanenorm_layout;
+
+/**
+ * How an element is divided by its scale.
+ */
+typedef enum lanenorm_quotient {
+  /**
+   * y / scale, rounded to float.
+   */
+  LANENORM_QUOTIENT_DIVIDE = 0,
+  /**
+   * y * (1 / scale), both rounded to float.
+   */
+  LANENORM_QUOTIENT_RECIPROCAL = 1,
+  /**
+   * y * (divisor / amax), both rounded to float.
+   */
+  LANENORM_QUOTIENT_RATIO = 2,
+} lanenorm_quotient;
+
+/**
+ * Where an element goes that lies half-way between two integers.
+ */
+typedef enum lanenorm_ties {
+  /**
+   * To the even one.
+   */
+  LANENORM_TIES_EVEN = 0,
+  /**
+   * Away from zero.
+   */
+  LANENORM_TIES_AWAY = 1,
+} lanenorm_ties;
+
+/**
+ * Schemes that have a name. Each gives the bits of what it is named after.
+ */
+typedef enum lanenorm_preset {
+  /**
+   * int8 by row: amax / 127, quotients correctly rounded, ties to even, -127 to 127.
+   */
+  LANENORM_PRESET_I8 = 0,
+  /**
+   * torch.ao: quantize_per_token of each row.
+   */
+  LANENORM_PRESET_TORCH_AO_I8 = 1,
+  /**
+   * torchao: Int8Tensor with PerRow.
+   */
+  LANENORM_PRESET_TORCHAO_I8 = 2,
+  /**
+   * vLLM on CPUs: dynamic_scaled_int8_quant.
+   */
+  LANENORM_PRESET_VLLM_I8 = 3,
+  /**
+   * uint8 with a zero point by row, by the formula of ONNX.
+   */
+  LANENORM_PRESET_U8 = 4,
+  /**
+   * ONNX DynamicQuantizeLinear: uint8 with a scale and a zero point for the tensor.
+   */
+  LANENORM_PRESET_ONNX_U8 = 5,
+  /**
+   * GGUF Q8_0, as the reference of ggml has it.
+   */
+  LANENORM_PRESET_Q8_0 = 6,
+  /**
+   * GGUF Q8_0, as the SIMD code of ggml on x86-64 has it.
+   */
+  LANENORM_PRESET_Q8_0_X86 = 7,
+  /**
+   * GGUF Q8_1, as the reference of ggml has it.
+   */
+  LANENORM_PRESET_Q8_1 = 8,
+  /**
+   * GGUF Q8_1, as the SIMD code of ggml on x86-64 has it.
+   */
+  LANENORM_PRESET_Q8_1_X86 = 9,
+  /**
+   * GGUF Q8_K, as ggml has it.
+   */
+  LANENORM_PRESET_Q8_K = 10,
+  /**
+   * FP8 E4M3 by row: amax / 448.
+   */
+  LANENORM_PRESET_E4M3 = 11,
+  /**
+   * FP8 E5M2 by row: amax / 57344.
+   */
+  LANENORM_PRESET_E5M2 = 12,
+} lanenorm_preset;
 
 /**
  * A plan: some numbers, which `lanenorm_plan_init` makes of a descriptor, and which are only read from then on, by any
@@ -480,6 +641,131 @@ typedef struct lanenorm_backward_sizes {
    */
   size_t work_bytes;
 } lanenorm_backward_sizes;
+
+/**
+ * How rows of y become elements of 8 bits and scales:
+ *
+ * scale = max(max(amax, least_amax) / divisor, least_scale), where amax is the greatest |y| that shares the scale, and
+ * q = y / scale, rounded and saturated. `LANENORM_FORMAT_U8` has the range of all y and 0 in the place of amax, and a
+ * zero point: round(-min(y, 0) / scale), which is added to q.
+ *
+ * Start from `LANENORM_SCHEME_INIT`, which is `LANENORM_PRESET_I8`, or from another preset by `lanenorm_scheme_init`;
+ * and change fields for a scheme that has no name: scope and given_scale for a scale that is known, say.
+ *
+ * A scale that is 0 has elements of 0. If some y that shares a scale is NaN or infinite, the scale is NaN and the
+ * elements are 0. Where the scale is given, NaN becomes the zero point (or the NaN of the format), and infinities
+ * saturate.
+ */
+typedef struct lanenorm_scheme {
+  /**
+   * `sizeof(lanenorm_scheme)`. See "Versions" at the top.
+   */
+  size_t struct_size;
+  /**
+   * A `lanenorm_format`.
+   */
+  int32_t format;
+  /**
+   * A `lanenorm_scope`.
+   */
+  int32_t scope;
+  /**
+   * A `lanenorm_layout`.
+   */
+  int32_t layout;
+  /**
+   * A `lanenorm_quotient`.
+   */
+  int32_t quotient;
+  /**
+   * A `lanenorm_ties`. FP8 always goes to the even one.
+   */
+  int32_t ties;
+  /**
+   * The least integer: -127 or -128 for `LANENORM_FORMAT_I8`, else 0.
+   */
+  int32_t least;
+  /**
+   * For `LANENORM_SCOPE_BLOCK`: the elements of a block, a multiple of 32, at most 256, that divides cols. Else it
+   * has no meaning.
+   */
+  size_t block;
+  /**
+   * What amax is divided by: finite and greater than 0.
+   */
+  float divisor;
+  /**
+   * The least amax: finite, and zero or more.
+   */
+  float least_amax;
+  /**
+   * The least scale: finite, and zero or more.
+   */
+  float least_scale;
+  /**
+   * The scale of elements that are all 0, if the least scale is 0: finite, and zero or more.
+   */
+  float zero_scale;
+  /**
+   * For `LANENORM_SCOPE_GIVEN`: the scale, finite and greater than 0. Else it has no meaning.
+   */
+  float given_scale;
+  /**
+   * For `LANENORM_SCOPE_GIVEN`: the integer that stands for 0. FP8 has 0. Else it has no meaning.
+   */
+  int32_t given_zero_point;
+} lanenorm_scheme;
+
+/**
+ * How large the outputs of a quantized call are.
+ */
+typedef struct lanenorm_quantized_sizes {
+  /**
+   * The bytes of a row of q: cols, or the bytes of its blocks where these have scales beside their elements.
+   */
+  size_t row_bytes;
+  /**
+   * The elements of `scale`. With 0 there is no such array.
+   */
+  size_t scales;
+  /**
+   * The elements of `zero_point`. With 0 there is no such array.
+   */
+  size_t zero_points;
+} lanenorm_quantized_sizes;
+
+/**
+ * Where quantized rows go. Start from `LANENORM_QUANTIZED_INIT`, which sets `struct_size` and leaves all else zero and
+ * absent. `lanenorm_plan_quantized_sizes` tells how large everything is. No buffer may overlap another one of the call.
+ */
+typedef struct lanenorm_quantized {
+  /**
+   * `sizeof(lanenorm_quantized)`. See "Versions" at the top.
+   */
+  size_t struct_size;
+  /**
+   * The quantized rows. Strides are in bytes.
+   */
+  struct lanenorm_rows_mut q;
+  /**
+   * The scales, if the scheme has an array of them: one for each row, for each block of each row, or one for all.
+   */
+  float *scale;
+  /**
+   * The zero points, if the scheme has an array of them: one for each row, or one for all.
+   */
+  uint8_t *zero_point;
+  /**
+   * For `lanenorm_plan_quantize_rows` and `LANENORM_SCOPE_TENSOR` alone: the ranges that
+   * `lanenorm_plan_range_rows` has written for some rows each, for all rows together. They are `2 * range_count`
+   * floats.
+   */
+  const float *ranges;
+  /**
+   * The number of ranges.
+   */
+  size_t range_count;
+} lanenorm_quantized;
 
 #ifdef __cplusplus
 extern "C" {
@@ -961,6 +1247,63 @@ enum lanenorm_status lanenorm_plan_backward_finish(const struct lanenorm_plan *p
                                                    const struct lanenorm_backward_buffers *buffers,
                                                    const void *partials);
 
+/**
+ * Sets all fields of a scheme but struct_size, which must be set before, to those of a `lanenorm_preset`.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_scheme_init(struct lanenorm_scheme *scheme,
+                                          int32_t preset);
+
+/**
+ * Writes to `sizes` how large the outputs are for `rows` rows of the plan.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_quantized_sizes(const struct lanenorm_plan *plan,
+                                                   const struct lanenorm_scheme *scheme,
+                                                   size_t rows,
+                                                   struct lanenorm_quantized_sizes *sizes);
+
+/**
+ * Normalizes and quantizes all rows, on as many threads as `threads` says. The bits are those of quantizing y in float,
+ * before it would be rounded to another type. y may be NULL: then it is not written, and a residual needs a sum. It is
+ * not for rows of double.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_quantize(const struct lanenorm_plan *plan,
+                                            const struct lanenorm_forward_buffers *buffers,
+                                            const struct lanenorm_scheme *scheme,
+                                            const struct lanenorm_quantized *quantized,
+                                            size_t threads);
+
+/**
+ * Normalizes and quantizes `row_count` rows from `first_row` on, on the calling thread, without allocating, as
+ * `lanenorm_plan_forward_rows` does. `buffers` and `quantized` are for all rows.
+ *
+ * With `LANENORM_SCOPE_TENSOR` the ranges of all rows must be known: `lanenorm_plan_range_rows` takes them first. It
+ * takes the sums too, where there is a residual, and these are taken from where they lie then. The call that has the
+ * first row writes the scale and the zero point.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_quantize_rows(const struct lanenorm_plan *plan,
+                                                 const struct lanenorm_forward_buffers *buffers,
+                                                 const struct lanenorm_scheme *scheme,
+                                                 const struct lanenorm_quantized *quantized,
+                                                 size_t first_row,
+                                                 size_t row_count);
+
+/**
+ * Writes to `range` the least and the greatest of 0 and the elements of y in `row_count` rows from `first_row` on; NaN
+ * and NaN if an element is NaN or infinite. It is the first of the two calls that quantize these rows with
+ * `LANENORM_SCOPE_TENSOR`: see `lanenorm_plan_quantize_rows`. Sums and statistics are written, and y is not. `buffers`
+ * is for all rows.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_range_rows(const struct lanenorm_plan *plan,
+                                              const struct lanenorm_forward_buffers *buffers,
+                                              size_t first_row,
+                                              size_t row_count,
+                                              float *range);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
@@ -977,5 +1320,12 @@ enum lanenorm_status lanenorm_plan_backward_finish(const struct lanenorm_plan *p
 #define LANENORM_BACKWARD_INIT \
   {sizeof(lanenorm_backward_buffers), 0, 0, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, {NULL, 0, 0}, \
    NULL, NULL, NULL, NULL, NULL, NULL}
+
+/** A scheme to start from: LANENORM_PRESET_I8. */
+#define LANENORM_SCHEME_INIT \
+  {sizeof(lanenorm_scheme), 0, 0, 0, 0, 0, -127, 0, 127.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0}
+
+/** Outputs to start from, all of them absent. */
+#define LANENORM_QUANTIZED_INIT {sizeof(lanenorm_quantized), {NULL, 0, 0}, NULL, NULL, NULL, 0}
 
 #endif /* LANENORM_H */

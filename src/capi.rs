@@ -31,6 +31,7 @@ mod forward;
 mod functions;
 mod places;
 mod plan;
+mod quantize;
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char};
@@ -44,6 +45,7 @@ pub use backward::*;
 pub use forward::*;
 pub use functions::*;
 pub use plan::*;
+pub use quantize::*;
 
 use crate::{Error, Parallelism, default_isa};
 
@@ -78,10 +80,12 @@ pub enum lanenorm_status {
     OutOfMemory = 11,
     /// A bug of the library. This is the only error after which outputs may have been written.
     Internal = 12,
+    /// A part of a scheme of quantization is out of range, or parts of it do not go together.
+    Scheme = 13,
 }
 
 impl lanenorm_status {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Ok,
         Self::NullPointer,
         Self::Misaligned,
@@ -95,6 +99,7 @@ impl lanenorm_status {
         Self::Uninitialized,
         Self::OutOfMemory,
         Self::Internal,
+        Self::Scheme,
     ];
 
     const fn message(self) -> &'static CStr {
@@ -112,6 +117,7 @@ impl lanenorm_status {
             Self::Uninitialized => c"the plan has not been initialized",
             Self::OutOfMemory => c"out of memory",
             Self::Internal => c"internal error",
+            Self::Scheme => c"a part of the scheme is out of range",
         }
     }
 }
@@ -136,6 +142,7 @@ impl From<Refused> for lanenorm_status {
         let status = match refused {
             Refused::Eps(_) => Self::Eps,
             Refused::Overflow { .. } => Self::Overflow,
+            Refused::Scheme { .. } => Self::Scheme,
             Refused::NoGradient | Refused::DsWithoutDx { .. } | Refused::Statistics { .. } => Self::Unsupported,
             _ => Self::Size,
         };

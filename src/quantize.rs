@@ -224,12 +224,27 @@ fn run<T: Quantizable + Quantizes<M>, M: Center>(isa: Isa, mut job: Quantize<'_,
 
 /// What is done with rows. Where all share a scale, this is done twice.
 #[derive(Clone, Copy)]
-enum Pass<'r> {
+pub(crate) enum Pass<'r> {
     Only,
     /// The range of the rows is taken, and merged into this one.
     First(&'r Mutex<Range>),
     /// The range of all rows is known.
     Second(Range),
+}
+
+impl Pass<'_> {
+    /// Does this with the rows of a job.
+    pub(crate) fn run<T: Quantizable + Quantizes<M>, M: Center>(self, job: &mut Quantize<'_, T, M>, isa: Isa) {
+        match self {
+            Self::Only => job.run_on(isa),
+            Self::First(all) => {
+                let range = job.range_on(isa);
+                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                *all = all.merge(range);
+            }
+            Self::Second(range) => job.run_with(isa, range),
+        }
+    }
 }
 
 struct QuantizedRows<'a, 'r, T: Storage<Float = f32>, M: Center> {
@@ -255,14 +270,6 @@ impl<T: Quantizable + Quantizes<M>, M: Center> Work for QuantizedRows<'_, '_, T,
     }
 
     fn run(mut self, _: &mut [()]) {
-        match self.pass {
-            Pass::Only => self.job.run_on(self.isa),
-            Pass::First(all) => {
-                let range = self.job.range_on(self.isa);
-                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-                *all = all.merge(range);
-            }
-            Pass::Second(range) => self.job.run_with(self.isa, range),
-        }
+        self.pass.run(&mut self.job, self.isa);
     }
 }

@@ -24,6 +24,26 @@ pub(super) struct Checked {
     pub(super) streaming: bool,
 }
 
+impl Checked {
+    /// The run of a row, and which row of the run it is.
+    #[inline(always)]
+    pub(super) fn place(&self, row: usize) -> (usize, usize) {
+        let inner_rows = self.inner_rows;
+        if row < inner_rows { (0, row) } else { (row / inner_rows, row % inner_rows) }
+    }
+
+    /// Gives `run` the rows of each run among some rows: the first, and how many they are.
+    #[inline(always)]
+    pub(super) fn runs(&self, first: usize, count: usize, mut run: impl FnMut(usize, usize)) {
+        let (mut row, end) = (first, first + count);
+        while row < end {
+            let n = (self.inner_rows - row % self.inner_rows).min(end - row);
+            run(row, n);
+            row += n;
+        }
+    }
+}
+
 /// Checks all of a call but its range of rows. `None` if there is nothing to do.
 #[inline(always)]
 pub(super) fn check(
@@ -31,6 +51,49 @@ pub(super) fn check(
     kind: Kind,
     buffers: &lanenorm_forward_buffers,
 ) -> Result<Option<Checked>, lanenorm_status> {
+    let shape = shape(plan, kind, buffers)?;
+    let has_residual = !buffers.residual.data.is_null();
+    let has_sum = !buffers.sum.data.is_null();
+    if shape.is_empty() {
+        return Ok(None);
+    }
+    let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, kind, buffers, &shape)?;
+    let span = |rows: &Option<Rows>| rows.as_ref().map_or(Span::default(), |rows| rows.span);
+    let y_is_x = y.are(&x);
+    let reads = [span(&residual), vectors[0], vectors[1], vectors[2]];
+    let mut doubtful = (!y_is_x && y.span.meets(x.span)) | reads.iter().any(|read| read.meets(y.span));
+    let outputs = [span(&sum), stats[0], stats[1], stats[2]];
+    for (i, &output) in outputs.iter().enumerate() {
+        if output != Span::default() {
+            doubtful |= output.meets(x.span) | output.meets(y.span);
+            doubtful |= reads.iter().chain(&outputs[..i]).any(|other| other.meets(output));
+        }
+    }
+    if doubtful {
+        check_places(&mut Places::default(), plan, kind, buffers, &shape)?;
+    }
+
+    let s = if has_residual { Some(sum.unwrap_or(y)) } else { None };
+    let is_even = |rows: &Option<Rows>| rows.as_ref().is_none_or(|rows| rows.are_even(&shape));
+    let even = x.are_even(&shape) && y.are_even(&shape) && is_even(&residual) && is_even(&s);
+    let y_is_residual = residual.is_some_and(|residual| !has_sum || y.are(&residual));
+    let y_size = kind.y.size();
+    let streaming = plan.streams_to(&Written {
+        bytes: shape.rows * shape.cols * y_size,
+        row_bytes: shape.cols * y_size,
+        tensors: if has_residual { 4 } else { 2 },
+        on_lines: y.rows.are_on_lines(y_size) || even && have_no_gaps(y.rows.stride, shape.cols, shape.cols * y_size),
+        in_place: y_is_x || y_is_residual,
+        least_row_bytes: y_row_bytes(kind.rows(has_residual).size(), has_residual),
+    });
+    let inner_rows = if even { shape.rows } else { shape.inner_rows };
+    let residual = residual.zip(s).map(|(residual, s)| (residual.rows, s.rows));
+    Ok(Some(Checked { x: x.rows, residual, y: y.rows, inner_rows, streaming }))
+}
+
+/// The rows of a call whose buffers go together.
+#[inline(always)]
+pub(super) fn shape(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers) -> Result<Shape, lanenorm_status> {
     let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
     let has_residual = !buffers.residual.data.is_null();
     let has_sum = !buffers.sum.data.is_null();
@@ -53,41 +116,7 @@ pub(super) fn check(
     if plan.groups > 1 && !shape.rows.is_multiple_of(plan.groups * plan.repeat) {
         return Err(Refused::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());
     }
-    if shape.is_empty() {
-        return Ok(None);
-    }
-    let Buffers { x, residual, sum, y, vectors, stats } = Buffers::new(plan, kind, buffers, &shape)?;
-    let span = |rows: &Option<Rows>| rows.as_ref().map_or(Span::default(), |rows| rows.span);
-    let y_is_x = y.are(&x);
-    let reads = [span(&residual), vectors[0], vectors[1], vectors[2]];
-    let mut doubtful = (!y_is_x && y.span.meets(x.span)) | reads.iter().any(|read| read.meets(y.span));
-    let outputs = [span(&sum), stats[0], stats[1], stats[2]];
-    for (i, &output) in outputs.iter().enumerate() {
-        if output != Span::default() {
-            doubtful |= output.meets(x.span) | output.meets(y.span);
-            doubtful |= reads.iter().chain(&outputs[..i]).any(|other| other.meets(output));
-        }
-    }
-    if doubtful {
-        check_places(plan, kind, buffers, &shape)?;
-    }
-
-    let s = if has_residual { Some(sum.unwrap_or(y)) } else { None };
-    let is_even = |rows: &Option<Rows>| rows.as_ref().is_none_or(|rows| rows.are_even(&shape));
-    let even = x.are_even(&shape) && y.are_even(&shape) && is_even(&residual) && is_even(&s);
-    let y_is_residual = residual.is_some_and(|residual| !has_sum || y.are(&residual));
-    let y_size = kind.y.size();
-    let streaming = plan.streams_to(&Written {
-        bytes: shape.rows * shape.cols * y_size,
-        row_bytes: shape.cols * y_size,
-        tensors: if has_residual { 4 } else { 2 },
-        on_lines: y.rows.are_on_lines(y_size) || even && have_no_gaps(y.rows.stride, shape.cols, shape.cols * y_size),
-        in_place: y_is_x || y_is_residual,
-        least_row_bytes: y_row_bytes(kind.rows(has_residual).size(), has_residual),
-    });
-    let inner_rows = if even { shape.rows } else { shape.inner_rows };
-    let residual = residual.zip(s).map(|(residual, s)| (residual.rows, s.rows));
-    Ok(Some(Checked { x: x.rows, residual, y: y.rows, inner_rows, streaming }))
+    Ok(shape)
 }
 
 /// The bits of pointers and sizes so small that no sum of them overflows.
@@ -205,38 +234,59 @@ impl Buffers {
     }
 }
 
-/// Checks that no output overlaps another buffer, element by element. Each buffer has been checked by itself.
+/// The rows of a call, each checked by itself.
+pub(super) struct AllRows {
+    pub(super) x: Rows,
+    pub(super) residual: Option<Rows>,
+    pub(super) sum: Option<Rows>,
+    /// Calls that are not quantized always have one.
+    pub(super) y: Option<Rows>,
+}
+
+/// Checks each buffer by itself, and that no output overlaps another buffer, element by element. The places are added
+/// to those that are there.
 #[cold]
 #[inline(never)]
-fn check_places(
+pub(super) fn check_places(
+    places: &mut Places,
     plan: &Plan,
     kind: Kind,
     buffers: &lanenorm_forward_buffers,
     shape: &Shape,
-) -> Result<(), lanenorm_status> {
+) -> Result<AllRows, lanenorm_status> {
     let &lanenorm_forward_buffers { x, residual, sum, y, bias, gamma, beta, mean, mean_lo, rstd, .. } = buffers;
     let (own, float, gamma_size, sum_size) = (kind.size(), kind.float_size(), kind.gamma.size(), kind.sum.size());
-    let len = params_len(plan)?;
-    let mut places = Places::default();
+    let (len, y_size) = (params_len(plan)?, kind.y.size());
     let rows = |what, data: *const c_void, strides, size| Rows::checked(what, data, strides, shape, size);
-    places.read_rows("x", &rows("x", x.data, (x.row_stride, x.outer_stride), own)?, shape, own, true);
-    if !residual.data.is_null() {
-        let strides = (residual.row_stride, residual.outer_stride);
-        places.read_rows("residual", &rows("residual", residual.data, strides, sum_size)?, shape, sum_size, true);
-    }
+    let optional = |what, rows: lanenorm_rows_mut, size| {
+        let strides = (rows.row_stride, rows.outer_stride);
+        if rows.data.is_null() { Ok(None) } else { Rows::checked(what, rows.data, strides, shape, size).map(Some) }
+    };
+    let x = rows("x", x.data, (x.row_stride, x.outer_stride), own)?;
+    places.read_rows("x", &x, shape, own, true);
+    let strides = (residual.row_stride, residual.outer_stride);
+    let residual = if residual.data.is_null() {
+        None
+    } else {
+        let residual = rows("residual", residual.data, strides, sum_size)?;
+        places.read_rows("residual", &residual, shape, sum_size, true);
+        Some(residual)
+    };
     places.read_vector("bias", bias, shape.cols, sum_size)?;
     places.read_vector("gamma", gamma, len, gamma_size)?;
     places.read_vector("beta", beta, len, gamma_size)?;
-    if !sum.data.is_null() {
-        let strides = (sum.row_stride, sum.outer_stride);
-        places.write_rows("sum", &rows("sum", sum.data, strides, sum_size)?, shape, sum_size, true)?;
+    let sum = optional("sum", sum, sum_size)?;
+    if let Some(sum) = &sum {
+        places.write_rows("sum", sum, shape, sum_size, true)?;
     }
-    let y_size = kind.y.size();
-    let y = rows("y", y.data, (y.row_stride, y.outer_stride), y_size)?;
-    places.write_rows("y", &y, shape, y_size, true)?;
+    let y = optional("y", y, y_size)?;
+    if let Some(y) = &y {
+        places.write_rows("y", y, shape, y_size, true)?;
+    }
     places.write_vector("mean", mean, shape.rows, float)?;
     places.write_vector("mean_lo", mean_lo, shape.rows, float)?;
-    places.write_vector("rstd", rstd, shape.rows, float)
+    places.write_vector("rstd", rstd, shape.rows, float)?;
+    Ok(AllRows { x, residual, sum, y })
 }
 
 /// Refuses what RMS normalization does not have.
@@ -254,7 +304,7 @@ fn not_in_rms(what: &str) -> lanenorm_status {
 }
 
 #[cold]
-fn unsupported(message: &str) -> lanenorm_status {
+pub(super) fn unsupported(message: &str) -> lanenorm_status {
     refuse(lanenorm_status::Unsupported, format_args!("{message}"))
 }
 

@@ -90,6 +90,30 @@ pub(super) enum Part {
     Rows { first: usize, count: usize },
 }
 
+impl Part {
+    /// The first of these rows of `rows`, and how many they are.
+    #[inline(always)]
+    pub(super) fn of(self, rows: usize) -> Result<(usize, usize), lanenorm_status> {
+        match self {
+            Self::All { .. } => Ok((0, rows)),
+            Self::Rows { first, count } if first > rows || count > rows - first => {
+                let message = format_args!("{} from row {first} on, but the buffers have {rows}", Count(count, "row"));
+                Err(refuse(lanenorm_status::Size, message))
+            }
+            Self::Rows { first, count } => Ok((first, count)),
+        }
+    }
+
+    /// The number of tasks of a call for so many elements.
+    #[inline(always)]
+    pub(super) fn tasks(self, elements: usize) -> Tasks<false> {
+        match self {
+            Self::All { threads } => parallelism(threads).tasks_for(elements),
+            Self::Rows { .. } => Tasks::ONE,
+        }
+    }
+}
+
 /// Normalizes all rows, on as many threads as `threads` says.
 #[must_use]
 #[unsafe(no_mangle)]
@@ -181,24 +205,12 @@ pub(super) unsafe fn forward(
     part: Part,
 ) -> Result<(), lanenorm_status> {
     let rows = buffers.rows;
-    let (first, count) = match part {
-        Part::All { .. } => (0, rows),
-        Part::Rows { first, count } => {
-            if first > rows || count > rows - first {
-                let message = format_args!("{} from row {first} on, but the buffers have {rows}", Count(count, "row"));
-                return Err(refuse(lanenorm_status::Size, message));
-            }
-            (first, count)
-        }
-    };
+    let (first, count) = part.of(rows)?;
     // SAFETY: there is this row. The rest is the caller's duty.
     if count == 1 && unsafe { forward_row(plan, kind, buffers, first) } {
         return Ok(());
     }
-    let tasks = match part {
-        Part::All { threads } => parallelism(threads).tasks_for(rows.saturating_mul(plan.cols)),
-        Part::Rows { .. } => Tasks::ONE,
-    };
+    let tasks = part.tasks(rows.saturating_mul(plan.cols));
     let run: Run = for_types!(kind.rows(!buffers.residual.data.is_null()), kind.centered, run);
     let Some(plain) = check_plain(plan, kind, buffers) else {
         // SAFETY: the caller's duty.
@@ -267,24 +279,33 @@ unsafe fn forward_checked(
     if let Some(checked) = check(plan, kind, buffers)?
         && count > 0
     {
-        let rows = kind.rows(checked.residual.is_some());
-        let types = Types { x: kind.dtype.beside(rows), gamma: kind.gamma.beside(rows), y: kind.y.beside(rows) };
-        let (call, float) = (Call { plan, types, buffers, checked }, kind.float_size());
-        // SAFETY: the caller's duty. Statistics become slices, whose elements must have a value; C's memory need not
-        // have one.
+        let types = Types::of(kind, checked.residual.is_some());
+        let call = Call { plan, types, buffers, checked };
+        // SAFETY: the caller's duty.
         unsafe {
-            for stat in [buffers.mean, buffers.mean_lo, buffers.rstd] {
-                fill_with_zeros(stat, first * float, count * float);
-            }
+            prepare_stats(kind, buffers, first, count);
             call.share(run, first, count, tasks);
         }
     }
     Ok(())
 }
 
+/// Writes zeros to the statistics of rows: they become slices, whose elements must have a value, and C's memory need not
+/// have one.
+///
+/// # Safety
+/// - The buffers are what the head of `capi` says, and there are these rows.
+pub(super) unsafe fn prepare_stats(kind: Kind, buffers: &lanenorm_forward_buffers, first: usize, count: usize) {
+    let float = kind.float_size();
+    for stat in [buffers.mean, buffers.mean_lo, buffers.rstd] {
+        // SAFETY: the caller's duty.
+        unsafe { fill_with_zeros(stat, first * float, count * float) };
+    }
+}
+
 /// The types of a call, beside the rows that are normalized.
 #[derive(Clone, Copy)]
-struct Types {
+pub(super) struct Types {
     x: Companion,
     /// The type of gamma and beta.
     gamma: Companion,
@@ -293,14 +314,28 @@ struct Types {
 
 impl Types {
     const OWN: Self = Self { x: Companion::Own, gamma: Companion::Own, y: Companion::Own };
+
+    /// Those of a call, whose rows are sums or not.
+    pub(super) fn of(kind: Kind, are_sums: bool) -> Self {
+        let rows = kind.rows(are_sums);
+        Self { x: kind.dtype.beside(rows), gamma: kind.gamma.beside(rows), y: kind.y.beside(rows) }
+    }
 }
 
 /// A call that has been checked, from which parts are taken.
-struct Call<'a> {
-    plan: &'a Plan,
-    types: Types,
-    buffers: &'a lanenorm_forward_buffers,
-    checked: Checked,
+pub(super) struct Call<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) types: Types,
+    pub(super) buffers: &'a lanenorm_forward_buffers,
+    pub(super) checked: Checked,
+}
+
+/// What a job of rows that are evenly apart is made of.
+pub(super) struct Parts<'a, T: Element> {
+    pub(super) rows: RowIo<'a, T>,
+    pub(super) params: Params<'a, T>,
+    pub(super) stats: StatsMut<'a, T::Float>,
+    pub(super) bias: Option<&'a [T]>,
 }
 
 // SAFETY: threads share it to make jobs for rows of their own, which are Send.
@@ -344,9 +379,23 @@ impl Call<'_> {
     where
         Normalizations: Normalization<T, M>,
     {
+        // SAFETY: the caller's duty.
+        let Parts { rows, params, stats, bias } = unsafe { self.parts(first, count) }?;
+        let job = Normalizations::job(rows, params, self.plan.eps, self.checked.streaming, stats);
+        match bias {
+            None => job,
+            Some(bias) => job.and_then(|job| job.with_bias(bias)),
+        }
+    }
+
+    /// What the job of rows that are evenly apart is made of.
+    ///
+    /// # Safety
+    /// - As [`run`], while the parts live.
+    #[inline(always)]
+    pub(super) unsafe fn parts<T: Element>(&self, first: usize, count: usize) -> Result<Parts<'_, T>, Refused> {
         let &Self { plan, types, buffers, ref checked } = self;
-        let &Checked { inner_rows, streaming, .. } = checked;
-        let (run, row) = if first < inner_rows { (0, first) } else { (first / inner_rows, first % inner_rows) };
+        let (run, row) = checked.place(first);
         let raw = |rows: &Strided, kind: Companion| {
             let start = run * rows.outer_stride + row * rows.stride;
             // SAFETY: there is such a row, and all rows lie in one allocation.
@@ -373,19 +422,14 @@ impl Call<'_> {
             groups = Groups::new(plan.groups, plan.repeat)?.after(first);
         }
         // SAFETY: lengths and alignment have been checked.
-        let (gamma, beta, offset) = unsafe {
+        let (gamma, beta, bias) = unsafe {
             let len = plan.cols * plan.groups;
-            let offset = T::Float::from_f32(plan.offset);
-            (params(buffers.gamma, len, types.gamma), params(buffers.beta, len, types.gamma), offset)
+            let bias = buffers.bias.cast::<T>();
+            let bias = if bias.is_null() { None } else { Some(slice::from_raw_parts(bias, plan.cols)) };
+            (params(buffers.gamma, len, types.gamma), params(buffers.beta, len, types.gamma), bias)
         };
-        let params = Params { gamma, beta, groups, offset };
-        let job = Normalizations::job(rows, params, plan.eps, streaming, stats);
-        if buffers.bias.is_null() {
-            return job;
-        }
-        // SAFETY: as above.
-        let bias = unsafe { slice::from_raw_parts(buffers.bias.cast::<T>(), plan.cols) };
-        job.and_then(|job| job.with_bias(bias))
+        let params = Params { gamma, beta, groups, offset: T::Float::from_f32(plan.offset) };
+        Ok(Parts { rows, params, stats, bias })
     }
 
     /// Normalizes rows, of one run or several, on up to `tasks` threads.
@@ -431,13 +475,10 @@ impl parallel::Work for Runs<'_> {
 
     fn run(self, _: &mut [()]) {
         let Self { call, run, first, count } = self;
-        let (mut row, end, inner_rows) = (first, first + count, call.checked.inner_rows);
-        while row < end {
-            let n = (inner_rows - row % inner_rows).min(end - row);
+        call.checked.runs(first, count, |first, count| {
             // SAFETY: these rows are in one run, and this work has them.
-            unsafe { run(call, row, n, Tasks::ONE) };
-            row += n;
-        }
+            unsafe { run(call, first, count, Tasks::ONE) };
+        });
     }
 }
 

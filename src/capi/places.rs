@@ -359,7 +359,7 @@ fn moved(ahead: isize, times: isize, period: isize) -> isize {
 /// The places of a call's buffers: first those that are read, then those that are written.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    places: [Option<Place>; 12],
+    places: [Option<Place>; 15],
     len: usize,
 }
 

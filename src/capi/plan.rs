@@ -353,7 +353,7 @@ pub(super) unsafe fn initialized<'a>(plan: *const lanenorm_plan) -> Result<&'a I
 
 /// Checks that `p` is neither NULL nor misaligned.
 #[inline(always)]
-fn check<T>(what: &str, p: *const T) -> Result<(), lanenorm_status> {
+pub(super) fn check<T>(what: &str, p: *const T) -> Result<(), lanenorm_status> {
     if p.is_null() {
         return Err(refuse(lanenorm_status::NullPointer, format_args!("{what} is NULL")));
     }

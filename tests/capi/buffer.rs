@@ -1,10 +1,36 @@
 //! Rows in memory with gaps, in all layouts that the C structures can describe.
 
+use std::fmt::Debug;
 use std::ptr::null;
 
 use lanenorm::capi::{lanenorm_rows, lanenorm_rows_mut};
 
 use crate::types::Value;
+
+/// What rows have.
+pub(crate) trait Kept: Copy + Debug {
+    /// A value that no call writes to many elements in a row.
+    const BLANK: Self;
+
+    fn number(self) -> u64;
+}
+
+impl<V: Value> Kept for V {
+    const BLANK: Self = V::SENTINEL;
+
+    fn number(self) -> u64 {
+        self.bits()
+    }
+}
+
+/// Quantized elements, and bytes of blocks.
+impl Kept for u8 {
+    const BLANK: Self = 0x77;
+
+    fn number(self) -> u64 {
+        self.into()
+    }
+}
 
 /// Where rows start, by the formula of the header, some elements into the buffer.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +76,11 @@ pub(crate) struct Buffer<V> {
     layout: Layout,
 }
 
-impl<V: Value> Buffer<V> {
+impl<V: Kept> Buffer<V> {
     /// A buffer with that value in the rows too.
     pub(crate) fn blank(layout: Layout) -> Self {
         let len = (0..layout.rows).map(|r| layout.start(r) + layout.cols).max().unwrap_or(0);
-        Self { data: vec![V::SENTINEL; len], layout }
+        Self { data: vec![V::BLANK; len], layout }
     }
 
     pub(crate) fn holding(layout: Layout, values: &[V]) -> Self {
@@ -77,7 +103,7 @@ impl<V: Value> Buffer<V> {
         let mut in_row = vec![false; self.data.len()];
         (0..rows).for_each(|r| in_row[self.layout.start(r)..][..cols].fill(true));
         for (i, v) in self.data.iter().enumerate() {
-            assert!(in_row[i] || v.bits() == V::SENTINEL.bits(), "{what}: element {i}, in a gap, is {v:?}");
+            assert!(in_row[i] || v.number() == V::BLANK.number(), "{what}: element {i}, in a gap, is {v:?}");
         }
     }
 

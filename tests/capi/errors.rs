@@ -9,6 +9,7 @@ use lanenorm::capi::*;
 use crate::backward::BACKWARD;
 use crate::buffer::{NONE, NONE_MUT};
 use crate::forward::FORWARD;
+use crate::quantize::{QUANTIZED, preset};
 use crate::{BLANK, DESC, Shared, init, is_blank, last_error};
 
 const ROWS: usize = 6;
@@ -32,13 +33,17 @@ enum At {
     Rstd,
     Partials,
     Work,
+    Q,
+    Scale,
+    ZeroPoint,
+    Ranges,
 }
 
 const ROOM: usize = 1000;
 
 impl Memory {
     fn new() -> Self {
-        Self(vec![7.0; 12 * ROOM])
+        Self(vec![7.0; 16 * ROOM])
     }
 
     fn at(&mut self, at: At) -> *mut c_void {
@@ -88,6 +93,16 @@ impl Memory {
         }
     }
 
+    /// Outputs with a scale and a zero point for each row.
+    fn quantized(&mut self) -> lanenorm_quantized {
+        lanenorm_quantized {
+            q: self.rows_mut(At::Q),
+            scale: self.at(At::Scale).cast(),
+            zero_point: self.at(At::ZeroPoint).cast(),
+            ..QUANTIZED
+        }
+    }
+
     #[track_caller]
     fn assert_untouched(&self, what: &str) {
         assert!(self.0.iter().all(|&v| v == 7.0), "{what}: something was written");
@@ -128,6 +143,36 @@ fn refused_forward(
         refused(lanenorm_plan_forward_rows(&plan, &buffers, 0, buffers.rows), expected, words);
         refused(lanenorm_plan_forward_rows(&plan, &buffers, 0, 0), expected, words);
     }
+    // Calls that are quantized check all of this too, but may be without y, and are not for f64.
+    if !buffers.y.data.is_null() && desc.dtype != lanenorm_dtype::F64 as i32 {
+        let (scheme, to, range) = (preset(lanenorm_preset::U8), memory.quantized(), memory.at(At::Ranges).cast());
+        // SAFETY: as above.
+        unsafe {
+            refused(lanenorm_plan_quantize(&plan, &buffers, &scheme, &to, 1), expected, words);
+            refused(lanenorm_plan_quantize_rows(&plan, &buffers, &scheme, &to, 0, 0), expected, words);
+            refused(lanenorm_plan_range_rows(&plan, &buffers, 0, 0, range), expected, words);
+        }
+    }
+    memory.assert_untouched(&format!("{words:?}"));
+}
+
+/// Asserts that a quantized call that `spoil` makes bad is refused, for all rows and for a range.
+#[track_caller]
+fn refused_quantized(
+    desc: lanenorm_desc,
+    expected: lanenorm_status,
+    words: &[&str],
+    spoil: impl Fn(&mut lanenorm_forward_buffers, &mut lanenorm_scheme, &mut lanenorm_quantized),
+) {
+    let (plan, mut memory) = (init(&desc), Memory::new());
+    let (mut buffers, mut scheme, mut to) = (memory.forward(), preset(lanenorm_preset::U8), memory.quantized());
+    spoil(&mut buffers, &mut scheme, &mut to);
+    // SAFETY: buffers that are given are valid, or the call is refused.
+    unsafe {
+        refused(lanenorm_plan_quantize(&plan, &buffers, &scheme, &to, 1), expected, words);
+        refused(lanenorm_plan_quantize_rows(&plan, &buffers, &scheme, &to, 0, buffers.rows), expected, words);
+        refused(lanenorm_plan_quantize_rows(&plan, &buffers, &scheme, &to, 0, 0), expected, words);
+    }
     memory.assert_untouched(&format!("{words:?}"));
 }
 
@@ -158,9 +203,12 @@ fn the_unspoilt_calls_are_good() {
     let (plan, mut memory) = (init(&layer_norm()), Memory::new());
     let (forward, backward) = (memory.forward(), memory.backward());
     let (partials, work) = (memory.at(At::Partials), memory.at(At::Work));
+    let (scheme, to, range) = (preset(lanenorm_preset::U8), memory.quantized(), memory.at(At::Ranges).cast());
     // SAFETY: all buffers are there.
     unsafe {
         assert_eq!(lanenorm_plan_forward(&plan, &forward, 1), lanenorm_status::Ok);
+        assert_eq!(lanenorm_plan_quantize(&plan, &forward, &scheme, &to, 1), lanenorm_status::Ok);
+        assert_eq!(lanenorm_plan_range_rows(&plan, &forward, 0, ROWS, range), lanenorm_status::Ok);
         assert_eq!(lanenorm_plan_backward(&plan, &backward, 1), lanenorm_status::Ok);
         assert_eq!(lanenorm_plan_backward_blocks(&plan, &backward, partials, work, 0, 1), lanenorm_status::Ok);
         assert_eq!(lanenorm_plan_backward_finish(&plan, &backward, partials), lanenorm_status::Ok);
@@ -405,6 +453,137 @@ fn a_wide_y_replaces_nothing() {
 }
 
 #[test]
+fn quantized_calls_that_do_not_fit() {
+    use lanenorm_status::{Misaligned, NullPointer, Overflow, Overlap, Scheme, Size, Stride, Unsupported};
+    let d = layer_norm();
+    refused_quantized(d, NullPointer, &["q", "6", "4"], |_, _, q| q.q.data = null_mut());
+    refused_quantized(d, NullPointer, &["scale", "6"], |_, _, q| q.scale = null_mut());
+    refused_quantized(d, NullPointer, &["zero_point", "6"], |_, _, q| q.zero_point = null_mut());
+    refused_quantized(d, Misaligned, &["scale", "4"], |_, _, q| q.scale = q.scale.wrapping_byte_add(2));
+    refused_quantized(d, Overflow, &["q", "6"], |_, _, q| q.q.row_stride = usize::MAX);
+    refused_quantized(d, Stride, &["q", "4", "3"], |_, _, q| q.q.row_stride = 3);
+    refused_quantized(d, Size, &["struct_size of scheme", "16"], |_, s, _| s.struct_size = 16);
+    refused_quantized(d, Size, &["struct_size of quantized", "8"], |_, _, q| q.struct_size = 8);
+    refused_quantized(d, Size, &["4", "32"], |_, s, _| *s = preset(lanenorm_preset::Q8_0));
+    refused_quantized(d, Size, &["4", "32"], |_, s, _| {
+        *s = preset(lanenorm_preset::I8);
+        (s.scope, s.block) = (lanenorm_scope::Block as i32, 32);
+    });
+
+    type Spoil = fn(&mut lanenorm_forward_buffers, &mut lanenorm_scheme, &mut lanenorm_quantized);
+    let overlaps: [(&[&str], Spoil); 7] = [
+        (&["q", "x"], |b, _, q| q.q.data = b.x.data.cast_mut()),
+        (&["q", "y"], |b, _, q| q.q.data = b.y.data.wrapping_byte_add(95)),
+        (&["q", "gamma"], |b, _, q| q.q.data = b.gamma.cast_mut().wrapping_byte_add(15)),
+        (&["scale", "q"], |_, _, q| q.scale = q.q.data.wrapping_byte_add(20).cast()),
+        (&["scale", "rstd"], |b, _, q| q.scale = b.rstd.cast()),
+        (&["zero_point", "scale"], |_, _, q| q.zero_point = q.scale.wrapping_byte_add(23).cast()),
+        (&["zero_point", "residual"], |b, _, q| q.zero_point = b.residual.data.cast_mut().cast()),
+    ];
+    for (words, spoil) in overlaps {
+        refused_quantized(d, Overlap, words, spoil);
+    }
+
+    let parts: [(&[&str], Spoil); 8] = [
+        (&["divisor", "0"], |_, s, _| s.divisor = 0.0),
+        (&["least amax", "-1"], |_, s, _| s.least_amax = -1.0),
+        (&["least scale", "inf"], |_, s, _| s.least_scale = f32::INFINITY),
+        (&["scale of zeros", "NaN"], |_, s, _| s.zero_scale = f32::NAN),
+        (&["least integer", "-5"], |_, s, _| s.least = -5),
+        (&["scale", "-2"], |_, s, _| (s.scope, s.given_scale) = (lanenorm_scope::Given as i32, -2.0)),
+        (&["zero point", "256"], |_, s, _| {
+            (s.scope, s.given_scale, s.given_zero_point) = (lanenorm_scope::Given as i32, 1.0, 256);
+        }),
+        (&["block", "48"], |_, s, _| (s.scope, s.block) = (lanenorm_scope::Block as i32, 48)),
+    ];
+    for (words, spoil) in parts {
+        refused_quantized(d, Scheme, words, spoil);
+    }
+
+    let numbers: [(&[&str], Spoil); 10] = [
+        (&["format", "4"], |_, s, _| s.format = 4),
+        (&["scope", "-1"], |_, s, _| s.scope = -1),
+        (&["layout", "4"], |_, s, _| s.layout = 4),
+        (&["quotient", "3"], |_, s, _| s.quotient = 3),
+        (&["ties", "2"], |_, s, _| s.ties = 2),
+        (&["zero_point", "no array"], |_, s, _| *s = preset(lanenorm_preset::I8)),
+        (&["scale", "no array"], |_, s, _| (s.scope, s.given_scale) = (lanenorm_scope::Given as i32, 1.0)),
+        (&["ranges", "tensor"], |_, _, q| q.range_count = 1),
+        (&["ranges", "tensor"], |_, _, q| q.ranges = q.scale),
+        (&["residual", "sum", "y"], |b, _, _| (b.sum, b.y) = (NONE_MUT, NONE_MUT)),
+    ];
+    for (words, spoil) in numbers {
+        refused_quantized(d, Unsupported, words, spoil);
+    }
+    refused_quantized(lanenorm_desc { dtype: lanenorm_dtype::F64 as i32, ..d }, Unsupported, &["f64"], |_, _, _| ());
+}
+
+/// Calls by rows with a scale for the tensor need the range of all rows.
+#[test]
+fn ranges_that_do_not_fit() {
+    use lanenorm_status::{Misaligned, NullPointer, Overflow, Overlap, Scheme, Size, Unsupported};
+    let (plan, mut memory) = (init(&layer_norm()), Memory::new());
+    let (buffers, scheme, good) = (memory.forward(), preset(lanenorm_preset::OnnxU8), memory.quantized());
+    let rows = |ranges: *const f32, range_count| {
+        let to = lanenorm_quantized { ranges, range_count, ..good };
+        // SAFETY: the calls are refused.
+        unsafe { lanenorm_plan_quantize_rows(&plan, &buffers, &scheme, &to, 0, ROWS) }
+    };
+    refused(rows(null(), 0), NullPointer, &["ranges", "0"]);
+    refused(rows(null(), 1), NullPointer, &["ranges", "1"]);
+    let ranges = memory.at(At::Ranges).cast::<f32>().cast_const();
+    refused(rows(ranges, 0), NullPointer, &["ranges", "0"]);
+    refused(rows(ranges.wrapping_byte_add(1), 1), Misaligned, &["ranges"]);
+    refused(rows(ranges, usize::MAX), Overflow, &["ranges"]);
+    refused(rows(ranges, usize::MAX / 4), Overflow, &["ranges"]);
+    refused(rows(good.scale.wrapping_sub(1), 1), Overlap, &["scale", "ranges"]);
+    // All memory holds 7.
+    refused(rows(ranges, 1), Scheme, &["range 0", "from 7 to 7"]);
+    let below = [[-1.0f32, 1.0], [-3.0, -2.0]];
+    refused(rows(below.as_ptr().cast(), 2), Scheme, &["range 1", "from -3 to -2"]);
+    let range = memory.at(At::Ranges).cast::<f32>();
+    let no_y = lanenorm_forward_buffers { sum: NONE_MUT, y: NONE_MUT, ..buffers };
+    // SAFETY: as above.
+    unsafe {
+        let to = lanenorm_quantized { ranges, range_count: 1, ..good };
+        refused(lanenorm_plan_quantize(&plan, &buffers, &scheme, &to, 1), Unsupported, &["ranges"]);
+        refused(lanenorm_plan_range_rows(&plan, &buffers, 0, 1, null_mut()), NullPointer, &["range"]);
+        let bad = range.wrapping_byte_add(2);
+        refused(lanenorm_plan_range_rows(&plan, &buffers, 0, 1, bad), Misaligned, &["range"]);
+        refused(lanenorm_plan_range_rows(&plan, &buffers, 0, 1, buffers.rstd.cast()), Overlap, &["range", "rstd"]);
+        refused(lanenorm_plan_range_rows(&plan, &buffers, 5, 2, range), Size, &["5", "2", "6"]);
+        refused(lanenorm_plan_range_rows(&plan, &no_y, 0, 1, range), Unsupported, &["residual", "sum", "y"]);
+        let mut sizes = lanenorm_quantized_sizes { row_bytes: 7, scales: 7, zero_points: 7 };
+        refused(lanenorm_plan_quantized_sizes(&plan, &scheme, 1, null_mut()), NullPointer, &["sizes"]);
+        refused(lanenorm_plan_quantized_sizes(&plan, null(), 1, &mut sizes), NullPointer, &["scheme"]);
+        let by_row = preset(lanenorm_preset::U8);
+        refused(lanenorm_plan_quantized_sizes(&plan, &by_row, usize::MAX, &mut sizes), Overflow, &["q"]);
+        assert_eq!(sizes, lanenorm_quantized_sizes { row_bytes: 7, scales: 7, zero_points: 7 });
+        refused(lanenorm_scheme_init(null_mut(), 0), NullPointer, &["scheme"]);
+        let mut small = lanenorm_scheme { struct_size: 56, ..by_row };
+        refused(lanenorm_scheme_init(&mut small, 0), Size, &["struct_size of scheme", "56", "64"]);
+    }
+    memory.assert_untouched("ranges");
+}
+
+/// A NaN in the range of some rows is one in the range of all.
+#[test]
+fn ranges_that_are_not_finite_merge_to_nan() {
+    let (plan, mut memory) = (init(&layer_norm()), Memory::new());
+    let (buffers, scheme) = (memory.forward(), preset(lanenorm_preset::OnnxU8));
+    for bad in [[f32::NAN; 2], [-1.0, f32::INFINITY]] {
+        let ranges = [[-1.0f32, 1.0], bad, [-2.0, 0.0]];
+        let to = lanenorm_quantized { ranges: ranges.as_ptr().cast(), range_count: 3, ..memory.quantized() };
+        // SAFETY: all buffers are there.
+        let status = unsafe { lanenorm_plan_quantize_rows(&plan, &buffers, &scheme, &to, 0, ROWS) };
+        assert_eq!(status, lanenorm_status::Ok, "{}", last_error());
+        // SAFETY: they have been written.
+        let (scale, zero_point) = unsafe { (*to.scale, *to.zero_point) };
+        assert!(scale.is_nan() && zero_point == 0);
+    }
+}
+
+#[test]
 fn combinations_that_do_not_exist() {
     use lanenorm_dtype::{Bf16, Default, F16, F32, F64};
     let (d, rms, expected) = (layer_norm(), rms_norm(), lanenorm_status::Unsupported);
@@ -594,6 +773,13 @@ fn nothing_to_do() {
         unsafe {
             ok(lanenorm_plan_forward(&plan, &forward, 0));
             ok(lanenorm_plan_forward_rows(&plan, &forward, 0, rows));
+            for named in [lanenorm_preset::I8, lanenorm_preset::OnnxU8] {
+                ok(lanenorm_plan_quantize(&plan, &forward, &preset(named), &QUANTIZED, 0));
+            }
+            ok(lanenorm_plan_quantize_rows(&plan, &forward, &preset(lanenorm_preset::I8), &QUANTIZED, 0, rows));
+            let mut range = [7.0; 2];
+            ok(lanenorm_plan_range_rows(&plan, &forward, 0, rows, range.as_mut_ptr()));
+            assert_eq!(range, [0.0; 2]);
             ok(lanenorm_plan_backward(&plan, &backward, 0));
             ok(lanenorm_plan_backward_blocks(&plan, &backward, null_mut(), null_mut(), 0, 0));
             ok(lanenorm_plan_backward_finish(&plan, &backward, null()));

@@ -36,19 +36,21 @@ pub(crate) const FORWARD: lanenorm_forward_buffers = lanenorm_forward_buffers {
 
 /// Where an output goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Over {
+pub(crate) enum Over {
     Nothing,
     X,
     Residual,
+    /// It goes nowhere: y of calls that are quantized.
+    Nowhere,
 }
 
 /// The optional buffers of a call.
 #[derive(Clone, Copy, Debug)]
-struct Form {
+pub(crate) struct Form {
     /// Whether there is a residual, and where the sum goes if it is wanted.
-    sum: Option<Option<Over>>,
-    bias: bool,
-    y: Over,
+    pub(crate) sum: Option<Option<Over>>,
+    pub(crate) bias: bool,
+    pub(crate) y: Over,
 }
 
 /// All forms, or all forms for a y of another type than x.
@@ -66,11 +68,11 @@ fn forms(y_may_replace: bool) -> Vec<Form> {
     forms
 }
 
-struct Case<K: Types> {
+pub(crate) struct Case<K: Types> {
     operation: Operation,
-    rows: usize,
-    inner_rows: usize,
-    cols: usize,
+    pub(crate) rows: usize,
+    pub(crate) inner_rows: usize,
+    pub(crate) cols: usize,
     groups: (usize, usize),
     x: Vec<K::X>,
     residual: Vec<K::X>,
@@ -79,14 +81,19 @@ struct Case<K: Types> {
     beta: Vec<K::G>,
 }
 
-struct Output<K: Types> {
+pub(crate) struct Output<K: Types> {
     sum: Vec<K::X>,
-    y: Vec<K::Y>,
+    pub(crate) y: Vec<K::Y>,
     stats: [Vec<K::F>; 3],
 }
 
 impl<K: Types> Case<K> {
-    fn new(operation: Operation, (rows, inner_rows): (usize, usize), cols: usize, groups: (usize, usize)) -> Self {
+    pub(crate) fn new(
+        operation: Operation,
+        (rows, inner_rows): (usize, usize),
+        cols: usize,
+        groups: (usize, usize),
+    ) -> Self {
         let random = &mut Random::new((rows * 31 + cols) as u64);
         let mut filled = || {
             let mut rows = vec![K::X::default(); rows * cols];
@@ -100,7 +107,7 @@ impl<K: Types> Case<K> {
         Self { operation, rows, inner_rows, cols, groups, x, residual, bias, gamma, beta }
     }
 
-    fn desc(&self) -> lanenorm_desc {
+    pub(crate) fn desc(&self) -> lanenorm_desc {
         desc::<K>(self.operation, self.cols, 1e-5, self.groups)
     }
 
@@ -109,7 +116,7 @@ impl<K: Types> Case<K> {
     }
 
     /// The output by a plan of Rust.
-    fn expected(&self, form: Form) -> Output<K> {
+    pub(crate) fn expected(&self, form: Form) -> Output<K> {
         let plan = Plan::new(self.operation, self.cols, 1e-5).expect("a valid eps");
         let plan = plan.with_groups(self.groups.0, self.groups.1).expect("groups");
         let plan = plan.with_parallelism(Parallelism::Serial);
@@ -133,7 +140,13 @@ impl<K: Types> Case<K> {
     }
 
     /// Asserts that a call of C gives it, with a layout of its own for each buffer.
-    fn assert_gives(&self, want: &Output<K>, form: Form, layout: usize, call: impl FnOnce(&lanenorm_forward_buffers)) {
+    pub(crate) fn assert_gives(
+        &self,
+        want: &Output<K>,
+        form: Form,
+        layout: usize,
+        call: impl FnOnce(&lanenorm_forward_buffers),
+    ) {
         let what = &format!(
             "{}, {:?}, {} rows in runs of {}, {} columns, {:?} groups, {form:?}, layout {layout}",
             K::NAME,
@@ -160,6 +173,7 @@ impl<K: Types> Case<K> {
                 Over::Nothing => y.output(),
                 Over::X => x_rows,
                 Over::Residual => residual_rows,
+                Over::Nowhere => NONE_MUT,
             },
             ..FORWARD
         };
@@ -167,7 +181,7 @@ impl<K: Types> Case<K> {
             buffers.residual = as_input(residual_rows);
             buffers.bias = if form.bias { self.bias.as_ptr().cast() } else { null() };
             buffers.sum = match place {
-                None => NONE_MUT,
+                None | Some(Over::Nowhere) => NONE_MUT,
                 Some(Over::Nothing) => sum.output(),
                 Some(Over::X) => x_rows,
                 Some(Over::Residual) => residual_rows,
@@ -194,6 +208,7 @@ impl<K: Types> Case<K> {
             Over::Nothing => assert_same_bits(&format!("y, {what}"), &want.y, &y.values()),
             Over::X => lies_in_x = &y_of_x,
             Over::Residual => lies_in_residual = &y_of_x,
+            Over::Nowhere => {}
         }
         assert_same_bits(&format!("x, {what}"), lies_in_x, &x.values());
         assert_same_bits(&format!("residual, {what}"), lies_in_residual, &residual.values());
@@ -207,7 +222,8 @@ impl<K: Types> Case<K> {
     }
 }
 
-fn ok(status: lanenorm_status) {
+#[track_caller]
+pub(crate) fn ok(status: lanenorm_status) {
     assert_eq!(status, lanenorm_status::Ok, "{}", last_error());
 }
 
@@ -438,6 +454,7 @@ impl Case<types::F32> {
                 Over::Nothing => y_buffer.output(),
                 Over::X => x_buffer.output(),
                 Over::Residual => residual.output(),
+                Over::Nowhere => NONE_MUT,
             },
             bias: if form.bias { self.bias.as_ptr().cast() } else { null() },
             gamma: self.gamma.as_ptr().cast(),
@@ -465,6 +482,7 @@ impl Case<types::F32> {
             Over::Nothing => assert_same_bits(&format!("y, {what}"), &want_y, &y_buffer.values()),
             Over::X => lies_in_x = bits(&want_y),
             Over::Residual => lies_in_residual = bits(&want_y),
+            Over::Nowhere => {}
         }
         assert!(lies_in_x == bits(&x_buffer.values()), "x, {what}");
         assert!(lies_in_residual == bits(&residual.values()), "residual, {what}");

@@ -11,6 +11,8 @@ mod forms;
 #[path = "../contract/support/plan.rs"]
 #[allow(dead_code, reason = "the contract uses the rest")]
 mod plan;
+#[path = "../contract/support/quantized.rs"]
+mod quantized;
 #[path = "../contract/support/types.rs"]
 #[allow(dead_code, unused_macros, reason = "the contract uses the rest")]
 #[macro_use]
@@ -26,6 +28,7 @@ mod errors;
 mod forward;
 mod functions;
 mod names;
+mod quantize;
 mod versions;
 
 use std::any::TypeId;

@@ -11,6 +11,7 @@ use lanenorm::capi::*;
 use crate::backward::BACKWARD;
 use crate::buffer::{NONE, NONE_MUT};
 use crate::forward::FORWARD;
+use crate::quantize::{QUANTIZED, preset};
 use crate::{BLANK, DESC, init, is_blank, last_error};
 
 const ROWS: usize = 3;
@@ -178,6 +179,29 @@ fn fields_beyond_smaller_backward_buffers_are_zero() {
         })
     });
     assert_eq!(in_blocks, outcomes);
+}
+
+#[test]
+fn fields_beyond_smaller_quantized_outputs_are_zero() {
+    let plan = init(&lanenorm_desc { cols: COLS, eps: 1e-5, ..DESC });
+    let (x, outputs) = (x(), Outputs::new([COLS, ROWS]));
+    let buffers =
+        lanenorm_forward_buffers { rows: ROWS, x: lanenorm_rows { data: x.as_ptr().cast(), ..NONE }, ..FORWARD };
+    let ranges = [-1.0f32, 1.0];
+    let all = lanenorm_quantized {
+        q: lanenorm_rows_mut { data: outputs.at(0), ..NONE_MUT },
+        scale: outputs.at(1).cast(),
+        ranges: ranges.as_ptr(),
+        range_count: 1,
+        ..QUANTIZED
+    };
+    let scheme = lanenorm_scheme { scope: lanenorm_scope::Tensor as i32, ..preset(lanenorm_preset::I8) };
+    let statuses: Vec<_> = in_each_size(&all, offset_of!(lanenorm_quantized, ranges), |to| {
+        // SAFETY: the structures have the sizes that they name, and all buffers the elements of the call.
+        outputs.of(|| unsafe { lanenorm_plan_quantize_rows(&plan, &buffers, &scheme, to, 0, ROWS) }).0
+    });
+    // Without ranges, without their number, and with both.
+    assert_eq!(statuses, [lanenorm_status::NullPointer, lanenorm_status::NullPointer, lanenorm_status::Ok]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(crate) mod forms;
 mod gradients;
 mod plan;
 mod problem;
+pub(crate) mod quantized;
 #[macro_use]
 mod types;
 
