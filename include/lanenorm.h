@@ -287,7 +287,8 @@ typedef enum lanenorm_layout {
    */
   LANENORM_LAYOUT_Q8_1 = 2,
   /**
-   * GGUF Q8_K: blocks of 256 in 292 bytes, the scale in f32, the elements, and the sums of each 16 of them as int16_t.
+   * GGUF Q8_K: blocks of 256 in 292 bytes, the scale in f32, the elements, and the sums of each 16 of them as
+   * int16_t.
    */
   LANENORM_LAYOUT_Q8_K = 3,
 } lanenorm_layout;
@@ -736,7 +737,8 @@ typedef struct lanenorm_quantized_sizes {
 
 /**
  * Where quantized rows go. Start from `LANENORM_QUANTIZED_INIT`, which sets `struct_size` and leaves all else zero and
- * absent. `lanenorm_plan_quantized_sizes` tells how large everything is. No buffer may overlap another one of the call.
+ * absent. `lanenorm_plan_quantized_sizes` tells how large everything is. No buffer may overlap another one of the
+ * call.
  */
 typedef struct lanenorm_quantized {
   /**
@@ -1264,9 +1266,9 @@ enum lanenorm_status lanenorm_plan_quantized_sizes(const struct lanenorm_plan *p
                                                    struct lanenorm_quantized_sizes *sizes);
 
 /**
- * Normalizes and quantizes all rows, on as many threads as `threads` says. The bits are those of quantizing y in float,
- * before it would be rounded to another type. y may be NULL: then it is not written, and a residual needs a sum. It is
- * not for rows of double.
+ * Normalizes and quantizes all rows, on as many threads as `threads` says. The bits are those of quantizing y in
+ * float, before it would be rounded to another type. y may be NULL: then it is not written, and a residual needs a
+ * sum. Rows of double are refused.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_quantize(const struct lanenorm_plan *plan,

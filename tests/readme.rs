@@ -51,7 +51,7 @@ fn programs_in_rust_are_short() {
 
 #[test]
 fn programs_in_c_are_those_of_the_examples() {
-    for path in ["examples/c/forward.c", "examples/c/openmp.c"] {
+    for path in ["examples/c/forward.c", "examples/c/openmp.c", "examples/c/int8.c"] {
         assert_shows(&read(path).expect(path), path);
     }
     assert!(page(README).contains("(examples/c/forward.c)"), "{README} does not link to the first program in C");

@@ -598,6 +598,69 @@ static void blocks_of_gradients(void) {
   free(with_ds);
 }
 
+/* ---- Rows of 8 bits ---- */
+
+/* int8 by row, in units of the scale; and uint8 with one scale for all, by one call and by the calls of an engine. */
+static void quantized_rows(void) {
+  enum { ROWS = 5, COLS = 64, N = ROWS * COLS };
+  int8_t *q = (int8_t *)allocate(N);
+  uint8_t *u = (uint8_t *)allocate(N), *again = (uint8_t *)allocate(N), zero_point, zero_point_again;
+  float scale[ROWS], u_scale, u_scale_again, ranges[ROWS][2];
+  float *x = (float *)filled(F32, N, 10.0), *y = (float *)allocate(N * sizeof(float));
+  size_t r, i;
+  lanenorm_plan plan;
+  lanenorm_desc desc = LANENORM_DESC_INIT;
+  lanenorm_forward_buffers buffers = LANENORM_FORWARD_INIT;
+  lanenorm_scheme scheme = LANENORM_SCHEME_INIT, of_preset = LANENORM_SCHEME_INIT;
+  lanenorm_quantized to = LANENORM_QUANTIZED_INIT;
+  lanenorm_quantized_sizes sizes;
+  desc.cols = COLS;
+  desc.eps = 1e-5;
+  OK(lanenorm_plan_init(&plan, &desc));
+  of_preset.divisor = 1.0f;
+  OK(lanenorm_scheme_init(&of_preset, LANENORM_PRESET_I8));
+  CHECK(memcmp(&scheme, &of_preset, sizeof scheme) == 0);
+
+  OK(lanenorm_plan_quantized_sizes(&plan, &scheme, ROWS, &sizes));
+  CHECK(sizes.row_bytes == COLS && sizes.scales == ROWS && sizes.zero_points == 0);
+  buffers.rows = ROWS;
+  buffers.x.data = x;
+  buffers.y.data = y;
+  to.q.data = q;
+  to.scale = scale;
+  OK(lanenorm_plan_quantize(&plan, &buffers, &scheme, &to, 0));
+  for (r = 0; r < ROWS; r++) {
+    float amax = 0.0f;
+    for (i = 0; i < COLS; i++) amax = fabsf(y[r * COLS + i]) > amax ? fabsf(y[r * COLS + i]) : amax;
+    CHECK(scale[r] == amax / 127.0f);
+    for (i = 0; i < COLS; i++) CHECK(fabsf(y[r * COLS + i] / scale[r] - (float)q[r * COLS + i]) <= 0.5f);
+  }
+  scheme.given_scale = -1.0f;
+  scheme.scope = LANENORM_SCOPE_GIVEN;
+  REFUSED(LANENORM_STATUS_SCHEME, lanenorm_plan_quantize(&plan, &buffers, &scheme, &to, 0));
+
+  OK(lanenorm_scheme_init(&scheme, LANENORM_PRESET_ONNX_U8));
+  buffers.y.data = NULL;
+  to.q.data = u;
+  to.scale = &u_scale;
+  to.zero_point = &zero_point;
+  OK(lanenorm_plan_quantize(&plan, &buffers, &scheme, &to, 1));
+  for (i = 0; i < N; i++) CHECK(fabsf(y[i] - u_scale * (float)((int)u[i] - (int)zero_point)) <= 0.51f * u_scale);
+  to.q.data = again;
+  to.scale = &u_scale_again;
+  to.zero_point = &zero_point_again;
+  to.ranges = ranges[0];
+  to.range_count = ROWS;
+  for (r = 0; r < ROWS; r++) OK(lanenorm_plan_range_rows(&plan, &buffers, r, 1, ranges[r]));
+  for (r = ROWS; r-- > 0;) OK(lanenorm_plan_quantize_rows(&plan, &buffers, &scheme, &to, r, 1));
+  CHECK(u_scale == u_scale_again && zero_point == zero_point_again && memcmp(u, again, N) == 0);
+  free(q);
+  free(u);
+  free(again);
+  free(x);
+  free(y);
+}
+
 /* ---- Errors ---- */
 
 static void errors(void) {
@@ -664,6 +727,7 @@ int main(void) {
   packed_heads();
   mixed_types();
   blocks_of_gradients();
+  quantized_rows();
   errors();
   printf("lanenorm %s, %s: all checks passed\n", lanenorm_version(), lanenorm_isa_name());
   return 0;

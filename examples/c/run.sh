@@ -27,7 +27,7 @@ if [ "${1:-}" = --bench ]; then
   run "$out/decoder_norms"
   exit
 fi
-for name in check forward openmp decoder_norms; do
+for name in check forward openmp int8 decoder_norms; do
   "${c[@]}" "examples/c/$name.c" -o "$out/$name" "${static[@]}"
   "${c[@]}" "examples/c/$name.c" -o "$out/$name-shared" "${dynamic[@]}"
   "${cxx[@]}" -x c++ "examples/c/$name.c" -x none -o "$out/$name-cxx" "${static[@]}"

@@ -28,12 +28,15 @@ int main(void) {
   lanenorm_desc desc = LANENORM_DESC_INIT;
   lanenorm_forward_buffers forward = LANENORM_FORWARD_INIT;
   lanenorm_backward_buffers backward = LANENORM_BACKWARD_INIT;
+  lanenorm_scheme scheme = LANENORM_SCHEME_INIT;
+  lanenorm_quantized quantized = LANENORM_QUANTIZED_INIT;
   struct lanenorm_plan plan;
   enum lanenorm_status status = lanenorm_plan_init(&plan, &desc);
 #ifdef DROP
   lanenorm_plan_forward(&plan, &forward, 1);
 #endif
-  return status == LANENORM_STATUS_OK && forward.rows == 0 && backward.rows == 0;
+  return status == LANENORM_STATUS_OK && forward.rows == 0 && backward.rows == 0 && scheme.block == 0 &&
+         quantized.range_count == 0;
 }
 END
 strict=(-c -o "$out/header.o" -Wall -Wextra -Wconversion -Wshadow -pedantic -Werror -I"$root/include")

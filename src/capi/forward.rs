@@ -290,8 +290,8 @@ unsafe fn forward_checked(
     Ok(())
 }
 
-/// Writes zeros to the statistics of rows: they become slices, whose elements must have a value, and C's memory need not
-/// have one.
+/// Writes zeros to the statistics of rows: they become slices, whose elements must have a value, and C's memory need
+/// not have one.
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says, and there are these rows.

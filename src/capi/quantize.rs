@@ -57,7 +57,8 @@ pub enum lanenorm_layout {
     /// GGUF Q8_1: blocks of 32 in 36 bytes, the scale in f16, the sum of the elements times the scale in f16, and then
     /// the elements.
     Q8_1 = 2,
-    /// GGUF Q8_K: blocks of 256 in 292 bytes, the scale in f32, the elements, and the sums of each 16 of them as int16_t.
+    /// GGUF Q8_K: blocks of 256 in 292 bytes, the scale in f32, the elements, and the sums of each 16 of them as
+    /// int16_t.
     Q8_K = 3,
 }
 
@@ -180,7 +181,8 @@ pub struct lanenorm_scheme {
 }
 
 /// Where quantized rows go. Start from `LANENORM_QUANTIZED_INIT`, which sets `struct_size` and leaves all else zero and
-/// absent. `lanenorm_plan_quantized_sizes` tells how large everything is. No buffer may overlap another one of the call.
+/// absent. `lanenorm_plan_quantized_sizes` tells how large everything is. No buffer may overlap another one of the
+/// call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct lanenorm_quantized {
@@ -266,9 +268,9 @@ pub unsafe extern "C" fn lanenorm_plan_quantized_sizes(
     })
 }
 
-/// Normalizes and quantizes all rows, on as many threads as `threads` says. The bits are those of quantizing y in float,
-/// before it would be rounded to another type. y may be NULL: then it is not written, and a residual needs a sum. It is
-/// not for rows of double.
+/// Normalizes and quantizes all rows, on as many threads as `threads` says. The bits are those of quantizing y in
+/// float, before it would be rounded to another type. y may be NULL: then it is not written, and a residual needs a
+/// sum. Rows of double are refused.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_quantize(
