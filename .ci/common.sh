@@ -387,8 +387,11 @@ for_neon() (
   "$@"
 )
 neon_some() { RUSTFLAGS=--cfg=few_tests neon_tests "$@"; }
-neon_tests() { # arguments of cargo test
-  LANENORM_TEST_MIN_ISA=neon LANENORM_TEST_QUICK=1 some_tests cargo test --release --workspace -q \
+neon_tests() { neon_test --workspace "$@"; } # arguments of cargo test
+# The unit tests of the kernels alone. Those of all packages would be built with them.
+neon_schemes() { neon_test -p lanenorm-kernels --lib -- every_scheme; }
+neon_test() {
+  LANENORM_TEST_MIN_ISA=neon LANENORM_TEST_QUICK=1 some_tests cargo test --release -q \
     --target aarch64-unknown-linux-gnu --target-dir target/neon "$@"
 }
 neon_codegen() {
