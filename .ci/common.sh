@@ -281,7 +281,7 @@ in_miri() { # of these functions, each
   for what; do "$what"; done
 }
 
-fuzz_targets=(forward backward capi pointers floor)
+fuzz_targets=(forward backward quantize capi pointers floor)
 # The flags of `cargo fuzz build -s none`, which would take a minute to install.
 fuzz_build() {
   local flags="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sancov-module" llvm

@@ -21,4 +21,5 @@ pub mod capi;
 pub mod floor;
 pub mod forward;
 pub mod pointers;
+pub mod quantize;
 pub mod shape;

@@ -31,6 +31,8 @@ fn schemes() -> Vec<Scheme> {
         Scheme::Q8_K,
         Scheme::i8_given(0.03, -3),
         Scheme::i8_given(1e-30, 5),
+        Scheme { least: -127, ..Scheme::i8_given(0.01, 100) },
+        Scheme { least: -127, quotient: Quotient::Ratio, ties: Ties::Away, ..Scheme::i8_given(0.01, -128) },
         Scheme::u8_given(0.02, 130),
         Scheme::E4M3.given(0.01),
         Scheme::E5M2.given(1e-5),

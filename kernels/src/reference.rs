@@ -174,7 +174,7 @@ pub fn quantize(scheme: &Scheme, y: &[f32], q: &mut [u8]) -> (f32, i32) {
 
 /// The least and the greatest of y and 0: NaN if an element is NaN or infinite.
 pub fn range(y: &[f32]) -> Range {
-    y.iter().fold(Range::EMPTY, |range, &v| range.merge(Range { min: v.min(0.0), max: v.max(0.0) }.or_nan(v)))
+    y.iter().fold(Range::EMPTY, |range, &v| range.join(Range { min: v.min(0.0), max: v.max(0.0) }.or_nan(v)))
 }
 
 /// Quantizes elements whose scale is known. `amax` is their greatest magnitude, which [`Quotient::Ratio`] asks for.

@@ -6,6 +6,7 @@
 //! the definition.
 
 use crate::error::Error;
+use crate::simd::in_default_environment;
 
 /// The type of quantized elements, one byte each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,6 +272,13 @@ impl Scheme {
     /// # Errors
     /// In these cases.
     pub fn check(&self, cols: usize) -> Result<(), Error> {
+        // Comparisons raise flags, and take subnormal numbers for 0 where the caller's environment does.
+        in_default_environment(|| self.checked(cols))
+    }
+
+    /// Not inlined: see [`in_default_environment`].
+    #[inline(never)]
+    fn checked(&self, cols: usize) -> Result<(), Error> {
         let refuse = |what, given: f64, expected| Err(Error::Scheme { what, given, expected });
         let (positive, not_negative) = ("a finite number greater than 0", "a finite number not less than 0");
         let is_number = |v: f32| v.is_finite() && v >= 0.0;
@@ -430,6 +438,18 @@ impl Range {
 
     /// Of all elements that one or the other is of, in any order.
     pub fn merge(self, other: Self) -> Self {
+        // Comparisons raise flags, and take subnormal numbers for 0 where the caller's environment does.
+        in_default_environment(|| self.merge_apart(other))
+    }
+
+    /// Not inlined: see [`in_default_environment`].
+    #[inline(never)]
+    fn merge_apart(self, other: Self) -> Self {
+        self.join(other)
+    }
+
+    /// The same as [`merge`](Self::merge), in the default environment.
+    pub(crate) fn join(self, other: Self) -> Self {
         if self.is_finite() && other.is_finite() {
             Self { min: self.min.min(other.min), max: self.max.max(other.max) }
         } else {

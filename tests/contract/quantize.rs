@@ -10,7 +10,7 @@ use lanenorm::{
 };
 
 use crate::support::quantized::{Quantized, SCHEMES, quantized};
-use crate::support::{Random, quick, tiers};
+use crate::support::{ENVIRONMENTS, Random, quick, tiers};
 
 /// Rows of several kinds: ordinary, with outliers, far from zero, of zeros.
 fn rows<T: Element>(rows: usize, cols: usize, seed: u64) -> Vec<T> {
@@ -190,4 +190,45 @@ fn what_does_not_fit_is_refused_before_anything_is_written() -> Result<(), Error
     // No rows, and no columns.
     plan.call(&x[..0]).quantize(&Scheme::I8).to(&mut [0u8; 0])?;
     RmsNorm::new(0, 1e-5)?.call(&x[..0]).quantize(&Scheme::I8).to(&mut [0u8; 0])
+}
+
+/// Subnormal numbers in y and in schemes, and numbers that are refused: comparisons of these raise flags.
+#[test]
+fn the_environment_of_the_caller_is_kept() -> Result<(), Error> {
+    let (rows_of_x, cols, tiny) = (6, 64, f32::from_bits(9));
+    let x = rows::<f32>(rows_of_x, cols, 2);
+    let gamma = vec![1e-40f32; cols];
+    let signaling = f32::from_bits(0x7f80_0001);
+    let odd = [
+        Scheme { divisor: tiny, ..Scheme::I8 },
+        Scheme { least_amax: tiny, ..Scheme::ONNX_U8 },
+        Scheme { least_scale: tiny, zero_scale: tiny, ..Scheme::U8 },
+        Scheme::i8_given(tiny, 1),
+        Scheme { divisor: signaling, ..Scheme::I8 },
+        Scheme { least_amax: signaling, ..Scheme::I8 },
+        Scheme { divisor: tiny, ..Scheme::Q8_K },
+        Scheme::E4M3.given(signaling),
+        Scheme::E4M3.given(-tiny),
+    ];
+    for scheme in SCHEMES.into_iter().chain(odd) {
+        for parallelism in [Parallelism::Serial, Parallelism::tasks(3)] {
+            for isa in tiers() {
+                let plan = LayerNorm::new(cols, 1e-5)?.with_isa(*isa).with_parallelism(parallelism);
+                let call = || {
+                    let mut q = vec![0u8; rows_of_x * scheme.row_bytes(cols)];
+                    let mut scale = vec![0.0; scheme.scales(rows_of_x, cols)];
+                    let mut zero_point = vec![0; scheme.zero_points(rows_of_x)];
+                    let call = plan.call(&x).gamma(&gamma).quantize(&scheme);
+                    let result = call.scale_to(&mut scale).zero_point_to(&mut zero_point).to(&mut q);
+                    let scale: Vec<u32> = scale.iter().map(|v| v.to_bits()).collect();
+                    (result.is_ok(), q, scale, zero_point)
+                };
+                let expected = call();
+                for environment in ENVIRONMENTS {
+                    assert_eq!(environment.within(call), expected, "{environment:?}, {scheme:?}, {plan:?}");
+                }
+            }
+        }
+    }
+    Ok(())
 }

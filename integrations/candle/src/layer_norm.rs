@@ -3,6 +3,7 @@ use candle_nn::{LayerNormConfig, VarBuilder};
 
 use crate::norm::Norm;
 use crate::ops;
+use crate::quantized::Q8_0;
 
 /// Layer normalization of the last dimension, as a module that drops in for [`candle_nn::LayerNorm`].
 ///
@@ -89,11 +90,29 @@ impl LayerNorm {
         self.overwrite(x, Some(residual))
     }
 
+    /// The normalization of x in blocks of [`Q8_0`]: see [`RmsNorm::forward_q8_0`](crate::RmsNorm::forward_q8_0).
+    ///
+    /// # Errors
+    /// As [`forward_add`](Self::forward_add), if the last dimension is not a multiple of 32, and for RMS normalization
+    /// with a bias.
+    pub fn forward_q8_0(&self, x: &Tensor) -> Result<Q8_0> {
+        self.check_bias("quantized")?;
+        ops::quantize(self.norm(x)?, x, Some(&self.weight), self.bias.as_ref())
+    }
+
     fn overwrite(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<()> {
-        if let (false, Some(bias)) = (self.remove_mean, &self.bias) {
-            bail!("RMS normalization with a bias, of shape {:?}, is not done in place", bias.dims());
-        }
+        self.check_bias("done in place")?;
         ops::overwrite(self.norm(x)?, x, residual, Some(&self.weight), self.bias.as_ref())
+    }
+
+    /// Refuses a bias that is not part of the normalization itself.
+    fn check_bias(&self, done: &str) -> Result<()> {
+        match &self.bias {
+            Some(bias) if !self.remove_mean => {
+                bail!("RMS normalization with a bias, of shape {:?}, is not {done}", bias.dims())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn norm(&self, x: &Tensor) -> Result<Norm> {

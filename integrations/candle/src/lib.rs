@@ -4,19 +4,21 @@
 //! [`layer_norm()`] and [`rms_norm()`] load them from the same weights. [`ops`] has the operations, fused with a
 //! residual addition too. All of them have lanenorm's contract (the same bits on every processor, for any batch and
 //! number of threads, right at any offset), and gradients.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod in_place;
 mod layer_norm;
 mod node;
 mod norm;
 pub mod ops;
+mod quantized;
 mod rms_norm;
 mod twice;
 mod view;
 
 pub use candle_nn::LayerNormConfig;
 pub use layer_norm::{LayerNorm, layer_norm, layer_norm_no_bias};
+pub use quantized::Q8_0;
 pub use rms_norm::{RmsNorm, rms_norm};
 
 #[cfg(doctest)]

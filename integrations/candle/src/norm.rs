@@ -207,6 +207,7 @@ fn backward<T: Real, G: Real + Companion<T>>(
     Ok([dx, of(gamma, dgamma)?, of(beta, dbeta)?])
 }
 
-fn row<G: Real>(param: Option<View<'_>>) -> Result<Option<&[G]>> {
+/// The elements of gamma or beta.
+pub(crate) fn row<G: Real>(param: Option<View<'_>>) -> Result<Option<&[G]>> {
     param.map(|param| param.row()).transpose()
 }

@@ -14,6 +14,7 @@ use candle_core::{D, Result, Tensor, bail};
 
 use crate::node::Op;
 use crate::norm::{Affine, Norm};
+use crate::quantized::Q8_0;
 use crate::view::rowwise;
 
 /// Layer normalization: y = (x - mean) / sqrt(var + eps) * gamma + beta.
@@ -145,6 +146,11 @@ pub(crate) fn cols(x: &Tensor) -> Result<usize> {
 pub(crate) fn apply(norm: Norm, x: &Tensor, gamma: Option<&Tensor>, beta: Option<&Tensor>) -> Result<Tensor> {
     let params = Params::new(x, gamma, beta)?;
     Op::Norm(norm).tensor(&params.args(&rowwise(x)?), None)
+}
+
+pub(crate) fn quantize(norm: Norm, x: &Tensor, gamma: Option<&Tensor>, beta: Option<&Tensor>) -> Result<Q8_0> {
+    let params = Params::new(x, gamma, beta)?;
+    norm.quantize(&rowwise(x)?, params.affine())
 }
 
 pub(crate) fn apply_sum(

@@ -3,6 +3,7 @@ use candle_nn::VarBuilder;
 
 use crate::norm::Norm;
 use crate::ops;
+use crate::quantized::Q8_0;
 
 /// RMS normalization of the last dimension, as a module that drops in for [`candle_nn::RmsNorm`].
 ///
@@ -73,6 +74,15 @@ impl RmsNorm {
     /// As [`forward_in_place`](Self::forward_in_place), and if x and residual share memory.
     pub fn forward_add_in_place(&self, x: &Tensor, residual: &Tensor) -> Result<()> {
         ops::overwrite(self.norm(x)?, x, Some(residual), Some(&self.weight), None)
+    }
+
+    /// The normalization of x in blocks of [`Q8_0`], without gradients. x is f32, f16 or bf16. y is quantized as it is
+    /// in f32, whatever the type of x.
+    ///
+    /// # Errors
+    /// As [`forward_add`](Self::forward_add), and if the last dimension is not a multiple of 32.
+    pub fn forward_q8_0(&self, x: &Tensor) -> Result<Q8_0> {
+        ops::quantize(self.norm(x)?, x, Some(&self.weight), None)
     }
 
     fn norm(&self, x: &Tensor) -> Result<Norm> {

@@ -385,7 +385,7 @@ fn range_of_short<T: Storage<Float = f32>>(job: &mut Jobs<'_, T>, isa: Isa, loop
         // SAFETY: the room has these rows, and nothing else uses it until they have been run.
         part.rows = unsafe { part.rows.with_y(staged) };
         normalize(part, isa, loops);
-        range = range.merge(isa.run(RangeOf(&wide)));
+        range = range.join(isa.run(RangeOf(&wide)));
     }
     range
 }
@@ -393,7 +393,7 @@ fn range_of_short<T: Storage<Float = f32>>(job: &mut Jobs<'_, T>, isa: Isa, loop
 fn range_of_long<T: Storage<Float = f32>>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>) -> Range {
     let mut range = Range::EMPTY;
     for r in 0..job.rows.rows() {
-        range = range.merge(LongRow::new(job, isa, loops, r).range());
+        range = range.join(LongRow::new(job, isa, loops, r).range());
     }
     range
 }
@@ -427,7 +427,7 @@ impl<'r, 'a, T: Storage<Float = f32>> LongRow<'r, 'a, T> {
     /// The range of the row.
     fn range(&mut self) -> Range {
         let (isa, mut range) = (self.isa, Range::EMPTY);
-        self.pieces(|_, wide, _| range = range.merge(isa.run(RangeOf(wide))));
+        self.pieces(|_, wide, _| range = range.join(isa.run(RangeOf(wide))));
         range
     }
 

@@ -67,7 +67,7 @@ impl Rule {
                 _ => way::GENERAL,
             };
             let quotients = match format {
-                Format::I8 if scheme.least == -127 => [-127.0, MOST_QUOTIENT],
+                Format::I8 if scheme.least == -127 => [(-127 - zero_point) as f32, MOST_QUOTIENT],
                 Format::I8 | Format::U8 => [-MOST_QUOTIENT, MOST_QUOTIENT],
                 Format::E4m3 | Format::E5m2 => [-format.max(), format.max()],
             };

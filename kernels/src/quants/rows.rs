@@ -81,7 +81,7 @@ impl Kernel for RangeOf<'_> {
         let mut range = Range::EMPTY;
         for r in 0..self.0.rows {
             // SAFETY: whoever made this knew it.
-            range = range.merge(unsafe { ranges::range(simd, self.0.p.add(r * self.0.stride), self.0.cols) });
+            range = range.join(unsafe { ranges::range(simd, self.0.p.add(r * self.0.stride), self.0.cols) });
         }
         range
     }

@@ -8,6 +8,7 @@ mod forward;
 mod gradients;
 mod locks;
 mod modules;
+mod quantized;
 mod second;
 mod support;
 
