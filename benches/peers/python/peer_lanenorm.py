@@ -3,16 +3,63 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_char_p, c_float, c_int, c_size_t, c_void_p
+from ctypes import Structure, byref, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint64, c_void_p, sizeof
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cases import Buffers
-from contender import Contender, Unsupported, dequantized, from_blocks, written
+from contender import Contender, dequantized, from_blocks, written
 
-SCHEMES = {"i8": 0, "u8": 1, "i8_given": 2, "q8_0": 3}
+# Of the header.
+F32, BF16 = 1, 4
+SCOPE_GIVEN = 3
+PRESETS = {"i8": 0, "i8_given": 0, "u8": 5, "q8_0": 7}
+
+
+class Desc(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        *((name, c_int32) for name in ("op", "dtype", "gamma_dtype", "y_dtype", "store", "tier")),
+        ("cols", c_size_t),
+        ("eps", c_double),
+        ("groups", c_size_t),
+        ("group_repeat", c_size_t),
+        ("gamma_offset", c_float),
+        ("sum_dtype", c_int32),
+    ]
+
+
+class Rows(Structure):
+    _fields_ = [("data", c_void_p), ("row_stride", c_size_t), ("outer_stride", c_size_t)]
+
+
+class ForwardBuffers(Structure):
+    _fields_ = [
+        *((name, c_size_t) for name in ("struct_size", "rows", "inner_rows")),
+        *((name, Rows) for name in ("x", "residual", "sum", "y")),
+        *((name, c_void_p) for name in ("bias", "gamma", "beta", "mean", "mean_lo", "rstd")),
+    ]
+
+
+class Scheme(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        *((name, c_int32) for name in ("format", "scope", "layout", "quotient", "ties", "least")),
+        ("block", c_size_t),
+        *((name, c_float) for name in ("divisor", "least_amax", "least_scale", "zero_scale", "given_scale")),
+        ("given_zero_point", c_int32),
+    ]
+
+
+class Quantized(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("q", Rows),
+        *((name, c_void_p) for name in ("scale", "zero_point", "ranges")),
+        ("range_count", c_size_t),
+    ]
 
 
 class Lanenorm:
@@ -20,13 +67,12 @@ class Lanenorm:
 
     name = "lanenorm"
 
-    def __init__(self, library: Path, quantized: Path, threads: int) -> None:
+    def __init__(self, library: Path, threads: int) -> None:
         self._library = ctypes.CDLL(str(library))
         for function in ("lanenorm_version", "lanenorm_isa_name", "lanenorm_last_error_message"):
             getattr(self._library, function).restype = c_char_p
         self.version = self._library.lanenorm_version().decode()
         self.isa = self._library.lanenorm_isa_name().decode()
-        self._quantized = ctypes.CDLL(str(quantized)) if quantized.exists() else None
         self._threads = c_size_t(1 if threads == 1 else 0)
 
     def contenders(self, buffers: Buffers) -> list[Contender]:
@@ -54,34 +100,39 @@ class Lanenorm:
         run = partial(getattr(self._library, f"lanenorm_{case.op}_{case.dtype}"), *arguments, self._threads)
 
         def outputs(status: object) -> dict[str, np.ndarray]:
-            if status != 0:
-                raise RuntimeError(f"lanenorm: {self._library.lanenorm_last_error_message().decode()}")
+            self._expect(status)
             return written(buffers)(status)
 
         return [Contender(self.name, run, outputs)]
 
     def _quantizing(self, buffers: Buffers) -> list[Contender]:
-        """The C ABI has no such calls. A library of this benchmark has."""
-        if self._quantized is None:
-            raise Unsupported("the library of quantized calls is not built")
+        """By a plan, which is made before, and a scheme."""
         case, problem = buffers.problem.case, buffers.problem
-        scheme = case.op.removeprefix("layer_norm_").removeprefix("rms_norm_")
-        beta = c_void_p(buffers.address("beta") if case.is_centered else None)
-        given = c_float(problem.given_scale if scheme == "i8_given" else 0)
-        run = partial(
-            self._quantized.lanenorm_quantize,
-            *(c_bool(case.is_centered), c_bool(case.dtype == "bf16"), c_int(SCHEMES[scheme])),
-            *(c_void_p(buffers.address("x")), c_size_t(case.rows), c_size_t(case.cols)),
-            *(c_void_p(buffers.address("gamma")), beta, c_float(case.eps), given),
-            *(c_void_p(buffers.address(name)) for name in ("q", "scale", "zero_point")),
-            self._threads,
-        )
+        name = case.op.removeprefix("layer_norm_").removeprefix("rms_norm_")
+        desc = Desc(struct_size=sizeof(Desc), op=int(not case.is_centered), cols=case.cols, eps=case.eps)
+        desc.dtype = BF16 if case.dtype == "bf16" else F32
+        plan = (c_uint64 * 16)()
+        self._expect(self._library.lanenorm_plan_init(plan, byref(desc)))
+        scheme = Scheme(struct_size=sizeof(Scheme))
+        self._expect(self._library.lanenorm_scheme_init(byref(scheme), c_int32(PRESETS[name])))
+        if name == "i8_given":
+            scheme.scope, scheme.least, scheme.given_scale = SCOPE_GIVEN, -128, problem.given_scale
+        x, q = (Rows(buffers.address(array)) for array in ("x", "q"))
+        of = ForwardBuffers(struct_size=sizeof(ForwardBuffers), rows=case.rows, x=x, gamma=buffers.address("gamma"))
+        if case.is_centered:
+            of.beta = buffers.address("beta")
+        to = Quantized(struct_size=sizeof(Quantized), q=q)
+        if name in {"i8", "u8"}:
+            to.scale = buffers.address("scale")
+        if name == "u8":
+            to.zero_point = buffers.address("zero_point")
+        quantize = self._library.lanenorm_plan_quantize
+        run = partial(quantize, plan, byref(of), byref(scheme), byref(to), self._threads)
 
         def outputs(status: object) -> dict[str, np.ndarray]:
-            if status != 0:
-                raise RuntimeError("lanenorm refuses the call")
+            self._expect(status)
             q, scale = buffers["q"], buffers["scale"]
-            match scheme:
+            match name:
                 case "q8_0":
                     return from_blocks(q)
                 case "u8":
@@ -91,3 +142,7 @@ class Lanenorm:
             return dequantized(q.view(np.int8), scale)
 
         return [Contender(self.name, run, outputs)]
+
+    def _expect(self, status: object) -> None:
+        if status != 0:
+            raise RuntimeError(f"lanenorm: {self._library.lanenorm_last_error_message().decode()}")

@@ -31,8 +31,6 @@ ROOT = Path(__file__).resolve().parents[3]
 LIBRARY = ROOT / "target" / "release" / "liblanenorm.so"
 BUILD = "cargo rustc --release --features capi --crate-type cdylib"
 
-QUANTIZED = ROOT / "target" / "release" / "examples" / "libquantized.so"
-BUILD_QUANTIZED = "cargo build --release -p lanenorm-benches --example quantized"
 
 # Errors above this, in parts of the largest answer, are wrong. Half a step of 8 bits is 4e-3.
 TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 3e-2}
@@ -69,9 +67,7 @@ def load_peers(threads: int, arguments: argparse.Namespace) -> tuple[list[Peer],
         "onnxruntime": lambda: importlib.import_module("peer_onnxruntime").OnnxRuntime(threads),
         "onednn": lambda: importlib.import_module("peer_onednn").OneDnn(arguments.onednn),
         "ggml": lambda: importlib.import_module("peer_ggml").Ggml(threads),
-        "lanenorm": lambda: importlib.import_module("peer_lanenorm").Lanenorm(
-            arguments.library, arguments.quantized, threads
-        ),
+        "lanenorm": lambda: importlib.import_module("peer_lanenorm").Lanenorm(arguments.library, threads),
     }
     peers, missing = [], []
     for name, make in makers.items():
@@ -282,7 +278,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write the record")
     parser.add_argument("--check", action="store_true", help="every contender once, answers checked, no timing")
     parser.add_argument("--library", type=Path, default=LIBRARY, help=f"built by: {BUILD}")
-    parser.add_argument("--quantized", type=Path, default=QUANTIZED, help=f"built by: {BUILD_QUANTIZED}")
     parser.add_argument("--ops", nargs="+", metavar="OP", help="only these, without accuracy and bits (default: all)")
     parser.add_argument("--onednn", type=Path, help="libdnnl.so.3 (default: that of the wheel onednn-cpu-gomp)")
     parser.add_argument("--pass-threads", type=int, help=argparse.SUPPRESS)
