@@ -19,7 +19,7 @@ const EVERY: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64];
 /// forward and backward.
 type Shape = (usize, usize, &'static str, [&'static [Dtype]; 2], [&'static [Dtype]; 2]);
 
-const SHAPES: [Shape; 26] = [
+const SHAPES: [Shape; 27] = [
     (1, 8, "what a call costs", [F32, NONE], [NONE, NONE]),
     (1, 768, "one token of BERT-base", [F32, NONE], [NONE, NONE]),
     (1, 2048, "one token of a 1B model", [F32, F32], [NONE, NONE]),
@@ -27,6 +27,7 @@ const SHAPES: [Shape; 26] = [
     (1, 16384, "one token of a very large model", [F32, F32], [NONE, NONE]),
     (7, 333, "a multiple of nothing", [F32, NONE], [NONE, NONE]),
     (8, 768, "a few tokens of BERT-base", [EVERY, F32], [F32, F32]),
+    (8, 4096, "a few tokens of a 7B model", [F32_AND_BF16, F32_AND_BF16], [NONE, NONE]),
     (32, 1024, "a few tokens of BERT-large", [F32, NONE], [NONE, NONE]),
     (32, 128, "the heads of one token", [F32, F32], [NONE, NONE]),
     (128, 768, "a sentence of BERT-base", [F32, F32], [F32, NONE]),

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use lanenorm::Companion;
 use lanenorm::kernels::simd::Float;
 use lanenorm::kernels::table::Dtype;
+use lanenorm::{Companion, Scheme};
 use lanenorm_harness::answer::{Gradients, Norm, Part};
 use lanenorm_harness::number::{Number, Value};
 
 use super::case::{Case, Tensor};
 use super::contender::Contender;
 use super::placement::{PACKED, Placement};
+use super::quantized::{self, Quantized};
 use super::variant::{Affine, Variant, grouped};
 
 /// The bounds that the kernels promise for y and dx, in units of the rounding error of the type that rows are computed
@@ -51,11 +52,13 @@ pub(crate) struct Answers<'a, T: Number> {
     /// The answers for each [`Affine`], and for sums of f32: these are summed up in the order of f32, so that their y
     /// may round another way than that of bf16.
     known: [Option<Answer<T>>; SUM_F32 + 1],
+    /// What `I8` and `Q8_0` give by their definition.
+    quantized: [Option<Quantized>; 2],
 }
 
 impl<'a, T: Number> Answers<'a, T> {
     pub(crate) fn new(case: &'a Case) -> Self {
-        Self { case, known: [const { None }; _] }
+        Self { case, known: [const { None }; _], quantized: [const { None }; _] }
     }
 
     /// Runs a contender once.
@@ -73,12 +76,29 @@ impl<'a, T: Number> Answers<'a, T> {
             Contender::Copy { .. } => {
                 return assert!(placement.calls().iter().all(|c| c.x == &*c.y), "{} is no copy", who());
             }
-            Contender::Baseline(b) => [bound_of_sums(case.cols / b.sums()), bound_of_sums(case.rows)],
+            Contender::Baseline { baseline: b, .. } => [bound_of_sums(case.cols / b.sums()), bound_of_sums(case.rows)],
             Contender::Plan { .. } => {
                 let rows = if case.op.is_backward() { OURS_DX } else { OURS_Y };
                 [rows, OURS_PARAMS].map(|bound| bound + if T::DTYPE == Dtype::F64 { OF_F64 } else { 0.0 })
             }
         };
+        if let Some(scheme) = variant.scheme() {
+            let answer = self.known[Affine::Shared as usize].get_or_insert_with(|| Answer::new(case, Affine::Shared));
+            let expected = match &mut self.quantized[usize::from(scheme == Scheme::Q8_0)] {
+                Some(expected) => &*expected,
+                empty => {
+                    let (y, expected) = quantized::definition(case, &scheme, placement);
+                    let y: Vec<T> = y.into_iter().map(|y| T::from_f64(y.into())).collect();
+                    let worst = answer.rows.error(&y, T::U);
+                    assert!(worst <= OURS_Y, "y in f32 of {} has an error of {worst} u", who());
+                    empty.insert(expected)
+                }
+            };
+            let exact =
+                matches!(contender, Contender::Plan { .. }) && (T::DTYPE == Dtype::F32 || !variant.has_two_steps());
+            let right = quantized::check(&scheme, expected, &Quantized::of(case, &scheme, placement), exact);
+            return right.unwrap_or_else(|wrong| panic!("{}: {wrong}", who()));
+        }
         let got = output(case, variant, placement);
         let known = if variant == Variant::SumF32 { SUM_F32 } else { variant.affine() as usize };
         let answer = self.known[known].get_or_insert_with(|| Answer::new(case, variant.affine()));
@@ -160,6 +180,9 @@ fn prepare<T: Number>(case: &Case, variant: Variant, placement: &mut Placement<T
     for mut call in placement.calls() {
         call.dgamma.fill(T::Float::NAN);
         call.dbeta.fill(T::Float::NAN);
+        // No element is that.
+        call.q.fill(0x80);
+        call.scale.fill(f32::NAN);
         match variant {
             Variant::InPlace => call.restore(case.op),
             Variant::Qk => {

@@ -15,14 +15,25 @@ use super::baselines::Baseline;
 use super::case::Case;
 use super::placement::{Call, PACKED, Placement};
 use super::plan::{self, Operation, VALID};
+use super::quantized;
 use super::variant::{GROUPS, Variant};
 
 /// Something that is timed.
 #[derive(Clone, Copy)]
 pub(crate) enum Contender {
-    Copy { threads: bool },
-    Baseline(Baseline),
-    Plan { isa: Isa, threads: bool, variant: Variant },
+    Copy {
+        threads: bool,
+    },
+    /// A baseline of the plain call, or of a call that quantizes.
+    Baseline {
+        baseline: Baseline,
+        variant: Variant,
+    },
+    Plan {
+        isa: Isa,
+        threads: bool,
+        variant: Variant,
+    },
 }
 
 impl Contender {
@@ -30,7 +41,7 @@ impl Contender {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Copy { .. } => "copy",
-            Self::Baseline(b) => b.name(),
+            Self::Baseline { baseline, .. } => baseline.name(),
             Self::Plan { isa, .. } => isa.tier().name(),
         }
     }
@@ -44,8 +55,8 @@ impl Contender {
 
     pub(crate) fn variant(self) -> Variant {
         match self {
-            Self::Plan { variant, .. } => variant,
-            Self::Copy { .. } | Self::Baseline(_) => Variant::Default,
+            Self::Plan { variant, .. } | Self::Baseline { variant, .. } => variant,
+            Self::Copy { .. } => Variant::Default,
         }
     }
 
@@ -53,7 +64,7 @@ impl Contender {
     pub(crate) fn threads(self) -> bool {
         match self {
             Self::Copy { threads } | Self::Plan { threads, .. } => threads,
-            Self::Baseline(_) => false,
+            Self::Baseline { .. } => false,
         }
     }
 
@@ -78,12 +89,18 @@ impl Contender {
             Self::Copy { threads: true } => {
                 repeat(calls, wake, repeats, |c| copy_threads(c.x, c.y, rayon::current_num_threads()))
             }
-            Self::Baseline(baseline) if case.op.is_backward() => {
+            Self::Baseline { baseline, .. } if case.op.is_backward() => {
                 backward::time_baseline(baseline, case, calls, wake, repeats)
             }
-            Self::Baseline(baseline) => {
+            Self::Baseline { baseline, variant } => {
                 let (run, cols, eps) = (baseline.run::<T>(case.op), case.cols, T::Float::from_f64(case.eps));
-                repeat(calls, wake, repeats, |c| run(c.x, cols, c.affine[0], c.affine[1], eps, c.y))
+                let normalize = |c: &mut Call<'_, T>| run(c.x, cols, c.affine[0], c.affine[1], eps, c.y);
+                let Some(scheme) = variant.scheme() else { return repeat(calls, wake, repeats, normalize) };
+                let quantize = quantized::naive::<T>(variant);
+                repeat(calls, wake, repeats, |c| {
+                    normalize(c);
+                    quantized::second_step(quantize, &scheme, cols, c);
+                })
             }
             Self::Plan { isa, threads, variant } => {
                 let time = match case.op {
@@ -148,6 +165,17 @@ fn time_plan<M: Operation, T: Number>(
             repeat(calls, wake, repeats, |c| {
                 let [gamma, beta] = c.grouped;
                 M::beta(plan.call(c.x).gamma(gamma), beta).to(&mut *c.y).expect(VALID);
+            })
+        }
+        Variant::I8 | Variant::Q8_0 => {
+            let (run, scheme) = (quantized::fused::<M, T>(), variant.scheme().expect("they quantize"));
+            repeat(calls, wake, repeats, |c| run(&plan, &scheme, c))
+        }
+        Variant::I8TwoSteps | Variant::Q8_0TwoSteps => {
+            let (quantize, scheme) = (quantized::vectorized::<T>(variant), variant.scheme().expect("they quantize"));
+            repeat(calls, wake, repeats, |c| {
+                M::forward(&plan, c);
+                quantized::second_step(quantize, &scheme, cols, c);
             })
         }
         Variant::Recomputed | Variant::DxOnly | Variant::ParamsOnly | Variant::Ds | Variant::Allocating => {

@@ -3,7 +3,7 @@
 use lanenorm::Isa;
 use lanenorm::kernels::table::{self, Dtype, Op};
 
-use super::baselines::baselines;
+use super::baselines::{Baseline, baselines};
 use super::case::Case;
 use super::contender::Contender;
 use super::variant::Variant;
@@ -11,22 +11,28 @@ use super::variant::Variant;
 /// Stores past the caches are timed for outputs of at least this many bytes.
 const LARGE_BYTES: usize = 8 << 20;
 
-/// The variants that the default run times, beside the choices of stores.
-const VARIANTS: [(Op, Dtype, &str, &[Variant]); 14] = {
+/// The variants that the default run times, beside the choices of stores. With a variant that quantizes go the same in
+/// two steps and its baseline.
+const VARIANTS: [(Op, Dtype, &str, &[Variant]); 19] = {
     use Variant::{
-        Adaptive, Allocating, Ds, DxOnly, InPlace, Mixed, NoAffine, ParamsOnly, Qk, Recomputed, Sum, SumF32,
+        Adaptive, Allocating, Ds, DxOnly, I8, InPlace, Mixed, NoAffine, ParamsOnly, Q8_0, Qk, Recomputed, Sum, SumF32,
     };
     const OF_BACKWARD: &[Variant] = &[InPlace, NoAffine, Recomputed, DxOnly, ParamsOnly, Ds, Allocating];
     [
-        (Op::LayerNorm, Dtype::F32, "512x768", &[InPlace, NoAffine, Sum, Adaptive]),
-        (Op::LayerNorm, Dtype::Bf16, "512x768", &[Sum, Mixed]),
-        (Op::LayerNorm, Dtype::F32, "4096x4096", &[InPlace, Sum]),
+        (Op::LayerNorm, Dtype::F32, "512x768", &[InPlace, NoAffine, Sum, Adaptive, I8, Q8_0]),
+        (Op::LayerNorm, Dtype::Bf16, "512x768", &[Sum, Mixed, I8, Q8_0]),
+        (Op::LayerNorm, Dtype::F32, "8x4096", &[I8, Q8_0]),
+        (Op::LayerNorm, Dtype::Bf16, "8x4096", &[I8, Q8_0]),
+        (Op::LayerNorm, Dtype::F32, "4096x4096", &[InPlace, Sum, I8]),
         (Op::LayerNorm, Dtype::Bf16, "4096x4096", &[Sum]),
-        (Op::RmsNorm, Dtype::F32, "512x768", &[InPlace, Sum]),
-        (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum, SumF32]),
+        (Op::RmsNorm, Dtype::F32, "512x768", &[InPlace, Sum, I8, Q8_0]),
+        (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum, SumF32, I8, Q8_0]),
         (Op::RmsNorm, Dtype::F32, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::Bf16, "65536x128", &[InPlace, Qk]),
-        (Op::RmsNorm, Dtype::F32, "4096x4096", &[InPlace, Sum]),
+        (Op::RmsNorm, Dtype::F32, "8x4096", &[I8, Q8_0]),
+        (Op::RmsNorm, Dtype::Bf16, "8x4096", &[I8, Q8_0]),
+        (Op::RmsNorm, Dtype::F32, "4096x4096", &[InPlace, Sum, I8, Q8_0]),
+        (Op::RmsNorm, Dtype::Bf16, "4096x4096", &[I8, Q8_0]),
         (Op::LayerNormBackward, Dtype::F32, "512x768", OF_BACKWARD),
         (Op::LayerNormBackward, Dtype::Bf16, "512x768", &[Mixed, Recomputed, Ds]),
         (Op::LayerNormBackward, Dtype::F32, "65536x64", &[Recomputed]),
@@ -54,7 +60,7 @@ pub(crate) fn few(case: &Case, best: Isa) -> Vec<Contender> {
     }
     for (op, dtype, name, variants) in VARIANTS {
         if (op, dtype, name) == (case.op, case.dtype, case.name.as_str()) {
-            variants.iter().for_each(|&variant| add(false, variant));
+            variants.iter().for_each(|&variant| all.extend(with_rivals(best, variant)));
         }
     }
     if case.dtype == Dtype::F32 {
@@ -63,13 +69,36 @@ pub(crate) fn few(case: &Case, best: Isa) -> Vec<Contender> {
     all
 }
 
+/// A variant on one thread. If it quantizes, what it is compared with follows.
+fn with_rivals(isa: Isa, variant: Variant) -> Vec<Contender> {
+    let plan = |variant| Contender::Plan { isa, threads: false, variant };
+    let mut all = vec![plan(variant)];
+    if let Some(two_steps) = variant.in_two_steps() {
+        all.extend([plan(two_steps), naive(variant)]);
+    }
+    all
+}
+
+/// The scalar baseline of a variant that quantizes.
+fn naive(variant: Variant) -> Contender {
+    Contender::Baseline { baseline: Baseline::Naive, variant }
+}
+
 /// The contenders of the whole grid.
 pub(crate) fn many(case: &Case) -> Vec<Contender> {
     let mut all = common(case);
     all.push(Contender::Copy { threads: true });
+    all.extend([Variant::I8, Variant::Q8_0].into_iter().filter(|v| v.fits(case)).map(naive));
     for isa in tiers(case.op, case.dtype) {
         all.push(Contender::Plan { isa, threads: true, variant: Variant::Default });
         for variant in Variant::ALL.into_iter().filter(|v| *v != Variant::Default && v.fits(case)) {
+            // The second step has one thread and the default tier.
+            if variant.has_two_steps() {
+                if Ok(isa) == lanenorm::default_isa() {
+                    all.push(Contender::Plan { isa, threads: false, variant });
+                }
+                continue;
+            }
             all.extend([false, true].map(|threads| Contender::Plan { isa, threads, variant }));
         }
     }
@@ -79,7 +108,11 @@ pub(crate) fn many(case: &Case) -> Vec<Contender> {
 /// The contenders of both runs. The copy comes first.
 fn common(case: &Case) -> Vec<Contender> {
     let mut all = vec![Contender::Copy { threads: false }];
-    all.extend(baselines(case.op, case.dtype).iter().copied().map(Contender::Baseline));
+    all.extend(
+        baselines(case.op, case.dtype)
+            .iter()
+            .map(|&baseline| Contender::Baseline { baseline, variant: Variant::Default }),
+    );
     let plan = |isa| Contender::Plan { isa, threads: false, variant: Variant::Default };
     all.extend(tiers(case.op, case.dtype).map(plan));
     all

@@ -75,8 +75,7 @@ fn result(case: &Case, contender: Contender, timing: Timing) -> Kernel {
     }
 }
 
-/// The time for the contenders of a case, without checks. All cases together take five minutes, or half an hour in
-/// full.
+/// The time for the contenders of a case, without checks. All cases together take five minutes, or an hour in full.
 fn budget(case: &Case, contenders: usize) -> Duration {
     let each = Duration::from_millis(match case.elements {
         0..1_000_000 => 200,

@@ -12,6 +12,7 @@ pub(crate) mod grid;
 pub(crate) mod interleaved;
 pub(crate) mod placement;
 pub(crate) mod plan;
+pub(crate) mod quantized;
 pub(crate) mod simd_welford;
 pub(crate) mod sums;
 pub(crate) mod two_pass;

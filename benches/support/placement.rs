@@ -28,6 +28,8 @@ struct Buffers<T: Number> {
     wide_s: Buffer<T::Mixed>,
     mixed: [Buffer<T::Mixed>; 2],
     packed: Buffer<T>,
+    q: Buffer<u8>,
+    scale: Vec<f32>,
     grouped: [Buffer<T>; 2],
     dy: Buffer<T>,
     params: [Buffer<T::Float>; 2],
@@ -59,6 +61,9 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) mixed: [&'a [T::Mixed]; 2],
     /// Query, key and value for each row of x. Each of the three is that row at first.
     pub(crate) packed: &'a mut [T],
+    /// Where quantized rows and their scales go, as many as any scheme has.
+    pub(crate) q: &'a mut [u8],
+    pub(crate) scale: &'a mut [f32],
     /// gamma and beta of all groups.
     pub(crate) grouped: [&'a [T]; 2],
     /// The buffers that only the backward pass has.
@@ -114,6 +119,8 @@ impl<T: Number> Buffers<T> {
             wide_s: b.wide_s.get_mut(),
             mixed: b.mixed.each_ref().map(Buffer::get),
             packed: b.packed.get_mut(),
+            q: b.q.get_mut(),
+            scale: &mut b.scale,
             grouped: b.grouped.each_ref().map(Buffer::get),
             dy: b.dy.get(),
             dgamma: dgamma.get_mut(),
@@ -131,6 +138,8 @@ impl<T: Number> Buffers<T> {
         let has_residual = has(Variant::Sum) || has(Variant::Ds);
         let negative_zeros = vec![T::from_f64(-0.0); if has_residual { x.len() } else { 0 }];
         let negative_wide_zeros = vec![T::Mixed::from_f64(-0.0); if has(Variant::SumF32) { x.len() } else { 0 }];
+        let schemes = Variant::ALL.into_iter().filter(|&v| has(v)).filter_map(Variant::scheme);
+        let row_bytes = schemes.map(|scheme| scheme.row_bytes(cols)).max().unwrap_or(0);
         let packed = |x: &[T]| x.chunks(cols).flat_map(|row| [row; PACKED]).flatten().copied().collect::<Vec<_>>();
         Self {
             x: Buffer::new(x, rng),
@@ -148,6 +157,8 @@ impl<T: Number> Buffers<T> {
                 Buffer::new(&wide, rng)
             }),
             packed: Buffer::new(&packed(&given(Variant::Qk, x)), rng),
+            q: Buffer::new(&vec![0; x.len() / cols * row_bytes], rng),
+            scale: vec![0.0; x.len() / cols],
             grouped: affine.map(|v| Buffer::new(&grouped(&given(Variant::Adaptive, v)), rng)),
             dy: Buffer::new(dy, rng),
             params: [(); 2].map(|()| Buffer::new(&vec![zero; if dy.is_empty() { 0 } else { cols }], rng)),

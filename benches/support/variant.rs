@@ -1,6 +1,7 @@
 //! How a plan may differ from the plain call.
 
-use lanenorm::kernels::table::Op;
+use lanenorm::Scheme;
+use lanenorm::kernels::table::{Dtype, Op};
 
 use super::case::Case;
 
@@ -9,6 +10,9 @@ pub(crate) const GROUPS: usize = 8;
 
 /// Rows of up to this many columns count as heads.
 const HEAD: usize = 256;
+
+/// The elements of a block of `Q8_0`.
+pub(crate) const BLOCK: usize = 32;
 
 /// How a plan differs from the default.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,6 +33,14 @@ pub(crate) enum Variant {
     Qk,
     /// Each group of rows has its own 1 + gamma and beta.
     Adaptive,
+    /// The result has 8 bits, with a scale for each row.
+    I8,
+    /// The result is GGUF `Q8_0`.
+    Q8_0,
+    /// The plain call, and then a loop over y that quantizes it by the scheme of `I8`.
+    I8TwoSteps,
+    /// The same for `Q8_0`.
+    Q8_0TwoSteps,
     /// Backward without the statistics that forward has kept.
     Recomputed,
     /// Backward for dx alone.
@@ -50,7 +62,7 @@ pub(crate) enum Affine {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Default,
         Self::Ordinary,
         Self::Streaming,
@@ -62,6 +74,10 @@ impl Variant {
         Self::Mixed,
         Self::Qk,
         Self::Adaptive,
+        Self::I8,
+        Self::Q8_0,
+        Self::I8TwoSteps,
+        Self::Q8_0TwoSteps,
         Self::Recomputed,
         Self::DxOnly,
         Self::ParamsOnly,
@@ -82,6 +98,10 @@ impl Variant {
             Self::Mixed => "mixed",
             Self::Qk => "qk",
             Self::Adaptive => "adaptive",
+            Self::I8 => "i8",
+            Self::Q8_0 => "q8_0",
+            Self::I8TwoSteps => "i8_two_steps",
+            Self::Q8_0TwoSteps => "q8_0_two_steps",
             Self::Recomputed => "recomputed",
             Self::DxOnly => "dx_only",
             Self::ParamsOnly => "params_only",
@@ -100,8 +120,36 @@ impl Variant {
             Self::SumF32 => !is_backward && case.has_16_bits(),
             Self::Qk => case.op == Op::RmsNorm && case.cols <= HEAD,
             Self::Adaptive => !is_backward && case.rows.is_multiple_of(GROUPS),
+            Self::I8 => !is_backward && case.dtype != Dtype::F64,
+            Self::Q8_0 => Self::I8.fits(case) && case.cols.is_multiple_of(BLOCK),
+            // Compilers do not vectorize conversions of f16.
+            Self::I8TwoSteps => Self::I8.fits(case) && case.dtype != Dtype::F16,
+            Self::Q8_0TwoSteps => Self::Q8_0.fits(case) && case.dtype != Dtype::F16,
             Self::Recomputed | Self::DxOnly | Self::ParamsOnly | Self::Ds | Self::Allocating => is_backward,
         }
+    }
+
+    /// How the result is quantized.
+    pub(crate) fn scheme(self) -> Option<Scheme> {
+        match self {
+            Self::I8 | Self::I8TwoSteps => Some(Scheme::I8),
+            Self::Q8_0 | Self::Q8_0TwoSteps => Some(Scheme::Q8_0),
+            _ => None,
+        }
+    }
+
+    /// The same result in two steps, for calls that quantize.
+    pub(crate) fn in_two_steps(self) -> Option<Self> {
+        match self {
+            Self::I8 => Some(Self::I8TwoSteps),
+            Self::Q8_0 => Some(Self::Q8_0TwoSteps),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a plain call and a loop behind it, which has one thread.
+    pub(crate) fn has_two_steps(self) -> bool {
+        matches!(self, Self::I8TwoSteps | Self::Q8_0TwoSteps)
     }
 
     pub(crate) fn affine(self) -> Affine {

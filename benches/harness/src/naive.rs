@@ -2,6 +2,7 @@
 //! The backward pass has three loops for each row, as in the reference implementations of frameworks: one for the sums
 //! of the row, one for dx, and one that adds to dgamma and dbeta.
 
+use lanenorm_kernels::half::f16;
 use lanenorm_kernels::simd::Float;
 
 use crate::number::{Number, Real};
@@ -160,4 +161,42 @@ pub fn rms_norm_backward<T: Number>(grads: Gradients<'_, T>) {
             *dgamma += dy.widen() * (x.widen() * rstd);
         }
     }
+}
+
+/// Quantizes y, with a scale for each row. The arguments are y, cols, q and the scales.
+pub type Quantize<T> = fn(&[T], usize, &mut [u8], &mut [f32]);
+
+/// int8 with a scale for each row: a loop for the greatest magnitude, one for the elements.
+pub fn quantize_i8<T: Number<Float = f32>>(y: &[T], cols: usize, q: &mut [u8], scale: &mut [f32]) {
+    let rows = y.chunks_exact(cols).zip(q.chunks_exact_mut(cols));
+    for ((y, q), scale) in rows.zip(scale) {
+        *scale = amax(y) / 127.0;
+        for (q, &y) in q.iter_mut().zip(y) {
+            *q = (y.widen() / *scale).round_ties_even() as i8 as u8;
+        }
+    }
+}
+
+/// GGUF `Q8_0`, with the same loops for each block of 32: it has its scale in f16 in front.
+pub fn quantize_q8_0<T: Number<Float = f32>>(y: &[T], _: usize, q: &mut [u8], _: &mut [f32]) {
+    for (y, block) in y.chunks_exact(32).zip(q.chunks_exact_mut(34)) {
+        let scale = amax(y) / 127.0;
+        let inverse = 1.0 / scale;
+        let (head, q) = block.split_at_mut(2);
+        head.copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+        for (q, &y) in q.iter_mut().zip(y) {
+            *q = (y.widen() * inverse).round() as i8 as u8;
+        }
+    }
+}
+
+fn amax<T: Number<Float = f32>>(y: &[T]) -> f32 {
+    let mut most = 0.0;
+    for &y in y {
+        let y = y.widen().abs();
+        if y > most {
+            most = y;
+        }
+    }
+    most
 }

@@ -26,6 +26,10 @@ const BASELINES: [(&str, &str); 3] = [
     ("two_pass_simd", "the same loops compiled for this tier"),
 ];
 
+/// The forms of calls that quantize. In two steps, and by baselines, they have the same names.
+const SCHEMES: [&str; 2] = ["i8", "q8_0"];
+const TWO_STEPS: &str = "_two_steps";
+
 /// All contenders of an operation and a type on one input.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a>(&'a [Kernel]);
@@ -47,7 +51,11 @@ impl<'a> Case<'a> {
 
     /// The plain call of a contender.
     pub fn find(self, contender: &str, threads: bool) -> Option<&'a Kernel> {
-        self.0.iter().find(|k| (&*k.contender, &*k.form, k.threads) == (contender, "default", threads))
+        self.find_form(contender, "default", threads)
+    }
+
+    fn find_form(self, contender: &str, form: &str, threads: bool) -> Option<&'a Kernel> {
+        self.0.iter().find(|k| (&*k.contender, &*k.form, k.threads) == (contender, form, threads))
     }
 
     fn expect(self, contender: &str, threads: bool) -> &'a Kernel {
@@ -186,12 +194,13 @@ impl Record<Kernel> {
         table
     }
 
-    /// All forms of calls but the plain one.
+    /// All forms of calls but the plain one and those that quantize.
     pub fn table_of_forms(&self) -> Table {
         let head = ["beside the plain call", "tier", "form", "µs", "GB/s", "copies", "of default"];
         let mut table = Table::new(head.map(String::from).into());
         for case in self.cases() {
-            for kernel in case.0.iter().filter(|kernel| kernel.form != "default") {
+            let is_other = |kernel: &&Kernel| kernel.form != "default" && scheme(kernel).is_none();
+            for kernel in case.0.iter().filter(is_other) {
                 table.push(vec![
                     case.name(),
                     kernel.contender.clone(),
@@ -206,9 +215,36 @@ impl Record<Kernel> {
         table
     }
 
+    /// The calls that quantize, beside the same in two steps. `None` if there are none.
+    pub fn table_of_quantized(&self) -> Option<Table> {
+        let head = ["quantized", "tier", "scheme", "µs", "GB/s", "copies", "of default", "two_steps", "naive"];
+        let mut table = Table::new(head.map(String::from).into());
+        let mut is_empty = true;
+        for case in self.cases() {
+            let ours = case.0.iter().filter(|k| SCHEMES.contains(&&*k.form) && !is_baseline(&k.contender));
+            for kernel in ours {
+                let two_steps = kernel.form.clone() + TWO_STEPS;
+                let ratio = |rival: Option<&Kernel>| digits(rival.map(|rival| rival.copies / kernel.copies));
+                table.push(vec![
+                    case.name(),
+                    if kernel.threads { format!("{}+threads", kernel.contender) } else { kernel.contender.clone() },
+                    kernel.form.clone(),
+                    micros(kernel),
+                    gigabytes(kernel),
+                    three_digits(kernel.copies),
+                    three_digits(kernel.copies / case.expect(&kernel.contender, kernel.threads).copies),
+                    ratio(case.find_form(&kernel.contender, &two_steps, false)),
+                    ratio(case.find_form("naive", &kernel.form, false)),
+                ]);
+                is_empty = false;
+            }
+        }
+        (!is_empty).then_some(table)
+    }
+
     fn tables(&self) -> impl Iterator<Item = Table> {
         let of_ops = Op::ALL.into_iter().map(|op| self.table_of_op(op.name()));
-        of_ops.chain([self.table_of_types(), self.table_of_forms()])
+        of_ops.chain([self.table_of_types(), self.table_of_forms()]).chain(self.table_of_quantized())
     }
 
     /// The sentences, the tables, and what their columns mean.
@@ -271,6 +307,17 @@ fn micros(kernel: &Kernel) -> String {
 }
 
 fn gigabytes(kernel: &Kernel) -> String {
+    let element = match &*kernel.dtype {
+        "f64" => 8,
+        "f32" => 4,
+        _ => 2,
+    };
+    // A block of 32 has 34 bytes.
+    match scheme(kernel) {
+        Some("i8") => return per_nanosecond((element + 1) * kernel.elements, kernel),
+        Some(_) => return per_nanosecond((element * 32 + 34) * kernel.elements / 32, kernel),
+        None => {}
+    }
     // The tensors that are read or written.
     let tensors = match &*kernel.form {
         "sum" | "ds" => 4,
@@ -280,12 +327,17 @@ fn gigabytes(kernel: &Kernel) -> String {
         _ if kernel.op.ends_with("backward") => 3,
         _ => 2,
     };
-    let element = match &*kernel.dtype {
-        "f64" => 8,
-        "f32" => 4,
-        _ => 2,
-    };
-    three_digits((tensors * element * kernel.elements) as f64 / kernel.lower_quartile_ns)
+    per_nanosecond(tensors * element * kernel.elements, kernel)
+}
+
+fn per_nanosecond(bytes: usize, kernel: &Kernel) -> String {
+    three_digits(bytes as f64 / kernel.lower_quartile_ns)
+}
+
+/// The name of the scheme of a kernel that quantizes.
+fn scheme(kernel: &Kernel) -> Option<&str> {
+    let name = kernel.form.strip_suffix(TWO_STEPS).unwrap_or(&kernel.form);
+    SCHEMES.contains(&name).then_some(name)
 }
 
 fn legend(machine: &Machine) -> String {
@@ -310,6 +362,9 @@ form: sum: x is the sum of two tensors and is written too, twice the bytes of th
   third row of a packed tensor. adaptive: 1 + gamma and beta of their own for each of eight groups of rows.
   in_place backward: dx over dy. recomputed: statistics taken again. dx_only, params_only: one part of the gradients. ds: the
   gradient of a sum, added to dx. allocating: scratch memory allocated by the call.
+quantized: y in 8 bits, GB/s: x read and these written. i8: with a scale for each row. q8_0: blocks of GGUF. two_steps: the
+  plain call, and then loops over y that the compiler vectorizes for the default tier; naive: the scalar loops of y, and such
+  loops that quantize it; both by one thread, their time divided by that of the call.
 of default: time divided by that of the default plan with as many threads.
 Times are lower quartiles of blocks of a millisecond or one call, interleaved with those of the copy, and medians over
   {places} placements of the buffers, or {of_large} of large ones.
@@ -375,6 +430,28 @@ mod tests {
         let row = "| 1x8 | 1.00 | 2.00 | 0.032 | 2.00 | 2.00 | 1.50 | 0.500 | 4.00 | 2.00 |";
         let lines: Vec<_> = table.lines().collect();
         assert_eq!((lines[0], lines[2], lines.len()), (head, row, 5));
+    }
+
+    #[test]
+    fn quantized_calls_have_a_table_of_their_own() {
+        assert!(record().table_of_quantized().is_none());
+        let mut record = record();
+        for (contender, form, copies) in
+            [("scalar", "i8", 2.5), ("scalar", "i8_two_steps", 5.0), ("naive", "i8", 6.0), ("scalar", "q8_0", 4.0)]
+        {
+            let quantized = Kernel { form: form.into(), ..kernel("1x8", contender, copies) };
+            record.results.insert(4, quantized);
+        }
+        let table = record.table_of_quantized().expect("two calls").markdown();
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!(
+            lines[2..],
+            [
+                "| layer_norm f32 1x8 | scalar | q8_0 | 4.00 | 0.010 | 4.00 | 2.00 | - | - |",
+                "| layer_norm f32 1x8 | scalar | i8 | 2.50 | 0.016 | 2.50 | 1.25 | 2.00 | 2.40 |"
+            ]
+        );
+        assert_eq!(record.table_of_forms().markdown().lines().count(), 2);
     }
 
     #[test]

@@ -16,6 +16,7 @@ LAYER_NORM_GRID = (
     "4x1000003 1x16777216"
 ).split()
 OTHER_GRID = "8x768 512x768 2048x1024 4096x4096".split()
+QUANTIZED_GRID = "512x768 8x4096 4096x4096".split()
 BACKWARD_GRID = "512x768 2048x1024 4096x4096".split()
 GRID = {
     ("layer_norm", "f32"): LAYER_NORM_GRID,
@@ -23,6 +24,13 @@ GRID = {
     ("layer_norm", "f16"): OTHER_GRID,
     ("rms_norm", "f32"): OTHER_GRID,
     ("add_layer_norm", "f32"): OTHER_GRID,
+    ("layer_norm_i8", "f32"): QUANTIZED_GRID,
+    ("layer_norm_i8", "bf16"): QUANTIZED_GRID,
+    ("rms_norm_i8", "f32"): QUANTIZED_GRID,
+    ("rms_norm_i8", "bf16"): QUANTIZED_GRID,
+    ("layer_norm_u8", "f32"): QUANTIZED_GRID,
+    ("layer_norm_i8_given", "f32"): QUANTIZED_GRID,
+    ("rms_norm_q8_0", "f32"): QUANTIZED_GRID,
     ("layer_norm_backward", "f32"): BACKWARD_GRID,
     ("layer_norm_backward", "bf16"): BACKWARD_GRID,
 }
@@ -34,12 +42,22 @@ INPUTS = {
     "layer_norm": ("x", "gamma", "beta"),
     "rms_norm": ("x", "gamma"),
     "add_layer_norm": ("x", "residual", "gamma", "beta"),
+    "layer_norm_i8": ("x", "gamma", "beta"),
+    "rms_norm_i8": ("x", "gamma"),
+    "layer_norm_u8": ("x", "gamma", "beta"),
+    "layer_norm_i8_given": ("x", "gamma", "beta"),
+    "rms_norm_q8_0": ("x", "gamma"),
     "layer_norm_backward": ("dy", "x", "gamma", "beta"),
 }
+# What 8 bits stand for: int8 with a scale for each row, uint8 with one scale and one zero point, int8 with a scale that
+# is given, and the blocks of GGUF. Their output is y, from the elements and the scales.
+QUANTIZED = ("layer_norm_i8", "rms_norm_i8", "layer_norm_u8", "layer_norm_i8_given", "rms_norm_q8_0")
+BLOCK, BLOCK_BYTES = 32, 34
 OUTPUTS = {
     "layer_norm": ("y",),
     "rms_norm": ("y",),
     "add_layer_norm": ("y", "sum"),
+    **dict.fromkeys(QUANTIZED, ("y",)),
     "layer_norm_backward": ("dx", "dgamma", "dbeta"),
 }
 
@@ -67,6 +85,19 @@ class Case:
         return self.rows * self.cols
 
     @property
+    def is_centered(self) -> bool:
+        return not self.op.startswith("rms_norm")
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.op in QUANTIZED
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether rows are whole blocks, where there are blocks."""
+        return not self.op.endswith("q8_0") or self.cols % BLOCK == 0
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         return OUTPUTS[self.op]
 
@@ -75,13 +106,14 @@ class Case:
         return {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}[self.dtype]
 
 
-def all_cases(shapes: list[str] | None = None) -> list[Case]:
-    """The grid, or its cases with these shapes; shapes that it lacks are added for LayerNorm in f32."""
+def all_cases(shapes: list[str] | None = None, ops: list[str] | None = None) -> list[Case]:
+    """The grid, or its cases with these shapes and operations; shapes that it lacks are added for LayerNorm in f32."""
     grid = {key: list(names) for key, names in GRID.items()}
     if shapes:
         grid = {key: [s for s in names if s in shapes] for key, names in grid.items()}
         grid["layer_norm", "f32"] = shapes
-    return [Case(op, dtype, *parse_shape(s)) for (op, dtype), names in grid.items() for s in names]
+    cases = [Case(op, dtype, *parse_shape(s)) for (op, dtype), names in grid.items() for s in names]
+    return [case for case in cases if ops is None or case.op in ops]
 
 
 def parse_shape(shape: str) -> tuple[int, int]:
@@ -133,7 +165,7 @@ class Problem:
         case = self.case
         given = {name: decode(values) for name, values in self.inputs.items()}
         x, gamma, beta = given["x"], given["gamma"], given["beta"]
-        if case.op == "rms_norm":
+        if not case.is_centered:
             return {"y": x / np.sqrt((x * x).mean(1, keepdims=True) + case.eps) * gamma}
         answers = {}
         if case.op == "add_layer_norm":
@@ -158,6 +190,11 @@ class Problem:
         mean, var = x.mean(1), x.var(1)
         kept = {"mean": mean, "var": var, "rstd": 1 / np.sqrt(var + self.case.eps)}
         return {name: values.astype(np.float32) for name, values in kept.items()}
+
+    @cached_property
+    def given_scale(self) -> float:
+        """The scale with which the answer fills int8, as a float32."""
+        return float(np.float32(np.abs(self.answers["y"]).max() / 127))
 
     def error(self, outputs: dict[str, np.ndarray], relative: bool = True) -> float:
         """The largest error of any output, divided by the largest answer of that output (or 1 if that is smaller)."""
@@ -199,6 +236,13 @@ class Buffers:
 
     def _make(self, name: str) -> np.ndarray:
         case = self.problem.case
+        if name == "q":
+            bytes_of_row = case.cols // BLOCK * BLOCK_BYTES if case.op.endswith("q8_0") else case.cols
+            return random_offset((case.rows, bytes_of_row), np.uint8, self._rng)
+        if name == "scale":
+            return random_offset((case.rows, 1), np.float32, self._rng)
+        if name == "zero_point":
+            return random_offset((1, 1), np.uint8, self._rng)
         of_f32 = name.endswith("_f32") or name in {"mean", "var", "rstd", "dgamma", "dbeta"}
         dtype = np.float32 if of_f32 else case.numpy_dtype
         shape = (case.cols,) if name in OF_COLS else (case.rows, case.cols) if name in OF_X else (case.rows,)

@@ -10,11 +10,15 @@ from typing import Protocol
 
 import numpy as np
 
-from cases import Buffers
+from cases import BLOCK, BLOCK_BYTES, Buffers
 
 
 class Unsupported(Exception):
     """A peer has no such operation, or refuses it."""
+
+
+class NotAsked(Unsupported):
+    """A peer is not compared in this operation. Nobody need be told."""
 
 
 @dataclass
@@ -46,6 +50,19 @@ class Peer(Protocol):
 def written(buffers: Buffers) -> Callable[[object], dict[str, np.ndarray]]:
     """The outputs of a contender that writes them to the buffers."""
     return lambda _: {name: buffers[name] for name in buffers.problem.case.outputs}
+
+
+def dequantized(q: np.ndarray, scale: np.ndarray | float, zero_point: int = 0) -> dict[str, np.ndarray]:
+    """y, from elements and scales."""
+    return {"y": (q.astype(np.float32) - np.float32(zero_point)) * scale}
+
+
+def from_blocks(q: np.ndarray) -> dict[str, np.ndarray]:
+    """y, from blocks of GGUF `Q8_0`: a scale in float16, and 32 elements."""
+    blocks = q.reshape(q.shape[0], -1, BLOCK_BYTES)
+    scales = blocks[:, :, : BLOCK_BYTES - BLOCK].copy().view(np.float16).astype(np.float32)
+    elements = blocks[:, :, BLOCK_BYTES - BLOCK :].view(np.int8)
+    return {"y": (elements * scales).reshape(q.shape[0], -1)}
 
 
 def copy(buffers: Buffers) -> Contender:

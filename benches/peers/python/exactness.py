@@ -39,7 +39,10 @@ def accuracy(peers: list[Peer]) -> Iterator[dict]:
     """The largest absolute error of each peer on rows that are hard; None if it gives NaN or infinity."""
     for name, value, problem in hard_problems():
         for peer in peers:
-            error = problem.error(run(peer, problem), relative=False)
+            try:
+                error = problem.error(run(peer, problem), relative=False)
+            except Unsupported:
+                continue
             finite = math.isfinite(error)
             case = problem.case
             yield {

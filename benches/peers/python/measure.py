@@ -18,7 +18,7 @@ from itertools import repeat
 import numpy as np
 
 from cases import Buffers, Problem
-from contender import Contender, Peer, Unsupported, copy
+from contender import Contender, NotAsked, Peer, Unsupported, copy
 
 BLOCK = 1.5e-3
 WAKE = 8e-3
@@ -57,6 +57,8 @@ def contenders(peers: list[Peer], buffers: Buffers) -> tuple[list[Contender], di
     for peer in peers:
         try:
             found += peer.contenders(buffers)
+        except NotAsked:
+            continue
         except Unsupported as reason:
             absent[peer.name] = str(reason)
     return found, absent

@@ -3,14 +3,63 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_char_p, c_float, c_size_t, c_void_p
+from ctypes import Structure, byref, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint64, c_void_p, sizeof
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cases import Buffers
-from contender import Contender, written
+from contender import Contender, dequantized, from_blocks, written
+
+# Of the header.
+F32, BF16 = 1, 4
+SCOPE_GIVEN = 3
+PRESETS = {"i8": 0, "i8_given": 0, "u8": 5, "q8_0": 7}
+
+
+class Desc(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        *((name, c_int32) for name in ("op", "dtype", "gamma_dtype", "y_dtype", "store", "tier")),
+        ("cols", c_size_t),
+        ("eps", c_double),
+        ("groups", c_size_t),
+        ("group_repeat", c_size_t),
+        ("gamma_offset", c_float),
+        ("sum_dtype", c_int32),
+    ]
+
+
+class Rows(Structure):
+    _fields_ = [("data", c_void_p), ("row_stride", c_size_t), ("outer_stride", c_size_t)]
+
+
+class ForwardBuffers(Structure):
+    _fields_ = [
+        *((name, c_size_t) for name in ("struct_size", "rows", "inner_rows")),
+        *((name, Rows) for name in ("x", "residual", "sum", "y")),
+        *((name, c_void_p) for name in ("bias", "gamma", "beta", "mean", "mean_lo", "rstd")),
+    ]
+
+
+class Scheme(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        *((name, c_int32) for name in ("format", "scope", "layout", "quotient", "ties", "least")),
+        ("block", c_size_t),
+        *((name, c_float) for name in ("divisor", "least_amax", "least_scale", "zero_scale", "given_scale")),
+        ("given_zero_point", c_int32),
+    ]
+
+
+class Quantized(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("q", Rows),
+        *((name, c_void_p) for name in ("scale", "zero_point", "ranges")),
+        ("range_count", c_size_t),
+    ]
 
 
 class Lanenorm:
@@ -28,6 +77,8 @@ class Lanenorm:
 
     def contenders(self, buffers: Buffers) -> list[Contender]:
         case = buffers.problem.case
+        if case.is_quantized:
+            return self._quantizing(buffers)
 
         def pointers(*names: str) -> list[c_void_p]:
             return [c_void_p(buffers.address(name)) for name in names]
@@ -49,8 +100,49 @@ class Lanenorm:
         run = partial(getattr(self._library, f"lanenorm_{case.op}_{case.dtype}"), *arguments, self._threads)
 
         def outputs(status: object) -> dict[str, np.ndarray]:
-            if status != 0:
-                raise RuntimeError(f"lanenorm: {self._library.lanenorm_last_error_message().decode()}")
+            self._expect(status)
             return written(buffers)(status)
 
         return [Contender(self.name, run, outputs)]
+
+    def _quantizing(self, buffers: Buffers) -> list[Contender]:
+        """By a plan, which is made before, and a scheme."""
+        case, problem = buffers.problem.case, buffers.problem
+        name = case.op.removeprefix("layer_norm_").removeprefix("rms_norm_")
+        desc = Desc(struct_size=sizeof(Desc), op=int(not case.is_centered), cols=case.cols, eps=case.eps)
+        desc.dtype = BF16 if case.dtype == "bf16" else F32
+        plan = (c_uint64 * 16)()
+        self._expect(self._library.lanenorm_plan_init(plan, byref(desc)))
+        scheme = Scheme(struct_size=sizeof(Scheme))
+        self._expect(self._library.lanenorm_scheme_init(byref(scheme), c_int32(PRESETS[name])))
+        if name == "i8_given":
+            scheme.scope, scheme.least, scheme.given_scale = SCOPE_GIVEN, -128, problem.given_scale
+        x, q = (Rows(buffers.address(array)) for array in ("x", "q"))
+        of = ForwardBuffers(struct_size=sizeof(ForwardBuffers), rows=case.rows, x=x, gamma=buffers.address("gamma"))
+        if case.is_centered:
+            of.beta = buffers.address("beta")
+        to = Quantized(struct_size=sizeof(Quantized), q=q)
+        if name in {"i8", "u8"}:
+            to.scale = buffers.address("scale")
+        if name == "u8":
+            to.zero_point = buffers.address("zero_point")
+        quantize = self._library.lanenorm_plan_quantize
+        run = partial(quantize, plan, byref(of), byref(scheme), byref(to), self._threads)
+
+        def outputs(status: object) -> dict[str, np.ndarray]:
+            self._expect(status)
+            q, scale = buffers["q"], buffers["scale"]
+            match name:
+                case "q8_0":
+                    return from_blocks(q)
+                case "u8":
+                    return dequantized(q, scale[0, 0], int(buffers["zero_point"][0, 0]))
+                case "i8_given":
+                    return dequantized(q.view(np.int8), problem.given_scale)
+            return dequantized(q.view(np.int8), scale)
+
+        return [Contender(self.name, run, outputs)]
+
+    def _expect(self, status: object) -> None:
+        if status != 0:
+            raise RuntimeError(f"lanenorm: {self._library.lanenorm_last_error_message().decode()}")

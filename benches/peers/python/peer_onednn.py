@@ -9,13 +9,15 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from cases import OF_COLS, OF_X, Buffers, Case
-from contender import Contender, Unsupported, written
+from contender import Contender, NotAsked, Unsupported, dequantized, written
 
 # From dnnl_types.h and dnnl_common_types.h.
 CPU = 1
 IN_ORDER = 1
-F16, BF16, F32 = 1, 2, 3
+F16, BF16, F32, S8 = 1, 2, 3, 5
 TAGS = {1: 2, 2: 3}
 FORWARD_INFERENCE = 96
 FORWARD_TRAINING = 64
@@ -30,6 +32,7 @@ ARGUMENTS = {
     "var": 50,
     "gamma_f32": 51,
     "beta_f32": 52,
+    "scale_of_dst": 4096 | 17,
     "diff_src": 129,
     "diff_dst": 145,
     "dgamma": 255,
@@ -87,6 +90,10 @@ class OneDnn:
         match case.op:
             case "layer_norm":
                 run = self._bound(case, "norm", self._forward_desc, norm, buffers)
+            case "layer_norm_i8_given":
+                names = norm | {"dst": "q", "scale_of_dst": "scale"}
+                buffers["scale"][0, 0] = buffers.problem.given_scale
+                run = self._bound(case, "quantizing norm", self._quantizing_desc, names, buffers)
             case "add_layer_norm":
                 add = self._bound(case, "add", self._add_desc, {"src": "x", "src_1": "residual", "dst": "sum"}, buffers)
                 then = self._bound(case, "norm", self._forward_desc, norm | {"src": "sum"}, buffers)
@@ -97,12 +104,16 @@ class OneDnn:
                 same = ("mean", "var", "gamma_f32", "beta_f32", "dgamma", "dbeta")
                 names = {"src": "x", "diff_dst": "dy", "diff_src": "dx"} | {name: name for name in same}
                 run = self._bound(case, "backward", self._backward_desc, names, buffers)
+            case _ if case.is_quantized:
+                raise NotAsked
             case _:
                 raise Unsupported(f"no primitive for {case.op}")
 
         def outputs(status: object) -> dict:
             if status != 0:
                 raise RuntimeError(f"oneDNN: status {status}")
+            if case.is_quantized:
+                return dequantized(buffers["q"].view(np.int8), buffers["scale"][0, 0])
             return written(buffers)(status)
 
         return [Contender(self.name, run, outputs)]
@@ -135,6 +146,15 @@ class OneDnn:
         with_options = (c_float(case.eps), c_uint(USE_SCALE_AND_SHIFT), None)
         return self._make("primitive_desc", "layer_normalization_forward_primitive_desc_create", *of, *with_options)
 
+    def _quantizing_desc(self, case: Case) -> Handle:
+        """y, divided by a scale and rounded to int8."""
+        attributes = self._make("primitive_attr", "primitive_attr_create")
+        self._call("primitive_attr_set_scales_mask", attributes.value, c_int(ARGUMENTS["dst"]), c_int(0))
+        x, q, stats = (self._memory_desc(case, name) for name in ("x", "q", "mean"))
+        of = (self._engine, c_int(FORWARD_INFERENCE), x.value, q.value, stats.value)
+        with_options = (c_float(case.eps), c_uint(USE_SCALE_AND_SHIFT), attributes.value)
+        return self._make("primitive_desc", "layer_normalization_forward_primitive_desc_create", *of, *with_options)
+
     def _backward_desc(self, case: Case) -> Handle:
         forward = self._forward_desc(case, FORWARD_TRAINING)
         x, stats = self._memory_desc(case, "x"), self._memory_desc(case, "mean")
@@ -152,8 +172,11 @@ class OneDnn:
         return self._make("memory", "memory_create", description.value, self._engine, c_void_p(address))
 
     def _memory_desc(self, case: Case, name: str) -> Handle:
-        shape = [case.rows, case.cols] if name in OF_X else [case.cols] if name in OF_COLS else [case.rows]
-        dtype = DTYPES[case.dtype] if name in OF_X else F32
+        of_x = name in OF_X or name == "q"
+        shape = [case.rows, case.cols] if of_x else [case.cols] if name in OF_COLS else [case.rows]
+        if name == "scale":
+            shape = [1]
+        dtype = S8 if name == "q" else DTYPES[case.dtype] if of_x else F32
         dims = (c_int64 * 12)(*shape)
         of = (c_int(len(shape)), dims, c_int(dtype), c_int(TAGS[len(shape)]))
         return self._make("memory_desc", "memory_desc_create_with_tag", *of)

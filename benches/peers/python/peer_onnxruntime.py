@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
 from cases import Buffers, Case
-from contender import Contender, Unsupported, written
+from contender import Contender, NotAsked, Unsupported, dequantized, written
 
 TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+# What DynamicQuantizeLinear writes.
+OF_8_BITS = {"q": TensorProto.UINT8, "scale": TensorProto.FLOAT, "zero_point": TensorProto.UINT8}
 
 # By operation: the name of the contender, and its nodes, each with domain, type, inputs, outputs, attributes.
 MODELS: dict[str, dict[str, list[tuple[str, str, list[str], list[str], dict[str, int]]]]] = {
@@ -20,6 +25,12 @@ MODELS: dict[str, dict[str, list[tuple[str, str, list[str], list[str], dict[str,
     "rms_norm": {
         "onnxruntime": [("", "RMSNormalization", ["x", "gamma"], ["y"], {"axis": -1})],
         "onnxruntime simplified": [("", "SimplifiedLayerNormalization", ["x", "gamma"], ["y"], {"axis": -1})],
+    },
+    "layer_norm_u8": {
+        "onnxruntime": [
+            ("", "LayerNormalization", ["x", "gamma", "beta"], ["y"], {"axis": -1}),
+            ("", "DynamicQuantizeLinear", ["y"], ["q", "scale", "zero_point"], {}),
+        ],
     },
     "add_layer_norm": {
         "onnxruntime": [
@@ -52,13 +63,16 @@ class OnnxRuntime:
 
     def contenders(self, buffers: Buffers) -> list[Contender]:
         case = buffers.problem.case
+        if case.is_quantized and case.op not in MODELS:
+            raise NotAsked
         bound, refused = [], [f"no operator for {case.op}"]
         for name in MODELS.get(case.op, {}):
             session = self._session(name, case)
             if isinstance(session, Unsupported):
                 refused.append(str(session))
                 continue
-            bound.append(Contender(name, partial(session.run_with_iobinding, bind(session, buffers)), written(buffers)))
+            run = partial(session.run_with_iobinding, bind(session, buffers))
+            bound.append(Contender(name, run, quantized(buffers) if case.is_quantized else written(buffers)))
         if not bound:
             raise Unsupported(refused[-1])
         return bound
@@ -85,20 +99,28 @@ class OnnxRuntime:
         return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
 
 
+def quantized(buffers: Buffers) -> Callable[[object], dict[str, np.ndarray]]:
+    return lambda _: dequantized(buffers["q"], buffers["scale"][0, 0], int(buffers["zero_point"][0, 0]))
+
+
 def model(name: str, case: Case) -> bytes:
     element = TYPES[case.dtype]
     nodes = []
     for domain, operator, inputs, outputs, attributes in MODELS[case.op][name]:
-        extra = {} if operator == "Add" else {"epsilon": case.eps}
+        extra = {"epsilon": case.eps} if operator.endswith("Normalization") else {}
         nodes.append(helper.make_node(operator, inputs, outputs, domain=domain, **attributes, **extra))
     made = [output for node in nodes for output in node.output if output]
+    # y is no output where it is quantized: the graph may keep it where it likes.
+    results = made[1:] if case.is_quantized else made
     given = dict.fromkeys(name for node in nodes for name in node.input if name not in made)
-    shapes = {"gamma": ["cols"], "beta": ["cols"]}
+    shapes = {"gamma": ["cols"], "beta": ["cols"], "scale": [], "zero_point": []}
 
     def infos(names: list[str]) -> list:
-        return [helper.make_tensor_value_info(n, element, shapes.get(n, ["rows", "cols"])) for n in names]
+        return [
+            helper.make_tensor_value_info(n, OF_8_BITS.get(n, element), shapes.get(n, ["rows", "cols"])) for n in names
+        ]
 
-    graph = helper.make_graph(nodes, case.op, infos(list(given)), infos(made))
+    graph = helper.make_graph(nodes, case.op, infos(list(given)), infos(results))
     opset = 23 if name == "onnxruntime" and case.op == "rms_norm" else 17
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
@@ -109,5 +131,6 @@ def bind(session: onnxruntime.InferenceSession, buffers: Buffers) -> onnxruntime
     element = TYPES[buffers.problem.case.dtype]
     for ends, put in ((session.get_inputs(), binding.bind_input), (session.get_outputs(), binding.bind_output)):
         for end in ends:
-            put(end.name, "cpu", 0, element, list(buffers[end.name].shape), buffers.address(end.name))
+            shape = list(buffers[end.name].shape) if end.shape else []
+            put(end.name, "cpu", 0, OF_8_BITS.get(end.name, element), shape, buffers.address(end.name))
     return binding

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.ao.quantization.fx import _decomposed  # noqa: F401 (registers the operators)
+from torchao.quantization import PerRow
+from torchao.quantization.quantize_.workflows.int8.int8_tensor import Int8Tensor
 
-from cases import Buffers
-from contender import Contender
+from cases import Buffers, Case
+from contender import Contender, NotAsked, dequantized
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -31,9 +37,15 @@ class Torch:
         self._mode = torch.inference_mode()
         self._mode.__enter__()
         self.version = torch.__version__
+        self._compiled: dict[Case, Callable] = {}
 
     def contenders(self, buffers: Buffers) -> list[Contender]:
-        return getattr(self, f"_{buffers.problem.case.op}")(buffers)
+        case = buffers.problem.case
+        if case.op in ("layer_norm_i8", "rms_norm_i8"):
+            return self._int8(buffers)
+        if case.is_quantized:
+            raise NotAsked
+        return getattr(self, f"_{case.op}")(buffers)
 
     def _layer_norm(self, buffers: Buffers) -> list[Contender]:
         case = buffers.problem.case
@@ -87,3 +99,51 @@ class Torch:
             return backward(dy, x, shape, mean, rstd, gamma, beta, wanted)
 
         return [Contender("torch", run, lambda grads: dict(zip(case.outputs, map(array, grads), strict=True)))]
+
+    def _int8(self, buffers: Buffers) -> list[Contender]:
+        """The norm, and then int8 with a scale for each row, in the ways that there are."""
+        case = buffers.problem.case
+        x, gamma = tensor(buffers["x"]), tensor(buffers["gamma"])
+        beta = tensor(buffers["beta"]) if case.is_centered else None
+        norm = partial(normalize, (case.cols,), case.eps)
+        if case not in self._compiled:
+            torch.compiler.reset()
+            self._compiled[case] = torch.compile(partial(elementary, norm), dynamic=False)
+        ways = {
+            "torch": partial(elementary, norm, x, gamma, beta),
+            "torch per_token": partial(per_token, norm, x, gamma, beta),
+            "torch torchao": partial(torchao, norm, x, gamma, beta),
+            "torch compiled": partial(self._compiled[case], x, gamma, beta),
+        }
+
+        def outputs(result: tuple[torch.Tensor, torch.Tensor]) -> dict[str, np.ndarray]:
+            q, scale = result
+            return dequantized(q.numpy(), scale.float().numpy().reshape(case.rows, 1))
+
+        return [Contender(name, run, outputs) for name, run in ways.items()]
+
+
+def normalize(
+    shape: tuple[int], eps: float, x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor | None
+) -> torch.Tensor:
+    return F.rms_norm(x, shape, gamma, eps) if beta is None else F.layer_norm(x, shape, gamma, beta, eps)
+
+
+def elementary(norm: Callable[..., torch.Tensor], *of: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """By elementary operations."""
+    y = norm(*of).float()
+    scale = y.abs().amax(-1, keepdim=True) / 127
+    return (y / scale).round().to(torch.int8), scale
+
+
+def per_token(norm: Callable[..., torch.Tensor], *of: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """By the operators of `torch.ao`."""
+    y, ops = norm(*of), torch.ops.quantized_decomposed
+    scale, zero_point = ops.choose_qparams_per_token(y, torch.int8)
+    return ops.quantize_per_token(y, scale, zero_point, -128, 127, torch.int8), scale
+
+
+def torchao(norm: Callable[..., torch.Tensor], *of: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """By torchao's tensor of int8."""
+    made = Int8Tensor.from_hp(norm(*of), granularity=PerRow())
+    return made.qdata, made.scale

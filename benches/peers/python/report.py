@@ -8,7 +8,7 @@ import numpy as np
 
 OURS = "lanenorm"
 # The kinds of the other contenders, by the start of their names.
-OTHERS = ("torch", "onnxruntime", "onednn")
+OTHERS = ("torch", "onnxruntime", "onednn", "ggml")
 NOTHING = "-"
 
 
