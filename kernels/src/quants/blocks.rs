@@ -140,11 +140,17 @@ impl Blocks<'_> {
         // SAFETY: the caller's duty. Arrays have a multiple of a register.
         unsafe {
             let (y, ..) = self.at(first);
-            for from in (0..BATCH).step_by(S::F32_LANES) {
+            for from in (0..count).step_by(S::F32_LANES) {
                 let mut greatest = [simd.splat_u32s(0); 16];
-                if count == BATCH && block == 2 * S::F32_LANES {
+                if from + S::F32_LANES <= count && block == 2 * S::F32_LANES {
                     for b in 0..S::F32_LANES {
                         greatest[b] = greatest_of_two(simd, y.add((from + b) * 2 * S::F32_LANES));
+                    }
+                } else if from + S::F32_LANES <= count && block == 4 * S::F32_LANES {
+                    for b in 0..S::F32_LANES {
+                        let y = y.add((from + b) * 4 * S::F32_LANES);
+                        let two = greatest_of_two(simd, y);
+                        greatest[b] = simd.max_u32s(two, greatest_of_two(simd, y.add(2 * S::F32_LANES)));
                     }
                 } else {
                     for b in 0..S::F32_LANES {
@@ -214,13 +220,19 @@ impl Blocks<'_> {
         }
     }
 
-    /// Quantizes `count` blocks from `first` on, whose scales may be any.
+    /// Quantizes blocks of a batch, in `range` from `first` on, whose scales may be any.
     ///
     /// # Safety
-    /// - There are such blocks, at most a batch.
+    /// - There are such blocks.
     #[inline(always)]
-    unsafe fn quantize_each<S: Lanes, const WAY: u8>(&self, simd: S, first: usize, count: usize, scales: &Scales) {
-        for b in 0..count {
+    unsafe fn quantize_each<S: Lanes, const WAY: u8>(
+        &self,
+        simd: S,
+        first: usize,
+        range: Range<usize>,
+        scales: &Scales,
+    ) {
+        for b in range {
             let (scale, inverse, amax) = (scales.scale[b], scales.inverse[b], scales.amax[b]);
             // SAFETY: the caller's duty.
             unsafe {
@@ -256,25 +268,31 @@ impl<const WAY: u8> Kernel for Batches<'_, WAY> {
     fn run<S: Lanes>(self, simd: S) {
         let Self(all) = self;
         let Blocks { block, blocks, .. } = all;
-        let two_registers = block == 2 * S::F32_LANES && WAY != way::GENERAL;
+        let (in_two, in_fours) = (block == 2 * S::F32_LANES, block.is_multiple_of(4 * S::F32_LANES));
         for first in (0..blocks).step_by(BATCH) {
             let count = BATCH.min(blocks - first);
             // SAFETY: whoever made this knew that the blocks are there.
             unsafe {
                 let scales = all.scales(simd, first, count);
-                if !(scales.are_quick && two_registers && count == BATCH) {
-                    all.quantize_each::<S, WAY>(simd, first, count, &scales);
+                if WAY == way::GENERAL || !scales.are_quick || !(in_two || in_fours) {
+                    all.quantize_each::<S, WAY>(simd, first, 0..count, &scales);
                     continue;
                 }
                 let (y, bytes, head) = all.at(first);
                 let (q, step) = (bytes.add(head), head + block);
-                for b in (0..BATCH).step_by(2) {
-                    let scale = [scales.scale[b], scales.scale[b + 1]];
-                    let inverse = [scales.inverse[b], scales.inverse[b + 1]];
-                    let q = [q.add(b * step), q.add((b + 1) * step)];
-                    elements::quantize_two::<S, WAY>(simd, scale, inverse, y.add(b * block), q);
+                let done = if in_two { count & !1 } else { count };
+                for b in (0..done).step_by(if in_two { 2 } else { 1 }) {
+                    let (y, to) = (y.add(b * block), q.add(b * step));
+                    if in_two {
+                        let [scale, inverse] =
+                            [[scales.scale[b], scales.scale[b + 1]], [scales.inverse[b], scales.inverse[b + 1]]];
+                        elements::quantize_two::<S, WAY>(simd, scale, inverse, y, [to, to.add(step)]);
+                    } else {
+                        elements::quantize_one::<S, WAY>(simd, scales.scale[b], scales.inverse[b], y, to, block);
+                    }
                 }
-                all.finish(first, 0..BATCH, &scales);
+                all.finish(first, 0..done, &scales);
+                all.quantize_each::<S, WAY>(simd, first, done..count, &scales);
             }
         }
     }

@@ -12,8 +12,10 @@ pub(super) mod way {
     pub(crate) const MULTIPLY: u8 = 1;
     /// Products, ties away from zero, to signed integers without a zero point.
     pub(crate) const AWAY: u8 = 2;
-    /// Correctly rounded quotients, ties to even, to all integers, of elements that may be NaN or leave the range.
-    pub(crate) const SATURATE: u8 = 3;
+    /// Correctly rounded quotients, ties to even, to integers that a zero point is added to and that are saturated. Rows
+    /// with an element that is NaN, or greater by far than all integers, turn out to be no such rows, and take the next
+    /// way.
+    pub(crate) const SHIFT: u8 = 3;
     /// Everything else.
     pub(crate) const GENERAL: u8 = 4;
 }
@@ -30,7 +32,7 @@ pub(super) struct Rule {
     ties_away: bool,
     scale: f32,
     inverse: f32,
-    /// Elements of greater magnitude are saturated.
+    /// Elements of greater magnitude are saturated before they are divided.
     most: f32,
     /// The least and the greatest quotient.
     quotients: [f32; 2],
@@ -58,12 +60,13 @@ impl Rule {
             let divides = scheme.quotient == Quotient::Divide;
             let ties_away = scheme.ties == Ties::Away && scheme.format.is_integer();
             let format = scheme.format;
-            let saturates = given || scheme.divisor > format.max();
-            let way = match (format, divides, ties_away, saturates) {
+            // Integers that leave the range by little are saturated when they are packed, but to -128.
+            let leaves = given || (scheme.divisor > format.max() && scheme.least == -127);
+            let way = match (format, divides, ties_away, leaves) {
                 (Format::I8, true, false, false) => way::DIVIDE,
                 (Format::I8, false, false, false) => way::MULTIPLY,
                 (Format::I8, false, true, false) => way::AWAY,
-                (Format::I8 | Format::U8, true, false, _) => way::SATURATE,
+                (Format::I8 | Format::U8, true, false, _) => way::SHIFT,
                 _ => way::GENERAL,
             };
             let quotients = match format {
@@ -91,6 +94,8 @@ struct Regs<S: Lanes> {
     most: S::f32s,
     quotients: [S::f32s; 2],
     offset: S::u32s,
+    /// The greatest magnitudes of the elements so far, where these decide on the way.
+    greatest: S::u32s,
 }
 
 impl<S: Lanes> Regs<S> {
@@ -102,7 +107,14 @@ impl<S: Lanes> Regs<S> {
             most: simd.splat_f32s(rule.most),
             quotients: [simd.splat_f32s(rule.quotients[0]), simd.splat_f32s(rule.quotients[1])],
             offset: simd.splat_u32s(rule.offset.cast_unsigned()),
+            greatest: simd.splat_u32s(0),
         }
+    }
+
+    /// Whether the elements may take this way.
+    #[inline(always)]
+    fn allow<const WAY: u8>(&self, simd: S, rule: &Rule) -> bool {
+        WAY != way::SHIFT || simd.fold_max(self.greatest) <= rule.most.to_bits()
     }
 
     /// y divided by the scale. See [`quants`](super).
@@ -118,7 +130,10 @@ impl<S: Lanes> Regs<S> {
             way::DIVIDE => simd.nearest(self.divide(simd, y)),
             way::MULTIPLY => simd.nearest(simd.mul_f32s(y, self.inverse)),
             way::AWAY => away(simd, simd.mul_f32s(y, self.inverse)),
-            way::SATURATE => simd.add_u32s(simd.nearest(self.saturated(simd, true, y)), self.offset),
+            way::SHIFT => {
+                let quotient = simd.max_f32s(self.divide(simd, y), self.quotients[0]);
+                simd.add_u32s(simd.nearest(quotient), self.offset)
+            }
             _ => {
                 let quotient = self.saturated(simd, rule.divides, y);
                 let v = match rule.format {
@@ -195,10 +210,10 @@ pub(super) unsafe fn quantize<S: Lanes>(simd: S, rule: &Rule, y: *const f32, q: 
             return outline(simd, General { rule, y, q, n });
         }
         match rule.way {
-            way::DIVIDE => by_way::<S, { way::DIVIDE }>(simd, rule, y, q, n),
-            way::MULTIPLY => by_way::<S, { way::MULTIPLY }>(simd, rule, y, q, n),
-            way::AWAY => by_way::<S, { way::AWAY }>(simd, rule, y, q, n),
-            way::SATURATE => by_way::<S, { way::SATURATE }>(simd, rule, y, q, n),
+            way::DIVIDE => _ = by_way::<S, { way::DIVIDE }>(simd, rule, y, q, n),
+            way::MULTIPLY => _ = by_way::<S, { way::MULTIPLY }>(simd, rule, y, q, n),
+            way::AWAY => _ = by_way::<S, { way::AWAY }>(simd, rule, y, q, n),
+            way::SHIFT if by_way::<S, { way::SHIFT }>(simd, rule, y, q, n) => {}
             _ => outline(simd, General { rule, y, q, n }),
         }
     }
@@ -225,22 +240,24 @@ impl Kernel for General<'_> {
 /// The elements that the widest tier takes at once.
 const MOST_ELEMENTS: usize = 64;
 
+/// Returns whether the elements may take this way.
+///
 /// # Safety
 /// - As for [`quantize`].
 #[inline(always)]
-unsafe fn by_way<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, y: *const f32, q: *mut u8, n: usize) {
-    let regs = Regs::new(simd, rule);
+unsafe fn by_way<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, y: *const f32, q: *mut u8, n: usize) -> bool {
+    let mut regs = Regs::new(simd, rule);
     let step = 4 * S::F32_LANES;
     let mut i = 0;
     // SAFETY: the caller's duty.
     unsafe {
         loop {
             while i + step <= n {
-                four::<S, WAY>(simd, rule, &regs, y.add(i), q.add(i));
+                four::<S, WAY>(simd, rule, &mut regs, y.add(i), q.add(i));
                 i += step;
             }
             if i >= n {
-                return;
+                return regs.allow::<WAY>(simd, rule);
             }
             if n < step {
                 break;
@@ -250,9 +267,10 @@ unsafe fn by_way<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, y: *const f32, q
         }
         let (mut few, mut bytes) = ([0.0; MOST_ELEMENTS], [0; MOST_ELEMENTS]);
         y.copy_to_nonoverlapping(few.as_mut_ptr(), n);
-        four::<S, WAY>(simd, rule, &regs, few.as_ptr(), bytes.as_mut_ptr());
+        four::<S, WAY>(simd, rule, &mut regs, few.as_ptr(), bytes.as_mut_ptr());
         q.copy_from_nonoverlapping(bytes.as_ptr(), n);
     }
+    regs.allow::<WAY>(simd, rule)
 }
 
 /// Quantizes four registers.
@@ -260,12 +278,16 @@ unsafe fn by_way<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, y: *const f32, q
 /// # Safety
 /// - y and q have as many elements.
 #[inline(always)]
-unsafe fn four<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, regs: &Regs<S>, y: *const f32, q: *mut u8) {
+unsafe fn four<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, regs: &mut Regs<S>, y: *const f32, q: *mut u8) {
     let mut v = [simd.splat_u32s(0); 4];
     // SAFETY: the caller's duty.
     unsafe {
         for k in 0..4 {
-            v[k] = regs.integers::<WAY>(simd, rule, simd.load(y.add(k * S::F32_LANES)));
+            let y = simd.load(y.add(k * S::F32_LANES));
+            if WAY == way::SHIFT {
+                regs.greatest = simd.max_u32s(regs.greatest, magnitude(simd, y));
+            }
+            v[k] = regs.integers::<WAY>(simd, rule, y);
         }
         simd.store_bytes(q, v, flip::<WAY>(rule));
     }
@@ -289,12 +311,12 @@ pub(super) unsafe fn quantize_block<S: Lanes, const WAY: u8>(
     q: *mut u8,
     n: usize,
 ) {
-    let regs = Regs::new(simd, rule);
+    let mut regs = Regs::new(simd, rule);
     let mut i = 0;
     // SAFETY: the caller's duty.
     unsafe {
         while i + 4 * S::F32_LANES <= n {
-            four::<S, WAY>(simd, rule, &regs, y.add(i), q.add(i));
+            four::<S, WAY>(simd, rule, &mut regs, y.add(i), q.add(i));
             i += 4 * S::F32_LANES;
         }
         if i < n {
@@ -305,6 +327,43 @@ pub(super) unsafe fn quantize_block<S: Lanes, const WAY: u8>(
                 v[k + 2] = v[k];
             }
             simd.store_halves([q.add(i); 2], v, flip::<WAY>(rule));
+        }
+    }
+}
+
+/// The integers of a register of a block whose scale is an ordinary number, in a way of signed integers.
+#[inline(always)]
+fn of_block<S: Lanes, const WAY: u8>(simd: S, y: S::f32s, negative_scale: S::f32s, inverse: S::f32s) -> S::u32s {
+    match WAY {
+        way::DIVIDE => simd.nearest(divide(simd, y, negative_scale, inverse)),
+        way::MULTIPLY => simd.nearest(simd.mul_f32s(y, inverse)),
+        _ => away(simd, simd.mul_f32s(y, inverse)),
+    }
+}
+
+/// Quantizes a block of `n` elements, a multiple of four registers, in a way of signed integers.
+///
+/// # Safety
+/// - There are as many elements.
+#[inline(always)]
+pub(super) unsafe fn quantize_one<S: Lanes, const WAY: u8>(
+    simd: S,
+    scale: f32,
+    inverse: f32,
+    y: *const f32,
+    q: *mut u8,
+    n: usize,
+) {
+    let (negative_scale, inverse) = (simd.splat_f32s(-scale), simd.splat_f32s(inverse));
+    for i in (0..n).step_by(4 * S::F32_LANES) {
+        let mut v = [simd.splat_u32s(0); 4];
+        // SAFETY: the caller's duty.
+        unsafe {
+            for k in 0..4 {
+                let y = simd.load(y.add(i + k * S::F32_LANES));
+                v[k] = of_block::<S, WAY>(simd, y, negative_scale, inverse);
+            }
+            simd.store_bytes(q.add(i), v, 0);
         }
     }
 }
@@ -326,12 +385,7 @@ pub(super) unsafe fn quantize_two<S: Lanes, const WAY: u8>(
     unsafe {
         for k in 0..4 {
             let (negative_scale, inverse) = (simd.splat_f32s(-scale[k / 2]), simd.splat_f32s(inverse[k / 2]));
-            let y = simd.load(y.add(k * S::F32_LANES));
-            v[k] = match WAY {
-                way::DIVIDE => simd.nearest(divide(simd, y, negative_scale, inverse)),
-                way::MULTIPLY => simd.nearest(simd.mul_f32s(y, inverse)),
-                _ => away(simd, simd.mul_f32s(y, inverse)),
-            };
+            v[k] = of_block::<S, WAY>(simd, simd.load(y.add(k * S::F32_LANES)), negative_scale, inverse);
         }
         simd.store_halves(q, v, 0);
     }
