@@ -61,7 +61,7 @@ impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
 
 impl<'a, T: Element, M: Center, I, P, Y> QuantizeCall<'a, T, M, I, P, Y> {
     /// Writes the scales: one for each row, for each block of each row, or one, as [`Scheme::scales`] says. Schemes
-    /// whose scales are given, or lie beside the elements, have none. Without rows or columns nothing is written.
+    /// whose scales are given, or lie beside the elements, have none. Elements that are none have the scale of zeros.
     pub fn scale_to(mut self, scale: impl Into<SliceMut<'a, f32>>) -> Self {
         self.scale = self.call.slice_mut("scale", scale.into());
         self

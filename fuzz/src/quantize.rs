@@ -4,7 +4,7 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use lanenorm::kernels::reference;
-use lanenorm::scheme::{Format, Layout, Quotient, Scheme, Scope, Ties};
+use lanenorm::scheme::{Format, Layout, Quotient, Range, Scheme, Scope, Ties};
 use lanenorm::{Companion, Error, Isa, Norm, Quantizable, Rows, RowsMut, bf16, f16};
 
 use crate::forward::added;
@@ -249,10 +249,11 @@ where
     let is_good = scheme.check(cols).is_ok();
     let (scales, zero_points) = (scheme.scales(rows, cols), scheme.zero_points(rows));
     let mut by_definition = if is_good { quantized(&scheme, &output.y, [rows, cols]) } else { Quantized::default() };
-    // Then nothing is written.
-    if rows == 0 || cols == 0 {
-        by_definition.scale = vec![f32::SENTINEL; scales];
-        by_definition.zero_point = vec![UNTOUCHED; zero_points];
+    // Elements that are none have the scale of zeros.
+    if is_good && (rows == 0 || cols == 0) {
+        let (scale, zero_point) = scheme.scale_of(Range::EMPTY);
+        by_definition.scale = vec![scale; scales];
+        by_definition.zero_point = vec![zero_point as u8; zero_points];
     }
     let expected = Expected::<K, N> {
         q: by_definition.q,

@@ -176,10 +176,11 @@ pub trait Quantizes<M: Center>: Storage<Float = f32> {
 }
 
 impl<T: Quantizes<M>, M: Center> Quantize<'_, T, M> {
-    /// Does the job on one tier, on the calling thread. Nothing happens if there are no rows or no columns.
+    /// Does the job on one tier, on the calling thread. Without rows or columns, scales and zero points are those of
+    /// zeros.
     pub fn run_on(&mut self, isa: Isa) {
         if self.is_empty() {
-            return;
+            return in_default_environment(|| self.write_scales_of_zeros());
         }
         if self.needs_range() {
             let range = T::range(self, isa);

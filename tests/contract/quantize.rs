@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use lanenorm::kernels::Error as Refused;
 use lanenorm::scheme::Scheme;
 use lanenorm::{
-    Center, Companion, Element, Error, LayerNorm, Norm, Parallelism, Quantizable, RmsNorm, RowsMut, bf16, f16,
+    Center, Companion, Element, Error, LayerNorm, Norm, Parallelism, Quantizable, RmsNorm, Rows, RowsMut, bf16, f16,
 };
 
 use crate::support::quantized::{Quantized, SCHEMES, quantized};
@@ -187,9 +187,26 @@ fn what_does_not_fit_is_refused_before_anything_is_written() -> Result<(), Error
     expect(&Scheme::i8_blocks(48), 96, 2, 0, message);
     let refused = plan.call(&x).quantize(&Scheme::I8).to(&mut [0u8; 96]);
     assert_eq!(refused, Err(Error::Arguments(Refused::Length { what: "scale", len: 0, expected: 2 })));
-    // No rows, and no columns.
-    plan.call(&x[..0]).quantize(&Scheme::I8).to(&mut [0u8; 0])?;
-    RmsNorm::new(0, 1e-5)?.call(&x[..0]).quantize(&Scheme::I8).to(&mut [0u8; 0])
+    Ok(())
+}
+
+#[test]
+fn elements_that_are_none_have_the_scale_of_zeros() -> Result<(), Error> {
+    let (mut nothing, x) = ([0u8; 0], [0.0f32; 0]);
+    RmsNorm::new(48, 1e-5)?.call(&x).quantize(&Scheme::I8).to(&mut nothing)?;
+    RmsNorm::new(0, 1e-5)?.call(&x).quantize(&Scheme::I8).to(&mut nothing)?;
+    for cols in [48, 0] {
+        let (mut scale, mut zero_point) = ([7.0], [7]);
+        let plan = LayerNorm::new(cols, 1e-5)?;
+        let call = plan.call(&x).quantize(&Scheme::ONNX_U8);
+        call.scale_to(&mut scale).zero_point_to(&mut zero_point).to(&mut nothing)?;
+        assert_eq!((scale, zero_point), ([1.0], [0]));
+    }
+    let (plan, mut scale, mut zero_point) = (LayerNorm::new(0, 1e-5)?, [7.0; 3], [7; 3]);
+    let call = plan.call(Rows::strided(&x, 3, 0)).quantize(&Scheme::U8);
+    call.scale_to(&mut scale).zero_point_to(&mut zero_point).to(RowsMut::strided(&mut nothing, 3, 0))?;
+    assert_eq!((scale, zero_point), ([1.0; 3], [0; 3]));
+    Ok(())
 }
 
 /// Subnormal numbers in y and in schemes, and numbers that are refused: comparisons of these raise flags.
@@ -224,8 +241,18 @@ fn the_environment_of_the_caller_is_kept() -> Result<(), Error> {
                     (result.is_ok(), q, scale, zero_point)
                 };
                 let expected = call();
+                let of_nothing = || {
+                    let mut scale = vec![0.0; scheme.scales(0, cols)];
+                    let mut zero_point = vec![0; scheme.zero_points(0)];
+                    let call = plan.call(&x[..0]).quantize(&scheme).scale_to(&mut scale).zero_point_to(&mut zero_point);
+                    let result = call.to(&mut [0u8; 0]);
+                    (result.is_ok(), scale.iter().map(|v| v.to_bits()).collect::<Vec<u32>>())
+                };
+                let expected_of_nothing = of_nothing();
                 for environment in ENVIRONMENTS {
-                    assert_eq!(environment.within(call), expected, "{environment:?}, {scheme:?}, {plan:?}");
+                    let what = || format!("{environment:?}, {scheme:?}, {plan:?}");
+                    assert_eq!(environment.within(call), expected, "{}", what());
+                    assert_eq!(environment.within(of_nothing), expected_of_nothing, "{}", what());
                 }
             }
         }

@@ -129,11 +129,15 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
             if t < rows {
                 // SAFETY: row t exists.
                 let input = unsafe { job.input(t) };
+                let prefetches = job.prefetches_chunks() && input.asks();
                 let mut stack = [MaybeUninit::uninit(); SUBTREES];
                 let mut tree = Tree::new(&mut stack);
                 let mut at = 0;
                 moments = loop {
                     let len = if cols - at > CHUNK { inner } else { last };
+                    if prefetches {
+                        input.prefetch_chunk(simd, at, len.len);
+                    }
                     // SAFETY: at + len.len <= cols; the pending row has cols elements.
                     let chunk =
                         unsafe { fused_chunk::<_, _, _, _, STREAMS>(simd, input, at, len, &mut pending, cols, mean) };

@@ -40,6 +40,9 @@ const IN_PLACE_ROW_BYTES: usize = 2 << 10;
 /// Rows up to this size are fused with their neighbours. A longer row would leave the L2 cache before its second touch.
 pub(super) const FUSED_BYTES: usize = 64 << 10;
 
+/// Rows that are quantized are prefetched if x has this size at least.
+const PREFETCHED_BYTES: usize = 4 << 20;
+
 /// The job that the loops run. Its input is `rows`, its reduction is the moments of each row (the `M: Center` of the
 /// loops), and `epilogues` make y.
 #[derive(Debug)]
@@ -104,7 +107,15 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
 
     /// The same job, whose rows of y go to `quantizer` one by one.
     pub(crate) fn quantized_by(self, quantizer: &'a Quantizer<'a>) -> Self {
-        Self { quantizer: Some((quantizer, 0)), blocks: false, ..self }
+        let prefetches = self.rows.rows() * self.rows.cols() * size_of::<T>() >= PREFETCHED_BYTES;
+        Self { quantizer: Some((quantizer, 0)), blocks: false, prefetches, ..self }
+    }
+
+    /// Whether chunks of rows are prefetched before they are summed up: where memory would wait while rows are
+    /// quantized, and steps do not prefetch. Steps do so for elements of 16 bits, and for rows that are streamed.
+    #[inline(always)]
+    pub(super) fn prefetches_chunks(&self) -> bool {
+        !T::ROUNDS && self.prefetches && self.quantizer.is_some()
     }
 
     /// Does what there is to do for row `r`, which has been normalized.

@@ -201,6 +201,20 @@ impl<'a, T: Storage<Float = f32>, M: Center> Quantize<'a, T, M> {
         if job.rows.cols() <= ROOM { range_of_short(job, isa, loops) } else { range_of_long(job, isa, loops) }
     }
 
+    /// Writes the scales and the zero points of rows that have no elements, or of no rows.
+    #[inline(never)]
+    pub(crate) fn write_scales_of_zeros(&self) {
+        let &Self { ref forward, scheme, places, .. } = self;
+        let rows = if self.needs_range() { 1 } else { forward.rows().rows() };
+        // Blocks of no elements are none.
+        if matches!(scheme.scope, Scope::Row | Scope::Tensor) {
+            for r in 0..rows {
+                // SAFETY: there is such a row, or one scale of all rows.
+                unsafe { places.after(&scheme, r, 0).set(&scheme, Range::EMPTY) };
+            }
+        }
+    }
+
     /// Whether all rows share a scale, which comes of them.
     pub fn needs_range(&self) -> bool {
         self.scheme.scope == Scope::Tensor

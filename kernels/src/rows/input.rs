@@ -57,6 +57,12 @@ impl<T: Storage> Input<T> {
     pub(crate) fn prefetch_ahead<S: Lanes>(self, simd: S, i: usize) {
         self.x.prefetch_ahead(simd, i, self.ahead);
     }
+
+    /// Prefetches `n` elements that are read some time after those from `i` on. It needs [`asks`](Self::asks).
+    #[inline(always)]
+    pub(crate) fn prefetch_chunk<S: Lanes>(self, simd: S, i: usize, n: usize) {
+        self.x.prefetch_chunk(simd, i, n, self.ahead);
+    }
 }
 
 /// Takes the sums (x + residual) + bias of rows, rounded to the type of the elements. Whoever makes it knows that all

@@ -162,6 +162,13 @@ impl<T: Storage> Source<T> {
         }
     }
 
+    /// Prefetches `n` elements into the L2 cache, of f32 or f64: those from `i` on, at the farthest offset at which the
+    /// L1 cache would be asked for them.
+    #[inline(always)]
+    pub(super) fn prefetch_chunk<S: Lanes>(self, simd: S, i: usize, n: usize, ahead: PrefetchOffset) {
+        Self(self.0.wrapping_byte_add(ahead.0.wrapping_add(NEAR[0]))).prefetch(simd, i, n);
+    }
+
     /// A pair of registers of consecutive elements from `i` on.
     ///
     /// # Safety
