@@ -115,7 +115,7 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
     /// quantized, and steps do not prefetch. Steps do so for elements of 16 bits, and for rows that are streamed.
     #[inline(always)]
     pub(super) fn prefetches_chunks(&self) -> bool {
-        !T::ROUNDS && self.prefetches && self.quantizer.is_some()
+        !T::ROUNDS && size_of::<T>() == size_of::<f32>() && self.prefetches && self.quantizer.is_some()
     }
 
     /// Does what there is to do for row `r`, which has been normalized.

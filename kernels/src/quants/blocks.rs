@@ -283,12 +283,12 @@ impl<const WAY: u8> Kernel for Batches<'_, WAY> {
                 let done = if in_two { count & !1 } else { count };
                 for b in (0..done).step_by(if in_two { 2 } else { 1 }) {
                     let (y, to) = (y.add(b * block), q.add(b * step));
+                    let (scale, inverse) = (scales.scale.as_ptr().add(b), scales.inverse.as_ptr().add(b));
                     if in_two {
-                        let [scale, inverse] =
-                            [[scales.scale[b], scales.scale[b + 1]], [scales.inverse[b], scales.inverse[b + 1]]];
+                        let (scale, inverse) = ([*scale, *scale.add(1)], [*inverse, *inverse.add(1)]);
                         elements::quantize_two::<S, WAY>(simd, scale, inverse, y, [to, to.add(step)]);
                     } else {
-                        elements::quantize_one::<S, WAY>(simd, scales.scale[b], scales.inverse[b], y, to, block);
+                        elements::quantize_one::<S, WAY>(simd, *scale, *inverse, y, to, block);
                     }
                 }
                 all.finish(first, 0..done, &scales);

@@ -60,7 +60,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 33] = [
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("Part", "16", [5, 2, 0], "where the loop and the row end, and pointers"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
-    ("Rows", "", [4, 2, 4], "where a row and its elements are"),
+    ("Rows", "", [5, 5, 6], "where a row and its elements are, and the scales of two blocks"),
     ("RunParts", "16", [35, 19, 36], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [30, 14, 24], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f64", [25, 18, 24], "the statistics of two rows, and seven pointers for each"),
