@@ -252,7 +252,7 @@ typedef enum lanenorm_format {
  */
 typedef enum lanenorm_scope {
   /**
-   * Those of a row.
+   * Those of a row ("per token").
    */
   LANENORM_SCOPE_ROW = 0,
   /**
@@ -260,11 +260,11 @@ typedef enum lanenorm_scope {
    */
   LANENORM_SCOPE_BLOCK = 1,
   /**
-   * All of a call. x is read twice.
+   * All of a call ("per tensor"). x is read twice.
    */
   LANENORM_SCOPE_TENSOR = 2,
   /**
-   * All, and `given_scale` is their scale.
+   * All, and `given_scale` is their ("static") scale.
    */
   LANENORM_SCOPE_GIVEN = 3,
 } lanenorm_scope;
@@ -651,7 +651,8 @@ typedef struct lanenorm_backward_sizes {
  * zero point: round(-min(y, 0) / scale), which is added to q.
  *
  * Start from `LANENORM_SCHEME_INIT`, which is `LANENORM_PRESET_I8`, or from another preset by `lanenorm_scheme_init`;
- * and change fields for a scheme that has no name: scope and given_scale for a scale that is known, say.
+ * and change fields for a scheme that has no name. For ONNX QuantizeLinear take `LANENORM_PRESET_I8` with a least of
+ * -128, or `LANENORM_PRESET_U8`, and set scope to `LANENORM_SCOPE_GIVEN`, given_scale and given_zero_point.
  *
  * A scale that is 0 has elements of 0. If some y that shares a scale is NaN or infinite, the scale is NaN and the
  * elements are 0. Where the scale is given, NaN becomes the zero point (or the NaN of the format), and infinities
@@ -1296,8 +1297,9 @@ enum lanenorm_status lanenorm_plan_quantize_rows(const struct lanenorm_plan *pla
 /**
  * Writes to `range` the least and the greatest of 0 and the elements of y in `row_count` rows from `first_row` on; NaN
  * and NaN if an element is NaN or infinite. It is the first of the two calls that quantize these rows with
- * `LANENORM_SCOPE_TENSOR`: see `lanenorm_plan_quantize_rows`. Sums and statistics are written, and y is not. `buffers`
- * is for all rows.
+ * `LANENORM_SCOPE_TENSOR`: see `lanenorm_plan_quantize_rows`. `buffers` is for all rows. Sums and statistics are
+ * written, and y is not, but for a residual without a sum: then y holds the sum meanwhile. Call it once for each row,
+ * since a sum over x or residual would be taken twice.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_range_rows(const struct lanenorm_plan *plan,

@@ -60,6 +60,22 @@ pub enum Error {
         /// The number of columns of the plan.
         cols: usize,
     },
+    /// A call whose result is quantized lacks an array that its scheme has.
+    #[error("{what} is not given, expected {}: see `{what}_to`", Count(*expected, "element"))]
+    NotGiven {
+        /// The array: scale or `zero_point`.
+        what: &'static str,
+        /// Its length.
+        expected: usize,
+    },
+    /// A call whose result is quantized is given an array that its scheme does not have.
+    #[error("{what} has {}, but the scheme has no array of them", Count(*len, "element"))]
+    NotOfScheme {
+        /// The array: scale or `zero_point`.
+        what: &'static str,
+        /// Its length.
+        len: usize,
+    },
     /// The elements of a row of an array do not follow one another.
     #[cfg(feature = "ndarray")]
     #[error("axis {axis} of {what}, along which rows lie, has a stride of {stride}, expected 1")]

@@ -83,17 +83,20 @@ impl<'a, T: Element, M: Center, I, P> QuantizeCall<'a, T, M, I, P> {
     }
 }
 
-impl<'a, T: Element<Float = f32>, M: Center, I, P, Y: Wanted<'a, T, I>> QuantizeCall<'a, T, M, I, P, Y>
-where
-    I: Normalizes<'a, T, Of: Quantizable>,
-{
-    /// Runs the call; quantized rows go to q, of i8 or u8. A row has [`Scheme::row_bytes`] elements: as many as x, or
-    /// the bytes of its blocks where these have scales beside their elements.
+impl<'a, T: Element, M: Center, I, P, Y> QuantizeCall<'a, T, M, I, P, Y> {
+    /// Runs the call. Quantized rows go to q, of i8 or u8, which makes no difference to the bytes. A row has
+    /// [`Scheme::row_bytes`] elements: as many as x, or the bytes of its blocks where these have scales beside their
+    /// elements.
     ///
     /// # Errors
     /// If parts of the scheme are out of range, or its blocks do not divide the columns, if the lengths do not fit
     /// together, or if a buffer has rows at two strides; nothing has been written then.
-    pub fn to<Q: Byte + 'a>(self, q: impl Into<RowsMut<'a, Q>>) -> Result<(), Error> {
+    pub fn to<Q: Byte + 'a>(self, q: impl Into<RowsMut<'a, Q>>) -> Result<(), Error>
+    where
+        T: Element<Float = f32>,
+        I: Normalizes<'a, T, Of: Quantizable>,
+        Y: Wanted<'a, T, I>,
+    {
         let Self { call, scheme, scale, zero_point, y } = self;
         let (norm, x, input, gamma, beta, stats) = call.into_parts()?;
         let q: RowsMut<'a, Q> = q.into();
@@ -109,8 +112,19 @@ where
         if q_rows != rows && row_bytes > 0 {
             return Err(Error::SumRows { what: "q", x: rows, rows: q_rows });
         }
+        check_array("scale", scale.as_deref(), scheme.scales(rows, norm.cols()))?;
+        check_array("zero_point", zero_point.as_deref(), scheme.zero_points(rows))?;
         let quants = Quants::new(q.data, stride, scale.unwrap_or_default(), zero_point.unwrap_or_default());
         norm.quantize_rows(io, bias, gamma, beta, stats, &scheme, quants)
+    }
+}
+
+/// Refuses an array that is not there, or that the scheme does not have. Other lengths are refused by the kernels.
+fn check_array<T>(what: &'static str, array: Option<&[T]>, expected: usize) -> Result<(), Error> {
+    match array {
+        None if expected > 0 => Err(Error::NotGiven { what, expected }),
+        Some(array) if expected == 0 && !array.is_empty() => Err(Error::NotOfScheme { what, len: array.len() }),
+        _ => Ok(()),
     }
 }
 

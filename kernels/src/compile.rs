@@ -163,6 +163,10 @@ impl Parts {
 }
 
 /// A type of elements that are computed in f32, and so can be quantized: f32, f16 or bf16.
+#[diagnostic::on_unimplemented(
+    message = "rows of `{Self}` are not quantized",
+    label = "expected rows, or sums of them, of f32, f16 or bf16"
+)]
 pub trait Quantizable: Element + Storage<Float = f32> + Quantizes<Centered> + Quantizes<Uncentered> {}
 
 impl<T: Element + Storage<Float = f32> + Quantizes<Centered> + Quantizes<Uncentered>> Quantizable for T {}

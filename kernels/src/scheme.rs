@@ -63,13 +63,13 @@ mod sealed {
 /// Which elements share a scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scope {
-    /// Those of a row.
+    /// Those of a row: "per token".
     Row,
     /// So many consecutive elements of a row: a multiple of 32, at most 256.
     Block(usize),
-    /// All of a call. This reads x twice: the scale is known once all rows have been normalized.
+    /// All of a call, "per tensor". This reads x twice: the scale is known once all rows have been normalized.
     Tensor,
-    /// All, and the scale is given.
+    /// All, and the scale is given: it is "static".
     Given {
         /// What quantized elements are multiplied by: finite and greater than 0.
         scale: f32,
@@ -137,7 +137,7 @@ impl Layout {
 /// [`Format::U8`] has the range of all y and 0 instead of amax, and a zero point:
 ///
 /// ```text
-/// scale      = (max(y, 0) - min(y, 0)) / divisor
+/// scale      = max(max(max(y, 0) - min(y, 0), least_amax) / divisor, least_scale)
 /// zero_point = round(-min(y, 0) / scale)
 /// q          = round(y / scale) + zero_point
 /// ```
@@ -251,18 +251,19 @@ impl Scheme {
         Self { scope: Scope::Block(block), ..Self::I8 }
     }
 
-    /// Signed integers with a scale that is given, from -128 to 127: ONNX `QuantizeLinear`, and oneDNN with a scale of
+    /// Signed integers with a static scale, from -128 to 127: ONNX `QuantizeLinear`, and oneDNN with a scale of
     /// the destination.
     pub const fn i8_given(scale: f32, zero_point: i32) -> Self {
         Self { scope: Scope::Given { scale, zero_point }, least: -128, ..Self::I8 }
     }
 
-    /// Unsigned integers with a scale and a zero point that are given: ONNX `QuantizeLinear`.
+    /// Unsigned integers with a static scale and zero point: ONNX `QuantizeLinear`.
     pub const fn u8_given(scale: f32, zero_point: i32) -> Self {
         Self { scope: Scope::Given { scale, zero_point }, ..Self::U8 }
     }
 
-    /// The same scheme with a scale that is given, without a zero point.
+    /// The same scheme with a static scale, without a zero point. Its least integer stays as it is, -127 for
+    /// [`I8`](Self::I8): [`i8_given`](Self::i8_given) and [`u8_given`](Self::u8_given) are those of ONNX.
     pub const fn given(self, scale: f32) -> Self {
         Self { scope: Scope::Given { scale, zero_point: 0 }, ..self }
     }
@@ -329,15 +330,12 @@ impl Scheme {
             Scope::Row | Scope::Tensor => {}
         }
         if self.format == Format::U8 && self.quotient == Quotient::Ratio {
-            return refuse(
-                "divisor",
-                self.divisor.into(),
-                "a quotient that is no ratio of it and amax beside a zero point",
-            );
+            return refuse("quotient", f64::from(self.quotient as u8), "0 or 1 (no ratio) beside a zero point");
         }
         if let Some((block, _)) = self.layout.block() {
             if self.scope != Scope::Block(block) {
-                return refuse("block", self.block(cols) as f64, "the block of the layout");
+                let expected = if block == 32 { "a scope of blocks of 32" } else { "a scope of blocks of 256" };
+                return refuse("layout", f64::from(self.layout as u8), expected);
             }
             if self.format != Format::I8 {
                 return refuse("block", block as f64, "elements of i8 for this layout");

@@ -436,9 +436,13 @@ unsafe fn copy_smaller(
     // A structure ends where a field does; half a pointer is none.
     const WORD: usize = size_of::<usize>();
     if !(least..=size).contains(&given) || !given.is_multiple_of(WORD) {
-        let message =
-            format_args!("struct_size of {what} is {given}, expected {least} to {size}, a multiple of {WORD}");
-        return Err(refuse(lanenorm_status::Size, message));
+        let status = lanenorm_status::Size;
+        return Err(if least == size {
+            refuse(status, format_args!("struct_size of {what} is {given}, expected {size}"))
+        } else {
+            let expected = format_args!("expected {least} to {size}, a multiple of {WORD}");
+            refuse(status, format_args!("struct_size of {what} is {given}, {expected}"))
+        });
     }
     // SAFETY: the caller's duty, and `given <= size`.
     unsafe {

@@ -3,7 +3,6 @@
 
 use std::fmt::Debug;
 
-use lanenorm::kernels::Error as Refused;
 use lanenorm::scheme::Scheme;
 use lanenorm::{
     Center, Companion, Element, Error, LayerNorm, Norm, Parallelism, Quantizable, RmsNorm, Rows, RowsMut, bf16, f16,
@@ -173,7 +172,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() -> Result<(), Error
     };
     expect(&Scheme::Q8_0, 96, 0, 0, "x has 48 columns, which is not a multiple of the 32 elements of a block");
     expect(&Scheme::I8, 96, 3, 0, "scale has 3 elements, expected 2");
-    expect(&Scheme::I8, 96, 2, 1, "zero_point has 1 element, expected 0");
+    expect(&Scheme::I8, 96, 2, 1, "zero_point has 1 element, but the scheme has no array of them");
     expect(&Scheme::U8, 96, 2, 0, "zero_point has 0 elements, expected 2");
     expect(&Scheme::I8, 144, 2, 0, "x has 2 rows, but q has 3");
     expect(&Scheme::I8, 95, 2, 0, "q has 95 elements, which is not a whole number of rows of 48");
@@ -186,7 +185,8 @@ fn what_does_not_fit_is_refused_before_anything_is_written() -> Result<(), Error
     let message = "the block of the scheme is 48, expected a multiple of 32 from 32 to 256";
     expect(&Scheme::i8_blocks(48), 96, 2, 0, message);
     let refused = plan.call(&x).quantize(&Scheme::I8).to(&mut [0u8; 96]);
-    assert_eq!(refused, Err(Error::Arguments(Refused::Length { what: "scale", len: 0, expected: 2 })));
+    assert_eq!(refused, Err(Error::NotGiven { what: "scale", expected: 2 }));
+    assert!(refused.is_err_and(|error| error.to_string() == "scale is not given, expected 2 elements: see `scale_to`"));
     Ok(())
 }
 

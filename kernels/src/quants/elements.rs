@@ -12,9 +12,8 @@ pub(super) mod way {
     pub(crate) const MULTIPLY: u8 = 1;
     /// Products, ties away from zero, to signed integers without a zero point.
     pub(crate) const AWAY: u8 = 2;
-    /// Correctly rounded quotients, ties to even, to integers that a zero point is added to and that are saturated. Rows
-    /// with an element that is NaN, or greater by far than all integers, turn out to be no such rows, and take the next
-    /// way.
+    /// Correctly rounded quotients, ties to even, to integers that a zero point is added to and that are saturated.
+    /// Elements of which one is NaN, or greater by far than all integers, take the next way afterwards.
     pub(crate) const SHIFT: u8 = 3;
     /// Everything else.
     pub(crate) const GENERAL: u8 = 4;
