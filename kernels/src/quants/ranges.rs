@@ -63,17 +63,21 @@ pub(super) unsafe fn range<S: Lanes>(simd: S, y: *const f32, n: usize) -> Range 
     let (mut least, mut most, mut greatest) = ([zero; 2], [zero; 2], [simd.splat_u32s(0); 2]);
     let mut i = 0;
     while i < n {
+        // SAFETY: the caller's duty.
+        let v = unsafe {
+            if i + 2 * S::F32_LANES <= n {
+                [simd.load(y.add(i)), simd.load(y.add(i + S::F32_LANES))]
+            } else {
+                let rest = (n - i).min(S::F32_LANES);
+                [simd.load_tail(y.add(i), rest, zero), simd.load_tail(y.add(i + rest), n - i - rest, zero)]
+            }
+        };
         for k in 0..2 {
-            let rest = (n - i).min(S::F32_LANES);
-            // SAFETY: the caller's duty.
-            let v = unsafe {
-                if rest == S::F32_LANES { simd.load(y.add(i)) } else { simd.load_tail(y.add(i), rest, zero) }
-            };
-            least[k] = simd.min_f32s(least[k], v);
-            most[k] = simd.max_f32s(most[k], v);
-            greatest[k] = simd.max_u32s(greatest[k], magnitude(simd, v));
-            i += rest;
+            least[k] = simd.min_f32s(least[k], v[k]);
+            most[k] = simd.max_f32s(most[k], v[k]);
+            greatest[k] = simd.max_u32s(greatest[k], magnitude(simd, v[k]));
         }
+        i += 2 * S::F32_LANES;
     }
     if simd.fold_max(simd.max_u32s(greatest[0], greatest[1])) >= INFINITY {
         return Range::NAN;
