@@ -10,7 +10,7 @@ use crate::every_loop::numbers;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::quantize::{Quantize, Quants};
 use crate::ops::rms_norm::RmsNorm;
-use crate::quants::{Places, Rows, Wide};
+use crate::quants::{Ahead, Places, Rows, Wide};
 use crate::reference;
 use crate::rows::{Params, RawRows, RowIo, Vector};
 use crate::scheme::{Format, Layout, Quotient, Range, Scheme, Scope, Ties};
@@ -181,7 +181,7 @@ fn rows_of_f32_are_quantized_as_the_reference_does() {
                         all.scale.fill(scale);
                         all.zero_point.fill(zero_point as u8);
                     }
-                    isa.run(Rows { scheme: &scheme, y: wide, places, known });
+                    isa.run(Rows { scheme: &scheme, y: wide, places, known, ahead: Ahead::NOTHING });
                     all.assert_is(&expected, &(isa, cols, i, scheme));
                 }
             }
@@ -207,7 +207,7 @@ fn three_operations_divide() {
             let mut all = Quantized::new(&scheme, 1, y.len());
             let wide = Wide { p: y.as_ptr(), stride: 0, rows: 1, cols: y.len() };
             let places = all.places(&scheme, y.len());
-            isa.run(Rows { scheme: &scheme, y: wide, places, known: None });
+            isa.run(Rows { scheme: &scheme, y: wide, places, known: None, ahead: Ahead::NOTHING });
             all.assert_is(&expected, &(isa, scale));
         }
     }

@@ -17,11 +17,13 @@
 //! `three_operations_divide` tries some.) Nothing may under- or overflow: other scales, and rows with a NaN or an
 //! infinity, are left to `reference.rs`.
 
+mod ahead;
 mod blocks;
 mod elements;
 mod places;
 mod ranges;
 mod rows;
 
+pub(crate) use ahead::{Ahead, Below};
 pub(crate) use places::{Places, Wide};
 pub(crate) use rows::{Elements, Quantizer, RangeOf, Rounded, RowIsDone, Rows};

@@ -6,7 +6,7 @@ use super::epilogue::{Epilogues, Successive};
 use crate::element::Storage;
 use crate::isa::Isa;
 use crate::mean::Center;
-use crate::quants::{Quantizer, RowIsDone};
+use crate::quants::{Below, Quantizer, RowIsDone};
 use crate::rows::{Input, LINE, RowIo};
 use crate::simd::{Float, Lanes, outline, sqrt_f64};
 use crate::stats::exact::{self, WideNorm};
@@ -107,8 +107,22 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
 
     /// The same job, whose rows of y go to `quantizer` one by one.
     pub(crate) fn quantized_by(self, quantizer: &'a Quantizer<'a>) -> Self {
-        let prefetches = self.rows.rows() * self.rows.cols() * size_of::<T>() >= PREFETCHED_BYTES;
+        let prefetches = self.is_prefetched_where_quantized();
         Self { quantizer: Some((quantizer, 0)), blocks: false, prefetches, ..self }
+    }
+
+    /// Whether so much is read that rows are prefetched where they are quantized.
+    fn is_prefetched_where_quantized(&self) -> bool {
+        self.rows.rows() * self.rows.cols() * size_of::<T>() >= PREFETCHED_BYTES
+    }
+
+    /// The rows that a quantizer asks for: those that are next to be read when a row is done. `None` if they are sums,
+    /// if the loops ask for enough, or if little is read.
+    pub(crate) fn rows_below(&self) -> Option<Below> {
+        let (x, stride) = self.rows.x();
+        let distance = if self.rows.cols() <= CHUNK { 3 } else { 2 };
+        let asks = !T::ROUNDS && self.is_prefetched_where_quantized() && !self.rows.is_sum();
+        asks.then(|| Below::new(x, stride, distance))
     }
 
     /// Whether chunks of rows are prefetched before they are summed up: where memory would wait while rows are

@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::isa::Isa;
 use crate::loops::{Epilogues, Known};
 use crate::mean::Center;
-use crate::quants::{Elements, Places, Quantizer, RangeOf, Rounded, Rows, Wide};
+use crate::quants::{Ahead, Elements, Places, Quantizer, RangeOf, Rounded, Rows, Wide};
 use crate::rows::{Convert, Params, RawRows, RowIo};
 use crate::scheme::{Byte, Range, Scheme, Scope};
 use crate::stats::StatsMut;
@@ -309,7 +309,8 @@ impl<T: Storage<Float = f32>> Run<'_, T> {
             // All rows follow one another in the room.
             None => (RawRows { stride: 0, ..staged }, Wide { stride: 0, ..wide }),
         };
-        let quantizer = Quantizer { scheme, places, known, y: wide, rounded };
+        let below = job.rows_below();
+        let quantizer = Quantizer { scheme, places, known, y: wide, rounded, below };
         let mut all = job.part(0, rows).quantized_by(&quantizer);
         // SAFETY: these are y, or there is room for one row, which is done with before the next is written.
         all.rows = unsafe { all.rows.with_y(y) };
@@ -340,7 +341,7 @@ impl<T: Storage<Float = f32>> Run<'_, T> {
             // SAFETY: the rows from `at` on are there, and have been normalized.
             unsafe {
                 let places = places.after(scheme, at, cols);
-                isa.run(Rows { scheme, y: wide, places, known });
+                isa.run(Rows { scheme, y: wide, places, known, ahead: Ahead::NOTHING });
                 if has_y && wanted.is_none() {
                     round(isa, y, &wide);
                 }
@@ -356,7 +357,7 @@ impl<T: Storage<Float = f32>> Run<'_, T> {
             // SAFETY: there is such a row.
             let places = unsafe { places.after(scheme, r, cols) };
             if let Some(wide) = row.normalize_to_y() {
-                isa.run(Rows { scheme, y: wide, places, known });
+                isa.run(Rows { scheme, y: wide, places, known, ahead: Ahead::NOTHING });
                 continue;
             }
             let in_blocks = matches!(scheme.scope, Scope::Block(_));
@@ -374,9 +375,11 @@ impl<T: Storage<Float = f32>> Run<'_, T> {
                     if in_blocks {
                         let q = places.q.add(scheme.row_bytes(from));
                         let scale = places.scale.add(scheme.scales(1, from));
-                        isa.run(Rows { scheme, y: *wide, places: Places { q, scale, ..places }, known });
+                        let places = Places { q, scale, ..places };
+                        isa.run(Rows { scheme, y: *wide, places, known, ahead: Ahead::NOTHING });
                     } else {
-                        isa.run(Elements { scheme, y: p, q: places.q.add(from), len: cols, scale, range });
+                        let q = places.q.add(from);
+                        isa.run(Elements { scheme, y: p, q, len: cols, scale, range, ahead: Ahead::NOTHING });
                     }
                     if let Some(y) = y {
                         round(isa, y, wide);

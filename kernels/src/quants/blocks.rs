@@ -5,6 +5,7 @@ use core::slice::{from_raw_parts, from_raw_parts_mut};
 
 use half::f16;
 
+use super::ahead::Ahead;
 use super::elements::{self, Rule, way};
 use super::places::Places;
 use super::ranges::{self, magnitude};
@@ -15,14 +16,21 @@ use crate::simd::{Access, Kernel, Lanes, outline};
 /// The blocks whose scales are taken at once.
 const BATCH: usize = 16;
 
-/// Quantizes the blocks of a row.
+/// Quantizes the blocks of a row, and meanwhile asks for as many elements `ahead`.
 ///
 /// # Safety
 /// - y and the places have `cols` elements, which are whole blocks.
 #[inline(always)]
-pub(super) unsafe fn quantize<S: Lanes>(simd: S, scheme: &Scheme, y: *const f32, cols: usize, places: Places) {
+pub(super) unsafe fn quantize<S: Lanes>(
+    simd: S,
+    scheme: &Scheme,
+    y: *const f32,
+    cols: usize,
+    places: Places,
+    ahead: Ahead,
+) {
     let block = scheme.block(cols);
-    let blocks = Blocks { scheme, y, block, blocks: cols.checked_div(block).unwrap_or(0), places };
+    let blocks = Blocks { scheme, y, block, blocks: cols.checked_div(block).unwrap_or(0), places, ahead };
     if scheme.layout == Layout::Q8K {
         return outline(simd, Q8K(blocks));
     }
@@ -54,6 +62,7 @@ struct Blocks<'a> {
     block: usize,
     blocks: usize,
     places: Places,
+    ahead: Ahead,
 }
 
 impl Blocks<'_> {
@@ -271,6 +280,7 @@ impl<const WAY: u8> Kernel for Batches<'_, WAY> {
         let (in_two, in_fours) = (block == 2 * S::F32_LANES, block.is_multiple_of(4 * S::F32_LANES));
         for first in (0..blocks).step_by(BATCH) {
             let count = BATCH.min(blocks - first);
+            all.ahead.ask(simd, first * block, count * block);
             // SAFETY: whoever made this knew that the blocks are there.
             unsafe {
                 let scales = all.scales(simd, first, count);
@@ -323,7 +333,7 @@ impl Kernel for Q8K<'_> {
                 if S::SPECIALIZES {
                     elements::quantize_block::<S, { way::MULTIPLY }>(simd, &rule, y, q, all.block);
                 } else {
-                    elements::quantize(simd, &rule, y, q, all.block);
+                    elements::quantize(simd, &rule, y, q, all.block, Ahead::NOTHING);
                 }
                 for (i, q) in from_raw_parts(q, all.block).chunks(16).enumerate() {
                     let sum: i16 = q.iter().map(|&q| i16::from(q as i8)).sum();

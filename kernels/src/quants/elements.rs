@@ -1,5 +1,6 @@
 //! Elements whose scale is known.
 
+use super::ahead::Ahead;
 use super::ranges::magnitude;
 use crate::scheme::{Format, LEAST_QUICK_SCALE, MOST_QUICK_SCALE, Quotient, Scheme, Scope, Ties};
 use crate::simd::{Kernel, Lanes, outline};
@@ -197,22 +198,22 @@ fn float<S: Lanes, const MANTISSA: u32, const BIAS: u32, const NAN: u32>(simd: S
     simd.select_u32s(simd.equal_f32s(y, y), simd.or_u32s(code, sign), splat(NAN))
 }
 
-/// Quantizes `n` elements, in the way of the rule.
+/// Quantizes `n` elements, in the way of the rule, and meanwhile asks for as many `ahead`.
 ///
 /// # Safety
 /// - y and q have `n` elements, and nothing of them is in both.
 #[inline(always)]
-pub(super) unsafe fn quantize<S: Lanes>(simd: S, rule: &Rule, y: *const f32, q: *mut u8, n: usize) {
+pub(super) unsafe fn quantize<S: Lanes>(simd: S, rule: &Rule, y: *const f32, q: *mut u8, n: usize, ahead: Ahead) {
     // SAFETY: the caller's duty.
     unsafe {
         if !S::SPECIALIZES {
             return outline(simd, General { rule, y, q, n });
         }
         match rule.way {
-            way::DIVIDE => _ = by_way::<S, { way::DIVIDE }>(simd, rule, y, q, n),
-            way::MULTIPLY => _ = by_way::<S, { way::MULTIPLY }>(simd, rule, y, q, n),
-            way::AWAY => _ = by_way::<S, { way::AWAY }>(simd, rule, y, q, n),
-            way::SHIFT if by_way::<S, { way::SHIFT }>(simd, rule, y, q, n) => {}
+            way::DIVIDE => _ = by_way::<S, { way::DIVIDE }>(simd, rule, y, q, n, ahead),
+            way::MULTIPLY => _ = by_way::<S, { way::MULTIPLY }>(simd, rule, y, q, n, ahead),
+            way::AWAY => _ = by_way::<S, { way::AWAY }>(simd, rule, y, q, n, ahead),
+            way::SHIFT if by_way::<S, { way::SHIFT }>(simd, rule, y, q, n, ahead) => {}
             _ => outline(simd, General { rule, y, q, n }),
         }
     }
@@ -232,9 +233,12 @@ impl Kernel for General<'_> {
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
         // SAFETY: whoever made this knew it.
-        unsafe { by_way::<S, { way::GENERAL }>(simd, self.rule, self.y, self.q, self.n) };
+        unsafe { by_way::<S, { way::GENERAL }>(simd, self.rule, self.y, self.q, self.n, Ahead::NOTHING) };
     }
 }
+
+/// So many elements are asked for ahead before as many are quantized.
+const AT_ONCE: usize = 512;
 
 /// The elements that the widest tier takes at once.
 const MOST_ELEMENTS: usize = 64;
@@ -244,7 +248,14 @@ const MOST_ELEMENTS: usize = 64;
 /// # Safety
 /// - As for [`quantize`].
 #[inline(always)]
-unsafe fn by_way<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, y: *const f32, q: *mut u8, n: usize) -> bool {
+unsafe fn by_way<S: Lanes, const WAY: u8>(
+    simd: S,
+    rule: &Rule,
+    y: *const f32,
+    q: *mut u8,
+    n: usize,
+    ahead: Ahead,
+) -> bool {
     let mut regs = Regs::new(simd, rule);
     let step = 4 * S::F32_LANES;
     let mut i = 0;
@@ -252,8 +263,12 @@ unsafe fn by_way<S: Lanes, const WAY: u8>(simd: S, rule: &Rule, y: *const f32, q
     unsafe {
         loop {
             while i + step <= n {
-                four::<S, WAY>(simd, rule, &mut regs, y.add(i), q.add(i));
-                i += step;
+                let end = n.min(i + AT_ONCE);
+                ahead.ask(simd, i, end - i);
+                while i + step <= end {
+                    four::<S, WAY>(simd, rule, &mut regs, y.add(i), q.add(i));
+                    i += step;
+                }
             }
             if i >= n {
                 return regs.allow::<WAY>(simd, rule);

@@ -4,6 +4,7 @@ use core::slice::{from_raw_parts, from_raw_parts_mut};
 
 use half::{bf16, f16};
 
+use super::ahead::{Ahead, Below};
 use super::elements::{self, Rule};
 use super::places::{Places, Wide};
 use super::{blocks, ranges};
@@ -22,6 +23,8 @@ pub(crate) struct Quantizer<'a> {
     /// The first row of y, in f32. The rows have a stride of 0 if they follow one another in one place.
     pub(crate) y: Wide,
     pub(crate) rounded: Option<Rounded>,
+    /// The rows of x, if they come from memory.
+    pub(crate) below: Option<Below>,
 }
 
 // SAFETY: through a shared Quantizer rows are written by one thread each: those of the job that it belongs to.
@@ -47,13 +50,14 @@ impl Kernel for RowIsDone<'_> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { quantizer: &Quantizer { scheme, places, known, ref y, rounded }, r } = self;
+        let Self { quantizer: &Quantizer { scheme, places, known, ref y, rounded, below }, r } = self;
         // SAFETY: whoever made this knew it.
         unsafe {
             let p = y.p.add(r * y.stride);
             let row = Wide { p, stride: 0, rows: 1, cols: y.cols };
             let places = places.after(scheme, r, y.cols);
-            outline(simd, Rows { scheme, y: row, places, known });
+            let ahead = below.map_or(Ahead::NOTHING, |below| below.row(r));
+            outline(simd, Rows { scheme, y: row, places, known, ahead });
             let Some(Rounded { p: to, stride, is_f16 }) = rounded else { return };
             if !ranges::symmetric(simd, p, y.cols).is_finite() {
                 // Other NaNs than the canonical one cannot be rounded.
@@ -97,6 +101,7 @@ pub(crate) struct Elements<'a> {
     pub(crate) scale: (f32, i32),
     /// The range of all elements that share the scale. It is not asked for where the scale is given.
     pub(crate) range: Range,
+    pub(crate) ahead: Ahead,
 }
 
 impl Kernel for Elements<'_> {
@@ -104,7 +109,7 @@ impl Kernel for Elements<'_> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { scheme, y, q, len, scale: (scale, zero_point), range } = self;
+        let Self { scheme, y, q, len, scale: (scale, zero_point), range, ahead } = self;
         let amax = range.amax();
         if scale == 0.0 || scale.is_nan() {
             // SAFETY: whoever made this knew it.
@@ -113,7 +118,7 @@ impl Kernel for Elements<'_> {
         }
         match Rule::quick(scheme, scale, zero_point, amax) {
             // SAFETY: whoever made this knew it.
-            Some(rule) => unsafe { elements::quantize(simd, &rule, y, q, len) },
+            Some(rule) => unsafe { elements::quantize(simd, &rule, y, q, len, ahead) },
             // SAFETY: as above.
             None => unsafe {
                 let (y, q) = (from_raw_parts(y, len), from_raw_parts_mut(q, len));
@@ -137,6 +142,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) places: Places,
     /// The range of elements that share a scale, if it is known.
     pub(crate) known: Option<Range>,
+    /// What is asked for while each row is quantized.
+    pub(crate) ahead: Ahead,
 }
 
 impl Kernel for Rows<'_> {
@@ -144,7 +151,7 @@ impl Kernel for Rows<'_> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { scheme, y, places, known } = self;
+        let Self { scheme, y, places, known, ahead } = self;
         let Wide { p, stride, rows, cols } = y;
         for r in 0..rows {
             // SAFETY: whoever made this knew it.
@@ -152,7 +159,7 @@ impl Kernel for Rows<'_> {
                 let y = p.add(r * stride);
                 let places = places.after(scheme, r, cols);
                 if let Scope::Block(_) = scheme.scope {
-                    blocks::quantize(simd, scheme, y, cols, places);
+                    blocks::quantize(simd, scheme, y, cols, places, ahead);
                     continue;
                 }
                 let range = match (known, scheme.scope) {
@@ -162,7 +169,7 @@ impl Kernel for Rows<'_> {
                     _ => ranges::symmetric(simd, y, cols),
                 };
                 let scale = places.set(scheme, range);
-                Elements { scheme, y, q: places.q, len: cols, scale, range }.run(simd);
+                Elements { scheme, y, q: places.q, len: cols, scale, range, ahead }.run(simd);
             }
         }
     }

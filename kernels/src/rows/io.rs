@@ -639,6 +639,11 @@ impl<'a, T: Storage> RowIo<'a, T> {
         }
     }
 
+    /// Where the first row is read, and the distance between rows.
+    pub(crate) fn x(&self) -> (*const T, usize) {
+        (self.x, self.x_stride)
+    }
+
     /// Where row `r` is read.
     ///
     /// # Safety
