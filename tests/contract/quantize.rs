@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use lanenorm::kernels::Error as Refused;
-use lanenorm::scheme::Scheme;
+use lanenorm::scheme::{Quotient, Scheme, Ties};
 use lanenorm::{
     Center, Companion, Element, Error, LayerNorm, Norm, Parallelism, Quantizable, RmsNorm, Rows, RowsMut, bf16, f16,
 };
@@ -113,6 +113,42 @@ fn quantized_calls_have_the_bits_of_their_parts() {
         check_both::<bf16>(rows, cols, i as u64, i % 2 == 0);
         check_both::<f16>(rows, cols, i as u64, false);
     }
+}
+
+/// Quantizes rows by a scheme, without y, on each tier.
+fn check_without_y(scheme: &Scheme, rows_of_x: usize, cols: usize) -> Result<(), Error> {
+    let x = rows::<f32>(rows_of_x, cols, 5);
+    let plan = LayerNorm::new(cols, 1e-5)?;
+    let mut y = vec![0.0f32; x.len()];
+    plan.call(&x).to(&mut y)?;
+    let expected = quantized(scheme, &y, cols);
+    for isa in tiers() {
+        let (mut q, mut scale) = (vec![0; expected.q.len()], vec![0.0; expected.scale.len()]);
+        plan.with_isa(*isa).call(&x).quantize(scheme).scale_to(&mut scale).to(&mut q)?;
+        let scale = scale.iter().map(|v| v.to_bits()).collect();
+        assert!(Quantized { q, scale, zero_point: vec![] } == expected, "{isa}, {cols}, {scheme:?}");
+    }
+    Ok(())
+}
+
+/// The greatest elements are far beyond the integers, up to where no integer of 32 bits holds a quotient.
+#[test]
+fn elements_saturate_whatever_the_divisor_is() -> Result<(), Error> {
+    for divisor in [127.5, 1024.0, 1025.0, 1e6, 1e10, 1e15] {
+        for (quotient, ties) in [
+            (Quotient::Divide, Ties::Even),
+            (Quotient::Divide, Ties::Away),
+            (Quotient::Reciprocal, Ties::Even),
+            (Quotient::Ratio, Ties::Away),
+        ] {
+            for least in [-127, -128] {
+                for scheme in [Scheme::I8, Scheme::i8_blocks(64)] {
+                    check_without_y(&Scheme { divisor, quotient, ties, least, ..scheme }, 3, 192)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 #[test]
