@@ -131,6 +131,18 @@ fn check_without_y(scheme: &Scheme, rows_of_x: usize, cols: usize) -> Result<(),
     Ok(())
 }
 
+/// Rows of more than 8192 elements are quantized piece by piece, and pieces have whole blocks.
+#[test]
+fn long_rows_have_blocks_of_any_size() -> Result<(), Error> {
+    for block in (32..=256).step_by(32) {
+        // The least of which the last piece has some blocks, and one with a piece between two others.
+        for blocks in [8192 / block + 2, 17000 / block] {
+            check_without_y(&Scheme::i8_blocks(block), 2, blocks * block)?;
+        }
+    }
+    Ok(())
+}
+
 /// The greatest elements are far beyond the integers, up to where no integer of 32 bits holds a quotient.
 #[test]
 fn elements_saturate_whatever_the_divisor_is() -> Result<(), Error> {
