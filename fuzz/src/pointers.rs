@@ -1,7 +1,7 @@
 //! The C ABI with any numbers, strides and pointers into an arena, good or bad by chance, quantized or not. The bytes
 //! that a call touches are worked out beside it. A call that succeeds has written its outputs alone, and none of them
-//! lies where it must not. A call that fails has written nothing. A call that cannot fit into memory fails. (A call that
-//! would fit but leaves the arena is not made.)
+//! lies where it must not. A call that fails has written nothing. A call that cannot fit into memory fails. (A call
+//! that would fit but leaves the arena is not made.)
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
