@@ -11,7 +11,8 @@
  * Errors. Every function checks all its arguments first: NULL, sizes, strides, alignment, overlaps. It returns
  * LANENORM_STATUS_OK (0), or it has written nothing (save after LANENORM_STATUS_INTERNAL, a bug of the library).
  * lanenorm_last_error_message tells more. If there are no rows or no columns, there is nothing to do, and pointers
- * may be NULL; dgamma and dbeta, where they are given, become zero. Memory for outputs need not be initialized.
+ * may be NULL; dgamma and dbeta, where they are given, become zero, and scales those of zeros. Memory for outputs need
+ * not be initialized.
  *
  * Outputs must not overlap other buffers, except as a function allows: y may be x itself, say.
  *
@@ -38,7 +39,8 @@
  *
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
  * header may be smaller, by whole words: the fields beyond count as zero. It has to reach to the end of eps in a
- * descriptor, of y in a forward call, and of dx in a backward call. Fields are only ever added at the end. A structure
+ * descriptor, of y in a forward call, of dx in a backward call, of zero_point in quantized outputs, and to that of a
+ * scheme. Fields are only ever added at the end. A structure
  * that is larger than the library's is refused, even if it ends in zeros (LANENORM_STATUS_SIZE), so that the library
  * ignores nothing that a newer header asks for. A plan belongs to the library that made it: for another version or
  * build it is not initialized. All versions export the same names. If two are in one process, load each with dlopen
@@ -1269,7 +1271,8 @@ enum lanenorm_status lanenorm_plan_quantized_sizes(const struct lanenorm_plan *p
 /**
  * Normalizes and quantizes all rows, on as many threads as `threads` says. The bits are those of quantizing y in
  * float, before it would be rounded to another type. y may be NULL: then it is not written, and a residual needs a
- * sum. Rows of double are refused.
+ * sum. Rows of double are refused. Without rows or columns, scales and zero points, where they are given, become those
+ * of zeros.
  */
 LANENORM_NODISCARD
 enum lanenorm_status lanenorm_plan_quantize(const struct lanenorm_plan *plan,

@@ -167,7 +167,7 @@ fn backward(
 /// If the lengths differ.
 pub fn quantize(scheme: &Scheme, y: &[f32], q: &mut [u8]) -> (f32, i32) {
     let range = range(y);
-    let (scale, zero_point) = scheme.scale_of(range);
+    let (scale, zero_point) = scheme.scale_for(range);
     quantize_with(scheme, y, scale, zero_point, range.amax(), q);
     (scale, zero_point)
 }

@@ -384,6 +384,17 @@ impl Scheme {
 
     /// The scale and the zero point of elements in `range`.
     pub fn scale_of(&self, range: Range) -> (f32, i32) {
+        in_default_environment(|| self.scale_apart(range))
+    }
+
+    /// Not inlined: see [`in_default_environment`].
+    #[inline(never)]
+    fn scale_apart(&self, range: Range) -> (f32, i32) {
+        self.scale_for(range)
+    }
+
+    /// The same as [`scale_of`](Self::scale_of), in the default environment.
+    pub(crate) fn scale_for(&self, range: Range) -> (f32, i32) {
         if let Scope::Given { scale, zero_point } = self.scope {
             return (scale, zero_point);
         }

@@ -12,7 +12,7 @@ use lanenorm_kernels::{Center, Centered, Quantizable, Quantizes, Uncentered};
 
 use super::check::{AllRows, Checked, check_places, shape, unsupported};
 use super::forward::{Call, Part, Parts, Types, prepare_stats};
-use super::places::{Places, Rows, Shape, Strided};
+use super::places::{Places, Rows, Shape, Strided, vector};
 use super::plan::{Dtype, HasSize, Inner, Kind, check, initialized, sized};
 use super::{guard, lanenorm_forward_buffers, lanenorm_plan, lanenorm_rows_mut, lanenorm_status, misfit, refuse};
 use crate::parallel;
@@ -260,7 +260,7 @@ pub unsafe extern "C" fn lanenorm_plan_quantized_sizes(
         let cols = inner.plan.cols;
         let scheme = scheme.parts(cols)?;
         let (row_bytes, scales) = (scheme.row_bytes(cols), scheme.scales(rows, cols));
-        if row_bytes.max(scales) > isize::MAX as usize {
+        if row_bytes.max(scales.saturating_mul(size_of::<f32>())) > isize::MAX as usize {
             return Err(lanenorm_kernels::Error::Overflow { what: "q", rows, stride: cols }.into());
         }
         // SAFETY: the caller's duty.
@@ -271,7 +271,8 @@ pub unsafe extern "C" fn lanenorm_plan_quantized_sizes(
 
 /// Normalizes and quantizes all rows, on as many threads as `threads` says. The bits are those of quantizing y in
 /// float, before it would be rounded to another type. y may be NULL: then it is not written, and a residual needs a
-/// sum. Rows of double are refused.
+/// sum. Rows of double are refused. Without rows or columns, scales and zero points, where they are given, become those
+/// of zeros.
 #[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lanenorm_plan_quantize(
@@ -462,7 +463,10 @@ unsafe fn quantize(
         })?;
         places.read_vector("ranges", outputs.ranges.cast(), len, size_of::<f32>())?;
     }
-    let Some((mut checked, rows, mut places)) = check_buffers(places, inner, buffers)? else { return Ok(()) };
+    let Some((mut checked, rows, mut places)) = check_buffers(places, inner, buffers)? else {
+        // SAFETY: the caller's duty.
+        return unsafe { write_scales_of_zeros(&scheme, outputs, [buffers.rows, plan.cols], (first, count)) };
+    };
     let q = check_outputs(&mut places, &scheme, outputs, &rows, buffers.inner_rows)?;
     if !q.are_even(&rows) {
         checked.inner_rows = rows.inner_rows;
@@ -488,6 +492,40 @@ unsafe fn quantize(
         pass = Pass::Second(all.into_inner().unwrap_or_else(PoisonError::into_inner));
     }
     parallel::share(Runs { call: &call, run, pass, first, count }, &mut [], tasks);
+    Ok(())
+}
+
+/// Writes the scales and the zero points of rows without elements, or of no rows, where they are given. Where all rows
+/// share a scale, a range that begins with the first writes it.
+///
+/// # Safety
+/// - As of the functions that quantize.
+unsafe fn write_scales_of_zeros(
+    scheme: &Scheme,
+    outputs: &lanenorm_quantized,
+    [rows, cols]: [usize; 2],
+    (first, count): (usize, usize),
+) -> Result<(), lanenorm_status> {
+    let &lanenorm_quantized { scale, zero_point, .. } = outputs;
+    vector("scale", scale.cast(), scheme.scales(rows, cols), size_of::<f32>())?;
+    vector("zero_point", zero_point.cast(), scheme.zero_points(rows), 1)?;
+    let (of_zeros, point_of_zeros) = scheme.scale_of(Range::EMPTY);
+    let range = match scheme.scope {
+        Scope::Row => first..first + count,
+        Scope::Tensor if first == 0 => 0..1,
+        _ => return Ok(()),
+    };
+    for r in range {
+        // SAFETY: the caller's duty.
+        unsafe {
+            if scheme.scales(1, 1) > 0 && !scale.is_null() {
+                scale.add(r).write(of_zeros);
+            }
+            if scheme.zero_points(1) > 0 && !zero_point.is_null() {
+                zero_point.add(r).write(point_of_zeros as u8);
+            }
+        }
+    }
     Ok(())
 }
 

@@ -777,6 +777,16 @@ fn nothing_to_do() {
                 ok(lanenorm_plan_quantize(&plan, &forward, &preset(named), &QUANTIZED, 0));
             }
             ok(lanenorm_plan_quantize_rows(&plan, &forward, &preset(lanenorm_preset::I8), &QUANTIZED, 0, rows));
+            let (mut scale, mut zero_point) = ([7.0; 5], [7; 5]);
+            let to = lanenorm_quantized { scale: &mut scale[0], zero_point: &mut zero_point[0], ..QUANTIZED };
+            ok(lanenorm_plan_quantize(&plan, &forward, &preset(lanenorm_preset::OnnxU8), &to, 0));
+            assert_eq!((scale, zero_point), ([1.0, 7.0, 7.0, 7.0, 7.0], [0, 7, 7, 7, 7]));
+            if rows <= 5 {
+                let to = lanenorm_quantized { scale: scale.as_mut_ptr(), zero_point: zero_point.as_mut_ptr(), ..to };
+                ok(lanenorm_plan_quantize_rows(&plan, &forward, &preset(lanenorm_preset::U8), &to, 0, rows));
+                let of_rows = if rows == 0 { ([1.0, 7.0, 7.0, 7.0, 7.0], [0, 7, 7, 7, 7]) } else { ([1.0; 5], [0; 5]) };
+                assert_eq!((scale, zero_point), of_rows);
+            }
             let mut range = [7.0; 2];
             ok(lanenorm_plan_range_rows(&plan, &forward, 0, rows, range.as_mut_ptr()));
             assert_eq!(range, [0.0; 2]);

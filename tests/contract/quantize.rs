@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use lanenorm::scheme::Scheme;
+use lanenorm::scheme::{Quotient, Scheme, Ties};
 use lanenorm::{
     Center, Companion, Element, Error, LayerNorm, Norm, Parallelism, Quantizable, RmsNorm, Rows, RowsMut, bf16, f16,
 };
@@ -112,6 +112,54 @@ fn quantized_calls_have_the_bits_of_their_parts() {
         check_both::<bf16>(rows, cols, i as u64, i % 2 == 0);
         check_both::<f16>(rows, cols, i as u64, false);
     }
+}
+
+/// Quantizes rows by a scheme, without y, on each tier.
+fn check_without_y(scheme: &Scheme, rows_of_x: usize, cols: usize) -> Result<(), Error> {
+    let x = rows::<f32>(rows_of_x, cols, 5);
+    let plan = LayerNorm::new(cols, 1e-5)?;
+    let mut y = vec![0.0f32; x.len()];
+    plan.call(&x).to(&mut y)?;
+    let expected = quantized(scheme, &y, cols);
+    for isa in tiers() {
+        let (mut q, mut scale) = (vec![0; expected.q.len()], vec![0.0; expected.scale.len()]);
+        plan.with_isa(*isa).call(&x).quantize(scheme).scale_to(&mut scale).to(&mut q)?;
+        let scale = scale.iter().map(|v| v.to_bits()).collect();
+        assert!(Quantized { q, scale, zero_point: vec![] } == expected, "{isa}, {cols}, {scheme:?}");
+    }
+    Ok(())
+}
+
+/// Rows of more than 8192 elements are quantized piece by piece, and pieces have whole blocks.
+#[test]
+fn long_rows_have_blocks_of_any_size() -> Result<(), Error> {
+    for block in (32..=256).step_by(32) {
+        // The least of which the last piece has some blocks, and one with a piece between two others.
+        for blocks in [8192 / block + 2, 17000 / block] {
+            check_without_y(&Scheme::i8_blocks(block), 2, blocks * block)?;
+        }
+    }
+    Ok(())
+}
+
+/// The greatest elements are far beyond the integers, up to where no integer of 32 bits holds a quotient.
+#[test]
+fn elements_saturate_whatever_the_divisor_is() -> Result<(), Error> {
+    for divisor in [127.5, 1024.0, 1025.0, 1e6, 1e10, 1e15] {
+        for (quotient, ties) in [
+            (Quotient::Divide, Ties::Even),
+            (Quotient::Divide, Ties::Away),
+            (Quotient::Reciprocal, Ties::Even),
+            (Quotient::Ratio, Ties::Away),
+        ] {
+            for least in [-127, -128] {
+                for scheme in [Scheme::I8, Scheme::i8_blocks(64)] {
+                    check_without_y(&Scheme { divisor, quotient, ties, least, ..scheme }, 3, 192)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 #[test]

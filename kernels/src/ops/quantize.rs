@@ -31,7 +31,7 @@ use crate::scheme::{Byte, Range, Scheme, Scope};
 use crate::stats::StatsMut;
 use crate::table::Dtype;
 
-/// The elements of y that are kept until they are quantized. Blocks divide their number.
+/// The elements of y that are kept until they are quantized.
 const ROOM: usize = 8192;
 
 /// So many elements of short rows are normalized before they are quantized.
@@ -368,9 +368,9 @@ impl<T: Storage<Float = f32>> Run<'_, T> {
             };
             // SAFETY: there is such a row. Blocks have scales of their own.
             let scale = if in_blocks { (0.0, 0) } else { unsafe { places.set(scheme, range) } };
-            row.pieces(|from, wide, y| {
+            row.pieces(if in_blocks { scheme.block(cols) } else { 1 }, |from, wide, y| {
                 let &Wide { p, cols, .. } = wide;
-                // SAFETY: the piece lies in the row, and blocks divide the columns before it.
+                // SAFETY: the piece lies in the row, and blocks divide the columns before it and its own.
                 unsafe {
                     if in_blocks {
                         let q = places.q.add(scheme.row_bytes(from));
@@ -444,19 +444,19 @@ impl<'r, 'a, T: Storage<Float = f32>> LongRow<'r, 'a, T> {
     /// The range of the row.
     fn range(&mut self) -> Range {
         let (isa, mut range) = (self.isa, Range::EMPTY);
-        self.pieces(|_, wide, _| range = range.join(isa.run(RangeOf(wide))));
+        self.pieces(1, |_, wide, _| range = range.join(isa.run(RangeOf(wide))));
         range
     }
 
-    /// Normalizes the row piece by piece, in the room. `done` is given the first column of each piece, the piece, and
-    /// where y is, if it is wanted in 16 bits.
+    /// Normalizes the row piece by piece, in the room. A piece has a multiple of `block` elements, as the row has.
+    /// `done` is given the first column of each piece, the piece, and where y is, if it is wanted in 16 bits.
     #[inline(never)]
-    fn pieces(&mut self, mut done: impl FnMut(usize, &Wide, Option<RawRows<T>>)) {
+    fn pieces(&mut self, block: usize, mut done: impl FnMut(usize, &Wide, Option<RawRows<T>>)) {
         let &mut Self { isa, centered, ref mut row, mut params, ref known, loops } = self;
         let (mut room, mut row, mut from) = (Room::NEW, row.part(0, 1), 0);
         while row.cols() > 0 {
             let all = row.cols();
-            let (piece, rest) = row.split_at_col(ROOM);
+            let (piece, rest) = row.split_at_col(ROOM / block * block);
             let cols = piece.cols();
             let (given, params_rest) = params.split_at_col(cols, all);
             (row, params) = (rest, params_rest);

@@ -61,7 +61,8 @@ impl Rule {
             let ties_away = scheme.ties == Ties::Away && scheme.format.is_integer();
             let format = scheme.format;
             // Integers that leave the range by little are saturated when they are packed, but to -128.
-            let leaves = given || (scheme.divisor > format.max() && scheme.least == -127);
+            let by_far = scheme.divisor > MOST_QUOTIENT;
+            let leaves = given || by_far || (scheme.divisor > format.max() && scheme.least == -127);
             let way = match (format, divides, ties_away, leaves) {
                 (Format::I8, true, false, false) => way::DIVIDE,
                 (Format::I8, false, false, false) => way::MULTIPLY,

@@ -54,7 +54,7 @@ impl Places {
     /// - There is a row.
     #[inline(always)]
     pub(crate) unsafe fn set(self, scheme: &Scheme, range: Range) -> (f32, i32) {
-        let (scale, zero_point) = scheme.scale_of(range);
+        let (scale, zero_point) = scheme.scale_for(range);
         // SAFETY: the caller's duty.
         unsafe {
             if scheme.scales(1, 1) > 0 && !self.scale.is_null() {
