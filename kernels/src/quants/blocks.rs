@@ -228,31 +228,35 @@ impl Blocks<'_> {
             }
         }
     }
+}
 
-    /// Quantizes blocks of a batch, in `range` from `first` on, whose scales may be any.
-    ///
-    /// # Safety
-    /// - There are such blocks.
+/// Blocks of a batch, in `range` from `first` on, whose scales may be any. Whoever makes it knows that they are there,
+/// and that these are their scales.
+struct Each<'a> {
+    all: &'a Blocks<'a>,
+    first: usize,
+    range: Range<usize>,
+    scales: &'a Scales,
+}
+
+impl Kernel for Each<'_> {
+    type Output = ();
+
     #[inline(always)]
-    unsafe fn quantize_each<S: Lanes, const WAY: u8>(
-        &self,
-        simd: S,
-        first: usize,
-        range: Range<usize>,
-        scales: &Scales,
-    ) {
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { all, first, range, scales } = self;
         for b in range {
             let (scale, inverse, amax) = (scales.scale[b], scales.inverse[b], scales.amax[b]);
-            // SAFETY: the caller's duty.
+            // SAFETY: whoever made this knew that the block is there.
             unsafe {
-                let (y, bytes, head) = self.at(first + b);
-                if let Some(rule) = Rule::quick_with(self.scheme, scale, inverse, 0, amax) {
-                    elements::quantize_block::<S, WAY>(simd, &rule, y, bytes.add(head), self.block);
-                    self.finish(first, b..b + 1, scales);
-                } else if scale == 0.0 && amax <= f32::MAX && self.scheme.zero_scale == 0.0 {
-                    self.clear(first + b);
+                let (y, bytes, head) = all.at(first + b);
+                if let Some(rule) = Rule::quick_with(all.scheme, scale, inverse, 0, amax) {
+                    elements::quantize_block::<S, { way::GENERAL }>(simd, &rule, y, bytes.add(head), all.block);
+                    all.finish(first, b..b + 1, scales);
+                } else if scale == 0.0 && amax <= f32::MAX && all.scheme.zero_scale == 0.0 {
+                    all.clear(first + b);
                 } else {
-                    self.slowly(first + b);
+                    all.slowly(first + b);
                 }
             }
         }
@@ -285,7 +289,7 @@ impl<const WAY: u8> Kernel for Batches<'_, WAY> {
             unsafe {
                 let scales = all.scales(simd, first, count);
                 if WAY == way::GENERAL || !scales.are_quick || !(in_two || in_fours) {
-                    all.quantize_each::<S, WAY>(simd, first, 0..count, &scales);
+                    outline(simd, Each { all: &all, first, range: 0..count, scales: &scales });
                     continue;
                 }
                 let (y, bytes, head) = all.at(first);
@@ -302,7 +306,9 @@ impl<const WAY: u8> Kernel for Batches<'_, WAY> {
                     }
                 }
                 all.finish(first, 0..done, &scales);
-                all.quantize_each::<S, WAY>(simd, first, done..count, &scales);
+                if done < count {
+                    outline(simd, Each { all: &all, first, range: done..count, scales: &scales });
+                }
             }
         }
     }

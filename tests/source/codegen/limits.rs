@@ -42,7 +42,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and kernels of backward that
 /// only one normalization enters are in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 33] = [
+const STACK: [(&str, &str, [usize; 3], &str); 34] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 2], "a pointer or a mask"),
@@ -50,6 +50,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 33] = [
     ("Blocks", "16", [40, 16, 0], "widening takes registers of its own, beside the sums and the statistics of two rows"),
     ("Blocks", "f32", [18, 4, 0], "the statistics of two rows, and where the last pair begins"),
     ("Blocks", "f64", [30, 4, 0], "the statistics of two rows, and where the last pair begins"),
+    ("Elements", "", [1, 1, 1], "where a part ends"),
     ("FirstTouch", "16", [9, 2, 36], "as of f32, and what is being widened"),
     ("FirstTouch", "f32", [0, 8, 18], "pointers, and on NEON 16 sums, the shift and what is loaded"),
     ("FirstTouch", "f64", [0, 8, 18], "pointers, and on NEON 16 sums, the shift and what is loaded"),
@@ -60,7 +61,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 33] = [
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("Part", "16", [5, 2, 0], "where the loop and the row end, and pointers"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
-    ("Rows", "", [5, 5, 6], "where a row and its elements are, and the scales of two blocks"),
+    ("Rows", "", [6, 6, 6], "where a row and its elements are, and the scales of two blocks"),
     ("RunParts", "16", [35, 19, 36], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f32", [30, 14, 24], "the statistics of two rows, and seven pointers for each"),
     ("RunParts", "f64", [25, 18, 24], "the statistics of two rows, and seven pointers for each"),
