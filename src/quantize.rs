@@ -223,7 +223,8 @@ impl Plan {
 
 /// Runs the job on up to `tasks` threads.
 fn run<T: Quantizable + Quantizes<M>, M: Center>(isa: Isa, mut job: Quantize<'_, T, M>, tasks: Tasks) {
-    if tasks.count <= 1 {
+    // Without rows there is a scale all the same, if all share it.
+    if tasks.count <= 1 || job.rows().rows() == 0 || job.rows().cols() == 0 {
         return job.run_on(isa);
     }
     let mut pass = Pass::Only;

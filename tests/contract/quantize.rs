@@ -243,17 +243,22 @@ fn elements_that_are_none_have_the_scale_of_zeros() -> Result<(), Error> {
     let (mut nothing, x) = ([0u8; 0], [0.0f32; 0]);
     RmsNorm::new(48, 1e-5)?.call(&x).quantize(&Scheme::I8).to(&mut nothing)?;
     RmsNorm::new(0, 1e-5)?.call(&x).quantize(&Scheme::I8).to(&mut nothing)?;
-    for cols in [48, 0] {
+    for (cols, parallelism) in
+        [(48, Parallelism::Serial), (48, Parallelism::tasks(3)), (0, Parallelism::Serial), (0, Parallelism::tasks(3))]
+    {
         let (mut scale, mut zero_point) = ([7.0], [7]);
-        let plan = LayerNorm::new(cols, 1e-5)?;
+        let plan = LayerNorm::new(cols, 1e-5)?.with_parallelism(parallelism);
         let call = plan.call(&x).quantize(&Scheme::ONNX_U8);
         call.scale_to(&mut scale).zero_point_to(&mut zero_point).to(&mut nothing)?;
         assert_eq!((scale, zero_point), ([1.0], [0]));
     }
-    let (plan, mut scale, mut zero_point) = (LayerNorm::new(0, 1e-5)?, [7.0; 3], [7; 3]);
-    let call = plan.call(Rows::strided(&x, 3, 0)).quantize(&Scheme::U8);
-    call.scale_to(&mut scale).zero_point_to(&mut zero_point).to(RowsMut::strided(&mut nothing, 3, 0))?;
-    assert_eq!((scale, zero_point), ([1.0; 3], [0; 3]));
+    for parallelism in [Parallelism::Serial, Parallelism::tasks(3)] {
+        let plan = LayerNorm::new(0, 1e-5)?.with_parallelism(parallelism);
+        let (mut scale, mut zero_point) = ([7.0; 3], [7; 3]);
+        let call = plan.call(Rows::strided(&x, 3, 0)).quantize(&Scheme::U8);
+        call.scale_to(&mut scale).zero_point_to(&mut zero_point).to(RowsMut::strided(&mut nothing, 3, 0))?;
+        assert_eq!((scale, zero_point), ([1.0; 3], [0; 3]));
+    }
     Ok(())
 }
 
