@@ -482,7 +482,7 @@ unsafe fn quantize(
     let call = Call { plan, types: Types::of(kind, checked.residual.is_some()), buffers, checked };
     let &lanenorm_quantized { scale, zero_point, .. } = outputs;
     let call = QuantizeCall { call, scheme, q: q.rows, scale, zero_point };
-    let run = run_for(kind, call.call.checked.residual.is_some())?;
+    let run = run_for(kind, call.call.checked.residual.is_some());
     let tasks = part.tasks(buffers.rows.saturating_mul(plan.cols));
     // SAFETY: the caller's duty, and all has been checked.
     unsafe { prepare_stats(kind, buffers, first, count) };
@@ -515,16 +515,13 @@ unsafe fn write_scales_of_zeros(
         Scope::Tensor if first == 0 => 0..1,
         _ => return Ok(()),
     };
-    for r in range {
+    if scheme.scales(1, 1) > 0 && !scale.is_null() {
         // SAFETY: the caller's duty.
-        unsafe {
-            if scheme.scales(1, 1) > 0 && !scale.is_null() {
-                scale.add(r).write(of_zeros);
-            }
-            if scheme.zero_points(1) > 0 && !zero_point.is_null() {
-                zero_point.add(r).write(point_of_zeros as u8);
-            }
-        }
+        range.clone().for_each(|r| unsafe { scale.add(r).write(of_zeros) });
+    }
+    if scheme.zero_points(1) > 0 && !zero_point.is_null() {
+        // SAFETY: as above.
+        range.for_each(|r| unsafe { zero_point.add(r).write(point_of_zeros as u8) });
     }
     Ok(())
 }
@@ -610,7 +607,7 @@ unsafe fn range_of_rows(
         // Nothing is quantized, but a job has a place for it.
         let q = Strided { stride: plan.cols, ..NO_ROWS };
         let call = QuantizeCall { call, scheme, q, scale, zero_point };
-        let run = run_for(kind, are_sums)?;
+        let run = run_for(kind, are_sums);
         // SAFETY: the caller's duty, and all has been checked.
         unsafe { prepare_stats(kind, buffers, first, count) };
         parallel::Work::run(Runs { call: &call, run, pass: Pass::First(&all), first, count }, &mut []);
@@ -659,8 +656,8 @@ impl QuantizeCall<'_> {
 type Run = unsafe fn(&QuantizeCall<'_>, Pass<'_>, usize, usize);
 
 /// [`run`] for the type of the rows that are normalized.
-fn run_for(kind: Kind, are_sums: bool) -> Result<Run, lanenorm_status> {
-    Ok(match (kind.rows(are_sums), kind.centered) {
+fn run_for(kind: Kind, are_sums: bool) -> Run {
+    match (kind.rows(are_sums), kind.centered) {
         (Dtype::F32, true) => run::<f32, Centered>,
         (Dtype::F32, false) => run::<f32, Uncentered>,
         (Dtype::F16, true) => run::<f16, Centered>,
@@ -668,7 +665,7 @@ fn run_for(kind: Kind, are_sums: bool) -> Result<Run, lanenorm_status> {
         (Dtype::Bf16, true) => run::<bf16, Centered>,
         (Dtype::Bf16, false) => run::<bf16, Uncentered>,
         (Dtype::F64, _) => misfit(),
-    })
+    }
 }
 
 /// Does a pass over `count` rows from `first` on, which are evenly apart, on the calling thread.
