@@ -54,12 +54,6 @@ pub enum Error {
         /// What is wrong with them.
         misfit: Misfit,
     },
-    /// A buffer of a call whose result is quantized has rows at two strides.
-    #[error("a buffer has rows of {} at two strides, but quantized rows lie at one", Count(*cols, "column"))]
-    QuantizedGrid {
-        /// The number of columns of the plan.
-        cols: usize,
-    },
     /// A call whose result is quantized lacks an array that its scheme has.
     #[error("{what} is not given, expected {}: see `{what}_to`", Count(*expected, "element"))]
     NotGiven {

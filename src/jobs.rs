@@ -248,7 +248,7 @@ pub(crate) struct Vectors<'a, 'm, T: Element> {
 
 impl<T: Element> Vectors<'_, '_, T> {
     /// The same for the first `row` rows, and for the others.
-    fn split_at(self, row: usize) -> (Self, Self) {
+    pub(crate) fn split_at(self, row: usize) -> (Self, Self) {
         let Self { params, bias, stats, moments } = self;
         let (stats, other_stats) = stats.split_at(row);
         let (moments, other_moments) = moments.map(|moments| moments.split_at(row)).unzip();

@@ -1,21 +1,24 @@
 //! Calls whose result is quantized: see [`Call::quantize`].
 
+use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
 use lanenorm_kernels::element::{Addend, Storage};
 use lanenorm_kernels::ops::quantize::{Quantize, Quants};
 use lanenorm_kernels::rows::{RowIo, Vector};
-use lanenorm_kernels::scheme::{Byte, Range, Scheme};
+use lanenorm_kernels::scheme::{Byte, Range, Scheme, Scope};
 use lanenorm_kernels::stats::StatsMut;
 use lanenorm_kernels::{Center, Centered, Element, Isa, Quantizable, Quantizes, Uncentered};
 
 use crate::Error;
 use crate::call::Call;
 use crate::input::{Apart, Gives, Kept, Normalizes, Over, Plain, sealed};
+use crate::jobs::Vectors;
 use crate::norm::Norm;
 use crate::parallel::{Tasks, Work, share};
 use crate::plan::Plan;
 use crate::rows::{Rows, RowsMut};
+use crate::runs::{Buffers, QuantsInRuns, RunsIo};
 use crate::shape;
 use crate::slice::SliceMut;
 
@@ -90,7 +93,7 @@ impl<'a, T: Element, M: Center, I, P, Y> QuantizeCall<'a, T, M, I, P, Y> {
     ///
     /// # Errors
     /// If parts of the scheme are out of range, or its blocks do not divide the columns, if the lengths do not fit
-    /// together, or if a buffer has rows at two strides; nothing has been written then.
+    /// together; nothing has been written then.
     pub fn to<Q: Byte + 'a>(self, q: impl Into<RowsMut<'a, Q>>) -> Result<(), Error>
     where
         T: Element<Float = f32>,
@@ -100,11 +103,13 @@ impl<'a, T: Element, M: Center, I, P, Y> QuantizeCall<'a, T, M, I, P, Y> {
         let Self { call, scheme, scale, zero_point, y } = self;
         let (norm, x, input, gamma, beta, stats) = call.into_parts()?;
         let q: RowsMut<'a, Q> = q.into();
-        if x.layout.is_grid() || input.has_grid() || y.is_grid() || q.layout.is_grid() {
-            return Err(Error::QuantizedGrid { cols: norm.cols() });
-        }
         let (gamma, beta, bias) = (gamma.map(I::beside), beta.map(I::beside), input.bias());
         scheme.check(norm.cols()).map_err(Error::Arguments)?;
+        if x.layout.is_grid() || input.has_grid() || y.is_grid() || q.layout.is_grid() {
+            let buffers = y.runs(input, x).0;
+            let arrays = (scale, zero_point);
+            return norm.quantize_in_runs(buffers, bias, gamma, beta, stats, &scheme, q, arrays);
+        }
         let io = y.rows(input, sealed::On(norm.plan()), x)?;
         let (rows, row_bytes) = (io.rows(), scheme.row_bytes(norm.cols()));
         let (q_rows, stride) = shape::rows("q", q.data.len(), q.layout, row_bytes)?;
@@ -133,17 +138,29 @@ fn check_array<T>(what: &'static str, array: Option<&[T]>, expected: usize) -> R
 pub trait Wanted<'a, T: Element, I: Normalizes<'a, T>>: sealed::MayBeGrid {
     #[doc(hidden)]
     fn rows(self, input: I, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, I::Of>, Error>;
+
+    /// The same rows, if a buffer is a grid.
+    #[doc(hidden)]
+    fn runs(self, input: I, x: Rows<'a, T>) -> sealed::InRuns<'a, I::Of>;
 }
 
 impl<'a, T: Element, I: GivesNoY<'a, T>> Wanted<'a, T, I> for () {
     fn rows(self, input: I, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, I::Of>, Error> {
         input.rows_without_y(on, x)
     }
+
+    fn runs(self, input: I, x: Rows<'a, T>) -> sealed::InRuns<'a, I::Of> {
+        input.runs_without_y(x)
+    }
 }
 
 impl<'a, T: Element, Y, I: Gives<'a, T, Y>> Wanted<'a, T, I> for RowsMut<'a, Y> {
     fn rows(self, input: I, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, I::Of>, Error> {
         input.rows(on, x, self)
+    }
+
+    fn runs(self, input: I, x: Rows<'a, T>) -> sealed::InRuns<'a, I::Of> {
+        input.runs(x, self)
     }
 }
 
@@ -155,11 +172,19 @@ impl<'a, T: Element, Y, I: Gives<'a, T, Y>> Wanted<'a, T, I> for RowsMut<'a, Y> 
 pub trait GivesNoY<'a, T: Element>: Normalizes<'a, T> {
     #[doc(hidden)]
     fn rows_without_y(self, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, Self::Of>, Error>;
+
+    /// The same rows, if a buffer is a grid.
+    #[doc(hidden)]
+    fn runs_without_y(self, x: Rows<'a, T>) -> sealed::InRuns<'a, Self::Of>;
 }
 
 impl<'a, T: Element> GivesNoY<'a, T> for Plain {
     fn rows_without_y(self, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, T>, Error> {
         on.0.rows_without_y(x)
+    }
+
+    fn runs_without_y(self, x: Rows<'a, T>) -> sealed::InRuns<'a, T> {
+        sealed::InRuns(Buffers::without_y(x))
     }
 }
 
@@ -167,11 +192,19 @@ impl<'a, T: Element<Float = R::Float> + Addend<R>, R: Element> GivesNoY<'a, T> f
     fn rows_without_y(self, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, R>, Error> {
         on.0.rows_of_sum_alone(x, self.residual, self.bias, self.s)
     }
+
+    fn runs_without_y(self, x: Rows<'a, T>) -> sealed::InRuns<'a, R> {
+        sealed::InRuns(Buffers::kept_alone(x, self.residual, self.s))
+    }
 }
 
 impl<'a, T: Element<Float = R::Float> + Addend<R>, R: Element> GivesNoY<'a, T> for Over<'a, R> {
     fn rows_without_y(self, on: sealed::On<'_>, x: Rows<'a, T>) -> Result<RowIo<'a, R>, Error> {
         on.0.rows_of_sum_alone_in_place(x, self.residual, self.bias)
+    }
+
+    fn runs_without_y(self, x: Rows<'a, T>) -> sealed::InRuns<'a, R> {
+        sealed::InRuns(Buffers::over_alone(x, self.residual))
     }
 }
 
@@ -193,6 +226,40 @@ impl<M: Center> Norm<M> {
         } else {
             self.plan().quantize::<T, Uncentered>(io, bias, gamma, beta, stats, scheme, quants)
         }
+    }
+
+    /// Normalizes and quantizes rows of which some are in runs, or given by a pointer. The scheme has been checked.
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "a call has as many parts")]
+    fn quantize_in_runs<'a, T: Quantizable, Q: Byte>(
+        &self,
+        buffers: Buffers<'a, T>,
+        bias: Option<&'a [T]>,
+        gamma: Option<Vector<'a, T>>,
+        beta: Option<Vector<'a, T>>,
+        stats: StatsMut<'a, f32>,
+        scheme: &Scheme,
+        q: RowsMut<'a, Q>,
+        (scale, zero_point): (Option<&'a mut [f32]>, Option<&'a mut [u8]>),
+    ) -> Result<(), Error> {
+        let (plan, cols) = (self.plan(), self.cols());
+        shape::length("bias", bias, cols)?;
+        let (io, quants) = buffers.check_quantized(cols, q, scheme)?;
+        let rows = io.rows();
+        let params = plan.params(rows, gamma, beta)?;
+        Plan::check_stats(rows, &stats)?;
+        check_array("scale", scale.as_deref(), scheme.scales(rows, cols))?;
+        check_array("zero_point", zero_point.as_deref(), scheme.zero_points(rows))?;
+        let (scale, zero_point) = (scale.unwrap_or_default(), zero_point.unwrap_or_default());
+        shape::length("scale", Some(&*scale), scheme.scales(rows, cols))?;
+        shape::length("zero_point", Some(&*zero_point), scheme.zero_points(rows))?;
+        let (vectors, quants) = (Vectors { params, bias, stats, moments: None }, quants.with_arrays(scale, zero_point));
+        if M::CENTERED {
+            plan.quantize_runs::<T, Centered>(io, vectors, scheme, quants);
+        } else {
+            plan.quantize_runs::<T, Uncentered>(io, vectors, scheme, quants);
+        }
+        Ok(())
     }
 }
 
@@ -218,6 +285,92 @@ impl Plan {
         }
         run(self.isa, job, self.parallelism.tasks_for(elements));
         Ok(())
+    }
+}
+
+impl Plan {
+    /// Normalizes and quantizes rows in runs. All has been checked.
+    fn quantize_runs<'a, T: Quantizable + Quantizes<M>, M: Center>(
+        &self,
+        mut io: RunsIo<'a, T>,
+        mut vectors: Vectors<'a, 'a, T>,
+        scheme: &Scheme,
+        mut quants: QuantsInRuns<'a>,
+    ) {
+        let (isa, eps, elements, center) = (self.isa, self.eps, io.elements(), PhantomData::<M>);
+        let tasks: Tasks = self.parallelism.tasks_for(elements);
+        // Groups need not divide a run.
+        vectors.params.groups = vectors.params.groups.after(0);
+        let mut pass = Pass::Only;
+        if scheme.scope == Scope::Tensor && elements > 0 {
+            let all = Mutex::new(Range::EMPTY);
+            let Vectors { params, bias, stats, .. } = vectors;
+            let of_range = Vectors { params, bias, stats, moments: None };
+            let (io, quants) = (io.reborrow(), quants.reborrow());
+            let pass_of_range = Pass::First(&all);
+            share(
+                QuantizedRuns { isa, eps, io, vectors: of_range, scheme, quants, pass: pass_of_range, center },
+                &mut [],
+                tasks,
+            );
+            pass = Pass::Second(all.into_inner().unwrap_or_else(PoisonError::into_inner));
+            // The first pass has written them.
+            vectors = Vectors { params, bias, stats: StatsMut::default(), moments: None };
+        }
+        let work = QuantizedRuns { isa, eps, io, vectors, scheme, quants, pass, center };
+        if elements == 0 { work.run(&mut []) } else { share(work, &mut [], tasks) }
+    }
+}
+
+/// Rows in runs.
+struct QuantizedRuns<'a, 'r, T: Element, M> {
+    isa: Isa,
+    eps: f64,
+    io: RunsIo<'a, T>,
+    vectors: Vectors<'a, 'a, T>,
+    scheme: &'r Scheme,
+    quants: QuantsInRuns<'a>,
+    pass: Pass<'r>,
+    center: PhantomData<M>,
+}
+
+impl<T: Quantizable + Quantizes<M>, M: Center> Work for QuantizedRuns<'_, '_, T, M> {
+    type Memory = ();
+
+    fn len(&self) -> usize {
+        self.io.rows()
+    }
+
+    fn elements(&self) -> usize {
+        self.io.elements()
+    }
+
+    fn split_at(self, row: usize) -> (Self, Self) {
+        let ((io, other_io), (vectors, others)) = (self.io.split_at(row), self.vectors.split_at(row));
+        let (quants, other_quants) = self.quants.split_at(row);
+        let rest = Self { io: other_io, vectors: others, quants: other_quants, ..self };
+        (Self { io, vectors, quants, ..self }, rest)
+    }
+
+    fn run(mut self, _: &mut [()]) {
+        // Without rows there may be a scale all the same.
+        loop {
+            let rows = self.io.first_run();
+            let (run, rest) = self.split_at(rows);
+            let Self { isa, eps, io, vectors: Vectors { params, bias, stats, .. }, scheme, quants, pass, .. } = run;
+            let job = Quantize::<T, M>::new(io.into_first_run(), params, eps, stats, scheme, quants.into_first_run());
+            let job = match bias {
+                Some(bias) => job.and_then(|job| job.with_bias(bias)),
+                None => job,
+            };
+            let Ok(job) = job else { unreachable!("the plans have checked all lengths") };
+            let mut job = if matches!(pass, Pass::Second(_)) { job.summed() } else { job };
+            pass.run(&mut job, isa);
+            if rest.len() == 0 {
+                return;
+            }
+            self = rest;
+        }
     }
 }
 

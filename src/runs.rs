@@ -8,7 +8,9 @@ use std::{mem, ptr, slice};
 
 use lanenorm_kernels::Element;
 use lanenorm_kernels::element::{Addend, Companion, Kind};
+use lanenorm_kernels::ops::quantize::Quants;
 use lanenorm_kernels::rows::{GradRows, RawGradRows, RawRows, RowIo, start_on_lines};
+use lanenorm_kernels::scheme::{Byte, Scheme};
 
 use crate::error::{Error, Misfit};
 use crate::gradients::{GradIo, GradOut};
@@ -50,7 +52,8 @@ pub(crate) struct Buffers<'a, T> {
     x: Buffer,
     /// The residual, and where its sum with x goes.
     sum: Option<[Buffer; 2]>,
-    y: Buffer,
+    /// `None` if only quantized rows are wanted.
+    y: Option<Buffer>,
     /// The types of x and y.
     kinds: [Kind; 2],
     /// Whether x and the residual are to be exchanged once they have been checked: the first type is that of the
@@ -61,12 +64,16 @@ pub(crate) struct Buffers<'a, T> {
 
 impl<'a, T: Element> Buffers<'a, T> {
     pub(crate) fn plain<Y: Companion<T>>(x: Rows<'a, T>, mut y: RowsMut<'a, Y>) -> Self {
-        Self::of::<T, Y>(Buffer::read("x", &x), None, Buffer::written("y", &mut y))
+        Self::of::<T, Y>(Buffer::read("x", &x), None, Some(Buffer::written("y", &mut y)))
+    }
+
+    pub(crate) fn without_y(x: Rows<'a, T>) -> Self {
+        Self::of::<T, T>(Buffer::read("x", &x), None, None)
     }
 
     pub(crate) fn in_place(mut x: RowsMut<'a, T>) -> Self {
         let x = Buffer::written("x", &mut x);
-        Self::of::<T, T>(x, None, x)
+        Self::of::<T, T>(x, None, Some(x))
     }
 
     /// The sum goes to `s`.
@@ -77,7 +84,13 @@ impl<'a, T: Element> Buffers<'a, T> {
         mut y: RowsMut<'a, Y>,
     ) -> Self {
         let sum = [Buffer::read("residual", &residual), Buffer::written("sum", &mut s)];
-        Self::of::<X, Y>(Buffer::read("x", &x), Some(sum), Buffer::written("y", &mut y))
+        Self::of::<X, Y>(Buffer::read("x", &x), Some(sum), Some(Buffer::written("y", &mut y)))
+    }
+
+    /// The same without y.
+    pub(crate) fn kept_alone<X: Addend<T>>(x: Rows<'a, X>, residual: Rows<'a, T>, mut s: RowsMut<'a, T>) -> Self {
+        let sum = [Buffer::read("residual", &residual), Buffer::written("sum", &mut s)];
+        Self::of::<X, T>(Buffer::read("x", &x), Some(sum), None)
     }
 
     /// The sum is written over the residual.
@@ -87,52 +100,98 @@ impl<'a, T: Element> Buffers<'a, T> {
         mut y: RowsMut<'a, Y>,
     ) -> Self {
         let residual = Buffer::written("residual", &mut residual);
-        Self::of::<X, Y>(Buffer::read("x", &x), Some([residual, residual]), Buffer::written("y", &mut y))
+        Self::of::<X, Y>(Buffer::read("x", &x), Some([residual, residual]), Some(Buffer::written("y", &mut y)))
+    }
+
+    /// The same without y.
+    pub(crate) fn over_alone<X: Addend<T>>(x: Rows<'a, X>, mut residual: RowsMut<'a, T>) -> Self {
+        let residual = Buffer::written("residual", &mut residual);
+        Self::of::<X, T>(Buffer::read("x", &x), Some([residual, residual]), None)
     }
 
     /// The sum is not kept.
     pub(crate) fn dropped<X: Addend<T>>(x: Rows<'a, X>, residual: Rows<'a, T>, mut y: RowsMut<'a, T>) -> Self {
         let y = Buffer::written("y", &mut y);
-        Self::of::<X, T>(Buffer::read("x", &x), Some([Buffer::read("residual", &residual), y]), y)
+        Self::of::<X, T>(Buffer::read("x", &x), Some([Buffer::read("residual", &residual), y]), Some(y))
     }
 
     /// The sum is not kept, and normalized over x.
     pub(crate) fn over_x<R: Addend<T>>(mut x: RowsMut<'a, T>, residual: Rows<'a, R>) -> Self {
         let x = Buffer::written("x", &mut x);
         let sum = [Buffer::read("residual", &residual), x];
-        Self { exchanged: true, ..Self::of::<R, T>(x, Some(sum), x) }
+        Self { exchanged: true, ..Self::of::<R, T>(x, Some(sum), Some(x)) }
     }
 
-    fn of<X: Companion<T>, Y: Companion<T>>(x: Buffer, sum: Option<[Buffer; 2]>, y: Buffer) -> Self {
+    fn of<X: Companion<T>, Y: Companion<T>>(x: Buffer, sum: Option<[Buffer; 2]>, y: Option<Buffer>) -> Self {
         Self { x, sum, y, kinds: [X::KIND, Y::KIND], exchanged: false, marker: PhantomData }
     }
 
     /// The rows, if they fit together.
     pub(crate) fn check(self, cols: usize) -> Result<RunsIo<'a, T>, Error> {
+        let (io, _) = self.check_beside(cols, None)?;
+        Ok(io)
+    }
+
+    /// The rows, and where they are quantized to, if all rows fit together. The scheme goes with these columns, and the
+    /// lengths of its scales and zero points have been checked for as many rows as x has.
+    pub(crate) fn check_quantized<Q: Byte>(
+        self,
+        cols: usize,
+        mut q: RowsMut<'a, Q>,
+        scheme: &Scheme,
+    ) -> Result<(RunsIo<'a, T>, QuantsInRuns<'a>), Error> {
+        let row_bytes = scheme.row_bytes(cols);
+        let q = (Buffer::written("q", &mut q), row_bytes);
+        // Without columns, a contiguous buffer has no rows that could be counted.
+        let (io, q) = self.check_beside(cols, (row_bytes > 0).then_some(q))?;
+        let RunsIo { inner_rows, rows, .. } = io;
+        let (q, nothing) = (q.unwrap_or(At::NOWHERE), Ptr(ptr::null()));
+        let marker = PhantomData;
+        let quants = QuantsInRuns {
+            q,
+            scale: nothing,
+            zero_point: nothing,
+            scheme: *scheme,
+            inner_rows,
+            first: 0,
+            rows,
+            cols,
+            marker,
+        };
+        Ok((io, quants))
+    }
+
+    /// The rows, and rows of another length, if all fit together.
+    fn check_beside(self, cols: usize, q: Option<(Buffer, usize)>) -> Result<(RunsIo<'a, T>, Option<At>), Error> {
         let Self { x, sum, y, kinds, exchanged, .. } = self;
         let mut rows = Checked::first(x, cols)?;
         let of_sum = sum.is_some();
         let mut beside = |buffer: Buffer| {
-            rows.beside(
-                buffer,
-                |what, x, rows| {
-                    if of_sum { Error::SumRows { what, x, rows } } else { Error::Rows { x, y: rows } }
-                },
-            )
+            rows.beside(buffer, cols, |what, x, rows| {
+                if of_sum { Error::SumRows { what, x, rows } } else { Error::Rows { x, y: rows } }
+            })
         };
-        let y = beside(y)?;
+        let y = match y {
+            Some(y) => Some(beside(y)?),
+            None => None,
+        };
         let sum = match sum {
             Some([residual, s]) => Some([beside(residual)?, beside(s)?]),
             None => None,
         };
+        let q = match q {
+            Some((q, cols)) => Some(rows.beside(q, cols, |what, x, rows| Error::SumRows { what, x, rows })?),
+            None => None,
+        };
         let (inner_rows, at) = (rows.inner_rows(), |placed: Placed| placed.at(&rows));
-        let (mut x, mut sum, y) = (at(rows.of_first), sum.map(|sum| sum.map(at)), at(y));
+        let (mut x, mut sum, y) = (at(rows.of_first), sum.map(|sum| sum.map(at)), y.map_or(At::NOWHERE, at));
         if let Some([residual, _]) = &mut sum
             && exchanged
         {
             mem::swap(&mut x, residual);
         }
-        Ok(RunsIo { x, sum, y, kinds, inner_rows, first: 0, rows: rows.rows, cols, marker: PhantomData })
+        let io = RunsIo { x, sum, y, kinds, inner_rows, first: 0, rows: rows.rows, cols, marker: PhantomData };
+        Ok((io, q.map(at)))
     }
 }
 
@@ -155,7 +214,6 @@ impl Placed {
 
 /// What the buffers of a call that have been checked have in common.
 struct Checked {
-    cols: usize,
     rows: usize,
     /// The rows of a run, if a buffer has several.
     inner_rows: Option<usize>,
@@ -166,18 +224,19 @@ impl Checked {
     fn first(buffer: Buffer, cols: usize) -> Result<Self, Error> {
         let runs = buffer.runs(cols)?;
         let of_first = Placed { p: buffer.p, runs };
-        Ok(Self { cols, rows: runs.rows, inner_rows: runs.inner_rows, of_first })
+        Ok(Self { rows: runs.rows, inner_rows: runs.inner_rows, of_first })
     }
 
-    /// Another buffer, if it has as many rows and no other runs. If it has not as many rows, `error` is given the
-    /// buffer, the rows of the first one and its own.
+    /// Another buffer, with rows of `cols` columns, if it has as many rows and no other runs. If it has not as many
+    /// rows, `error` is given the buffer, the rows of the first one and its own.
     fn beside(
         &mut self,
         buffer: Buffer,
+        cols: usize,
         error: impl FnOnce(&'static str, usize, usize) -> Error,
     ) -> Result<Placed, Error> {
         let Buffer { what, p, .. } = buffer;
-        let runs = buffer.runs(self.cols)?;
+        let runs = buffer.runs(cols)?;
         if runs.rows != self.rows {
             return Err(error(what, self.rows, runs.rows));
         }
@@ -209,6 +268,9 @@ struct At {
 }
 
 impl At {
+    /// Of a buffer that is not there.
+    const NOWHERE: Self = Self { p: Ptr(ptr::null()), strides: [0, 0] };
+
     /// The row with this number within this run, and those behind it.
     fn raw<T>(&self, kind: Kind, [run, row]: [usize; 2]) -> RawRows<T> {
         let [outer_stride, stride] = self.strides;
@@ -289,6 +351,11 @@ impl<'a, T: Element> RunsIo<'a, T> {
         (Self { rows: row, ..self }, Self { first: self.first + row, rows: self.rows - row, ..self })
     }
 
+    /// The same rows, while these are borrowed.
+    pub(crate) fn reborrow(&mut self) -> RunsIo<'_, T> {
+        RunsIo { marker: PhantomData, ..*self }
+    }
+
     /// How many of these rows are of the first run.
     pub(crate) fn first_run(&self) -> usize {
         (self.inner_rows - self.first % self.inner_rows).min(self.rows)
@@ -305,6 +372,55 @@ impl<'a, T: Element> RunsIo<'a, T> {
         // elements, or are those that the maker of the grid has vouched for, and that they do not overlap. These rows
         // are here alone: a `RunsIo` is not copied, and its parts have rows of their own.
         unsafe { RowIo::from_raw(x, sum, y, self.first_run(), self.cols) }
+    }
+}
+
+/// Where quantized rows go that have been checked, with their scales and zero points.
+#[derive(Debug)]
+pub(crate) struct QuantsInRuns<'a> {
+    q: At,
+    scale: Ptr,
+    zero_point: Ptr,
+    scheme: Scheme,
+    /// Not zero.
+    inner_rows: usize,
+    /// Of all rows, these are `rows` from `first` on.
+    first: usize,
+    rows: usize,
+    cols: usize,
+    marker: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> QuantsInRuns<'a> {
+    /// The same with arrays of scales and zero points, as long as the scheme says.
+    pub(crate) fn with_arrays(self, scale: &'a mut [f32], zero_point: &'a mut [u8]) -> Self {
+        debug_assert_eq!(scale.len(), self.scheme.scales(self.rows, self.cols));
+        debug_assert_eq!(zero_point.len(), self.scheme.zero_points(self.rows));
+        let scale = Ptr(scale.as_mut_ptr().cast_const().cast());
+        Self { scale, zero_point: Ptr(zero_point.as_mut_ptr().cast_const().cast()), ..self }
+    }
+
+    /// The first `row` rows, and the others. All rows come first if there are fewer.
+    pub(crate) fn split_at(self, row: usize) -> (Self, Self) {
+        let row = row.min(self.rows);
+        (Self { rows: row, ..self }, Self { first: self.first + row, rows: self.rows - row, ..self })
+    }
+
+    /// The same rows, while these are borrowed.
+    pub(crate) fn reborrow(&mut self) -> QuantsInRuns<'_> {
+        QuantsInRuns { marker: PhantomData, ..*self }
+    }
+
+    /// Those of the rows of the first run.
+    pub(crate) fn into_first_run(self) -> Quants<'a> {
+        let Self { q, scale, zero_point, ref scheme, inner_rows, first, rows, cols, .. } = self;
+        let (row, At { p, strides: [outer_stride, stride] }) = (first % inner_rows, q);
+        let p = p.0.wrapping_byte_add(first / inner_rows * outer_stride + row * stride).cast::<u8>();
+        let [scale, zero_point] = [scale, zero_point].map(|p| p.0.cast_mut());
+        let size = [(inner_rows - row).min(rows), cols];
+        // SAFETY: `check_quantized` has borrowed q for 'a as a mutable buffer, and `with_arrays` the arrays, which are
+        // as long as the scheme says. `shape::runs` has checked the rows, as for `RunsIo`. These rows are here alone.
+        unsafe { Quants::from_raw(scheme, first, size, p.cast_mut(), stride, scale.cast(), zero_point.cast()) }
     }
 }
 
@@ -355,7 +471,7 @@ pub(crate) fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, cols: usize) 
         GradOut::WithoutDx { dy } => (Buffer::read("dy", dy), None),
     };
     let mut rows = Checked::first(dy, cols)?;
-    let mut beside = |buffer| rows.beside(buffer, |what, dy, rows| Error::GradRows { what, dy, rows });
+    let mut beside = |buffer| rows.beside(buffer, cols, |what, dy, rows| Error::GradRows { what, dy, rows });
     let x = beside(x)?;
     let ds = ds.map(&mut beside).transpose()?;
     let dx = dx.map(beside).transpose()?;

@@ -2,7 +2,7 @@
 //! cannot be expressed is refused with its axis and stride, before anything is written.
 
 use lanenorm::kernels::Error as Refused;
-use lanenorm::{Element, Error, LayerNorm, Misfit, Moments, Parallelism, RmsNorm, Rows, RowsMut, bf16};
+use lanenorm::{Element, Error, LayerNorm, Misfit, Moments, Parallelism, RmsNorm, Rows, RowsMut, Scheme, bf16};
 use ndarray::{
     Array, Array1, Array2, Array3, Array4, ArrayD, ArrayView, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut, Axis,
     Dimension, IxDyn, ShapeBuilder, aview0, s,
@@ -138,6 +138,12 @@ fn every_form_of_a_call() -> Result<(), Error> {
     rms_norm.backward(residual, &x).dgamma_to(&mut dgamma).to(y.view_mut().permuted_axes(swapped))?;
     assert!(y.view().permuted_axes(swapped).iter().eq(&want));
     assert_eq!(dgamma, want_dgamma);
+
+    let (mut q, mut want_q) = (Array3::<i8>::zeros((3, 2, COLS)), vec![0; 6 * COLS]);
+    let (mut scale, mut want_scale) = (Array1::zeros(6), [0.0; 6]);
+    plan.call(&flat_residual).quantize(&Scheme::I8).scale_to(&mut want_scale).to(&mut want_q)?;
+    plan.call(residual).quantize(&Scheme::I8).scale_to(&mut scale).to(q.view_mut().permuted_axes(swapped))?;
+    assert!(q.view().permuted_axes(swapped).iter().eq(&want_q) && scale.iter().eq(&want_scale));
     Ok(())
 }
 

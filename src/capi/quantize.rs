@@ -642,13 +642,8 @@ impl QuantizeCall<'_> {
         let (run, row) = call.checked.place(first);
         let at = run.wrapping_mul(q.outer_stride).wrapping_add(row.wrapping_mul(q.stride));
         let q_rows = q.data.cast::<u8>().wrapping_add(at);
-        let (scale, zero_point) = match scheme.scope {
-            Scope::Tensor if first > 0 => (null_mut(), null_mut()),
-            Scope::Tensor => (scale, zero_point),
-            _ => (scale.wrapping_add(scheme.scales(first, cols)), zero_point.wrapping_add(scheme.zero_points(first))),
-        };
         // SAFETY: the caller's duty.
-        unsafe { Quants::from_raw(scheme, [count, cols], q_rows, q.stride, scale, zero_point) }
+        unsafe { Quants::from_raw(scheme, first, [count, cols], q_rows, q.stride, scale, zero_point) }
     }
 }
 

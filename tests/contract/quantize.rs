@@ -208,6 +208,135 @@ fn rows_that_are_not_finite_have_a_scale_of_nan() -> Result<(), Error> {
     Ok(())
 }
 
+/// Rows of a buffer at two strides.
+struct Spread<T> {
+    data: Vec<T>,
+    strides: [usize; 2],
+    cols: usize,
+}
+
+const RUNS: [usize; 2] = [3, 4];
+
+impl<T: Copy + PartialEq + Debug> Spread<T> {
+    /// Runs behind one another, or rows of one run between those of others, with gaps that hold `gap`.
+    fn new(rows: &[T], cols: usize, woven: bool, gap: T) -> Self {
+        let strides = if woven { [cols + 3, RUNS[0] * (cols + 3) + 2] } else { [RUNS[1] * (cols + 1) + 5, cols + 1] };
+        let len = (RUNS[0] - 1) * strides[0] + (RUNS[1] - 1) * strides[1] + cols;
+        let mut spread = Self { data: vec![gap; len], strides, cols };
+        for (r, row) in rows.chunks(cols).enumerate() {
+            let at = spread.start(r);
+            spread.data[at..at + cols].copy_from_slice(row);
+        }
+        spread
+    }
+
+    fn start(&self, r: usize) -> usize {
+        r / RUNS[1] * self.strides[0] + r % RUNS[1] * self.strides[1]
+    }
+
+    fn rows(&self) -> Rows<'_, T> {
+        Rows::strided_2d(&self.data, RUNS, self.strides)
+    }
+
+    fn rows_mut(&mut self) -> RowsMut<'_, T> {
+        RowsMut::strided_2d(&mut self.data, RUNS, self.strides)
+    }
+
+    /// The rows, one after the other. Between them there are gaps still.
+    fn into_rows(mut self, gap: T) -> Vec<T> {
+        let mut rows = vec![];
+        for r in 0..RUNS[0] * RUNS[1] {
+            let at = self.start(r);
+            rows.extend_from_slice(&self.data[at..at + self.cols]);
+            self.data[at..at + self.cols].fill(gap);
+        }
+        assert!(self.data.iter().all(|&v| v == gap), "a gap was written");
+        rows
+    }
+}
+
+#[test]
+fn rows_at_two_strides_are_quantized() -> Result<(), Error> {
+    const ROWS: usize = RUNS[0] * RUNS[1];
+    let wide = |v: &[bf16]| v.iter().map(|v| v.to_bits()).collect::<Vec<u16>>();
+    for (i, cols) in [33, 96, 512].into_iter().enumerate() {
+        let (x, residual) = (rows::<bf16>(ROWS, cols, 3), rows::<bf16>(ROWS, cols, 4));
+        let gamma = rows::<f32>(6, cols, 5);
+        let plan = LayerNorm::new(cols, 1e-5)?.with_groups(6, 2)?;
+        let (mut y, mut s, mut y_of_sum) = (vec![0.0f32; x.len()], residual.clone(), vec![0.0f32; x.len()]);
+        plan.call(&x).gamma(&gamma).to(&mut y)?;
+        plan.call(&x).gamma(&gamma).residual_in_place(&mut s).to(&mut y_of_sum)?;
+        for (j, scheme) in SCHEMES.into_iter().filter(|scheme| scheme.check(cols).is_ok()).enumerate() {
+            let (expected, expected_of_sum) = (quantized(&scheme, &y, cols), quantized(&scheme, &y_of_sum, cols));
+            for (k, isa) in tiers().iter().enumerate() {
+                let woven = (i + j + k) % 2 == 1;
+                for parallelism in [Parallelism::Serial, Parallelism::tasks(3)] {
+                    let plan = plan.with_isa(*isa).with_parallelism(parallelism);
+                    let what = format!("{plan:?}, {scheme:?}, woven: {woven}");
+                    let blank = || Spread::new(&[], scheme.row_bytes(cols), !woven, 0x77u8);
+                    let mut scale = vec![0.0; expected.scale.len()];
+                    let mut zero_point = vec![0; expected.zero_point.len()];
+                    let got = |q: Spread<u8>, scale: &[f32], zero_point: &[u8]| Quantized {
+                        q: q.into_rows(0x77),
+                        scale: scale.iter().map(|v| v.to_bits()).collect(),
+                        zero_point: zero_point.to_vec(),
+                    };
+
+                    // With y, and statistics.
+                    let (spread, gap) = (Spread::new(&x, cols, woven, bf16::MAX), f32::MAX);
+                    let (mut q, mut y_out) = (blank(), Spread::new(&[], cols, !woven, gap));
+                    let mut rstd = vec![0.0; ROWS];
+                    let call = plan.call(spread.rows()).gamma(&gamma).rstd_to(&mut rstd).quantize(&scheme);
+                    let call = call.scale_to(&mut scale).zero_point_to(&mut zero_point);
+                    call.y_to(y_out.rows_mut()).to(q.rows_mut()).unwrap_or_else(|error| panic!("{error}: {what}"));
+                    assert_eq!(got(q, &scale, &zero_point), expected, "{what}");
+                    let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+                    assert_eq!(bits(&y_out.into_rows(gap)), bits(&y), "y, {what}");
+                    assert!(rstd.iter().all(|&v| v != 0.0), "{what}");
+
+                    // Of a sum, without y.
+                    let (mut q, mut sum) = (blank(), Spread::new(&residual, cols, woven, bf16::MAX));
+                    let call = plan.call(&x).gamma(&gamma).residual_in_place(sum.rows_mut()).quantize(&scheme);
+                    let call = call.scale_to(&mut scale).zero_point_to(&mut zero_point);
+                    call.to(q.rows_mut()).unwrap_or_else(|error| panic!("{error}: {what}"));
+                    assert_eq!(got(q, &scale, &zero_point), expected_of_sum, "of a sum, {what}");
+                    assert_eq!(wide(&sum.into_rows(bf16::MAX)), wide(&s), "the sum, {what}");
+
+                    // q alone has two strides, and the sum goes elsewhere.
+                    let (mut q, mut sum) = (blank(), vec![bf16::ZERO; x.len()]);
+                    let call = plan.call(&x).gamma(&gamma).residual(&residual).sum_to(&mut sum).quantize(&scheme);
+                    let call = call.scale_to(&mut scale).zero_point_to(&mut zero_point);
+                    call.to(q.rows_mut()).unwrap_or_else(|error| panic!("{error}: {what}"));
+                    assert_eq!(got(q, &scale, &zero_point), expected_of_sum, "of a sum that is kept, {what}");
+                    assert_eq!(wide(&sum), wide(&s), "the sum that is kept, {what}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_at_two_strides_that_do_not_fit_are_refused() -> Result<(), Error> {
+    let plan = RmsNorm::new(32, 1e-5)?;
+    let x = rows::<f32>(12, 32, 1);
+    let expect = |scheme: &Scheme, shape: [usize; 2], strides, scales: usize, message: &str| {
+        let (mut q, mut scale) = (vec![9u8; 1000], vec![9.0; scales]);
+        let call = plan.call(&x).quantize(scheme).scale_to(&mut scale);
+        let refused = call.to(RowsMut::strided_2d(&mut q, shape, strides)).expect_err("something does not fit");
+        assert_eq!(refused.to_string(), message);
+        assert!(q.iter().all(|&v| v == 9) && scale.iter().all(|&v| v == 9.0));
+    };
+    expect(&Scheme::I8, [3, 4], [140, 35], 11, "scale has 11 elements, expected 12");
+    expect(&Scheme::I8, [3, 3], [140, 35], 12, "x has 12 rows, but q has 9");
+    // Blocks of 32 have 34 bytes.
+    let mut q = vec![9u8; 1000];
+    let refused = plan.call(&x).quantize(&Scheme::Q8_0).to(RowsMut::strided_2d(&mut q, [3, 4], [140, 33]));
+    assert!(matches!(refused, Err(Error::Runs { what: "q", .. })), "{refused:?}");
+    assert!(q.iter().all(|&v| v == 9));
+    Ok(())
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_anything_is_written() -> Result<(), Error> {
     let plan = RmsNorm::new(48, 1e-5)?;

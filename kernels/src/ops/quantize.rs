@@ -67,23 +67,26 @@ impl<'a> Quants<'a> {
         Self { places, q: [q_len, stride], scale: scale_len, zero_point: zero_point_len, marker: PhantomData }
     }
 
-    /// The places of `rows` rows of `cols` elements by pointers. Between the rows of q nothing is touched. Where all
-    /// rows share a scale, and another part of the call writes it, both pointers to it may be null.
+    /// The places of `rows` rows of `cols` elements by pointers, from row `first` of a call on: q points to this row,
+    /// and the others to the arrays of the call. Between the rows of q nothing is touched. Where all rows share a
+    /// scale, only the part of a call that has its first row writes it.
     ///
     /// # Safety
-    /// - The rows of q are apart from one another. They and as many scales and zero points as the scheme has are valid
-    ///   for writes for `'a`, and nothing else touches them meanwhile.
+    /// - The rows of q are apart from one another. They and their scales and zero points, if the scheme has arrays of
+    ///   these, are valid for writes for `'a`, and nothing else touches them meanwhile.
     pub unsafe fn from_raw(
         scheme: &Scheme,
+        first: usize,
         [rows, cols]: [usize; 2],
         q: *mut u8,
         stride: usize,
         scale: *mut f32,
         zero_point: *mut u8,
     ) -> Self {
-        let places = Places { q, q_stride: stride, scale, zero_point };
+        // SAFETY: the caller's duty. q is not moved.
+        let places = unsafe { Places { q, q_stride: 0, scale, zero_point }.after(scheme, first, cols) };
         Self {
-            places,
+            places: Places { q_stride: stride, ..places },
             q: [rows.saturating_sub(1).saturating_mul(stride).saturating_add(scheme.row_bytes(cols)), stride],
             scale: scheme.scales(rows, cols),
             zero_point: scheme.zero_points(rows),
