@@ -42,7 +42,7 @@ fn fused_of<M: Operation, T: Number<Float = f32> + Quantizable>(plan: &Norm<M>, 
     call.quantize(scheme).scale_to(scale).to(q).expect(VALID);
 }
 
-/// The parts of q and of the scales that a scheme has for so many elements.
+/// The parts of `q` and `scale` that `elements` elements take, in rows of `cols`, by `scheme`.
 fn room<'a>(
     scheme: &Scheme,
     cols: usize,

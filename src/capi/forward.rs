@@ -104,7 +104,7 @@ impl Part {
         }
     }
 
-    /// The number of tasks of a call for so many elements.
+    /// The number of tasks of a call. `elements` is the number of elements of all its rows.
     #[inline(always)]
     pub(super) fn tasks(self, elements: usize) -> Tasks<false> {
         match self {
