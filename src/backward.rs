@@ -1,7 +1,7 @@
 //! The gradients, for the plans of both normalizations.
 
 use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
-use lanenorm_kernels::rows::{GradRows, LINE, Vector};
+use lanenorm_kernels::rows::{GradRows, LINE, Params, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::{Center, Compiled, Element, Error as Refused};
 
@@ -150,7 +150,8 @@ impl Plan {
         let rows = rows.with_group(group, groups, repeat)?;
         let gamma = gamma.map(|gamma| gamma.part(group * cols, cols));
         let offset = T::Float::from_f32(self.offset);
-        Backward::new(rows, stats, gamma, offset, self.eps, sums, streaming)
+        let params = Params { gamma, offset, rounding: self.rounding, ..Params::default() };
+        Backward::new(rows, stats, params, self.eps, sums, streaming)
     }
 
     /// The rows of the buffers, none of which is a grid, if they fit together.

@@ -85,6 +85,7 @@ pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
 pub use lanenorm_kernels::element::{Addend, Companion};
 pub use lanenorm_kernels::half::{bf16, f16};
+pub use lanenorm_kernels::rounding::{Rounding, Sums};
 pub use lanenorm_kernels::scheme::{self, Scheme};
 pub use lanenorm_kernels::stats::Moments;
 pub use lanenorm_kernels::{Center, Centered, Element, Isa, Quantizable, Tier, Uncentered};

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use lanenorm_kernels::ops::backward::Stats;
 use lanenorm_kernels::ops::{layer_norm, rms_norm};
+use lanenorm_kernels::rounding::Rounding;
 use lanenorm_kernels::rows::{OneRow, RowIo, Vector};
 use lanenorm_kernels::stats::{Moments, StatsMut};
 use lanenorm_kernels::{Center, Centered, Element, Isa, Uncentered};
@@ -38,9 +39,12 @@ pub struct Norm<M> {
 
 impl<M: Center> fmt::Debug for Norm<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { cols, eps, offset, groups, repeat, isa, parallelism, store } = self.plan;
+        let Plan { cols, eps, offset, rounding, groups, repeat, isa, parallelism, store } = self.plan;
         let name = if M::CENTERED { "LayerNorm" } else { "RmsNorm" };
         write!(f, "{name} {{ cols: {cols}, eps: {eps:?}, offset: {offset}, groups: {groups}, repeat: {repeat}, ")?;
+        if rounding != Rounding::ONCE {
+            write!(f, "rounding: {rounding:?}, ")?;
+        }
         write!(f, "isa: {isa}, parallelism: {parallelism:?}, store: {store:?} }}")
     }
 }
@@ -102,6 +106,25 @@ impl<M: Center> Norm<M> {
         Self::from(Plan { offset, ..self.plan })
     }
 
+    /// The same plan, which rounds to 16 bits at other places: where the model does whose bits are wanted. Gradients are
+    /// those of a function that does not round, but for the sum of gamma and offset.
+    ///
+    /// ```
+    /// use lanenorm::{RmsNorm, Rounding, bf16};
+    ///
+    /// // transformers' `LlamaRMSNorm` rounds before it multiplies by the weight.
+    /// let x = [1.0, 1.0, 1.0, 2.0].map(bf16::from_f32);
+    /// let gamma = [bf16::from_f32(1.25); 4];
+    /// let plan = RmsNorm::new(4, 1e-6)?;
+    /// let once: Vec<bf16> = plan.call(&x).gamma(&gamma).to_vec()?;
+    /// let llama: Vec<bf16> = plan.with_rounding(Rounding::STEPS).call(&x).gamma(&gamma).to_vec()?;
+    /// assert_eq!((once[0].to_f32(), llama[0].to_f32()), (0.9453125, 0.94140625));
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
+        Self::from(Plan { rounding, ..self.plan })
+    }
+
     /// The same plan with a gamma and a beta for each of several groups of rows. Row r takes group
     /// (r / repeat) % groups. gamma and beta have `groups * cols` elements, group after group.
     ///
@@ -137,6 +160,11 @@ impl<M: Center> Norm<M> {
     /// The number added to gamma.
     pub fn offset(&self) -> f32 {
         self.plan.offset
+    }
+
+    /// Where the operation rounds to 16 bits before its end.
+    pub fn rounding(&self) -> Rounding {
+        self.plan.rounding
     }
 
     /// The tier that runs.

@@ -3,6 +3,7 @@
 use lanenorm_kernels::element::{Addend, Companion};
 use lanenorm_kernels::ops::forward::{Forward, ForwardRow, SINGLE_ROW_COLS};
 use lanenorm_kernels::ops::moments::RowMoments;
+use lanenorm_kernels::rounding::Rounding;
 use lanenorm_kernels::rows::{Groups, OneRow, Params, RowIo, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::stats::{Moments, StatsMut};
@@ -73,6 +74,7 @@ pub(crate) struct Plan {
     pub(crate) cols: usize,
     pub(crate) eps: f64,
     pub(crate) offset: f32,
+    pub(crate) rounding: Rounding,
     pub(crate) groups: usize,
     pub(crate) repeat: usize,
     pub(crate) isa: Isa,
@@ -85,7 +87,8 @@ impl Plan {
         shape::eps(eps)?;
         let isa = default_isa()?;
         let (parallelism, store) = (Parallelism::default(), Store::default());
-        Ok(Self { cols, eps, offset: 0.0, groups: 1, repeat: 1, isa, parallelism, store })
+        let rounding = Rounding::ONCE;
+        Ok(Self { cols, eps, offset: 0.0, rounding, groups: 1, repeat: 1, isa, parallelism, store })
     }
 
     pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
@@ -114,7 +117,8 @@ impl Plan {
         T: Element + Compiled<M>,
     {
         // Not moved out of the option: see `Forward::run_on`.
-        let mut job = ForwardRow::<T, M>::new(row, gamma, beta, T::Float::from_f32(self.offset), self.eps);
+        let offset = T::Float::from_f32(self.offset);
+        let mut job = ForwardRow::<T, M>::new(row, gamma, beta, offset, self.rounding, self.eps);
         let Some(job) = &mut job else { return false };
         job.run_on(self.isa);
         true
@@ -128,8 +132,9 @@ impl Plan {
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
     ) -> Result<Params<'a, T>, Error> {
-        let &Self { groups, repeat, .. } = self;
-        let mut params = Params { gamma, beta, offset: T::Float::from_f32(self.offset), ..Params::default() };
+        let &Self { groups, repeat, rounding, .. } = self;
+        let offset = T::Float::from_f32(self.offset);
+        let mut params = Params { gamma, beta, offset, rounding, ..Params::default() };
         let len = self.params_len("gamma", gamma.is_some() || beta.is_some())?;
         if groups * repeat > 1 {
             if !rows.is_multiple_of(groups * repeat) {

@@ -265,6 +265,21 @@ impl Kind {
         matches!(self, Self::F16 | Self::Bf16)
     }
 
+    /// `v` rounded to this type, beside rows of `T`.
+    pub(crate) fn rounded<T: Storage>(self, v: T::Float) -> T::Float {
+        let rounded = |v: T::Float, round: fn(f32) -> f32| {
+            // Only rows that are computed in f32 have other types beside them.
+            let v: f64 = v.into();
+            T::Float::from_f32(round(v as f32))
+        };
+        match self {
+            Self::Own => T::from_computed(v).to_computed(),
+            Self::F32 => v,
+            Self::F16 => rounded(v, |v| f16::from_computed(v).to_computed()),
+            Self::Bf16 => rounded(v, |v| bf16::from_computed(v).to_computed()),
+        }
+    }
+
     /// Where element `i` is, of elements of this kind that start at `p`.
     ///
     /// # Safety

@@ -107,6 +107,7 @@ fn forward<T: Jobs<M> + Compiled<M>, M: Center>(
         beta: Some(Vector::from(&beta[..])),
         groups: Groups::new(groups, 1).expect("groups"),
         offset: T::Float::from_f64(offset),
+        ..Params::default()
     };
     let io = match form {
         Form::Apart | Form::Strided | Form::Streamed => RowIo::new(&x, x_stride, &mut y, y_stride, rows, cols),
@@ -163,7 +164,7 @@ fn one_row<T: Element + Compiled<M>, M: Center>(
     job.expect("the lengths fit").run_on(isa);
     let row = if in_place { OneRow::in_place(&mut y) } else { OneRow::new(x, &mut y) };
     let row = row.expect("a row with elements");
-    ForwardRow::<T, M>::new(row, params.gamma, params.beta, params.offset, eps)?.run_on(isa);
+    ForwardRow::<T, M>::new(row, params.gamma, params.beta, params.offset, params.rounding, eps)?.run_on(isa);
     Some([bits(&y), bits(&expected)])
 }
 
@@ -237,8 +238,8 @@ fn backward<T: Element + Compiled<M>, M: Center>(
     let (gamma, mut dx) = (numbers::<T>(cols, 11), numbers::<T>(rows * cols, 12));
     let grads = GradRows::new((&dy, cols), (&x, cols), rows, cols).and_then(|rows| rows.with_dx((&mut dx, cols)));
     let gamma = Some(Vector::from(&gamma[..]));
-    let one = T::Float::from_f64(1.0);
-    let job = Backward::<T, M>::new(grads.expect("rows"), Stats::default(), gamma, one, 1e-5, true, streaming);
+    let params = Params { gamma, offset: T::Float::from_f64(1.0), ..Params::default() };
+    let job = Backward::<T, M>::new(grads.expect("rows"), Stats::default(), params, 1e-5, true, streaming);
     let parts = Parts::new(rows, cols);
     let len = parts.partial_len::<T>(M::CENTERED).expect("a length") * parts.count();
     let mut partials = vec![T::Float::NAN; len];

@@ -160,6 +160,7 @@ impl<X: Beside, V: Beside, Y: Beside> Buffers<X, V, Y> {
             beta: Some(Vector::from(&beta[..])),
             groups: Groups::new(groups, 1).expect("groups"),
             offset,
+            ..Params::default()
         };
         let io = match form {
             Form::Apart | Form::Streamed => RowIo::new(x32, at, &mut y[..], at, rows, cols),
@@ -285,7 +286,8 @@ where
             let mut dx = numbers::<f32>(rows * cols, 12);
             let grads = GradRows::new((&dy, cols), (&x, cols), rows, cols).expect("rows");
             let grads = grads.with_dx((&mut dx, cols)).expect("rows");
-            let job = Backward::<f32, M>::new(grads, Stats::default(), Some(gamma), 1.0, 1e-5, true, false);
+            let params = Params { gamma: Some(gamma), offset: 1.0, ..Params::default() };
+            let job = Backward::<f32, M>::new(grads, Stats::default(), params, 1e-5, true, false);
             let parts = Parts::new(rows, cols);
             let len = parts.partial_len::<f32>(M::CENTERED).expect("a length") * parts.count();
             let (mut partials, mut work) =

@@ -38,6 +38,8 @@ mod every_loop;
 #[cfg(test)]
 mod every_mix;
 #[cfg(test)]
+mod every_rounding;
+#[cfg(test)]
 mod every_scheme;
 pub mod isa;
 mod loops;
@@ -47,6 +49,7 @@ mod quants;
 pub mod reference;
 #[cfg(test)]
 mod refusals;
+pub mod rounding;
 pub mod rows;
 pub mod scheme;
 #[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]

@@ -59,12 +59,15 @@ mod normalize;
 mod slow;
 mod transposed;
 mod whole;
+mod wide;
 
 pub(crate) use affine::AffineRow;
 pub(crate) use choice::run_job;
 pub(crate) use columns::{Columns, run_columns};
 pub(crate) use epilogue::Epilogues;
 pub(crate) use gamma_beta::GammaBeta;
-pub(crate) use job::{Job, Known, exactly, finish_row, rescue};
+pub(crate) use job::{Job, Known, exactly, finish_exactly, finish_row, rescue};
 pub(crate) use normalize::probe;
+pub(crate) use slow::NormalizeRow;
 pub(crate) use whole::{SingleRow, WholeRow};
+pub(crate) use wide::WideRow;

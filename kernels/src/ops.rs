@@ -7,3 +7,4 @@ mod mixed;
 pub mod moments;
 pub mod quantize;
 pub mod rms_norm;
+mod unrounded;

@@ -17,6 +17,7 @@
 use half::f16;
 use pulp::Simd;
 
+use crate::rounding::Rounding;
 use crate::scheme::{Format, Layout, Quotient, Range, Scheme, Scope, Ties};
 
 /// Mean, variance and reciprocal standard deviation of a row.
@@ -93,6 +94,30 @@ pub fn rms_norm(x: &[f32], gamma: Option<&[f32]>, offset: f32, eps: f64, y: &mut
         let xhat = if x[i] == 0.0 && !rstd.is_nan() { 0.0 } else { f64::from(x[i]) * rstd };
         *y = xhat * factor;
     }
+}
+
+/// One element of y, from xhat in f32, as [`Rounding`] has it. `round` rounds to 16 bits, which x has, and gamma and
+/// beta too unless they are wide: f32. y is yet to be rounded to its type.
+pub fn affine(
+    rounding: &Rounding,
+    xhat: f32,
+    gamma: Option<f32>,
+    offset: f32,
+    beta: Option<f32>,
+    is_wide: bool,
+    round: impl Fn(f32) -> f32,
+) -> f32 {
+    let factor = match gamma {
+        None => 1.0,
+        Some(gamma) if rounding.gamma && !is_wide => round(gamma + offset),
+        Some(gamma) => gamma + offset,
+    };
+    if !rounding.steps {
+        return beta.map_or(xhat * factor, |beta| pulp::Scalar.mul_add_f32s(xhat, factor, beta));
+    }
+    let round_step = |v| if is_wide { v } else { round(v) };
+    let product = round_step(round(xhat) * factor);
+    beta.map_or(product, |beta| round_step(product + beta))
 }
 
 /// The gradients of one row: the derivative of sum(y * dy) by x, and what the row adds to the derivatives by gamma and

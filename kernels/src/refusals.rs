@@ -13,6 +13,7 @@ use crate::ops::layer_norm::LayerNorm;
 use crate::ops::moments::RowMoments;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::{layer_norm, rms_norm};
+use crate::rounding::Rounding;
 use crate::rows::{GradRows, Groups, OneRow, Params, RowIo, Vector};
 use crate::stats::{Moments, RowNorm, StatsMut};
 use crate::{Center, Centered, Count, Error, Isa, Uncentered};
@@ -84,7 +85,7 @@ fn the_job_of_one_row_is_made_of_what_fits() {
         beta: Option<Vector<'_, T>>,
         eps: f64,
     ) -> bool {
-        ForwardRow::<T, M>::new(row, gamma, beta, T::Float::default(), eps).is_some()
+        ForwardRow::<T, M>::new(row, gamma, beta, T::Float::default(), Rounding::ONCE, eps).is_some()
     }
 
     let (x, mut y) = (vec![0.0f32; SINGLE_ROW_COLS + 1], vec![0.0f32; SINGLE_ROW_COLS + 1]);
@@ -293,7 +294,8 @@ fn numbers_of_things() {
 }
 
 fn backward<M: Center>(rows: GradRows<'_, f32>, stats: Stats<'_>, gamma: Option<&[f32]>, sums: bool) -> String {
-    says(Backward::<_, M>::new(rows, stats, gamma.map(Vector::from), 0.0, 0.0, sums, false))
+    let params = Params { gamma: gamma.map(Vector::from), ..Params::default() };
+    says(Backward::<_, M>::new(rows, stats, params, 0.0, sums, false))
 }
 
 #[test]
@@ -340,7 +342,7 @@ fn gradients() {
         let rstd = Stats { rstd: Some(&x[..5]), ..none };
         assert_eq!(run(rows(), rstd, None, true), "rstd has 5 elements, expected 6");
     }
-    let eps = Backward::<_, Centered>::new(rows(), none, None, 0.0, f64::INFINITY, true, false);
+    let eps = Backward::<_, Centered>::new(rows(), none, Params::default(), f64::INFINITY, true, false);
     assert_eq!(says(eps), "eps is inf, expected a finite number not less than 0");
     let of = |given: bool| given.then_some(&x[..6]);
     for (given, missing, [mean, mean_lo, rstd]) in [
@@ -380,7 +382,7 @@ fn memory_for_sums() {
     let mut run = |partials: usize, work: usize| {
         let rows = GradRows::new((&dy, 4), (&x, 4), 3, 4).and_then(|rows| rows.with_dx((&mut dx, 4)));
         let rows = rows.expect("the rows fit");
-        let job = Backward::<_, Centered>::new(rows, Stats::default(), None, 0.0, 0.0, true, false);
+        let job = Backward::<_, Centered>::new(rows, Stats::default(), Params::default(), 0.0, true, false);
         let mut job = job.expect("the lengths fit");
         panic_says(|| job.run_on(Isa::SCALAR, &mut vec![0.0; partials], &mut vec![0.0; work]))
     };

@@ -7,7 +7,7 @@ use std::{ptr, slice};
 use lanenorm_kernels::element::Storage;
 use lanenorm_kernels::half::{bf16, f16};
 use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
-use lanenorm_kernels::rows::{GradRows, LINE, RawGradRows, Vector};
+use lanenorm_kernels::rows::{GradRows, LINE, Params, RawGradRows, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::{Center, Compiled, Count, Element, Error as Refused};
 
@@ -370,7 +370,7 @@ where
     T: Element + Compiled<M>,
 {
     let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
-    let &Plan { cols, groups, repeat, offset, eps, isa, .. } = plan;
+    let &Plan { cols, groups, repeat, offset, rounding, eps, isa, .. } = plan;
     let raw = |Strided { data, stride, outer_stride }| RawGradRows { p: data.cast::<T>(), stride, outer_stride };
     let (ds, dx) = (call.ds.map(raw), call.dx.map(raw));
     // SAFETY: places have been checked: dx is apart from all else, or is dy. The rest is the caller's duty.
@@ -387,9 +387,9 @@ where
             (!buffers.gamma.is_null()).then(|| Vector::from_raw(gamma.cast(), cols, kind.gamma.beside(kind.dtype)));
         (gamma, stats, partials, work)
     };
-    let offset = T::Float::from_f32(offset);
+    let params = Params { gamma, offset: T::Float::from_f32(offset), rounding, ..Params::default() };
     let job = grad_rows.with_group(task.group, groups, repeat);
-    let job = job.and_then(|rows| Backward::new(rows, stats, gamma, offset, eps, call.sums, call.streaming));
+    let job = job.and_then(|rows| Backward::new(rows, stats, params, eps, call.sums, call.streaming));
     let job = job.map(|job: Backward<'_, T, M>| job.split_at_part(task.first).1.split_at_part(task.count).0);
     match job {
         Err(_) => misfit(),

@@ -428,7 +428,8 @@ impl Call<'_> {
             let bias = if bias.is_null() { None } else { Some(slice::from_raw_parts(bias, plan.cols)) };
             (params(buffers.gamma, len, types.gamma), params(buffers.beta, len, types.gamma), bias)
         };
-        let params = Params { gamma, beta, groups, offset: T::Float::from_f32(plan.offset) };
+        let offset = T::Float::from_f32(plan.offset);
+        let params = Params { gamma, beta, groups, offset, rounding: plan.rounding };
         Ok(Parts { rows, params, stats, bias })
     }
 

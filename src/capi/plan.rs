@@ -8,7 +8,7 @@ use lanenorm_kernels::element::Kind as Companion;
 
 use super::{guard, lanenorm_backward_buffers, lanenorm_forward_buffers, lanenorm_status, refuse, tier_name};
 use crate::plan::Plan;
-use crate::{Parallelism, Store, default_isa, isa, shape};
+use crate::{Parallelism, Rounding, Store, Sums, default_isa, isa, shape};
 
 /// The operations.
 #[repr(C)]
@@ -46,6 +46,31 @@ pub enum lanenorm_store {
     Ordinary = 1,
     /// Past the caches, unless the output is in place.
     Streaming = 2,
+}
+
+/// What is rounded to 16 bits before y is, where a model's code does so. Without any of these nothing is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum lanenorm_rounding {
+    /// Nothing (PyTorch's `layer_norm` and `rms_norm`).
+    Once = 0,
+    /// xhat, before it is multiplied by gamma; and the product, before beta is added, unless gamma is f32 (ONNX's
+    /// operators, transformers' `LlamaRMSNorm`).
+    Steps = 1,
+    /// The sum of gamma and `gamma_offset` (transformers' `NemotronLayerNorm1P`).
+    Gamma = 2,
+}
+
+/// Which sums of x and a residual of 16 bits are normalized. The sums that are written are always rounded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum lanenorm_sums {
+    /// The rounded sums.
+    Rounded = 0,
+    /// The rounded sums, with the statistics of the sums in f32 (vLLM's `fused_add_rms_norm`).
+    Statistics = 1,
+    /// The sums in f32 (ONNX Runtime's `SkipLayerNormalization`).
+    Unrounded = 2,
 }
 
 /// The instruction sets.
@@ -100,6 +125,10 @@ pub struct lanenorm_desc {
     /// of 16 bits is added to a residual stream of f32: zero takes the residual for 16 bits too. Backward calls refuse
     /// a plan whose sums have another type than x: the gradients of such sums take a plan with their type as `dtype`.
     pub sum_dtype: i32,
+    /// Some `lanenorm_rounding`s, added up: what is rounded to 16 bits before the end.
+    pub rounding: i32,
+    /// A `lanenorm_sums`: which sums of x and a residual of 16 bits are normalized.
+    pub sums: i32,
 }
 
 /// A plan: some numbers, which `lanenorm_plan_init` makes of a descriptor, and which are only read from then on, by any
@@ -288,8 +317,22 @@ impl Inner {
             tier if tier == lanenorm_tier::Avx512 as i32 => isa(Tier::Avx512),
             tier => return Err(unknown("tier", tier)),
         };
+        let known = lanenorm_rounding::Steps as i32 | lanenorm_rounding::Gamma as i32;
+        let sums = match desc.sums {
+            sums if sums == lanenorm_sums::Rounded as i32 => Sums::Rounded,
+            sums if sums == lanenorm_sums::Statistics as i32 => Sums::Statistics,
+            sums if sums == lanenorm_sums::Unrounded as i32 => Sums::Unrounded,
+            sums => return Err(unknown("sums", sums)),
+        };
+        if desc.rounding & !known != 0 {
+            return Err(unknown("rounding", desc.rounding));
+        }
+        let rounds = |what: lanenorm_rounding| desc.rounding & what as i32 != 0;
+        let rounding =
+            Rounding { steps: rounds(lanenorm_rounding::Steps), gamma: rounds(lanenorm_rounding::Gamma), sums };
         let (parallelism, offset, groups) = (Parallelism::Serial, desc.gamma_offset, desc.groups.max(1));
-        let plan = Plan { cols: desc.cols, eps: desc.eps, offset, groups: 1, repeat: 1, isa: isa?, parallelism, store };
+        let (cols, eps, isa) = (desc.cols, desc.eps, isa?);
+        let plan = Plan { cols, eps, offset, rounding, groups: 1, repeat: 1, isa, parallelism, store };
         let plan = if groups == 1 { plan } else { plan.with_groups(groups, desc.group_repeat.max(1))? };
         Ok(Self { magic: MAGIC, plan, kind: Kind { centered, dtype, gamma, y, sum } })
     }

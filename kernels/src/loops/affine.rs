@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 
 use super::epilogue::{Body, ColumnOperands, Epilogue, Epilogues, Successive};
-use super::gamma_beta::{GammaBeta, PACKED_COLS, Packed};
+use super::gamma_beta::{GammaBeta, PACKED_COLS, Packed, Steps};
 use super::slow::NormalizeRow;
 use crate::element::{Pair, Storage};
 use crate::isa::Isa;
@@ -34,15 +34,22 @@ impl<T: Storage> AffineRow<T> {
     }
 }
 
+/// gamma plus offset, and beta, of a pair of registers, and what is rounded before the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operands<S: Lanes, T: Storage> {
+    gamma_beta: [Pair<S, T>; 2],
+    steps: Steps,
+}
+
 impl<T: Storage> Epilogue<T> for AffineRow<T> {
-    /// gamma plus offset, and beta.
-    type Operands<S: Lanes> = [Pair<S, T>; 2];
+    type Operands<S: Lanes> = Operands<S, T>;
 
     #[inline(always)]
     fn by_way<S: Lanes, M: Center, B: Body>(&self, body: B) -> B::Output {
         match self.gamma_beta.way::<S>(self.y) {
             way::PLAIN if !T::ROUNDS => body.run::<{ way::PLAIN }>(),
             way::AFFINE => body.run::<{ way::AFFINE }>(),
+            way::STEPS if T::ROUNDS => body.run::<{ way::STEPS }>(),
             way::GENERAL if B::GENERAL => body.run::<{ way::GENERAL }>(),
             _ => body.run::<{ way::OFFSET }>(),
         }
@@ -50,14 +57,20 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
 
     #[inline(always)]
     unsafe fn operands<S: Lanes, M: Center, const WAY: u8>(&self, simd: S, i: usize, j: usize) -> Self::Operands<S> {
+        let steps = match WAY {
+            way::STEPS => Steps { xhat: true, ..self.gamma_beta.steps },
+            way::GENERAL if T::ROUNDS => self.gamma_beta.steps,
+            _ => Steps::NONE,
+        };
         // SAFETY: the caller's duty.
-        unsafe { self.gamma_beta.load::<S, M, WAY>(simd, i, j) }
+        Operands { gamma_beta: unsafe { self.gamma_beta.load::<S, M, WAY>(simd, i, j) }, steps }
     }
 
     #[inline(always)]
     unsafe fn operands_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> Self::Operands<S> {
+        let steps = if T::ROUNDS { self.gamma_beta.steps } else { Steps::NONE };
         // SAFETY: the caller's duty.
-        unsafe { self.gamma_beta.load_tail::<S, M>(simd, i, n) }
+        Operands { gamma_beta: unsafe { self.gamma_beta.load_tail::<S, M>(simd, i, n) }, steps }
     }
 
     #[inline(always)]
@@ -65,19 +78,34 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
         simd: S,
         mean: Mean<M>,
         xhat: Pair<S, T>,
-        [gamma, beta]: Self::Operands<S>,
+        operands: Self::Operands<S>,
     ) -> Pair<S, T> {
         if WAY == way::PLAIN {
             return xhat;
         }
-        let scale = |k: usize| {
+        let Operands { gamma_beta: [gamma, beta], steps } = operands;
+        let scale = |xhat: Pair<S, T>, k: usize| {
             if mean.is_computed::<S>() {
                 T::Float::fma(simd, xhat[k], gamma[k], beta[k])
             } else {
                 T::Float::times(simd, xhat[k], gamma[k])
             }
         };
-        [scale(0), scale(1)]
+        if !steps.xhat {
+            return [scale(xhat, 0), scale(xhat, 1)];
+        }
+        // SAFETY: as in `outline`.
+        let round = |v| unsafe { T::simd_round(simd, v) };
+        let xhat = round(xhat);
+        let product = [T::Float::times(simd, xhat[0], gamma[0]), T::Float::times(simd, xhat[1], gamma[1])];
+        // Storing rounds too, unless y is f32.
+        let is_last = !mean.is_computed::<S>();
+        let product = if steps.product && !(is_last && WAY == way::STEPS) { round(product) } else { product };
+        if is_last {
+            return product;
+        }
+        let y = [T::Float::plus(simd, product[0], beta[0]), T::Float::plus(simd, product[1], beta[1])];
+        if steps.product && WAY != way::STEPS { round(y) } else { y }
     }
 
     #[inline(always)]
@@ -142,7 +170,7 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
 
     #[inline(always)]
     fn to(&self, y: Target<T>) -> AffineRow<T> {
-        AffineRow { gamma_beta: GammaBeta::new(self.gamma, self.beta, self.offset), y }
+        AffineRow { gamma_beta: GammaBeta::new(self), y }
     }
 
     #[inline(always)]
@@ -157,13 +185,13 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
         let together = if grouped { self.groups.repeat().min(range.len()) } else { range.len() };
         let packs = T::ROUNDS && together >= PACKED_ROWS && rows.cols() <= PACKED_COLS && !streaming;
         // Rows without gamma and beta read this, and change nothing of it.
-        let nothing = GammaBeta::new(None, None, self.offset);
+        let nothing = GammaBeta::new(&Self { gamma: None, beta: None, ..*self });
         AffineRows { changes_at: range.start, grouped, packs, given: nothing, read: nothing, packed: room }
     }
 
     #[inline(always)]
     fn by_column<S: Lanes>(&self, simd: S, cols: usize, [factors, addends]: &mut ColumnOperands) {
-        let gamma_beta = GammaBeta::new(self.gamma, self.beta, self.offset);
+        let gamma_beta = GammaBeta::new(self);
         let pair = 2 * T::Float::lanes::<S>();
         for i in (0..cols).step_by(pair) {
             // SAFETY: gamma and beta have `cols` elements, and there is room for a pair behind the columns.
@@ -184,10 +212,8 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
     unsafe fn finish_exactly(&self, isa: Isa, rows: &mut RowIo<'_, T>, r: usize, streaming: bool, norm: WideNorm) {
         // SAFETY: the caller's duty.
         let (x, y) = unsafe { (rows.source(r), rows.target(r, streaming)) };
-        let gamma_beta = GammaBeta::new(self.gamma, self.beta, self.offset);
-        let has_beta = self.beta.is_some();
         // All have cols elements; x and y are the same or apart, as RowIo promises.
-        isa.run(&NormalizeRow { x, y, cols: rows.cols(), norm, gamma_beta, has_beta });
+        isa.run(&NormalizeRow::new(x, y, rows.cols(), norm, self));
     }
 
     unsafe fn finish_nan(&self, rows: &mut RowIo<'_, T>, r: usize) {
@@ -206,6 +232,11 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
 
     fn are_finite(&self) -> bool {
         Params::are_finite(self)
+    }
+
+    #[inline(always)]
+    fn has_steps(&self) -> bool {
+        T::ROUNDS && self.rounding.steps
     }
 }
 
@@ -239,7 +270,7 @@ impl<T: Storage, M: Center> Kernel for Change<'_, '_, '_, T, M> {
     fn run<S: Lanes>(self, simd: S) {
         let Self { affines, params, r, cols, .. } = self;
         let params = params.of_row(r, cols);
-        let given = GammaBeta::new(params.gamma, params.beta, params.offset);
+        let given = GammaBeta::new(&params);
         affines.changes_at = if affines.grouped { r + 1 } else { usize::MAX };
         if given.same(&affines.given) {
             return;

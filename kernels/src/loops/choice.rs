@@ -31,6 +31,7 @@ impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
             && !self.streaming
             && (!T::ROUNDS || self.rows.strides() == [cols; 2])
             && !self.epilogues.differ()
+            && !self.epilogues.has_steps()
     }
 
     /// Whether short rows go through the loop over blocks on a tier.

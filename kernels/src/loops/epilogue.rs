@@ -135,7 +135,7 @@ pub(crate) trait Epilogues<T: Storage>: Sized {
     ) -> Self::Successive<'p>;
 
     /// Writes the factor and the addend of each column: y is xhat times the factor plus the addend, for all rows. Rows
-    /// do not [differ](Self::differ).
+    /// do not [differ](Self::differ), and there are no [steps](Self::has_steps).
     fn by_column<S: Lanes>(&self, simd: S, cols: usize, operands: &mut ColumnOperands);
 
     /// Whether rows differ in their operands.
@@ -162,6 +162,9 @@ pub(crate) trait Epilogues<T: Storage>: Sized {
 
     /// Whether no operand can make a NaN from a finite xhat.
     fn are_finite(&self) -> bool;
+
+    /// Whether y is rounded in steps, and not xhat times a factor plus an addend.
+    fn has_steps(&self) -> bool;
 }
 
 /// The epilogues of successive rows, each in turn.

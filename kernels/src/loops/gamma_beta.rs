@@ -6,6 +6,7 @@ use core::mem::MaybeUninit;
 
 use crate::element::{Format, Kind, Pair, Storage};
 use crate::mean::Center;
+use crate::rounding::Rounding;
 use crate::rows::{Groups, Params, Tail, Target, Vector, pad, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
 
@@ -21,11 +22,29 @@ pub(crate) struct GammaBeta<T: Storage> {
     beta_mask: usize,
     format: Format,
     offset: T::Float,
+    /// Whether xhat is rounded to the type of x before it is multiplied by gamma, and whether the product is too.
+    pub(super) steps: Steps,
+    /// Whether gamma plus offset is rounded to the type of x.
+    rounds_gamma: bool,
+}
+
+/// What is rounded to the type of x before the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Steps {
+    pub(super) xhat: bool,
+    /// Never without xhat.
+    pub(super) product: bool,
+}
+
+impl Steps {
+    /// Nothing.
+    pub(super) const NONE: Self = Self { xhat: false, product: false };
 }
 
 impl<T: Storage> GammaBeta<T> {
     #[inline(always)]
-    pub(crate) fn new(gamma: Option<Vector<'_, T>>, beta: Option<Vector<'_, T>>, offset: T::Float) -> Self {
+    pub(crate) fn new(params: &Params<'_, T>) -> Self {
+        let &Params { gamma, beta, offset, rounding, .. } = params;
         let mask = |v: Option<Vector<'_, T>>| if v.is_some() { usize::MAX } else { 0 };
         // The elements of a stand-in are equal, so that any order is right for them.
         let format = match gamma.or(beta) {
@@ -40,6 +59,8 @@ impl<T: Storage> GammaBeta<T> {
         } else {
             (f32::step_of_ones().as_ptr().cast(), f32::step_of_negative_zeros().as_ptr().cast())
         };
+        let xhat = T::ROUNDS && rounding.steps;
+        let steps = Steps { xhat, product: xhat && !gamma.or(beta).is_some_and(|v| v.is_wide()) };
         Self {
             gamma: gamma.map_or(ones, |v| v.as_ptr()),
             beta: beta.map_or(zeros, |v| v.as_ptr()),
@@ -47,6 +68,8 @@ impl<T: Storage> GammaBeta<T> {
             beta_mask: mask(beta),
             format,
             offset,
+            steps,
+            rounds_gamma: T::ROUNDS && params.rounds_gamma(),
         }
     }
 
@@ -59,7 +82,8 @@ impl<T: Storage> GammaBeta<T> {
         // SAFETY: the caller's duty. The format says the type.
         let vector = |p, mask| (mask != 0).then(|| unsafe { Vector::from_raw(p, cols, kind) });
         let (gamma, beta) = (vector(self.gamma, self.gamma_mask), vector(self.beta, self.beta_mask));
-        Params { gamma, beta, groups: Groups::ONE, offset: self.offset }
+        let rounding = Rounding { steps: self.steps.xhat, gamma: self.rounds_gamma, ..Rounding::ONCE };
+        Params { gamma, beta, groups: Groups::ONE, offset: self.offset, rounding }
     }
 
     /// Whether `other` reads gamma and beta at the same places.
@@ -102,8 +126,9 @@ impl<T: Storage> GammaBeta<T> {
             way::GENERAL
         } else if T::ROUNDS {
             match self.format {
-                Format::Packed if no_offset => way::AFFINE,
-                Format::Own => way::OFFSET,
+                Format::Packed if no_offset && self.steps == Steps::NONE => way::AFFINE,
+                Format::Packed if no_offset => way::STEPS,
+                Format::Own if self.steps == Steps::NONE && !self.rounds_gamma => way::OFFSET,
                 _ => way::GENERAL,
             }
         } else if self.gamma_mask | self.beta_mask == 0 {
@@ -134,7 +159,7 @@ impl<T: Storage> GammaBeta<T> {
             return [zeros; 2];
         }
         let format = match WAY {
-            way::AFFINE => Format::Packed,
+            way::AFFINE | way::STEPS => Format::Packed,
             way::OFFSET => Format::Own,
             _ => self.format,
         };
@@ -144,8 +169,8 @@ impl<T: Storage> GammaBeta<T> {
         // SAFETY: the caller's duty.
         unsafe {
             let mut gamma = T::simd_load_beside(simd, self.gamma, format, (i & gamma_mask) + j);
-            if WAY != way::AFFINE {
-                gamma = self.with_offset(simd, gamma);
+            if WAY != way::AFFINE && WAY != way::STEPS {
+                gamma = self.with_offset(simd, gamma, WAY == way::GENERAL && self.rounds_gamma);
             }
             if !M::CENTERED {
                 return [gamma, zeros];
@@ -163,7 +188,7 @@ impl<T: Storage> GammaBeta<T> {
         // SAFETY: the caller's duty.
         unsafe {
             let gamma = T::simd_load_beside_tail(simd, self.gamma, self.format, i & self.gamma_mask, n);
-            let gamma = self.with_offset(simd, gamma);
+            let gamma = self.with_offset(simd, gamma, self.rounds_gamma);
             if !M::CENTERED {
                 return [gamma, [T::Float::splat(simd, T::Float::default()); 2]];
             }
@@ -192,9 +217,11 @@ impl<T: Storage> GammaBeta<T> {
     }
 
     #[inline(always)]
-    fn with_offset<S: Lanes>(&self, simd: S, [a, b]: Pair<S, T>) -> Pair<S, T> {
+    fn with_offset<S: Lanes>(&self, simd: S, [a, b]: Pair<S, T>, rounds: bool) -> Pair<S, T> {
         let offset = T::Float::splat(simd, self.offset);
-        [T::Float::plus(simd, a, offset), T::Float::plus(simd, b, offset)]
+        let sum = [T::Float::plus(simd, a, offset), T::Float::plus(simd, b, offset)];
+        // SAFETY: as in `outline`.
+        if T::ROUNDS && rounds { unsafe { T::simd_round(simd, sum) } } else { sum }
     }
 }
 
@@ -237,6 +264,8 @@ impl Packed {
             beta_mask: usize::MAX,
             format: Format::Packed,
             offset: -T::Float::default(),
+            steps: gamma_beta.steps,
+            rounds_gamma: false,
         }
     }
 }

@@ -334,7 +334,7 @@ pub(crate) fn exactly<T: Storage, E: Epilogues<T>>(
 /// Normalizes row `r` with the statistics of the slow path.
 #[cold]
 #[inline(never)]
-fn finish_exactly<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, r: usize, norm: Option<WideNorm>) {
+pub(crate) fn finish_exactly<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, r: usize, norm: Option<WideNorm>) {
     // SAFETY: r < rows.
     unsafe {
         match norm {

@@ -64,8 +64,7 @@ use crate::element::Storage;
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::mean::Center;
-use crate::rows::{GradRows, Vector};
-use crate::simd::Float;
+use crate::rows::{GradRows, Groups, Params};
 use crate::stack;
 use crate::stats::check_eps;
 use job::GradJob;
@@ -81,8 +80,8 @@ pub struct Backward<'a, T: Storage, M: Center>(GradJob<'a, T>, PhantomData<M>);
 
 impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
     /// The job for all of `rows`, which make parts of their own: [`Parts::new`] of `rows.rows()`. The gradients of
-    /// gamma and beta are taken if `sums`. dx is written past the caches if `streaming`. `gamma` is the gamma of the
-    /// rows' group.
+    /// gamma and beta are taken if `sums`. dx is written past the caches if `streaming`. The gamma of
+    /// `params` is that of the rows' group; its beta and its groups are not looked at.
     ///
     /// # Errors
     /// If
@@ -96,13 +95,12 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
     pub fn new(
         rows: GradRows<'a, T>,
         stats: Stats<'a, T::Float>,
-        gamma: Option<Vector<'a, T>>,
-        offset: T::Float,
+        params: Params<'a, T>,
         eps: f64,
         sums: bool,
         streaming: bool,
     ) -> Result<Self, Error> {
-        Error::length("gamma", gamma.map_or(rows.cols(), |gamma| gamma.len()), rows.cols())?;
+        Error::length("gamma", params.gamma.map_or(rows.cols(), |gamma| gamma.len()), rows.cols())?;
         stats.fit(rows.all(), M::CENTERED)?;
         if !rows.has_dx() && rows.has_ds() {
             return Err(Error::DsWithoutDx { rows: rows.all() });
@@ -113,12 +111,10 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         check_eps(eps)?;
         let parts = Parts::new(rows.rows(), rows.cols());
         let (part_rows, is_leaf) = (parts.part_rows, parts.is_leaf());
-        // Adding -0 changes no bits; adding +0 changes the bits of -0.
-        let harmless = gamma.is_none() || offset.is_zero();
-        let offset = if harmless { -T::Float::default() } else { offset };
+        let params = Params { beta: None, groups: Groups::ONE, ..params }.with_harmless_offset();
         let isa = Isa::SCALAR;
         let centered = M::CENTERED;
-        let job = GradJob { isa, centered, rows, stats, gamma, offset, eps, sums, streaming, part_rows, is_leaf };
+        let job = GradJob { isa, centered, rows, stats, params, eps, sums, streaming, part_rows, is_leaf };
         Ok(Self(job, PhantomData))
     }
 

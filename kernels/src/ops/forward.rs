@@ -8,12 +8,13 @@ use crate::isa::Isa;
 use crate::loops::{AffineRow, Columns, Epilogues, Job, SingleRow};
 use crate::loops::{finish_row, run_columns, run_job};
 use crate::mean::Center;
+use crate::rounding::Rounding;
 use crate::rows::{Groups, OneRow, Params, RowIo, Vector};
 use crate::simd::{Float, in_default_environment};
 use crate::stack;
 use crate::stats::{CHUNK, Moments, RowNorm, StatsMut, check_eps};
 
-use super::mixed;
+use super::{mixed, unrounded};
 
 /// The job of normalizing some rows: see [`LayerNorm`](super::layer_norm::LayerNorm) and
 /// [`RmsNorm`](super::rms_norm::RmsNorm).
@@ -104,6 +105,8 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         self.0.isa = isa;
         if mixed::is_mixed(&self.0.rows, &self.0.epilogues) {
             mixed::run(&mut self.0, isa, &const { mixed::Loops::of::<L>() });
+        } else if unrounded::are_unrounded(&self.0) {
+            unrounded::run::<T, L>(&mut self.0, isa);
         } else if self.0.streaming {
             stack::within_a_page(&mut self.0, isa, run_job::<T, L, _>);
         } else {
@@ -153,7 +156,7 @@ pub struct ForwardRow<'a, T: Storage, M: Center> {
 }
 
 impl<'a, T: Storage, M: Center> ForwardRow<'a, T, M> {
-    /// The job of normalizing `row`. `offset` is added to gamma. `None` if there is no such job: the row has more than
+    /// The job of normalizing `row`. `offset` is added to gamma, and `rounding` says what is rounded. `None` if there is no such job: the row has more than
     /// [`SINGLE_ROW_COLS`] elements, the types have no code of their own for this, or a constructor of [`Forward`]
     /// would refuse these arguments. [`Forward`] does the first two, and says what is wrong with the arguments.
     #[inline(always)]
@@ -162,10 +165,11 @@ impl<'a, T: Storage, M: Center> ForwardRow<'a, T, M> {
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
         offset: T::Float,
+        rounding: Rounding,
         eps: f64,
     ) -> Option<Self> {
         let cols = row.cols();
-        let params = Params { gamma, beta, groups: Groups::ONE, offset };
+        let params = Params { gamma, beta, groups: Groups::ONE, offset, rounding };
         let fits = |v: Option<Vector<'_, T>>| v.is_none_or(|v| v.len() == cols);
         let of_one_type = match (gamma, beta) {
             (Some(gamma), Some(beta)) => gamma.kind() == beta.kind(),

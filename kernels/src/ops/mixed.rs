@@ -178,7 +178,7 @@ pub(super) fn know_row<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loop
 
 /// Takes the sums of one row.
 #[inline(never)]
-fn take_sums<T: Storage>(isa: Isa, mut row: RowIo<'_, T>, mut bias: Option<&[T]>) {
+pub(super) fn take_sums<T: Storage>(isa: Isa, mut row: RowIo<'_, T>, mut bias: Option<&[T]>) {
     let mut room = Room::<ROWS>::NEW;
     while row.cols() > 0 {
         let (piece, rest) = row.split_at_col(ROWS);
@@ -258,7 +258,7 @@ fn finish_exactly<T: Storage>(isa: Isa, row: &mut RowIo<'_, T>, params: &Params<
     }
 }
 
-/// gamma and beta, widened into the room if they have 16 bits.
+/// gamma and beta, widened into the room if they have 16 bits. The offset is added there if the sum is rounded.
 #[inline(never)]
 fn widened<'r, T: Storage>(
     isa: Isa,
@@ -279,7 +279,22 @@ fn widened<'r, T: Storage>(
             Vector::from_raw(wide.p, len, Kind::Own)
         })
     };
-    Params { gamma: widen(params.gamma, gammas), beta: widen(params.beta, betas), ..params }
+    let (gamma, beta) = (widen(params.gamma, gammas), widen(params.beta, betas));
+    let mut widened = Params { gamma, beta, ..params };
+    if params.rounds_gamma()
+        && let (Some(narrow), Some(wide)) = (params.gamma, gamma)
+    {
+        let offset = params.offset;
+        for i in 0..wide.len() {
+            // SAFETY: nothing but `wide` uses the room; elements beside f32 are of its float.
+            unsafe {
+                let gamma = wide.as_ptr().cast_mut().cast::<T::Float>().add(i);
+                gamma.write(narrow.kind().rounded::<T>(gamma.read() + offset));
+            }
+        }
+        widened.offset = -T::Float::default();
+    }
+    widened
 }
 
 /// Widens a vector of 16 bits into `wide`, which is of f32 and as long, for kernels.

@@ -45,6 +45,16 @@ impl<T: Storage> Input<T> {
         }
     }
 
+    /// The kernel that takes the sums of `n` columns of this row from `from` on, if it is a sum, in f32 to `wide`. They
+    /// are rounded to where sums are kept too if `keeps`.
+    ///
+    /// # Safety
+    /// - The row has columns `from..from + n`, and `wide` has place for as many elements.
+    pub(crate) unsafe fn wide_sums(self, from: usize, n: usize, wide: *mut f32, keeps: bool) -> Option<WideSums<T>> {
+        // SAFETY: the caller's duty.
+        self.addition.map(|addition| WideSums { addition: unsafe { addition.part(1, from, n) }, wide, keeps })
+    }
+
     /// Whether loops prefetch.
     #[inline(always)]
     pub(crate) fn asks(&self) -> bool {
@@ -153,8 +163,56 @@ impl<T: Storage> Kernel for Addition<T> {
 /// (x + residual) + bias, rounded to the type of the elements.
 #[inline(always)]
 fn add<S: Lanes, T: Storage>(simd: S, x: Pair<S, T>, residual: Pair<S, T>, bias: Pair<S, T>) -> Pair<S, T> {
-    let first = T::Float::plus(simd, T::Float::plus(simd, x[0], residual[0]), bias[0]);
-    let second = T::Float::plus(simd, T::Float::plus(simd, x[1], residual[1]), bias[1]);
     // SAFETY: as in `outline`.
-    unsafe { T::simd_round(simd, [first, second]) }
+    unsafe { T::simd_round(simd, unrounded::<S, T>(simd, x, residual, bias)) }
+}
+
+/// (x + residual) + bias.
+#[inline(always)]
+fn unrounded<S: Lanes, T: Storage>(simd: S, x: Pair<S, T>, residual: Pair<S, T>, bias: Pair<S, T>) -> Pair<S, T> {
+    let add = |k: usize| T::Float::plus(simd, T::Float::plus(simd, x[k], residual[k]), bias[k]);
+    [add(0), add(1)]
+}
+
+/// Takes the sums of one row of 16 bits in f32, and rounds them too if it `keeps` them. Whoever makes it knows that all
+/// these elements are there.
+pub(crate) struct WideSums<T> {
+    addition: Addition<T>,
+    wide: *mut f32,
+    keeps: bool,
+}
+
+impl<T: Storage> Kernel for WideSums<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { addition: Addition { x, residual, bias, bias_mask, sum, cols, .. }, wide, keeps } = self;
+        let (pair, fill) = (2 * T::Float::lanes::<S>(), T::Float::splat(simd, T::Float::default()));
+        let wide = wide.cast::<T>();
+        let whole = cols - cols % pair;
+        // SAFETY: whoever made this knew that the elements are there. A step of stand-ins for a bias has a pair.
+        unsafe {
+            for i in (0..whole).step_by(pair) {
+                let bias = T::simd_load(simd, bias.add(i & bias_mask));
+                let (x, residual) = (T::simd_load(simd, x.add(i)), T::simd_load(simd, residual.add(i)));
+                let v = unrounded::<S, T>(simd, x, residual, bias);
+                T::simd_store_beside::<S, false>(simd, wide, true, i, v);
+                if keeps {
+                    T::simd_store_beside::<S, false>(simd, sum, false, i, T::simd_round(simd, v));
+                }
+            }
+            if whole < cols {
+                let (i, n) = (whole, cols - whole);
+                let bias = T::simd_load_tail(simd, bias.add(i & bias_mask), n, fill);
+                let x = T::simd_load_tail(simd, x.add(i), n, fill);
+                let residual = T::simd_load_tail(simd, residual.add(i), n, fill);
+                let v = unrounded::<S, T>(simd, x, residual, bias);
+                T::simd_store_beside_tail(simd, wide, true, i, n, v);
+                if keeps {
+                    T::simd_store_beside_tail(simd, sum, false, i, n, T::simd_round(simd, v));
+                }
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use super::Groups;
 use crate::element::{Addend, Companion, Kind, Storage};
 use crate::error::Error;
+use crate::rounding::Rounding;
 use crate::simd::Float;
 
 /// gamma or beta beside rows of type `T`, of any type that is a [`Companion`] of `T`.
@@ -78,6 +79,12 @@ impl<'a, T: Storage> Vector<'a, T> {
     #[inline(always)]
     pub(crate) fn is_wide(&self) -> bool {
         T::ROUNDS && self.kind != Kind::Own
+    }
+
+    /// Whether the elements have 16 bits.
+    #[inline(always)]
+    pub(crate) fn rounds(&self) -> bool {
+        self.kind.is_narrow() || T::ROUNDS && self.kind == Kind::Own
     }
 
     /// The type of the elements.
@@ -156,11 +163,14 @@ pub struct Params<'a, T: Storage> {
     /// A number that is added to gamma, in the type that rows are computed in: 1 for a model that keeps gamma - 1.
     /// Without a gamma it has no effect.
     pub offset: T::Float,
+    /// Where the operation rounds before its end.
+    pub rounding: Rounding,
 }
 
 impl<T: Storage> Default for Params<'_, T> {
     fn default() -> Self {
-        Self { gamma: None, beta: None, groups: Groups::ONE, offset: T::Float::default() }
+        let offset = T::Float::default();
+        Self { gamma: None, beta: None, groups: Groups::ONE, offset, rounding: Rounding::ONCE }
     }
 }
 
@@ -209,7 +219,16 @@ impl<'a, T: Storage> Params<'a, T> {
 
     /// The factor of column `i`: gamma plus offset.
     pub(crate) fn gamma(&self, i: usize) -> T::Float {
-        self.gamma.map_or(T::Float::from_f64(1.0), |g| g.get(i) + self.offset)
+        self.gamma.map_or(T::Float::from_f64(1.0), |g| {
+            let sum = g.get(i) + self.offset;
+            if self.rounds_gamma() { g.kind().rounded::<T>(sum) } else { sum }
+        })
+    }
+
+    /// Whether the sum of gamma and offset is rounded to a gamma of 16 bits, and may change by that.
+    #[inline(always)]
+    pub(crate) fn rounds_gamma(&self) -> bool {
+        self.rounding.gamma && !self.offset.is_zero() && self.gamma.is_some_and(|gamma| gamma.rounds())
     }
 
     pub(crate) fn beta(&self, i: usize) -> T::Float {
@@ -223,7 +242,13 @@ impl<'a, T: Storage> Params<'a, T> {
     }
 
     pub(crate) fn are_finite(&self) -> bool {
-        self.gamma.is_none_or(|g| g.all_finite(self.offset))
-            && self.beta.is_none_or(|b| b.all_finite(-T::Float::default()))
+        let offset_is_finite = |gamma: Vector<'_, T>| {
+            if self.rounds_gamma() {
+                (0..gamma.len()).all(|i| self.gamma(i).into().is_finite())
+            } else {
+                gamma.all_finite(self.offset)
+            }
+        };
+        self.gamma.is_none_or(offset_is_finite) && self.beta.is_none_or(|b| b.all_finite(-T::Float::default()))
     }
 }

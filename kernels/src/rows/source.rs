@@ -46,6 +46,12 @@ impl<T> From<&[T]> for Source<T> {
 }
 
 impl<T: Storage> Source<T> {
+    /// Elements from `p` on.
+    #[inline(always)]
+    pub(crate) fn of(p: *const T) -> Self {
+        Self(p)
+    }
+
     /// Element `i`.
     ///
     /// # Safety

@@ -16,6 +16,8 @@ pub(crate) mod way {
     /// All other rows. They are written past the caches, or beside 16 bits they have f32 for y, or for gamma and beta
     /// that are not packed. On the portable tier, every row.
     pub(crate) const GENERAL: u8 = 3;
+    /// [`AFFINE`] beside 16 bits, where xhat is rounded before it is multiplied by gamma.
+    pub(crate) const STEPS: u8 = 4;
 }
 
 /// Elements to be written, which are f32 if wide. Whoever holds one knows how many there are.
@@ -31,6 +33,11 @@ impl<T: Storage> Target<T> {
     #[inline(always)]
     pub(super) fn new(p: *mut T, wide: bool, streaming: bool) -> Self {
         Self { p, wide, streaming }
+    }
+
+    /// Elements of type `T` from `p` on, to be written with ordinary stores.
+    pub(crate) fn of(p: *mut T) -> Self {
+        Self::new(p, false, false)
     }
 
     /// Where the elements are.

@@ -74,7 +74,7 @@ impl Moments {
     }
 
     #[inline(never)]
-    fn merge_parts(parts: impl IntoIterator<Item = Self>) -> Self {
+    pub(crate) fn merge_parts(parts: impl IntoIterator<Item = Self>) -> Self {
         let mut stack = no_subtrees();
         let mut tree = Tree::new(&mut stack);
         let mut first = None;

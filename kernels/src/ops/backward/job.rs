@@ -5,7 +5,7 @@ use core::ops::RangeInclusive;
 use crate::element::Storage;
 use crate::error::Error;
 use crate::isa::{Isa, Tier};
-use crate::rows::{GradRows, LINE, Params, Vector};
+use crate::rows::{GradRows, LINE, Params};
 use crate::simd::{Float, Lanes};
 use crate::stats::{CHUNK, RowNorm};
 
@@ -77,8 +77,8 @@ pub(super) struct GradJob<'a, T: Storage> {
     pub(super) centered: bool,
     pub(super) rows: GradRows<'a, T>,
     pub(super) stats: Stats<'a, T::Float>,
-    pub(super) gamma: Option<Vector<'a, T>>,
-    pub(super) offset: T::Float,
+    /// gamma and the offset.
+    pub(super) params: Params<'a, T>,
     pub(super) eps: f64,
     /// Whether dgamma or dbeta is wanted.
     pub(super) sums: bool,
@@ -91,8 +91,7 @@ pub(super) struct GradJob<'a, T: Storage> {
 impl<T: Storage> GradJob<'_, T> {
     /// The gamma to multiply by.
     pub(super) fn gamma(&self, i: usize) -> T::Float {
-        let params = Params { gamma: self.gamma, offset: self.offset, ..Params::default() };
-        params.gamma(i)
+        self.params.gamma(i)
     }
 
     /// The statistics of row `r`, if forward has kept them. In line, since a function would return them in memory, and

@@ -72,14 +72,16 @@ impl<T: Storage, M: Center> Kernel for RunParts<'_, '_, T, M> {
 #[inline(always)]
 fn pack_gamma<S: Lanes, T: Storage>(simd: S, job: &GradJob<'_, T>, packed: &mut [T::Float]) {
     let (cols, pair) = (job.rows.cols(), 2 * T::Float::lanes::<S>());
-    if let Some(narrow) = job.gamma.filter(|gamma| T::MIXES && gamma.kind().is_narrow()) {
+    if let Some(narrow) = job.params.gamma.filter(|gamma| T::MIXES && gamma.kind().is_narrow()) {
         // Pairs of f32 are in the order of the elements.
         mixed::widen(simd, narrow, &mut packed[..cols]);
         packed[cols..].fill(T::Float::default());
-        packed.iter_mut().for_each(|gamma| *gamma = *gamma + job.offset);
+        for (i, gamma) in packed.iter_mut().enumerate() {
+            *gamma = if job.params.rounds_gamma() && i < cols { job.gamma(i) } else { *gamma + job.params.offset };
+        }
         return;
     }
-    let gamma_beta = GammaBeta::new(job.gamma, None, job.offset);
+    let gamma_beta = GammaBeta::new(&job.params);
     let whole = if S::SPECIALIZES { cols - cols % pair } else { 0 };
     // SAFETY: gamma has cols elements, checked by the constructor; the room has whole pairs. A stand-in for gamma is
     // read from its start on.
