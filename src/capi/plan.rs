@@ -423,7 +423,7 @@ pub(super) unsafe trait HasSize {
 // SAFETY: numbers, and pointers, which are then NULL.
 unsafe impl HasSize for lanenorm_desc {
     const LEAST: usize = offset_of!(Self, groups);
-    const END: usize = offset_of!(Self, sum_dtype) + size_of::<i32>();
+    const END: usize = offset_of!(Self, sums) + size_of::<i32>();
 }
 
 // SAFETY: as above.

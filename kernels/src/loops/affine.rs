@@ -46,11 +46,17 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
 
     #[inline(always)]
     fn by_way<S: Lanes, M: Center, B: Body>(&self, body: B) -> B::Output {
+        const fn has<T: Storage, B: Body>(way: u8) -> bool {
+            let of_16_bits = way >= way::STEPS;
+            B::WAYS >> way & 1 != 0 && (T::ROUNDS || !of_16_bits)
+        }
         match self.gamma_beta.way::<S>(self.y) {
             way::PLAIN if !T::ROUNDS => body.run::<{ way::PLAIN }>(),
             way::AFFINE => body.run::<{ way::AFFINE }>(),
-            way::STEPS if T::ROUNDS => body.run::<{ way::STEPS }>(),
-            way::GENERAL if B::GENERAL => body.run::<{ way::GENERAL }>(),
+            way::GENERAL if const { has::<T, B>(way::GENERAL) } => body.run::<{ way::GENERAL }>(),
+            way::STEPS if const { has::<T, B>(way::STEPS) } => body.run::<{ way::STEPS }>(),
+            way::STEPS_OWN if const { has::<T, B>(way::STEPS_OWN) } => body.run::<{ way::STEPS_OWN }>(),
+            way::STEPS_GENERAL if const { has::<T, B>(way::STEPS_GENERAL) } => body.run::<{ way::STEPS_GENERAL }>(),
             _ => body.run::<{ way::OFFSET }>(),
         }
     }
@@ -59,7 +65,7 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
     unsafe fn operands<S: Lanes, M: Center, const WAY: u8>(&self, simd: S, i: usize, j: usize) -> Self::Operands<S> {
         let steps = match WAY {
             way::STEPS => Steps { xhat: true, ..self.gamma_beta.steps },
-            way::GENERAL if T::ROUNDS => self.gamma_beta.steps,
+            way::STEPS_OWN | way::STEPS_GENERAL => self.gamma_beta.steps,
             _ => Steps::NONE,
         };
         // SAFETY: the caller's duty.
@@ -67,8 +73,13 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
     }
 
     #[inline(always)]
-    unsafe fn operands_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> Self::Operands<S> {
-        let steps = if T::ROUNDS { self.gamma_beta.steps } else { Steps::NONE };
+    unsafe fn operands_tail<S: Lanes, M: Center, const WAYS: u8>(
+        &self,
+        simd: S,
+        i: usize,
+        n: usize,
+    ) -> Self::Operands<S> {
+        let steps = if T::ROUNDS && WAYS & !way::ONCE != 0 { self.gamma_beta.steps } else { Steps::NONE };
         // SAFETY: the caller's duty.
         Operands { gamma_beta: unsafe { self.gamma_beta.load_tail::<S, M>(simd, i, n) }, steps }
     }
@@ -100,12 +111,13 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
         let product = [T::Float::times(simd, xhat[0], gamma[0]), T::Float::times(simd, xhat[1], gamma[1])];
         // Storing rounds too, unless y is f32.
         let is_last = !mean.is_computed::<S>();
-        let product = if steps.product && !(is_last && WAY == way::STEPS) { round(product) } else { product };
+        let y_rounds = WAY == way::STEPS || WAY == way::STEPS_OWN;
+        let product = if steps.product && !(is_last && y_rounds) { round(product) } else { product };
         if is_last {
             return product;
         }
         let y = [T::Float::plus(simd, product[0], beta[0]), T::Float::plus(simd, product[1], beta[1])];
-        if steps.product && WAY != way::STEPS { round(y) } else { y }
+        if steps.product && !y_rounds { round(y) } else { y }
     }
 
     #[inline(always)]
@@ -133,6 +145,16 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
     #[inline(always)]
     fn to(self, y: Target<T>) -> Self {
         Self { y, ..self }
+    }
+
+    #[inline(always)]
+    fn has_steps(&self) -> bool {
+        self.gamma_beta.has_steps()
+    }
+
+    #[inline(always)]
+    fn is_among<S: Lanes>(&self, ways: u8) -> bool {
+        ways >> self.gamma_beta.way::<S>(self.y) & 1 != 0
     }
 
     #[inline(always)]
@@ -236,7 +258,7 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
 
     #[inline(always)]
     fn has_steps(&self) -> bool {
-        T::ROUNDS && self.rounding.steps
+        T::ROUNDS && (self.rounding.steps || self.rounds_gamma())
     }
 }
 

@@ -2,11 +2,12 @@
 
 use core::marker::PhantomData;
 
-use super::epilogue::Epilogues;
+use super::epilogue::{Epilogue, Epilogues};
 use super::job::{Job, rescue_row};
 use super::normalize::{KnownRow, NormRegs, normalize};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
+use crate::rows::way;
 use crate::simd::{FOLD_ROWS, Float, Kernel, Lanes, rolled};
 use crate::stats::RowNorm;
 use crate::stats::sums::{self, ChunkLen, Sums};
@@ -45,6 +46,9 @@ impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for Blocks<'_, '_, T, M, E> 
         !T::Float::any_nan(simd, nan_probe)
     }
 }
+
+/// The ways of two rows at once.
+const WAYS: u8 = way::ONCE | 1 << way::STEPS;
 
 /// The number of rows by which strided rows are prefetched ahead. Hardware prefetchers follow lines, not rows.
 const AHEAD: usize = 2 * FOLD_ROWS;
@@ -249,9 +253,18 @@ fn block_normalize<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
         // SAFETY: as above.
         unsafe {
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
-            let norm = [NormRegs::new(simd, &norm.row(k), mean), NormRegs::new(simd, &norm.row(k + 1), mean)];
             let epilogue = job.next_two::<S, M>(simd, epilogues, r + k);
-            nan_probe = normalize(simd, x, &epilogue, &norm, [0, 0, cols]);
+            if T::ROUNDS && !epilogue[0].is_among::<S>(WAYS) {
+                let mut finite = true;
+                for j in 0..2 {
+                    let row = KnownRow { mean, x: x[j], norm: norm.row(k + j), epilogue: epilogue[j] };
+                    finite = row.normalize_part(simd, 0, cols);
+                }
+                nan_probe = T::Float::splat(simd, if finite { T::Float::default() } else { T::Float::NAN });
+                continue;
+            }
+            let norm = [NormRegs::new(simd, &norm.row(k), mean), NormRegs::new(simd, &norm.row(k + 1), mean)];
+            nan_probe = normalize::<S, T, M, _, 2, WAYS>(simd, x, &epilogue, &norm, [0, 0, cols]);
         }
     }
     nan_probe

@@ -71,7 +71,7 @@ impl<T: Storage, E: Epilogues<T>> Job<'_, T, E> {
                 None => {}
             }
         }
-        if rows - first >= 2 && self.fused {
+        if rows - first >= 2 && self.fused && (self.streaming || !self.epilogues.has_steps()) {
             let finite = if T::STREAMS_APART && self.streaming {
                 isa.run_simd(Fused::<T, M, E, true> { job: self, first, center: PhantomData })
             } else {

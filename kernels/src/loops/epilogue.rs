@@ -15,9 +15,9 @@ use crate::stats::exact::WideNorm;
 
 /// A loop that has one piece of code for each [way](crate::rows::way) of an epilogue.
 pub(crate) trait Body {
-    /// Whether the loop has a piece of code for the way [`GENERAL`](crate::rows::way::GENERAL). A loop without one
-    /// never writes past the caches, nor in a type other than the type of x.
-    const GENERAL: bool;
+    /// The ways that the loop has a piece of code for: bit `n` is set for way `n`. A loop without the general ways never
+    /// writes past the caches, nor in a type other than the type of x.
+    const WAYS: u8;
 
     type Output;
 
@@ -43,11 +43,16 @@ pub(crate) trait Epilogue<T: Storage>: Copy {
     /// - `WAY` is the way that [`by_way`](Self::by_way) chooses, or [`GENERAL`](crate::rows::way::GENERAL).
     unsafe fn operands<S: Lanes, M: Center, const WAY: u8>(&self, simd: S, i: usize, j: usize) -> Self::Operands<S>;
 
-    /// The operands for `n` elements from `i` on, at most a pair of registers.
+    /// The operands for `n` elements from `i` on, at most a pair of registers. The way of the row is among `WAYS`.
     ///
     /// # Safety
     /// - There are `i + n` elements.
-    unsafe fn operands_tail<S: Lanes, M: Center>(&self, simd: S, i: usize, n: usize) -> Self::Operands<S>;
+    unsafe fn operands_tail<S: Lanes, M: Center, const WAYS: u8>(
+        &self,
+        simd: S,
+        i: usize,
+        n: usize,
+    ) -> Self::Operands<S>;
 
     /// Makes y, a pair of registers, from `xhat`.
     fn apply<S: Lanes, M: Center, const WAY: u8>(
@@ -78,6 +83,12 @@ pub(crate) trait Epilogue<T: Storage>: Copy {
 
     /// The same epilogue, which writes to `y`.
     fn to(self, y: Target<T>) -> Self;
+
+    /// Whether the row is rounded [in steps](crate::rows::way::STEPS).
+    fn has_steps(&self) -> bool;
+
+    /// Whether a loop with these ways has a piece of code for this row.
+    fn is_among<S: Lanes>(&self, ways: u8) -> bool;
 
     /// The epilogue of the columns from `i` on.
     ///
@@ -163,7 +174,7 @@ pub(crate) trait Epilogues<T: Storage>: Sized {
     /// Whether no operand can make a NaN from a finite xhat.
     fn are_finite(&self) -> bool;
 
-    /// Whether y is rounded in steps, and not xhat times a factor plus an addend.
+    /// Whether rows may be rounded [in steps](crate::rows::way::STEPS).
     fn has_steps(&self) -> bool;
 }
 

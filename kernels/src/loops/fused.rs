@@ -261,7 +261,11 @@ struct BothSteps<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STRE
 }
 
 impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STREAMS: bool> Body for BothSteps<'_, S, T, M, E, STREAMS> {
-    const GENERAL: bool = STREAMS || !T::STREAMS_APART;
+    const WAYS: u8 = if STREAMS || !T::STREAMS_APART {
+        way::ONCE | 1 << way::STEPS_GENERAL
+    } else {
+        way::ONCE & !(1 << way::GENERAL)
+    };
 
     type Output = ();
 
@@ -273,7 +277,7 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const STREAMS: bool> Body 
         let mut taken = *sums;
         let mut i = 0;
         while i < len {
-            if WAY == way::GENERAL {
+            if WAY == way::GENERAL || WAY == way::STEPS_GENERAL {
                 // Rows that are streamed come from memory, and hardware prefetchers stop at the end of each page.
                 input.prefetch_ahead(simd, from + i);
             }

@@ -118,17 +118,26 @@ impl<T: Storage> GammaBeta<T> {
         }
     }
 
+    /// Whether xhat, or the sum of gamma and offset, is rounded.
+    #[inline(always)]
+    pub(super) fn has_steps(&self) -> bool {
+        T::ROUNDS && (self.steps != Steps::NONE || self.rounds_gamma)
+    }
+
     /// The way of the second touch for a row that has these and is written to `y`.
     #[inline(always)]
     pub(super) fn way<S: Lanes>(&self, y: Target<T>) -> u8 {
         let no_offset = self.offset == T::Float::default();
+        let has_steps = self.has_steps();
         if !S::SPECIALIZES || y.streams() || y.is_wide() {
-            way::GENERAL
+            if has_steps { way::STEPS_GENERAL } else { way::GENERAL }
         } else if T::ROUNDS {
             match self.format {
                 Format::Packed if no_offset && self.steps == Steps::NONE => way::AFFINE,
                 Format::Packed if no_offset => way::STEPS,
-                Format::Own if self.steps == Steps::NONE && !self.rounds_gamma => way::OFFSET,
+                Format::Own if has_steps => way::STEPS_OWN,
+                Format::Own => way::OFFSET,
+                _ if has_steps => way::STEPS_GENERAL,
                 _ => way::GENERAL,
             }
         } else if self.gamma_mask | self.beta_mask == 0 {
@@ -146,7 +155,7 @@ impl<T: Storage> GammaBeta<T> {
     /// # Safety
     /// - gamma and beta, if present, have a pair of elements from `i + j` on.
     /// - `j` plus a pair is at most a step.
-    /// - `WAY` is GENERAL or what [`way`](Self::way) returns: every other way relies on what is present.
+    /// - `WAY` is STEPS_GENERAL or what [`way`](Self::way) returns: every other way relies on what is present.
     #[inline(always)]
     pub(crate) unsafe fn load<S: Lanes, M: Center, const WAY: u8>(
         &self,
@@ -160,7 +169,7 @@ impl<T: Storage> GammaBeta<T> {
         }
         let format = match WAY {
             way::AFFINE | way::STEPS => Format::Packed,
-            way::OFFSET => Format::Own,
+            way::OFFSET | way::STEPS_OWN => Format::Own,
             _ => self.format,
         };
         // These ways have a gamma. A mask takes a register, which loops may lack.
@@ -170,7 +179,7 @@ impl<T: Storage> GammaBeta<T> {
         unsafe {
             let mut gamma = T::simd_load_beside(simd, self.gamma, format, (i & gamma_mask) + j);
             if WAY != way::AFFINE && WAY != way::STEPS {
-                gamma = self.with_offset(simd, gamma, WAY == way::GENERAL && self.rounds_gamma);
+                gamma = self.with_offset(simd, gamma, WAY != way::GENERAL && WAY != way::OFFSET && self.rounds_gamma);
             }
             if !M::CENTERED {
                 return [gamma, zeros];

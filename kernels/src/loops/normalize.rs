@@ -75,14 +75,15 @@ fn probe_pair<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, [a, b]: [F::Reg<S>; 2
 }
 
 /// Normalizes the elements from..to of `R` rows, whose epilogues have the same operands. May normalize elements before
-/// `from` again, but none before `least`. Returns zeros, or a NaN in some lane if an element that is written is not
+/// `from` again, but none before `least`. The ways of the epilogues are
+/// among `WAYS`. Returns zeros, or a NaN in some lane if an element that is written is not
 /// finite.
 ///
 /// # Safety
 /// - Every x and every epilogue has at least `to` elements.
 /// - When streaming, `from` is the misalignment of every y plus a multiple of a pair of registers.
 #[inline(always)]
-pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize>(
+pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize, const WAYS: u8>(
     simd: S,
     x: [Source<T>; R],
     epilogue: &[E; R],
@@ -90,11 +91,12 @@ pub(super) unsafe fn normalize<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, 
     [least, from, to]: [usize; 3],
 ) -> <T::Float as Float>::Reg<S> {
     let overlaps = may_overlap(x[0], &epilogue[0], least, to, 2 * T::Float::lanes::<S>());
-    let (i, mut nan_probe) = epilogue[0].by_way::<S, M, _>(Pairs { simd, x, epilogue, norm, from, to, overlaps });
+    let (i, mut nan_probe) =
+        epilogue[0].by_way::<S, M, _>(Pairs::<_, _, _, _, R, WAYS> { simd, x, epilogue, norm, from, to, overlaps });
     if i < to {
         for r in 0..R {
             // SAFETY: to - i elements are left, fewer than a pair.
-            let v = unsafe { normalize_tail(simd, x[r], epilogue[r], &norm[r], i, to - i) };
+            let v = unsafe { normalize_tail::<S, T, M, E, WAYS>(simd, x[r], epilogue[r], &norm[r], i, to - i) };
             for v in v {
                 nan_probe = probe::<S, T::Float>(simd, nan_probe, v);
             }
@@ -114,7 +116,7 @@ fn may_overlap<T: Storage, E: Epilogue<T>>(x: Source<T>, epilogue: &E, least: us
 /// Normalizes the whole pairs of registers among the elements from..to, and the rest of them by a pair that `overlaps`.
 /// Returns where the pairs end, and zeros or NaNs as [`normalize`] does. Whoever makes it meets the conditions of
 /// `normalize`.
-struct Pairs<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> {
+struct Pairs<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize, const WAYS: u8> {
     simd: S,
     x: [Source<T>; R],
     epilogue: &'r [E; R],
@@ -124,8 +126,10 @@ struct Pairs<'r, S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize
     overlaps: bool,
 }
 
-impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for Pairs<'_, S, T, M, E, R> {
-    const GENERAL: bool = true;
+impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize, const WAYS: u8> Body
+    for Pairs<'_, S, T, M, E, R, WAYS>
+{
+    const WAYS: u8 = WAYS;
 
     type Output = (usize, <T::Float as Float>::Reg<S>);
 
@@ -173,7 +177,7 @@ impl<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const R: usize> Body for P
 /// # Safety
 /// - x and the epilogue have at least `i + n` elements.
 #[inline(always)]
-unsafe fn normalize_tail<S: Lanes, T: Storage, M: Center, E: Epilogue<T>>(
+unsafe fn normalize_tail<S: Lanes, T: Storage, M: Center, E: Epilogue<T>, const WAYS: u8>(
     simd: S,
     x: Source<T>,
     epilogue: E,
@@ -184,7 +188,7 @@ unsafe fn normalize_tail<S: Lanes, T: Storage, M: Center, E: Epilogue<T>>(
     // SAFETY: the caller's duty.
     unsafe {
         let x = x.load_tail(simd, i, n, norm.hi);
-        let v = norm.apply::<T, E, { way::OFFSET }>(simd, x, epilogue.operands_tail::<S, M>(simd, i, n));
+        let v = norm.apply::<T, E, { way::OFFSET }>(simd, x, epilogue.operands_tail::<S, M, WAYS>(simd, i, n));
         epilogue.store_tail(simd, i, n, v);
         v
     }
@@ -282,7 +286,7 @@ impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
                     i += pair;
                 }
                 if i < to {
-                    normalize_tail(simd, self.x, self.epilogue, norm, i, to - i);
+                    normalize_tail::<S, T, M, E, { way::ONCE }>(simd, self.x, self.epilogue, norm, i, to - i);
                 }
             } else {
                 self.normalize_rest(simd, norm, from, to);
@@ -321,7 +325,7 @@ impl<T: Storage, M: Center, E: Epilogue<T>> KnownRow<T, M, E> {
             }
             if !overlaps {
                 // SAFETY: the caller's duty.
-                unsafe { normalize_tail(simd, self.x, self.epilogue, norm, i, to - i) };
+                unsafe { normalize_tail::<S, T, M, E, { way::ONCE }>(simd, self.x, self.epilogue, norm, i, to - i) };
                 return;
             }
             i = to - pair;
@@ -360,7 +364,9 @@ impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for Part<'_, T, M, E> {
         // Lines that are streamed are not written again.
         let least = if split { from } else { 0 };
         // SAFETY: whoever made this meets the conditions.
-        let nan_probe = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, [least, from, to]) };
+        let nan_probe = unsafe {
+            normalize::<S, T, M, E, 1, { way::ALL }>(simd, [x], from_ref(epilogue), &norm, [least, from, to])
+        };
         !T::Float::any_nan(simd, nan_probe)
     }
 }

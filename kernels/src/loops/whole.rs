@@ -8,7 +8,7 @@ use super::job::{Job, settle};
 use super::normalize::{KnownRow, NormRegs, normalize};
 use crate::element::Storage;
 use crate::mean::{Center, Mean};
-use crate::rows::{Input, Params, Source};
+use crate::rows::{Input, Params, Source, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
 use crate::stats::sums;
 use crate::stats::{CHUNK, Moments, RowNorm};
@@ -115,12 +115,19 @@ impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for &SingleRow<T, M, E> {
                 outline(simd, WholeRow::<T, M, Params<'_, T>>::moments(&x.into(), cols, mean)).0
             }
         };
-        let norm = [NormRegs::new(simd, &RowNorm::trusted(simd, &moments, eps)?, mean)];
+        let norm = RowNorm::trusted(simd, &moments, eps)?;
+        if epilogue.has_steps() {
+            // SAFETY: x and the epilogue have cols elements.
+            return Some(unsafe { KnownRow { mean, x, norm, epilogue: *epilogue }.normalize(simd, cols) });
+        }
+        let norm = [NormRegs::new(simd, &norm, mean)];
         let (mut finite, mut to) = (true, cols);
         loop {
             let from = (to - 1) / SINGLE_PIECE_COLS * SINGLE_PIECE_COLS;
             // SAFETY: x and the epilogue have cols elements, and nothing is streamed.
-            let nan_probe = unsafe { normalize::<S, T, M, E, 1>(simd, [x], from_ref(epilogue), &norm, [0, from, to]) };
+            let nan_probe = unsafe {
+                normalize::<S, T, M, E, 1, { way::ONCE }>(simd, [x], from_ref(epilogue), &norm, [0, from, to])
+            };
             finite &= !T::Float::any_nan(simd, nan_probe);
             if from == 0 {
                 return Some(finite);

@@ -106,7 +106,7 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         if mixed::is_mixed(&self.0.rows, &self.0.epilogues) {
             mixed::run(&mut self.0, isa, &const { mixed::Loops::of::<L>() });
         } else if unrounded::are_unrounded(&self.0) {
-            unrounded::run::<T, L>(&mut self.0, isa);
+            unrounded::run(&mut self.0, isa, &const { unrounded::Loops::of::<L>() });
         } else if self.0.streaming {
             stack::within_a_page(&mut self.0, isa, run_job::<T, L, _>);
         } else {

@@ -5,8 +5,6 @@
 //! are summed twice: for their moments, and again to normalize them. Nothing of a row is written before its moments are
 //! known, since a sum may lie over what it is made of.
 
-use core::marker::PhantomData;
-
 use super::mixed::{self, Jobs, Room};
 use super::moments::RowMoments;
 use crate::element::Storage;
@@ -24,18 +22,33 @@ pub(super) fn are_unrounded<T: Storage>(job: &Jobs<'_, T>) -> bool {
     T::ROUNDS && job.rows.is_sum() && job.epilogues.rounding.sums != Sums::Rounded
 }
 
+/// The loops of one kind of rows, by pointers, so that this is compiled once for both kinds.
+pub(super) struct Loops<T: Storage> {
+    moments: fn(RowMoments<'_, f32>, Isa) -> Moments,
+    columns: fn(&mut Columns<'_, T, Params<'_, T>>, Isa),
+}
+
+impl<T: Storage> Loops<T> {
+    pub(super) const fn of<L: Center>() -> Self {
+        fn columns<T: Storage, L: Center>(job: &mut Columns<'_, T, Params<'_, T>>, isa: Isa) {
+            run_columns::<T, L, _>(job, isa);
+        }
+        Self { moments: |row, isa| row.run_here::<L>(isa), columns: columns::<T, L> }
+    }
+}
+
 /// Runs a job of such sums, which has rows and columns.
 #[cold]
 #[inline(never)]
-pub(super) fn run<T: Storage, L: Center>(job: &mut Jobs<'_, T>, isa: Isa) {
+pub(super) fn run<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>) {
     let mut room = Room::<CHUNK>::NEW;
     for r in 0..job.rows.rows() {
-        let known = know_row::<T, L>(job, isa, r, &mut room);
+        let known = know_row(job, isa, loops, r, &mut room);
         if job.epilogues.rounding.sums == Sums::Statistics {
             mixed::take_sums(isa, job.rows.part(r, 1), job.bias);
-            finish_rounded::<T, L>(job, isa, r, known);
+            finish_rounded(job, isa, loops, r, known);
         } else {
-            finish_unrounded::<T, L>(job, isa, r, known, &mut room);
+            finish_unrounded(job, isa, r, known, &mut room);
         }
     }
     job.canonicalize_nans();
@@ -64,9 +77,10 @@ fn sums<'r, T: Storage>(
 
 /// The statistics of row `r`, which are written: of its sums in f32. If the row fits into the room, its sums are left
 /// there.
-fn know_row<T: Storage, L: Center>(
+fn know_row<T: Storage>(
     job: &mut Jobs<'_, T>,
     isa: Isa,
+    loops: &Loops<T>,
     r: usize,
     room: &mut Room<CHUNK>,
 ) -> Known<T::Float> {
@@ -75,7 +89,7 @@ fn know_row<T: Storage, L: Center>(
         Moments::merge_parts((0..cols).step_by(CHUNK).map(|at| {
             let row = RowMoments { x: sums(job, isa, r, at, false, room), centered, scale: None };
             match scale {
-                None => row.run_here::<L>(isa),
+                None => (loops.moments)(row, isa),
                 Some(scale) => row.run_exactly(isa, scale),
             }
         }))
@@ -107,13 +121,13 @@ fn is_constant<T: Storage>(job: &Jobs<'_, T>, isa: Isa, r: usize, room: &mut Roo
 }
 
 /// Normalizes row `r`, whose sums have been rounded.
-fn finish_rounded<T: Storage, L: Center>(job: &mut Jobs<'_, T>, isa: Isa, r: usize, known: Known<T::Float>) {
+fn finish_rounded<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>, r: usize, known: Known<T::Float>) {
     match known {
         Known::Norm(norm) => {
             let (centered, streaming) = (job.centered, job.streaming);
             let epilogues = job.epilogues.of_row(r, job.rows.cols());
             let row = job.rows.part(r, 1).summed();
-            run_columns::<T, L, _>(&mut Columns { centered, row, epilogues, norm, streaming }, isa);
+            (loops.columns)(&mut Columns { centered, row, epilogues, norm, streaming }, isa);
         }
         Known::Exact(norm) => {
             // SAFETY: there is such a row.
@@ -124,7 +138,7 @@ fn finish_rounded<T: Storage, L: Center>(job: &mut Jobs<'_, T>, isa: Isa, r: usi
 }
 
 /// Normalizes row `r`, whose sums are rounded meanwhile to where they are kept.
-fn finish_unrounded<T: Storage, L: Center>(
+fn finish_unrounded<T: Storage>(
     job: &mut Jobs<'_, T>,
     isa: Isa,
     r: usize,
@@ -153,7 +167,7 @@ fn finish_unrounded<T: Storage, L: Center>(
         // SAFETY: the piece has a row of `n` elements, and so has the room.
         unsafe {
             let epilogue = given.only_row(&mut piece, 0, false);
-            isa.run(WideRow { x, cols: n, centered, norm, epilogue, center: PhantomData::<L> });
+            isa.run(WideRow { x, cols: n, centered, norm, epilogue });
         }
     }
     if let Some(None) = wide {

@@ -18,6 +18,15 @@ pub(crate) mod way {
     pub(crate) const GENERAL: u8 = 3;
     /// [`AFFINE`] beside 16 bits, where xhat is rounded before it is multiplied by gamma.
     pub(crate) const STEPS: u8 = 4;
+    /// [`OFFSET`] beside 16 bits, where xhat, or the sum of gamma and offset, is rounded.
+    pub(crate) const STEPS_OWN: u8 = 5;
+    /// [`GENERAL`] beside 16 bits, where xhat, or the sum of gamma and offset, may be rounded.
+    pub(crate) const STEPS_GENERAL: u8 = 6;
+
+    /// The ways without rounding before the end, as [`Body::WAYS`](crate::loops::Body::WAYS).
+    pub(crate) const ONCE: u8 = 1 << PLAIN | 1 << AFFINE | 1 << OFFSET | 1 << GENERAL;
+    /// All ways.
+    pub(crate) const ALL: u8 = ONCE | 1 << STEPS | 1 << STEPS_OWN | 1 << STEPS_GENERAL;
 }
 
 /// Elements to be written, which are f32 if wide. Whoever holds one knows how many there are.
@@ -123,7 +132,7 @@ impl<T: Storage> Target<T> {
     /// - When streaming, `i` is the [`misalignment`](Self::misalignment) plus a multiple of a pair.
     #[inline(always)]
     pub(crate) unsafe fn store<S: Lanes, const WAY: u8>(self, simd: S, i: usize, v: Pair<S, T>) {
-        if WAY != way::GENERAL {
+        if WAY != way::GENERAL && WAY != way::STEPS_GENERAL {
             T::simd_store_beside::<S, false>(simd, self.p, false, i, v);
         } else if !T::ROUNDS || self.streaming {
             T::simd_store_beside::<S, true>(simd, self.p, self.wide, i, v);

@@ -87,7 +87,7 @@ fn pack_gamma<S: Lanes, T: Storage>(simd: S, job: &GradJob<'_, T>, packed: &mut 
     // read from its start on.
     unsafe {
         for i in (0..whole).step_by(pair) {
-            let [gamma, _] = gamma_beta.load::<S, Uncentered, { way::GENERAL }>(simd, i, 0);
+            let [gamma, _] = gamma_beta.load::<S, Uncentered, { way::STEPS_GENERAL }>(simd, i, 0);
             T::simd_store_computed(simd, packed.as_mut_ptr().add(i), gamma);
         }
         for i in (whole..packed.len()).step_by(pair) {
