@@ -64,6 +64,8 @@ fn main() {
         group_repeat: 0,
         gamma_offset: 0.0,
         sum_dtype: 0,
+        rounding: 0,
+        sums: 0,
     };
     let mut c_plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
     // SAFETY: the plan and the descriptor are valid.

@@ -459,6 +459,14 @@ typedef struct lanenorm_desc {
    * a plan whose sums have another type than x: the gradients of such sums take a plan with their type as `dtype`.
    */
   int32_t sum_dtype;
+  /**
+   * Some `lanenorm_rounding`s, added up: what is rounded to 16 bits before the end.
+   */
+  int32_t rounding;
+  /**
+   * A `lanenorm_sums`: which sums of x and a residual of 16 bits are normalized.
+   */
+  int32_t sums;
 } lanenorm_desc;
 
 /**

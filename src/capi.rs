@@ -143,7 +143,10 @@ impl From<Refused> for lanenorm_status {
             Refused::Eps(_) => Self::Eps,
             Refused::Overflow { .. } => Self::Overflow,
             Refused::Scheme { .. } => Self::Scheme,
-            Refused::NoGradient | Refused::DsWithoutDx { .. } | Refused::Statistics { .. } => Self::Unsupported,
+            Refused::NoGradient
+            | Refused::DsWithoutDx { .. }
+            | Refused::Statistics { .. }
+            | Refused::QuantizedSums { .. } => Self::Unsupported,
             _ => Self::Size,
         };
         refuse(status, format_args!("{refused}"))

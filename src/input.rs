@@ -89,6 +89,9 @@ pub trait Normalizes<'a, T: Element>: sealed::Input<'a> {
     type Of: Element<Float = T::Float>;
 
     #[doc(hidden)]
+    const IS_SUM: bool;
+
+    #[doc(hidden)]
     fn bias(&self) -> Option<&'a [Self::Of]>;
 
     /// gamma or beta, beside these rows.
@@ -212,6 +215,8 @@ pub(crate) mod sealed {
 impl<'a, T: Element, I: sealed::OfX<'a>> Normalizes<'a, T> for I {
     type Of = T;
 
+    const IS_SUM: bool = false;
+
     #[inline(always)]
     fn bias(&self) -> Option<&'a [T]> {
         None
@@ -228,6 +233,8 @@ where
     T: Element<Float = B::Float> + Addend<B>,
 {
     type Of = B;
+
+    const IS_SUM: bool = true;
 
     #[inline(always)]
     fn bias(&self) -> Option<&'a [B]> {

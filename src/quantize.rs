@@ -36,8 +36,8 @@ pub struct QuantizeCall<'a, T: Element, M: Center, I, P, Y = ()> {
 }
 
 impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
-    /// Quantizes the result by a [`Scheme`]. Its bits are those of quantizing y in f32, not rounded to the type of x:
-    /// see [`reference::quantize`](crate::kernels::reference::quantize).
+    /// Quantizes the result by a [`Scheme`]. Its bits are those of quantizing y in f32, not rounded to the type of x
+    /// (unless [`Rounding::STEPS`](crate::Rounding::STEPS) rounds it): see [`reference::quantize`](crate::kernels::reference::quantize).
     ///
     /// ```
     /// use lanenorm::{RmsNorm, Scheme};
@@ -93,7 +93,8 @@ impl<'a, T: Element, M: Center, I, P, Y> QuantizeCall<'a, T, M, I, P, Y> {
     ///
     /// # Errors
     /// If parts of the scheme are out of range, or its blocks do not divide the columns, if the lengths do not fit
-    /// together; nothing has been written then.
+    /// together, or if the sums that are normalized are not the rounded ones ([`Sums`](crate::Sums)); nothing has been
+    /// written then.
     pub fn to<Q: Byte + 'a>(self, q: impl Into<RowsMut<'a, Q>>) -> Result<(), Error>
     where
         T: Element<Float = f32>,
@@ -105,6 +106,7 @@ impl<'a, T: Element, M: Center, I, P, Y> QuantizeCall<'a, T, M, I, P, Y> {
         let q: RowsMut<'a, Q> = q.into();
         let (gamma, beta, bias) = (gamma.map(I::beside), beta.map(I::beside), input.bias());
         scheme.check(norm.cols()).map_err(Error::Arguments)?;
+        norm.rounding().check_quantized(I::IS_SUM, <I::Of as Storage>::ROUNDS).map_err(Error::Arguments)?;
         if x.layout.is_grid() || input.has_grid() || y.is_grid() || q.layout.is_grid() {
             let buffers = y.runs(input, x).0;
             let arrays = (scale, zero_point);

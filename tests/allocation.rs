@@ -421,6 +421,8 @@ fn calls_of_c_allocate_nothing() {
         group_repeat: 0,
         gamma_offset: 0.0,
         sum_dtype: 0,
+        rounding: 0,
+        sums: 0,
     };
     let mut plan = lanenorm_plan { opaque: [std::mem::MaybeUninit::new(0); 16] };
     let mut sizes = lanenorm_backward_sizes { blocks: 0, partials_bytes: 0, work_bytes: 0 };

@@ -123,6 +123,8 @@ impl Input {
             group_repeat: 0,
             gamma_offset: 0.0,
             sum_dtype: 0,
+            rounding: (self.bits / 3 % 4) as i32,
+            sums: (self.bits / 12 % 3) as i32,
         };
         let absent = |k: usize, to: usize| if self.has[k] { part(to) } else { null_mut() };
         let (mut x, mut gamma, mut rows_given, mut cols_given) = (part(0), absent(0, 1), rows, cols);

@@ -28,6 +28,9 @@ pub struct Input {
     vectors: [At; 6],
     /// Of a forward call that is quantized.
     quantized: Option<Quantized>,
+    /// Where the operation rounds, and which sums are normalized.
+    #[arbitrary(with = |u: &mut Unstructured<'_>| Ok([u.int_in_range(0..=3)?, u.int_in_range(0..=2)?]))]
+    rounding: [i32; 2],
 }
 
 /// What a quantized call has beside the rest.
@@ -345,6 +348,9 @@ impl Input {
             group_repeat: self.groups.1.0,
             gamma_offset: 0.0,
             sum_dtype: 0,
+            rounding: self.rounding[0],
+            // Sums that are quantized are rounded.
+            sums: if self.quantized.is_some() { 0 } else { self.rounding[1] },
         };
         let [v0, v1, v2, v3, v4, v5] = self.vectors.map(at);
         let (rows, inner_rows) = (self.rows.0, self.inner_rows.0);

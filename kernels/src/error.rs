@@ -173,6 +173,11 @@ pub enum Error {
         /// What is expected.
         expected: &'static str,
     },
+    /// Sums of 16 bits are to be quantized, but others than the rounded ones are normalized.
+    QuantizedSums {
+        /// Which sums are normalized: the name in [`Sums`](crate::rounding::Sums).
+        sums: &'static str,
+    },
     /// Blocks that share a scale do not divide the columns.
     Blocks {
         /// The number of elements of a block.
@@ -288,6 +293,9 @@ impl fmt::Display for Error {
             Self::NoY { rows } => write!(f, "y has 0 rows, expected {rows}: the job writes y"),
             Self::Scheme { what, given, expected } => {
                 write!(f, "the {what} of the scheme is {given}, expected {expected}")
+            }
+            Self::QuantizedSums { sums } => {
+                write!(f, "the sums that are normalized are {sums}, but those that are quantized must be Rounded")
             }
             Self::Blocks { block, cols } => {
                 write!(f, "x has {}, which is not a multiple of the {} of a block", columns(cols), elements(block))

@@ -1,5 +1,7 @@
 //! Where a normalization rounds, as a value. `reference.rs` has what it means.
 
+use crate::error::Error;
+
 /// Where the operation rounds to 16 bits before its end, where x has 16 bits.
 ///
 /// Frameworks differ in this, and so do classes of one framework with the same name. All of them compute in f32 and
@@ -69,6 +71,20 @@ impl Rounding {
     /// One rounding of y; the sums that are normalized are not rounded. ONNX Runtime's `SkipLayerNormalization` and
     /// `SkipSimplifiedLayerNormalization`.
     pub const UNROUNDED_SUMS: Self = Self { sums: Sums::Unrounded, ..Self::ONCE };
+}
+
+impl Rounding {
+    /// Refuses to quantize sums that are not normalized as they are rounded. `rounds` says that the sums have 16 bits.
+    ///
+    /// # Errors
+    /// If these are such sums.
+    pub fn check_quantized(&self, is_sum: bool, rounds: bool) -> Result<(), Error> {
+        match self.sums {
+            Sums::Statistics if is_sum && rounds => Err(Error::QuantizedSums { sums: "Statistics" }),
+            Sums::Unrounded if is_sum && rounds => Err(Error::QuantizedSums { sums: "Unrounded" }),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Default for Rounding {

@@ -404,6 +404,7 @@ fn check_buffers(
     if has_residual && buffers.sum.data.is_null() && buffers.y.data.is_null() {
         return Err(unsupported("residual is given without sum, which may be residual, and without y"));
     }
+    plan.rounding.check_quantized(has_residual, kind.sum != Dtype::F32)?;
     let shape = shape(plan, kind, buffers)?;
     if shape.is_empty() {
         return Ok(None);

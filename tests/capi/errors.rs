@@ -356,8 +356,8 @@ fn sizes_that_do_not_fit() {
             refused(status, expected, &words);
         }
         let mut plan = BLANK;
-        let bad = lanenorm_desc { struct_size: 80, ..d };
-        refused(lanenorm_plan_init(&mut plan, &bad), expected, &["struct_size of desc", "80"]);
+        let bad = lanenorm_desc { struct_size: 88, ..d };
+        refused(lanenorm_plan_init(&mut plan, &bad), expected, &["struct_size of desc", "88"]);
         let bad = lanenorm_desc { groups: usize::MAX, group_repeat: 2, ..d };
         refused(lanenorm_plan_init(&mut plan, &bad), expected, &["groups", "2"]);
         assert!(is_blank(&plan));
@@ -457,6 +457,9 @@ fn quantized_calls_that_do_not_fit() {
     use lanenorm_status::{Misaligned, NullPointer, Overflow, Overlap, Scheme, Size, Stride, Unsupported};
     let d = layer_norm();
     refused_quantized(d, NullPointer, &["q", "6", "4"], |_, _, q| q.q.data = null_mut());
+    let unrounded = lanenorm_desc { dtype: lanenorm_dtype::Bf16 as i32, sums: lanenorm_sums::Unrounded as i32, ..d };
+    let words = &["sums", "Unrounded", "must be Rounded"];
+    refused_quantized(unrounded, Unsupported, words, |b, _, _| b.residual.data = b.x.data);
     refused_quantized(d, NullPointer, &["scale", "6"], |_, _, q| q.scale = null_mut());
     refused_quantized(d, NullPointer, &["zero_point", "6"], |_, _, q| q.zero_point = null_mut());
     refused_quantized(d, Misaligned, &["scale", "4"], |_, _, q| q.scale = q.scale.wrapping_byte_add(2));
@@ -619,7 +622,7 @@ fn combinations_that_do_not_exist() {
         y_dtype: y as i32,
         ..d
     };
-    let bad: [(&[&str], lanenorm_desc); 15] = [
+    let bad: [(&[&str], lanenorm_desc); 18] = [
         (&["op", "2"], lanenorm_desc { op: 2, ..d }),
         (&["op", "-1"], lanenorm_desc { op: -1, ..d }),
         (&["dtype", "5"], lanenorm_desc { dtype: 5, ..d }),
@@ -632,6 +635,9 @@ fn combinations_that_do_not_exist() {
         (&["y_dtype is bf16", "expected f16 or f32"], types(F16, Default, Bf16)),
         (&["y_dtype", "f16", "f64"], types(F64, Default, F16)),
         (&["gamma_dtype", "f16", "bf16"], types(Bf16, F16, Default)),
+        (&["rounding", "4"], lanenorm_desc { rounding: 4, ..d }),
+        (&["rounding", "-1"], lanenorm_desc { rounding: -1, ..d }),
+        (&["sums", "3"], lanenorm_desc { sums: 3, ..d }),
         (&["sum_dtype", "6"], lanenorm_desc { sum_dtype: 6, ..d }),
         (&["sum_dtype is bf16", "expected f32"], lanenorm_desc { sum_dtype: Bf16 as i32, ..d }),
         (&["sum_dtype", "f32", "f64"], lanenorm_desc { sum_dtype: F32 as i32, dtype: F64 as i32, ..d }),

@@ -29,6 +29,7 @@ mod forward;
 mod functions;
 mod names;
 mod quantize;
+mod rounding;
 mod versions;
 
 use std::any::TypeId;
@@ -61,6 +62,8 @@ const DESC: lanenorm_desc = lanenorm_desc {
     group_repeat: 0,
     gamma_offset: 0.0,
     sum_dtype: 0,
+    rounding: 0,
+    sums: 0,
 };
 
 fn dtype<V: Value>() -> i32 {

@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::fmt::Debug;
 use std::mem::{MaybeUninit, offset_of};
 
+use lanenorm::bf16;
 use lanenorm::capi::*;
 
 use crate::backward::BACKWARD;
@@ -81,9 +82,18 @@ fn x() -> [f32; ROWS * COLS] {
 
 #[test]
 fn fields_beyond_a_smaller_descriptor_are_zero() {
-    let d = lanenorm_desc { cols: COLS, eps: 1e-5, groups: 3, group_repeat: 2, gamma_offset: 0.5, ..DESC };
+    let d = lanenorm_desc {
+        gamma_dtype: lanenorm_dtype::Bf16 as i32,
+        cols: COLS,
+        eps: 1e-5,
+        groups: 3,
+        group_repeat: 2,
+        gamma_offset: 0.5,
+        rounding: lanenorm_rounding::Gamma as i32,
+        ..DESC
+    };
     let (x, outputs) = ([0; 6].map(|_| [1.0f32, 4.0, 9.0, 25.0]), Outputs::new([6 * COLS]));
-    let gamma: [f32; 3 * COLS] = std::array::from_fn(|i| i as f32);
+    let gamma: [bf16; 3 * COLS] = std::array::from_fn(|i| bf16::from_f32(i as f32 / 7.0));
     let buffers = lanenorm_forward_buffers {
         rows: 6,
         x: lanenorm_rows { data: x.as_ptr().cast(), ..NONE },

@@ -44,7 +44,7 @@ fn a_row_that_is_a_sum_has_no_statistics_yet() {
 fn params<'a, K: Types>(problem: &'a Problem<K>, groups: Groups) -> Params<'a, K::X> {
     let vector = |v: &'a Option<Vec<K::G>>| v.as_deref().map(Vector::from);
     let (gamma, beta) = (vector(&problem.gamma), vector(&problem.beta));
-    Params { gamma, beta, groups, offset: K::F::of(problem.operation.offset().into()) }
+    Params { gamma, beta, groups, offset: K::F::of(problem.operation.offset().into()), ..Params::default() }
 }
 
 fn one_row_has_the_vectors_of_its_group<K: Types>() {
@@ -106,16 +106,18 @@ where
                 let (a, b) = with_dx.expect("the rows fit").split_at(at);
                 let gamma = forward.gamma.as_deref().map(|g| Vector::from(&g[group * cols..][..cols]));
                 let offset = K::F::of(forward.operation.offset().into());
+                let params = Params { gamma, offset, ..Params::default() };
                 for part in [a, b] {
                     let parts = Parts::new(part.rows(), cols);
                     let len = parts.partial_len::<K::X>(M::CENTERED).expect("a length") * parts.count();
                     let work = parts.work_len::<K::X>(M::CENTERED).expect("a length");
-                    let job = Backward::<_, M>::new(part, stats(rows), gamma, offset, forward.eps, true, false);
+                    let job = Backward::<_, M>::new(part, stats(rows), params, forward.eps, true, false);
                     let mut job = job.expect("the statistics are those of all rows of the buffers");
                     job.run_on(isa, &mut vec![K::F::QUIET_NAN; len], &mut vec![K::F::QUIET_NAN; work]);
                 }
                 let (_, part) = of_group().split_at(2);
-                let of_part = Backward::<_, M>::new(part, stats(rows - 2), None, offset, 1e-5, true, false);
+                let of_part =
+                    Backward::<_, M>::new(part, stats(rows - 2), Params { gamma: None, ..params }, 1e-5, true, false);
                 assert!(of_part.is_err(), "statistics of the part alone");
             }
             let dx_wanted = expected.dx.as_deref().expect("dx is wanted");
@@ -158,9 +160,9 @@ fn eps_is_finite_and_not_negative() {
         let io = RowIo::in_place(&mut y, 4, 1, 4).expect("the row fits");
         assert_eq!(RmsNorm::new(io, Params::default(), eps, false, None).is_ok(), fits, "{eps}");
         let grads = || GradRows::new((&x, 4), (&x, 4), 1, 4).expect("the row fits");
-        let backward = Backward::<_, Centered>::new(grads(), Stats::default(), None, 0.0, eps, true, false);
+        let backward = Backward::<_, Centered>::new(grads(), Stats::default(), Params::default(), eps, true, false);
         assert_eq!(backward.is_ok(), fits, "{eps}");
-        let backward = Backward::<_, Uncentered>::new(grads(), Stats::default(), None, 0.0, eps, true, false);
+        let backward = Backward::<_, Uncentered>::new(grads(), Stats::default(), Params::default(), eps, true, false);
         assert_eq!(backward.is_ok(), fits, "{eps}");
         let moments = RowMoments::new(&x, true).run_on(Isa::SCALAR);
         match moments.rescale::<f32>(eps) {
@@ -197,9 +199,9 @@ fn nothing_that_is_given_is_ignored() {
     let two = [1.0f32; 2];
     let job = |rows: GradRows<'_, f32>, stats, sums, centered| {
         if centered {
-            Backward::<_, Centered>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_ok()
+            Backward::<_, Centered>::new(rows, stats, Params::default(), 1e-5, sums, false).is_ok()
         } else {
-            Backward::<_, Uncentered>::new(rows, stats, None, 0.0, 1e-5, sums, false).is_ok()
+            Backward::<_, Uncentered>::new(rows, stats, Params::default(), 1e-5, sums, false).is_ok()
         }
     };
     for centered in [true, false] {

@@ -49,6 +49,7 @@ fn params<K: Types>(problem: &Problem<K>) -> Params<'_, K::X> {
         beta: problem.beta.as_deref().map(Vector::from),
         groups: Groups::new(groups, repeat).expect("groups"),
         offset: K::F::of(problem.operation.offset().into()),
+        ..Params::default()
     }
 }
 

@@ -5,7 +5,8 @@ use std::fmt::Debug;
 
 use lanenorm::scheme::{Quotient, Scheme, Ties};
 use lanenorm::{
-    Center, Companion, Element, Error, LayerNorm, Norm, Parallelism, Quantizable, RmsNorm, Rows, RowsMut, bf16, f16,
+    Center, Companion, Element, Error, LayerNorm, Norm, Parallelism, Quantizable, RmsNorm, Rounding, Rows, RowsMut,
+    Sums, bf16, f16,
 };
 
 use crate::support::quantized::{Quantized, SCHEMES, quantized};
@@ -101,7 +102,9 @@ where
     f32: Companion<T>,
 {
     check::<T, _>(LayerNorm::new(cols, 1e-5).expect("a plan"), rows, seed, wild);
-    check::<T, _>(RmsNorm::new(cols, 1e-6).expect("a plan").with_offset(1.0), rows, seed, wild);
+    let rms_norm = RmsNorm::new(cols, 1e-6).expect("a plan").with_offset(1.0);
+    check::<T, _>(rms_norm, rows, seed, wild);
+    check::<T, _>(rms_norm.with_rounding(Rounding::STEPS_AND_GAMMA), rows, seed, wild);
 }
 
 #[test]
@@ -438,6 +441,27 @@ fn the_environment_of_the_caller_is_kept() -> Result<(), Error> {
                 }
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn sums_are_quantized_as_they_are_rounded() -> Result<(), Error> {
+    let (x, mut q, mut scale) = ([bf16::ONE; 8], [0u8; 8], [7.0; 2]);
+    for (sums, name) in [(Sums::Statistics, "Statistics"), (Sums::Unrounded, "Unrounded")] {
+        let plan = RmsNorm::new(4, 1e-6)?.with_rounding(Rounding { sums, ..Rounding::ONCE });
+        let mut s = x;
+        let call = plan.call(&x).residual_in_place(&mut s).quantize(&Scheme::I8).scale_to(&mut scale);
+        let error = call.to(&mut q).expect_err("these sums are not rounded").to_string();
+        let expected = format!("the sums that are normalized are {name}, but those that are quantized must be Rounded");
+        assert_eq!(error, expected);
+        assert_eq!((s, q, scale), (x, [0; 8], [7.0; 2]));
+        // Rows that are no sums have none that could be rounded, and neither have sums of f32.
+        plan.call(&x).quantize(&Scheme::I8).scale_to(&mut scale).to(&mut q)?;
+        let (h, mut s) = ([1.0f32; 8], [0.0f32; 8]);
+        plan.call(&h).residual(&h).sum_to(&mut s).quantize(&Scheme::I8).scale_to(&mut scale).to(&mut q)?;
+        scale = [7.0; 2];
+        q = [0; 8];
     }
     Ok(())
 }

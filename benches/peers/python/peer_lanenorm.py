@@ -28,6 +28,8 @@ class Desc(Structure):
         ("group_repeat", c_size_t),
         ("gamma_offset", c_float),
         ("sum_dtype", c_int32),
+        ("rounding", c_int32),
+        ("sums", c_int32),
     ]
 
 

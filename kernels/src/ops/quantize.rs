@@ -128,6 +128,8 @@ impl<'a, T: Storage<Float = f32>, M: Center> Quantize<'a, T, M> {
     /// If
     /// - the parts of the scheme are out of range or do not go together, or its blocks do not divide the columns,
     /// - q does not have a place for each row, apart from the others,
+    /// - sums of 16 bits have a [rounding](crate::rounding::Rounding::sums) other than
+    ///   [`Rounded`](crate::rounding::Sums::Rounded),
     /// - there are not as many scales and zero points as [`Scheme::scales`] and [`Scheme::zero_points`] say, or
     /// - for the reasons of [`LayerNorm::new`](super::layer_norm::LayerNorm::new).
     pub fn new(
@@ -139,6 +141,7 @@ impl<'a, T: Storage<Float = f32>, M: Center> Quantize<'a, T, M> {
         quants: Quants<'a>,
     ) -> Result<Self, Error> {
         scheme.check(rows.cols())?;
+        params.rounding.check_quantized(rows.is_sum(), T::ROUNDS)?;
         quants.fit(scheme, rows.rows(), rows.cols())?;
         let forward = Forward::checked_without_y(rows, params, eps, false, stats)?;
         Ok(Self { forward, scheme: *scheme, places: quants.places, marker: PhantomData })

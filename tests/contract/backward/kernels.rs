@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use lanenorm::kernels::ops::backward::{Backward, LEAF_ROWS, Parts, Stats};
-use lanenorm::kernels::rows::{GradRows, Vector};
+use lanenorm::kernels::rows::{GradRows, Params, Vector};
 use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
 use lanenorm::{Element, Isa};
 
@@ -26,7 +26,8 @@ fn job<'a, K: Types, M: Center>(
     };
     let gamma = forward.gamma.as_deref().map(Vector::from);
     let (rows, offset) = (rows.expect("the rows fit"), K::F::of(forward.operation.offset().into()));
-    Backward::new(rows, stats, gamma, offset, forward.eps, true, streaming).expect("the lengths fit")
+    let params = Params { gamma, offset, ..Params::default() };
+    Backward::new(rows, stats, params, forward.eps, true, streaming).expect("the lengths fit")
 }
 
 /// Splits a job into pieces of `parts` parts.
@@ -149,7 +150,8 @@ fn bad_lengths_are_refused() {
     let (three, four) = ([1.0f32; 3], [1.0f32; 4]);
     let centered = |stats, gamma: Option<&[f32]>| {
         let (rows, gamma) = (rows().expect("rows"), gamma.map(Vector::from));
-        Backward::<f32, Centered>::new(rows, stats, gamma, 0.0, 1e-5, true, false).is_ok()
+        let params = Params { gamma, ..Params::default() };
+        Backward::<f32, Centered>::new(rows, stats, params, 1e-5, true, false).is_ok()
     };
     let stats = |mean, mean_lo, rstd| Stats { mean, mean_lo, rstd };
     assert!(centered(Stats::default(), None) && centered(Stats::default(), Some(&four)));
@@ -162,7 +164,7 @@ fn bad_lengths_are_refused() {
     assert!(!centered(stats(Some(&three), None, Some(&four)), None));
     let rms = |rstd| {
         let stats = Stats { rstd, ..Stats::default() };
-        Backward::<f32, Uncentered>::new(rows().expect("rows"), stats, None, 0.0, 1e-5, true, false).is_ok()
+        Backward::<f32, Uncentered>::new(rows().expect("rows"), stats, Params::default(), 1e-5, true, false).is_ok()
     };
     assert!(rms(None) && rms(Some(&three)) && !rms(Some(&four)));
 }
