@@ -106,8 +106,8 @@ impl<M: Center> Norm<M> {
         Self::from(Plan { offset, ..self.plan })
     }
 
-    /// The same plan, which rounds to 16 bits at other places: where the model does whose bits are wanted. Gradients are
-    /// those of a function that does not round, but for the sum of gamma and offset.
+    /// The same plan, which rounds to 16 bits at other places: where the model does whose bits are wanted. Gradients
+    /// are those of a function that does not round, but for the sum of gamma and offset.
     ///
     /// ```
     /// use lanenorm::{RmsNorm, Rounding, bf16};

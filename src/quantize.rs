@@ -37,7 +37,8 @@ pub struct QuantizeCall<'a, T: Element, M: Center, I, P, Y = ()> {
 
 impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
     /// Quantizes the result by a [`Scheme`]. Its bits are those of quantizing y in f32, not rounded to the type of x
-    /// (unless [`Rounding::STEPS`](crate::Rounding::STEPS) rounds it): see [`reference::quantize`](crate::kernels::reference::quantize).
+    /// (unless [`Rounding::STEPS`](crate::Rounding::STEPS) rounds it): see
+    /// [`reference::quantize`](crate::kernels::reference::quantize).
     ///
     /// ```
     /// use lanenorm::{RmsNorm, Scheme};

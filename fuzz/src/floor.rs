@@ -260,6 +260,7 @@ fn params<K: Types>(problem: &Problem<K>, groups: Groups) -> Params<'_, K::X> {
         beta: problem.beta.as_deref().map(Vector::from),
         groups,
         offset: K::F::of(problem.operation.offset().into()),
+        ..Params::default()
     }
 }
 
@@ -488,8 +489,8 @@ where
         };
         let grad_rows = grad_rows.and_then(|rows| rows.with_group(group, groups, repeat)).expect("the rows fit");
         let gamma = forward.gamma.as_deref().map(|gamma| Vector::from(&gamma[group * cols..][..cols]));
-        let make =
-            |rows| Backward::<_, M>::new(rows, stats, gamma, offset, eps, true, streaming).expect("the lengths fit");
+        let params = Params { gamma, offset, ..Params::default() };
+        let make = |rows| Backward::<_, M>::new(rows, stats, params, eps, true, streaming).expect("the lengths fit");
         let run = |job: Backward<'_, K::X, M>, rows, cuts: &mut Cuts<'_>| {
             let parts = Parts::new(rows, cols);
             assert_eq!(job.parts(), parts.count());

@@ -213,7 +213,6 @@ where
 }
 
 /// y and the sums, if they are kept. `None` if there is no such call.
-#[expect(clippy::type_complexity, reason = "what a call writes")]
 fn run<T: Half + Compiled<M>, G: Beside<T>, Y: Beside<T>, M: Center>(
     isa: Isa,
     case: Case,

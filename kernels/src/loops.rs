@@ -70,4 +70,4 @@ pub(crate) use job::{Job, Known, exactly, finish_exactly, finish_row, rescue};
 pub(crate) use normalize::probe;
 pub(crate) use slow::NormalizeRow;
 pub(crate) use whole::{SingleRow, WholeRow};
-pub(crate) use wide::WideRow;
+pub(crate) use wide::{WideRow, unit_norm};

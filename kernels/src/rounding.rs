@@ -53,7 +53,7 @@ impl Rounding {
     pub const ONCE: Self = Self { steps: false, gamma: false, sums: Sums::Rounded };
 
     /// Each step is rounded. `transformers`: `LlamaRMSNorm` and the many classes with its body (Mistral, Qwen 2 and 3,
-    /// Phi 3, GLM 4, DeepSeek V2 and V3, Llama 4, Mamba 2, T5), `DebertaLayerNorm`, `ChameleonLayerNorm`. ONNX's
+    /// Phi 3, GLM 4, `DeepSeek` V2 and V3, Llama 4, Mamba 2, T5), `DebertaLayerNorm`, `ChameleonLayerNorm`. ONNX's
     /// `LayerNormalization` and `RMSNormalization` as the standard defines them.
     pub const STEPS: Self = Self { steps: true, ..Self::ONCE };
 

@@ -13,7 +13,7 @@ mod tail;
 #[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 mod target;
 
-pub(crate) use convert::Convert;
+pub(crate) use convert::{AddRounded, Convert};
 pub(crate) use grad_rows::RowPointers;
 pub use grad_rows::{GradRows, RawGradRows};
 pub use groups::Groups;

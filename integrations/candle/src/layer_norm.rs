@@ -1,5 +1,6 @@
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::{LayerNormConfig, VarBuilder};
+use lanenorm::Rounding;
 
 use crate::norm::Norm;
 use crate::ops;
@@ -27,22 +28,29 @@ pub struct LayerNorm {
     bias: Option<Tensor>,
     remove_mean: bool,
     eps: f64,
+    rounding: Rounding,
 }
 
 impl LayerNorm {
     /// With a weight (gamma) and a bias (beta).
     pub fn new(weight: Tensor, bias: Tensor, eps: f64) -> Self {
-        Self { weight, bias: Some(bias), remove_mean: true, eps }
+        Self { weight, bias: Some(bias), remove_mean: true, eps, rounding: Rounding::ONCE }
     }
 
     /// With a weight (gamma) only.
     pub fn new_no_bias(weight: Tensor, eps: f64) -> Self {
-        Self { weight, bias: None, remove_mean: true, eps }
+        Self { weight, bias: None, remove_mean: true, eps, rounding: Rounding::ONCE }
     }
 
     /// RMS normalization, in which the mean stays.
     pub fn rms_norm(weight: Tensor, eps: f64) -> Self {
-        Self { weight, bias: None, remove_mean: false, eps }
+        Self { weight, bias: None, remove_mean: false, eps, rounding: Rounding::ONCE }
+    }
+
+    /// The same module, which rounds to 16 bits where the model does whose bits are wanted: `DebertaLayerNorm` of
+    /// `transformers` has [`Rounding::STEPS`]. Gradients do not round.
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
+        Self { rounding, ..self }
     }
 
     /// The weight, gamma.
@@ -117,7 +125,8 @@ impl LayerNorm {
 
     fn norm(&self, x: &Tensor) -> Result<Norm> {
         let cols = ops::cols(x)?;
-        if self.remove_mean { Norm::layer(cols, self.eps) } else { Norm::rms(cols, self.eps, 0.0) }
+        let norm = if self.remove_mean { Norm::layer(cols, self.eps) } else { Norm::rms(cols, self.eps, 0.0) };
+        Ok(norm?.with_rounding(self.rounding))
     }
 
     /// The bias, if the normalization itself has one.
@@ -143,7 +152,8 @@ impl Module for LayerNorm {
 impl From<candle_nn::LayerNorm> for LayerNorm {
     fn from(norm: candle_nn::LayerNorm) -> Self {
         let (weight, bias) = (norm.weight().clone(), norm.bias().cloned());
-        Self { weight, bias, remove_mean: norm.remove_mean(), eps: norm.eps() }
+        let (remove_mean, eps) = (norm.remove_mean(), norm.eps());
+        Self { weight, bias, remove_mean, eps, rounding: Rounding::ONCE }
     }
 }
 

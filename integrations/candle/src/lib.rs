@@ -17,6 +17,7 @@ mod twice;
 mod view;
 
 pub use candle_nn::LayerNormConfig;
+pub use lanenorm::{Rounding, Sums};
 pub use layer_norm::{LayerNorm, layer_norm, layer_norm_no_bias};
 pub use quantized::Q8_0;
 pub use rms_norm::{RmsNorm, rms_norm};

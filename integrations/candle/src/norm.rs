@@ -1,7 +1,7 @@
 //! Runs lanenorm on the elements of tensors, for each type.
 
 use candle_core::{CpuStorage, DType, Device, Error, Result, Tensor, WithDType, bail};
-use lanenorm::{Companion, Parallelism};
+use lanenorm::{Companion, Parallelism, Rounding};
 
 use crate::in_place::overwrite;
 use crate::twice;
@@ -53,6 +53,13 @@ impl Norm {
     pub(crate) fn rms(cols: usize, eps: f64, offset: f32) -> Result<Self> {
         let plan = lanenorm::RmsNorm::new(cols, eps).map_err(Error::wrap)?;
         Ok(Self::Rms(plan.with_offset(offset).with_parallelism(PARALLELISM)))
+    }
+
+    pub(crate) fn with_rounding(self, rounding: Rounding) -> Self {
+        match self {
+            Self::Layer(plan) => Self::Layer(plan.with_rounding(rounding)),
+            Self::Rms(plan) => Self::Rms(plan.with_rounding(rounding)),
+        }
     }
 
     pub(crate) fn name(&self) -> &'static str {

@@ -1,5 +1,6 @@
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
+use lanenorm::Rounding;
 
 use crate::norm::Norm;
 use crate::ops;
@@ -14,18 +15,25 @@ pub struct RmsNorm {
     weight: Tensor,
     eps: f64,
     offset: f32,
+    rounding: Rounding,
 }
 
 impl RmsNorm {
     /// With a weight (gamma).
     pub fn new(weight: Tensor, eps: f64) -> Self {
-        Self { weight, eps, offset: 0.0 }
+        Self { weight, eps, offset: 0.0, rounding: Rounding::ONCE }
     }
 
     /// The same module with an offset: a number that is added to the weight. It is 1 for models that keep gamma - 1, as
     /// Gemma does.
     pub fn with_offset(self, offset: f32) -> Self {
         Self { offset, ..self }
+    }
+
+    /// The same module, which rounds to 16 bits where the model does whose bits are wanted: `LlamaRMSNorm` of
+    /// `transformers` has [`Rounding::STEPS`]. Gradients do not round.
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
+        Self { rounding, ..self }
     }
 
     /// The weight, gamma.
@@ -86,7 +94,7 @@ impl RmsNorm {
     }
 
     fn norm(&self, x: &Tensor) -> Result<Norm> {
-        Norm::rms(ops::cols(x)?, self.eps, self.offset)
+        Ok(Norm::rms(ops::cols(x)?, self.eps, self.offset)?.with_rounding(self.rounding))
     }
 }
 

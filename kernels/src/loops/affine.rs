@@ -6,6 +6,7 @@ use core::ops::Range;
 use super::epilogue::{Body, ColumnOperands, Epilogue, Epilogues, Successive};
 use super::gamma_beta::{GammaBeta, PACKED_COLS, Packed, Steps};
 use super::slow::NormalizeRow;
+use super::wide::finish_in_steps;
 use crate::element::{Pair, Storage};
 use crate::isa::Isa;
 use crate::mean::{Center, Centered, Mean};
@@ -64,7 +65,7 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
     #[inline(always)]
     unsafe fn operands<S: Lanes, M: Center, const WAY: u8>(&self, simd: S, i: usize, j: usize) -> Self::Operands<S> {
         let steps = match WAY {
-            way::STEPS => Steps { xhat: true, ..self.gamma_beta.steps },
+            way::STEPS => self.gamma_beta.steps.and(Steps::XHAT),
             way::STEPS_OWN | way::STEPS_GENERAL => self.gamma_beta.steps,
             _ => Steps::NONE,
         };
@@ -102,7 +103,7 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
                 T::Float::times(simd, xhat[k], gamma[k])
             }
         };
-        if !steps.xhat {
+        if !steps.has(Steps::XHAT) {
             return [scale(xhat, 0), scale(xhat, 1)];
         }
         // SAFETY: as in `outline`.
@@ -112,12 +113,12 @@ impl<T: Storage> Epilogue<T> for AffineRow<T> {
         // Storing rounds too, unless y is f32.
         let is_last = !mean.is_computed::<S>();
         let y_rounds = WAY == way::STEPS || WAY == way::STEPS_OWN;
-        let product = if steps.product && !(is_last && y_rounds) { round(product) } else { product };
+        let product = if steps.has(Steps::PRODUCT) && !(is_last && y_rounds) { round(product) } else { product };
         if is_last {
             return product;
         }
         let y = [T::Float::plus(simd, product[0], beta[0]), T::Float::plus(simd, product[1], beta[1])];
-        if steps.product && !y_rounds { round(y) } else { y }
+        if steps.has(Steps::PRODUCT) && !y_rounds { round(y) } else { y }
     }
 
     #[inline(always)]
@@ -232,6 +233,9 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
 
     #[inline(always)]
     unsafe fn finish_exactly(&self, isa: Isa, rows: &mut RowIo<'_, T>, r: usize, streaming: bool, norm: WideNorm) {
+        if Epilogues::has_steps(self) {
+            return finish_in_steps(isa, *self, rows.part(r, 1).summed(), norm);
+        }
         // SAFETY: the caller's duty.
         let (x, y) = unsafe { (rows.source(r), rows.target(r, streaming)) };
         // All have cols elements; x and y are the same or apart, as RowIo promises.

@@ -249,12 +249,13 @@ fn block_normalize<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
         }
         return nan_probe;
     }
+    let has_steps = job.epilogues.has_steps();
     for k in (0..rolled(FOLD_ROWS)).step_by(2) {
         // SAFETY: as above.
         unsafe {
             let x = [job.rows.source(r + k), job.rows.source(r + k + 1)];
             let epilogue = job.next_two::<S, M>(simd, epilogues, r + k);
-            if T::ROUNDS && !epilogue[0].is_among::<S>(WAYS) {
+            if has_steps && !epilogue[0].is_among::<S>(WAYS) {
                 let mut finite = true;
                 for j in 0..2 {
                     let row = KnownRow { mean, x: x[j], norm: norm.row(k + j), epilogue: epilogue[j] };

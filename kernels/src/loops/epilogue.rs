@@ -15,8 +15,8 @@ use crate::stats::exact::WideNorm;
 
 /// A loop that has one piece of code for each [way](crate::rows::way) of an epilogue.
 pub(crate) trait Body {
-    /// The ways that the loop has a piece of code for: bit `n` is set for way `n`. A loop without the general ways never
-    /// writes past the caches, nor in a type other than the type of x.
+    /// The ways that the loop has a piece of code for: bit `n` is set for way `n`. A loop without the general ways
+    /// never writes past the caches, nor in a type other than the type of x.
     const WAYS: u8;
 
     type Output;

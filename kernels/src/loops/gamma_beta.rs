@@ -22,23 +22,34 @@ pub(crate) struct GammaBeta<T: Storage> {
     beta_mask: usize,
     format: Format,
     offset: T::Float,
-    /// Whether xhat is rounded to the type of x before it is multiplied by gamma, and whether the product is too.
+    /// What is rounded to the type of x before the end.
     pub(super) steps: Steps,
-    /// Whether gamma plus offset is rounded to the type of x.
-    rounds_gamma: bool,
 }
 
-/// What is rounded to the type of x before the end.
+/// What is rounded to the type of x before the end: some of these, or nothing. (One number is cheap to copy and to
+/// test.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Steps {
-    pub(super) xhat: bool,
-    /// Never without xhat.
-    pub(super) product: bool,
-}
+pub(crate) struct Steps(u8);
 
 impl Steps {
-    /// Nothing.
-    pub(super) const NONE: Self = Self { xhat: false, product: false };
+    pub(super) const NONE: Self = Self(0);
+    /// xhat, before it is multiplied by gamma.
+    pub(super) const XHAT: Self = Self(1);
+    /// xhat, and what comes of multiplying it.
+    pub(super) const PRODUCT: Self = Self(2 | Self::XHAT.0);
+    /// The sum of gamma and offset.
+    const GAMMA: Self = Self(4);
+
+    #[inline(always)]
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all that `other` has is rounded.
+    #[inline(always)]
+    pub(super) const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
 }
 
 impl<T: Storage> GammaBeta<T> {
@@ -59,8 +70,14 @@ impl<T: Storage> GammaBeta<T> {
         } else {
             (f32::step_of_ones().as_ptr().cast(), f32::step_of_negative_zeros().as_ptr().cast())
         };
-        let xhat = T::ROUNDS && rounding.steps;
-        let steps = Steps { xhat, product: xhat && !gamma.or(beta).is_some_and(|v| v.is_wide()) };
+        let mut steps = match gamma.or(beta) {
+            _ if !T::ROUNDS || !rounding.steps => Steps::NONE,
+            Some(v) if v.is_wide() => Steps::XHAT,
+            _ => Steps::PRODUCT,
+        };
+        if T::ROUNDS && params.rounds_gamma() {
+            steps = steps.and(Steps::GAMMA);
+        }
         Self {
             gamma: gamma.map_or(ones, |v| v.as_ptr()),
             beta: beta.map_or(zeros, |v| v.as_ptr()),
@@ -69,7 +86,6 @@ impl<T: Storage> GammaBeta<T> {
             format,
             offset,
             steps,
-            rounds_gamma: T::ROUNDS && params.rounds_gamma(),
         }
     }
 
@@ -82,7 +98,8 @@ impl<T: Storage> GammaBeta<T> {
         // SAFETY: the caller's duty. The format says the type.
         let vector = |p, mask| (mask != 0).then(|| unsafe { Vector::from_raw(p, cols, kind) });
         let (gamma, beta) = (vector(self.gamma, self.gamma_mask), vector(self.beta, self.beta_mask));
-        let rounding = Rounding { steps: self.steps.xhat, gamma: self.rounds_gamma, ..Rounding::ONCE };
+        let (steps, of_gamma) = (self.steps.has(Steps::XHAT), self.steps.has(Steps::GAMMA));
+        let rounding = Rounding { steps, gamma: of_gamma, ..Rounding::ONCE };
         Params { gamma, beta, groups: Groups::ONE, offset: self.offset, rounding }
     }
 
@@ -121,7 +138,7 @@ impl<T: Storage> GammaBeta<T> {
     /// Whether xhat, or the sum of gamma and offset, is rounded.
     #[inline(always)]
     pub(super) fn has_steps(&self) -> bool {
-        T::ROUNDS && (self.steps != Steps::NONE || self.rounds_gamma)
+        T::ROUNDS && self.steps != Steps::NONE
     }
 
     /// The way of the second touch for a row that has these and is written to `y`.
@@ -133,7 +150,7 @@ impl<T: Storage> GammaBeta<T> {
             if has_steps { way::STEPS_GENERAL } else { way::GENERAL }
         } else if T::ROUNDS {
             match self.format {
-                Format::Packed if no_offset && self.steps == Steps::NONE => way::AFFINE,
+                Format::Packed if no_offset && !has_steps => way::AFFINE,
                 Format::Packed if no_offset => way::STEPS,
                 Format::Own if has_steps => way::STEPS_OWN,
                 Format::Own => way::OFFSET,
@@ -155,7 +172,7 @@ impl<T: Storage> GammaBeta<T> {
     /// # Safety
     /// - gamma and beta, if present, have a pair of elements from `i + j` on.
     /// - `j` plus a pair is at most a step.
-    /// - `WAY` is STEPS_GENERAL or what [`way`](Self::way) returns: every other way relies on what is present.
+    /// - `WAY` is `STEPS_GENERAL` or what [`way`](Self::way) returns: every other way relies on what is present.
     #[inline(always)]
     pub(crate) unsafe fn load<S: Lanes, M: Center, const WAY: u8>(
         &self,
@@ -179,7 +196,11 @@ impl<T: Storage> GammaBeta<T> {
         unsafe {
             let mut gamma = T::simd_load_beside(simd, self.gamma, format, (i & gamma_mask) + j);
             if WAY != way::AFFINE && WAY != way::STEPS {
-                gamma = self.with_offset(simd, gamma, WAY != way::GENERAL && WAY != way::OFFSET && self.rounds_gamma);
+                gamma = self.with_offset(
+                    simd,
+                    gamma,
+                    WAY != way::GENERAL && WAY != way::OFFSET && self.steps.has(Steps::GAMMA),
+                );
             }
             if !M::CENTERED {
                 return [gamma, zeros];
@@ -197,7 +218,7 @@ impl<T: Storage> GammaBeta<T> {
         // SAFETY: the caller's duty.
         unsafe {
             let gamma = T::simd_load_beside_tail(simd, self.gamma, self.format, i & self.gamma_mask, n);
-            let gamma = self.with_offset(simd, gamma, self.rounds_gamma);
+            let gamma = self.with_offset(simd, gamma, self.steps.has(Steps::GAMMA));
             if !M::CENTERED {
                 return [gamma, [T::Float::splat(simd, T::Float::default()); 2]];
             }
@@ -273,8 +294,7 @@ impl Packed {
             beta_mask: usize::MAX,
             format: Format::Packed,
             offset: -T::Float::default(),
-            steps: gamma_beta.steps,
-            rounds_gamma: false,
+            steps: Steps(gamma_beta.steps.0 & Steps::PRODUCT.0),
         }
     }
 }

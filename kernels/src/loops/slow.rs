@@ -1,14 +1,14 @@
 //! Rows of extreme range, in f64.
 
-use super::gamma_beta::{GammaBeta, Steps};
+use super::gamma_beta::GammaBeta;
 use crate::element::Storage;
 use crate::mean::Centered;
 use crate::rows::{Params, Source, Tail, Target, way};
-use crate::simd::{Float, Kernel, Lanes, WIDE_REGS};
+use crate::simd::{Float, Kernel, Lanes};
 use crate::stats::exact::{WideNorm, in_the_loop, pair_and_step, wide_regs};
 
 /// Computes y = (x - mean) * rstd * (gamma + offset) + beta in f64, and rounds it once to the float and once to the
-/// type of y, and before where `gamma_beta` says so. mean and rstd belong to x times the scale of the moments. `has_beta` is false only if there is no beta. A
+/// type of y. mean and rstd belong to x times the scale of the moments. `has_beta` is false only if there is no beta. A
 /// NaN that comes from gamma or beta may have any bits: the caller makes it canonical.
 ///
 /// Whoever makes it knows that x, y, and gamma and beta if present have `cols` elements, and that x and y are the same
@@ -20,13 +20,6 @@ pub(crate) struct NormalizeRow<T: Storage> {
     norm: WideNorm,
     gamma_beta: GammaBeta<T>,
     has_beta: bool,
-}
-
-/// `v` rounded to the type of the elements.
-#[inline(always)]
-fn rounded<S: Lanes, T: Storage>(simd: S, v: [S::f64s; WIDE_REGS]) -> [S::f64s; WIDE_REGS] {
-    // SAFETY: as in `outline`.
-    T::Float::to_f64s(simd, unsafe { T::simd_round(simd, T::Float::from_f64s(simd, v)) })
 }
 
 impl<T: Storage> NormalizeRow<T> {
@@ -46,7 +39,6 @@ impl<T: Storage> Kernel for &NormalizeRow<T> {
         // Leaving out a mean of 0 and an absent beta changes no bits.
         let is_plain = !has_beta && norm.mean == 0.0 && norm.mean_lo == 0.0;
         let norm = norm.in_registers(simd);
-        let steps = if T::ROUNDS { gamma_beta.steps } else { Steps::NONE };
         let (pair, _) = pair_and_step::<S, T>();
         let (mut tail, mut tails) = ([Tail::NEW], [const { Tail::NEW }; 2]);
         let mut i = 0;
@@ -59,40 +51,17 @@ impl<T: Storage> Kernel for &NormalizeRow<T> {
                 if n < pair {
                     (gamma_beta, at) = (gamma_beta.padded(i, n, &mut tails), 0);
                 }
-                (x.load_wide(simd, 0), gamma_beta.load::<S, Centered, { way::STEPS_GENERAL }>(simd, at, 0))
+                (x.load_wide(simd, 0), gamma_beta.load::<S, Centered, { way::GENERAL }>(simd, at, 0))
             };
             let (gamma, beta) = (T::Float::to_f64s(simd, gamma), T::Float::to_f64s(simd, beta));
             let is_plain_here = in_the_loop(is_plain);
-            let regs = wide_regs::<S, T>();
-            if steps.xhat {
-                for v in &mut v[..regs] {
-                    let x = norm.scaled::<T>(simd, *v);
-                    *v = if is_plain_here { simd.mul_f64s(x, norm.rstd) } else { norm.xhat(simd, x) };
-                }
-                v = rounded::<S, T>(simd, v);
-                for j in 0..regs {
-                    v[j] = simd.mul_f64s(v[j], gamma[j]);
-                }
-                v = if steps.product {
-                    rounded::<S, T>(simd, v)
+            for j in 0..wide_regs::<S, T>() {
+                let x = norm.scaled::<T>(simd, v[j]);
+                v[j] = if is_plain_here {
+                    simd.mul_f64s(simd.mul_f64s(x, norm.rstd), gamma[j])
                 } else {
-                    T::Float::to_f64s(simd, T::Float::from_f64s(simd, v))
+                    simd.add_f64s(simd.mul_f64s(norm.xhat(simd, x), gamma[j]), beta[j])
                 };
-                for j in 0..if is_plain_here { 0 } else { regs } {
-                    v[j] = simd.add_f64s(v[j], beta[j]);
-                }
-                if steps.product {
-                    v = rounded::<S, T>(simd, v);
-                }
-            } else {
-                for j in 0..regs {
-                    let x = norm.scaled::<T>(simd, v[j]);
-                    v[j] = if is_plain_here {
-                        simd.mul_f64s(simd.mul_f64s(x, norm.rstd), gamma[j])
-                    } else {
-                        simd.add_f64s(simd.mul_f64s(norm.xhat(simd, x), gamma[j]), beta[j])
-                    };
-                }
             }
             // SAFETY: as above.
             unsafe { y.store_wide(simd, i, n, v, &mut tail[0]) };

@@ -156,9 +156,10 @@ pub struct ForwardRow<'a, T: Storage, M: Center> {
 }
 
 impl<'a, T: Storage, M: Center> ForwardRow<'a, T, M> {
-    /// The job of normalizing `row`. `offset` is added to gamma, and `rounding` says what is rounded. `None` if there is no such job: the row has more than
-    /// [`SINGLE_ROW_COLS`] elements, the types have no code of their own for this, or a constructor of [`Forward`]
-    /// would refuse these arguments. [`Forward`] does the first two, and says what is wrong with the arguments.
+    /// The job of normalizing `row`. `offset` is added to gamma, and `rounding` says what is rounded. `None` if there
+    /// is no such job: the row has more than [`SINGLE_ROW_COLS`] elements, the types have no code of their own for
+    /// this, or a constructor of [`Forward`] would refuse these arguments. [`Forward`] does the first two, and says
+    /// what is wrong with the arguments.
     #[inline(always)]
     pub fn new(
         mut row: OneRow<'a, T>,

@@ -19,7 +19,7 @@ use crate::element::{Kind, Storage};
 use crate::isa::Isa;
 use crate::loops::{Columns, Epilogues, Job, Known, exactly, rescue, run_columns, run_job};
 use crate::mean::Center;
-use crate::rows::{Convert, Input, LINE, Params, RawRows, RowIo, Vector};
+use crate::rows::{AddRounded, Convert, Input, LINE, Params, RawRows, RowIo, Vector};
 use crate::simd::{Kernel, Lanes, outline};
 use crate::stack;
 use crate::stats::exact::WideNorm;
@@ -280,34 +280,43 @@ fn widened<'r, T: Storage>(
         })
     };
     let (gamma, beta) = (widen(params.gamma, gammas), widen(params.beta, betas));
-    let mut widened = Params { gamma, beta, ..params };
-    if params.rounds_gamma()
-        && let (Some(narrow), Some(wide)) = (params.gamma, gamma)
-    {
-        let offset = params.offset;
-        for i in 0..wide.len() {
-            // SAFETY: nothing but `wide` uses the room; elements beside f32 are of its float.
-            unsafe {
-                let gamma = wide.as_ptr().cast_mut().cast::<T::Float>().add(i);
-                gamma.write(narrow.kind().rounded::<T>(gamma.read() + offset));
+    match (params.gamma, gamma) {
+        (Some(narrow), Some(wide)) if params.rounds_gamma() => {
+            // Elements beside f32 are of its float.
+            let (p, n, offset): (_, _, f64) = (wide.as_ptr().cast_mut().cast(), wide.len(), params.offset.into());
+            match narrow.kind() {
+                Kind::F16 => isa.run(AddRounded::<f16>::new(p, n, offset as f32)),
+                _ => isa.run(AddRounded::<bf16>::new(p, n, offset as f32)),
             }
+            Params { gamma, beta, offset: -T::Float::default(), ..params }
         }
-        widened.offset = -T::Float::default();
+        _ => Params { gamma, beta, ..params },
     }
-    widened
 }
 
-/// Widens a vector of 16 bits into `wide`, which is of f32 and as long, for kernels.
+/// Widens gamma, which has 16 bits, into `wide`, which is of f32 and as long, and adds the offset, for kernels.
 #[inline(always)]
-pub(super) fn widen<S: Lanes, T: Storage>(simd: S, narrow: Vector<'_, T>, wide: &mut [T::Float]) {
+pub(super) fn widen_gamma<S: Lanes, T: Storage>(
+    simd: S,
+    params: &Params<'_, T>,
+    narrow: Vector<'_, T>,
+    wide: &mut [T::Float],
+) {
     let (len, kind) = (narrow.len(), narrow.kind());
     assert!(T::MIXES && len == wide.len());
     let narrow = RawRows { p: narrow.as_ptr().cast_mut(), stride: len, kind };
-    let wide = RawRows { p: wide.as_mut_ptr().cast(), stride: len, kind: Kind::Own };
+    let p = wide.as_mut_ptr().cast::<f32>();
+    let rows = RawRows { p: p.cast(), stride: len, kind: Kind::Own };
+    let (rounds, offset): (_, f64) = (params.rounds_gamma(), params.offset.into());
     if kind == Kind::F16 {
-        outline(simd, Convert::<f16>::rows(narrow, wide, true, [1, len]));
+        outline(simd, Convert::<f16>::rows(narrow, rows, true, [1, len]));
     } else {
-        outline(simd, Convert::<bf16>::rows(narrow, wide, true, [1, len]));
+        outline(simd, Convert::<bf16>::rows(narrow, rows, true, [1, len]));
+    }
+    match (rounds, kind) {
+        (false, _) => wide.iter_mut().for_each(|gamma| *gamma = *gamma + params.offset),
+        (true, Kind::F16) => outline(simd, AddRounded::<f16>::new(p, len, offset as f32)),
+        (true, _) => outline(simd, AddRounded::<bf16>::new(p, len, offset as f32)),
     }
 }
 

@@ -9,11 +9,10 @@ use super::mixed::{self, Jobs, Room};
 use super::moments::RowMoments;
 use crate::element::Storage;
 use crate::isa::Isa;
-use crate::loops::{Columns, Epilogues, Known, NormalizeRow, WideRow, exactly, finish_exactly, run_columns};
+use crate::loops::{Columns, Epilogues, Known, NormalizeRow, WideRow, exactly, finish_exactly, run_columns, unit_norm};
 use crate::mean::Center;
 use crate::rounding::Sums;
 use crate::rows::{Params, Source, Target};
-use crate::simd::Float;
 use crate::stats::{CHUNK, Moments, RowNorm, exact, scale_for};
 
 /// Whether a job normalizes sums that are not rounded, or takes the statistics of these.
@@ -33,7 +32,12 @@ impl<T: Storage> Loops<T> {
         fn columns<T: Storage, L: Center>(job: &mut Columns<'_, T, Params<'_, T>>, isa: Isa) {
             run_columns::<T, L, _>(job, isa);
         }
-        Self { moments: |row, isa| row.run_here::<L>(isa), columns: columns::<T, L> }
+        // Types that do not round have no such sums, and are not to have the code for them.
+        if T::ROUNDS {
+            Self { moments: |row, isa| row.run_here::<L>(isa), columns: columns::<T, L> }
+        } else {
+            Self { moments: |_, _| Moments::EMPTY, columns: |_, _| () }
+        }
     }
 }
 
@@ -146,11 +150,10 @@ fn finish_unrounded<T: Storage>(
     room: &mut Room<CHUNK>,
 ) {
     let (cols, centered) = (job.rows.cols(), job.centered);
-    let zero = T::Float::default();
     let (norm, wide) = match known {
         Known::Norm(norm) => (norm, None),
         // xhat is made on the slow path, and is not to be changed then.
-        Known::Exact(norm) => (RowNorm { mean: zero, mean_lo: zero, rstd: T::Float::from_f32(1.0) }, Some(norm)),
+        Known::Exact(norm) => (unit_norm(), Some(norm)),
     };
     let mut params = job.epilogues.of_row(r, cols);
     for at in (0..cols).step_by(CHUNK) {

@@ -1,5 +1,7 @@
 //! Rows of 16 bits widened to f32, and rows of f32 rounded to 16 bits.
 
+use core::marker::PhantomData;
+
 use super::io::RawRows;
 use crate::element::{Format, Storage};
 use crate::simd::{Kernel, Lanes};
@@ -30,6 +32,49 @@ impl<G> Convert<G> {
     pub(crate) fn rows<T>(narrow: RawRows<T>, wide: RawRows<T>, widens: bool, [rows, cols]: [usize; 2]) -> Self {
         let (narrow, stride) = (narrow.p.cast(), narrow.stride);
         Self { narrow, stride, wide: wide.p.cast(), wide_stride: wide.stride, rows, cols, widens }
+    }
+}
+
+/// Adds a number to elements of f32, and rounds the sums to `G`. Whoever makes it knows that the elements are there.
+pub(crate) struct AddRounded<G> {
+    wide: *mut f32,
+    n: usize,
+    addend: f32,
+    to: PhantomData<G>,
+}
+
+impl<G> AddRounded<G> {
+    #[inline(always)]
+    pub(crate) fn new(wide: *mut f32, n: usize, addend: f32) -> Self {
+        Self { wide, n, addend, to: PhantomData }
+    }
+}
+
+impl<G: Storage<Float = f32>> Kernel for AddRounded<G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, simd: S) {
+        let Self { wide, n, addend, .. } = self;
+        let (pair, addend) = (2 * S::F32_LANES, simd.splat_f32s(addend));
+        let mut pad = [0.0_f32; MOST_LANES];
+        for i in (0..n).step_by(pair) {
+            let len = pair.min(n - i);
+            // SAFETY: whoever made this knew that the elements are there. The pad has place for a pair.
+            unsafe {
+                let given = wide.add(i);
+                let p = if len == pair { given } else { pad.as_mut_ptr() };
+                if len < pair {
+                    p.copy_from_nonoverlapping(given, len);
+                }
+                let [a, b] = G::simd_load_beside(simd, p.cast(), Format::Wide, 0);
+                let sums = [simd.add_f32s(a, addend), simd.add_f32s(b, addend)];
+                G::simd_store_beside::<S, false>(simd, p.cast(), true, 0, G::simd_round(simd, sums));
+                if len < pair {
+                    given.copy_from_nonoverlapping(p, len);
+                }
+            }
+        }
     }
 }
 

@@ -129,6 +129,13 @@ impl<'a, T: Storage> Vector<'a, T> {
         }
     }
 
+    /// Whether all elements are finite with the offset added, and the sum rounded to their type.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn all_finite_rounded(self, offset: T::Float) -> bool {
+        (0..self.len).all(|i| self.kind.rounded::<T>(self.get(i) + offset).into().is_finite())
+    }
+
     /// Whether all elements are finite with the offset added.
     #[inline(never)]
     pub(crate) fn all_finite(self, offset: T::Float) -> bool {
@@ -242,13 +249,9 @@ impl<'a, T: Storage> Params<'a, T> {
     }
 
     pub(crate) fn are_finite(&self) -> bool {
-        let offset_is_finite = |gamma: Vector<'_, T>| {
-            if self.rounds_gamma() {
-                (0..gamma.len()).all(|i| self.gamma(i).into().is_finite())
-            } else {
-                gamma.all_finite(self.offset)
-            }
+        let is_finite = |gamma: Vector<'_, T>| {
+            if self.rounds_gamma() { gamma.all_finite_rounded(self.offset) } else { gamma.all_finite(self.offset) }
         };
-        self.gamma.is_none_or(offset_is_finite) && self.beta.is_none_or(|b| b.all_finite(-T::Float::default()))
+        self.gamma.is_none_or(is_finite) && self.beta.is_none_or(|b| b.all_finite(-T::Float::default()))
     }
 }

@@ -49,6 +49,11 @@ impl<T: Storage> Target<T> {
         Self::new(p, false, false)
     }
 
+    /// The same of f32, beside rows of 16 bits.
+    pub(crate) fn wide(p: *mut T) -> Self {
+        Self::new(p, true, false)
+    }
+
     /// Where the elements are.
     #[inline(always)]
     pub(crate) fn as_mut_ptr(self) -> *mut T {

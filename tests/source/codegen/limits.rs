@@ -59,7 +59,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 34] = [
     ("Fused", "f32", [14, 8, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
     ("Fused", "f64", [32, 6, 0], "as of f32, and the sums of the first half of a chunk"),
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
-    ("Part", "16", [5, 2, 0], "where the loop and the row end, and pointers"),
+    ("Part", "16", [5, 2, 5], "where the loop and the row end, and pointers"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
     ("Rows", "", [6, 6, 6], "where a row and its elements are, and the scales of two blocks"),
     ("RunParts", "16", [35, 19, 36], "the statistics of two rows, and seven pointers for each"),

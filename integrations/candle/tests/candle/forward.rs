@@ -1,7 +1,7 @@
 //! y, against candle's and against f64.
 
 use candle_core::{DType, Device, Module, Result, Tensor};
-use lanenorm_candle::{LayerNorm, RmsNorm, ops};
+use lanenorm_candle::{LayerNorm, RmsNorm, Rounding, ops};
 
 use crate::support::{assert_same, distance, error_in_bounds, exact, layer_norm_f64, normal, rms_norm_f64};
 
@@ -285,6 +285,15 @@ fn modules_are_the_operations() -> Result<()> {
     assert_same(&in_place[1], &with_bias.forward_add(&x, &residual)?.1);
     assert_same(&in_place[2], &rms);
     assert_same(&in_place[3], &norm.forward_add(&x, &residual)?.1);
+    let [x16, gamma16] = [&x, &gamma].map(|t| t.to_dtype(DType::BF16));
+    let (x16, gamma16) = (x16?, gamma16?);
+    // Each step rounded, as an operation of its own.
+    let xhat = ops::rms_norm(&x16, None, EPS)?;
+    let llama = RmsNorm::new(gamma16.clone(), EPS).with_rounding(Rounding::STEPS);
+    assert_same(&llama.forward(&x16)?, &xhat.broadcast_mul(&gamma16)?);
+    let xhat = ops::layer_norm(&x16, None, None, EPS)?;
+    let deberta = LayerNorm::new(gamma16.clone(), gamma16.clone(), EPS).with_rounding(Rounding::STEPS);
+    assert_same(&deberta.forward(&x16)?, &xhat.broadcast_mul(&gamma16)?.broadcast_add(&gamma16)?);
     let gemma = RmsNorm::new(gamma.clone(), EPS).with_offset(1.0);
     assert!(distance(&gemma.forward(&x)?, &rms_norm_f64(&x, &(exact(&gamma)? + 1.0)?, EPS)?)? < 1e-5);
     Ok(())

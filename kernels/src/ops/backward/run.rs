@@ -74,11 +74,8 @@ fn pack_gamma<S: Lanes, T: Storage>(simd: S, job: &GradJob<'_, T>, packed: &mut 
     let (cols, pair) = (job.rows.cols(), 2 * T::Float::lanes::<S>());
     if let Some(narrow) = job.params.gamma.filter(|gamma| T::MIXES && gamma.kind().is_narrow()) {
         // Pairs of f32 are in the order of the elements.
-        mixed::widen(simd, narrow, &mut packed[..cols]);
+        mixed::widen_gamma(simd, &job.params, narrow, &mut packed[..cols]);
         packed[cols..].fill(T::Float::default());
-        for (i, gamma) in packed.iter_mut().enumerate() {
-            *gamma = if job.params.rounds_gamma() && i < cols { job.gamma(i) } else { *gamma + job.params.offset };
-        }
         return;
     }
     let gamma_beta = GammaBeta::new(&job.params);
