@@ -2,8 +2,8 @@
 //! special numbers give what the functions promise.
 //!
 //! The sample has numbers of all magnitudes, and numbers at equal distances where the functions are neither constant
-//! nor linear. The bounds for f32 are errors that were found once among all 2^32 numbers, rounded up. Those
-//! for numbers up to -2 are twice the errors of the sample.
+//! nor linear. The bounds for f32 are errors that were found once among all 2^32 numbers, rounded up. Those for numbers
+//! up to -2 are twice the errors of the sample.
 
 use std::vec;
 use std::vec::Vec;
