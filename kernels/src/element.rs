@@ -19,7 +19,7 @@ use core::fmt::Debug;
 use bytemuck::Pod;
 use half::{bf16, f16};
 
-use crate::simd::{Float, Lanes};
+use crate::simd::{Float, Functions, Lanes};
 use crate::table::Dtype;
 
 /// Two registers of elements in the type that they are computed in.
@@ -50,7 +50,7 @@ struct Aligned<V>(V);
 /// that it names must be there. Tails have `n` elements, at most as many as a pair, and `fill` in the lanes beyond.
 pub trait Storage: Pod + Addend<Self> + Debug + PartialEq + Send + Sync {
     /// The type that rows of these elements are computed in, and that their statistics have.
-    type Float: Float;
+    type Float: Functions;
 
     /// The type in the table of kernels.
     const DTYPE: Dtype;

@@ -252,7 +252,7 @@ fn backward<T: Element + Compiled<M>, M: Center>(
 }
 
 /// The tiers other than the portable one. The tier that `LANENORM_TEST_MIN_ISA` names must be among them.
-fn tiers() -> impl Iterator<Item = Isa> {
+pub(crate) fn tiers() -> impl Iterator<Item = Isa> {
     if let Ok(least) = std::env::var("LANENORM_TEST_MIN_ISA") {
         assert!(Isa::available().any(|isa| isa.tier().name() == least), "{least} is not here");
     }

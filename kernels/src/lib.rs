@@ -34,6 +34,8 @@ mod compile;
 pub mod element;
 mod error;
 #[cfg(test)]
+mod every_function;
+#[cfg(test)]
 mod every_loop;
 #[cfg(test)]
 mod every_mix;

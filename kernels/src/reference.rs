@@ -185,6 +185,65 @@ fn backward(
     }
 }
 
+/// 1 / (1 + e^-z), which is e^z / (1 + e^z): neither overflows on its side of 0.
+pub fn sigmoid(z: f64) -> f64 {
+    if z < 0.0 { exp(z) / (1.0 + exp(z)) } else { 1.0 / (1.0 + exp(-z)) }
+}
+
+/// z * sigmoid(z) (Hendrycks and Gimpel, "Gaussian Error Linear Units (GELUs)", arXiv:1606.08415, 2016), also called
+/// swish. NaN at -inf, as in `PyTorch`: -inf * 0.
+pub fn silu(z: f64) -> f64 {
+    z * sigmoid(z)
+}
+
+/// The form of GELU with tanh (the same paper): z / 2 * (1 + tanh(u / 2)), which is z * sigmoid(u), where u is
+/// 2 * sqrt(2 / pi) * (z + 0.044715 * z^3). NaN at -inf.
+pub fn gelu_tanh(z: f64) -> f64 {
+    z * sigmoid(gelu_argument(z))
+}
+
+/// The derivative of [`sigmoid`]: sigmoid(z) * (1 - sigmoid(z)), where 1 - sigmoid(z) is sigmoid(-z).
+pub fn sigmoid_derivative(z: f64) -> f64 {
+    sigmoid(z) * sigmoid(-z)
+}
+
+/// The derivative of [`silu`]. NaN at both infinities, as in `PyTorch`.
+pub fn silu_derivative(z: f64) -> f64 {
+    sigmoid(z) + z * sigmoid_derivative(z)
+}
+
+/// The derivative of [`gelu_tanh`]. NaN at both infinities.
+pub fn gelu_tanh_derivative(z: f64) -> f64 {
+    let u = gelu_argument(z);
+    let slope = TWO_SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * z * z);
+    sigmoid(u) + z * sigmoid_derivative(u) * slope
+}
+
+/// 2 * sqrt(2 / pi).
+const TWO_SQRT_2_OVER_PI: f64 = 2.0 * core::f64::consts::FRAC_2_SQRT_PI * core::f64::consts::FRAC_1_SQRT_2;
+
+fn gelu_argument(z: f64) -> f64 {
+    TWO_SQRT_2_OVER_PI * (z + 0.044715 * z * z * z)
+}
+
+/// e^v as 2^n * e^r, where v = n * ln 2 + r, and e^r is its series.
+fn exp(v: f64) -> f64 {
+    if v.is_nan() || v > 710.0 {
+        return v * f64::INFINITY;
+    }
+    if v < -746.0 {
+        return 0.0;
+    }
+    // n times the upper part of ln 2 is exact.
+    let upper = f64::from(core::f32::consts::LN_2);
+    let lower = -1.904654299957768e-9;
+    let n = (v * core::f64::consts::LOG2_E) as i32;
+    let r = (v - f64::from(n) * upper) - f64::from(n) * lower;
+    let series = (1..=24).rev().fold(1.0, |sum, k| 1.0 + sum * r / f64::from(k));
+    // In two steps, for the ends of the range.
+    series * power_of_two(n / 2) * power_of_two(n - n / 2)
+}
+
 /// Quantizes elements that share a scale, by the formulas of [`Scheme`]: y in f32, normalized. Returns the scale and
 /// the zero point. All arithmetic is in f32, each operation rounded to nearest even.
 ///

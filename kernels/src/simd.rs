@@ -13,6 +13,7 @@
 
 mod environment;
 mod float;
+mod functions;
 mod lanes;
 mod scalar;
 
@@ -28,6 +29,7 @@ mod tokens;
 pub(crate) use environment::in_default_environment;
 pub use float::Float;
 pub(crate) use float::{WIDE_REGS, regs};
+pub use functions::Functions;
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 pub(crate) use lanes::Entry;
 pub use lanes::{Access, Bf16Lanes, ByteLanes, F16Lanes, F64Lanes, FOLD_ROWS, Kernel, Lanes, QUAD};
