@@ -300,8 +300,8 @@ impl<'a, T: Element, I, D: Place, P> Call<'a, T, Centered, I, D, P> {
     }
 }
 
-/// For calls whose result is quantized.
-impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
+/// For calls that are quantized, or have a gate.
+impl<'a, T: Element, M: Center, I, D: Place, P> Call<'a, T, M, I, D, P> {
     /// A slice that such a call writes. Keeps what is wrong with it.
     pub(crate) fn slice_mut<V>(&mut self, what: &'static str, vector: SliceMut<'a, V>) -> Option<&'a mut [V]> {
         self.misgiven.slice(what, vector.0)
@@ -312,7 +312,7 @@ impl<'a, T: Element, M: Center, I, P> Call<'a, T, M, I, Apart, P> {
     pub(crate) fn into_parts(
         self,
     ) -> Result<
-        (&'a Norm<M>, Rows<'a, T>, I, Option<Vector<'a, T>>, Option<Vector<'a, T>>, StatsMut<'a, T::Float>),
+        (&'a Norm<M>, D::Rows<'a, T>, I, Option<Vector<'a, T>>, Option<Vector<'a, T>>, StatsMut<'a, T::Float>),
         Error,
     > {
         let Self { norm, x, input, gamma, beta, stats, misgiven, .. } = self;

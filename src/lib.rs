@@ -59,6 +59,7 @@ pub mod call;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod error;
+mod gates;
 mod gradients;
 mod grid;
 mod input;
@@ -81,14 +82,16 @@ mod slice;
 
 pub use call::{BackwardCall, Call};
 pub use error::{Error, Misfit};
+pub use gates::GateCall;
 pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
 pub use lanenorm_kernels::element::{Addend, Companion};
+pub use lanenorm_kernels::gate::{self, Gate};
 pub use lanenorm_kernels::half::{bf16, f16};
 pub use lanenorm_kernels::rounding::{Rounding, Sums};
 pub use lanenorm_kernels::scheme::{self, Scheme};
 pub use lanenorm_kernels::stats::Moments;
-pub use lanenorm_kernels::{Center, Centered, Element, Isa, Quantizable, Tier, Uncentered};
+pub use lanenorm_kernels::{Center, Centered, Element, Gateable, Isa, Quantizable, Tier, Uncentered};
 pub use layer_norm::{LayerNorm, layer_norm, layer_norm_in_place};
 pub use norm::Norm;
 pub use parallel::Parallelism;

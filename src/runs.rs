@@ -6,11 +6,14 @@
 use std::marker::PhantomData;
 use std::{mem, ptr, slice};
 
-use lanenorm_kernels::Element;
 use lanenorm_kernels::element::{Addend, Companion, Kind};
+use lanenorm_kernels::gate::Gate;
+use lanenorm_kernels::ops::gate::Gated;
 use lanenorm_kernels::ops::quantize::Quants;
-use lanenorm_kernels::rows::{GradRows, RawGradRows, RawRows, RowIo, start_on_lines};
+use lanenorm_kernels::rows::{GradRows, Params, RawGradRows, RawRows, RowIo, start_on_lines};
 use lanenorm_kernels::scheme::{Byte, Scheme};
+use lanenorm_kernels::stats::StatsMut;
+use lanenorm_kernels::{Center, Element, Error as Refused, Gateable};
 
 use crate::error::{Error, Misfit};
 use crate::gradients::{GradIo, GradOut};
@@ -159,6 +162,18 @@ impl<'a, T: Element> Buffers<'a, T> {
             marker,
         };
         Ok((io, quants))
+    }
+
+    /// The rows, and those of a gate, if all fit together.
+    pub(crate) fn check_gated<Z: Companion<T>>(
+        self,
+        cols: usize,
+        z: Rows<'a, Z>,
+    ) -> Result<(RunsIo<'a, T>, GatesInRuns<'a>), Error> {
+        let (io, z) = self.check_beside(cols, Some((Buffer::read("z", &z), cols)))?;
+        let RunsIo { inner_rows, rows, .. } = io;
+        let z = z.unwrap_or(At::NOWHERE);
+        Ok((io, GatesInRuns { z, kind: Z::KIND, inner_rows, first: 0, rows, marker: PhantomData }))
     }
 
     /// The rows, and rows of another length, if all fit together.
@@ -421,6 +436,41 @@ impl<'a> QuantsInRuns<'a> {
         // SAFETY: `check_quantized` has borrowed q for 'a as a mutable buffer, and `with_arrays` the arrays, which are
         // as long as the scheme says. `shape::runs` has checked the rows, as for `RunsIo`. These rows are here alone.
         unsafe { Quants::from_raw(scheme, first, size, p.cast_mut(), stride, scale.cast(), zero_point.cast()) }
+    }
+}
+
+/// The rows of a gate, which have been checked.
+#[derive(Debug)]
+pub(crate) struct GatesInRuns<'a> {
+    z: At,
+    kind: Kind,
+    /// Not zero.
+    inner_rows: usize,
+    /// Of all rows, these are `rows` from `first` on.
+    first: usize,
+    rows: usize,
+    marker: PhantomData<&'a [u8]>,
+}
+
+impl<'a> GatesInRuns<'a> {
+    /// The first `row` rows, and the others. All rows come first if there are fewer.
+    pub(crate) fn split_at(self, row: usize) -> (Self, Self) {
+        let row = row.min(self.rows);
+        (Self { rows: row, ..self }, Self { first: self.first + row, rows: self.rows - row, ..self })
+    }
+
+    /// The job of normalizing `rows`, the rows of the first run, with this gate.
+    pub(crate) fn into_job<T: Gateable, M: Center>(
+        self,
+        rows: RowIo<'a, T>,
+        params: Params<'a, T>,
+        eps: f64,
+        stats: StatsMut<'a, f32>,
+        gate: Gate,
+    ) -> Result<Gated<'a, T, M>, Refused> {
+        let z = self.z.raw(self.kind, [self.first / self.inner_rows, self.first % self.inner_rows]);
+        // SAFETY: `check_gated` has borrowed z for 'a, and has checked its rows, as for `RunsIo`.
+        unsafe { Gated::from_raw(rows, params, eps, stats, gate, z) }
     }
 }
 

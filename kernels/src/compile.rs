@@ -8,6 +8,7 @@ use crate::isa::{Isa, Tier};
 use crate::mean::{Center, Centered, Either, Uncentered};
 use crate::ops::backward::{Backward, Merge, Parts, merge_sums};
 use crate::ops::forward::{Forward, ForwardRow, Normalize};
+use crate::ops::gate::Gated;
 use crate::ops::moments::RowMoments;
 use crate::ops::quantize::Quantize;
 use crate::scheme::Range;
@@ -213,6 +214,28 @@ impl<T: Quantizes<M>, M: Center> Quantize<'_, T, M> {
     }
 }
 
+/// A type of elements that are computed in f32, and so can have a gate: f32, f16 or bf16.
+#[diagnostic::on_unimplemented(message = "rows of `{Self}` have no gate", label = "expected rows of f32, f16 or bf16")]
+pub trait Gateable: Element + Storage<Float = f32> + Gates<Centered> + Gates<Uncentered> {}
+
+impl<T: Element + Storage<Float = f32> + Gates<Centered> + Gates<Uncentered>> Gateable for T {}
+
+/// The compiled code of jobs with a gate for a type of elements and a kind of normalization.
+#[doc(hidden)]
+pub trait Gates<M: Center>: Storage<Float = f32> {
+    fn gate(job: &mut Gated<'_, Self, M>, isa: Isa);
+}
+
+impl<T: Gates<M>, M: Center> Gated<'_, T, M> {
+    /// Does the job on one tier, on the calling thread. Nothing happens, and no statistics are written, if there are no
+    /// columns.
+    pub fn run_on(&mut self, isa: Isa) {
+        if self.rows().rows() > 0 && self.rows().cols() > 0 {
+            T::gate(self, isa);
+        }
+    }
+}
+
 /// Calls a method with the loops that a job goes through: `$loops`, or on the portable tier the loops of layer
 /// normalization, which that tier has for both normalizations.
 macro_rules! pick_loops {
@@ -293,7 +316,8 @@ compiled! {
     bf16, Uncentered => Uncentered;
 }
 
-macro_rules! quantizes {
+/// What is compiled for types that are computed in f32.
+macro_rules! computed_in_f32 {
     ($($t:ty, $center:ty;)*) => {$(
         impl Quantizes<$center> for $t {
             fn quantize(job: &mut Quantize<'_, Self, $center>, isa: Isa, known: Option<Range>) {
@@ -304,10 +328,16 @@ macro_rules! quantizes {
                 in_default_environment(|| pick_loops!($center, isa, job.range_here(isa)))
             }
         }
+
+        impl Gates<$center> for $t {
+            fn gate(job: &mut Gated<'_, Self, $center>, isa: Isa) {
+                in_default_environment(|| pick_loops!($center, isa, job.run_here(isa)));
+            }
+        }
     )*};
 }
 
-quantizes! {
+computed_in_f32! {
     f32, Centered;
     f32, Uncentered;
     f16, Centered;

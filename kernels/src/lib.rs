@@ -36,6 +36,8 @@ mod error;
 #[cfg(test)]
 mod every_function;
 #[cfg(test)]
+mod every_gate;
+#[cfg(test)]
 mod every_loop;
 #[cfg(test)]
 mod every_mix;
@@ -43,6 +45,7 @@ mod every_mix;
 mod every_rounding;
 #[cfg(test)]
 mod every_scheme;
+pub mod gate;
 pub mod isa;
 mod loops;
 mod mean;
@@ -61,8 +64,8 @@ pub mod stats;
 pub mod table;
 
 #[doc(hidden)]
-pub use compile::{Compiled, Quantizes};
-pub use compile::{Element, Quantizable};
+pub use compile::{Compiled, Gates, Quantizes};
+pub use compile::{Element, Gateable, Quantizable};
 #[doc(hidden)]
 pub use error::Count;
 pub use error::Error;

@@ -2,6 +2,7 @@
 
 pub mod backward;
 pub mod forward;
+pub mod gate;
 pub mod layer_norm;
 mod mixed;
 pub mod moments;

@@ -18,6 +18,7 @@ pub(crate) use grad_rows::RowPointers;
 pub use grad_rows::{GradRows, RawGradRows};
 pub use groups::Groups;
 pub(crate) use input::Input;
+pub(crate) use io::check;
 pub use io::{OneRow, RawRows, RowIo};
 pub(crate) use line::CacheLine;
 pub use line::{LINE, have_no_gaps, start_on_lines};

@@ -21,6 +21,7 @@ mod environment;
 mod errors;
 #[cfg(not(few_tests))]
 mod floor;
+mod gate;
 mod golden;
 #[cfg(not(few_tests))]
 mod groups;

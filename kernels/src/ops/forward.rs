@@ -105,8 +105,10 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         self.0.isa = isa;
         if mixed::is_mixed(&self.0.rows, &self.0.epilogues) {
             mixed::run(&mut self.0, isa, &const { mixed::Loops::of::<L>() });
-        } else if unrounded::are_unrounded(&self.0) {
-            unrounded::run(&mut self.0, isa, &const { unrounded::Loops::of::<L>() });
+        } else if let Some(loops) = &const { unrounded::Loops::of_sums::<L>() }
+            && unrounded::are_unrounded(&self.0)
+        {
+            unrounded::run(&mut self.0, isa, loops);
         } else if self.0.streaming {
             stack::within_a_page(&mut self.0, isa, run_job::<T, L, _>);
         } else {

@@ -51,6 +51,11 @@ impl<T: Storage> Loops<T> {
         Self { job: job::<T, L>, columns: columns::<T, L>, moments: |row, isa| row.run_here::<L>(isa) }
     }
 
+    /// Normalizes columns of a row that is not mixed.
+    pub(super) fn run_columns(&self, columns: &mut Columns<'_, T, Params<'_, T>>, isa: Isa) {
+        (self.columns)(columns, isa);
+    }
+
     /// Runs a job that is not mixed.
     pub(super) fn run(&self, job: &mut Jobs<'_, T>, isa: Isa) {
         (self.job)(job, isa);
@@ -85,6 +90,43 @@ impl<const N: usize> Room<N> {
 #[inline(always)]
 pub(super) fn is_mixed<T: Storage>(rows: &RowIo<'_, T>, params: &Params<'_, T>) -> bool {
     T::MIXES && (rows.are_mixed() || params.are_narrow())
+}
+
+/// Runs a job, mixed or not.
+pub(super) fn run_any<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>) {
+    if is_mixed(&job.rows, &job.epilogues) { run(job, isa, loops) } else { loops.run(job, isa) }
+}
+
+/// The kind of f32 beside rows of `T`.
+pub(super) const fn wide_kind<T: Storage>() -> Kind {
+    if T::ROUNDS { Kind::F32 } else { Kind::Own }
+}
+
+/// Rows of f32 in a room, beside rows of `T`.
+pub(super) fn staged<T: Storage<Float = f32>, const N: usize>(room: &mut Room<N>, cols: usize) -> RawRows<T> {
+    RawRows { p: room.as_mut_ptr().cast(), stride: cols, kind: wide_kind::<T>() }
+}
+
+/// Writes rows of f32 to y, rounded to its type.
+///
+/// # Safety
+/// - Both have these rows, which are apart, and y may be written.
+pub(super) unsafe fn write<T: Storage>(isa: Isa, y: RawRows<T>, wide: RawRows<T>, rows: usize, cols: usize) {
+    let size = [rows, cols];
+    match y.kind {
+        Kind::Own if T::ROUNDS => isa.run(Convert::<T>::rows(y, wide, false, size)),
+        Kind::F16 => isa.run(Convert::<f16>::rows(y, wide, false, size)),
+        Kind::Bf16 => isa.run(Convert::<bf16>::rows(y, wide, false, size)),
+        Kind::Own | Kind::F32 => {
+            for r in 0..rows {
+                // SAFETY: the caller's duty.
+                unsafe {
+                    let (from, to) = (wide.p.cast::<f32>().add(r * wide.stride), y.p.cast::<f32>().add(r * y.stride));
+                    to.copy_from_nonoverlapping(from, cols);
+                }
+            }
+        }
+    }
 }
 
 /// Runs a job, which has rows and columns.

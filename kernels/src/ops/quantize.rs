@@ -16,17 +16,15 @@
 
 use core::marker::PhantomData;
 
-use half::{bf16, f16};
-
 use super::forward::Forward;
-use super::mixed::{self, Jobs, Loops, Room};
-use crate::element::{Kind, Storage};
+use super::mixed::{self, Jobs, Loops, Room, wide_kind};
+use crate::element::Storage;
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::loops::{Epilogues, Known};
 use crate::mean::Center;
 use crate::quants::{Ahead, Elements, Places, Quantizer, RangeOf, Rounded, Rows, Wide};
-use crate::rows::{Convert, Params, RawRows, RowIo};
+use crate::rows::{Params, RawRows, RowIo};
 use crate::scheme::{Byte, Range, Scheme, Scope};
 use crate::stats::StatsMut;
 use crate::table::Dtype;
@@ -227,11 +225,6 @@ impl<'a, T: Storage<Float = f32>, M: Center> Quantize<'a, T, M> {
     }
 }
 
-/// The kind of f32 beside rows of `T`.
-const fn wide_kind<T: Storage>() -> Kind {
-    if T::ROUNDS { Kind::F32 } else { Kind::Own }
-}
-
 /// The pointers and the scheme of a run.
 struct Run<'r, T: Storage> {
     isa: Isa,
@@ -256,15 +249,6 @@ fn together(cols: usize) -> usize {
 /// loops that take several at a time.
 const ONE_BY_ONE_COLS: usize = 256;
 
-/// Normalizes the rows of a job, which fit into the room if y goes there.
-fn normalize<T: Storage<Float = f32>>(mut job: Jobs<'_, T>, isa: Isa, loops: &Loops<T>) {
-    if mixed::is_mixed(&job.rows, &job.epilogues) {
-        mixed::run(&mut job, isa, loops);
-    } else {
-        loops.run(&mut job, isa);
-    }
-}
-
 /// y, if it is wanted in f32: then it is quantized from where it lies.
 fn wide_y<T: Storage>(rows: &RowIo<'_, T>) -> Option<Wide> {
     let y = rows.y();
@@ -281,14 +265,10 @@ fn wide_y<T: Storage>(rows: &RowIo<'_, T>) -> Option<Wide> {
 /// # Safety
 /// - Both have these rows.
 unsafe fn round<T: Storage>(isa: Isa, y: RawRows<T>, wide: &Wide) {
-    let wide_rows = RawRows { p: wide.p.cast_mut().cast(), stride: wide.stride, kind: wide_kind::<T>() };
-    let size = [wide.rows, wide.cols];
-    match y.kind {
-        Kind::Own => isa.run(Convert::<T>::rows(y, wide_rows, false, size)),
-        Kind::F16 => isa.run(Convert::<f16>::rows(y, wide_rows, false, size)),
-        Kind::Bf16 => isa.run(Convert::<bf16>::rows(y, wide_rows, false, size)),
-        Kind::F32 => unreachable!("y has 16 bits"),
-    }
+    let &Wide { p, stride, rows, cols } = wide;
+    let from = RawRows { p: p.cast_mut().cast(), stride, kind: wide_kind::<T>() };
+    // SAFETY: the caller's duty.
+    unsafe { mixed::write(isa, y, from, rows, cols) };
 }
 
 impl<T: Storage<Float = f32>> Run<'_, T> {
@@ -343,7 +323,7 @@ impl<T: Storage<Float = f32>> Run<'_, T> {
                     wide
                 }
             };
-            normalize(part, isa, loops);
+            mixed::run_any(&mut part, isa, loops);
             // SAFETY: the rows from `at` on are there, and have been normalized.
             unsafe {
                 let places = places.after(scheme, at, cols);
@@ -407,7 +387,7 @@ fn range_of_short<T: Storage<Float = f32>>(job: &mut Jobs<'_, T>, isa: Isa, loop
         let (staged, wide) = in_room(&mut room, n, cols);
         // SAFETY: the room has these rows, and nothing else uses it until they have been run.
         part.rows = unsafe { part.rows.with_y(staged) };
-        normalize(part, isa, loops);
+        mixed::run_any(&mut part, isa, loops);
         range = range.join(isa.run(RangeOf(&wide)));
     }
     range

@@ -1,19 +1,22 @@
-//! Sums of 16 bits that are normalized as they are before they are rounded, or by the statistics that they have then:
-//! see [`Sums`].
+//! Rows of 16 bits that are normalized as they are before they are rounded, or by the statistics that they have then:
+//! sums (see [`Sums`]), and rows behind a gate.
 //!
-//! The sums of a piece of a row are taken in f32, in a room that an L1 cache keeps. Rows that are longer than the room
-//! are summed twice: for their moments, and again to normalize them. Nothing of a row is written before its moments are
-//! known, since a sum may lie over what it is made of.
+//! A piece of a row is made in f32, in a room that an L1 cache keeps. Where a row has several pieces, this is done twice:
+//! for the moments of the row, and again to normalize it. Nothing of a row is written before its moments are known, since a sum may lie over what
+//! it is made of.
+
+use core::slice::from_raw_parts;
 
 use super::mixed::{self, Jobs, Room};
 use super::moments::RowMoments;
-use crate::element::Storage;
+use crate::element::{Kind, Storage};
 use crate::isa::Isa;
-use crate::loops::{Columns, Epilogues, Known, NormalizeRow, WideRow, exactly, finish_exactly, run_columns, unit_norm};
+use crate::loops::{Columns, Epilogues, Known, NormalizeRow, WideRow, exactly, finish_exactly, unit_norm};
 use crate::mean::Center;
 use crate::rounding::Sums;
-use crate::rows::{Params, Source, Target};
+use crate::rows::{Convert, Params, RawRows, RowIo, Source, Target, Vector};
 use crate::stats::{CHUNK, Moments, RowNorm, exact, scale_for};
+use crate::table::Dtype;
 
 /// Whether a job normalizes sums that are not rounded, or takes the statistics of these.
 #[inline(always)]
@@ -21,77 +24,113 @@ pub(super) fn are_unrounded<T: Storage>(job: &Jobs<'_, T>) -> bool {
     T::ROUNDS && job.rows.is_sum() && job.epilogues.rounding.sums != Sums::Rounded
 }
 
-/// The loops of one kind of rows, by pointers, so that this is compiled once for both kinds.
-pub(super) struct Loops<T: Storage> {
-    moments: fn(RowMoments<'_, f32>, Isa) -> Moments,
-    columns: fn(&mut Columns<'_, T, Params<'_, T>>, Isa),
+/// The elements of a row that are kept in f32.
+pub(super) const PIECE: usize = 4 * CHUNK;
+
+/// What rows are made of, in f32.
+pub(super) trait Rows<T: Storage> {
+    /// Makes the elements of row `r` in the columns from `at` on that the room has place for.
+    fn make(&self, job: &Jobs<'_, T>, r: usize, at: usize, room: &mut Room<PIECE>);
+
+    /// Writes what is to be kept of them beside y, once the moments of the row are known.
+    fn keep(&self, _job: &Jobs<'_, T>, _r: usize, _at: usize, _room: &mut Room<PIECE>) {}
 }
 
-impl<T: Storage> Loops<T> {
-    pub(super) const fn of<L: Center>() -> Self {
-        fn columns<T: Storage, L: Center>(job: &mut Columns<'_, T, Params<'_, T>>, isa: Isa) {
-            run_columns::<T, L, _>(job, isa);
+/// The number of columns from `at` on that a room has place for.
+pub(super) fn piece_len<T: Storage>(job: &Jobs<'_, T>, at: usize) -> usize {
+    PIECE.min(job.rows.cols() - at)
+}
+
+/// Sums, which are kept rounded.
+struct SumsOfRows(Isa);
+
+impl<T: Storage> Rows<T> for SumsOfRows {
+    fn make(&self, job: &Jobs<'_, T>, r: usize, at: usize, room: &mut Room<PIECE>) {
+        // SAFETY: there is such a row, and the room has place for these elements.
+        let sums = unsafe { job.rows.input(r, job.bias, false).wide_sums(at, piece_len(job, at), room.as_mut_ptr()) };
+        if let Some(sums) = sums {
+            self.0.run(sums);
         }
-        // Types that do not round have no such sums, and are not to have the code for them.
-        if T::ROUNDS {
-            Self { moments: |row, isa| row.run_here::<L>(isa), columns: columns::<T, L> }
-        } else {
-            Self { moments: |_, _| Moments::EMPTY, columns: |_, _| () }
+    }
+
+    fn keep(&self, job: &Jobs<'_, T>, r: usize, at: usize, room: &mut Room<PIECE>) {
+        // SAFETY: there is such a row, and sums may be written. The room has these elements.
+        unsafe {
+            let sums = job.rows.source(r).after(at).as_ptr().cast_mut();
+            self.0.run(Convert::<T>::of(sums, room.as_mut_ptr(), piece_len(job, at), false));
         }
     }
 }
 
-/// Runs a job of such sums, which has rows and columns.
+/// The loops of one kind of rows, by pointers, so that this is compiled once for both kinds.
+pub(super) struct Loops<T: Storage> {
+    moments: fn(RowMoments<'_, f32>, Isa) -> Moments,
+    rows: mixed::Loops<T>,
+}
+
+impl<T: Storage> Loops<T> {
+    pub(super) const fn of_all<L: Center>() -> Self {
+        Self { moments: |row, isa| row.run_here::<L>(isa), rows: mixed::Loops::of::<L>() }
+    }
+
+    /// The loops for sums. Types that do not round have no sums that are rounded, and are not to have the code for
+    /// them.
+    pub(super) const fn of_sums<L: Center>() -> Option<Self> {
+        if T::ROUNDS { Some(Self::of_all::<L>()) } else { None }
+    }
+
+    pub(super) fn of_rows(&self) -> &mixed::Loops<T> {
+        &self.rows
+    }
+}
+
+/// Runs a job of sums that [are not rounded](are_unrounded), which has rows and columns.
 #[cold]
 #[inline(never)]
 pub(super) fn run<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>) {
-    let mut room = Room::<CHUNK>::NEW;
+    let sums = SumsOfRows(isa);
+    if job.epilogues.rounding.sums == Sums::Unrounded {
+        return run_rows(job, isa, loops, &sums);
+    }
+    let mut room = Room::NEW;
     for r in 0..job.rows.rows() {
-        let known = know_row(job, isa, loops, r, &mut room);
-        if job.epilogues.rounding.sums == Sums::Statistics {
-            mixed::take_sums(isa, job.rows.part(r, 1), job.bias);
-            finish_rounded(job, isa, loops, r, known);
-        } else {
-            finish_unrounded(job, isa, r, known, &mut room);
-        }
+        let known = know_row(job, isa, loops, &sums, r, &mut room);
+        mixed::take_sums(isa, job.rows.part(r, 1), job.bias);
+        finish_rounded(job, isa, loops, r, known);
     }
     job.canonicalize_nans();
 }
 
-/// The sums of row `r` in f32, in the columns from `at` on that the room has place for. They are rounded to where sums
-/// are kept if `keeps`.
-fn sums<'r, T: Storage>(
-    job: &Jobs<'_, T>,
-    isa: Isa,
-    r: usize,
-    at: usize,
-    keeps: bool,
-    room: &'r mut Room<CHUNK>,
-) -> &'r mut [f32] {
-    let (n, p) = (CHUNK.min(job.rows.cols() - at), room.as_mut_ptr());
-    // SAFETY: there is such a row, and the room has place for `n` elements.
-    unsafe {
-        let sums = job.rows.input(r, job.bias, false).wide_sums(at, n, p, keeps);
-        if let Some(sums) = sums {
-            isa.run(sums);
-        }
-        core::slice::from_raw_parts_mut(p, n)
+/// Normalizes what rows are made of in f32, for a job that has rows and columns.
+#[inline(never)]
+pub(super) fn run_rows<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>, wide: &dyn Rows<T>) {
+    let mut room = Room::NEW;
+    for r in 0..job.rows.rows() {
+        let known = know_row(job, isa, loops, wide, r, &mut room);
+        finish_unrounded(job, isa, loops, wide, r, &known, &mut room);
+    }
+    if !T::MIXES {
+        job.canonicalize_nans();
     }
 }
 
-/// The statistics of row `r`, which are written: of its sums in f32. If the row fits into the room, its sums are left
-/// there.
+/// The statistics of row `r`, which are written: of what it is made of in f32. The
+/// last piece is left in the room.
 fn know_row<T: Storage>(
     job: &mut Jobs<'_, T>,
     isa: Isa,
     loops: &Loops<T>,
+    wide: &dyn Rows<T>,
     r: usize,
-    room: &mut Room<CHUNK>,
+    room: &mut Room<PIECE>,
 ) -> Known<T::Float> {
     let (cols, centered) = (job.rows.cols(), job.centered);
     let mut moments_at = |job: &Jobs<'_, T>, scale: Option<f64>| {
-        Moments::merge_parts((0..cols).step_by(CHUNK).map(|at| {
-            let row = RowMoments { x: sums(job, isa, r, at, false, room), centered, scale: None };
+        Moments::merge_parts((0..cols).step_by(PIECE).map(|at| {
+            wide.make(job, r, at, room);
+            // SAFETY: these elements have been made.
+            let x = unsafe { from_raw_parts(room.as_mut_ptr(), piece_len(job, at)) };
+            let row = RowMoments { x, centered, scale: None };
             match scale {
                 None => (loops.moments)(row, isa),
                 Some(scale) => row.run_exactly(isa, scale),
@@ -105,7 +144,7 @@ fn know_row<T: Storage>(
     }
     let v = moments.v(job.eps);
     let exact = moments_at(job, Some(scale_for::<T::Float>(v, moments.mean())));
-    if v == 0.0 && is_constant(job, isa, r, room) {
+    if v == 0.0 && is_constant(job, wide, r, room) {
         let norm = RowNorm::new(moments.mean(), 0.0, f64::INFINITY);
         job.stats.set(r, &norm);
         return Known::Norm(RowNorm { rstd: T::Float::default(), ..norm });
@@ -114,13 +153,16 @@ fn know_row<T: Storage>(
 }
 
 /// Whether xhat is 0 everywhere in row `r`.
-fn is_constant<T: Storage>(job: &Jobs<'_, T>, isa: Isa, r: usize, room: &mut Room<CHUNK>) -> bool {
+fn is_constant<T: Storage>(job: &Jobs<'_, T>, wide: &dyn Rows<T>, r: usize, room: &mut Room<PIECE>) -> bool {
     let mut first = None;
-    (0..job.rows.cols()).step_by(CHUNK).all(|at| {
-        let x = sums(job, isa, r, at, false, room);
-        let first = *first.get_or_insert(x[0]);
-        // SAFETY: the slice has as many elements, and is not empty.
-        first == x[0] && unsafe { exact::is_constant(Source::from(&*x), x.len(), job.centered) }
+    (0..job.rows.cols()).step_by(PIECE).all(|at| {
+        wide.make(job, r, at, room);
+        // SAFETY: these elements have been made, and are not none.
+        unsafe {
+            let x = from_raw_parts(room.as_mut_ptr(), piece_len(job, at));
+            let first = *first.get_or_insert(x[0]);
+            first == x[0] && exact::is_constant(Source::from(x), x.len(), job.centered)
+        }
     })
 }
 
@@ -131,7 +173,7 @@ fn finish_rounded<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>,
             let (centered, streaming) = (job.centered, job.streaming);
             let epilogues = job.epilogues.of_row(r, job.rows.cols());
             let row = job.rows.part(r, 1).summed();
-            (loops.columns)(&mut Columns { centered, row, epilogues, norm, streaming }, isa);
+            loops.rows.run_columns(&mut Columns { centered, row, epilogues, norm, streaming }, isa);
         }
         Known::Exact(norm) => {
             // SAFETY: there is such a row.
@@ -141,43 +183,83 @@ fn finish_rounded<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>,
     }
 }
 
-/// Normalizes row `r`, whose sums are rounded meanwhile to where they are kept.
+/// Normalizes row `r`, of which is kept meanwhile what is to be kept.
 fn finish_unrounded<T: Storage>(
     job: &mut Jobs<'_, T>,
     isa: Isa,
+    loops: &Loops<T>,
+    wide: &dyn Rows<T>,
     r: usize,
-    known: Known<T::Float>,
-    room: &mut Room<CHUNK>,
+    known: &Known<T::Float>,
+    room: &mut Room<PIECE>,
 ) {
     let (cols, centered) = (job.rows.cols(), job.centered);
-    let (norm, wide) = match known {
-        Known::Norm(norm) => (norm, None),
-        // xhat is made on the slow path, and is not to be changed then.
-        Known::Exact(norm) => (unit_norm(), Some(norm)),
-    };
     let mut params = job.epilogues.of_row(r, cols);
-    for at in (0..cols).step_by(CHUNK) {
-        let x = sums(job, isa, r, at, true, room);
-        let (n, x) = (x.len(), x.as_mut_ptr());
+    for at in (0..cols).step_by(PIECE) {
+        // A row of one piece is there still.
+        if cols > PIECE {
+            wide.make(job, r, at, room);
+        }
+        wide.keep(job, r, at, room);
+        let (n, x) = (piece_len(job, at), room.as_mut_ptr());
         let (given, rest) = params.split_at_col(n, cols - at);
         params = rest;
-        if let Some(Some(norm)) = wide {
-            let plain = Params::<'_, f32>::default().with_harmless_offset();
-            isa.run(&NormalizeRow::new(Source::of(x), Target::of(x), n, norm, &plain));
-        }
         let row = job.rows.part(r, 1).summed();
         let mut piece = row.split_at_col(at).1.split_at_col(n).0;
+        if T::MIXES {
+            // SAFETY: the room has this piece, in the type of the rows, and nothing else uses it meanwhile.
+            let piece = unsafe { piece.with_x(x.cast()) };
+            mixed::finish(isa, centered, piece, given, false, known, Some(&loops.rows));
+            continue;
+        }
+        let norm = match *known {
+            Known::Norm(norm) => norm,
+            Known::Exact(None) => continue,
+            Known::Exact(Some(norm)) if given.has_steps() => {
+                let plain = Params::<'_, f32>::default().with_harmless_offset();
+                isa.run(&NormalizeRow::new(Source::of(x), Target::of(x), n, norm, &plain));
+                unit_norm()
+            }
+            Known::Exact(Some(norm)) => {
+                let row = beside_f32(x, &piece, given);
+                mixed::finish(isa, centered, row.0, row.1, false, &Known::Exact(Some(norm)), None);
+                continue;
+            }
+        };
         // SAFETY: the piece has a row of `n` elements, and so has the room.
         unsafe {
             let epilogue = given.only_row(&mut piece, 0, false);
             isa.run(WideRow { x, cols: n, centered, norm, epilogue });
         }
     }
-    if let Some(None) = wide {
+    if let (false, Known::Exact(None)) = (T::MIXES, known) {
         // SAFETY: there is such a row.
         unsafe {
             job.rows.canonicalize_sum(r);
             job.epilogues.finish_nan(&mut job.rows, r);
         }
     }
+}
+
+/// A row of f32 at `x`, with the y of a row of 16 bits, and with gamma and beta of that row.
+fn beside_f32<'p, T: Storage>(
+    x: *mut f32,
+    row: &RowIo<'p, T>,
+    params: Params<'p, T>,
+) -> (RowIo<'p, f32>, Params<'p, f32>) {
+    let kind = |kind: Kind| match kind.dtype::<T>() {
+        Dtype::F16 => Kind::F16,
+        Dtype::Bf16 => Kind::Bf16,
+        Dtype::F32 | Dtype::F64 => Kind::Own,
+    };
+    let cols = row.cols();
+    // SAFETY: these are elements of the same types at the same places.
+    let vector = |v: Vector<'p, T>| unsafe { Vector::from_raw(v.as_ptr().cast(), v.len(), kind(v.kind())) };
+    let Params { gamma, beta, groups, rounding, .. } = params;
+    let offset: f64 = params.offset.into();
+    let RawRows { p, stride, kind: y } = row.y();
+    let (x, y) = (RawRows { p: x, stride: cols, kind: Kind::Own }, RawRows { p: p.cast(), stride, kind: kind(y) });
+    let params = Params { gamma: gamma.map(vector), beta: beta.map(vector), groups, offset: offset as f32, rounding };
+    // SAFETY: as above; the caller's x has as many elements, apart from all else.
+    (unsafe { RowIo::from_raw(x, None, y, 1, cols) }, params)
 }

@@ -45,14 +45,13 @@ impl<T: Storage> Input<T> {
         }
     }
 
-    /// The kernel that takes the sums of `n` columns of this row from `from` on, if it is a sum, in f32 to `wide`. They
-    /// are rounded to where sums are kept too if `keeps`.
+    /// The kernel that takes the sums of `n` columns of this row from `from` on, if it is a sum, in f32 to `wide`.
     ///
     /// # Safety
     /// - The row has columns `from..from + n`, and `wide` has place for as many elements.
-    pub(crate) unsafe fn wide_sums(self, from: usize, n: usize, wide: *mut f32, keeps: bool) -> Option<WideSums<T>> {
+    pub(crate) unsafe fn wide_sums(self, from: usize, n: usize, wide: *mut f32) -> Option<WideSums<T>> {
         // SAFETY: the caller's duty.
-        self.addition.map(|addition| WideSums { addition: unsafe { addition.part(1, from, n) }, wide, keeps })
+        self.addition.map(|addition| WideSums { addition: unsafe { addition.part(1, from, n) }, wide })
     }
 
     /// Whether loops prefetch.
@@ -174,12 +173,10 @@ fn unrounded<S: Lanes, T: Storage>(simd: S, x: Pair<S, T>, residual: Pair<S, T>,
     [add(0), add(1)]
 }
 
-/// Takes the sums of one row of 16 bits in f32, and rounds them too if it `keeps` them. Whoever makes it knows that all
-/// these elements are there.
+/// Takes the sums of one row of 16 bits in f32. Whoever makes it knows that all these elements are there.
 pub(crate) struct WideSums<T> {
     addition: Addition<T>,
     wide: *mut f32,
-    keeps: bool,
 }
 
 impl<T: Storage> Kernel for WideSums<T> {
@@ -187,7 +184,7 @@ impl<T: Storage> Kernel for WideSums<T> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { addition: Addition { x, residual, bias, bias_mask, sum, cols, .. }, wide, keeps } = self;
+        let Self { addition: Addition { x, residual, bias, bias_mask, cols, .. }, wide } = self;
         let (pair, fill) = (2 * T::Float::lanes::<S>(), T::Float::splat(simd, T::Float::default()));
         let wide = wide.cast::<T>();
         let whole = cols - cols % pair;
@@ -198,9 +195,6 @@ impl<T: Storage> Kernel for WideSums<T> {
                 let (x, residual) = (T::simd_load(simd, x.add(i)), T::simd_load(simd, residual.add(i)));
                 let v = unrounded::<S, T>(simd, x, residual, bias);
                 T::simd_store_beside::<S, false>(simd, wide, true, i, v);
-                if keeps {
-                    T::simd_store_beside::<S, false>(simd, sum, false, i, T::simd_round(simd, v));
-                }
             }
             if whole < cols {
                 let (i, n) = (whole, cols - whole);
@@ -209,9 +203,6 @@ impl<T: Storage> Kernel for WideSums<T> {
                 let residual = T::simd_load_tail(simd, residual.add(i), n, fill);
                 let v = unrounded::<S, T>(simd, x, residual, bias);
                 T::simd_store_beside_tail(simd, wide, true, i, n, v);
-                if keeps {
-                    T::simd_store_beside_tail(simd, sum, false, i, n, T::simd_round(simd, v));
-                }
             }
         }
     }

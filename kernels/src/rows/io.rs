@@ -163,7 +163,7 @@ fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
 
 /// Refuses rows that do not lie within `len` elements of `what`, apart from each other.
 #[inline(always)]
-pub(super) fn check(what: &'static str, len: usize, rows: usize, cols: usize, stride: usize) -> Result<(), Error> {
+pub(crate) fn check(what: &'static str, len: usize, rows: usize, cols: usize, stride: usize) -> Result<(), Error> {
     if fits(len, rows, cols, stride) { Ok(()) } else { Err(Error::of_rows(what, len, rows, cols, stride)) }
 }
 
@@ -494,6 +494,14 @@ impl<'a, T: Storage> RowIo<'a, T> {
     /// Where the x of sums is.
     pub(crate) fn addend(&self) -> Option<RawRows<T>> {
         self.addends.map(|a| RawRows { p: a.x.cast_mut(), stride: a.x_stride, kind: self.addend_kind })
+    }
+
+    /// The same row with x elsewhere. It is one row, and no sum.
+    ///
+    /// # Safety
+    /// - As for [`from_raw`](Self::from_raw).
+    pub(crate) unsafe fn with_x(self, x: *const T) -> Self {
+        Self { x, ..self }
     }
 
     /// The same rows with y elsewhere.
