@@ -114,7 +114,8 @@ impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
 
 impl<'a, T: Element, M: Center, P> Call<'a, T, M, Plain, Apart, P> {
     /// Normalizes x + residual, rounded to the type of the residual: the type of x, or f32 beside an x of 16
-    /// bits. The bits are those of adding first, and rows are read no more often than without a residual. The sum is
+    /// bits. The bits are those of adding first (or what
+    /// [`Sums`](crate::Sums) say), and rows are read no more often than without a residual. The sum is
     /// dropped, as it may be where nothing else reads it (post-norm), unless it goes [somewhere](Call::sum_to).
     ///
     /// ```

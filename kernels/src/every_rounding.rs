@@ -366,7 +366,10 @@ where
     f32: Companion<T>,
 {
     for (rows, cols) in [(9, 70), (3, CHUNK + 70)] {
-        let (x, dy, gamma) = (numbers::<T>(rows * cols, 1), numbers::<T>(rows * cols, 2), numbers::<f32>(cols, 3));
+        let (mut x, dy, gamma) = (numbers::<T>(rows * cols, 1), numbers::<T>(rows * cols, 2), numbers::<f32>(cols, 3));
+        // A row for the slow path.
+        x[0] = T::from_computed(6e4);
+        x[cols..2 * cols].iter_mut().for_each(|v| *v = T::from_computed(v.to_computed() * 1e-30));
         let gamma: Vec<G> = gamma.into_iter().map(G::from_computed).collect();
         let sums: Vec<f32> = gamma.iter().map(|v| G::from_computed(v.to_computed() + 1.0).to_computed()).collect();
         let rounding = Rounding::GAMMA;
@@ -389,4 +392,32 @@ where
             assert_eq!(run(given), run(expected), "{isa}, {}, {cols}", T::DTYPE.name());
         }
     }
+}
+
+/// Sums that are finite, and infinite when they are rounded: 0 * infinity is the canonical NaN on every tier.
+#[test]
+fn sums_that_become_infinite_give_canonical_nans() {
+    fn check<T: Half>(x: f32, residual: f32) {
+        for cols in [1, 4, 70] {
+            let (x, residual) = (vec![T::from_computed(x); cols], vec![T::from_computed(residual); cols]);
+            let gamma = vec![T::from_computed(0.0); cols];
+            for eps in [1e-30, 1e-5] {
+                for isa in Isa::available() {
+                    let (mut s, mut y) = (x.clone(), x.clone());
+                    let io = RowIo::sum((&x, cols), (&residual, cols), (&mut s, cols), (&mut y, cols), 1, cols);
+                    let rounding = Rounding::SUM_STATISTICS;
+                    let params = Params { gamma: Some(Vector::from(&gamma[..])), rounding, ..Params::default() };
+                    let job =
+                        Forward::<T, Uncentered>::checked(io.expect("rows"), params, eps, false, StatsMut::default());
+                    job.expect("a job").run_on(isa);
+                    assert!(s.iter().all(|s| s.to_computed() == f32::INFINITY), "{isa}");
+                    let nan = <T as Companion<T>>::NAN;
+                    assert!(y.iter().all(|y| bits(&[*y]) == bits(&[nan])), "{isa}, {eps}, {}: {y:?}", T::DTYPE.name());
+                }
+            }
+        }
+    }
+    check::<bf16>(3.389_531_4e38, 1.2e36);
+    #[cfg(not(miri))]
+    check::<f16>(40_000.0, 40_000.0);
 }

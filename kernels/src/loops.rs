@@ -66,7 +66,7 @@ pub(crate) use choice::run_job;
 pub(crate) use columns::{Columns, run_columns};
 pub(crate) use epilogue::Epilogues;
 pub(crate) use gamma_beta::GammaBeta;
-pub(crate) use job::{Job, Known, exactly, finish_exactly, finish_row, rescue};
+pub(crate) use job::{Job, Known, exactly, finish_exactly, finish_row, rescue, wide_norm};
 pub(crate) use normalize::probe;
 pub(crate) use slow::NormalizeRow;
 pub(crate) use whole::{SingleRow, WholeRow};

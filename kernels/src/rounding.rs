@@ -18,6 +18,10 @@ use crate::error::Error;
 /// y      = y + beta                            rounded to the type of y
 /// ```
 ///
+/// Rows beyond the range of f32 sums have xhat in f64, which is rounded to f32 before `steps`. A row whose statistics
+/// are NaN is NaN. With [`Sums::Statistics`] these are the statistics of other numbers than are normalized: a sum that
+/// rounding makes infinite gives an infinite y, and equal sums need not give beta.
+///
 /// Rows of f32 and f64 are not rounded in between: to their own type nothing is to be rounded. There only the sum of
 /// gamma and offset can be rounded, to a gamma of 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

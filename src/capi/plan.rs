@@ -325,7 +325,9 @@ impl Inner {
             sums => return Err(unknown("sums", sums)),
         };
         if desc.rounding & !known != 0 {
-            return Err(unknown("rounding", desc.rounding));
+            let message =
+                format_args!("rounding is {}, expected a sum of its enumeration, at most {known}", desc.rounding);
+            return Err(refuse(lanenorm_status::Unsupported, message));
         }
         let rounds = |what: lanenorm_rounding| desc.rounding & what as i32 != 0;
         let rounding =

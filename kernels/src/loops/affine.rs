@@ -233,7 +233,7 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
 
     #[inline(always)]
     unsafe fn finish_exactly(&self, isa: Isa, rows: &mut RowIo<'_, T>, r: usize, streaming: bool, norm: WideNorm) {
-        if Epilogues::has_steps(self) {
+        if T::ROUNDS && self.rounding.steps {
             return finish_in_steps(isa, *self, rows.part(r, 1).summed(), norm);
         }
         // SAFETY: the caller's duty.

@@ -40,7 +40,8 @@ pub(crate) trait Epilogue<T: Storage>: Copy {
     /// # Safety
     /// - There is a pair of elements from `i + j` on.
     /// - `j` plus a pair is at most a step.
-    /// - `WAY` is the way that [`by_way`](Self::by_way) chooses, or [`GENERAL`](crate::rows::way::GENERAL).
+    /// - `WAY` is the way that [`by_way`](Self::by_way) chooses, or [`STEPS_GENERAL`](crate::rows::way::STEPS_GENERAL).
+    ///   For a row without steps it may be [`GENERAL`](crate::rows::way::GENERAL).
     unsafe fn operands<S: Lanes, M: Center, const WAY: u8>(&self, simd: S, i: usize, j: usize) -> Self::Operands<S>;
 
     /// The operands for `n` elements from `i` on, at most a pair of registers. The way of the row is among `WAYS`.

@@ -320,6 +320,15 @@ pub(crate) fn exactly<T: Storage, E: Epilogues<T>>(
     if moments.m2.is_nan() {
         // SAFETY: r < rows.
         unsafe { job.rows.canonicalize_sum(r) };
+    }
+    wide_norm(job, r, moments)
+}
+
+/// The same where sums are yet to be written.
+#[cold]
+#[inline(never)]
+pub(crate) fn wide_norm<T: Storage, E>(job: &mut Job<'_, T, E>, r: usize, moments: &Moments) -> Option<WideNorm> {
+    if moments.m2.is_nan() {
         job.stats.set(r, &RowNorm::NAN);
         return None;
     }

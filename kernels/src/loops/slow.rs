@@ -51,7 +51,7 @@ impl<T: Storage> Kernel for &NormalizeRow<T> {
                 if n < pair {
                     (gamma_beta, at) = (gamma_beta.padded(i, n, &mut tails), 0);
                 }
-                (x.load_wide(simd, 0), gamma_beta.load::<S, Centered, { way::GENERAL }>(simd, at, 0))
+                (x.load_wide(simd, 0), gamma_beta.load::<S, Centered, { way::STEPS_GENERAL }>(simd, at, 0))
             };
             let (gamma, beta) = (T::Float::to_f64s(simd, gamma), T::Float::to_f64s(simd, beta));
             let is_plain_here = in_the_loop(is_plain);

@@ -11,7 +11,7 @@ use super::mixed::{self, Jobs, Room};
 use super::moments::RowMoments;
 use crate::element::{Kind, Storage};
 use crate::isa::Isa;
-use crate::loops::{Columns, Epilogues, Known, NormalizeRow, WideRow, exactly, finish_exactly, unit_norm};
+use crate::loops::{Columns, Epilogues, Known, NormalizeRow, WideRow, finish_exactly, unit_norm, wide_norm};
 use crate::mean::Center;
 use crate::rounding::Sums;
 use crate::rows::{Convert, Params, RawRows, RowIo, Source, Target, Vector};
@@ -149,7 +149,7 @@ fn know_row<T: Storage>(
         job.stats.set(r, &norm);
         return Known::Norm(RowNorm { rstd: T::Float::default(), ..norm });
     }
-    Known::Exact(exactly(job, r, &exact))
+    Known::Exact(wide_norm(job, r, &exact))
 }
 
 /// Whether xhat is 0 everywhere in row `r`.
@@ -179,6 +179,10 @@ fn finish_rounded<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loops<T>,
             // SAFETY: there is such a row.
             unsafe { job.rows.canonicalize_sum(r) };
             finish_exactly(job, r, norm);
+            // Other elements than those of the statistics can be infinite, and so can xhat.
+            let epilogues = job.epilogues.of_row(r, job.rows.cols());
+            // SAFETY: as above.
+            unsafe { epilogues.canonicalize(&mut job.rows, r) };
         }
     }
 }
@@ -215,7 +219,7 @@ fn finish_unrounded<T: Storage>(
         let norm = match *known {
             Known::Norm(norm) => norm,
             Known::Exact(None) => continue,
-            Known::Exact(Some(norm)) if given.has_steps() => {
+            Known::Exact(Some(norm)) if given.rounding.steps => {
                 let plain = Params::<'_, f32>::default().with_harmless_offset();
                 isa.run(&NormalizeRow::new(Source::of(x), Target::of(x), n, norm, &plain));
                 unit_norm()
