@@ -30,8 +30,9 @@
  * Numbers. The eps of lanenorm_layer_norm_f32, and of all functions that have a float there, is widened to double:
  * 1e-5f is 9.9999997e-6. A plan gives the same bits with an eps of (double)1e-5f. With 1e-5 it gives the bits of a
  * framework that keeps eps in double. A bias is added to x + residual before the sum is rounded. In 16 bits this is one
- * rounding, where a framework that adds twice has two. In f16 a sum beyond 65504 is infinite, and its row becomes
- * NaN: keep a residual stream that may grow so far in bf16 or float.
+ * rounding, where a framework that adds twice has two. (The field sums of a descriptor has other conventions: what
+ * follows is for zero.) In f16 a sum beyond 65504 is infinite, and its row becomes NaN: keep a residual stream that may
+ * grow so far in bf16 or float.
  *
  * Floating-point environment. Whatever the calling thread has set up (MXCSR on x86, FPCR on aarch64: flush to zero, a
  * rounding mode, exceptions that trap), results have the bits of the default environment, nothing traps, and the
@@ -39,19 +40,20 @@
  *
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
  * header may be smaller, by whole words: the fields beyond count as zero. It has to reach to the end of eps in a
- * descriptor, of y in a forward call, of dx in a backward call, of zero_point in quantized outputs, and to that of a
- * scheme. Fields are only ever added at the end. A structure
- * that is larger than the library's is refused, even if it ends in zeros (LANENORM_STATUS_SIZE), so that the library
- * ignores nothing that a newer header asks for. A plan belongs to the library that made it: for another version or
- * build it is not initialized. All versions export the same names. If two are in one process, load each with dlopen
- * and RTLD_LOCAL, or link it into a shared library that hides its symbols.
+ * descriptor, of y in a forward call, of dx in a backward call, of zero_point in quantized outputs, of z in a gate, and
+ * to that of a scheme. Fields are only ever added at the end. A structure that is larger than the library's is refused,
+ * even if it ends in zeros (LANENORM_STATUS_SIZE), so that the library ignores nothing that a newer header asks for. A
+ * plan belongs to the library that made it: for another version or build it is not initialized. All versions export the
+ * same names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared library that
+ * hides its symbols.
  *
  * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS and LANENORM_SPIN_MICROS by the first large
  * one. If another thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the
  * environment, call lanenorm_isa_name and make one large call before they start. Calls need 32 KiB of stack at most in
- * release builds; in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is
- * running; a library whose threads have helped a call stays in memory. A program that links two static libraries in
- * Rust can meet the symbols of Rust's runtime twice: use the shared library, or make one static library of both.
+ * release builds, and 64 KiB where they are quantized, have a gate, or normalize sums of 16 bits that are not rounded;
+ * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; a library
+ * whose threads have helped a call stays in memory. A program that links two static libraries in Rust can meet the
+ * symbols of Rust's runtime twice: use the shared library, or make one static library of both.
  *
  * This file is generated: see tests/source/header.rs.
  */
@@ -384,6 +386,74 @@ typedef enum lanenorm_preset {
    */
   LANENORM_PRESET_E5M2 = 12,
 } lanenorm_preset;
+
+/**
+ * What is rounded to 16 bits before y is, where a model's code does so. Without any of these nothing is.
+ */
+typedef enum lanenorm_rounding {
+  /**
+   * Nothing (PyTorch's `layer_norm` and `rms_norm`).
+   */
+  LANENORM_ROUNDING_ONCE = 0,
+  /**
+   * xhat, before it is multiplied by gamma; and the product, before beta is added, unless gamma is f32 (ONNX's
+   * operators, transformers' `LlamaRMSNorm`).
+   */
+  LANENORM_ROUNDING_STEPS = 1,
+  /**
+   * The sum of gamma and `gamma_offset` (transformers' `NemotronLayerNorm1P`).
+   */
+  LANENORM_ROUNDING_GAMMA = 2,
+} lanenorm_rounding;
+
+/**
+ * Which sums of x and a residual of 16 bits are normalized. The sums that are written are always rounded.
+ */
+typedef enum lanenorm_sums {
+  /**
+   * The rounded sums.
+   */
+  LANENORM_SUMS_ROUNDED = 0,
+  /**
+   * The rounded sums, with the statistics of the sums in f32 (vLLM's `fused_add_rms_norm`).
+   */
+  LANENORM_SUMS_STATISTICS = 1,
+  /**
+   * The sums in f32 (ONNX Runtime's `SkipLayerNormalization`).
+   */
+  LANENORM_SUMS_UNROUNDED = 2,
+} lanenorm_sums;
+
+/**
+ * The functions of gates, and what they are multiplied by. sigmoid(z) is 1 / (1 + exp(-z)), silu(z) is z * sigmoid(z),
+ * and `gelu_tanh` is the form of GELU with tanh.
+ */
+typedef enum lanenorm_gate_kind {
+  /**
+   * norm(x) * silu(z)
+   */
+  LANENORM_GATE_KIND_SILU = 0,
+  /**
+   * norm(x) * sigmoid(z)
+   */
+  LANENORM_GATE_KIND_SIGMOID = 1,
+  /**
+   * norm(x) * gelu_tanh(z)
+   */
+  LANENORM_GATE_KIND_GELU_TANH = 2,
+  /**
+   * norm(x * silu(z)) (Mamba 2)
+   */
+  LANENORM_GATE_KIND_SILU_BEFORE = 3,
+  /**
+   * norm(x * sigmoid(z))
+   */
+  LANENORM_GATE_KIND_SIGMOID_BEFORE = 4,
+  /**
+   * norm(x * gelu_tanh(z))
+   */
+  LANENORM_GATE_KIND_GELU_TANH_BEFORE = 5,
+} lanenorm_gate_kind;
 
 /**
  * A plan: some numbers, which `lanenorm_plan_init` makes of a descriptor, and which are only read from then on, by any
@@ -779,6 +849,29 @@ typedef struct lanenorm_quantized {
    */
   size_t range_count;
 } lanenorm_quantized;
+
+/**
+ * A gate: rows z, as many as x has, which y is apart from. Start from `LANENORM_GATE_INIT`, which sets `struct_size`
+ * and leaves all else zero and absent.
+ */
+typedef struct lanenorm_gate {
+  /**
+   * `sizeof(lanenorm_gate)`. See "Versions" at the top.
+   */
+  size_t struct_size;
+  /**
+   * The rows of the gate, in as many runs as those of the buffers.
+   */
+  struct lanenorm_rows z;
+  /**
+   * The `lanenorm_dtype` of z: the type of x, f32 beside 16 bits, or 16 bits beside f32.
+   */
+  int32_t z_dtype;
+  /**
+   * A `lanenorm_gate_kind`.
+   */
+  int32_t kind;
+} lanenorm_gate;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1319,12 +1412,33 @@ enum lanenorm_status lanenorm_plan_range_rows(const struct lanenorm_plan *plan,
                                               size_t row_count,
                                               float *range);
 
+/**
+ * Normalizes all rows with a gate, on as many threads as `threads` says. The product is taken in float, and y is
+ * rounded once. y may be x. Rows of double, and a residual, are refused.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_gate(const struct lanenorm_plan *plan,
+                                        const struct lanenorm_forward_buffers *buffers,
+                                        const struct lanenorm_gate *gate,
+                                        size_t threads);
+
+/**
+ * Normalizes `row_count` rows from `first_row` on with a gate, on the calling thread, without allocating, as
+ * `lanenorm_plan_forward_rows` does. `buffers` and `gate` are for all rows.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_gate_rows(const struct lanenorm_plan *plan,
+                                             const struct lanenorm_forward_buffers *buffers,
+                                             const struct lanenorm_gate *gate,
+                                             size_t first_row,
+                                             size_t row_count);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
 
 /** A descriptor to start from: layer normalization in f32, with all options at their defaults. */
-#define LANENORM_DESC_INIT {sizeof(lanenorm_desc), 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0.0f, 0}
+#define LANENORM_DESC_INIT {sizeof(lanenorm_desc), 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0.0f, 0, 0, 0}
 
 /** Buffers to start from, all of them absent. */
 #define LANENORM_FORWARD_INIT \
@@ -1342,5 +1456,8 @@ enum lanenorm_status lanenorm_plan_range_rows(const struct lanenorm_plan *plan,
 
 /** Outputs to start from, all of them absent. */
 #define LANENORM_QUANTIZED_INIT {sizeof(lanenorm_quantized), {NULL, 0, 0}, NULL, NULL, NULL, 0}
+
+/** A gate to start from: silu, behind the normalization, of a z that is absent. */
+#define LANENORM_GATE_INIT {sizeof(lanenorm_gate), {NULL, 0, 0}, 0, 0}
 
 #endif /* LANENORM_H */

@@ -607,24 +607,37 @@ mod tests {
         assert_eq!(dx, plan.backward(&dy, &x).gamma(&gamma32).to_vec().expect("dx"));
     }
 
-    /// What the documentation promises of release builds, and some more for the thread and this test.
+    /// Runs a call on every tier, for rows of several lengths, some of them for the slow path, on a stack of `kib` and
+    /// some more for the thread and this test.
+    #[cfg(not(debug_assertions))]
+    fn fits_on_a_stack(
+        kib: usize,
+        run: fn(lanenorm_kernels::Isa, usize, &[f32], &[bf16], (&mut [f32], &mut [bf16])) -> Result<(), Error>,
+    ) {
+        const OTHERS: usize = 12 << 10;
+        const ROWS: usize = 9;
+        for isa in lanenorm_kernels::Isa::available() {
+            for cols in [7, 64, 768, 1024, 1536, 3000, 9000] {
+                let mut x: Vec<f32> = (0..ROWS * cols).map(|i| (i * 37 % 101) as f32).collect();
+                x[cols] = 1e30;
+                x[3 * cols] = f32::NAN;
+                let x16: Vec<bf16> = x.iter().copied().map(bf16::from_f32).collect();
+                let thread = std::thread::Builder::new().stack_size((kib << 10) + OTHERS).spawn(move || {
+                    let (mut y, mut y16) = (x.clone(), x16.clone());
+                    run(isa, cols, &x, &x16, (&mut y, &mut y16))
+                });
+                assert_eq!(thread.expect("a thread").join().expect("no panic"), Ok(()), "{isa}, {cols}");
+            }
+        }
+    }
+
+    /// What the documentation promises of release builds: every form of a call that has stages of its own on the stack.
     #[cfg(not(debug_assertions))]
     #[test]
     fn calls_fit_on_a_stack_of_32_kib() {
-        use lanenorm_kernels::Isa;
+        use crate::Rounding;
 
-        const STACK: usize = 32 << 10;
-        const OTHERS: usize = 12 << 10;
-        const ROWS: usize = 9;
-
-        /// Every form of a call that has stages of its own on the stack, and rows for the slow path.
-        fn run(
-            isa: Isa,
-            cols: usize,
-            x: &[f32],
-            x16: &[bf16],
-            (y, y16): (&mut [f32], &mut [bf16]),
-        ) -> Result<(), Error> {
+        fits_on_a_stack(32, |isa, cols, x, x16, (y, y16)| {
             let (gamma, gamma16) = (&x[..cols], &x16[..cols]);
             let layer_norm = LayerNorm::new(cols, 0.0)?.with_isa(isa).with_parallelism(Parallelism::Serial);
             let rms_norm = RmsNorm::new(cols, 0.0)?.with_isa(isa).with_parallelism(Parallelism::Serial);
@@ -632,21 +645,33 @@ mod tests {
             layer_norm.call(x).gamma(gamma16).beta(gamma16).to(&mut *y)?;
             layer_norm.call(x).gamma(gamma16).to(&mut *y16)?;
             rms_norm.call(x16).residual(x16).gamma(gamma).to(&mut *y16)?;
+            let rounds = rms_norm.with_offset(1.0).with_rounding(Rounding::STEPS_AND_GAMMA);
+            rounds.call(x16).residual(x16).gamma(gamma16).to(&mut *y16)?;
+            rounds.call(x16).gamma(gamma16).to(&mut *y)?;
+            rounds.call(x).gamma(gamma16).to(&mut *y)?;
             rms_norm.call(x16).residual_in_place(&mut *y).bias(gamma).gamma(gamma16).to(y16)
-        }
+        });
+    }
 
-        for isa in Isa::available() {
-            for cols in [7, 64, 768, 1024, 1536, 3000] {
-                let mut x: Vec<f32> = (0..ROWS * cols).map(|i| (i * 37 % 101) as f32).collect();
-                x[cols] = 1e30;
-                x[3 * cols] = f32::NAN;
-                let x16: Vec<bf16> = x.iter().copied().map(bf16::from_f32).collect();
-                let thread = std::thread::Builder::new().stack_size(STACK + OTHERS).spawn(move || {
-                    let (mut y, mut y16) = (x.clone(), x16.clone());
-                    run(isa, cols, &x, &x16, (&mut y, &mut y16))
-                });
-                assert_eq!(thread.expect("a thread").join().expect("no panic"), Ok(()), "{isa}, {cols}");
+    #[cfg(not(debug_assertions))]
+    #[test]
+    fn calls_with_a_room_of_their_own_fit_on_a_stack_of_64_kib() {
+        use crate::{Gate, Rounding, Scheme};
+
+        fits_on_a_stack(64, |isa, cols, x, x16, (y, y16)| {
+            let (gamma, gamma16) = (&x[..cols], &x16[..cols]);
+            let (mut q, mut scale) = (vec![0u8; x.len()], vec![0.0; x.len() / cols]);
+            let plan = LayerNorm::new(cols, 0.0)?.with_isa(isa).with_parallelism(Parallelism::Serial);
+            for gate in [Gate::SILU, Gate::SILU_BEFORE] {
+                plan.call(x).gamma(gamma16).gate(x16, gate).to(&mut *y16)?;
+                plan.call(x16).gamma(gamma).gate(x, gate).to(&mut *y)?;
+                plan.call(x).gamma(gamma).gate(x, gate).to(&mut *y)?;
             }
-        }
+            for rounding in [Rounding::SUM_STATISTICS, Rounding::UNROUNDED_SUMS] {
+                plan.with_rounding(rounding).call(x16).residual(x16).gamma(gamma16).to(&mut *y16)?;
+            }
+            plan.call(x16).gamma(gamma).quantize(&Scheme::I8).scale_to(&mut scale).y_to(&mut *y16).to(&mut q)?;
+            plan.call(x).gamma(gamma16).quantize(&Scheme::I8).scale_to(&mut scale).y_to(&mut *y16).to(&mut q)
+        });
     }
 }

@@ -29,6 +29,7 @@ mod backward;
 mod check;
 mod forward;
 mod functions;
+mod gate;
 mod places;
 mod plan;
 mod quantize;
@@ -44,6 +45,7 @@ use lanenorm_kernels::{Error as Refused, Tier};
 pub use backward::*;
 pub use forward::*;
 pub use functions::*;
+pub use gate::*;
 pub use plan::*;
 pub use quantize::*;
 

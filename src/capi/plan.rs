@@ -176,6 +176,27 @@ impl Dtype {
         matches!(self, Self::F16 | Self::Bf16)
     }
 
+    /// The type that a number names for a buffer beside rows of this type, which may have 16 bits beside f32 if it
+    /// `narrows`.
+    pub(super) fn beside_it(self, what: &str, number: i32, narrows: bool) -> Result<Self, lanenorm_status> {
+        match dtype(number, self) {
+            Some(other) if other == self => Ok(other),
+            Some(Self::F32) if self.rounds() => Ok(Self::F32),
+            Some(other) if narrows && self == Self::F32 && other.rounds() => Ok(other),
+            Some(other) => {
+                let or = match self {
+                    Self::F16 | Self::Bf16 => " or f32",
+                    Self::F32 if narrows => ", f16 or bf16",
+                    _ => "",
+                };
+                let (other, dtype) = (other.name(), self.name());
+                let message = format_args!("{what} is {other} beside a dtype of {dtype}, expected {dtype}{or}");
+                Err(refuse(lanenorm_status::Unsupported, message))
+            }
+            None => Err(unknown(what, number)),
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -273,35 +294,16 @@ pub(super) use for_types;
 
 impl Inner {
     fn new(desc: &lanenorm_desc) -> Result<Self, lanenorm_status> {
-        let unknown = |what, number| {
-            refuse(lanenorm_status::Unsupported, format_args!("{what} is {number}, which is not in its enumeration"))
-        };
         let centered = match desc.op {
             op if op == lanenorm_op::LayerNorm as i32 => true,
             op if op == lanenorm_op::RmsNorm as i32 => false,
             op => return Err(unknown("op", op)),
         };
         let dtype = dtype(desc.dtype, Dtype::F32).ok_or_else(|| unknown("dtype", desc.dtype))?;
-        let beside = |what, number, narrows: bool| match self::dtype(number, dtype) {
-            Some(other) if other == dtype => Ok(other),
-            Some(Dtype::F32) if dtype.rounds() => Ok(Dtype::F32),
-            Some(other) if narrows && dtype == Dtype::F32 && other.rounds() => Ok(other),
-            Some(other) => {
-                let or = match dtype {
-                    Dtype::F16 | Dtype::Bf16 => " or f32",
-                    Dtype::F32 if narrows => ", f16 or bf16",
-                    _ => "",
-                };
-                let (other, dtype) = (other.name(), dtype.name());
-                let message = format_args!("{what} is {other} beside a dtype of {dtype}, expected {dtype}{or}");
-                Err(refuse(lanenorm_status::Unsupported, message))
-            }
-            None => Err(unknown(what, number)),
-        };
         // What may lie beside rows of 16 bits may lie beside their sums of f32 too.
-        let gamma = beside("gamma_dtype", desc.gamma_dtype, true)?;
-        let y = beside("y_dtype", desc.y_dtype, true)?;
-        let sum = beside("sum_dtype", desc.sum_dtype, false)?;
+        let gamma = dtype.beside_it("gamma_dtype", desc.gamma_dtype, true)?;
+        let y = dtype.beside_it("y_dtype", desc.y_dtype, true)?;
+        let sum = dtype.beside_it("sum_dtype", desc.sum_dtype, false)?;
         let store = match desc.store {
             store if store == lanenorm_store::Auto as i32 => Store::Auto,
             store if store == lanenorm_store::Ordinary as i32 => Store::Ordinary,
@@ -338,6 +340,11 @@ impl Inner {
         let plan = if groups == 1 { plan } else { plan.with_groups(groups, desc.group_repeat.max(1))? };
         Ok(Self { magic: MAGIC, plan, kind: Kind { centered, dtype, gamma, y, sum } })
     }
+}
+
+#[cold]
+pub(super) fn unknown(what: &str, number: i32) -> lanenorm_status {
+    refuse(lanenorm_status::Unsupported, format_args!("{what} is {number}, which is not in its enumeration"))
 }
 
 fn dtype(number: i32, default: Dtype) -> Option<Dtype> {

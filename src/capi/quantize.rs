@@ -13,7 +13,7 @@ use lanenorm_kernels::{Center, Centered, Quantizable, Quantizes, Uncentered};
 use super::check::{AllRows, Checked, check_places, shape, unsupported};
 use super::forward::{Call, Part, Parts, Types, prepare_stats};
 use super::places::{Places, Rows, Shape, Strided, vector};
-use super::plan::{Dtype, HasSize, Inner, Kind, check, initialized, sized};
+use super::plan::{Dtype, HasSize, Inner, Kind, check, initialized, sized, unknown};
 use super::{guard, lanenorm_forward_buffers, lanenorm_plan, lanenorm_rows_mut, lanenorm_status, misfit, refuse};
 use crate::parallel;
 use crate::quantize::Pass;
@@ -324,11 +324,6 @@ pub unsafe extern "C" fn lanenorm_plan_range_rows(
     let part = Part::Rows { first: first_row, count: row_count };
     // SAFETY: the caller's duty.
     guard(|| unsafe { range_of_rows(plan, buffers, part, range) })
-}
-
-#[cold]
-fn unknown(what: &str, number: i32) -> lanenorm_status {
-    refuse(lanenorm_status::Unsupported, format_args!("{what} is {number}, which is not in its enumeration"))
 }
 
 /// The value of an enumeration that a number stands for.

@@ -27,6 +27,7 @@ mod buffer;
 mod errors;
 mod forward;
 mod functions;
+mod gate;
 mod names;
 mod quantize;
 mod rounding;
