@@ -28,8 +28,8 @@ pub struct GateCall<'a, T: Element, M: Center, D: Place, P, Z> {
 }
 
 impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
-    /// Multiplies by a function of z, after the normalization or before it: see [`Gate`]. z has as many rows as x, of as
-    /// many columns, in any type that y may have. y may be x, and z is apart from both.
+    /// Multiplies by a function of z, after the normalization or before it: see [`Gate`]. z has as many rows as x, of
+    /// as many columns, in any type that y may have. y may be x, and z is apart from both.
     ///
     /// ```
     /// use lanenorm::{Gate, RmsNorm};

@@ -661,6 +661,50 @@ static void quantized_rows(void) {
   free(y);
 }
 
+/* ---- Gates ---- */
+
+/* norm(x) * silu(z) beside norm(x) and the formula, by one call and by rows, over x; and silu before the norm. */
+static void gated_rows(void) {
+  enum { ROWS = 5, COLS = 64, N = ROWS * COLS };
+  float *x = (float *)filled(F32, N, 3.0), *z = (float *)filled(F32, N, 2.0);
+  float *y = (float *)allocate(N * sizeof(float)), *gated = (float *)allocate(N * sizeof(float));
+  size_t r, i;
+  lanenorm_plan plan;
+  lanenorm_desc desc = LANENORM_DESC_INIT;
+  lanenorm_forward_buffers buffers = LANENORM_FORWARD_INIT;
+  lanenorm_gate gate = LANENORM_GATE_INIT;
+  desc.op = LANENORM_OP_RMS_NORM;
+  desc.cols = COLS;
+  desc.eps = 1e-5;
+  OK(lanenorm_plan_init(&plan, &desc));
+  buffers.rows = ROWS;
+  buffers.x.data = x;
+  buffers.y.data = y;
+  gate.z.data = z;
+  OK(lanenorm_plan_forward(&plan, &buffers, 1));
+  buffers.y.data = gated;
+  OK(lanenorm_plan_gate(&plan, &buffers, &gate, 0));
+  for (i = 0; i < N; i++) {
+    double silu = z[i] / (1.0 + exp(-(double)z[i]));
+    CHECK(fabs(gated[i] - y[i] * silu) <= 1e-6 * (1.0 + fabs(y[i] * silu)));
+  }
+  gate.kind = LANENORM_GATE_KIND_SILU_BEFORE;
+  OK(lanenorm_plan_gate(&plan, &buffers, &gate, 1));
+  for (i = 0; i < N; i++) y[i] = (float)(x[i] * (z[i] / (1.0 + exp(-(double)z[i]))));
+  buffers.x.data = buffers.y.data = y;
+  OK(lanenorm_plan_forward(&plan, &buffers, 1));
+  for (i = 0; i < N; i++) CHECK(fabsf(gated[i] - y[i]) <= 2e-6f * (1.0f + fabsf(y[i])));
+  buffers.x.data = buffers.y.data = x;
+  for (r = ROWS; r-- > 0;) OK(lanenorm_plan_gate_rows(&plan, &buffers, &gate, r, 1));
+  CHECK(memcmp(x, gated, N * sizeof(float)) == 0);
+  gate.z.data = x;
+  REFUSED(LANENORM_STATUS_OVERLAP, lanenorm_plan_gate(&plan, &buffers, &gate, 1));
+  free(x);
+  free(z);
+  free(y);
+  free(gated);
+}
+
 /* ---- Errors ---- */
 
 static void errors(void) {
@@ -728,6 +772,7 @@ int main(void) {
   mixed_types();
   blocks_of_gradients();
   quantized_rows();
+  gated_rows();
   errors();
   printf("lanenorm %s, %s: all checks passed\n", lanenorm_version(), lanenorm_isa_name());
   return 0;

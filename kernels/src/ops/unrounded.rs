@@ -1,9 +1,9 @@
 //! Rows of 16 bits that are normalized as they are before they are rounded, or by the statistics that they have then:
 //! sums (see [`Sums`]), and rows behind a gate.
 //!
-//! A piece of a row is made in f32, in a room that an L1 cache keeps. Where a row has several pieces, this is done twice:
-//! for the moments of the row, and again to normalize it. Nothing of a row is written before its moments are known, since a sum may lie over what
-//! it is made of.
+//! A piece of a row is made in f32, in a room that an L1 cache keeps. Where a row has several pieces, this is done
+//! twice: for the moments of the row, and again to normalize it. Nothing of a row is written before its moments are
+//! known, since a sum may lie over what it is made of.
 
 use core::slice::from_raw_parts;
 

@@ -42,7 +42,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and kernels of backward that
 /// only one normalization enters are in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 34] = [
+const STACK: [(&str, &str, [usize; 3], &str); 35] = [
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 2], "a pointer or a mask"),
@@ -59,6 +59,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 34] = [
     ("Fused", "f32", [14, 8, 0], "eight sums, shift, statistics, gamma and beta are more than 16 registers"),
     ("Fused", "f64", [32, 6, 0], "as of f32, and the sums of the first half of a chunk"),
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
+    ("Multiply", "", [7, 0, 2], "constants of the functions, and one of two elements"),
     ("Part", "16", [5, 2, 5], "where the loop and the row end, and pointers"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
     ("Rows", "", [6, 6, 6], "where a row and its elements are, and the scales of two blocks"),
