@@ -53,8 +53,7 @@ impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
     ///
-    /// Rows of f64 have no gate, nor have sums, nor rows whose moments are given. There are no gradients yet: those of
-    /// the parts make them.
+    /// Rows of f64 have no gate, nor have sums, nor rows whose moments are given. Gradients are those of the parts.
     #[inline]
     pub fn gate<Z>(self, z: impl Into<Rows<'a, Z>>, gate: Gate) -> GateCall<'a, T, M, D, P, Z> {
         GateCall { call: self, gate, z: z.into() }

@@ -74,10 +74,9 @@ fn probe_pair<S: Lanes, F: Float>(simd: S, sum: F::Reg<S>, [a, b]: [F::Reg<S>; 2
     }
 }
 
-/// Normalizes the elements from..to of `R` rows, whose epilogues have the same operands. May normalize elements before
-/// `from` again, but none before `least`. The ways of the epilogues are
-/// among `WAYS`. Returns zeros, or a NaN in some lane if an element that is written is not
-/// finite.
+/// Normalizes the elements from..to of `R` rows, whose epilogues have the same operands and ways that are among `WAYS`.
+/// May normalize elements before `from` again, but none before `least`. Returns zeros, or a NaN in some lane if an
+/// element that is written is not finite.
 ///
 /// # Safety
 /// - Every x and every epilogue has at least `to` elements.

@@ -13,8 +13,8 @@ use crate::simd::{Float, Kernel, Lanes};
 use crate::stats::exact::WideNorm;
 use crate::stats::{CHUNK, RowNorm};
 
-/// Normalizes elements in f32, with ordinary stores. Whoever makes it knows that there are `cols` elements, here and
-/// in the epilogue, which does not stream.
+/// Normalizes elements in f32, with ordinary stores. One kernel is for rows with a mean and without one, for less code.
+/// Whoever makes it knows that there are `cols` elements, here and in the epilogue, which does not stream.
 pub(crate) struct WideRow<T: Storage, E> {
     pub(crate) x: *const f32,
     pub(crate) cols: usize,

@@ -80,8 +80,8 @@ pub struct Backward<'a, T: Storage, M: Center>(GradJob<'a, T>, PhantomData<M>);
 
 impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
     /// The job for all of `rows`, which make parts of their own: [`Parts::new`] of `rows.rows()`. The gradients of
-    /// gamma and beta are taken if `sums`. dx is written past the caches if `streaming`. The gamma of
-    /// `params` is that of the rows' group; its beta and its groups are not looked at.
+    /// gamma and beta are taken if `sums`. dx is written past the caches if `streaming`. The gamma of `params` is that
+    /// of the rows' group; its beta and its groups are not looked at.
     ///
     /// # Errors
     /// If
