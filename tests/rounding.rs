@@ -9,7 +9,7 @@ mod tiers;
 use std::fs;
 
 use lanenorm::kernels::element::{Addend, Companion, Storage};
-use lanenorm::{Element, LayerNorm, RmsNorm, Rounding, Sums, bf16, f16};
+use lanenorm::{Element, Gate, Gateable, LayerNorm, RmsNorm, Rounding, Sums, bf16, f16};
 use repository::repository;
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -172,4 +172,43 @@ fn roundings_are_those_of_the_classes_that_they_name() {
             (other, _) => panic!("{other} is not recorded"),
         }
     }
+}
+
+/// What classes with a gate make of rows, recorded by `tests/data/gates.py`.
+fn gates_of<T>(data: &SafeTensors<'_>, dtype: &str, bits: i32)
+where
+    T: Gateable + Companion<T>,
+{
+    let of = |name: &str| tensor::<T>(data, &format!("{name}.{dtype}"));
+    let (x, z, gamma) = (of("x"), of("z"), of("gamma"));
+    let classes = [
+        ("Qwen3NextRMSNormGated", Gate::SILU, Rounding::STEPS, 1),
+        ("KimiLinearRMSNormGated", Gate::SIGMOID, Rounding::ONCE, 1),
+        // Groups of columns are rows here.
+        ("Zamba2RMSNormGated", Gate::SILU_BEFORE, Rounding::STEPS, 4),
+    ];
+    for (class, gate, rounding, groups) in classes {
+        for isa in tiers() {
+            let plan = RmsNorm::new(COLS / groups, 1e-6).and_then(|plan| plan.with_groups(groups, 1));
+            let plan = plan.expect("a plan").with_isa(isa).with_rounding(rounding);
+            let mut y = x.clone();
+            plan.call(&x).gamma(&gamma).gate(&z, gate).to(&mut y).expect("the lengths fit");
+            let differ: Vec<(f32, f32)> = y
+                .iter()
+                .zip(of(class))
+                .map(|(y, expected)| (y.to_computed(), expected.to_computed()))
+                .filter(|(y, expected)| y.to_bits() != expected.to_bits())
+                .collect();
+            assert!(differ.len() <= MAY_DIFFER, "{isa}, {class}, {dtype}: {differ:?}");
+            assert!(differ.iter().all(|&(y, expected)| units(y, expected, bits) <= 2.0), "{isa}, {class}: {differ:?}");
+        }
+    }
+}
+
+#[test]
+fn gates_are_those_of_the_classes_that_they_name() {
+    let bytes = fs::read(repository().join("tests/data/gates.safetensors")).expect("the record is there");
+    let data = SafeTensors::deserialize(&bytes).expect("the record is valid");
+    gates_of::<bf16>(&data, "bf16", 8);
+    gates_of::<f16>(&data, "f16", 11);
 }
