@@ -432,6 +432,26 @@ fn calls_of_c_allocate_nothing() {
         ok(lanenorm_plan_init(&mut plan, &desc));
         ok(lanenorm_plan_backward_sizes(&plan, ROWS, &mut sizes));
     }
+    let (mut scheme, mut q, mut scale) =
+        (std::mem::MaybeUninit::<lanenorm_scheme>::zeroed(), vec![0i8; ROWS * COLS], [0.0; ROWS]);
+    // SAFETY: numbers may be zero, and the structure has this size.
+    let scheme = unsafe {
+        scheme.as_mut_ptr().cast::<usize>().write(size_of::<lanenorm_scheme>());
+        ok(lanenorm_scheme_init(scheme.as_mut_ptr(), lanenorm_preset::I8 as i32));
+        scheme.assume_init()
+    };
+    let q = lanenorm_rows_mut { data: q.as_mut_ptr().cast(), row_stride: 0, outer_stride: 0 };
+    let quantized = lanenorm_quantized {
+        struct_size: size_of::<lanenorm_quantized>(),
+        q,
+        scale: scale.as_mut_ptr(),
+        zero_point: null_mut(),
+        ranges: null(),
+        range_count: 0,
+    };
+    let plain = lanenorm_forward_buffers { residual: no_rows, ..forward };
+    let gate = lanenorm_gate { struct_size: size_of::<lanenorm_gate>(), z: forward.x, z_dtype: 0, kind: 0 };
+    let before = lanenorm_gate { kind: lanenorm_gate_kind::SiluBefore as i32, ..gate };
     let (mut partials, mut work) = (vec![0u64; sizes.partials_bytes / 8 + 1], vec![0u64; sizes.work_bytes / 8 + 1]);
     let (partials, work) = (partials.as_mut_ptr().cast::<c_void>(), work.as_mut_ptr().cast::<c_void>());
     // SAFETY: all buffers are valid.
@@ -439,6 +459,10 @@ fn calls_of_c_allocate_nothing() {
         ok(lanenorm_plan_init(&mut plan, &desc));
         ok(lanenorm_plan_forward(&plan, &forward, 1));
         ok(lanenorm_plan_forward_rows(&plan, &forward, 5, 100));
+        ok(lanenorm_plan_quantize(&plan, &forward, &scheme, &quantized, 1));
+        ok(lanenorm_plan_quantize_rows(&plan, &forward, &scheme, &quantized, 5, 100));
+        ok(lanenorm_plan_gate(&plan, &plain, &gate, 1));
+        ok(lanenorm_plan_gate_rows(&plan, &plain, &before, 5, 100));
         ok(lanenorm_plan_backward_blocks(&plan, &backward, partials, work, 0, sizes.blocks));
         ok(lanenorm_plan_backward_finish(&plan, &backward, partials));
         // A refused call writes its message.
