@@ -447,19 +447,21 @@ impl Call<'_> {
             unsafe { run(self, first, 1, tasks) };
             (first, count) = (first + 1, count - 1);
         }
+        // SAFETY: these rows are in one run, and the work has them.
+        let run = |first, count| unsafe { run(self, first, count, Tasks::ONE) };
         parallel::share(Runs { call: self, run, first, count }, &mut [], tasks);
     }
 }
 
-/// Some rows. Whoever makes this knows that the duties of [`Call::share`] are met.
-struct Runs<'a> {
-    call: &'a Call<'a>,
-    run: Run,
-    first: usize,
-    count: usize,
+/// Some rows of a call, which are given to `run`: the first of a run, or of a part of one, and how many they are.
+pub(super) struct Runs<'a, F> {
+    pub(super) call: &'a Call<'a>,
+    pub(super) run: F,
+    pub(super) first: usize,
+    pub(super) count: usize,
 }
 
-impl parallel::Work for Runs<'_> {
+impl<F: Fn(usize, usize) + Copy + Send> parallel::Work for Runs<'_, F> {
     type Memory = ();
 
     fn len(&self) -> usize {
@@ -476,10 +478,7 @@ impl parallel::Work for Runs<'_> {
 
     fn run(self, _: &mut [()]) {
         let Self { call, run, first, count } = self;
-        call.checked.runs(first, count, |first, count| {
-            // SAFETY: these rows are in one run, and this work has them.
-            unsafe { run(call, first, count, Tasks::ONE) };
-        });
+        call.checked.runs(first, count, run);
     }
 }
 

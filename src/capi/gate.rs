@@ -10,7 +10,7 @@ use lanenorm_kernels::rows::RawRows;
 use lanenorm_kernels::{Center, Centered, Gateable, Gates, Uncentered};
 
 use super::check::{AllRows, Checked, check_places, shape, unsupported};
-use super::forward::{Call, Part, Parts, Types, lanenorm_forward_buffers, lanenorm_rows, prepare_stats};
+use super::forward::{Call, Part, Parts, Runs, Types, lanenorm_forward_buffers, lanenorm_rows, prepare_stats};
 use super::places::{Places, Rows, Strided, no_rows};
 use super::plan::{Dtype, HasSize, Inner, Kind, initialized, lanenorm_plan, sized, unknown};
 use super::{guard, lanenorm_status, misfit};
@@ -141,7 +141,10 @@ unsafe fn run_gated(
     let tasks = part.tasks(buffers.rows.saturating_mul(plan.cols));
     // SAFETY: the caller's duty, and all has been checked.
     unsafe { prepare_stats(kind, buffers, first, count) };
-    parallel::share(Runs { call: &call, run: run_for(kind), first, count }, &mut [], tasks);
+    let (this, run) = (&call, run_for(kind));
+    // SAFETY: these rows are in one run, and the work has them.
+    let run = |first, count| unsafe { run(this, first, count) };
+    parallel::share(Runs { call: &this.call, run, first, count }, &mut [], tasks);
     Ok(())
 }
 
@@ -193,37 +196,5 @@ unsafe fn run<T: Gateable + Gates<M>, M: Center>(this: &GateCall<'_>, first: usi
     match job {
         Err(_) => misfit(),
         Ok(mut job) => job.run_on(call.plan.isa),
-    }
-}
-
-/// Some rows. Whoever makes this knows that the duties of [`run`] are met.
-struct Runs<'a> {
-    call: &'a GateCall<'a>,
-    run: Run,
-    first: usize,
-    count: usize,
-}
-
-impl parallel::Work for Runs<'_> {
-    type Memory = ();
-
-    fn len(&self) -> usize {
-        self.count
-    }
-
-    fn elements(&self) -> usize {
-        self.count * self.call.call.plan.cols
-    }
-
-    fn split_at(self, at: usize) -> (Self, Self) {
-        (Self { count: at, ..self }, Self { first: self.first + at, count: self.count - at, ..self })
-    }
-
-    fn run(self, _: &mut [()]) {
-        let Self { call, run, first, count } = self;
-        call.call.checked.runs(first, count, |first, count| {
-            // SAFETY: these rows are in one run, and this work has them.
-            unsafe { run(call, first, count) };
-        });
     }
 }

@@ -11,7 +11,7 @@ use lanenorm_kernels::scheme::{Format, Layout, Quotient, Range, Scheme, Scope, T
 use lanenorm_kernels::{Center, Centered, Quantizable, Quantizes, Uncentered};
 
 use super::check::{AllRows, Checked, check_places, shape, unsupported};
-use super::forward::{Call, Part, Parts, Types, prepare_stats};
+use super::forward::{Call, Part, Parts, Runs, Types, prepare_stats};
 use super::places::{Places, Rows, Shape, Strided, vector};
 use super::plan::{Dtype, HasSize, Inner, Kind, check, initialized, sized, unknown};
 use super::{guard, lanenorm_forward_buffers, lanenorm_plan, lanenorm_rows_mut, lanenorm_status, misfit, refuse};
@@ -484,10 +484,10 @@ unsafe fn quantize(
     unsafe { prepare_stats(kind, buffers, first, count) };
     if scheme.scope == Scope::Tensor && matches!(pass, Pass::Only) {
         let all = Mutex::new(Range::EMPTY);
-        parallel::share(Runs { call: &call, run, pass: Pass::First(&all), first, count }, &mut [], tasks);
+        parallel::share(runs(&call, run, Pass::First(&all), first, count), &mut [], tasks);
         pass = Pass::Second(all.into_inner().unwrap_or_else(PoisonError::into_inner));
     }
-    parallel::share(Runs { call: &call, run, pass, first, count }, &mut [], tasks);
+    parallel::share(runs(&call, run, pass, first, count), &mut [], tasks);
     Ok(())
 }
 
@@ -606,7 +606,7 @@ unsafe fn range_of_rows(
         let run = run_for(kind, are_sums);
         // SAFETY: the caller's duty, and all has been checked.
         unsafe { prepare_stats(kind, buffers, first, count) };
-        parallel::Work::run(Runs { call: &call, run, pass: Pass::First(&all), first, count }, &mut []);
+        parallel::Work::run(runs(&call, run, Pass::First(&all), first, count), &mut []);
     }
     let Range { min, max } = all.into_inner().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: the caller's duty.
@@ -687,35 +687,15 @@ unsafe fn run<T: Quantizable + Quantizes<M>, M: Center>(
     pass.run(&mut job, this.call.plan.isa);
 }
 
-/// A pass over some rows. Whoever makes this knows that the duties of [`run`] are met.
-struct Runs<'a, 'p> {
+/// A pass over some rows. Whoever shares this knows that the duties of [`run`] are met.
+fn runs<'a>(
     call: &'a QuantizeCall<'a>,
     run: Run,
-    pass: Pass<'p>,
+    pass: Pass<'a>,
     first: usize,
     count: usize,
-}
-
-impl parallel::Work for Runs<'_, '_> {
-    type Memory = ();
-
-    fn len(&self) -> usize {
-        self.count
-    }
-
-    fn elements(&self) -> usize {
-        self.count * self.call.call.plan.cols
-    }
-
-    fn split_at(self, at: usize) -> (Self, Self) {
-        (Self { count: at, ..self }, Self { first: self.first + at, count: self.count - at, ..self })
-    }
-
-    fn run(self, _: &mut [()]) {
-        let Self { call, run, pass, first, count } = self;
-        call.call.checked.runs(first, count, |first, count| {
-            // SAFETY: these rows are in one run, and this work has them.
-            unsafe { run(call, pass, first, count) };
-        });
-    }
+) -> Runs<'a, impl Fn(usize, usize) + Copy + Send> {
+    // SAFETY: these rows are in one run, and the work has them.
+    let run = move |first, count| unsafe { run(call, pass, first, count) };
+    Runs { call: &call.call, run, first, count }
 }
