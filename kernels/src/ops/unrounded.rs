@@ -114,8 +114,7 @@ pub(super) fn run_rows<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loop
     }
 }
 
-/// The statistics of row `r`, which are written: of what it is made of in f32. The
-/// last piece is left in the room.
+/// The statistics of row `r`, which are written: of what it is made of in f32. The last piece is left in the room.
 fn know_row<T: Storage>(
     job: &mut Jobs<'_, T>,
     isa: Isa,
