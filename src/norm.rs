@@ -114,11 +114,11 @@ impl<M: Center> Norm<M> {
     ///
     /// // transformers' `LlamaRMSNorm` rounds before it multiplies by the weight.
     /// let x = [1.0, 1.0, 1.0, 2.0].map(bf16::from_f32);
-    /// let gamma = [bf16::from_f32(1.25); 4];
+    /// let gamma = [bf16::from_f32(1.5); 4];
     /// let plan = RmsNorm::new(4, 1e-6)?;
     /// let once: Vec<bf16> = plan.call(&x).gamma(&gamma).to_vec()?;
     /// let llama: Vec<bf16> = plan.with_rounding(Rounding::STEPS).call(&x).gamma(&gamma).to_vec()?;
-    /// assert_eq!((once[0].to_f32(), llama[0].to_f32()), (0.9453125, 0.94140625));
+    /// assert_eq!((once[0].to_f32(), llama[0].to_f32()), (1.1328125, 1.140625));
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
     pub fn with_rounding(self, rounding: Rounding) -> Self {
