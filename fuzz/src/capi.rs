@@ -2,7 +2,7 @@
 //! status other than `Internal`, and with nothing written.
 
 use std::ffi::c_void;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::ptr::{null, null_mut};
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -153,7 +153,8 @@ impl Input {
                 Spoil::NarrowStride if rows > 1 && cols > 1 && !simple => row_stride = 1 + n % (cols - 1),
                 Spoil::InnerRows if rows > 0 && !simple => inner_rows = rows + 1 + n,
                 Spoil::StructSize if !simple => struct_size = Some(n % 64),
-                Spoil::DescSize if !simple => desc.struct_size = n % 64,
+                // It has to reach to the end of eps.
+                Spoil::DescSize if !simple => desc.struct_size = n % offset_of!(lanenorm_desc, groups),
                 Spoil::Eps => desc.eps = [f64::NAN, -1.0, f64::INFINITY, f64::NEG_INFINITY][n % 4],
                 Spoil::Op if !simple => desc.op = 2 + n as i32,
                 Spoil::DtypeNumber if !simple => desc.dtype = if n % 2 == 0 { -1 } else { 5 + n as i32 },
