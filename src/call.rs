@@ -607,13 +607,14 @@ mod tests {
         assert_eq!(dx, plan.backward(&dy, &x).gamma(&gamma32).to_vec().expect("dx"));
     }
 
-    /// Runs a call on every tier, for rows of several lengths, some of them for the slow path, on a stack of `kib` and
+    /// Calls for rows of this many columns of f32 and of bf16, into outputs of both.
+    #[cfg(not(debug_assertions))]
+    type Calls = fn(lanenorm_kernels::Isa, usize, &[f32], &[bf16], (&mut [f32], &mut [bf16])) -> Result<(), Error>;
+
+    /// Runs calls on every tier, for rows of several lengths, some of them for the slow path, on a stack of `kib` and
     /// some more for the thread and this test.
     #[cfg(not(debug_assertions))]
-    fn fits_on_a_stack(
-        kib: usize,
-        run: fn(lanenorm_kernels::Isa, usize, &[f32], &[bf16], (&mut [f32], &mut [bf16])) -> Result<(), Error>,
-    ) {
+    fn fits_on_a_stack(kib: usize, run: Calls) {
         const OTHERS: usize = 12 << 10;
         const ROWS: usize = 9;
         for isa in lanenorm_kernels::Isa::available() {
