@@ -47,8 +47,8 @@ struct Parts {
 
 const COLS: usize = 256;
 
-/// Of 1024 elements, so many may differ by a unit: statistics that are summed in another order differ by some units of
-/// f32.
+/// `MAY_DIFFER` of the 1024 elements of a case may differ by a unit: statistics that are summed in another order differ
+/// by some units of f32.
 const MAY_DIFFER: usize = 3;
 
 impl Case {
