@@ -38,6 +38,8 @@ mod every_function;
 #[cfg(test)]
 mod every_gate;
 #[cfg(test)]
+mod every_gate_gradient;
+#[cfg(test)]
 mod every_loop;
 #[cfg(test)]
 mod every_mix;

@@ -1,6 +1,7 @@
 //! The memory of rows, read and written, and gamma and beta. Most raw pointers of the crate are kept here.
 
 mod convert;
+mod gate_rows;
 mod grad_rows;
 mod groups;
 mod input;
@@ -14,6 +15,7 @@ mod tail;
 mod target;
 
 pub(crate) use convert::{AddRounded, Convert};
+pub use gate_rows::{GateGradRows, RawGateRows};
 pub(crate) use grad_rows::RowPointers;
 pub use grad_rows::{GradRows, RawGradRows};
 pub use groups::Groups;

@@ -114,8 +114,19 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         let params = Params { beta: None, groups: Groups::ONE, ..params }.with_harmless_offset();
         let isa = Isa::SCALAR;
         let centered = M::CENTERED;
-        let job = GradJob { isa, centered, rows, stats, params, eps, sums, streaming, part_rows, is_leaf };
+        let (before, is_open) = (0, false);
+        let job =
+            GradJob { isa, centered, rows, stats, params, eps, sums, streaming, part_rows, is_leaf, before, is_open };
         Ok(Self(job, PhantomData))
+    }
+
+    /// The same for rows that are some of `parts`: rows of one leaf, of whose part `before` rows come before them. The
+    /// work memory must be that of the rows before, unless there are none. `is_open` says whether other rows of the
+    /// part follow.
+    pub(crate) fn within(self, parts: &Parts, before: usize, is_open: bool) -> Self {
+        let Self(job, center) = self;
+        let (part_rows, is_leaf) = (parts.part_rows, parts.is_leaf());
+        Self(GradJob { part_rows, is_leaf, before, is_open, ..job }, center)
     }
 
     /// The number of parts.

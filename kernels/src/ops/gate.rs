@@ -9,6 +9,8 @@
 //! not fused with their neighbours. Rows that are longer than the room are normalized piece by piece. A gate that
 //! stands before is computed twice for these: for the moments, and again for what is normalized.
 
+mod gradients;
+
 use core::marker::PhantomData;
 
 use half::{bf16, f16};
@@ -26,6 +28,8 @@ use crate::rows::{Convert, Params, RawRows, RowIo, check};
 use crate::simd::{Functions, Kernel, Lanes};
 use crate::stats::StatsMut;
 use crate::table::Dtype;
+
+pub use gradients::GatedBackward;
 
 /// The elements of z that are widened at a time.
 const WIDENED: usize = 1024;
@@ -289,6 +293,11 @@ fn product<S: Lanes, const FUNCTION: u8>(simd: S, v: S::f32s, z: S::f32s) -> S::
         GELU_TANH => f32::gelu_tanh(simd, z),
         _ => unreachable!("there are three functions"),
     };
-    let v = simd.mul_f32s(v, factor);
+    canonical(simd, simd.mul_f32s(v, factor))
+}
+
+/// v, but the canonical NaN where it is a NaN.
+#[inline(always)]
+fn canonical<S: Lanes>(simd: S, v: S::f32s) -> S::f32s {
     simd.select_f32s(simd.equal_f32s(v, v), v, simd.splat_f32s(f32::NAN))
 }

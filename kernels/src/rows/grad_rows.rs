@@ -18,13 +18,7 @@ pub struct GradRows<'a, T> {
     ds: Option<Strided<T>>,
     dx: Option<Strided<T>>,
     in_place: bool,
-    /// The rows of the buffers, and which of them these are.
-    all: usize,
-    rows: usize,
-    first: usize,
-    group: Group,
-    /// The rows of a run.
-    inner_rows: usize,
+    which: Which,
     cols: usize,
     marker: PhantomData<(&'a [T], &'a mut [T])>,
 }
@@ -33,6 +27,64 @@ pub struct GradRows<'a, T> {
 unsafe impl<T: Storage> Send for GradRows<'_, T> {}
 // SAFETY: through a shared GradRows memory is only read.
 unsafe impl<T: Storage> Sync for GradRows<'_, T> {}
+
+/// The rows of the buffers, and which of them some rows are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Which {
+    all: usize,
+    pub(super) rows: usize,
+    first: usize,
+    group: Group,
+    /// The rows of a run.
+    inner_rows: usize,
+}
+
+impl Which {
+    /// All rows of buffers that have `rows` rows, in runs of `inner_rows`.
+    pub(super) fn all(rows: usize, inner_rows: usize) -> Self {
+        Self { all: rows, rows, first: 0, group: Group::ONE, inner_rows }
+    }
+
+    /// Refuses what is given for a part of the rows of the buffers.
+    fn check_all(&self, what: &'static str) -> Result<(), Error> {
+        let &Self { rows, all, .. } = self;
+        if rows == all { Ok(()) } else { Err(Error::Part { what, rows, all }) }
+    }
+
+    /// Those of one of several groups: see [`GradRows::with_group`].
+    pub(super) fn with_group(self, index: usize, groups: usize, repeat: usize) -> Result<Self, Error> {
+        self.check_all("a group")?;
+        Groups::new(groups, repeat)?.divide(self.rows)?;
+        if index >= groups {
+            return Err(Error::NoGroup { index, groups });
+        }
+        Ok(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
+    }
+
+    /// The index of row `r` among the rows of the buffers.
+    #[inline(always)]
+    fn index(&self, r: usize) -> usize {
+        let (r, Group { index, groups, repeat }) = (self.first + r, self.group);
+        if groups == 1 { r } else { (r / repeat * groups + index) * repeat + r % repeat }
+    }
+
+    /// The place of row `r` in the buffers.
+    #[inline(always)]
+    pub(super) fn place(&self, r: usize) -> Place {
+        let r = self.index(r);
+        if r < self.inner_rows {
+            Place { outer: 0, inner: r }
+        } else {
+            Place { outer: r / self.inner_rows, inner: r % self.inner_rows }
+        }
+    }
+
+    /// The first `row` rows, and the others. All rows come first if there are fewer.
+    pub(super) fn split_at(self, row: usize) -> (Self, Self) {
+        let row = row.min(self.rows);
+        (Self { rows: row, ..self }, Self { rows: self.rows - row, first: self.first + row, ..self })
+    }
+}
 
 /// Of each `groups * repeat` rows, the `repeat` rows of group `index`.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +111,8 @@ struct Strided<T> {
 /// The run of a row in the buffers, and its place in the run. All buffers share it, so that one division serves all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    outer: usize,
-    inner: usize,
+    pub(super) outer: usize,
+    pub(super) inner: usize,
 }
 
 /// Where a row of each buffer starts. Without a ds, and where no dx is wanted, that pointer means nothing.
@@ -136,11 +188,7 @@ impl<'a, T: Storage> GradRows<'a, T> {
             ds: None,
             dx: None,
             in_place: false,
-            all: rows,
-            rows,
-            first: 0,
-            group: Group::ONE,
-            inner_rows: usize::MAX,
+            which: Which::all(rows, usize::MAX),
             cols,
             marker: PhantomData,
         })
@@ -174,12 +222,7 @@ impl<'a, T: Storage> GradRows<'a, T> {
     /// If there is no such group, if the groups do not divide the rows, or if these are a part of the rows of
     /// the buffers.
     pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Result<Self, Error> {
-        self.check_all("a group")?;
-        Groups::new(groups, repeat)?.divide(self.rows)?;
-        if index >= groups {
-            return Err(Error::NoGroup { index, groups });
-        }
-        Ok(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
+        Ok(Self { which: self.which.with_group(index, groups, repeat)?, ..self })
     }
 
     /// Refuses a buffer of `len` elements that is added to these rows.
@@ -187,14 +230,8 @@ impl<'a, T: Storage> GradRows<'a, T> {
         if is_there {
             return Err(Error::Twice { what });
         }
-        self.check_all(what)?;
-        check(what, len, self.rows, self.cols, stride)
-    }
-
-    /// Refuses what is given for a part of the rows of the buffers.
-    fn check_all(&self, what: &'static str) -> Result<(), Error> {
-        let &Self { rows, all, .. } = self;
-        if rows == all { Ok(()) } else { Err(Error::Part { what, rows, all }) }
+        self.which.check_all(what)?;
+        check(what, len, self.which.rows, self.cols, stride)
     }
 
     /// Rows given by pointers, for callers that have no slices of their own, in runs of `inner_rows`. ds and dx are
@@ -225,11 +262,7 @@ impl<'a, T: Storage> GradRows<'a, T> {
             ds: ds.map(strided),
             dx: dx.map(strided),
             in_place: dx.is_some_and(|dx| dx.p == dy.p),
-            all: rows,
-            rows,
-            first: 0,
-            group: Group::ONE,
-            inner_rows,
+            which: Which::all(rows, inner_rows),
             cols,
             marker: PhantomData,
         }
@@ -242,37 +275,31 @@ impl<'a, T: Storage> GradRows<'a, T> {
 
     /// The number of rows of the buffers. These rows may be a part of them.
     pub(crate) fn all(&self) -> usize {
-        self.all
+        self.which.all
     }
 
     /// The index of row `r` among the rows of the buffers.
     #[inline(always)]
     pub(crate) fn index(&self, r: usize) -> usize {
-        let (r, Group { index, groups, repeat }) = (self.first + r, self.group);
-        if groups == 1 { r } else { (r / repeat * groups + index) * repeat + r % repeat }
+        self.which.index(r)
     }
 
     /// The place of row `r` in the buffers.
     #[inline(always)]
     pub(crate) fn place(&self, r: usize) -> Place {
-        let r = self.index(r);
-        if r < self.inner_rows {
-            Place { outer: 0, inner: r }
-        } else {
-            Place { outer: r / self.inner_rows, inner: r % self.inner_rows }
-        }
+        self.which.place(r)
     }
 
     /// The number of rows.
     #[inline]
     pub fn rows(&self) -> usize {
-        self.rows
+        self.which.rows
     }
 
     /// The number of groups that the rows of the buffers have.
     #[inline]
     pub fn groups(&self) -> usize {
-        self.group.groups
+        self.which.group.groups
     }
 
     /// The number of elements in a row.
@@ -313,8 +340,8 @@ impl<'a, T: Storage> GradRows<'a, T> {
     /// To cut a job into parts whose sums can be merged, split that:
     /// [`Backward::split_at_part`](crate::ops::backward::Backward::split_at_part).
     pub fn split_at(self, row: usize) -> (Self, Self) {
-        let row = row.min(self.rows);
-        (Self { rows: row, ..self }, Self { rows: self.rows - row, first: self.first + row, ..self })
+        let (a, b) = self.which.split_at(row);
+        (Self { which: a, ..self }, Self { which: b, ..self })
     }
 
     /// Where the row at `at` of dy is read.
@@ -360,7 +387,7 @@ impl<'a, T: Storage> GradRows<'a, T> {
     /// Whether each row of a buffer follows the row before it at one stride.
     #[inline(always)]
     pub(crate) fn is_one_run(&self) -> bool {
-        self.group.groups == 1 && self.all <= self.inner_rows
+        self.which.group.groups == 1 && self.which.all <= self.which.inner_rows
     }
 
     /// Where the row at `at` of each buffer starts.

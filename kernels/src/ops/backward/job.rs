@@ -86,6 +86,9 @@ pub(super) struct GradJob<'a, T: Storage> {
     pub(super) part_rows: usize,
     /// Whether all rows, also those of the job that this is a part of, are one leaf.
     pub(super) is_leaf: bool,
+    /// The rows of the first part that come before these, and whether other rows of the last part follow.
+    pub(super) before: usize,
+    pub(super) is_open: bool,
 }
 
 impl<T: Storage> GradJob<'_, T> {

@@ -17,7 +17,7 @@ const MAX_PARTS: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     pub(super) rows: usize,
-    pub(super) cols: usize,
+    pub(crate) cols: usize,
     pub(super) part_rows: usize,
 }
 
@@ -36,6 +36,11 @@ impl Parts {
     /// The first row of a part, or the number of rows if there is no such part.
     pub fn first_row(&self, part: usize) -> usize {
         self.rows.min(part.saturating_mul(self.part_rows))
+    }
+
+    /// The number of rows of each part but the last.
+    pub(crate) fn part_rows(&self) -> usize {
+        self.part_rows
     }
 
     /// Whether all rows are one leaf. Its sums have no errors: they are the sums of the one part, and what stands where

@@ -43,20 +43,24 @@ impl<T: Storage, M: Center> Kernel for RunParts<'_, '_, T, M> {
         let padded = cols.next_multiple_of(T::STEP);
         let (gamma, leaf) = work.split_at_mut(padded);
         let leaf = &mut leaf[..sums(job.centered) * padded];
-        pack_gamma(simd, job, gamma);
-        leaf.fill(T::Float::default());
+        let before = job.before;
+        if before == 0 {
+            pack_gamma(simd, job, gamma);
+            leaf.fill(T::Float::default());
+        }
         let first_rows = if S::SPECIALIZES { job.first_rows() } else { 0 };
         let mut r = 0;
         while r < rows {
             let n = first_rows.max(BLOCK_ROWS).min(rows - r);
             touch_rows::<S, T, M>(simd, job, r, n, first_rows > 0, gamma, leaf);
-            if job.sums && ((r + n).is_multiple_of(LEAF_ROWS) || r + n == rows) {
+            let (of_part, end) = (before + r, before + r + n);
+            if job.sums && (end.is_multiple_of(LEAF_ROWS) || r + n == rows && !job.is_open) {
                 let len = 2 * leaf.len();
-                let part = &mut partials[r / job.part_rows * len..][..len];
+                let part = &mut partials[of_part / job.part_rows * len..][..len];
                 if job.is_leaf {
                     merge::store_leaf::<S, T>(simd, leaf, part, padded);
                 } else {
-                    let is_first = r % job.part_rows < LEAF_ROWS;
+                    let is_first = of_part % job.part_rows < LEAF_ROWS;
                     merge::add_leaf::<S, T>(simd, leaf, part, padded, is_first);
                 }
             }
