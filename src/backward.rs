@@ -1,11 +1,15 @@
 //! The gradients, for the plans of both normalizations.
 
+use lanenorm_kernels::element::Companion;
+use lanenorm_kernels::gate::Gate;
 use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
+use lanenorm_kernels::ops::gate::GatedBackward;
 use lanenorm_kernels::rows::{GradRows, LINE, Params, Vector};
 use lanenorm_kernels::simd::Float;
-use lanenorm_kernels::{Center, Compiled, Element, Error as Refused};
+use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Gateable};
 
-use crate::gradients::{GradIo, GradOut, ParamGrads};
+use crate::gradients::{GateGradIo, GradIo, GradOut, ParamGrads};
+use crate::jobs::GradParts;
 use crate::parallel::Tasks;
 use crate::plan::{Plan, Written, dx_row_bytes};
 use crate::scratch::Scratch;
@@ -20,20 +24,111 @@ struct Layouts {
     dx: usize,
 }
 
+/// The memory of a backward call, for the rows of each group in turn.
+struct Memory<'s, F> {
+    parts: Parts,
+    sizes: Scratch,
+    tasks: Tasks,
+    partials: &'s mut [F],
+    work: &'s mut [F],
+}
+
 /// Registers of scratch memory that straddle two cache lines cost a fifth of the time.
 const ALIGN: usize = LINE;
 
 impl Plan {
     /// The elements of scratch memory that a backward call takes, with all tasks that it might be cut into now.
     pub(crate) fn backward_scratch_len<T: Element>(&self, rows: usize, centered: bool) -> Result<usize, Error> {
+        self.scratch_len::<T::Float>(rows, |parts| Scratch::new::<T>(parts, centered))
+    }
+
+    /// The same for gated rows.
+    pub(crate) fn gate_scratch_len(&self, rows: usize, centered: bool) -> Result<usize, Error> {
+        self.scratch_len::<f32>(rows, |parts| Scratch::gated(parts, centered))
+    }
+
+    fn scratch_len<F>(&self, rows: usize, lens: impl Fn(&Parts) -> Option<Scratch>) -> Result<usize, Error> {
         if rows == 0 || self.cols == 0 {
             return Ok(0);
         }
         let parts = Parts::new(rows / self.groups, self.cols);
         let tasks: Tasks = self.parallelism.most_tasks_for(backward_elements(rows, self.cols)).at_most(parts.count());
-        let total = Scratch::new::<T>(&parts, centered).and_then(|scratch| scratch.total(tasks.count));
-        let total = total.and_then(|total| total.checked_add(ALIGN / size_of::<T::Float>()));
-        total.ok_or(Error::Arguments(Refused::Overflow { what: "scratch", rows, stride: self.cols }))
+        let total = lens(&parts).and_then(|scratch| scratch.total(tasks.count));
+        let total = total.and_then(|total| total.checked_add(ALIGN / size_of::<F>()));
+        total.ok_or_else(|| self.scratch_overflow(rows))
+    }
+
+    #[cold]
+    fn scratch_overflow(&self, rows: usize) -> Error {
+        Error::Arguments(Refused::Overflow { what: "scratch", rows, stride: self.cols })
+    }
+
+    /// Memory for the gradients of `rows` rows, from `scratch` or, if there is none, allocated in `own`.
+    fn scratch_memory<'s, F: Float>(
+        &self,
+        rows: usize,
+        lens: impl Fn(&Parts) -> Option<Scratch>,
+        scratch: Option<&'s mut [F]>,
+        own: &'s mut Vec<F>,
+    ) -> Result<Memory<'s, F>, Error> {
+        let cols = self.cols;
+        let parts = Parts::new(rows / self.groups, cols);
+        let tasks = self.backward_tasks(rows, &parts);
+        let overflow = || self.scratch_overflow(rows);
+        let sizes = lens(&parts).ok_or_else(overflow)?;
+        let needed = sizes.total(1).ok_or_else(overflow)?;
+        let scratch = match scratch {
+            Some(scratch) if scratch.len() < needed => {
+                return Err(Error::Scratch { len: scratch.len(), needed, rows, cols });
+            }
+            Some(scratch) => scratch,
+            None => {
+                *own = vec![F::default(); self.scratch_len::<F>(rows, lens)?];
+                &mut own[..]
+            }
+        };
+        let tasks = tasks.at_most((scratch.len() - sizes.partials) / sizes.work.max(1));
+        let spare = scratch.len() - sizes.partials - tasks.count * sizes.work;
+        let skipped = Some(scratch.as_ptr().align_offset(ALIGN)).filter(|&skipped| skipped <= spare);
+        let (partials, work) = scratch[skipped.unwrap_or(0)..].split_at_mut(sizes.partials);
+        Ok(Memory { parts, sizes, tasks, partials, work })
+    }
+
+    /// Takes the gradients of the rows of one group, for which `job` is, and the sums of all of them if `sums`.
+    fn gradients_of_group<T, M: Center, J>(
+        &self,
+        group: usize,
+        job: Result<J, Refused>,
+        memory: &mut Memory<'_, T::Float>,
+        sums: bool,
+        grads: &mut ParamGrads<'_, T::Float>,
+    ) where
+        T: Element + Compiled<M>,
+        J: GradParts<Float = T::Float>,
+    {
+        let Memory { parts, sizes, tasks, partials, work } = memory;
+        let Ok(job) = job else { unreachable!("all lengths have been checked") };
+        jobs::backward(self.isa, job, partials, work, sizes, *tasks);
+        if sums {
+            let of_group = group * self.cols..(group + 1) * self.cols;
+            let dgamma = grads.dgamma.as_deref_mut().map(|dgamma| &mut dgamma[of_group.clone()]);
+            let dbeta = grads.dbeta.as_deref_mut().map(|dbeta| &mut dbeta[of_group]);
+            jobs::merge::<T, M, true>(self.isa, parts, partials, ParamGrads { dgamma, dbeta }, *tasks);
+        }
+    }
+
+    /// Checks where the gradients of gamma and beta go, and whether `has_rows` says that gradients of rows are wanted.
+    /// Returns whether sums are.
+    fn check_sums<F>(&self, grads: &ParamGrads<'_, F>, has_rows: bool) -> Result<bool, Error> {
+        let ParamGrads { dgamma, dbeta } = grads;
+        let sums = dgamma.is_some() || dbeta.is_some();
+        let params_len = self.params_len(if dgamma.is_some() { "dgamma" } else { "dbeta" }, sums)?;
+        shape::length("dgamma", dgamma.as_deref(), params_len)?;
+        shape::length("dbeta", dbeta.as_deref(), params_len)?;
+        if !has_rows && !sums {
+            return Err(Error::Arguments(Refused::NoGradient));
+        }
+        Ok(sums)
     }
 
     /// How many tasks a backward call is cut into. To be asked once for each call.
@@ -48,7 +143,7 @@ impl Plan {
         mut io: GradIo<'_, T>,
         gamma: Option<Vector<'_, T>>,
         stats: Stats<'_, T::Float>,
-        grads: ParamGrads<'_, T::Float>,
+        mut grads: ParamGrads<'_, T::Float>,
         scratch: Option<&mut [T::Float]>,
         dx: Option<&mut dyn FnMut() -> *mut T>,
     ) -> Result<(), Error>
@@ -56,63 +151,65 @@ impl Plan {
         T: Element + Compiled<M>,
     {
         let &Self { cols, groups, .. } = self;
-        let ParamGrads { mut dgamma, mut dbeta } = grads;
         let in_place = matches!(io.out, GradOut::InPlace { .. });
         let has_dx = in_place || matches!(io.out, GradOut::Apart { .. });
         let mut grad_rows = self.rows_of_gradients(&mut io)?;
         let rows = grad_rows.rows();
         self.params(rows, gamma, None)?;
         check_stats::<_, M>(rows, &stats)?;
-        let sums = dgamma.is_some() || dbeta.is_some();
-        let params_len = self.params_len(if dgamma.is_some() { "dgamma" } else { "dbeta" }, sums)?;
-        shape::length("dgamma", dgamma.as_deref(), params_len)?;
-        shape::length("dbeta", dbeta.as_deref(), params_len)?;
-        if !has_dx && !sums {
-            return Err(Error::Arguments(Refused::NoGradient));
-        }
+        let sums = self.check_sums(&grads, has_dx)?;
         // Before anything is allocated: there may be more columns or groups than memory has room for.
         if rows == 0 || cols == 0 {
-            [dgamma, dbeta].into_iter().flatten().for_each(|sums| sums.fill(T::Float::default()));
+            grads.fill_with_zeros();
             return Ok(());
         }
 
-        let parts = Parts::new(rows / groups, cols);
-        let tasks = self.backward_tasks(rows, &parts);
-        let overflow = || Error::Arguments(Refused::Overflow { what: "scratch", rows, stride: cols });
-        let lens = Scratch::new::<T>(&parts, M::CENTERED).ok_or_else(overflow)?;
-        let needed = lens.total(1).ok_or_else(overflow)?;
-        let mut own;
-        let scratch = match scratch {
-            Some(scratch) if scratch.len() < needed => {
-                return Err(Error::Scratch { len: scratch.len(), needed, rows, cols });
-            }
-            Some(scratch) => scratch,
-            None => {
-                own = vec![T::Float::default(); self.backward_scratch_len::<T>(rows, M::CENTERED)?];
-                &mut own[..]
-            }
-        };
-        let tasks = tasks.at_most((scratch.len() - lens.partials) / lens.work.max(1));
-        let spare = scratch.len() - lens.partials - tasks.count * lens.work;
-        let skipped = Some(scratch.as_ptr().align_offset(ALIGN)).filter(|&skipped| skipped <= spare);
-        let (partials, work) = scratch[skipped.unwrap_or(0)..].split_at_mut(lens.partials);
+        let mut own = Vec::new();
+        let lens = |parts: &Parts| Scratch::new::<T>(parts, M::CENTERED);
+        let mut memory = self.scratch_memory(rows, lens, scratch, &mut own)?;
         if let Some(dx) = dx {
             io.out.place(dx());
             grad_rows = self.rows_of_gradients(&mut io)?;
         }
         let streaming = self.streams_dx(&grad_rows);
         for group in 0..groups {
-            let of_group = group * cols..(group + 1) * cols;
-            let grad_rows = grad_rows.reborrow();
-            let Ok(job) = self.grad_job::<T, M>(grad_rows, group, gamma, stats, sums, streaming) else {
-                unreachable!("all lengths have been checked")
-            };
-            jobs::backward(self.isa, job, partials, work, &lens, tasks);
-            if sums {
-                let dgamma = dgamma.as_deref_mut().map(|dgamma| &mut dgamma[of_group.clone()]);
-                let dbeta = dbeta.as_deref_mut().map(|dbeta| &mut dbeta[of_group]);
-                jobs::merge::<T, M, true>(self.isa, &parts, partials, ParamGrads { dgamma, dbeta }, tasks);
-            }
+            let job = self.grad_job::<T, M>(grad_rows.reborrow(), group, gamma, stats, sums, streaming);
+            self.gradients_of_group::<T, M, _>(group, job, &mut memory, sums, &mut grads);
+        }
+        Ok(())
+    }
+
+    /// Takes the gradients of gated rows.
+    pub(crate) fn gate_backward<T: Gateable, Z: Companion<f32>, M: Center>(
+        &self,
+        mut io: GateGradIo<'_, T, Z>,
+        [gamma, beta]: [Option<Vector<'_, T>>; 2],
+        gate: Gate,
+        mut grads: ParamGrads<'_, f32>,
+        scratch: Option<&mut [f32]>,
+    ) -> Result<(), Error>
+    where
+        f32: Compiled<M>,
+    {
+        let &Self { cols, groups, repeat, eps, .. } = self;
+        let has_rows = io.dz.is_some() || !matches!(io.out, GradOut::WithoutDx { .. });
+        let mut grad_rows = runs::gate_grad_rows(&mut io, cols)?;
+        let rows = grad_rows.rows();
+        self.params(rows, gamma, beta)?;
+        let sums = self.check_sums(&grads, has_rows)?;
+        if rows == 0 || cols == 0 {
+            grads.fill_with_zeros();
+            return Ok(());
+        }
+        let mut own = Vec::new();
+        let lens = |parts: &Parts| Scratch::gated(parts, M::CENTERED);
+        let mut memory = self.scratch_memory(rows, lens, scratch, &mut own)?;
+        for group in 0..groups {
+            let [gamma, beta] = [gamma, beta].map(|v| v.map(|v| v.part(group * cols, cols).beside::<f32>()));
+            let params = Params { gamma, beta, offset: self.offset, rounding: self.rounding, ..Params::default() };
+            let job = grad_rows.reborrow().with_group(group, groups, repeat);
+            let job = job.and_then(|rows| GatedBackward::<M>::new(rows, params, eps, gate, sums));
+            self.gradients_of_group::<f32, M, _>(group, job, &mut memory, sums, &mut grads);
         }
         Ok(())
     }

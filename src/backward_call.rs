@@ -94,6 +94,26 @@ impl<'a, T: Element, M: Center, D: Place> BackwardCall<'a, T, M, D> {
         Self { norm, dy, x, ds: None, gamma: None, stats, grads, scratch: None, misgiven, marker: PhantomData }
     }
 
+    /// All that has been described, but for the statistics.
+    #[expect(clippy::type_complexity, reason = "the parts of a call")]
+    pub(crate) fn into_parts(
+        self,
+    ) -> Result<
+        (
+            &'a Norm<M>,
+            D::Rows<'a, T>,
+            Rows<'a, T>,
+            Option<Vector<'a, T>>,
+            ParamGrads<'a, T::Float>,
+            Option<&'a mut [T::Float]>,
+        ),
+        Error,
+    > {
+        let Self { norm, dy, x, gamma, grads, scratch, misgiven, .. } = self;
+        misgiven.refuse()?;
+        Ok((norm, dy, x, gamma, grads, scratch))
+    }
+
     /// A gradient that reaches x by another way, to be added to dx. Where x is the sum of two addends, written by
     /// forward, ds is the gradient of the sum, and dx the gradient of either addend.
     ///

@@ -53,7 +53,8 @@ impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
     ///
-    /// Rows of f64 have no gate, nor have sums, nor rows whose moments are given. Gradients are those of the parts.
+    /// Rows of f64 have no gate, nor have sums, nor rows whose moments are given. For gradients see
+    /// [`BackwardCall::gate`](crate::BackwardCall::gate).
     #[inline]
     pub fn gate<Z>(self, z: impl Into<Rows<'a, Z>>, gate: Gate) -> GateCall<'a, T, M, D, P, Z> {
         GateCall { call: self, gate, z: z.into() }

@@ -1,3 +1,5 @@
+use lanenorm_kernels::simd::Float;
+
 use crate::grid::Ptr;
 use crate::rows::{Layout, Rows, RowsMut};
 
@@ -19,6 +21,15 @@ impl<T> GradIo<'_, T> {
         };
         of_out || self.x.layout.is_grid() || self.ds.as_ref().is_some_and(|ds| ds.layout.is_grid())
     }
+}
+
+/// The rows of a backward call of gated rows.
+#[derive(Debug)]
+pub(crate) struct GateGradIo<'a, T, Z> {
+    pub(crate) out: GradOut<'a, T>,
+    pub(crate) x: Rows<'a, T>,
+    pub(crate) z: Rows<'a, Z>,
+    pub(crate) dz: Option<RowsMut<'a, Z>>,
 }
 
 /// The gradient dy of y, and where the gradient dx goes.
@@ -43,6 +54,13 @@ impl<T> GradOut<'_, T> {
 pub(crate) struct ParamGrads<'a, F> {
     pub(crate) dgamma: Option<&'a mut [F]>,
     pub(crate) dbeta: Option<&'a mut [F]>,
+}
+
+impl<F: Float> ParamGrads<'_, F> {
+    /// The sums over no rows.
+    pub(crate) fn fill_with_zeros(self) {
+        [self.dgamma, self.dbeta].into_iter().flatten().for_each(|sums| sums.fill(F::default()));
+    }
 }
 
 impl<F> Default for ParamGrads<'_, F> {

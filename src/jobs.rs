@@ -8,8 +8,10 @@ use std::marker::PhantomData;
 
 use lanenorm_kernels::ops::backward::{Backward, Parts};
 use lanenorm_kernels::ops::forward::{Forward, Normalize};
+use lanenorm_kernels::ops::gate::GatedBackward;
 use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::rows::{Params, RowIo};
+use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::stats::{CHUNK, Moments, StatsMut};
 use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Isa};
 
@@ -347,29 +349,71 @@ where
     }
 }
 
+/// A job of taking gradients, in parts that have sums of their own.
+pub(crate) trait GradParts: Send + Sized {
+    type Float: Float;
+
+    fn parts(&self) -> usize;
+    fn split_at_part(self, parts: usize) -> (Self, Self);
+    fn run_on(&mut self, isa: Isa, partials: &mut [Self::Float], work: &mut [Self::Float]);
+}
+
+impl<T: Element + Compiled<M>, M: Center> GradParts for Backward<'_, T, M> {
+    type Float = T::Float;
+
+    fn parts(&self) -> usize {
+        self.parts()
+    }
+
+    fn split_at_part(self, parts: usize) -> (Self, Self) {
+        self.split_at_part(parts)
+    }
+
+    fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
+        self.run_on(isa, partials, work);
+    }
+}
+
+impl<M: Center> GradParts for GatedBackward<'_, M>
+where
+    f32: Compiled<M>,
+{
+    type Float = f32;
+
+    fn parts(&self) -> usize {
+        self.parts()
+    }
+
+    fn split_at_part(self, parts: usize) -> (Self, Self) {
+        self.split_at_part(parts)
+    }
+
+    fn run_on(&mut self, isa: Isa, partials: &mut [f32], work: &mut [f32]) {
+        self.run_on(isa, partials, work);
+    }
+}
+
 /// Takes the gradients of the job's parts on up to `tasks` threads. There is work memory for each of them.
-pub(crate) fn backward<T, M: Center>(
+pub(crate) fn backward<J: GradParts>(
     isa: Isa,
-    job: Backward<'_, T, M>,
-    partials: &mut [T::Float],
-    work: &mut [T::Float],
+    job: J,
+    partials: &mut [J::Float],
+    work: &mut [J::Float],
     scratch: &Scratch,
     tasks: Tasks,
-) where
-    T: Element + Compiled<M>,
-{
+) {
     share(Gradients { isa, job, partials, scratch }, work, tasks);
 }
 
-struct Gradients<'a, 'p, T: Element, M: Center> {
+struct Gradients<'p, J: GradParts> {
     isa: Isa,
-    job: Backward<'a, T, M>,
-    partials: &'p mut [T::Float],
+    job: J,
+    partials: &'p mut [J::Float],
     scratch: &'p Scratch,
 }
 
-impl<T: Element + Compiled<M>, M: Center> Work for Gradients<'_, '_, T, M> {
-    type Memory = T::Float;
+impl<J: GradParts> Work for Gradients<'_, J> {
+    type Memory = J::Float;
 
     fn len(&self) -> usize {
         self.job.parts()
@@ -385,7 +429,7 @@ impl<T: Element + Compiled<M>, M: Center> Work for Gradients<'_, '_, T, M> {
         self.scratch.work
     }
 
-    fn run(mut self, work: &mut [T::Float]) {
+    fn run(mut self, work: &mut [J::Float]) {
         self.job.run_on(self.isa, self.partials, work);
     }
 }

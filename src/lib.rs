@@ -59,6 +59,7 @@ pub mod call;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod error;
+mod gate_backward;
 mod gates;
 mod gradients;
 mod grid;
@@ -82,6 +83,7 @@ mod slice;
 
 pub use call::{BackwardCall, Call};
 pub use error::{Error, Misfit};
+pub use gate_backward::GateBackwardCall;
 pub use gates::GateCall;
 pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;

@@ -10,13 +10,15 @@ use lanenorm_kernels::element::{Addend, Companion, Kind};
 use lanenorm_kernels::gate::Gate;
 use lanenorm_kernels::ops::gate::Gated;
 use lanenorm_kernels::ops::quantize::Quants;
-use lanenorm_kernels::rows::{GradRows, Params, RawGradRows, RawRows, RowIo, start_on_lines};
+use lanenorm_kernels::rows::{
+    GateGradRows, GradRows, Params, RawGateRows, RawGradRows, RawRows, RowIo, start_on_lines,
+};
 use lanenorm_kernels::scheme::{Byte, Scheme};
 use lanenorm_kernels::stats::StatsMut;
 use lanenorm_kernels::{Center, Element, Error as Refused, Gateable};
 
 use crate::error::{Error, Misfit};
-use crate::gradients::{GradIo, GradOut};
+use crate::gradients::{GateGradIo, GradIo, GradOut};
 use crate::grid::Ptr;
 use crate::rows::{Layout, Rows, RowsMut};
 use crate::shape::{self, Runs};
@@ -508,27 +510,58 @@ impl<'a, T> RowReader<'a, T> {
     }
 }
 
-/// The rows of a backward call, if they fit together.
-pub(crate) fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, cols: usize) -> Result<GradRows<'b, T>, Error> {
-    let x = Buffer::read("x", &io.x);
-    let ds = io.ds.as_ref().map(|ds| Buffer::read("ds", ds));
-    let (dy, dx) = match &mut io.out {
+/// Reads dy, and says where dx goes, if it is wanted.
+fn grad_buffers<T>(out: &mut GradOut<'_, T>) -> (Buffer, Option<Buffer>) {
+    match out {
         GradOut::Apart { dy, dx } => (Buffer::read("dy", dy), Some(Buffer::written("dx", dx))),
         GradOut::InPlace { dy } => {
             let dy = Buffer::written("dy", dy);
             (dy, Some(dy))
         }
         GradOut::WithoutDx { dy } => (Buffer::read("dy", dy), None),
-    };
+    }
+}
+
+impl Placed {
+    /// The same rows for the kernels.
+    fn for_gradients<T>(self, rows: &Checked) -> RawGradRows<T> {
+        let At { p, strides: [outer_stride, stride] } = self.at(rows);
+        RawGradRows { p: p.0.cast::<T>().cast_mut(), stride, outer_stride }
+    }
+}
+
+/// The rows of a backward call of gated rows, if they fit together.
+pub(crate) fn gate_grad_rows<'b, T: Gateable, Z: Companion<f32>>(
+    io: &'b mut GateGradIo<'_, T, Z>,
+    cols: usize,
+) -> Result<GateGradRows<'b>, Error> {
+    let (x, z) = (Buffer::read("x", &io.x), Buffer::read("z", &io.z));
+    let dz = io.dz.as_mut().map(|dz| Buffer::written("dz", dz));
+    let (dy, dx) = grad_buffers(&mut io.out);
+    let mut rows = Checked::first(dy, cols)?;
+    let mut beside = |buffer| rows.beside(buffer, cols, |what, dy, rows| Error::GradRows { what, dy, rows });
+    let (x, z) = (beside(x)?, beside(z)?);
+    let dx = dx.map(&mut beside).transpose()?;
+    let dz = dz.map(beside).transpose()?;
+    let raw = |placed: Placed, kind| RawGateRows { rows: placed.for_gradients(&rows), kind };
+    let [own, of_z] = [<T as Companion<f32>>::KIND, <Z as Companion<f32>>::KIND];
+    let inputs = [raw(rows.of_first, own), raw(x, own), raw(z, of_z)];
+    let outputs = [dx.map(|dx| raw(dx, own)), dz.map(|dz| raw(dz, of_z))];
+    // SAFETY: as for `grad_rows`.
+    Ok(unsafe { GateGradRows::from_raw(inputs, outputs, rows.inner_rows(), rows.rows, cols) })
+}
+
+/// The rows of a backward call, if they fit together.
+pub(crate) fn grad_rows<'b, T: Element>(io: &'b mut GradIo<'_, T>, cols: usize) -> Result<GradRows<'b, T>, Error> {
+    let x = Buffer::read("x", &io.x);
+    let ds = io.ds.as_ref().map(|ds| Buffer::read("ds", ds));
+    let (dy, dx) = grad_buffers(&mut io.out);
     let mut rows = Checked::first(dy, cols)?;
     let mut beside = |buffer| rows.beside(buffer, cols, |what, dy, rows| Error::GradRows { what, dy, rows });
     let x = beside(x)?;
     let ds = ds.map(&mut beside).transpose()?;
     let dx = dx.map(beside).transpose()?;
-    let raw = |placed: Placed| {
-        let At { p, strides: [outer_stride, stride] } = placed.at(&rows);
-        RawGradRows { p: p.0.cast::<T>().cast_mut(), stride, outer_stride }
-    };
+    let raw = |placed: Placed| placed.for_gradients::<T>(&rows);
     let (dy, x, ds, dx) = (raw(rows.of_first), raw(x), ds.map(raw), dx.map(raw));
     // SAFETY: `io`, which is borrowed for as long as the rows, has borrowed all buffers, those that are written as
     // mutable ones. `shape::runs` has checked that the rows of each lie within its elements, or are those that the

@@ -20,6 +20,11 @@ impl Scratch {
         Some(Self { partial, partials, work: parts.work_len::<T>(centered)? })
     }
 
+    /// For the gradients of gated rows, which are computed in f32.
+    pub(crate) fn gated(parts: &Parts, centered: bool) -> Option<Self> {
+        Some(Self { work: parts.gate_work_len(centered)?, ..Self::new::<f32>(parts, centered)? })
+    }
+
     /// The elements of all scratch memory, for `tasks` tasks.
     pub(crate) fn total(&self, tasks: usize) -> Option<usize> {
         self.work.checked_mul(tasks)?.checked_add(self.partials)

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::element::Storage;
+use crate::element::{Addend, Storage};
 use crate::error::Error;
 use crate::isa::{Isa, Tier};
 use crate::mean::{Center, Centered, Either, Uncentered};
@@ -216,9 +216,9 @@ impl<T: Quantizes<M>, M: Center> Quantize<'_, T, M> {
 
 /// A type of elements that are computed in f32, and so can have a gate: f32, f16 or bf16.
 #[diagnostic::on_unimplemented(message = "rows of `{Self}` have no gate", label = "expected rows of f32, f16 or bf16")]
-pub trait Gateable: Element + Storage<Float = f32> + Gates<Centered> + Gates<Uncentered> {}
+pub trait Gateable: Element + Storage<Float = f32> + Addend<f32> + Gates<Centered> + Gates<Uncentered> {}
 
-impl<T: Element + Storage<Float = f32> + Gates<Centered> + Gates<Uncentered>> Gateable for T {}
+impl<T: Element + Storage<Float = f32> + Addend<f32> + Gates<Centered> + Gates<Uncentered>> Gateable for T {}
 
 /// The compiled code of jobs with a gate for a type of elements and a kind of normalization.
 #[doc(hidden)]

@@ -8,6 +8,8 @@ mod bits;
 mod differences;
 #[cfg(not(few_tests))]
 mod errors;
+#[cfg(not(few_tests))]
+mod gate;
 mod golden;
 #[cfg(not(few_tests))]
 mod groups;

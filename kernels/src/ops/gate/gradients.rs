@@ -60,7 +60,8 @@ impl Parts {
     /// The elements of memory that a thread takes to work on the gradients of gated rows. `None` on overflow.
     pub fn gate_work_len(&self, centered: bool) -> Option<usize> {
         let rooms = (2 * together(self.cols)).checked_mul(self.cols)?;
-        self.work_len::<f32>(centered)?.checked_add(rooms)?.checked_add(LINE / size_of::<f32>())
+        // Whole cache lines, as all lengths are.
+        self.work_len::<f32>(centered)?.checked_add(rooms.checked_next_multiple_of(LINE / size_of::<f32>())?)
     }
 }
 
@@ -125,9 +126,6 @@ impl<'a, M: Center> GatedBackward<'a, M> {
             panic!("work of {cols} columns is more than usize can count")
         };
         let (work, rooms) = work.split_at_mut(needed);
-        // On cache lines.
-        let gap = rooms.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
-        let rooms = &mut rooms[gap..];
         let together = together(cols);
         let (wide, gradients) = rooms.split_at_mut(together * cols);
         in_default_environment(|| {
