@@ -40,8 +40,8 @@
  *
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
  * header may be smaller, by whole words: the fields beyond count as zero. It has to reach to the end of eps in a
- * descriptor, of y in a forward call, of dx in a backward call, of zero_point in quantized outputs, of z in a gate, and
- * to that of a scheme. Fields are only ever added at the end. A structure that is larger than the library's is refused,
+ * descriptor, of y in a forward call, of dx in a backward call, of zero_point in quantized outputs, of z in a gate, of
+ * dz in its gradients, and to that of a scheme. Fields are only ever added at the end. A structure that is larger than the library's is refused,
  * even if it ends in zeros (LANENORM_STATUS_SIZE), so that the library ignores nothing that a newer header asks for. A
  * plan belongs to the library that made it: for another version or build it is not initialized. All versions export the
  * same names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared library that
@@ -873,6 +873,26 @@ typedef struct lanenorm_gate {
   int32_t kind;
 } lanenorm_gate;
 
+/**
+ * What a backward call of gated rows has beside its buffers and its gate. Start from `LANENORM_GATE_GRADIENTS_INIT`,
+ * which sets `struct_size` and leaves all else zero and absent.
+ */
+typedef struct lanenorm_gate_gradients {
+  /**
+   * `sizeof(lanenorm_gate_gradients)`. See "Versions" at the top.
+   */
+  size_t struct_size;
+  /**
+   * Optional: the gradient of z, of the type of z. It overlaps nothing.
+   */
+  struct lanenorm_rows_mut dz;
+  /**
+   * Optional, not for RMS normalization: the beta of the forward call, of the type of gamma. dz depends on it where
+   * the gate comes after the normalization.
+   */
+  const void *beta;
+} lanenorm_gate_gradients;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -1433,6 +1453,19 @@ enum lanenorm_status lanenorm_plan_gate_rows(const struct lanenorm_plan *plan,
                                              size_t first_row,
                                              size_t row_count);
 
+/**
+ * Takes the gradients of all rows of a call with a gate, on as many threads as `threads` says. dy is the gradient of
+ * that call's y, of the type of x. At least one of dx, dz, dgamma and dbeta must be wanted. Rows are normalized again:
+ * the mean, mean_lo and rstd of `buffers` are not read. All between is float; dx and dz are rounded once. Memory is
+ * allocated for the time of the call. A ds, and rows of double, are refused.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_gate_backward(const struct lanenorm_plan *plan,
+                                                 const struct lanenorm_backward_buffers *buffers,
+                                                 const struct lanenorm_gate *gate,
+                                                 const struct lanenorm_gate_gradients *gradients,
+                                                 size_t threads);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
@@ -1459,5 +1492,8 @@ enum lanenorm_status lanenorm_plan_gate_rows(const struct lanenorm_plan *plan,
 
 /** A gate to start from: silu, behind the normalization, of a z that is absent. */
 #define LANENORM_GATE_INIT {sizeof(lanenorm_gate), {NULL, 0, 0}, 0, 0}
+
+/** Nothing beside the buffers of a backward call of gated rows: neither dz nor beta. */
+#define LANENORM_GATE_GRADIENTS_INIT {sizeof(lanenorm_gate_gradients), {NULL, 0, 0}, NULL}
 
 #endif /* LANENORM_H */

@@ -663,7 +663,7 @@ static void quantized_rows(void) {
 
 /* ---- Gates ---- */
 
-/* norm(x) * silu(z) beside norm(x) and the formula, by one call and by rows, over x; and silu before the norm. */
+/* norm(x) * silu(z) beside norm(x) and the formula, by one call and by rows, over x; silu before the norm; and dz. */
 static void gated_rows(void) {
   enum { ROWS = 5, COLS = 64, N = ROWS * COLS };
   float *x = (float *)filled(F32, N, 3.0), *z = (float *)filled(F32, N, 2.0);
@@ -673,6 +673,8 @@ static void gated_rows(void) {
   lanenorm_desc desc = LANENORM_DESC_INIT;
   lanenorm_forward_buffers buffers = LANENORM_FORWARD_INIT;
   lanenorm_gate gate = LANENORM_GATE_INIT;
+  lanenorm_backward_buffers backward = LANENORM_BACKWARD_INIT;
+  lanenorm_gate_gradients gradients = LANENORM_GATE_GRADIENTS_INIT;
   desc.op = LANENORM_OP_RMS_NORM;
   desc.cols = COLS;
   desc.eps = 1e-5;
@@ -699,6 +701,22 @@ static void gated_rows(void) {
   CHECK(memcmp(x, gated, N * sizeof(float)) == 0);
   gate.z.data = x;
   REFUSED(LANENORM_STATUS_OVERLAP, lanenorm_plan_gate(&plan, &buffers, &gate, 1));
+  /* x is norm(x * silu(z)) by now. dz of sigmoid behind the norm is dy * norm(x) * s * (1 - s). */
+  gate.z.data = z;
+  gate.kind = LANENORM_GATE_KIND_SIGMOID;
+  buffers.x.data = x;
+  buffers.y.data = y;
+  OK(lanenorm_plan_forward(&plan, &buffers, 1));
+  backward.rows = ROWS;
+  backward.dy.data = backward.x.data = x;
+  gradients.dz.data = gated;
+  OK(lanenorm_plan_gate_backward(&plan, &backward, &gate, &gradients, 0));
+  for (i = 0; i < N; i++) {
+    double sigmoid = 1.0 / (1.0 + exp(-(double)z[i])), dz = (double)x[i] * y[i] * sigmoid * (1.0 - sigmoid);
+    CHECK(fabs(gated[i] - dz) <= 2e-6 * (1.0 + fabs(dz)));
+  }
+  gradients.dz.data = z;
+  REFUSED(LANENORM_STATUS_OVERLAP, lanenorm_plan_gate_backward(&plan, &backward, &gate, &gradients, 1));
   free(x);
   free(z);
   free(y);

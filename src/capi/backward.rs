@@ -5,15 +5,17 @@ use std::mem::MaybeUninit;
 use std::{ptr, slice};
 
 use lanenorm_kernels::element::Storage;
+use lanenorm_kernels::gate::Gate;
 use lanenorm_kernels::half::{bf16, f16};
 use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
-use lanenorm_kernels::rows::{GradRows, LINE, Params, RawGradRows, Vector};
+use lanenorm_kernels::ops::gate::GatedBackward;
+use lanenorm_kernels::rows::{GateGradRows, GradRows, LINE, Params, RawGateRows, RawGradRows, Vector};
 use lanenorm_kernels::simd::Float;
-use lanenorm_kernels::{Center, Compiled, Count, Element, Error as Refused};
+use lanenorm_kernels::{Center, Centered, Compiled, Count, Element, Error as Refused, Uncentered};
 
 use super::check::{no_centered, params_len};
 use super::places::{Places, Rows, Shape, Strided, fill_with_zeros};
-use super::plan::{Kind, for_types, initialized, sized};
+use super::plan::{Dtype, Kind, for_types, initialized, sized};
 use super::{guard, lanenorm_plan, lanenorm_rows, lanenorm_rows_mut, lanenorm_status, misfit, parallelism, refuse};
 use crate::backward::check_stats_together;
 use crate::gradients::ParamGrads;
@@ -87,7 +89,7 @@ pub unsafe extern "C" fn lanenorm_plan_backward(
         // SAFETY: the caller's duty.
         unsafe {
             let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers, &mut room)?);
-            backward(&inner.plan, inner.kind, buffers, threads)
+            backward(&inner.plan, inner.kind, buffers, None, threads)
         }
     })
 }
@@ -167,8 +169,11 @@ const _: () = assert!((f32::STEP * size_of::<f32>()).is_multiple_of(LINE));
 const _: () = assert!((f64::STEP * size_of::<f64>()).is_multiple_of(LINE));
 
 impl Sizes {
-    fn new(plan: &Plan, kind: Kind, rows: usize) -> Option<Self> {
+    fn new(plan: &Plan, kind: Kind, rows: usize, is_gated: bool) -> Option<Self> {
         let parts = Parts::new(rows / plan.groups, plan.cols);
+        if is_gated {
+            return Some(Self { lens: Scratch::gated(&parts, kind.centered)?, parts });
+        }
         let of = if kind.float_size() == size_of::<f64>() { Scratch::new::<f64> } else { Scratch::new::<f32> };
         Some(Self { lens: of(&parts, kind.centered)?, parts })
     }
@@ -183,7 +188,7 @@ impl Sizes {
 
 fn block_sizes(plan: &Plan, kind: Kind, rows: usize) -> Result<(Sizes, lanenorm_backward_sizes), lanenorm_status> {
     check_groups(plan, rows)?;
-    let sizes = Sizes::new(plan, kind, rows);
+    let sizes = Sizes::new(plan, kind, rows, false);
     let sizes = sizes.and_then(|sizes| sizes.in_bytes(plan, kind).map(|in_bytes| (sizes, in_bytes)));
     sizes.ok_or_else(|| overflows(plan, rows))
 }
@@ -213,6 +218,25 @@ struct Call<'a> {
     /// Whether dx is written past the caches.
     streaming: bool,
     places: Places,
+    gate: Option<Gated>,
+}
+
+/// The gate of a call, before it is checked.
+pub(super) struct GateGiven<'a> {
+    pub(super) gate: Gate,
+    pub(super) z: &'a lanenorm_rows,
+    pub(super) z_dtype: Dtype,
+    pub(super) dz: &'a lanenorm_rows_mut,
+    pub(super) beta: *const c_void,
+}
+
+/// The gate of a call that has been checked.
+struct Gated {
+    gate: Gate,
+    z: Strided,
+    z_dtype: Dtype,
+    dz: Option<Strided>,
+    beta: *const c_void,
 }
 
 // SAFETY: threads share it to make jobs for parts of their own, which are Send.
@@ -225,6 +249,7 @@ impl<'a> Call<'a> {
         plan: &'a Plan,
         kind: Kind,
         buffers: &'a lanenorm_backward_buffers,
+        gate: Option<&GateGiven<'_>>,
     ) -> Result<Option<Self>, lanenorm_status> {
         let &lanenorm_backward_buffers { gamma, mean, mean_lo, rstd, dgamma, dbeta, .. } = buffers;
         let shape = Shape::new(buffers.rows, buffers.inner_rows, plan.cols)?;
@@ -240,7 +265,8 @@ impl<'a> Call<'a> {
             );
             return Err(refuse(lanenorm_status::Unsupported, message));
         }
-        if !has_dx && !sums && !shape.is_empty() {
+        let has_dz = gate.is_some_and(|gate| !gate.dz.data.is_null());
+        if !has_dx && !has_dz && !sums && !shape.is_empty() {
             return Err(Refused::NoGradient.into());
         }
         if !has_dx && !buffers.ds.data.is_null() {
@@ -267,18 +293,37 @@ impl<'a> Call<'a> {
         let dy = of("dy", buffers.dy.data, strides(&buffers.dy))?;
         let x = of("x", buffers.x.data, strides(&buffers.x))?;
         let ds = of_optional("ds", buffers.ds.data, strides(&buffers.ds))?;
-        let dx = of_optional("dx", buffers.dx.data, (buffers.dx.row_stride, buffers.dx.outer_stride))?;
+        let strides_mut = |rows: &lanenorm_rows_mut| (rows.row_stride, rows.outer_stride);
+        let dx = of_optional("dx", buffers.dx.data, strides_mut(&buffers.dx))?;
+        let gated = match gate {
+            None => None,
+            Some(&GateGiven { z, z_dtype, dz, .. }) => {
+                let of = |what, data, strides| Rows::checked(what, data, strides, &shape, z_dtype.size());
+                let z = of("z", z.data, strides(z))?;
+                let dz = if has_dz { Some(of("dz", dz.data, strides_mut(dz))?) } else { None };
+                Some((z, dz, z_dtype.size()))
+            }
+        };
         places.read_rows("dy", &dy, &shape, own, true);
         places.read_rows("x", &x, &shape, own, false);
         if let Some(ds) = &ds {
             places.read_rows("ds", ds, &shape, own, false);
         }
+        if let Some((z, _, size)) = &gated {
+            places.read_rows("z", z, &shape, *size, false);
+        }
         places.read_vector("gamma", gamma, params_len, kind.gamma.size())?;
+        if let Some(gate) = gate {
+            places.read_vector("beta", gate.beta, params_len, kind.gamma.size())?;
+        }
         places.read_vector("mean", mean, shape.rows, float)?;
         places.read_vector("mean_lo", mean_lo, shape.rows, float)?;
         places.read_vector("rstd", rstd, shape.rows, float)?;
         if let Some(dx) = &dx {
             places.write_rows("dx", dx, &shape, own, true)?;
+        }
+        if let Some((_, Some(dz), size)) = &gated {
+            places.write_rows("dz", dz, &shape, *size, false)?;
         }
         places.write_vector("dgamma", dgamma, params_len, float)?;
         places.write_vector("dbeta", dbeta, params_len, float)?;
@@ -296,7 +341,14 @@ impl<'a> Call<'a> {
                 least_row_bytes: dx_row_bytes(own),
             })
         });
-        Ok(Some(Self { plan, kind, buffers, shape, dy, x, ds, dx, sums, streaming, places }))
+        let gate = gate.zip(gated).map(|(&GateGiven { gate, z_dtype, beta, .. }, (z, dz, _))| Gated {
+            gate,
+            z: z.rows,
+            z_dtype,
+            dz: dz.map(|dz| dz.rows),
+            beta,
+        });
+        Ok(Some(Self { plan, kind, buffers, shape, dy, x, ds, dx, sums, streaming, places, gate }))
     }
 }
 
@@ -397,6 +449,47 @@ where
     }
 }
 
+/// [`run_parts`] for gated rows, which are computed in f32.
+///
+/// # Safety
+/// - As of [`run_parts`]. The call has a gate.
+#[inline(never)]
+unsafe fn run_gated_parts<M: Center>(call: &Call<'_>, sizes: &Sizes, task: Task)
+where
+    f32: Compiled<M>,
+{
+    let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
+    let &Plan { cols, groups, repeat, offset, rounding, eps, isa, .. } = plan;
+    let Some(&Gated { gate, z, z_dtype, dz, beta }) = call.gate.as_ref() else { misfit() };
+    let raw = |Strided { data, stride, outer_stride }, dtype: Dtype| RawGateRows {
+        rows: RawGradRows { p: data.cast::<f32>(), stride, outer_stride },
+        kind: dtype.beside(Dtype::F32),
+    };
+    let own = |rows| raw(rows, kind.dtype);
+    let inputs = [own(call.dy), own(call.x), raw(z, z_dtype)];
+    let outputs = [call.dx.map(own), dz.map(|dz| raw(dz, z_dtype))];
+    let vector = |p: *const c_void| {
+        let of_group = p.wrapping_byte_add(task.group * cols * kind.gamma.size());
+        // SAFETY: the length and the alignment have been checked; the rest is the caller's duty.
+        (!p.is_null()).then(|| unsafe { Vector::from_raw(of_group.cast(), cols, kind.gamma.beside(Dtype::F32)) })
+    };
+    let (gamma, beta) = (vector(buffers.gamma), vector(beta));
+    // SAFETY: as in `run_parts`.
+    let (grad_rows, partials, work) = unsafe {
+        let scratch = |p: *mut c_void, len| slice::from_raw_parts_mut(p.cast::<f32>(), len);
+        let partials = if call.sums { scratch(task.partials, task.count * sizes.lens.partial) } else { &mut [] };
+        let grad_rows = GateGradRows::from_raw(inputs, outputs, inner_rows, rows, cols);
+        (grad_rows, partials, scratch(task.work, sizes.lens.work))
+    };
+    let params = Params { gamma, beta, offset, rounding, ..Params::default() };
+    let job = grad_rows.with_group(task.group, groups, repeat);
+    let job = job.and_then(|rows| GatedBackward::<M>::new(rows, params, eps, gate, call.sums));
+    match job.map(|job| job.split_at_part(task.first).1.split_at_part(task.count).0) {
+        Err(_) => misfit(),
+        Ok(mut job) => job.run_on(isa, partials, work),
+    }
+}
+
 /// [`merge_group`] for some types.
 type MergeGroup = unsafe fn(&Call<'_>, &Sizes, usize, *const c_void, Tasks<false>);
 
@@ -455,16 +548,17 @@ pub(super) unsafe fn backward(
     plan: &Plan,
     kind: Kind,
     buffers: &lanenorm_backward_buffers,
+    gate: Option<&GateGiven<'_>>,
     threads: usize,
 ) -> Result<(), lanenorm_status> {
-    let Some(call) = Call::new(plan, kind, buffers)? else {
+    let Some(call) = Call::new(plan, kind, buffers, gate)? else {
         // SAFETY: the caller's duty.
         unsafe { fill_sums(plan, kind, buffers) };
         return Ok(());
     };
     let (rows, float) = (call.shape.rows, kind.float_size());
     let overflow = || overflows(plan, rows);
-    let sizes = Sizes::new(plan, kind, rows).ok_or_else(overflow)?;
+    let sizes = Sizes::new(plan, kind, rows, gate.is_some()).ok_or_else(overflow)?;
     let tasks: Tasks<false> = Plan { parallelism: parallelism(threads), ..*plan }.backward_tasks(rows, &sizes.parts);
     let len = sizes.lens.total(tasks.count).ok_or_else(overflow)?;
     let mut scratch: Vec<Line> = Vec::new();
@@ -476,7 +570,11 @@ pub(super) unsafe fn backward(
     let (partials, work) = scratch.spare_capacity_mut()[..lines].split_at_mut(sizes.lens.partials * float / LINE);
     let partials = partials.as_mut_ptr().cast::<c_void>();
     work.fill(MaybeUninit::new(Line([0; LINE])));
-    let run: Run = for_types!(kind.dtype, kind.centered, run_parts);
+    let run: Run = match (gate, kind.centered) {
+        (None, _) => for_types!(kind.dtype, kind.centered, run_parts),
+        (Some(_), true) => run_gated_parts::<Centered>,
+        (Some(_), false) => run_gated_parts::<Uncentered>,
+    };
     let merge: MergeGroup = for_types!(kind.dtype, kind.centered, merge_group);
     // SAFETY: the caller's duty.
     unsafe { fill_sums(plan, kind, buffers) };
@@ -503,7 +601,7 @@ unsafe fn run_blocks(
     work: *mut c_void,
     (first, count): (usize, usize),
 ) -> Result<(), lanenorm_status> {
-    let Some(mut call) = Call::new(plan, kind, buffers)? else { return Ok(()) };
+    let Some(mut call) = Call::new(plan, kind, buffers, None)? else { return Ok(()) };
     let (sizes, lanenorm_backward_sizes { blocks, .. }) = block_sizes(plan, kind, call.shape.rows)?;
     if first > blocks || count > blocks - first {
         let message = format_args!("{} from block {first} on, but there are {blocks}", Count(count, "block"));
@@ -549,7 +647,7 @@ unsafe fn finish(
     buffers: &lanenorm_backward_buffers,
     partials: *const c_void,
 ) -> Result<(), lanenorm_status> {
-    let Some(mut call) = Call::new(plan, kind, buffers)? else {
+    let Some(mut call) = Call::new(plan, kind, buffers, None)? else {
         // SAFETY: the caller's duty.
         unsafe { fill_sums(plan, kind, buffers) };
         return Ok(());

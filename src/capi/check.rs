@@ -291,7 +291,7 @@ pub(super) fn check_places(
 
 /// Refuses what RMS normalization does not have.
 #[inline(always)]
-pub(super) fn no_centered(names: [&str; 3], given: [*const c_void; 3]) -> Result<(), lanenorm_status> {
+pub(super) fn no_centered<const N: usize>(names: [&str; N], given: [*const c_void; N]) -> Result<(), lanenorm_status> {
     match given.iter().position(|p| !p.is_null()) {
         None => Ok(()),
         Some(i) => Err(not_in_rms(names[i])),

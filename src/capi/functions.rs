@@ -771,5 +771,5 @@ unsafe fn run_backward(
     threads: usize,
 ) -> lanenorm_status {
     // SAFETY: the caller's duty.
-    guard(|| unsafe { backward(&plan(numbers)?, kind, buffers, threads) })
+    guard(|| unsafe { backward(&plan(numbers)?, kind, buffers, None, threads) })
 }

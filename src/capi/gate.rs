@@ -1,5 +1,6 @@
 //! Normalizing with a gate: whole tensors, and ranges of rows.
 
+use std::ffi::c_void;
 use std::mem::{MaybeUninit, offset_of, size_of};
 
 use lanenorm_kernels::element::Kind as Companion;
@@ -9,11 +10,12 @@ use lanenorm_kernels::ops::gate::Gated;
 use lanenorm_kernels::rows::RawRows;
 use lanenorm_kernels::{Center, Centered, Gateable, Gates, Uncentered};
 
-use super::check::{AllRows, Checked, check_places, shape, unsupported};
+use super::backward::{self, GateGiven, lanenorm_backward_buffers};
+use super::check::{AllRows, Checked, check_places, no_centered, shape, unsupported};
 use super::forward::{Call, Part, Parts, Runs, Types, lanenorm_forward_buffers, lanenorm_rows, prepare_stats};
 use super::places::{Places, Rows, Strided, no_rows};
 use super::plan::{Dtype, HasSize, Inner, Kind, initialized, lanenorm_plan, sized, unknown};
-use super::{guard, lanenorm_status, misfit};
+use super::{guard, lanenorm_rows_mut, lanenorm_status, misfit};
 use crate::parallel;
 
 /// The functions of gates, and what they are multiplied by. sigmoid(z) is 1 / (1 + exp(-z)), silu(z) is z * sigmoid(z),
@@ -65,6 +67,26 @@ unsafe impl HasSize for lanenorm_gate {
     const END: usize = offset_of!(Self, kind) + size_of::<i32>();
 }
 
+/// What a backward call of gated rows has beside its buffers and its gate. Start from `LANENORM_GATE_GRADIENTS_INIT`,
+/// which sets `struct_size` and leaves all else zero and absent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct lanenorm_gate_gradients {
+    /// `sizeof(lanenorm_gate_gradients)`. See "Versions" at the top.
+    pub struct_size: usize,
+    /// Optional: the gradient of z, of the type of z. It overlaps nothing.
+    pub dz: lanenorm_rows_mut,
+    /// Optional, not for RMS normalization: the beta of the forward call, of the type of gamma. dz depends on it where
+    /// the gate comes after the normalization.
+    pub beta: *const c_void,
+}
+
+// SAFETY: numbers, and pointers, which are then NULL.
+unsafe impl HasSize for lanenorm_gate_gradients {
+    const LEAST: usize = offset_of!(Self, beta);
+    const END: usize = offset_of!(Self, beta) + size_of::<*const c_void>();
+}
+
 /// Normalizes all rows with a gate, on as many threads as `threads` says. The product is taken in float, and y is
 /// rounded once. y may be x. Rows of double, and a residual, are refused.
 #[must_use]
@@ -95,6 +117,66 @@ pub unsafe extern "C" fn lanenorm_plan_gate_rows(
     guard(|| unsafe { run_gated(plan, buffers, gate, part) })
 }
 
+/// Takes the gradients of all rows of a call with a gate, on as many threads as `threads` says. dy is the gradient of
+/// that call's y, of the type of x. At least one of dx, dz, dgamma and dbeta must be wanted. Rows are normalized again:
+/// the mean, mean_lo and rstd of `buffers` are not read. All between is float; dx and dz are rounded once. Memory is
+/// allocated for the time of the call. A ds, and rows of double, are refused.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lanenorm_plan_gate_backward(
+    plan: *const lanenorm_plan,
+    buffers: *const lanenorm_backward_buffers,
+    gate: *const lanenorm_gate,
+    gradients: *const lanenorm_gate_gradients,
+    threads: usize,
+) -> lanenorm_status {
+    // SAFETY: the caller's duty.
+    guard(|| unsafe { run_gate_backward(plan, buffers, gate, gradients, threads) })
+}
+
+/// Checks all, then runs.
+///
+/// # Safety
+/// - As of the function that calls it.
+unsafe fn run_gate_backward(
+    plan: *const lanenorm_plan,
+    buffers: *const lanenorm_backward_buffers,
+    gate: *const lanenorm_gate,
+    gradients: *const lanenorm_gate_gradients,
+    threads: usize,
+) -> Result<(), lanenorm_status> {
+    let mut room = (MaybeUninit::uninit(), MaybeUninit::uninit(), MaybeUninit::uninit());
+    // SAFETY: the caller's duty.
+    let (inner, buffers, given, gradients) = unsafe {
+        let (inner, buffers) = (initialized(plan)?, sized("buffers", buffers, &mut room.0)?);
+        let (given, gradients) = (sized("gate", gate, &mut room.1)?, sized("gradients", gradients, &mut room.2)?);
+        (inner, buffers, given, gradients)
+    };
+    let &Inner { ref plan, kind, .. } = inner;
+    let (gate, z_dtype) = gate_of(kind, given)?;
+    if !buffers.ds.data.is_null() {
+        return Err(unsupported("ds is given, but gradients of gated rows have none"));
+    }
+    if !kind.centered {
+        no_centered(["beta"], [gradients.beta])?;
+    }
+    let gate = GateGiven { gate, z: &given.z, z_dtype, dz: &gradients.dz, beta: gradients.beta };
+    // SAFETY: the caller's duty.
+    unsafe { backward::backward(plan, kind, buffers, Some(&gate), threads) }
+}
+
+/// The gate, and the type of z, if rows of this kind can have it.
+fn gate_of(kind: Kind, given: &lanenorm_gate) -> Result<(Gate, Dtype), lanenorm_status> {
+    let Some(&(_, function, side)) = GATES.iter().find(|&&(named, ..)| named as i32 == given.kind) else {
+        return Err(unknown("kind", given.kind));
+    };
+    let z_dtype = kind.dtype.beside_it("z_dtype", given.z_dtype, true)?;
+    if kind.dtype == Dtype::F64 {
+        return Err(unsupported("rows of f64 have no gate, expected f32, f16 or bf16"));
+    }
+    Ok((Gate { function, side }, z_dtype))
+}
+
 /// Checks all, then runs.
 ///
 /// # Safety
@@ -110,14 +192,8 @@ unsafe fn run_gated(
     let (inner, buffers, given) =
         unsafe { (initialized(plan)?, sized("buffers", buffers, &mut room.0)?, sized("gate", gate, &mut room.1)?) };
     let &Inner { ref plan, kind, .. } = inner;
-    let Some(&(_, function, side)) = GATES.iter().find(|&&(named, ..)| named as i32 == given.kind) else {
-        return Err(unknown("kind", given.kind));
-    };
-    let z_dtype = kind.dtype.beside_it("z_dtype", given.z_dtype, true)?;
+    let (gate, z_dtype) = gate_of(kind, given)?;
     let (first, count) = part.of(buffers.rows)?;
-    if kind.dtype == Dtype::F64 {
-        return Err(unsupported("rows of f64 have no gate, expected f32, f16 or bf16"));
-    }
     if !buffers.residual.data.is_null() {
         return Err(unsupported("residual is given, but sums have no gate"));
     }
@@ -137,7 +213,7 @@ unsafe fn run_gated(
     let inner_rows = if even { shape.rows } else { shape.inner_rows };
     let checked = Checked { x: x.rows, residual: None, y: y.rows, inner_rows, streaming: false };
     let call = Call { plan, types: Types::of(kind, false), buffers, checked };
-    let call = GateCall { call, gate: Gate { function, side }, z: z.rows, z_kind: z_dtype.beside(kind.dtype) };
+    let call = GateCall { call, gate, z: z.rows, z_kind: z_dtype.beside(kind.dtype) };
     let tasks = part.tasks(buffers.rows.saturating_mul(plan.cols));
     // SAFETY: the caller's duty, and all has been checked.
     unsafe { prepare_stats(kind, buffers, first, count) };
