@@ -6,7 +6,7 @@ use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm_kernels::ops::gate::GatedBackward;
 use lanenorm_kernels::rows::{GradRows, LINE, Params, Vector};
 use lanenorm_kernels::simd::Float;
-use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Gateable};
+use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, GateGradients, Gateable};
 
 use crate::gradients::{GateGradIo, GradIo, GradOut, ParamGrads};
 use crate::jobs::GradParts;
@@ -180,7 +180,7 @@ impl Plan {
     }
 
     /// Takes the gradients of gated rows.
-    pub(crate) fn gate_backward<T: Gateable, Z: Companion<f32>, M: Center>(
+    pub(crate) fn gate_backward<T: Gateable, Z: Companion<f32>, M: GateGradients>(
         &self,
         mut io: GateGradIo<'_, T, Z>,
         [gamma, beta]: [Option<Vector<'_, T>>; 2],

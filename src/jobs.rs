@@ -13,7 +13,7 @@ use lanenorm_kernels::ops::moments::RowMoments;
 use lanenorm_kernels::rows::{Params, RowIo};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::stats::{CHUNK, Moments, StatsMut};
-use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, Isa};
+use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, GateGradients, Isa};
 
 use crate::gradients::ParamGrads;
 use crate::parallel::{Tasks, Work, share};
@@ -374,10 +374,7 @@ impl<T: Element + Compiled<M>, M: Center> GradParts for Backward<'_, T, M> {
     }
 }
 
-impl<M: Center> GradParts for GatedBackward<'_, M>
-where
-    f32: Compiled<M>,
-{
+impl<M: GateGradients> GradParts for GatedBackward<'_, M> {
     type Float = f32;
 
     fn parts(&self) -> usize {

@@ -8,7 +8,7 @@ use crate::isa::{Isa, Tier};
 use crate::mean::{Center, Centered, Either, Uncentered};
 use crate::ops::backward::{Backward, Merge, Parts, merge_sums};
 use crate::ops::forward::{Forward, ForwardRow, Normalize};
-use crate::ops::gate::Gated;
+use crate::ops::gate::{Gated, GatedBackward};
 use crate::ops::moments::RowMoments;
 use crate::ops::quantize::Quantize;
 use crate::scheme::Range;
@@ -235,6 +235,38 @@ impl<T: Gates<M>, M: Center> Gated<'_, T, M> {
         }
     }
 }
+
+/// The compiled code of the gradients of gated rows, for a kind of normalization.
+#[doc(hidden)]
+pub trait GateGradients: Center {
+    fn gate_backward(job: &mut GatedBackward<'_, Self>, partials: &mut [f32], work: &mut [f32], isa: Isa)
+    where
+        Self: Sized;
+}
+
+impl<M: GateGradients> GatedBackward<'_, M> {
+    /// Does the job on one tier, on the calling thread: writes dx and dz, and the sums of its parts to `partials`.
+    /// [`Parts::merge`] for f32 merges the sums when all parts have written theirs.
+    ///
+    /// # Panics
+    /// If `partials` does not have [`Parts::partial_len`] elements of f32 for each part (it is not used, and may be
+    /// empty, if no sums are wanted), or if `work` has fewer than [`Parts::gate_work_len`].
+    pub fn run_on(&mut self, isa: Isa, partials: &mut [f32], work: &mut [f32]) {
+        M::gate_backward(self, partials, work, isa);
+    }
+}
+
+macro_rules! gate_gradients {
+    ($($center:ty),*) => {$(
+        impl GateGradients for $center {
+            fn gate_backward(job: &mut GatedBackward<'_, Self>, partials: &mut [f32], work: &mut [f32], isa: Isa) {
+                in_default_environment(|| job.run_here(isa, partials, work));
+            }
+        }
+    )*};
+}
+
+gate_gradients!(Centered, Uncentered);
 
 /// Calls a method with the loops that a job goes through: `$loops`, or on the portable tier the loops of layer
 /// normalization, which that tier has for both normalizations.

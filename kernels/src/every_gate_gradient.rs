@@ -14,7 +14,7 @@ use crate::ops::gate::GatedBackward;
 use crate::reference;
 use crate::rows::{GateGradRows, Params, RawGateRows, RawGradRows, Vector};
 use crate::stats::CHUNK;
-use crate::{Center, Centered, Compiled, Isa, Uncentered};
+use crate::{Centered, Compiled, GateGradients, Isa, Uncentered};
 
 /// A type beside rows of f32.
 trait Beside: Companion<f32> + Storage<Float = f32> {}
@@ -63,7 +63,7 @@ impl<X: Beside, Z: Beside> Given<X, Z> {
     }
 
     /// The gradients, by a job that is cut behind `cut` parts.
-    fn run<M: Center>(&self, case: Case, isa: Isa, cut: usize) -> Gradients<X, Z>
+    fn run<M: GateGradients>(&self, case: Case, isa: Isa, cut: usize) -> Gradients<X, Z>
     where
         f32: Compiled<M>,
     {
@@ -108,7 +108,7 @@ impl<X: Beside, Z: Beside> Given<X, Z> {
     }
 
     /// The gradients by the formulas.
-    fn exact<M: Center>(&self, Case { gate, rows, cols, .. }: Case) -> [Vec<f64>; 4] {
+    fn exact<M: GateGradients>(&self, Case { gate, rows, cols, .. }: Case) -> [Vec<f64>; 4] {
         let wide = |v: &[X]| v.iter().map(|v| f64::from(v.to_computed())).collect::<Vec<f64>>();
         let (dy, x, gamma, beta) = (wide(&self.dy), wide(&self.x), wide(&self.gamma), wide(&self.beta));
         let z: Vec<f64> = self.z.iter().map(|v| f64::from(v.to_computed())).collect();
@@ -158,7 +158,7 @@ fn raw<G: Beside>(p: *mut G, stride: usize, rows: usize) -> RawGateRows {
 }
 
 /// Asserts that all forms of a call have the same bits, which are close to the formulas where all is f32.
-fn check<X: Beside + bytemuck::Pod, Z: Beside + bytemuck::Pod, M: Center>(case: Case)
+fn check<X: Beside + bytemuck::Pod, Z: Beside + bytemuck::Pod, M: GateGradients>(case: Case)
 where
     f32: Compiled<M>,
 {

@@ -66,7 +66,7 @@ pub mod stats;
 pub mod table;
 
 #[doc(hidden)]
-pub use compile::{Compiled, Gates, Quantizes};
+pub use compile::{Compiled, GateGradients, Gates, Quantizes};
 pub use compile::{Element, Gateable, Quantizable};
 #[doc(hidden)]
 pub use error::Count;

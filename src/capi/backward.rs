@@ -11,7 +11,7 @@ use lanenorm_kernels::ops::backward::{Backward, Parts, Stats};
 use lanenorm_kernels::ops::gate::GatedBackward;
 use lanenorm_kernels::rows::{GateGradRows, GradRows, LINE, Params, RawGateRows, RawGradRows, Vector};
 use lanenorm_kernels::simd::Float;
-use lanenorm_kernels::{Center, Centered, Compiled, Count, Element, Error as Refused, Uncentered};
+use lanenorm_kernels::{Center, Centered, Compiled, Count, Element, Error as Refused, GateGradients, Uncentered};
 
 use super::check::{no_centered, params_len};
 use super::places::{Places, Rows, Shape, Strided, fill_with_zeros};
@@ -454,10 +454,7 @@ where
 /// # Safety
 /// - As of [`run_parts`]. The call has a gate.
 #[inline(never)]
-unsafe fn run_gated_parts<M: Center>(call: &Call<'_>, sizes: &Sizes, task: Task)
-where
-    f32: Compiled<M>,
-{
+unsafe fn run_gated_parts<M: GateGradients>(call: &Call<'_>, sizes: &Sizes, task: Task) {
     let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
     let &Plan { cols, groups, repeat, offset, rounding, eps, isa, .. } = plan;
     let Some(&Gated { gate, z, z_dtype, dz, beta }) = call.gate.as_ref() else { misfit() };

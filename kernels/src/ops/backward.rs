@@ -71,7 +71,7 @@ use job::GradJob;
 pub use job::Stats;
 pub(crate) use merge::{Merge, merge_sums};
 pub use parts::{LEAF_ROWS, Parts};
-use parts::{assert_len, assert_len_at_least};
+pub(super) use parts::{assert_len, assert_len_at_least};
 use run::{RunParts, run_parts};
 
 /// The job of taking the gradients of some rows, which are some parts of all rows: see [`Parts`].

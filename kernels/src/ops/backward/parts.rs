@@ -69,7 +69,7 @@ pub(super) const fn sums(centered: bool) -> usize {
 
 /// Panics unless memory has the elements that it must have; `None` if these are more than `usize` can count.
 #[inline(always)]
-pub(super) fn assert_len(what: &'static str, len: usize, expected: Option<usize>) {
+pub(in crate::ops) fn assert_len(what: &'static str, len: usize, expected: Option<usize>) {
     if Some(len) != expected {
         wrong_len(what, len, "", expected)
     }
@@ -77,7 +77,7 @@ pub(super) fn assert_len(what: &'static str, len: usize, expected: Option<usize>
 
 /// Panics unless memory has at least the elements that it must have.
 #[inline(always)]
-pub(super) fn assert_len_at_least(what: &'static str, len: usize, expected: Option<usize>) {
+pub(in crate::ops) fn assert_len_at_least(what: &'static str, len: usize, expected: Option<usize>) {
     if expected.is_none_or(|expected| len < expected) {
         wrong_len(what, len, "at least ", expected)
     }

@@ -16,7 +16,7 @@ use core::marker::PhantomData;
 
 use half::{bf16, f16};
 
-use super::super::backward::{Backward, LEAF_ROWS, Parts, Stats};
+use super::super::backward::{Backward, LEAF_ROWS, Parts, Stats, assert_len, assert_len_at_least};
 use super::super::forward::Forward;
 use super::super::mixed::{self, Room};
 use super::{GELU_TANH, Gates, SIGMOID, SILU, canonical};
@@ -28,7 +28,7 @@ use crate::isa::Isa;
 use crate::mean::Center;
 use crate::rounding::Rounding;
 use crate::rows::{Convert, GateGradRows, GradRows, Groups, LINE, Params, RawRows, RowIo};
-use crate::simd::{Functions, Kernel, Lanes, in_default_environment};
+use crate::simd::{Functions, Kernel, Lanes};
 use crate::stats::{StatsMut, check_eps};
 
 /// The elements of a row that are widened at a time for the functions of z.
@@ -106,13 +106,8 @@ impl<'a, M: Center> GatedBackward<'a, M> {
         (Self { rows: a, ..self }, Self { rows: b, ..self })
     }
 
-    /// Does the job on one tier, on the calling thread: writes dx and dz, and the sums of its parts to `partials`.
-    /// [`Parts::merge`] for f32 merges the sums when all parts have written theirs.
-    ///
-    /// # Panics
-    /// If `partials` does not have [`Parts::partial_len`] elements of f32 for each part (it is not used, and may be
-    /// empty, if no sums are wanted), or if `work` has fewer than [`Parts::gate_work_len`].
-    pub fn run_on(&mut self, isa: Isa, partials: &mut [f32], work: &mut [f32])
+    /// Runs the job, unless it has no rows or no columns.
+    pub(crate) fn run_here(&mut self, isa: Isa, partials: &mut [f32], work: &mut [f32])
     where
         f32: Compiled<M>,
     {
@@ -120,26 +115,25 @@ impl<'a, M: Center> GatedBackward<'a, M> {
         if rows == 0 || cols == 0 {
             return;
         }
-        let (Some(len), Some(needed)) =
-            (self.parts.partial_len::<f32>(M::CENTERED), self.parts.work_len::<f32>(M::CENTERED))
-        else {
-            panic!("work of {cols} columns is more than usize can count")
-        };
-        let (work, rooms) = work.split_at_mut(needed);
+        let len = self.parts.partial_len::<f32>(M::CENTERED);
+        if self.sums {
+            assert_len("partials", partials.len(), len.and_then(|len| len.checked_mul(self.parts())));
+        }
+        assert_len_at_least("work", work.len(), self.parts.gate_work_len(M::CENTERED));
+        let (len, of_backward) = (len.unwrap_or(0), self.parts.work_len::<f32>(M::CENTERED).unwrap_or(0));
+        let (work, rooms) = work.split_at_mut(of_backward);
         let together = together(cols);
         let (wide, gradients) = rooms.split_at_mut(together * cols);
-        in_default_environment(|| {
-            for r in (0..rows).step_by(together) {
-                let n = together.min(rows - r);
-                let partial =
-                    if self.sums { &mut partials[r / self.parts.part_rows() * len..][..len] } else { &mut [] };
-                self.take(isa, r, [&mut wide[..n * cols], &mut gradients[..n * cols]], partial, work);
-            }
-        });
+        for r in (0..rows).step_by(together) {
+            let n = together.min(rows - r);
+            let partial = if self.sums { &mut partials[r / self.parts.part_rows() * len..][..len] } else { &mut [] };
+            self.take(isa, r, [&mut wide[..n * cols], &mut gradients[..n * cols]], partial, work);
+        }
     }
 
     /// Takes the rows from `r` on that the rooms have place for: `wide` for what is normalized, and `gradients` for its
     /// gradients, before and behind the normalization.
+    #[inline(never)]
     fn take(&mut self, isa: Isa, r: usize, [wide, gradients]: [&mut [f32]; 2], partial: &mut [f32], work: &mut [f32])
     where
         f32: Compiled<M>,
@@ -299,16 +293,16 @@ impl Touch {
         let (lanes, zero) = (S::F32_LANES, simd.splat_f32s(0.0));
         // SAFETY: whoever made this knew that the elements are there.
         unsafe {
-            let whole = n - n % lanes;
+            let whole = if S::SPECIALIZES { n - n % lanes } else { 0 };
             for i in (0..whole).step_by(lanes) {
                 let elements = [simd.load(v.add(i)), simd.load(factors.add(i)), simd.load(z.add(i))];
                 let [v_i, dz_i] = step::<S, FUNCTION>(simd, elements, is_after);
                 simd.store(v.add(i), v_i);
                 simd.store(dz.add(i), dz_i);
             }
-            if whole < n {
-                let left = n - whole;
-                let (v, factors, z, dz) = (v.add(whole), factors.add(whole), z.add(whole), dz.add(whole));
+            for i in (whole..n).step_by(lanes) {
+                let left = lanes.min(n - i);
+                let (v, factors, z, dz) = (v.add(i), factors.add(i), z.add(i), dz.add(i));
                 let elements =
                     [simd.load_tail(v, left, zero), simd.load_tail(factors, left, zero), simd.load_tail(z, left, zero)];
                 let [v_i, dz_i] = step::<S, FUNCTION>(simd, elements, is_after);
