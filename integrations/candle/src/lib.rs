@@ -2,10 +2,11 @@
 //!
 //! [`LayerNorm`] and [`RmsNorm`] drop in for the modules of `candle_nn`: they have the same constructors, and
 //! [`layer_norm()`] and [`rms_norm()`] load them from the same weights. [`ops`] has the operations, fused with a
-//! residual addition too. All of them have lanenorm's contract (the same bits on every processor, for any batch and
+//! residual addition too. [`RmsNormGated`] multiplies by a gate. All of them have lanenorm's contract (the same bits on every processor, for any batch and
 //! number of threads, right at any offset), and gradients.
 #![deny(unsafe_code)]
 
+mod gated;
 mod in_place;
 mod layer_norm;
 mod node;
@@ -17,7 +18,8 @@ mod twice;
 mod view;
 
 pub use candle_nn::LayerNormConfig;
-pub use lanenorm::{Rounding, Sums};
+pub use gated::{RmsNormGated, rms_norm_gated};
+pub use lanenorm::{Gate, Rounding, Sums};
 pub use layer_norm::{LayerNorm, layer_norm, layer_norm_no_bias};
 pub use quantized::Q8_0;
 pub use rms_norm::{RmsNorm, rms_norm};

@@ -9,7 +9,7 @@ use crate::view::{Real, View, read, read_if_given, rowwise};
 
 /// candle locks elements during a call. Meanwhile no job of a pool may run on a thread that works for the call: the job
 /// may want the same lock.
-const PARALLELISM: Parallelism = Parallelism::OwnThreads;
+pub(crate) const PARALLELISM: Parallelism = Parallelism::OwnThreads;
 
 /// One of the two normalizations, for rows of some length.
 #[derive(Clone, Copy, Debug)]

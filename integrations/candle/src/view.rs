@@ -87,6 +87,22 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The rows, each cut into `groups` rows, which divide them.
+    pub(crate) fn groups<T: Real>(&self, groups: usize) -> Result<Rows<'a, T>> {
+        match rows(self.layout) {
+            _ if groups == 1 => self.rows(),
+            Some((rows, stride)) => {
+                Ok(Rows::strided_2d(self.elements()?, [rows, groups], [stride, self.cols() / groups]))
+            }
+            None => bail!("{:?} is not made of rows", self.layout),
+        }
+    }
+
+    /// The last dimension.
+    pub(crate) fn cols(&self) -> usize {
+        self.layout.dims().last().copied().unwrap_or(0)
+    }
+
     /// The elements of a contiguous tensor.
     pub(crate) fn row<T: WithDType>(&self) -> Result<&'a [T]> {
         let elements = self.elements()?;
