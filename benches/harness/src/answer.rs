@@ -23,6 +23,13 @@ impl Part {
         self.scale.append(&mut other.scale);
     }
 
+    /// This output times `factors`, whose errors count for nothing.
+    pub fn times(mut self, factors: &[f64]) -> Self {
+        self.exact.iter_mut().zip(factors).for_each(|(exact, factor)| *exact *= factor);
+        self.scale.iter_mut().zip(factors).for_each(|(scale, factor)| *scale *= factor.abs() as f32);
+        self
+    }
+
     /// The largest error, in units of `u` times the scale, beyond what the last rounding of a narrow type costs. NaN if
     /// an element is.
     pub fn error<V: Value>(&self, got: &[V], u: f64) -> f64 {

@@ -163,6 +163,27 @@ pub fn rms_norm_backward<T: Number>(grads: Gradients<'_, T>) {
     }
 }
 
+/// Multiplies y by silu(z).
+pub fn multiply_by_silu<T: Number>(y: &mut [T], z: &[T]) {
+    for (y, &z) in y.iter_mut().zip(z) {
+        *y = T::narrow(y.widen() * silu::<T>(z));
+    }
+}
+
+/// x times silu(z), which goes to u.
+pub fn times_silu<T: Number>(x: &[T], z: &[T], u: &mut [T]) {
+    for ((u, &x), &z) in u.iter_mut().zip(x).zip(z) {
+        *u = T::narrow(x.widen() * silu::<T>(z));
+    }
+}
+
+/// silu(z), as its formula has it.
+#[inline(always)]
+fn silu<T: Number>(z: T) -> T::Float {
+    let (zero, one, _) = constants::<T>(0);
+    z.widen() / (one + (zero - z.widen()).exp())
+}
+
 /// Quantizes y, with a scale for each row. The arguments are y, cols, q and the scales.
 pub type Quantize<T> = fn(&[T], usize, &mut [u8], &mut [f32]);
 

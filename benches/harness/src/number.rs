@@ -64,6 +64,9 @@ pub trait Real: Float + Value + Widen<Self> + Div<Output = Self> + AddAssign {
     /// The square root.
     fn sqrt(self) -> Self;
 
+    /// e to the power of `self`.
+    fn exp(self) -> Self;
+
     /// `self * a + b`, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
 }
@@ -87,6 +90,11 @@ macro_rules! real {
             #[inline(always)]
             fn sqrt(self) -> $t {
                 self.sqrt()
+            }
+
+            #[inline(always)]
+            fn exp(self) -> $t {
+                self.exp()
             }
 
             #[inline(always)]

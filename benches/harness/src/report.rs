@@ -10,6 +10,9 @@ use crate::measure::Pace;
 use crate::record::{Kernel, Record};
 use crate::table::{Table, three_digits};
 
+/// The forms of calls that have a gate. Baselines have the same names.
+const GATES: [&str; 2] = ["silu", "silu_before"];
+
 /// The cell of a table where nothing was measured.
 const NOTHING: &str = "-";
 
@@ -194,12 +197,13 @@ impl Record<Kernel> {
         table
     }
 
-    /// All forms of calls but the plain one and those that quantize.
+    /// All forms of calls but the plain one, those that quantize and those that have a gate.
     pub fn table_of_forms(&self) -> Table {
         let head = ["beside the plain call", "tier", "form", "µs", "GB/s", "copies", "of default"];
         let mut table = Table::new(head.map(String::from).into());
         for case in self.cases() {
-            let is_other = |kernel: &&Kernel| kernel.form != "default" && scheme(kernel).is_none();
+            let has_table = |kernel: &Kernel| scheme(kernel).is_some() || GATES.contains(&&*kernel.form);
+            let is_other = |kernel: &&Kernel| kernel.form != "default" && !has_table(kernel);
             for kernel in case.0.iter().filter(is_other) {
                 table.push(vec![
                     case.name(),
@@ -217,15 +221,26 @@ impl Record<Kernel> {
 
     /// The calls that quantize, beside the same in two steps. `None` if there are none.
     pub fn table_of_quantized(&self) -> Option<Table> {
-        let head = ["quantized", "tier", "scheme", "µs", "GB/s", "copies", "of default", "two_steps", "naive"];
-        let mut table = Table::new(head.map(String::from).into());
+        self.table_beside_rivals("quantized", "scheme", &SCHEMES, true)
+    }
+
+    /// The calls that have a gate. `None` if there are none.
+    pub fn table_of_gated(&self) -> Option<Table> {
+        self.table_beside_rivals("gated", "gate", &GATES, false)
+    }
+
+    /// Calls of these forms beside scalar loops, and beside the same in two steps if there are such.
+    fn table_beside_rivals(&self, name: &str, form: &str, forms: &[&str], in_two_steps: bool) -> Option<Table> {
+        let mut head = vec![name, "tier", form, "µs", "GB/s", "copies", "of default"];
+        head.extend(in_two_steps.then_some("two_steps"));
+        head.push("naive");
+        let mut table = Table::new(head.into_iter().map(String::from).collect());
         let mut is_empty = true;
         for case in self.cases() {
-            let ours = case.0.iter().filter(|k| SCHEMES.contains(&&*k.form) && !is_baseline(&k.contender));
+            let ours = case.0.iter().filter(|k| forms.contains(&&*k.form) && !is_baseline(&k.contender));
             for kernel in ours {
-                let two_steps = kernel.form.clone() + TWO_STEPS;
                 let ratio = |rival: Option<&Kernel>| digits(rival.map(|rival| rival.copies / kernel.copies));
-                table.push(vec![
+                let mut row = vec![
                     case.name(),
                     if kernel.threads { format!("{}+threads", kernel.contender) } else { kernel.contender.clone() },
                     kernel.form.clone(),
@@ -233,9 +248,13 @@ impl Record<Kernel> {
                     gigabytes(kernel),
                     three_digits(kernel.copies),
                     three_digits(kernel.copies / case.expect(&kernel.contender, kernel.threads).copies),
-                    ratio(case.find_form(&kernel.contender, &two_steps, false)),
-                    ratio(case.find_form("naive", &kernel.form, false)),
-                ]);
+                ];
+                if in_two_steps {
+                    let two_steps = kernel.form.clone() + TWO_STEPS;
+                    row.push(ratio(case.find_form(&kernel.contender, &two_steps, false)));
+                }
+                row.push(ratio(case.find_form("naive", &kernel.form, false)));
+                table.push(row);
                 is_empty = false;
             }
         }
@@ -244,7 +263,8 @@ impl Record<Kernel> {
 
     fn tables(&self) -> impl Iterator<Item = Table> {
         let of_ops = Op::ALL.into_iter().map(|op| self.table_of_op(op.name()));
-        of_ops.chain([self.table_of_types(), self.table_of_forms()]).chain(self.table_of_quantized())
+        let of_calls = self.table_of_gated().into_iter().chain(self.table_of_quantized());
+        of_ops.chain([self.table_of_types(), self.table_of_forms()]).chain(of_calls)
     }
 
     /// The sentences, the tables, and what their columns mean.
@@ -320,7 +340,8 @@ fn gigabytes(kernel: &Kernel) -> String {
     }
     // The tensors that are read or written.
     let tensors = match &*kernel.form {
-        "sum" | "ds" => 4,
+        "sum" | "unrounded_sums" | "ds" => 4,
+        "silu" | "silu_before" => 3,
         // Two of 16 bits, and two of twice the size.
         "sum_f32" => 6,
         "params_only" => 2,
@@ -348,8 +369,9 @@ fn legend(machine: &Machine) -> String {
 layer_norm with gamma and beta, rms_norm with gamma: f32 or the type that is named, out of place, by one thread unless it
   says otherwise. backward: all gradients, with the statistics that forward has kept and scratch memory of the caller.
 Default tier: {best}. Shapes: rows x columns.
-GB/s: x read and y written once, and of a sum its other addend and itself; backward, dy and x read and dx written once, and
-  ds read. copies: time divided by that of a plain copy of x to y, in the type of x; backward takes 1.5 at least.
+GB/s: x read and y written once, of a sum its other addend and itself, and of a gate z; backward, dy and x read and dx
+  written once, and ds read. copies: time divided by that of a plain copy of x to y, in the type of x; backward takes
+  1.5 at least.
 of f32: time divided by that of {best} on as many elements of f32.
 Other tiers and baselines: their time divided by that of {best}. naive: scalar loops, one for each sum and one for y
   (backward: for the sums, for dx, for dgamma and dbeta), with conversions of 16 bits as the half crate has them. welford:
@@ -358,10 +380,14 @@ Other tiers and baselines: their time divided by that of {best}. naive: scalar l
 {threads} thr: all threads of the pool, called from inside it; below its threshold a plan uses one. gain: over one thread.
   copy gain: of a copy by {threads} threads.
 form: sum: x is the sum of two tensors and is written too, twice the bytes of the copy. sum_f32: x of 16 bits is
-  added to a residual of f32, which is written, three times the bytes. mixed: gamma and beta in f32. qk: in place on every
-  third row of a packed tensor. adaptive: 1 + gamma and beta of their own for each of eight groups of rows.
+  added to a residual of f32, which is written, three times the bytes. unrounded_sums: the sum of 16 bits is normalized
+  before it is rounded. steps: the normalized element, its product with gamma, and y are rounded to 16 bits. mixed: gamma
+  and beta in f32. qk: in place on every third row of a packed tensor. adaptive: 1 + gamma and beta of their own for each
+  of eight groups of rows.
   in_place backward: dx over dy. recomputed: statistics taken again. dx_only, params_only: one part of the gradients. ds: the
   gradient of a sum, added to dx. allocating: scratch memory allocated by the call.
+gated: 1.5 times the bytes of the copy. silu: y is multiplied by silu(z). silu_before: x is, before it is normalized.
+  naive: the scalar loops of y, and a scalar loop that multiplies, by one thread, their time divided by that of the call.
 quantized: y in 8 bits, GB/s: x read and these written. i8: with a scale for each row. q8_0: blocks of GGUF. two_steps: the
   plain call, and then loops over y that the compiler vectorizes for the default tier; naive: the scalar loops of y, and such
   loops that quantize it; both by one thread, their time divided by that of the call.
@@ -449,6 +475,27 @@ mod tests {
             [
                 "| layer_norm f32 1x8 | scalar | q8_0 | 4.00 | 0.010 | 4.00 | 2.00 | - | - |",
                 "| layer_norm f32 1x8 | scalar | i8 | 2.50 | 0.016 | 2.50 | 1.25 | 2.00 | 2.40 |"
+            ]
+        );
+        assert_eq!(record.table_of_forms().markdown().lines().count(), 2);
+    }
+
+    #[test]
+    fn gated_calls_have_a_table_of_their_own() {
+        assert!(record().table_of_gated().is_none());
+        let mut record = record();
+        for (contender, form, copies) in
+            [("scalar", "silu_before", 4.0), ("scalar", "silu", 2.5), ("naive", "silu", 6.0)]
+        {
+            record.results.insert(4, Kernel { form: form.into(), ..kernel("1x8", contender, copies) });
+        }
+        let table = record.table_of_gated().expect("two calls").markdown();
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!(
+            lines[2..],
+            [
+                "| layer_norm f32 1x8 | scalar | silu | 2.50 | 0.038 | 2.50 | 1.25 | 2.40 |",
+                "| layer_norm f32 1x8 | scalar | silu_before | 4.00 | 0.024 | 4.00 | 2.00 | - |"
             ]
         );
         assert_eq!(record.table_of_forms().markdown().lines().count(), 2);

@@ -54,6 +54,7 @@ fn text(folder: &str, part: &str) -> anyhow::Result<String> {
         "summary" => record.sentences().iter().map(|sentence| wrapped(sentence, "- ", "  ")).collect(),
         "types" => record.table_of_types().markdown(),
         "forms" => record.table_of_forms().markdown(),
+        "gated" => record.table_of_gated().context("no call has a gate")?.markdown(),
         "quantized" => record.table_of_quantized().context("no call quantizes")?.markdown(),
         op if record.results.iter().any(|kernel| kernel.op == op) => record.table_of_op(op).markdown(),
         _ => bail!("there is no part {part}"),
