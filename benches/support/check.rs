@@ -7,12 +7,14 @@ use lanenorm::kernels::table::Dtype;
 use lanenorm::{Companion, Scheme};
 use lanenorm_harness::answer::{Gradients, Norm, Part};
 use lanenorm_harness::number::{Number, Value};
+use rayon::prelude::*;
 
 use super::case::{Case, Tensor};
 use super::contender::Contender;
 use super::placement::{PACKED, Placement};
 use super::quantized::{self, Quantized};
-use super::variant::{Affine, Variant, grouped};
+use super::steps;
+use super::variant::{self, Affine, Variant, grouped};
 
 /// The bounds that the kernels promise for y and dx, in units of the rounding error of the type that rows are computed
 /// in. Types of 16 bits add half a unit in the last place, for their own rounding.
@@ -26,8 +28,8 @@ const OURS_PARAMS: f64 = 12.0;
 /// rstd and two of the rest.
 const OF_F64: f64 = 8.0;
 
-/// The answers for sums of f32 come after those for each [`Affine`].
-const SUM_F32: usize = 3;
+/// The number of answers that differ: see [`place`].
+const ANSWERS: usize = 6;
 
 /// The answer for all tensors of a case, one after the other.
 struct Answer<T: Number> {
@@ -49,9 +51,8 @@ struct Output<T: Number> {
 /// The answers that are known for one case.
 pub(crate) struct Answers<'a, T: Number> {
     case: &'a Case,
-    /// The answers for each [`Affine`], and for sums of f32: these are summed up in the order of f32, so that their y
-    /// may round another way than that of bf16.
-    known: [Option<Answer<T>>; SUM_F32 + 1],
+    /// The answers in their [`place`]s.
+    known: [Option<Answer<T>>; ANSWERS],
     /// What `I8` and `Q8_0` give by their definition.
     quantized: [Option<Quantized>; 2],
 }
@@ -83,7 +84,8 @@ impl<'a, T: Number> Answers<'a, T> {
             }
         };
         if let Some(scheme) = variant.scheme() {
-            let answer = self.known[Affine::Shared as usize].get_or_insert_with(|| Answer::new(case, Affine::Shared));
+            let plain = Variant::Default;
+            let answer = self.known[place(plain)].get_or_insert_with(|| Answer::new(case, plain));
             let expected = match &mut self.quantized[usize::from(scheme == Scheme::Q8_0)] {
                 Some(expected) => &*expected,
                 empty => {
@@ -100,12 +102,33 @@ impl<'a, T: Number> Answers<'a, T> {
             return right.unwrap_or_else(|wrong| panic!("{}: {wrong}", who()));
         }
         let got = output(case, variant, placement);
-        let known = if variant == Variant::SumF32 { SUM_F32 } else { variant.affine() as usize };
-        let answer = self.known[known].get_or_insert_with(|| Answer::new(case, variant.affine()));
+        // What the definition gives has the bits that every plan must give.
+        if variant == Variant::Steps && self.known[place(variant)].is_none() {
+            let (xhat, y) = steps::definition(case, placement);
+            let worst = self.answer(Variant::NoAffine).rows.error(&xhat, T::U);
+            assert!(worst <= OURS_Y, "the normalized elements of {} have an error of {worst} u", who());
+            self.known[place(variant)] = Some(Answer { our_rows: Some(y), ..Answer::empty() });
+        }
+        let answer = self.answer(variant);
         let is_plan = matches!(contender, Contender::Plan { .. });
         let rows = check(&answer.rows, &mut answer.our_rows, got.rows, T::U, bounds[0], is_plan);
         let params = check(&answer.params, &mut answer.our_params, got.params, T::U, bounds[1], is_plan);
         rows.and(params).unwrap_or_else(|wrong| panic!("{}: {wrong}", who()));
+    }
+
+    fn answer(&mut self, variant: Variant) -> &mut Answer<T> {
+        self.known[place(variant)].get_or_insert_with(|| Answer::new(self.case, variant))
+    }
+}
+
+/// Where the answer of a variant is. Those that share a place have the same bits. Sums of f32 have a place apart, as
+/// they are summed up in the order of f32, so that their y may round another way than that of bf16.
+fn place(variant: Variant) -> usize {
+    match variant {
+        Variant::SumF32 => 3,
+        Variant::UnroundedSums => 4,
+        Variant::Steps => 5,
+        _ => variant.affine() as usize,
     }
 }
 
@@ -137,9 +160,14 @@ fn check<V: Value>(
 }
 
 impl<T: Number> Answer<T> {
-    fn new(case: &Case, affine: Affine) -> Self {
+    fn empty() -> Self {
+        Self { rows: Part::default(), params: Part::default(), our_rows: None, our_params: None }
+    }
+
+    fn new(case: &Case, variant: Variant) -> Self {
+        let affine = variant.affine();
         let norm = Norm { centered: case.is_centered(), cols: case.cols, eps: case.eps };
-        let mut answer = Self { rows: Part::default(), params: Part::default(), our_rows: None, our_params: None };
+        let mut answer = Self::empty();
         for Tensor { x, gamma, beta, dy } in case.tensors::<T>() {
             let [gamma, beta] = parameters(affine, &gamma, &beta);
             if case.op.is_backward() {
@@ -153,15 +181,24 @@ impl<T: Number> Answer<T> {
                 continue;
             }
             let groups = gamma.len() / case.cols;
-            answer.rows.append(norm.forward(&x, |row| {
+            let affine_of = |row: usize| {
                 let start = row / (case.rows / groups) % groups * case.cols;
                 let [gamma, beta] =
                     [&gamma, &beta].map(|v| (affine != Affine::Absent).then_some(&v[start..][..case.cols]));
                 [gamma, beta.filter(|_| norm.centered)]
-            }));
+            };
+            answer.rows.append(match variant {
+                Variant::UnroundedSums => norm.forward(&with_z(&x, |x, z| (x.widen() + z.widen()).into()), affine_of),
+                _ => norm.forward(&x, affine_of),
+            });
         }
         answer
     }
+}
+
+/// What `f` makes of the elements of x and z.
+fn with_z<T: Number>(x: &[T], f: impl Fn(T, T) -> f64 + Sync) -> Vec<f64> {
+    x.par_iter().zip(&variant::z(x)).map(|(&x, &z)| f(x, z)).collect()
 }
 
 /// The factors and addends of all groups. 1 + gamma is rounded to the type that rows are computed in.

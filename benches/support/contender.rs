@@ -128,7 +128,7 @@ fn time_plan<M: Operation, T: Number>(
     let &Case { rows, cols, .. } = case;
     let plan = plan::plan::<M>(case, isa, threads, variant);
     match variant {
-        Variant::Default | Variant::Ordinary | Variant::Streaming => {
+        Variant::Default | Variant::Ordinary | Variant::Streaming | Variant::Steps => {
             repeat(calls, wake, repeats, |c| M::forward(&plan, c))
         }
         Variant::InPlace => repeat(calls, wake, repeats, |c| {
@@ -144,6 +144,11 @@ fn time_plan<M: Operation, T: Number>(
         Variant::Sum => repeat(calls, wake, repeats, |c| {
             let [gamma, beta] = c.affine;
             let call = plan.call(c.x).residual(c.residual).sum_to(&mut *c.s).gamma(gamma);
+            M::beta(call, beta).to(&mut *c.y).expect(VALID);
+        }),
+        Variant::UnroundedSums => repeat(calls, wake, repeats, |c| {
+            let [gamma, beta] = c.affine;
+            let call = plan.call(c.x).residual(c.z).sum_to(&mut *c.s).gamma(gamma);
             M::beta(call, beta).to(&mut *c.y).expect(VALID);
         }),
         Variant::SumF32 => repeat(calls, wake, repeats, |c| {

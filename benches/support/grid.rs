@@ -15,22 +15,23 @@ const LARGE_BYTES: usize = 8 << 20;
 /// two steps and its baseline.
 const VARIANTS: [(Op, Dtype, &str, &[Variant]); 19] = {
     use Variant::{
-        Adaptive, Allocating, Ds, DxOnly, I8, InPlace, Mixed, NoAffine, ParamsOnly, Q8_0, Qk, Recomputed, Sum, SumF32,
+        Adaptive, Allocating, Ds, DxOnly, I8, InPlace, Mixed, NoAffine, ParamsOnly, Q8_0, Qk, Recomputed, Steps, Sum,
+        SumF32, UnroundedSums,
     };
     const OF_BACKWARD: &[Variant] = &[InPlace, NoAffine, Recomputed, DxOnly, ParamsOnly, Ds, Allocating];
     [
         (Op::LayerNorm, Dtype::F32, "512x768", &[InPlace, NoAffine, Sum, Adaptive, I8, Q8_0]),
-        (Op::LayerNorm, Dtype::Bf16, "512x768", &[Sum, Mixed, I8, Q8_0]),
+        (Op::LayerNorm, Dtype::Bf16, "512x768", &[Sum, Steps, Mixed, I8, Q8_0]),
         (Op::LayerNorm, Dtype::F32, "8x4096", &[I8, Q8_0]),
-        (Op::LayerNorm, Dtype::Bf16, "8x4096", &[I8, Q8_0]),
+        (Op::LayerNorm, Dtype::Bf16, "8x4096", &[Steps, I8, Q8_0]),
         (Op::LayerNorm, Dtype::F32, "4096x4096", &[InPlace, Sum, I8]),
         (Op::LayerNorm, Dtype::Bf16, "4096x4096", &[Sum]),
         (Op::RmsNorm, Dtype::F32, "512x768", &[InPlace, Sum, I8, Q8_0]),
-        (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum, SumF32, I8, Q8_0]),
+        (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum, SumF32, UnroundedSums, Steps, I8, Q8_0]),
         (Op::RmsNorm, Dtype::F32, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::Bf16, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::F32, "8x4096", &[I8, Q8_0]),
-        (Op::RmsNorm, Dtype::Bf16, "8x4096", &[I8, Q8_0]),
+        (Op::RmsNorm, Dtype::Bf16, "8x4096", &[Steps, I8, Q8_0]),
         (Op::RmsNorm, Dtype::F32, "4096x4096", &[InPlace, Sum, I8, Q8_0]),
         (Op::RmsNorm, Dtype::Bf16, "4096x4096", &[I8, Q8_0]),
         (Op::LayerNormBackward, Dtype::F32, "512x768", OF_BACKWARD),

@@ -14,6 +14,7 @@ pub(crate) mod placement;
 pub(crate) mod plan;
 pub(crate) mod quantized;
 pub(crate) mod simd_welford;
+pub(crate) mod steps;
 pub(crate) mod sums;
 pub(crate) mod two_pass;
 pub(crate) mod variant;

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use super::case::{Case, Tensor};
 use super::contender::Contender;
 use super::plan::{self, Operation, VALID};
-use super::variant::{Variant, grouped};
+use super::variant::{self, Variant, grouped};
 
 /// The tensors that lie side by side where queries are normalized: query, key and value.
 pub(crate) const PACKED: usize = 3;
@@ -24,6 +24,7 @@ struct Buffers<T: Number> {
     rstd: Vec<T::Float>,
     residual: Buffer<T>,
     s: Buffer<T>,
+    z: Buffer<T>,
     wide_residual: Buffer<T::Mixed>,
     wide_s: Buffer<T::Mixed>,
     mixed: [Buffer<T::Mixed>; 2],
@@ -54,7 +55,9 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) residual: &'a [T],
     /// Where the sum goes.
     pub(crate) s: &'a mut [T],
-    /// The same in the type of mixed calls.
+    /// A residual that changes x.
+    pub(crate) z: &'a [T],
+    /// A residual and a sum in the type of mixed calls.
     pub(crate) wide_residual: &'a [T::Mixed],
     pub(crate) wide_s: &'a mut [T::Mixed],
     /// gamma and beta in the type of mixed calls.
@@ -115,6 +118,7 @@ impl<T: Number> Buffers<T> {
             rstd: &mut b.rstd,
             residual: b.residual.get(),
             s: b.s.get_mut(),
+            z: b.z.get(),
             wide_residual: b.wide_residual.get(),
             wide_s: b.wide_s.get_mut(),
             mixed: b.mixed.each_ref().map(Buffer::get),
@@ -135,6 +139,7 @@ impl<T: Number> Buffers<T> {
         let zero = T::Float::default();
         let statistics = || vec![zero; x.len() / cols];
         let given = |variant, v: &[T]| if has(variant) { v.to_vec() } else { Vec::new() };
+        let any = |is: fn(Variant) -> bool| Variant::ALL.into_iter().any(|v| has(v) && is(v));
         let has_residual = has(Variant::Sum) || has(Variant::Ds);
         let negative_zeros = vec![T::from_f64(-0.0); if has_residual { x.len() } else { 0 }];
         let negative_wide_zeros = vec![T::Mixed::from_f64(-0.0); if has(Variant::SumF32) { x.len() } else { 0 }];
@@ -149,7 +154,8 @@ impl<T: Number> Buffers<T> {
             mean_lo: statistics(),
             rstd: statistics(),
             residual: Buffer::new(&negative_zeros, rng),
-            s: Buffer::new(&given(Variant::Sum, x), rng),
+            s: Buffer::new(if any(Variant::has_s) { x } else { &[] }, rng),
+            z: Buffer::new(&if any(Variant::has_z) { variant::z(x) } else { Vec::new() }, rng),
             wide_residual: Buffer::new(&negative_wide_zeros, rng),
             wide_s: Buffer::new(&negative_wide_zeros, rng),
             mixed: affine.map(|v| {

@@ -21,7 +21,7 @@ pub(crate) fn plan<M: Operation>(case: &Case, isa: Isa, threads: bool, variant: 
         _ => Store::Auto,
     };
     let plan = Norm::new(case.cols, case.eps).expect(VALID).with_isa(isa);
-    plan.with_parallelism(parallelism).with_store(store)
+    plan.with_parallelism(parallelism).with_store(store).with_rounding(variant.rounding())
 }
 
 /// An operation: RMS normalization leaves out beta and the mean.

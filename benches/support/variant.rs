@@ -1,7 +1,7 @@
 //! How a plan may differ from the plain call.
 
-use lanenorm::Scheme;
 use lanenorm::kernels::table::{Dtype, Op};
+use lanenorm::{Rounding, Scheme};
 
 use super::case::Case;
 
@@ -27,6 +27,10 @@ pub(crate) enum Variant {
     Sum,
     /// x has 16 bits, and is added to a residual of f32. The sum is f32 too, and is written.
     SumF32,
+    /// x of 16 bits is added to a residual of 16 bits. The sum is normalized in f32, and is written, rounded.
+    UnroundedSums,
+    /// Each step is rounded to 16 bits.
+    Steps,
     /// gamma and beta are f32, and x and y have 16 bits.
     Mixed,
     /// In place on the queries of a tensor that has query, key and value of each head side by side.
@@ -62,7 +66,7 @@ pub(crate) enum Affine {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Default,
         Self::Ordinary,
         Self::Streaming,
@@ -71,6 +75,8 @@ impl Variant {
         Self::Stats,
         Self::Sum,
         Self::SumF32,
+        Self::UnroundedSums,
+        Self::Steps,
         Self::Mixed,
         Self::Qk,
         Self::Adaptive,
@@ -95,6 +101,8 @@ impl Variant {
             Self::Stats => "stats",
             Self::Sum => "sum",
             Self::SumF32 => "sum_f32",
+            Self::UnroundedSums => "unrounded_sums",
+            Self::Steps => "steps",
             Self::Mixed => "mixed",
             Self::Qk => "qk",
             Self::Adaptive => "adaptive",
@@ -117,7 +125,7 @@ impl Variant {
             Self::Default | Self::Ordinary | Self::Streaming | Self::InPlace | Self::NoAffine => true,
             Self::Stats | Self::Sum => !is_backward,
             Self::Mixed => case.has_16_bits(),
-            Self::SumF32 => !is_backward && case.has_16_bits(),
+            Self::SumF32 | Self::UnroundedSums | Self::Steps => !is_backward && case.has_16_bits(),
             Self::Qk => case.op == Op::RmsNorm && case.cols <= HEAD,
             Self::Adaptive => !is_backward && case.rows.is_multiple_of(GROUPS),
             Self::I8 => !is_backward && case.dtype != Dtype::F64,
@@ -135,6 +143,25 @@ impl Variant {
             Self::I8 | Self::I8TwoSteps => Some(Scheme::I8),
             Self::Q8_0 | Self::Q8_0TwoSteps => Some(Scheme::Q8_0),
             _ => None,
+        }
+    }
+
+    /// Whether sums are written in the type of x.
+    pub(crate) fn has_s(self) -> bool {
+        matches!(self, Self::Sum | Self::UnroundedSums)
+    }
+
+    /// Whether the call has the tensor z.
+    pub(crate) fn has_z(self) -> bool {
+        self == Self::UnroundedSums
+    }
+
+    /// Where the plan rounds.
+    pub(crate) fn rounding(self) -> Rounding {
+        match self {
+            Self::UnroundedSums => Rounding::UNROUNDED_SUMS,
+            Self::Steps => Rounding::STEPS,
+            _ => Rounding::ONCE,
         }
     }
 
@@ -159,6 +186,11 @@ impl Variant {
             _ => Affine::Shared,
         }
     }
+}
+
+/// The tensor z of a call: a residual. It is x backwards.
+pub(crate) fn z<T: Copy>(x: &[T]) -> Vec<T> {
+    x.iter().rev().copied().collect()
 }
 
 /// The gamma or beta of all groups, made of the vector `v`: each group has it rotated by one element more than the
