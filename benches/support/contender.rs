@@ -13,6 +13,7 @@ use lanenorm_harness::number::Number;
 use super::backward;
 use super::baselines::Baseline;
 use super::case::Case;
+use super::gated;
 use super::placement::{Call, PACKED, Placement};
 use super::plan::{self, Operation, VALID};
 use super::quantized;
@@ -24,7 +25,7 @@ pub(crate) enum Contender {
     Copy {
         threads: bool,
     },
-    /// A baseline of the plain call, or of a call that quantizes.
+    /// A baseline of the plain call, or of a call that quantizes or has a gate.
     Baseline {
         baseline: Baseline,
         variant: Variant,
@@ -94,6 +95,10 @@ impl Contender {
             }
             Self::Baseline { baseline, variant } => {
                 let (run, cols, eps) = (baseline.run::<T>(case.op), case.cols, T::Float::from_f64(case.eps));
+                if let Some(gate) = variant.gate() {
+                    let normalize = |x: &[T], [gamma, beta]: [&[T]; 2], y: &mut [T]| run(x, cols, gamma, beta, eps, y);
+                    return repeat(calls, wake, repeats, |c| gated::naive(gate, c, normalize));
+                }
                 let normalize = |c: &mut Call<'_, T>| run(c.x, cols, c.affine[0], c.affine[1], eps, c.y);
                 let Some(scheme) = variant.scheme() else { return repeat(calls, wake, repeats, normalize) };
                 let quantize = quantized::naive::<T>(variant);
@@ -171,6 +176,10 @@ fn time_plan<M: Operation, T: Number>(
                 let [gamma, beta] = c.grouped;
                 M::beta(plan.call(c.x).gamma(gamma), beta).to(&mut *c.y).expect(VALID);
             })
+        }
+        Variant::Silu | Variant::SiluBefore => {
+            let (run, gate) = (gated::fused::<M, T>(), variant.gate().expect("they have gates"));
+            repeat(calls, wake, repeats, |c| run(&plan, gate, c))
         }
         Variant::I8 | Variant::Q8_0 => {
             let (run, scheme) = (quantized::fused::<M, T>(), variant.scheme().expect("they quantize"));

@@ -12,11 +12,11 @@ use super::variant::Variant;
 const LARGE_BYTES: usize = 8 << 20;
 
 /// The variants that the default run times, beside the choices of stores. With a variant that quantizes go the same in
-/// two steps and its baseline.
+/// two steps and its baseline, and with a gate its baseline.
 const VARIANTS: [(Op, Dtype, &str, &[Variant]); 19] = {
     use Variant::{
-        Adaptive, Allocating, Ds, DxOnly, I8, InPlace, Mixed, NoAffine, ParamsOnly, Q8_0, Qk, Recomputed, Steps, Sum,
-        SumF32, UnroundedSums,
+        Adaptive, Allocating, Ds, DxOnly, I8, InPlace, Mixed, NoAffine, ParamsOnly, Q8_0, Qk, Recomputed, Silu,
+        SiluBefore, Steps, Sum, SumF32, UnroundedSums,
     };
     const OF_BACKWARD: &[Variant] = &[InPlace, NoAffine, Recomputed, DxOnly, ParamsOnly, Ds, Allocating];
     [
@@ -26,12 +26,12 @@ const VARIANTS: [(Op, Dtype, &str, &[Variant]); 19] = {
         (Op::LayerNorm, Dtype::Bf16, "8x4096", &[Steps, I8, Q8_0]),
         (Op::LayerNorm, Dtype::F32, "4096x4096", &[InPlace, Sum, I8]),
         (Op::LayerNorm, Dtype::Bf16, "4096x4096", &[Sum]),
-        (Op::RmsNorm, Dtype::F32, "512x768", &[InPlace, Sum, I8, Q8_0]),
-        (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum, SumF32, UnroundedSums, Steps, I8, Q8_0]),
+        (Op::RmsNorm, Dtype::F32, "512x768", &[InPlace, Sum, Silu, SiluBefore, I8, Q8_0]),
+        (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum, SumF32, UnroundedSums, Steps, Silu, SiluBefore, I8, Q8_0]),
         (Op::RmsNorm, Dtype::F32, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::Bf16, "65536x128", &[InPlace, Qk]),
-        (Op::RmsNorm, Dtype::F32, "8x4096", &[I8, Q8_0]),
-        (Op::RmsNorm, Dtype::Bf16, "8x4096", &[Steps, I8, Q8_0]),
+        (Op::RmsNorm, Dtype::F32, "8x4096", &[Silu, SiluBefore, I8, Q8_0]),
+        (Op::RmsNorm, Dtype::Bf16, "8x4096", &[Steps, Silu, SiluBefore, I8, Q8_0]),
         (Op::RmsNorm, Dtype::F32, "4096x4096", &[InPlace, Sum, I8, Q8_0]),
         (Op::RmsNorm, Dtype::Bf16, "4096x4096", &[I8, Q8_0]),
         (Op::LayerNormBackward, Dtype::F32, "512x768", OF_BACKWARD),
@@ -70,17 +70,25 @@ pub(crate) fn few(case: &Case, best: Isa) -> Vec<Contender> {
     all
 }
 
-/// A variant on one thread. If it quantizes, what it is compared with follows.
+/// A variant on one thread. If it quantizes or has a gate, what it is compared with follows.
 fn with_rivals(isa: Isa, variant: Variant) -> Vec<Contender> {
     let plan = |variant| Contender::Plan { isa, threads: false, variant };
     let mut all = vec![plan(variant)];
     if let Some(two_steps) = variant.in_two_steps() {
-        all.extend([plan(two_steps), naive(variant)]);
+        all.push(plan(two_steps));
+    }
+    if has_baseline(variant) {
+        all.push(naive(variant));
     }
     all
 }
 
-/// The scalar baseline of a variant that quantizes.
+/// Whether the variant has a scalar baseline of its own.
+fn has_baseline(variant: Variant) -> bool {
+    variant.in_two_steps().is_some() || variant.gate().is_some()
+}
+
+/// The scalar baseline of a variant.
 fn naive(variant: Variant) -> Contender {
     Contender::Baseline { baseline: Baseline::Naive, variant }
 }
@@ -89,7 +97,7 @@ fn naive(variant: Variant) -> Contender {
 pub(crate) fn many(case: &Case) -> Vec<Contender> {
     let mut all = common(case);
     all.push(Contender::Copy { threads: true });
-    all.extend([Variant::I8, Variant::Q8_0].into_iter().filter(|v| v.fits(case)).map(naive));
+    all.extend(Variant::ALL.into_iter().filter(|&v| has_baseline(v) && v.fits(case)).map(naive));
     for isa in tiers(case.op, case.dtype) {
         all.push(Contender::Plan { isa, threads: true, variant: Variant::Default });
         for variant in Variant::ALL.into_iter().filter(|v| *v != Variant::Default && v.fits(case)) {

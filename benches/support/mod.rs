@@ -8,6 +8,7 @@ pub(crate) mod baselines;
 pub(crate) mod case;
 pub(crate) mod check;
 pub(crate) mod contender;
+pub(crate) mod gated;
 pub(crate) mod grid;
 pub(crate) mod interleaved;
 pub(crate) mod placement;

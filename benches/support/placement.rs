@@ -53,9 +53,9 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) rstd: &'a mut [T::Float],
     /// Negative zeros: x + residual is x, and dx + residual is dx, whose answers are known.
     pub(crate) residual: &'a [T],
-    /// Where the sum goes.
+    /// Where the sum goes, or what loops leave that multiply by a gate first.
     pub(crate) s: &'a mut [T],
-    /// A residual that changes x.
+    /// The rows of a gate, or a residual that changes x.
     pub(crate) z: &'a [T],
     /// A residual and a sum in the type of mixed calls.
     pub(crate) wide_residual: &'a [T::Mixed],

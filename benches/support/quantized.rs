@@ -23,9 +23,9 @@ const BLOCK_BYTES: usize = 34;
 /// A call that quantizes.
 type Fused<M, T> = fn(&Norm<M>, &Scheme, &mut Call<'_, T>);
 
-/// The function of the type `T`, out of those of all types that are quantized.
-fn of_type<F: Copy + 'static>(all: [&dyn Any; 3]) -> F {
-    *all.into_iter().find_map(|f| f.downcast_ref()).expect("f64 is not quantized")
+/// The function of the type `T`, out of those of all types that are computed in f32.
+pub(crate) fn of_type<F: Copy + 'static>(all: [&dyn Any; 3]) -> F {
+    *all.into_iter().find_map(|f| f.downcast_ref()).expect("f64 is not computed in f32")
 }
 
 pub(crate) fn fused<M: Operation, T: Number>() -> Fused<M, T> {

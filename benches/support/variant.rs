@@ -1,7 +1,7 @@
 //! How a plan may differ from the plain call.
 
 use lanenorm::kernels::table::{Dtype, Op};
-use lanenorm::{Rounding, Scheme};
+use lanenorm::{Gate, Rounding, Scheme};
 
 use super::case::Case;
 
@@ -37,6 +37,10 @@ pub(crate) enum Variant {
     Qk,
     /// Each group of rows has its own 1 + gamma and beta.
     Adaptive,
+    /// The result is multiplied by silu(z), where z is a tensor like x.
+    Silu,
+    /// x is multiplied by silu(z) before it is normalized.
+    SiluBefore,
     /// The result has 8 bits, with a scale for each row.
     I8,
     /// The result is GGUF `Q8_0`.
@@ -66,7 +70,7 @@ pub(crate) enum Affine {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Default,
         Self::Ordinary,
         Self::Streaming,
@@ -80,6 +84,8 @@ impl Variant {
         Self::Mixed,
         Self::Qk,
         Self::Adaptive,
+        Self::Silu,
+        Self::SiluBefore,
         Self::I8,
         Self::Q8_0,
         Self::I8TwoSteps,
@@ -106,6 +112,8 @@ impl Variant {
             Self::Mixed => "mixed",
             Self::Qk => "qk",
             Self::Adaptive => "adaptive",
+            Self::Silu => "silu",
+            Self::SiluBefore => "silu_before",
             Self::I8 => "i8",
             Self::Q8_0 => "q8_0",
             Self::I8TwoSteps => "i8_two_steps",
@@ -128,7 +136,7 @@ impl Variant {
             Self::SumF32 | Self::UnroundedSums | Self::Steps => !is_backward && case.has_16_bits(),
             Self::Qk => case.op == Op::RmsNorm && case.cols <= HEAD,
             Self::Adaptive => !is_backward && case.rows.is_multiple_of(GROUPS),
-            Self::I8 => !is_backward && case.dtype != Dtype::F64,
+            Self::Silu | Self::SiluBefore | Self::I8 => !is_backward && case.dtype != Dtype::F64,
             Self::Q8_0 => Self::I8.fits(case) && case.cols.is_multiple_of(BLOCK),
             // Compilers do not vectorize conversions of f16.
             Self::I8TwoSteps => Self::I8.fits(case) && case.dtype != Dtype::F16,
@@ -146,14 +154,23 @@ impl Variant {
         }
     }
 
-    /// Whether sums are written in the type of x.
+    /// What x or the result is multiplied by.
+    pub(crate) fn gate(self) -> Option<Gate> {
+        match self {
+            Self::Silu => Some(Gate::SILU),
+            Self::SiluBefore => Some(Gate::SILU_BEFORE),
+            _ => None,
+        }
+    }
+
+    /// Whether sums are written in the type of x. Loops that multiply by a gate first have their results there.
     pub(crate) fn has_s(self) -> bool {
-        matches!(self, Self::Sum | Self::UnroundedSums)
+        matches!(self, Self::Sum | Self::UnroundedSums | Self::SiluBefore)
     }
 
     /// Whether the call has the tensor z.
     pub(crate) fn has_z(self) -> bool {
-        self == Self::UnroundedSums
+        self == Self::UnroundedSums || self.gate().is_some()
     }
 
     /// Where the plan rounds.
@@ -188,7 +205,7 @@ impl Variant {
     }
 }
 
-/// The tensor z of a call: a residual. It is x backwards.
+/// The tensor z of a call: a gate, or a residual. It is x backwards.
 pub(crate) fn z<T: Copy>(x: &[T]) -> Vec<T> {
     x.iter().rev().copied().collect()
 }
