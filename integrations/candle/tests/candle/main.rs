@@ -5,6 +5,7 @@ mod child;
 mod encoder;
 mod errors;
 mod forward;
+mod gated;
 mod gradients;
 mod locks;
 mod modules;
