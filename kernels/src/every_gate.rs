@@ -87,6 +87,7 @@ fn params<'a, T: Element, G: Companion<T>>(case: Case, gamma: &'a [G], beta: &'a
         groups: Groups::new(groups, 1).expect("groups"),
         offset: T::Float::default(),
         rounding,
+        ..Params::default()
     }
 }
 

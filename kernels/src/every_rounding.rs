@@ -103,6 +103,7 @@ fn params<'a, T: Half, G: Beside<T>>(case: Case, gamma: &'a [G], beta: &'a [G], 
         groups: Groups::new(case.groups, 1).expect("groups"),
         offset: case.offset,
         rounding: case.rounding,
+        ..Params::default()
     }
 }
 

@@ -30,9 +30,12 @@ compile_error!(
 );
 
 mod compile;
+pub mod divisor;
 #[allow(unsafe_op_in_unsafe_fn, reason = "most of what is unsafe there hands on the duty of the caller")]
 pub mod element;
 mod error;
+#[cfg(test)]
+mod every_divisor;
 #[cfg(test)]
 mod every_function;
 #[cfg(test)]

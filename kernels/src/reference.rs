@@ -17,6 +17,7 @@
 use half::f16;
 use pulp::Simd;
 
+use crate::divisor::Divisor;
 use crate::rounding::Rounding;
 use crate::scheme::{Format, Layout, Quotient, Range, Scheme, Scope, Ties};
 
@@ -76,6 +77,16 @@ pub fn rms_rstd(x: &[f32], eps: f64) -> f64 {
     }
     let squares = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
     1.0 / pulp::Scalar.sqrt_f64s(squares / x.len() as f64 + eps)
+}
+
+/// 1 / divisor of a row of finite numbers, for any [`Divisor`]: infinite if that is 0.
+pub fn rstd_of(x: &[f64], divisor: Divisor, eps: f64) -> f64 {
+    let squares = x.iter().map(|&v| v * v).sum::<f64>();
+    1.0 / match divisor {
+        Divisor::RootMeanSquare => pulp::Scalar.sqrt_f64s(squares / x.len() as f64 + eps),
+        Divisor::Norm => pulp::Scalar.sqrt_f64s(squares + eps),
+        Divisor::NormAtLeast => pulp::Scalar.sqrt_f64s(squares).max(eps),
+    }
 }
 
 /// One row of RMS normalization (Zhang and Sennrich, arXiv:1910.07467, 2019): y = x * rstd * (gamma + offset), where

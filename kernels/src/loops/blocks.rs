@@ -9,8 +9,8 @@ use crate::element::Storage;
 use crate::mean::{Center, Mean};
 use crate::rows::way;
 use crate::simd::{FOLD_ROWS, Float, Kernel, Lanes, rolled};
-use crate::stats::RowNorm;
 use crate::stats::sums::{self, ChunkLen, Sums};
+use crate::stats::{Root, RowNorm};
 
 /// Normalizes the first `rows` rows, a positive multiple of [`FOLD_ROWS`], in blocks. It takes the moments of a block
 /// before it normalizes the previous block, so that the chain from the moments to rstd hides behind that work. Returns
@@ -138,22 +138,22 @@ fn block_moments<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
     let s = if mean.is_taken::<S>() { T::Float::fold_rows(simd, &s) } else { c };
     let q = T::Float::fold_rows(simd, &q);
     let (mut v, mut wide_mean) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
-    let scale = (1.0 / cols as f64, job.eps);
-    let trusted = settle_block(simd, [&c, &s, &q], mean.is_taken::<S>(), scale, norm.as_mut(), &mut v, &mut wide_mean);
+    let root = (job.root, cols);
+    let trusted = settle_block(simd, [&c, &s, &q], mean.is_taken::<S>(), root, norm.as_mut(), &mut v, &mut wide_mean);
     job.stats.set_block(r, &norm.mean, &norm.mean_lo, &norm.rstd);
     if !trusted {
         norm.any_rescued = rescue_block(job, r, v, wide_mean, norm.as_mut());
     }
 }
 
-/// Makes the statistics of eight rows from their shifts, S and Q, as `Sums::finish` and `settle` do for one row. Also
+/// Makes the statistics of eight rows of `cols` columns from their shifts, S and Q, as `Sums::finish` and `settle` do for one row. Also
 /// writes v, the number under each root, and the mean of each row. Returns whether all rows can be trusted.
 #[inline(always)]
 pub(super) fn settle_block<S: Lanes, F: Float>(
     simd: S,
     [c, s, q]: [&[F; FOLD_ROWS]; 3],
     centered: bool,
-    (inv_cols, eps): (f64, f64),
+    (root, cols): (Root, usize),
     norm: BlockNormMut<'_, F>,
     v: &mut [f64; FOLD_ROWS],
     wide_mean: &mut [f64; FOLD_ROWS],
@@ -161,21 +161,21 @@ pub(super) fn settle_block<S: Lanes, F: Float>(
     let (c, s, q) = (F::widen(simd, c), F::widen(simd, s), F::widen(simd, q));
     let c: &[S::f64s] = bytemuck::cast_slice(&c);
     let (s, q): (&[S::f64s], &[S::f64s]) = (bytemuck::cast_slice(&s), bytemuck::cast_slice(&q));
-    let (inv_cols, eps) = (simd.splat_f64s(inv_cols), simd.splat_f64s(eps));
+    let (share, eps) = (simd.splat_f64s(root.share(cols as f64)), simd.splat_f64s(root.eps));
     let (zero, one) = (simd.splat_f64s(0.0), simd.splat_f64s(1.0));
-    let (low, high) = (simd.splat_f64s(*F::TRUSTED.start()), simd.splat_f64s(*F::TRUSTED.end()));
+    let (low, high) = (simd.splat_f64s(root.least::<F>()), simd.splat_f64s(*F::TRUSTED.end()));
     let mut trusted = simd.equal_f64s(zero, zero);
     let (mut mean, mut rstd) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
     let mut offsets = [zero; MAX_F64_REGS];
     for j in 0..FOLD_ROWS / S::F64_LANES {
         let mut m2 = q[j];
         if centered {
-            offsets[j] = simd.mul_f64s(s[j], inv_cols);
+            offsets[j] = simd.mul_f64s(s[j], share);
             bytemuck::cast_slice_mut::<f64, S::f64s>(&mut mean)[j] = simd.add_f64s(c[j], offsets[j]);
             m2 = simd.sub_f64s(m2, simd.mul_f64s(s[j], offsets[j]));
             m2 = simd.select_f64s(simd.less_than_f64s(m2, zero), zero, m2);
         }
-        let v_j = simd.add_f64s(simd.mul_f64s(m2, inv_cols), eps);
+        let v_j = simd.add_f64s(simd.mul_f64s(m2, share), eps);
         let in_range = simd.and_m64s(simd.less_than_or_equal_f64s(low, v_j), simd.less_than_or_equal_f64s(v_j, high));
         trusted = simd.and_m64s(trusted, in_range);
         bytemuck::cast_slice_mut::<f64, S::f64s>(v)[j] = v_j;
@@ -212,7 +212,7 @@ pub(super) fn rescue_block<T: Storage, E: Epilogues<T>>(
     for k in 0..rolled(FOLD_ROWS) {
         // This keeps indices in bounds, and does not tell the compiler how often to unroll the loop.
         let k = k % FOLD_ROWS;
-        if !T::Float::TRUSTED.contains(&v[k]) {
+        if !(job.root.least::<T::Float>()..=*T::Float::TRUSTED.end()).contains(&v[k]) {
             match rescue_row(job, r + k, v[k], mean[k]) {
                 Some(RowNorm { mean, mean_lo, rstd }) => {
                     (norm.mean[k], norm.mean_lo[k], norm.rstd[k]) = (mean, mean_lo, rstd);

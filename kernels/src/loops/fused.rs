@@ -81,7 +81,7 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
         let (rows, cols) = (job.rows.rows(), job.rows.cols());
         let one_chunk = cols <= CHUNK;
         let delay = if one_chunk && size_of::<T>() <= size_of::<f32>() { 2 } else { 1 };
-        let inv_cols = 1.0 / cols as f64;
+        let share = job.root.share(cols as f64);
         let mean = Mean::<M>::new(job.centered).on::<S>();
         let (inner, last) = ChunkLen::of_row(cols);
         let room = E::room();
@@ -180,7 +180,7 @@ impl<T: Storage, M: Center, E: Epilogues<T>, const STREAMS: bool> Kernel for Fus
                 job.row_is_done(simd, t - delay);
             }
             let norm = match moments {
-                Some(moments) => settle(simd, job, t, &moments, inv_cols),
+                Some(moments) => settle(simd, job, t, &moments, share),
                 None => None,
             };
             queue.set(t, norm);

@@ -100,7 +100,7 @@ impl<T: Storage> GammaBeta<T> {
         let (gamma, beta) = (vector(self.gamma, self.gamma_mask), vector(self.beta, self.beta_mask));
         let (steps, of_gamma) = (self.steps.has(Steps::XHAT), self.steps.has(Steps::GAMMA));
         let rounding = Rounding { steps, gamma: of_gamma, ..Rounding::ONCE };
-        Params { gamma, beta, groups: Groups::ONE, offset: self.offset, rounding }
+        Params { gamma, beta, groups: Groups::ONE, offset: self.offset, rounding, ..Params::default() }
     }
 
     /// Whether `other` reads gamma and beta at the same places.

@@ -10,7 +10,7 @@ use crate::quants::{Below, Quantizer, RowIsDone};
 use crate::rows::{Input, LINE, RowIo};
 use crate::simd::{Float, Lanes, outline, sqrt_f64};
 use crate::stats::exact::{self, WideNorm};
-use crate::stats::{CHUNK, Moments, RowNorm, StatsMut, scale_for};
+use crate::stats::{CHUNK, Moments, Root, RowNorm, StatsMut, scale_for};
 
 /// Rows up to this many columns go through the loop over blocks.
 pub(super) const BLOCK_COLS: usize = 192;
@@ -55,7 +55,7 @@ pub(crate) struct Job<'a, T: Storage, E> {
     pub(crate) epilogues: E,
     /// Added to x and residual, if x is a sum.
     pub(crate) bias: Option<&'a [T]>,
-    pub(crate) eps: f64,
+    pub(crate) root: Root,
     pub(crate) streaming: bool,
     /// Whether loops prefetch the elements that they read.
     pub(super) prefetches: bool,
@@ -75,7 +75,7 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
         centered: bool,
         rows: RowIo<'a, T>,
         epilogues: E,
-        eps: f64,
+        root: Root,
         streaming: bool,
         stats: StatsMut<'a, T::Float>,
     ) -> Self {
@@ -95,7 +95,7 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
             rows,
             epilogues,
             bias: None,
-            eps,
+            root,
             streaming,
             prefetches,
             blocks,
@@ -154,11 +154,11 @@ impl<'a, T: Storage, E: Epilogues<T>> Job<'a, T, E> {
     /// The job of `rows` of these rows, from row `r` on, while this is borrowed.
     #[inline(never)]
     pub(crate) fn part(&mut self, r: usize, rows: usize) -> Job<'_, T, E> {
-        let &mut Self { isa, centered, bias, eps, streaming, prefetches, blocks, fused, .. } = self;
+        let &mut Self { isa, centered, bias, root, streaming, prefetches, blocks, fused, .. } = self;
         let epilogues = self.epilogues.after(r);
         let quantizer = self.quantizer.map(|(quantizer, first)| (quantizer, first + r));
         let (rows, stats) = (self.rows.part(r, rows), self.stats.part(r, rows));
-        Job { isa, centered, rows, epilogues, bias, eps, streaming, prefetches, blocks, fused, stats, quantizer }
+        Job { isa, centered, rows, epilogues, bias, root, streaming, prefetches, blocks, fused, stats, quantizer }
     }
 
     /// The input of the moments of row `r`.
@@ -240,10 +240,10 @@ pub(super) fn settle<S: Lanes, T: Storage, E: Epilogues<T>>(
     job: &mut Job<'_, T, E>,
     r: usize,
     moments: &Moments,
-    inv_cols: f64,
+    share: f64,
 ) -> Option<RowNorm<T::Float>> {
-    let v = moments.m2 * inv_cols + job.eps;
-    if !T::Float::TRUSTED.contains(&v) {
+    let v = moments.m2 * share + job.root.eps;
+    if !(job.root.least::<T::Float>()..=*T::Float::TRUSTED.end()).contains(&v) {
         return rescue_row(job, r, v, moments.origin + moments.offset);
     }
     let norm = RowNorm::new(moments.origin, moments.offset, 1.0 / sqrt_f64(simd, v));
@@ -277,7 +277,8 @@ pub(crate) enum Known<F> {
     Exact(Option<WideNorm>),
 }
 
-/// The statistics of row `r`. `v` and `mean` come from the fast sums, and are not trusted. A row of equal elements with
+/// The statistics of row `r`. `v`, without a floor, and `mean` come from the fast sums, and are not trusted, unless `v`
+/// is below the floor. A row of equal elements with
 /// eps = 0 (padding, for example) is left to the loops with an rstd of 0, since its xhat is 0 and not 0 * infinity.
 #[cold]
 #[inline(never)]
@@ -287,6 +288,13 @@ pub(crate) fn rescue<T: Storage, E: Epilogues<T>>(
     v: f64,
     mean: f64,
 ) -> Known<T::Float> {
+    let is_below = v < job.root.floor;
+    let v = job.root.at_least(v);
+    if is_below && T::Float::TRUSTED.contains(&v) {
+        let norm = RowNorm::new(mean, 0.0, 1.0 / sqrt_f64(pulp::Scalar, v));
+        job.stats.set(r, &norm);
+        return Known::Norm(norm);
+    }
     // SAFETY: r < rows, as callers know.
     let (x, cols) = (unsafe { job.rows.source(r) }, job.rows.cols());
     // SAFETY: rows have cols > 0 elements.
@@ -332,8 +340,7 @@ pub(crate) fn wide_norm<T: Storage, E>(job: &mut Job<'_, T, E>, r: usize, moment
         job.stats.set(r, &RowNorm::NAN);
         return None;
     }
-    let scale = moments.scale;
-    let v = moments.m2 / moments.count + job.eps * scale * scale;
+    let v = job.root.exact(moments);
     job.stats.set(r, &RowNorm::rescued(moments, v));
     // Equal elements and eps = 0: xhat is 0, not 0 * infinity.
     let rstd = if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) };

@@ -17,7 +17,7 @@ use crate::element::Storage;
 use crate::mean::{Center, Centered, Mean, Uncentered};
 use crate::rows::Convert;
 use crate::simd::{FOLD_ROWS, Float, Kernel, Lanes, QUAD, outline, rolled};
-use crate::stats::RowNorm;
+use crate::stats::{Root, RowNorm};
 
 /// Rows of up to this many columns go through this loop.
 pub(super) const TRANSPOSED_COLS: usize = 48;
@@ -185,11 +185,11 @@ fn settle<S: Lanes, T: Storage, E: Epilogues<T>>(
     sums: &[OfRows; 3],
     known: &mut Known,
 ) {
-    let scale = (1.0 / job.rows.cols() as f64, job.eps);
+    let root = (job.root, job.rows.cols());
     let trusted = if job.centered {
-        outline(simd, Settle { sums, scale, known, center: PhantomData::<Centered> })
+        outline(simd, Settle { sums, root, known, center: PhantomData::<Centered> })
     } else {
-        outline(simd, Settle { sums, scale, known, center: PhantomData::<Uncentered> })
+        outline(simd, Settle { sums, root, known, center: PhantomData::<Uncentered> })
     };
     for k in 0..parts::<S>() {
         // The float is f32, whatever the compiler knows of it.
@@ -220,8 +220,8 @@ fn rescue<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, r: usize, parts:
 /// Makes the statistics of a block from its sums. Returns whether all rows can be trusted.
 struct Settle<'k, M> {
     sums: &'k [OfRows; 3],
-    /// 1 / cols, and eps.
-    scale: (f64, f64),
+    /// What the root is taken of, and the columns.
+    root: (Root, usize),
     known: &'k mut Known,
     center: PhantomData<M>,
 }
@@ -233,7 +233,7 @@ impl<M: Center> Kernel for Settle<'_, M> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { sums, scale, known, .. } = self;
+        let Self { sums, root, known, .. } = self;
         let mut trusted = true;
         for k in 0..parts::<S>() {
             let sums = sums.each_ref().map(|v| &v.as_chunks::<FOLD_ROWS>().0[k]);
@@ -244,7 +244,7 @@ impl<M: Center> Kernel for Settle<'_, M> {
                 rescued: &mut known.rescued[k],
             };
             let (v, wide_mean) = (&mut known.v[k], &mut known.wide_mean[k]);
-            trusted &= settle_block(simd, sums, M::CENTERED, scale, norm, v, wide_mean);
+            trusted &= settle_block(simd, sums, M::CENTERED, root, norm, v, wide_mean);
         }
         trusted
     }

@@ -11,7 +11,7 @@ use crate::mean::{Center, Mean};
 use crate::rows::{Input, Params, Source, way};
 use crate::simd::{Float, Kernel, Lanes, outline};
 use crate::stats::sums;
-use crate::stats::{CHUNK, Moments, RowNorm};
+use crate::stats::{CHUNK, Moments, Root, RowNorm};
 
 /// Takes the moments of a row of `cols > 0` elements, and normalizes the row if it is one of a job. Whoever makes it
 /// knows that the elements are there.
@@ -47,7 +47,7 @@ impl<T: Storage, M: Center, E: Epilogues<T>> Kernel for WholeRow<'_, '_, T, M, E
         let moments = unsafe { sums::row(simd, *row, cols, mean) };
         let Some((job, r)) = job else { return (moments, false) };
         let mut finite = false;
-        if let Some(norm) = settle(simd, job, r, &moments, 1.0 / cols as f64) {
+        if let Some(norm) = settle(simd, job, r, &moments, job.root.share(cols as f64)) {
             // SAFETY: the job has row r, of cols elements.
             finite = unsafe {
                 let (x, epilogue) = (job.rows.source(r), job.epilogue(r));
@@ -115,7 +115,7 @@ impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for &SingleRow<T, M, E> {
                 outline(simd, WholeRow::<T, M, Params<'_, T>>::moments(&x.into(), cols, mean)).0
             }
         };
-        let norm = RowNorm::trusted(simd, &moments, eps)?;
+        let norm = RowNorm::of_v(simd, &moments, Root::of_mean(eps).above(&moments))?;
         if epilogue.has_steps() {
             // SAFETY: x and the epilogue have cols elements.
             return Some(unsafe { KnownRow { mean, x, norm, epilogue: *epilogue }.normalize(simd, cols) });

@@ -111,12 +111,13 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         check_eps(eps)?;
         let parts = Parts::new(rows.rows(), rows.cols());
         let (part_rows, is_leaf) = (parts.part_rows, parts.is_leaf());
+        let root = params.root(M::CENTERED, eps);
         let params = Params { beta: None, groups: Groups::ONE, ..params }.with_harmless_offset();
         let isa = Isa::SCALAR;
         let centered = M::CENTERED;
         let (before, is_open) = (0, false);
         let job =
-            GradJob { isa, centered, rows, stats, params, eps, sums, streaming, part_rows, is_leaf, before, is_open };
+            GradJob { isa, centered, rows, stats, params, root, sums, streaming, part_rows, is_leaf, before, is_open };
         Ok(Self(job, PhantomData))
     }
 

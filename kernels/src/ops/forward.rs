@@ -2,6 +2,7 @@
 
 use core::marker::PhantomData;
 
+use crate::divisor::Divisor;
 use crate::element::Storage;
 use crate::error::Error;
 use crate::isa::Isa;
@@ -12,7 +13,7 @@ use crate::rounding::Rounding;
 use crate::rows::{Groups, OneRow, Params, RowIo, Vector};
 use crate::simd::{Float, in_default_environment};
 use crate::stack;
-use crate::stats::{CHUNK, Moments, RowNorm, StatsMut, check_eps};
+use crate::stats::{CHUNK, Moments, Root, RowNorm, StatsMut, check_eps};
 
 use super::{mixed, unrounded};
 
@@ -50,7 +51,8 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         stats.fit(rows.rows())?;
         check_eps(eps)?;
         let streaming = streaming && rows.may_stream();
-        let job = Job::new(M::CENTERED, rows, params.with_harmless_offset(), eps, streaming, stats);
+        let root = params.root(M::CENTERED, eps);
+        let job = Job::new(M::CENTERED, rows, params.with_harmless_offset(), root, streaming, stats);
         Ok(Self(job, PhantomData))
     }
 
@@ -88,7 +90,7 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
         if job.rows.rows() != 1 || job.rows.is_sum() || !moments.are_of::<T>(job.rows.cols()) {
             return Err(Self(job, PhantomData));
         }
-        match in_default_environment(|| trusted(moments, job.eps)) {
+        match in_default_environment(|| trusted(moments, &job.root)) {
             Some(norm) => {
                 job.stats.set(0, &norm);
                 let epilogues = job.epilogues.of_row(0, job.rows.cols());
@@ -172,7 +174,7 @@ impl<'a, T: Storage, M: Center> ForwardRow<'a, T, M> {
         eps: f64,
     ) -> Option<Self> {
         let cols = row.cols();
-        let params = Params { gamma, beta, groups: Groups::ONE, offset, rounding };
+        let params = Params { gamma, beta, groups: Groups::ONE, offset, rounding, divisor: Divisor::RootMeanSquare };
         let fits = |v: Option<Vector<'_, T>>| v.is_none_or(|v| v.len() == cols);
         let of_one_type = match (gamma, beta) {
             (Some(gamma), Some(beta)) => gamma.kind() == beta.kind(),
@@ -213,7 +215,7 @@ impl<'a, T: Storage, M: Center> ForwardRow<'a, T, M> {
             let (params, y) = epilogue.parts(cols);
             (params, OneRow::rows(x, y, cols))
         };
-        Forward(Job::new(M::CENTERED, rows, params, eps, false, StatsMut::default()), PhantomData)
+        Forward(Job::new(M::CENTERED, rows, params, Root::of_mean(eps), false, StatsMut::default()), PhantomData)
     }
 
     /// Runs the job through the loops for `L`.
@@ -286,6 +288,6 @@ impl<'a, T: Storage, M: Center> Normalize<'a, T, M> {
 
 /// The statistics for normalizing a row with these moments, if the moments can be trusted.
 #[inline(never)]
-fn trusted<F: Float>(moments: &Moments, eps: f64) -> Option<RowNorm<F>> {
-    RowNorm::trusted(pulp::Scalar, moments, eps)
+fn trusted<F: Float>(moments: &Moments, root: &Root) -> Option<RowNorm<F>> {
+    RowNorm::trusted(pulp::Scalar, moments, root)
 }

@@ -209,12 +209,12 @@ pub(super) fn know_row<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loop
     // SAFETY: there is such a row.
     let x = unsafe { from_raw_parts(job.rows.source(r).as_ptr(), cols) };
     let moments = (loops.moments)(RowMoments { x, centered, scale: None }, isa);
-    match RowNorm::trusted(pulp::Scalar, &moments, job.eps) {
+    match RowNorm::trusted(pulp::Scalar, &moments, &job.root) {
         Some(norm) => {
             job.stats.set(r, &norm);
             Known::Norm(norm)
         }
-        None => rescue(job, r, moments.v(job.eps), moments.mean()),
+        None => rescue(job, r, job.root.above(&moments), moments.mean()),
     }
 }
 

@@ -137,11 +137,11 @@ fn know_row<T: Storage>(
         }))
     };
     let moments = moments_at(job, None);
-    if let Some(norm) = RowNorm::trusted(pulp::Scalar, &moments, job.eps) {
+    if let Some(norm) = RowNorm::trusted(pulp::Scalar, &moments, &job.root) {
         job.stats.set(r, &norm);
         return Known::Norm(norm);
     }
-    let v = moments.v(job.eps);
+    let v = job.root.at_least(job.root.above(&moments));
     let exact = moments_at(job, Some(scale_for::<T::Float>(v, moments.mean())));
     if v == 0.0 && is_constant(job, wide, r, room) {
         let norm = RowNorm::new(moments.mean(), 0.0, f64::INFINITY);
@@ -258,11 +258,12 @@ fn beside_f32<'p, T: Storage>(
     let cols = row.cols();
     // SAFETY: these are elements of the same types at the same places.
     let vector = |v: Vector<'p, T>| unsafe { Vector::from_raw(v.as_ptr().cast(), v.len(), kind(v.kind())) };
-    let Params { gamma, beta, groups, rounding, .. } = params;
+    let Params { gamma, beta, groups, rounding, divisor, .. } = params;
     let offset: f64 = params.offset.into();
     let RawRows { p, stride, kind: y } = row.y();
     let (x, y) = (RawRows { p: x, stride: cols, kind: Kind::Own }, RawRows { p: p.cast(), stride, kind: kind(y) });
-    let params = Params { gamma: gamma.map(vector), beta: beta.map(vector), groups, offset: offset as f32, rounding };
+    let params =
+        Params { gamma: gamma.map(vector), beta: beta.map(vector), groups, offset: offset as f32, rounding, divisor };
     // SAFETY: as above; the caller's x has as many elements, apart from all else.
     (unsafe { RowIo::from_raw(x, None, y, 1, cols) }, params)
 }

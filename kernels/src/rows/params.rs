@@ -5,10 +5,12 @@ use core::marker::PhantomData;
 use half::{bf16, f16};
 
 use super::Groups;
+use crate::divisor::Divisor;
 use crate::element::{Addend, Companion, Kind, Storage};
 use crate::error::Error;
 use crate::rounding::Rounding;
 use crate::simd::Float;
+use crate::stats::Root;
 
 /// gamma or beta beside rows of type `T`, of any type that is a [`Companion`] of `T`.
 #[derive(Clone, Copy, Debug)]
@@ -172,12 +174,15 @@ pub struct Params<'a, T: Storage> {
     pub offset: T::Float,
     /// Where the operation rounds before its end.
     pub rounding: Rounding,
+    /// What rows without a mean are divided by.
+    pub divisor: Divisor,
 }
 
 impl<T: Storage> Default for Params<'_, T> {
     fn default() -> Self {
         let offset = T::Float::default();
-        Self { gamma: None, beta: None, groups: Groups::ONE, offset, rounding: Rounding::ONCE }
+        let (rounding, divisor) = (Rounding::ONCE, Divisor::RootMeanSquare);
+        Self { gamma: None, beta: None, groups: Groups::ONE, offset, rounding, divisor }
     }
 }
 
@@ -200,6 +205,12 @@ impl<'a, T: Storage> Params<'a, T> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What the root is taken of, for rows that have a mean if `centered`.
+    #[inline(always)]
+    pub(crate) fn root(&self, centered: bool, eps: f64) -> Root {
+        if centered { Root::of_mean(eps) } else { Root::new(self.divisor, eps) }
     }
 
     /// These with an offset of -0 where the offset is zero or has no effect: adding -0 changes no bits, but adding +0

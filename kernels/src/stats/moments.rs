@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use super::Root;
 use crate::element::Storage;
 use crate::error::Error;
 use crate::simd::{Float, in_default_environment};
@@ -118,12 +119,6 @@ impl Moments {
         count >= cols as f64 && (scale == 1.0 || scales.contains(&scale)) && is_possible
     }
 
-    /// The variance (or, not centered, the mean of squares) plus eps, at this scale: the root is taken of it.
-    #[inline(always)]
-    pub(crate) fn v(&self, eps: f64) -> f64 {
-        self.m2 * (1.0 / self.count) + eps
-    }
-
     /// `None` if a row of `T` with these moments is in the range where the fast sums can be trusted. Else the scale
     /// with which the moments of the row, or of each of its parts, are to be taken again, on the slow path: see
     /// [`RowMoments::at_scale`](crate::ops::moments::RowMoments::at_scale). (Also of a row with a NaN or an infinity,
@@ -133,13 +128,13 @@ impl Moments {
     /// If eps is negative, infinite or NaN.
     pub fn rescale<T: Storage>(&self, eps: f64) -> Result<Option<f64>, Error> {
         check_eps(eps)?;
-        Ok(in_default_environment(|| self.slow_scale::<T>(eps)))
+        Ok(in_default_environment(|| self.slow_scale::<T>(&Root::of_mean(eps))))
     }
 
     /// [`rescale`](Self::rescale) for an eps that has been checked.
     #[inline(never)]
-    pub(crate) fn slow_scale<T: Storage>(&self, eps: f64) -> Option<f64> {
-        let v = self.v(eps);
+    pub(crate) fn slow_scale<T: Storage>(&self, root: &Root) -> Option<f64> {
+        let v = root.at_least(root.above(self));
         let trusted = T::Float::TRUSTED.contains(&v);
         (!trusted).then(|| scale_for::<T::Float>(v, self.origin + self.offset))
     }

@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use super::Moments;
+use super::{Moments, Root};
 use crate::error::Error;
 use crate::simd::{Float, sqrt_f64};
 
@@ -35,8 +35,13 @@ impl<F: Float> RowNorm<F> {
     /// From the moments of a row. `None` if they leave the range in which they can be trusted, or were taken at
     /// another scale.
     #[inline(always)]
-    pub(crate) fn trusted<S: Simd>(simd: S, moments: &Moments, eps: f64) -> Option<Self> {
-        let v = moments.v(eps);
+    pub(crate) fn trusted<S: Simd>(simd: S, moments: &Moments, root: &Root) -> Option<Self> {
+        Self::of_v(simd, moments, root.at_least(root.above(moments)))
+    }
+
+    /// The same with what the root is taken of.
+    #[inline(always)]
+    pub(crate) fn of_v<S: Simd>(simd: S, moments: &Moments, v: f64) -> Option<Self> {
         let trusted = F::TRUSTED.contains(&v) && moments.scale == 1.0;
         trusted.then(|| Self::new(moments.origin, moments.offset, 1.0 / sqrt_f64(simd, v)))
     }

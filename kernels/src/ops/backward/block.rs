@@ -97,7 +97,7 @@ fn settle<S: Lanes, T: Storage>(
     let s1 = wide::<S, T>(simd, if has_mean { [a, b, c, d] } else { [T::Float::default(); FIRST_ROWS] });
     let (s2, lo, rstd) = (wide::<S, T>(simd, [e, f, g, h]), wide::<S, T>(simd, mean_lo), wide::<S, T>(simd, rstd));
     let (mut c1, mut c2, mut size) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS], [0.0; FOLD_ROWS]);
-    let inv_cols = simd.splat_f64s(1.0 / job.rows.cols() as f64);
+    let share = simd.splat_f64s(job.root.share(job.rows.cols() as f64));
     let mut doubt = simd.splat_f64s(0.0);
     for j in 0..FIRST_ROWS.div_ceil(S::F64_LANES) {
         let (s1, s2) = (bytemuck::cast_slice::<f64, S::f64s>(&s1)[j], bytemuck::cast_slice::<f64, S::f64s>(&s2)[j]);
@@ -109,8 +109,8 @@ fn settle<S: Lanes, T: Storage>(
         doubt = simd.add_f64s(doubt, nan_outside(simd, simd.mul_f64s(sum, rstd), &products));
         let neg_rstd = simd.neg_f64s(rstd);
         bytemuck::cast_slice_mut::<f64, S::f64s>(&mut size)[j] = sum;
-        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut c1)[j] = simd.mul_f64s(neg_rstd, simd.mul_f64s(s1, inv_cols));
-        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut c2)[j] = simd.mul_f64s(neg_rstd, simd.mul_f64s(s2, inv_cols));
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut c1)[j] = simd.mul_f64s(neg_rstd, simd.mul_f64s(s1, share));
+        bytemuck::cast_slice_mut::<f64, S::f64s>(&mut c2)[j] = simd.mul_f64s(neg_rstd, simd.mul_f64s(s2, share));
     }
     let [a, b, c, d, ..] = T::Float::narrow(simd, &c1);
     terms.neg_rstd_c1 = [a, b, c, d];

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::isa::{Isa, Tier};
 use crate::rows::{GradRows, LINE, Params};
 use crate::simd::{Float, Lanes};
-use crate::stats::{CHUNK, RowNorm};
+use crate::stats::{CHUNK, Root, RowNorm};
 
 /// The rows that the second touch takes together.
 pub(super) const BLOCK_ROWS: usize = 2;
@@ -79,7 +79,7 @@ pub(super) struct GradJob<'a, T: Storage> {
     pub(super) stats: Stats<'a, T::Float>,
     /// gamma and the offset.
     pub(super) params: Params<'a, T>,
-    pub(super) eps: f64,
+    pub(super) root: Root,
     /// Whether dgamma or dbeta is wanted.
     pub(super) sums: bool,
     pub(super) streaming: bool,
@@ -144,7 +144,14 @@ impl<T: Storage> GradJob<'_, T> {
         let row_bytes = self.rows.cols() * size_of::<T>();
         let is_large = row_bytes > LONG_ROW_BYTES && self.rows.rows().saturating_mul(row_bytes) > TOGETHER_BYTES;
         let waits = self.isa.tier() == Tier::Avx512 && is_large;
-        if !has_norms || waits || !self.rows.has_dx() || self.rows.cols() > CHUNK || self.streaming && !are_in_l1 {
+        let has_floor = self.root.floor > 0.0;
+        if !has_norms
+            || waits
+            || has_floor
+            || !self.rows.has_dx()
+            || self.rows.cols() > CHUNK
+            || self.streaming && !are_in_l1
+        {
             0
         } else if are_in_l1 {
             FIRST_ROWS

@@ -279,7 +279,7 @@ fn first_touch<S: Lanes, T: Storage, M: Center>(
             };
             let (moments, _) = &of_row;
             fast = Some(moments);
-            match RowNorm::<T::Float>::trusted(simd, moments, job.eps) {
+            match RowNorm::<T::Float>::trusted(simd, moments, &job.root) {
                 Some(norm) if is_trusted(&norm) => (norm, false),
                 // The statistics that the slow path of forward gives may be in range.
                 _ => {
@@ -311,7 +311,8 @@ fn first_touch<S: Lanes, T: Storage, M: Center>(
             *taken = Some(moments);
         }
     }
-    let inv_cols = 1.0 / job.rows.cols() as f64;
-    terms.set(k, &norm, s1 * inv_cols, s2 * inv_cols);
+    let share = job.root.share(job.rows.cols() as f64);
+    let c2 = if job.root.is_floor(norm.rstd) { 0.0 } else { s2 * share };
+    terms.set(k, &norm, s1 * share, c2);
     trust
 }

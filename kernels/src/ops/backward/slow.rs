@@ -55,7 +55,7 @@ pub(super) fn norm_of_untrusted<T: Storage>(
 
 /// The statistics of row `r` for the loops if its xhat is defined to be zero: all elements are equal and eps is 0.
 fn constant<T: Storage>(job: &GradJob<'_, T>, r: usize) -> Option<RowNorm<T::Float>> {
-    if job.eps != 0.0 {
+    if !job.root.may_be_zero() {
         return None;
     }
     // SAFETY: as above.
@@ -74,19 +74,21 @@ fn moments<T: Storage>(job: &GradJob<'_, T>, r: usize, taken_before: Moments) ->
     let mut m = taken_before;
     // Moments of the loops have this scale, and moments of the slow path another.
     let is_fast = m.scale == 1.0;
-    if let Some(scale) = m.slow_scale::<T>(job.eps).filter(|_| is_fast) {
+    if let Some(scale) = m.slow_scale::<T>(&job.root).filter(|_| is_fast) {
         // SAFETY: there is a row r, and rows have cols > 0 elements.
         m = unsafe { exact::moments(job.isa, job.rows.x(job.rows.place(r)), job.rows.cols(), scale, job.centered) };
     }
-    (m, m.m2 / m.count + job.eps * m.scale * m.scale)
+    (m, job.root.exact(&m))
 }
 
 /// The statistics of row `r` for the slow path. rstd is zero if all elements are equal and eps is 0: xhat is 0 then,
-/// and dx is defined to be 0.
+/// and dx is defined to be 0. Also whether the row is divided by the floor of the norm, so that xhat has no part in dx.
 #[inline(never)]
-fn norm_of<T: Storage>(job: &GradJob<'_, T>, r: usize, taken: Moments) -> WideNorm {
+fn norm_of<T: Storage>(job: &GradJob<'_, T>, r: usize, taken: Moments) -> (WideNorm, bool) {
     let (m, v) = moments(job, r, taken);
-    WideNorm::new::<T::Float>(&m, if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) })
+    let norm = WideNorm::new::<T::Float>(&m, if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) });
+    let floor = job.root.floor * m.scale * m.scale;
+    (norm, floor > 0.0 && v <= floor)
 }
 
 /// Takes one or two rows from `r` on, as far as the loops are not trusted with them. Writes dx of each row that is not
@@ -109,9 +111,9 @@ pub(super) fn take_rows<T: Storage>(
     let mut taken = [None; BLOCK_ROWS];
     for (k, ((&trust, moments), taken)) in rows.iter().zip(moments).zip(&mut taken).enumerate() {
         if let (true, &Some(moments)) = (adds || trust != Trust::All, moments) {
-            let (norm, place) = (norm_of(job, r + k, moments), job.rows.place(r + k));
+            let ((norm, is_floor), place) = (norm_of(job, r + k, moments), job.rows.place(r + k));
             // SAFETY: there is the row.
-            *taken = Some(unsafe { SlowRow { norm, dy: job.rows.dy(place), x: job.rows.x(place) } });
+            *taken = Some(unsafe { SlowRow { norm, is_floor, dy: job.rows.dy(place), x: job.rows.x(place) } });
         }
     }
     if adds {
@@ -130,6 +132,7 @@ pub(super) fn take_rows<T: Storage>(
 #[derive(Clone, Copy)]
 struct SlowRow<T> {
     norm: WideNorm,
+    is_floor: bool,
     dy: Source<T>,
     x: Source<T>,
 }
@@ -157,7 +160,7 @@ impl<T: Storage> Kernel for &AddRows<'_, T> {
             let n = cols - i;
             // The sums begin with zeros too, so that the sign of a zero makes no difference.
             let (mut to_dgamma, mut to_dbeta) = ([simd.splat_f64s(0.0); _], [simd.splat_f64s(0.0); _]);
-            for &SlowRow { norm, dy, x } in rows.iter().flatten() {
+            for &SlowRow { norm, dy, x, .. } in rows.iter().flatten() {
                 let norm = norm.in_registers(simd);
                 // SAFETY: rows have n elements from i on.
                 let [dy, x] = unsafe {
@@ -199,7 +202,7 @@ unsafe fn sum_wide<S: Lanes, T: Storage>(simd: S, to: *const T::Float, v: [S::f6
 /// Writes dx of row `r`, if dx is wanted. gamma has whole steps of columns.
 #[inline(never)]
 fn write_dx<T: Storage>(job: &mut GradJob<'_, T>, r: usize, row: &SlowRow<T>, gamma: &[T::Float]) {
-    let &SlowRow { ref norm, dy, x } = row;
+    let &SlowRow { ref norm, is_floor, dy, x } = row;
     let at = job.rows.place(r);
     // SAFETY: r < rows.
     let Some(dx) = (unsafe { job.rows.dx(at, false) }) else { return };
@@ -210,7 +213,9 @@ fn write_dx<T: Storage>(job: &mut GradJob<'_, T>, r: usize, row: &SlowRow<T>, ga
         // SAFETY: callers ask for i < cols.
         let get = |p: Source<T>, i| -> f64 { unsafe { p.get(i) }.to_computed().into() };
         let element = |i| Inputs { dy: get(dy, i), gamma: job.gamma(i).into(), x: get(x, i) };
-        project(cols, job.centered, norm, &element, &mut |i, projected| {
+        // What c2 is divided by.
+        let count = if is_floor { f64::INFINITY } else { job.root.count(cols as f64) };
+        project(cols, job.centered, norm, count, &element, &mut |i, projected| {
             let v = rounded(projected + ds.map_or(-0.0, |ds| get(ds, i)));
             // SAFETY: i < cols.
             unsafe { dx.set(i, v) };
@@ -228,7 +233,7 @@ fn write_dx<T: Storage>(job: &mut GradJob<'_, T>, r: usize, row: &SlowRow<T>, ga
 /// finite.
 fn write_row<T: Storage>(job: &GradJob<'_, T>, r: usize, row: &SlowRow<T>, dx: Target<T>, gamma: &[T::Float]) -> bool {
     let (isa, cols) = (job.isa, job.rows.cols());
-    let &SlowRow { ref norm, dy, x } = row;
+    let &SlowRow { ref norm, is_floor, dy, x } = row;
     // SAFETY: r < rows.
     let ds = unsafe { job.rows.ds(job.rows.place(r)) };
     let [s1, s2] = isa.run(&ProjectRow { dy, x, gamma, norm, cols });
@@ -236,8 +241,8 @@ fn write_row<T: Storage>(job: &GradJob<'_, T>, r: usize, row: &SlowRow<T>, dx: T
     if !((s1 + s2).is_finite() && norm.rstd.is_finite()) {
         return false;
     }
-    let inv_cols = 1.0 / cols as f64;
-    let c = [if job.centered { s1 * inv_cols } else { 0.0 }, s2 * inv_cols];
+    let share = job.root.share(cols as f64);
+    let c = [if job.centered { s1 * share } else { 0.0 }, if is_floor { 0.0 } else { s2 * share }];
     if isa.run(&GradRow { dy, x, ds, dx, gamma, norm, c, cols }) {
         // SAFETY: rows have cols elements.
         unsafe { dx.canonicalize_nans(cols) };
@@ -390,10 +395,10 @@ impl Wide {
         all.filter(|v| v.m != 0.0).map(|v| v.exponent).max().unwrap_or(0)
     }
 
-    /// The mean of `n` numbers.
-    fn mean(n: usize, of: impl Fn(usize) -> Self) -> Self {
+    /// The sum of `n` numbers divided by `count`.
+    fn mean(n: usize, count: f64, of: impl Fn(usize) -> Self) -> Self {
         let largest = Self::largest((0..n).map(&of));
-        let mean = Self::new(sum((0..n).map(|i| of(i).at(largest))) / n as f64);
+        let mean = Self::new(sum((0..n).map(|i| of(i).at(largest))) / count);
         Self { exponent: mean.exponent + largest, ..mean }
     }
 
@@ -423,11 +428,12 @@ struct Inputs {
     x: f64,
 }
 
-/// Hands dx without ds to `write`, element by element. Returns false, and writes nothing, if a number is not finite.
+/// Hands dx without ds to `write`, element by element. c2 is a sum divided by `count`. Returns false, and writes nothing, if a number is not finite.
 fn project(
     cols: usize,
     centered: bool,
     norm: &WideNorm,
+    count: f64,
     element: &dyn Fn(usize) -> Inputs,
     write: &mut dyn FnMut(usize, f64),
 ) -> bool {
@@ -442,8 +448,8 @@ fn project(
         let Inputs { dy, gamma, x } = element(i);
         (Wide::new(dy).times(Wide::new(gamma)), wide_xhat(norm, x))
     };
-    let c1 = if centered { Wide::mean(cols, |i| g_and_xhat(i).0) } else { Wide::new(0.0) };
-    let c2 = Wide::mean(cols, |i| {
+    let c1 = if centered { Wide::mean(cols, cols as f64, |i| g_and_xhat(i).0) } else { Wide::new(0.0) };
+    let c2 = Wide::mean(cols, count, |i| {
         let (g, xhat) = g_and_xhat(i);
         g.times(xhat)
     });
