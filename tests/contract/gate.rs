@@ -146,6 +146,31 @@ fn gates_round_as_models_do() -> Result<(), Error> {
     Ok(())
 }
 
+/// Pieces of long rows have pieces of gamma, whose sums with the offset are rounded elsewhere than in gamma itself.
+#[test]
+fn long_rows_round_gamma() -> Result<(), Error> {
+    for cols in [4096, 4097, 9000] {
+        let [x, z, gamma] = [1, 2, 3].map(|seed| numbers::<bf16>(2 * cols, seed, 2.0));
+        let gamma = &gamma[..cols];
+        let (before, rounded): (Vec<u16>, Vec<bf16>) =
+            gamma.iter().map(|v| (v.to_bits(), bf16::from_f32(v.to_f32() + 1.0))).unzip();
+        for gate in GATES {
+            for (with_offset, without) in
+                [(Rounding::GAMMA, Rounding::ONCE), (Rounding::STEPS_AND_GAMMA, Rounding::STEPS)]
+            {
+                let plan = RmsNorm::new(cols, 1e-6)?;
+                let [mut y, mut expected] = [x.clone(), x.clone()];
+                plan.with_rounding(without).call(&x).gamma(&rounded).gate(&z, gate).to(&mut expected)?;
+                let plan = plan.with_offset(1.0).with_rounding(with_offset);
+                plan.call(&x).gamma(gamma).gate(&z, gate).to(&mut y)?;
+                assert_eq!(differ(&y, &expected), 0, "{cols}, {gate:?}");
+                assert!(gamma.iter().map(|v| v.to_bits()).eq(before.iter().copied()), "{cols}, {gate:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// How many elements differ: the functions of z have errors of a few units of f32.
 fn differ(a: &[bf16], b: &[bf16]) -> usize {
     a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count()

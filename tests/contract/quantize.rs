@@ -117,6 +117,21 @@ fn quantized_calls_have_the_bits_of_their_parts() {
     }
 }
 
+/// Pieces of long rows have pieces of gamma, whose sums with the offset are rounded elsewhere than in gamma itself.
+#[test]
+fn long_rows_round_gamma() {
+    let (cols, rms_norm) = (8448, RmsNorm::new(8448, 1e-6).expect("a plan").with_offset(1.0));
+    let gamma = rows::<bf16>(1, cols, 3);
+    let before = gamma.clone();
+    check::<bf16, _>(rms_norm.with_rounding(Rounding::GAMMA), 1, 7, false);
+    check::<f16, _>(rms_norm.with_rounding(Rounding::STEPS_AND_GAMMA), 1, 7, false);
+    let x = rows::<bf16>(2, cols, 5);
+    let (mut q, mut scale) = (vec![0i8; x.len()], [0.0; 2]);
+    let call = rms_norm.with_rounding(Rounding::GAMMA);
+    call.call(&x).gamma(&gamma).quantize(&Scheme::I8).scale_to(&mut scale).to(&mut q).expect("8 bits");
+    assert_eq!(gamma, before);
+}
+
 /// Quantizes rows by a scheme, without y, on each tier.
 fn check_without_y(scheme: &Scheme, rows_of_x: usize, cols: usize) -> Result<(), Error> {
     let x = rows::<f32>(rows_of_x, cols, 5);

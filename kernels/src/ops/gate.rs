@@ -190,7 +190,7 @@ fn after_short<T: Storage<Float = f32>>(job: &mut Jobs<'_, T>, loops: &mixed::Lo
         // SAFETY: the room has these rows, and nothing else uses it until they have been written.
         part.rows = unsafe { part.rows.with_y(staged) };
         mixed::run_any(&mut part, isa, loops);
-        let p = room.as_mut_ptr();
+        let p = staged.p.cast::<f32>();
         // SAFETY: there are these rows of z and of y.
         unsafe {
             if z.stride == cols {
@@ -224,7 +224,7 @@ fn after_long<T: Storage<Float = f32>>(job: &mut Jobs<'_, T>, loops: &mixed::Loo
             // elements of z and of y.
             unsafe {
                 mixed::finish(isa, centered, piece.with_y(staged), given, false, &known, Some(loops));
-                gates.multiply(room.as_mut_ptr(), r, at, cols);
+                gates.multiply(staged.p.cast(), r, at, cols);
                 mixed::write(isa, y, staged, 1, cols);
             }
             at += cols;

@@ -323,8 +323,8 @@ fn widened<'r, T: Storage>(
     };
     let (gamma, beta) = (widen(params.gamma, gammas), widen(params.beta, betas));
     match (params.gamma, gamma) {
-        (Some(narrow), Some(wide)) if params.rounds_gamma() => {
-            // Elements beside f32 are of its float.
+        (Some(narrow), Some(wide)) if narrow.kind().is_narrow() && params.rounds_gamma() => {
+            // It is in the room, and elements beside f32 are of its float.
             let (p, n, offset): (_, _, f64) = (wide.as_ptr().cast_mut().cast(), wide.len(), params.offset.into());
             match narrow.kind() {
                 Kind::F16 => isa.run(AddRounded::<f16>::new(p, n, offset as f32)),
