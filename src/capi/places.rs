@@ -102,7 +102,7 @@ impl Rows {
             return Err(overlap_one_another(what, cols, stride, 0));
         }
         let all = extent(rows, stride, cols).ok_or_else(overflow)?;
-        let span = span(what, data, all, size, (rows, cols))?;
+        let span = span(what, data, all, size, (rows, cols), (stride, 0))?;
         let rows = Strided { data: data.cast_mut(), stride: if rows == 1 { 0 } else { stride }, outer_stride: 0 };
         Ok(Self { rows, span })
     }
@@ -131,7 +131,7 @@ impl Rows {
             Err(Crowded::Overflow) => return Err(overflow()),
             Err(Crowded::Overlap) => return Err(overlap_one_another(what, cols, stride, outer_stride)),
         };
-        let span = span(what, data, all, size, (rows, cols))?;
+        let span = span(what, data, all, size, (rows, cols), (stride, outer_stride))?;
         Ok(Self { rows: Strided { data: data.cast_mut(), stride, outer_stride }, span })
     }
 
@@ -198,7 +198,7 @@ pub(super) fn vector(
     len: usize,
     size: usize,
 ) -> Result<Span, lanenorm_status> {
-    if data.is_null() || len == 0 { Ok(Span::default()) } else { span(what, data, len, size, (1, len)) }
+    if data.is_null() || len == 0 { Ok(Span::default()) } else { span(what, data, len, size, (1, len), (len, 0)) }
 }
 
 /// Where elements begin and end.
@@ -209,6 +209,7 @@ fn span(
     elements: usize,
     size: usize,
     (rows, cols): (usize, usize),
+    strides: (usize, usize),
 ) -> Result<Span, lanenorm_status> {
     let start = data.addr();
     if start == 0 || start & (align(size) - 1) != 0 {
@@ -217,7 +218,7 @@ fn span(
     let bytes = elements.checked_mul(size).filter(|&bytes| bytes <= isize::MAX as usize);
     match bytes.and_then(|bytes| start.checked_add(bytes)) {
         Some(end) => Ok(Span { start, end }),
-        None => Err(overflows(what, rows, cols, elements, 0)),
+        None => Err(overflows(what, rows, cols, strides.0, strides.1)),
     }
 }
 
