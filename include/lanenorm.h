@@ -157,6 +157,16 @@ typedef enum lanenorm_op {
    * y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset)
    */
   LANENORM_OP_RMS_NORM = 1,
+  /**
+   * y = x / sqrt(sum(x^2) + eps) * (gamma + gamma_offset). This operation and the next are forms of RMS
+   * normalization: all that is said of it holds for them. rstd is 1 / divisor.
+   */
+  LANENORM_OP_L2_NORM = 2,
+  /**
+   * y = x / max(sqrt(sum(x^2)), eps) * (gamma + gamma_offset), as `torch.nn.functional.normalize`. eps is 0, or lies
+   * between 1e-150 and 1e150.
+   */
+  LANENORM_OP_L2_NORM_AT_LEAST = 3,
 } lanenorm_op;
 
 /**
@@ -430,11 +440,11 @@ typedef enum lanenorm_sums {
  */
 typedef enum lanenorm_gate_kind {
   /**
-   * norm(x) * silu(z)
+   * norm(x) * silu(z): Qwen3NextRMSNormGated of transformers, with `LANENORM_ROUNDING_STEPS`
    */
   LANENORM_GATE_KIND_SILU = 0,
   /**
-   * norm(x) * sigmoid(z)
+   * norm(x) * sigmoid(z): KimiLinearRMSNormGated
    */
   LANENORM_GATE_KIND_SIGMOID = 1,
   /**
@@ -442,7 +452,7 @@ typedef enum lanenorm_gate_kind {
    */
   LANENORM_GATE_KIND_GELU_TANH = 2,
   /**
-   * norm(x * silu(z)) (Mamba 2)
+   * norm(x * silu(z)): MambaRMSNormGated and Zamba2RMSNormGated, with `LANENORM_ROUNDING_STEPS`
    */
   LANENORM_GATE_KIND_SILU_BEFORE = 3,
   /**

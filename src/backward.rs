@@ -206,7 +206,8 @@ impl Plan {
         let mut memory = self.scratch_memory(rows, lens, scratch, &mut own)?;
         for group in 0..groups {
             let [gamma, beta] = [gamma, beta].map(|v| v.map(|v| v.part(group * cols, cols).beside::<f32>()));
-            let params = Params { gamma, beta, offset: self.offset, rounding: self.rounding, ..Params::default() };
+            let &Self { offset, rounding, divisor, .. } = self;
+            let params = Params { gamma, beta, offset, rounding, divisor, ..Params::default() };
             let job = grad_rows.reborrow().with_group(group, groups, repeat);
             let job = job.and_then(|rows| GatedBackward::<M>::new(rows, params, eps, gate, sums));
             self.gradients_of_group::<f32, M, _>(group, job, &mut memory, sums, &mut grads);
@@ -247,8 +248,9 @@ impl Plan {
         let rows = rows.with_group(group, groups, repeat)?;
         let gamma = gamma.map(|gamma| gamma.part(group * cols, cols));
         let offset = T::Float::from_f32(self.offset);
-        let params = Params { gamma, offset, rounding: self.rounding, ..Params::default() };
-        Backward::new(rows, stats, params, self.eps, sums, streaming)
+        let &Self { rounding, divisor, eps, .. } = self;
+        let params = Params { gamma, offset, rounding, divisor, ..Params::default() };
+        Backward::new(rows, stats, params, eps, sums, streaming)
     }
 
     /// The rows of the buffers, none of which is a grid, if they fit together.

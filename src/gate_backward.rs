@@ -46,7 +46,7 @@ impl<'a, T: Gateable, M: Center, D: Place> BackwardCall<'a, T, M, D> {
     /// Rows are normalized again: statistics that are given are not looked at. All between the inputs and the gradients
     /// is f32; dx and dz are rounded once. [`scratch`](Self::scratch) takes
     /// [`gate_backward_scratch_len`](Norm::gate_backward_scratch_len) elements.
-    pub fn gate<Z>(self, z: impl Into<Rows<'a, Z>>, gate: Gate) -> GateBackwardCall<'a, T, M, D, Z> {
+    pub fn gate<Z: Companion<T>>(self, z: impl Into<Rows<'a, Z>>, gate: Gate) -> GateBackwardCall<'a, T, M, D, Z> {
         GateBackwardCall { call: self, gate, z: z.into(), dz: None, beta: None, misgiven: Misgiven::default() }
     }
 }

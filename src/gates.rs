@@ -53,10 +53,11 @@ impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
     ///
-    /// Rows of f64 have no gate, nor have sums, nor rows whose moments are given. For gradients see
+    /// The gate comes last: gamma, beta and statistics come before it. Rows of f64 have no gate, nor have sums, nor rows
+    /// whose moments are given, nor rows that are quantized. For gradients see
     /// [`BackwardCall::gate`](crate::BackwardCall::gate).
     #[inline]
-    pub fn gate<Z>(self, z: impl Into<Rows<'a, Z>>, gate: Gate) -> GateCall<'a, T, M, D, P, Z> {
+    pub fn gate<Z: Companion<T>>(self, z: impl Into<Rows<'a, Z>>, gate: Gate) -> GateCall<'a, T, M, D, P, Z> {
         GateCall { call: self, gate, z: z.into() }
     }
 }
@@ -69,7 +70,19 @@ impl<'a, T: Gateable, M: Center, P, Z: Companion<T>> GateCall<'a, T, M, Apart, P
     pub fn to<Y: Companion<T> + 'a>(self, y: impl Into<RowsMut<'a, Y>>) -> Result<(), Error> {
         let Self { call, gate, z } = self;
         let (norm, x, _, gamma, beta, stats) = call.into_parts()?;
-        norm.run_gated(Buffers::plain(x, y.into()), gamma, beta, stats, gate, z)
+        norm.run_gated(Buffers::plain(x, y.into()), [gamma, beta], stats, gate, z)
+    }
+}
+
+impl<'a, T: Gateable, M: Center, P, Z: Companion<T>> GateCall<'a, T, M, Apart, P, Z> {
+    /// Runs the call; its result is a new vector of contiguous rows, of any type that y may have.
+    ///
+    /// # Errors
+    /// As [`to`](Self::to).
+    pub fn to_vec<Y: Companion<T> + 'a>(self) -> Result<Vec<Y>, Error> {
+        let Self { call, gate, z } = self;
+        let (norm, x, _, gamma, beta, stats) = call.into_parts()?;
+        norm.gated_to_vec(x, [gamma, beta], stats, gate, z)
     }
 }
 
@@ -81,29 +94,52 @@ impl<'a, T: Gateable, M: Center, P, Z: Companion<T>> GateCall<'a, T, M, InPlace,
     pub fn run(self) -> Result<(), Error> {
         let Self { call, gate, z } = self;
         let (norm, x, _, gamma, beta, stats) = call.into_parts()?;
-        norm.run_gated(Buffers::in_place(x), gamma, beta, stats, gate, z)
+        norm.run_gated(Buffers::in_place(x), [gamma, beta], stats, gate, z)
     }
+}
+
+/// Rows with a gate that have been checked, and all that goes with them.
+pub(crate) struct CheckedGate<'a, T: Element> {
+    pub(crate) io: RunsIo<'a, T>,
+    vectors: Vectors<'a, 'a, T>,
+    gate: Gate,
+    z: GatesInRuns<'a>,
 }
 
 impl<M: Center> Norm<M> {
     fn run_gated<'a, T: Gateable, Z: Companion<T>>(
         &self,
         buffers: Buffers<'a, T>,
-        gamma: Option<Vector<'a, T>>,
-        beta: Option<Vector<'a, T>>,
+        params: [Option<Vector<'a, T>>; 2],
         stats: StatsMut<'a, f32>,
         gate: Gate,
         z: Rows<'a, Z>,
     ) -> Result<(), Error> {
+        self.finish_gated(self.check_gated(buffers, params, stats, gate, z)?);
+        Ok(())
+    }
+
+    pub(crate) fn check_gated<'a, T: Gateable, Z: Companion<T>>(
+        &self,
+        buffers: Buffers<'a, T>,
+        [gamma, beta]: [Option<Vector<'a, T>>; 2],
+        stats: StatsMut<'a, f32>,
+        gate: Gate,
+        z: Rows<'a, Z>,
+    ) -> Result<CheckedGate<'a, T>, Error> {
         let plan = self.plan();
         let (io, z) = buffers.check_gated(plan.cols, z)?;
         let params = plan.params(io.rows(), gamma, beta)?;
         Plan::check_stats(io.rows(), &stats)?;
+        Ok(CheckedGate { io, vectors: Vectors { params, bias: None, stats, moments: None }, gate, z })
+    }
+
+    pub(crate) fn finish_gated<T: Gateable>(&self, checked: CheckedGate<'_, T>) {
+        let (plan, CheckedGate { io, mut vectors, gate, z }) = (self.plan(), checked);
         let elements = io.elements();
         if elements == 0 {
-            return Ok(());
+            return;
         }
-        let mut vectors = Vectors { params, bias: None, stats, moments: None };
         // Groups need not divide a run.
         vectors.params.groups = vectors.params.groups.after(0);
         let tasks: Tasks = plan.parallelism.tasks_for(elements);
@@ -112,7 +148,6 @@ impl<M: Center> Norm<M> {
         } else {
             share(GatedRuns::<T, Uncentered> { plan, io, vectors, gate, z, center: PhantomData }, &mut [], tasks);
         }
-        Ok(())
     }
 }
 

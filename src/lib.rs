@@ -16,8 +16,9 @@
 //! - [`layer_norm()`] and [`layer_norm_in_place`], [`rms_norm()`] and [`rms_norm_in_place`], for the common case.
 //! - [`LayerNorm`] and [`RmsNorm`], plans: columns (or a normalized shape) and eps, [`Parallelism`], [`Store`] policy,
 //!   tier; rows at one stride or two ([`Rows`], [`RowsMut`]), or arrays (feature `ndarray`), in place or not; gamma and
-//!   beta per group of rows. Calls that are described ([`call`]) keep statistics, add a residual in one touch, take
-//!   gradients. A valid call cannot fail.
+//!   beta per group of rows; L2 norms ([`RmsNorm::with_divisor`]). Calls that are described ([`call`]) keep statistics,
+//!   add a residual in one touch, multiply by a gate ([`Gate`]), quantize ([`Scheme`]), take gradients. A valid call
+//!   cannot fail.
 //! - [`kernels`], for engines with their own threads: the same code for a block of rows, without allocator,
 //!   threads or global state.
 //!
@@ -87,6 +88,7 @@ pub use gate_backward::GateBackwardCall;
 pub use gates::GateCall;
 pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
+pub use lanenorm_kernels::divisor::Divisor;
 pub use lanenorm_kernels::element::{Addend, Companion};
 pub use lanenorm_kernels::gate::{self, Gate};
 pub use lanenorm_kernels::half::{bf16, f16};

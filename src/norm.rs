@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use lanenorm_kernels::divisor::Divisor;
 use lanenorm_kernels::ops::backward::Stats;
 use lanenorm_kernels::ops::{layer_norm, rms_norm};
 use lanenorm_kernels::rounding::Rounding;
@@ -39,11 +40,14 @@ pub struct Norm<M> {
 
 impl<M: Center> fmt::Debug for Norm<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { cols, eps, offset, rounding, groups, repeat, isa, parallelism, store } = self.plan;
+        let Plan { cols, eps, offset, rounding, divisor, groups, repeat, isa, parallelism, store } = self.plan;
         let name = if M::CENTERED { "LayerNorm" } else { "RmsNorm" };
         write!(f, "{name} {{ cols: {cols}, eps: {eps:?}, offset: {offset}, groups: {groups}, repeat: {repeat}, ")?;
         if rounding != Rounding::ONCE {
             write!(f, "rounding: {rounding:?}, ")?;
+        }
+        if divisor != Divisor::RootMeanSquare {
+            write!(f, "divisor: {divisor:?}, ")?;
         }
         write!(f, "isa: {isa}, parallelism: {parallelism:?}, store: {store:?} }}")
     }
@@ -59,7 +63,7 @@ impl<M: Center> Norm<M> {
         Plan::new(cols, eps).map(Self::from)
     }
 
-    fn from(plan: Plan) -> Self {
+    pub(crate) fn from(plan: Plan) -> Self {
         Self { plan, center: PhantomData }
     }
 
@@ -167,6 +171,11 @@ impl<M: Center> Norm<M> {
         self.plan.rounding
     }
 
+    /// What rows are divided by: see [`RmsNorm::with_divisor`](crate::RmsNorm::with_divisor).
+    pub fn divisor(&self) -> Divisor {
+        self.plan.divisor
+    }
+
     /// The tier that runs.
     pub fn isa(&self) -> Isa {
         self.plan.isa
@@ -186,7 +195,9 @@ impl<M: Center> Norm<M> {
     /// moments of all its parts must be taken again, by [`moments_at_scale`](Self::moments_at_scale) with the scale
     /// returned.
     pub fn rescale<T: Element>(&self, moments: &Moments) -> Option<f64> {
-        moments.rescale::<T>(self.plan.eps).unwrap_or_else(|_| unreachable!("the plan has checked eps"))
+        moments
+            .rescale_for::<T>(self.plan.divisor, self.plan.eps)
+            .unwrap_or_else(|_| unreachable!("the plan has checked eps"))
     }
 
     /// The moments of each row of x times a power of two, on the slow path, which is right for every finite element.

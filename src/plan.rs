@@ -1,5 +1,6 @@
 //! What the plans of all operations share.
 
+use lanenorm_kernels::divisor::Divisor;
 use lanenorm_kernels::element::{Addend, Companion};
 use lanenorm_kernels::ops::forward::{Forward, ForwardRow, SINGLE_ROW_COLS};
 use lanenorm_kernels::ops::moments::RowMoments;
@@ -75,6 +76,7 @@ pub(crate) struct Plan {
     pub(crate) eps: f64,
     pub(crate) offset: f32,
     pub(crate) rounding: Rounding,
+    pub(crate) divisor: Divisor,
     pub(crate) groups: usize,
     pub(crate) repeat: usize,
     pub(crate) isa: Isa,
@@ -87,8 +89,8 @@ impl Plan {
         shape::eps(eps)?;
         let isa = default_isa()?;
         let (parallelism, store) = (Parallelism::default(), Store::default());
-        let rounding = Rounding::ONCE;
-        Ok(Self { cols, eps, offset: 0.0, rounding, groups: 1, repeat: 1, isa, parallelism, store })
+        let (rounding, divisor) = (Rounding::ONCE, Divisor::RootMeanSquare);
+        Ok(Self { cols, eps, offset: 0.0, rounding, divisor, groups: 1, repeat: 1, isa, parallelism, store })
     }
 
     pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
@@ -100,7 +102,7 @@ impl Plan {
     /// whatever the parallelism, with the only gamma and beta.
     #[inline(always)]
     pub(crate) fn takes_one_row(&self, cols: usize) -> bool {
-        let only_one = (self.groups, self.repeat) == (1, 1);
+        let only_one = (self.groups, self.repeat) == (1, 1) && self.divisor == Divisor::RootMeanSquare;
         cols == self.cols && cols <= SINGLE_ROW_COLS && only_one && self.store != Store::Streaming
     }
 
@@ -132,9 +134,9 @@ impl Plan {
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
     ) -> Result<Params<'a, T>, Error> {
-        let &Self { groups, repeat, rounding, .. } = self;
+        let &Self { groups, repeat, rounding, divisor, .. } = self;
         let offset = T::Float::from_f32(self.offset);
-        let mut params = Params { gamma, beta, offset, rounding, ..Params::default() };
+        let mut params = Params { gamma, beta, offset, rounding, divisor, ..Params::default() };
         let len = self.params_len("gamma", gamma.is_some() || beta.is_some())?;
         if groups * repeat > 1 {
             if !rows.is_multiple_of(groups * repeat) {

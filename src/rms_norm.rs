@@ -1,3 +1,4 @@
+use lanenorm_kernels::divisor::Divisor;
 use lanenorm_kernels::rows::Vector;
 use lanenorm_kernels::stats::StatsMut;
 use lanenorm_kernels::{Element, Uncentered};
@@ -5,6 +6,7 @@ use lanenorm_kernels::{Element, Uncentered};
 use crate::Error;
 use crate::input::Plain;
 use crate::norm::Norm;
+use crate::plan::Plan;
 use crate::rows::{Rows, RowsMut};
 
 /// A plan for RMS normalization: y = x / sqrt(mean(x^2) + eps) * (gamma + offset) for each row of `cols` elements.
@@ -29,6 +31,25 @@ use crate::rows::{Rows, RowsMut};
 pub type RmsNorm = Norm<Uncentered>;
 
 impl RmsNorm {
+    /// The same plan with another divisor, for L2 normalization: y = x / divisor * (gamma + offset). All else, from
+    /// gamma to gradients, 8 bits and gates, is as in RMS normalization. [`rstd_to`](crate::Call::rstd_to) keeps
+    /// 1 / divisor.
+    ///
+    /// ```
+    /// use lanenorm::{Divisor, RmsNorm};
+    ///
+    /// // As `torch.nn.functional.normalize(x, eps=1e-12)`.
+    /// let plan = RmsNorm::new(2, 1e-12)?.with_divisor(Divisor::NormAtLeast);
+    /// let y = plan.forward_to_vec(&[3.0f32, 4.0, 0.0, 0.0], None)?;
+    /// assert_eq!(y, [0.6, 0.8, 0.0, 0.0]);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    #[doc(alias = "l2_norm")]
+    #[doc(alias = "normalize")]
+    pub fn with_divisor(self, divisor: Divisor) -> Self {
+        Self::from(Plan { divisor, ..self.plan })
+    }
+
     /// Normalizes the rows of x into y.
     ///
     /// # Errors

@@ -2,16 +2,18 @@
 #![allow(unsafe_code)]
 
 use lanenorm_kernels::element::{Addend, Companion};
+use lanenorm_kernels::gate::Gate;
 use lanenorm_kernels::ops::backward::Stats;
 use lanenorm_kernels::rows::Vector;
 use lanenorm_kernels::stats::StatsMut;
-use lanenorm_kernels::{Center, Element};
+use lanenorm_kernels::{Center, Element, Gateable};
 
 use crate::error::Error;
 use crate::gradients::{GradIo, GradOut, ParamGrads};
 use crate::input::{Dropped, Gives};
 use crate::norm::Norm;
 use crate::rows::{Rows, RowsMut};
+use crate::runs::Buffers;
 use crate::shape::{self, Runs};
 
 /// A vector that is to hold the rows of an output. It gets its memory once the call has been checked.
@@ -66,6 +68,24 @@ impl<M: Center> Norm<M> {
         unsafe { io.place(y.memory(), None) };
         self.finish_in_runs(io, vectors);
         // SAFETY: the call has written all elements of its outputs.
+        Ok(unsafe { y.written() })
+    }
+
+    /// y of rows with a gate.
+    pub(crate) fn gated_to_vec<'a, T: Gateable, Y: Companion<T> + 'a, Z: Companion<T>>(
+        &self,
+        x: Rows<'a, T>,
+        params: [Option<Vector<'a, T>>; 2],
+        stats: StatsMut<'a, f32>,
+        gate: Gate,
+        z: Rows<'a, Z>,
+    ) -> Result<Vec<Y>, Error> {
+        let mut y = Room::beside(&x, self.plan.cols);
+        let mut checked = self.check_gated(Buffers::plain(x, y.rows()), params, stats, gate, z)?;
+        // SAFETY: as above.
+        unsafe { checked.io.place(y.memory(), None) };
+        self.finish_gated(checked);
+        // SAFETY: as above.
         Ok(unsafe { y.written() })
     }
 

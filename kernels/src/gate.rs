@@ -39,18 +39,24 @@ pub enum Side {
 }
 
 impl Gate {
-    /// norm(x) * silu(z): `Qwen3NextRMSNormGated` and `OlmoHybrid` of `transformers`, with
-    /// [`Rounding::STEPS`](crate::rounding::Rounding::STEPS).
+    /// norm(x) * silu(z): `Qwen3NextRMSNormGated` of `transformers`, with
+    /// [`Rounding::STEPS`](crate::rounding::Rounding::STEPS). It has no offset, unlike `Qwen3NextRMSNorm`.
     pub const SILU: Self = Self { function: Function::Silu, side: Side::After };
 
-    /// norm(x) * sigmoid(z): the `RMSNormGated` of `KimiLinear` and `BailingHybrid`.
+    /// norm(x) * sigmoid(z): `KimiLinearRMSNormGated` of `transformers`.
     pub const SIGMOID: Self = Self { function: Function::Sigmoid, side: Side::After };
 
     /// norm(x) * `gelu_tanh`(z).
     pub const GELU_TANH: Self = Self { function: Function::GeluTanh, side: Side::After };
 
-    /// norm(x * silu(z)): Mamba 2 (`RMSNormGated` of `state-spaces/mamba`); with
-    /// [`Rounding::STEPS`](crate::rounding::Rounding::STEPS) the `MambaRMSNormGated` of `transformers`. Its groups
-    /// within a row are rows here, with a gamma for each.
+    /// norm(x * silu(z)): Mamba 2. With [`Rounding::STEPS`](crate::rounding::Rounding::STEPS) it is
+    /// `MambaRMSNormGated` of `transformers`, and `Zamba2RMSNormGated`, which has groups within a row. Such groups are
+    /// rows here, with a gamma for each.
     pub const SILU_BEFORE: Self = Self { function: Function::Silu, side: Side::Before };
+
+    /// norm(x * sigmoid(z)).
+    pub const SIGMOID_BEFORE: Self = Self { function: Function::Sigmoid, side: Side::Before };
+
+    /// norm(x * `gelu_tanh`(z)).
+    pub const GELU_TANH_BEFORE: Self = Self { function: Function::GeluTanh, side: Side::Before };
 }

@@ -422,7 +422,7 @@ where
     T: Element + Compiled<M>,
 {
     let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
-    let &Plan { cols, groups, repeat, offset, rounding, eps, isa, .. } = plan;
+    let &Plan { cols, groups, repeat, offset, rounding, divisor, eps, isa, .. } = plan;
     let raw = |Strided { data, stride, outer_stride }| RawGradRows { p: data.cast::<T>(), stride, outer_stride };
     let (ds, dx) = (call.ds.map(raw), call.dx.map(raw));
     // SAFETY: places have been checked: dx is apart from all else, or is dy. The rest is the caller's duty.
@@ -439,7 +439,7 @@ where
             (!buffers.gamma.is_null()).then(|| Vector::from_raw(gamma.cast(), cols, kind.gamma.beside(kind.dtype)));
         (gamma, stats, partials, work)
     };
-    let params = Params { gamma, offset: T::Float::from_f32(offset), rounding, ..Params::default() };
+    let params = Params { gamma, offset: T::Float::from_f32(offset), rounding, divisor, ..Params::default() };
     let job = grad_rows.with_group(task.group, groups, repeat);
     let job = job.and_then(|rows| Backward::new(rows, stats, params, eps, call.sums, call.streaming));
     let job = job.map(|job: Backward<'_, T, M>| job.split_at_part(task.first).1.split_at_part(task.count).0);
@@ -456,7 +456,7 @@ where
 #[inline(never)]
 unsafe fn run_gated_parts<M: GateGradients>(call: &Call<'_>, sizes: &Sizes, task: Task) {
     let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
-    let &Plan { cols, groups, repeat, offset, rounding, eps, isa, .. } = plan;
+    let &Plan { cols, groups, repeat, offset, rounding, divisor, eps, isa, .. } = plan;
     let Some(&Gated { gate, z, z_dtype, dz, beta }) = call.gate.as_ref() else { misfit() };
     let raw = |Strided { data, stride, outer_stride }, dtype: Dtype| RawGateRows {
         rows: RawGradRows { p: data.cast::<f32>(), stride, outer_stride },
@@ -478,7 +478,7 @@ unsafe fn run_gated_parts<M: GateGradients>(call: &Call<'_>, sizes: &Sizes, task
         let grad_rows = GateGradRows::from_raw(inputs, outputs, inner_rows, rows, cols);
         (grad_rows, partials, scratch(task.work, sizes.lens.work))
     };
-    let params = Params { gamma, beta, offset, rounding, ..Params::default() };
+    let params = Params { gamma, beta, offset, rounding, divisor, ..Params::default() };
     let job = grad_rows.with_group(task.group, groups, repeat);
     let job = job.and_then(|rows| GatedBackward::<M>::new(rows, params, eps, gate, call.sums));
     match job.map(|job| job.split_at_part(task.first).1.split_at_part(task.count).0) {

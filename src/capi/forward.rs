@@ -429,7 +429,7 @@ impl Call<'_> {
             (params(buffers.gamma, len, types.gamma), params(buffers.beta, len, types.gamma), bias)
         };
         let offset = T::Float::from_f32(plan.offset);
-        let params = Params { gamma, beta, groups, offset, rounding: plan.rounding, ..Params::default() };
+        let params = Params { gamma, beta, groups, offset, rounding: plan.rounding, divisor: plan.divisor };
         Ok(Parts { rows, params, stats, bias })
     }
 

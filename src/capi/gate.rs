@@ -23,13 +23,13 @@ use crate::parallel;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum lanenorm_gate_kind {
-    /// norm(x) * silu(z)
+    /// norm(x) * silu(z): Qwen3NextRMSNormGated of transformers, with `LANENORM_ROUNDING_STEPS`
     Silu = 0,
-    /// norm(x) * sigmoid(z)
+    /// norm(x) * sigmoid(z): KimiLinearRMSNormGated
     Sigmoid = 1,
     /// norm(x) * gelu_tanh(z)
     GeluTanh = 2,
-    /// norm(x * silu(z)) (Mamba 2)
+    /// norm(x * silu(z)): MambaRMSNormGated and Zamba2RMSNormGated, with `LANENORM_ROUNDING_STEPS`
     SiluBefore = 3,
     /// norm(x * sigmoid(z))
     SigmoidBefore = 4,

@@ -8,7 +8,7 @@ use lanenorm_kernels::element::Kind as Companion;
 
 use super::{guard, lanenorm_backward_buffers, lanenorm_forward_buffers, lanenorm_status, refuse, tier_name};
 use crate::plan::Plan;
-use crate::{Parallelism, Rounding, Store, Sums, default_isa, isa, shape};
+use crate::{Divisor, Parallelism, Rounding, Store, Sums, default_isa, isa, shape};
 
 /// The operations.
 #[repr(C)]
@@ -18,6 +18,12 @@ pub enum lanenorm_op {
     LayerNorm = 0,
     /// y = x / sqrt(mean(x^2) + eps) * (gamma + gamma_offset)
     RmsNorm = 1,
+    /// y = x / sqrt(sum(x^2) + eps) * (gamma + gamma_offset). This operation and the next are forms of RMS
+    /// normalization: all that is said of it holds for them. rstd is 1 / divisor.
+    L2Norm = 2,
+    /// y = x / max(sqrt(sum(x^2)), eps) * (gamma + gamma_offset), as `torch.nn.functional.normalize`. eps is 0, or lies
+    /// between 1e-150 and 1e150.
+    L2NormAtLeast = 3,
 }
 
 /// The types of elements.
@@ -294,9 +300,11 @@ pub(super) use for_types;
 
 impl Inner {
     fn new(desc: &lanenorm_desc) -> Result<Self, lanenorm_status> {
-        let centered = match desc.op {
-            op if op == lanenorm_op::LayerNorm as i32 => true,
-            op if op == lanenorm_op::RmsNorm as i32 => false,
+        let (centered, divisor) = match desc.op {
+            op if op == lanenorm_op::LayerNorm as i32 => (true, Divisor::RootMeanSquare),
+            op if op == lanenorm_op::RmsNorm as i32 => (false, Divisor::RootMeanSquare),
+            op if op == lanenorm_op::L2Norm as i32 => (false, Divisor::Norm),
+            op if op == lanenorm_op::L2NormAtLeast as i32 => (false, Divisor::NormAtLeast),
             op => return Err(unknown("op", op)),
         };
         let dtype = dtype(desc.dtype, Dtype::F32).ok_or_else(|| unknown("dtype", desc.dtype))?;
@@ -336,7 +344,7 @@ impl Inner {
             Rounding { steps: rounds(lanenorm_rounding::Steps), gamma: rounds(lanenorm_rounding::Gamma), sums };
         let (parallelism, offset, groups) = (Parallelism::Serial, desc.gamma_offset, desc.groups.max(1));
         let (cols, eps, isa) = (desc.cols, desc.eps, isa?);
-        let plan = Plan { cols, eps, offset, rounding, groups: 1, repeat: 1, isa, parallelism, store };
+        let plan = Plan { cols, eps, offset, rounding, divisor, groups: 1, repeat: 1, isa, parallelism, store };
         let plan = if groups == 1 { plan } else { plan.with_groups(groups, desc.group_repeat.max(1))? };
         Ok(Self { magic: MAGIC, plan, kind: Kind { centered, dtype, gamma, y, sum } })
     }

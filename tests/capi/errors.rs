@@ -623,7 +623,7 @@ fn combinations_that_do_not_exist() {
         ..d
     };
     let bad: [(&[&str], lanenorm_desc); 18] = [
-        (&["op", "2"], lanenorm_desc { op: 2, ..d }),
+        (&["op", "4"], lanenorm_desc { op: 4, ..d }),
         (&["op", "-1"], lanenorm_desc { op: -1, ..d }),
         (&["dtype", "5"], lanenorm_desc { dtype: 5, ..d }),
         (&["gamma_dtype", "9"], lanenorm_desc { gamma_dtype: 9, ..d }),

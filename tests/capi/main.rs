@@ -28,6 +28,7 @@ mod errors;
 mod forward;
 mod functions;
 mod gate;
+mod l2;
 mod names;
 mod quantize;
 mod rounding;

@@ -79,6 +79,8 @@ where
                 let mut y = x.clone();
                 plan.call_in_place(&mut y).gamma(&gamma).gate(&z, gate).run().expect("y");
                 assert_eq!(wide(&y), expected, "in place, {what}");
+                let new: Vec<T> = plan.call(&x).gamma(&gamma).gate(&z, gate).to_vec().expect("y");
+                assert_eq!(wide(&new), expected, "a new vector, {what}");
                 // z is f32, at a stride.
                 let strided: Vec<f32> = wide(&z).chunks(cols).flat_map(|row| [row, &[7.0; 5][..]].concat()).collect();
                 plan.call(&x).gamma(&gamma).gate(Rows::strided(&strided, rows, cols + 5), gate).to(&mut y).expect("y");
@@ -187,6 +189,8 @@ fn gates_that_do_not_fit_are_refused() -> Result<(), Error> {
     says((&[0.0; 7][..]).into(), "z has 7 elements, which is not a whole number of rows of 4");
     says((&[0.0; 12][..]).into(), "x has 2 rows, but z has 3");
     says(Rows::strided(&[0.0; 8], 2, 3), "the rows of z overlap: they have 4 columns and start 3 elements apart");
+    let error = plan.call(&x).gate(&[0.0f32; 7], Gate::SILU).to_vec::<f32>().expect_err("it does not fit");
+    assert_eq!(error.to_string(), "z has 7 elements, which is not a whole number of rows of 4");
     // Nothing to do.
     plan.call(&[0.0f32; 0]).gate(&[0.0f32; 0], Gate::SILU).to(&mut [0.0f32; 0])?;
     Ok(())

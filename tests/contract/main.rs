@@ -32,6 +32,8 @@ mod halves;
 #[cfg(not(few_tests))]
 mod kernels;
 #[cfg(not(few_tests))]
+mod l2;
+#[cfg(not(few_tests))]
 mod moments;
 #[cfg(not(few_tests))]
 mod normalized_shape;

@@ -3,6 +3,7 @@
 use core::mem::MaybeUninit;
 
 use super::Root;
+use crate::divisor::Divisor;
 use crate::element::Storage;
 use crate::error::Error;
 use crate::simd::{Float, in_default_environment};
@@ -127,8 +128,16 @@ impl Moments {
     /// # Errors
     /// If eps is negative, infinite or NaN.
     pub fn rescale<T: Storage>(&self, eps: f64) -> Result<Option<f64>, Error> {
+        self.rescale_for::<T>(Divisor::RootMeanSquare, eps)
+    }
+
+    /// [`rescale`](Self::rescale) where rows are divided by something else.
+    ///
+    /// # Errors
+    /// As [`rescale`](Self::rescale).
+    pub fn rescale_for<T: Storage>(&self, divisor: Divisor, eps: f64) -> Result<Option<f64>, Error> {
         check_eps(eps)?;
-        Ok(in_default_environment(|| self.slow_scale::<T>(&Root::of_mean(eps))))
+        Ok(in_default_environment(|| self.slow_scale::<T>(&Root::new(divisor, eps))))
     }
 
     /// [`rescale`](Self::rescale) for an eps that has been checked.
