@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::isa::{Isa, Tier};
 use crate::mean::{Center, Centered, Either, Uncentered};
 use crate::ops::backward::{Backward, Merge, Parts, merge_sums};
+use crate::ops::channels::{ChannelsBackward, ChannelsFirst};
 use crate::ops::forward::{Forward, ForwardRow, Normalize};
 use crate::ops::gate::{Gated, GatedBackward};
 use crate::ops::moments::RowMoments;
@@ -45,6 +46,16 @@ pub trait Compiled<M: Center>: Storage {
         Self: Element;
     fn merge(merge: Merge<'_, Self::Float>, isa: Isa)
     where
+        Self: Element;
+    fn channels(job: &mut ChannelsFirst<'_, Self, M>, work: &mut [Self], isa: Isa)
+    where
+        Self: Element;
+    fn channels_backward(
+        job: &mut ChannelsBackward<'_, Self, M>,
+        partials: &mut [Self::Float],
+        work: &mut [Self::Float],
+        isa: Isa,
+    ) where
         Self: Element;
 }
 
@@ -142,6 +153,27 @@ impl<T: Element + Compiled<M>, M: Center> Backward<'_, T, M> {
         if !self.is_empty(partials, work) {
             T::backward(self, partials, work, isa);
         }
+    }
+}
+
+impl<T: Element + Compiled<M>, M: Center> ChannelsFirst<'_, T, M> {
+    /// Does the job on one tier, on the calling thread.
+    ///
+    /// # Panics
+    /// If `work` has fewer than [`work_len`](Self::work_len) elements.
+    pub fn run_on(&mut self, isa: Isa, work: &mut [T]) {
+        T::channels(self, work, isa);
+    }
+}
+
+impl<T: Element + Compiled<M>, M: Center> ChannelsBackward<'_, T, M> {
+    /// Does the job on one tier, on the calling thread, as [`Backward::run_on`] does.
+    ///
+    /// # Panics
+    /// If `partials` does not have [`Parts::partial_len`] elements for each part (it is not used, and may be empty, if
+    /// no sums are wanted), or if `work` has fewer than [`Parts::channels_work_len`].
+    pub fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
+        T::channels_backward(self, partials, work, isa);
     }
 }
 
@@ -331,6 +363,19 @@ macro_rules! compiled {
 
             fn merge(merge: Merge<'_, <Self as Storage>::Float>, isa: Isa) {
                 in_default_environment(|| merge.run_on(isa));
+            }
+
+            fn channels(job: &mut ChannelsFirst<'_, Self, $center>, work: &mut [Self], isa: Isa) {
+                job.run_here(isa, work);
+            }
+
+            fn channels_backward(
+                job: &mut ChannelsBackward<'_, Self, $center>,
+                partials: &mut [<Self as Storage>::Float],
+                work: &mut [<Self as Storage>::Float],
+                isa: Isa,
+            ) {
+                job.run_here(isa, partials, work);
             }
         }
     )*};

@@ -50,6 +50,17 @@ pub enum Error {
         /// The distance between the starts of two rows, in elements.
         stride: usize,
     },
+    /// A buffer of [samples, channels, pixels] has no whole number of samples.
+    Samples {
+        /// The buffer.
+        what: &'static str,
+        /// Its number of elements.
+        len: usize,
+        /// The number of channels.
+        cols: usize,
+        /// The number of pixels of a channel.
+        pixels: usize,
+    },
     /// There are no groups of rows, or too many.
     Groups {
         /// The number of groups.
@@ -235,6 +246,13 @@ impl fmt::Display for Error {
                 "{what} has {}, but {} of {cols}, {stride} apart, take {needed}",
                 elements(len),
                 rows_of(rows)
+            ),
+            Self::Samples { what, len, cols, pixels } => write!(
+                f,
+                "{what} has {}, which is not a whole number of samples of {} of {}",
+                elements(len),
+                Count(cols, "channel"),
+                Count(pixels, "pixel")
             ),
             Self::Overlap { what, cols, stride } => write!(
                 f,

@@ -35,6 +35,8 @@ pub mod divisor;
 pub mod element;
 mod error;
 #[cfg(test)]
+mod every_channel;
+#[cfg(test)]
 mod every_divisor;
 #[cfg(test)]
 mod every_function;

@@ -1,6 +1,7 @@
 //! The operations: jobs that callers make and run.
 
 pub mod backward;
+pub mod channels;
 pub mod forward;
 pub mod gate;
 pub mod layer_norm;

@@ -121,7 +121,7 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         Ok(Self(job, PhantomData))
     }
 
-    /// The same for rows that are some of `parts`: rows of one leaf, of whose part `before` rows come before them. The
+    /// The same for rows that are some of one of `parts`, of which `before` rows come before them, an even number. The
     /// work memory must be that of the rows before, unless there are none. `is_open` says whether other rows of the
     /// part follow.
     pub(crate) fn within(self, parts: &Parts, before: usize, is_open: bool) -> Self {

@@ -49,7 +49,7 @@ impl<'a, F: Float> Stats<'a, F> {
     /// Refuses statistics that do not have an element for each of `rows` rows, that are given without the ones that
     /// they need, or that the normalization does not have.
     #[inline(never)]
-    pub(super) fn fit(&self, rows: usize, centered: bool) -> Result<(), Error> {
+    pub(in crate::ops) fn fit(&self, rows: usize, centered: bool) -> Result<(), Error> {
         let all = [("mean", self.mean, centered), ("mean_lo", self.mean_lo, centered), ("rstd", self.rstd, true)];
         for (what, given, is_possible) in all {
             let Some(given) = given else { continue };
