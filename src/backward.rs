@@ -8,6 +8,7 @@ use lanenorm_kernels::rows::{GradRows, LINE, Params, Vector};
 use lanenorm_kernels::simd::Float;
 use lanenorm_kernels::{Center, Compiled, Element, Error as Refused, GateGradients, Gateable};
 
+use crate::channels::GradTensors;
 use crate::gradients::{GateGradIo, GradIo, GradOut, ParamGrads};
 use crate::jobs::GradParts;
 use crate::parallel::Tasks;
@@ -45,6 +46,11 @@ impl Plan {
     /// The same for gated rows.
     pub(crate) fn gate_scratch_len(&self, rows: usize, centered: bool) -> Result<usize, Error> {
         self.scratch_len::<f32>(rows, |parts| Scratch::gated(parts, centered))
+    }
+
+    /// The same for rows whose channels come first.
+    pub(crate) fn channels_scratch_len<T: Element>(&self, rows: usize, centered: bool) -> Result<usize, Error> {
+        self.scratch_len::<T::Float>(rows, |parts| Scratch::channels::<T>(parts, centered))
     }
 
     fn scratch_len<F>(&self, rows: usize, lens: impl Fn(&Parts) -> Option<Scratch>) -> Result<usize, Error> {
@@ -212,6 +218,34 @@ impl Plan {
             let job = job.and_then(|rows| GatedBackward::<M>::new(rows, params, eps, gate, sums));
             self.gradients_of_group::<f32, M, _>(group, job, &mut memory, sums, &mut grads);
         }
+        Ok(())
+    }
+
+    /// Takes the gradients over channels that come first.
+    pub(crate) fn channels_backward<T, M: Center>(
+        &self,
+        tensors: GradTensors<'_, T>,
+        pixels: usize,
+        params: Params<'_, T>,
+        stats: Stats<'_, T::Float>,
+        mut grads: ParamGrads<'_, T::Float>,
+        scratch: Option<&mut [T::Float]>,
+    ) -> Result<(), Error>
+    where
+        T: Element + Compiled<M>,
+    {
+        let (rows, has_dx) = (tensors.rows(self.cols), tensors.has_dx());
+        let sums = self.check_sums(&grads, has_dx)?;
+        let job = tensors.into_job::<M>((self.cols, pixels), stats, params, self.eps, sums);
+        let job = job.map_err(Error::Arguments)?;
+        if rows == 0 {
+            grads.fill_with_zeros();
+            return Ok(());
+        }
+        let mut own = Vec::new();
+        let lens = |parts: &Parts| Scratch::channels::<T>(parts, M::CENTERED);
+        let mut memory = self.scratch_memory(rows, lens, scratch, &mut own)?;
+        self.gradients_of_group::<T, M, _>(0, Ok(job), &mut memory, sums, &mut grads);
         Ok(())
     }
 

@@ -114,6 +114,11 @@ impl<'a, T: Element, M: Center, D: Place> BackwardCall<'a, T, M, D> {
         Ok((norm, dy, x, gamma, grads, scratch))
     }
 
+    /// The statistics that are given.
+    pub(crate) fn stats(&self) -> Stats<'a, T::Float> {
+        self.stats
+    }
+
     /// A gradient that reaches x by another way, to be added to dx. Where x is the sum of two addends, written by
     /// forward, ds is the gradient of the sum, and dx the gradient of either addend.
     ///

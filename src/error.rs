@@ -123,6 +123,18 @@ pub enum Error {
         /// The rows of y.
         y: usize,
     },
+    /// A call over channels that come first has rows with strides.
+    #[error("{what} has strides, but tensors whose channels come first are contiguous")]
+    ChannelStrides {
+        /// The buffer.
+        what: &'static str,
+    },
+    /// A call over channels that come first has groups of rows.
+    #[error("the plan has {groups} groups of rows, but channels that come first have one gamma")]
+    ChannelGroups {
+        /// The groups of the plan.
+        groups: usize,
+    },
     /// x and another buffer of a sum differ in their number of rows.
     #[error("x has {}, but {what} has {rows}", Count(*x, "row"))]
     SumRows {

@@ -7,6 +7,7 @@
 use std::marker::PhantomData;
 
 use lanenorm_kernels::ops::backward::{Backward, Parts};
+use lanenorm_kernels::ops::channels::ChannelsBackward;
 use lanenorm_kernels::ops::forward::{Forward, Normalize};
 use lanenorm_kernels::ops::gate::GatedBackward;
 use lanenorm_kernels::ops::moments::RowMoments;
@@ -386,6 +387,22 @@ impl<M: GateGradients> GradParts for GatedBackward<'_, M> {
     }
 
     fn run_on(&mut self, isa: Isa, partials: &mut [f32], work: &mut [f32]) {
+        self.run_on(isa, partials, work);
+    }
+}
+
+impl<T: Element + Compiled<M>, M: Center> GradParts for ChannelsBackward<'_, T, M> {
+    type Float = T::Float;
+
+    fn parts(&self) -> usize {
+        self.parts()
+    }
+
+    fn split_at_part(self, parts: usize) -> (Self, Self) {
+        self.split_at_part(parts)
+    }
+
+    fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
         self.run_on(isa, partials, work);
     }
 }

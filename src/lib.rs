@@ -59,6 +59,7 @@ mod backward_call;
 pub mod call;
 #[cfg(feature = "capi")]
 pub mod capi;
+mod channels;
 mod error;
 mod gate_backward;
 mod gates;
@@ -83,6 +84,7 @@ mod shape;
 mod slice;
 
 pub use call::{BackwardCall, Call};
+pub use channels::{ChannelsBackwardCall, ChannelsCall};
 pub use error::{Error, Misfit};
 pub use gate_backward::GateBackwardCall;
 pub use gates::GateCall;

@@ -25,6 +25,11 @@ impl Scratch {
         Some(Self { work: parts.gate_work_len(centered)?, ..Self::new::<f32>(parts, centered)? })
     }
 
+    /// For the gradients of rows whose channels come first.
+    pub(crate) fn channels<T: Element>(parts: &Parts, centered: bool) -> Option<Self> {
+        Some(Self { work: parts.channels_work_len::<T>(centered)?, ..Self::new::<T>(parts, centered)? })
+    }
+
     /// The elements of all scratch memory, for `tasks` tasks.
     pub(crate) fn total(&self, tasks: usize) -> Option<usize> {
         self.work.checked_mul(tasks)?.checked_add(self.partials)

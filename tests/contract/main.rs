@@ -14,6 +14,8 @@ mod backward;
 #[cfg(not(few_tests))]
 mod bits;
 #[cfg(not(few_tests))]
+mod channels;
+#[cfg(not(few_tests))]
 mod edges;
 #[cfg(not(few_tests))]
 mod environment;
