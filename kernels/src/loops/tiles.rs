@@ -4,6 +4,9 @@ use half::bf16;
 
 use crate::simd::{Kernel, Lanes, QUAD};
 
+/// The channels by which the tensor is prefetched. Hardware prefetchers follow lines, not channels.
+const AHEAD: usize = 4 * QUAD;
+
 /// A tile of `rows` pixels and `cols` channels: in a tensor where pixels lie side by side and channels `pixels` elements
 /// apart, and in a room where the channels of a pixel lie side by side. Whoever makes it knows that both have the
 /// elements.
@@ -22,39 +25,35 @@ impl<T: Copy> Kernel for Tile<T> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        // Whole squares in registers, of pixels and of channels.
-        let (rows, cols) = match size_of::<T>() {
-            _ if !S::SPECIALIZES => (0, 0),
-            2 if self.cols.is_multiple_of(2) => {
-                (self.rows - self.rows % (2 * S::F32_LANES), self.cols - self.cols % (2 * QUAD))
-            }
-            4 => (self.rows - self.rows % S::F32_LANES, self.cols - self.cols % QUAD),
-            _ => (0, 0),
+        // Squares in registers, of pixels and of channels. Where they do not divide the tile, the last ones overlap
+        // others, and move the same elements again.
+        let (pixels, channels) = match size_of::<T>() {
+            2 if self.cols.is_multiple_of(2) => (2 * S::F32_LANES, 2 * QUAD),
+            4 => (S::F32_LANES, QUAD),
+            _ => (usize::MAX, usize::MAX),
         };
         // SAFETY: whoever made this knew that the elements are there. Those of 16 bits are moved as they are.
         unsafe {
-            match size_of::<T>() {
-                2 if self.gathers => self.gather_halves(simd, rows, cols),
-                2 => self.scatter_halves(simd, rows, cols),
-                4 if self.gathers => self.gather_words(simd, rows, cols),
-                4 => self.scatter_words(simd, rows, cols),
-                _ => {}
+            if !S::SPECIALIZES || self.rows < pixels || self.cols < channels {
+                self.one_by_one();
+            } else if self.gathers {
+                self.gather(simd, pixels, channels);
+            } else {
+                self.scatter(simd, pixels, channels);
             }
-            self.one_by_one(0..rows, cols);
-            self.one_by_one(rows..self.rows, 0);
         }
     }
 }
 
 impl<T: Copy> Tile<T> {
-    /// Moves the channels of some pixels from channel `from` on, one by one.
+    /// Moves the elements one by one.
     ///
     /// # Safety
     /// - There are these elements.
     #[inline(always)]
-    unsafe fn one_by_one(&self, rows: core::ops::Range<usize>, from: usize) {
-        for c in from..self.cols {
-            for r in rows.clone() {
+    unsafe fn one_by_one(&self) {
+        for c in 0..self.cols {
+            for r in 0..self.rows {
                 // SAFETY: the caller's duty.
                 unsafe {
                     let (tensor, room) = (self.tensor.add(c * self.pixels + r), self.room.add(r * self.cols + c));
@@ -64,98 +63,147 @@ impl<T: Copy> Tile<T> {
         }
     }
 
-    /// # Safety
-    /// - Elements have 32 bits. There are `rows` and `cols` of them, in whole squares.
-    #[inline(always)]
-    unsafe fn gather_words<S: Lanes>(&self, simd: S, rows: usize, cols: usize) {
-        for r in (0..rows).step_by(S::F32_LANES) {
-            for c in (0..cols).step_by(QUAD) {
-                // SAFETY: the caller's duty.
-                unsafe {
-                    let from = self.tensor.cast::<f32>().add(c * self.pixels + r).cast_const();
-                    let mut v = [simd.splat_f32s(0.0); QUAD];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        *v = simd.load(from.add(j * self.pixels));
-                    }
-                    simd.store_quad(self.room.cast::<f32>().add(r * self.cols + c), self.cols, v);
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// - As for [`gather_words`](Self::gather_words).
-    #[inline(always)]
-    unsafe fn scatter_words<S: Lanes>(&self, simd: S, rows: usize, cols: usize) {
-        for c in (0..cols).step_by(QUAD) {
-            for r in (0..rows).step_by(S::F32_LANES) {
-                // SAFETY: the caller's duty.
-                unsafe {
-                    let v = simd.load_quad(self.room.cast::<f32>().add(r * self.cols + c).cast_const(), self.cols);
-                    let to = self.tensor.cast::<f32>().add(c * self.pixels + r);
-                    for (j, &v) in v.iter().enumerate() {
-                        simd.store(to.add(j * self.pixels), v);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Two channels are a word. The words of even pixels and those of odd ones are squares of their own.
+    /// Pixels by pixels, so that the rows of the room are at the same places for all channels.
     ///
     /// # Safety
-    /// - Elements have 16 bits, and there is an even number of channels. There are `rows` and `cols` of them, in whole
-    ///   squares.
+    /// - There are these elements, and squares of `pixels` and `channels` among them.
     #[inline(always)]
-    unsafe fn gather_halves<S: Lanes>(&self, simd: S, rows: usize, cols: usize) {
-        let half = simd.splat_u32s(16);
-        for r in (0..rows).step_by(2 * S::F32_LANES) {
-            for c in (0..cols).step_by(2 * QUAD) {
-                // SAFETY: the caller's duty. A row of the room has an even number of elements.
+    unsafe fn gather<S: Lanes>(&self, simd: S, pixels: usize, channels: usize) {
+        let mut r = 0;
+        while r < self.rows {
+            r = r.min(self.rows - pixels);
+            let mut c = 0;
+            while c < self.cols {
+                c = c.min(self.cols - channels);
+                // SAFETY: the caller's duty.
                 unsafe {
-                    let from = self.tensor.cast::<bf16>().add(c * self.pixels + r).cast_const();
-                    let mut words = [[simd.splat_f32s(0.0); QUAD]; 2];
-                    for j in 0..QUAD {
-                        let low: [S::f32s; 2] = simd.load(from.add(2 * j * self.pixels));
-                        let high: [S::f32s; 2] = simd.load(from.add((2 * j + 1) * self.pixels));
-                        for k in 0..2 {
-                            let low = simd.wrapping_dyn_shr_u32s(simd.transmute_u32s_f32s(low[k]), half);
-                            let word = simd.or_u32s(low, simd.transmute_u32s_f32s(high[k]));
-                            words[k][j] = simd.transmute_f32s_u32s(word);
-                        }
-                    }
-                    for (k, &words) in words.iter().enumerate() {
-                        let to = self.room.add((r + k) * self.cols + c).cast::<f32>();
-                        // Every second row.
-                        simd.store_quad(to, self.cols, words);
+                    let (tensor, room) = (self.tensor.add(c * self.pixels + r), self.room.add(r * self.cols + c));
+                    if const { size_of::<T>() == size_of::<u16>() } {
+                        gather_halves(simd, tensor.cast(), self.pixels, room.cast(), self.cols);
+                    } else {
+                        gather_words(simd, tensor.cast(), self.pixels, room.cast(), self.cols);
                     }
                 }
+                c += channels;
             }
+            r += pixels;
         }
     }
 
+    /// Channels by channels, so that lines of the tensor are written as wholes.
+    ///
     /// # Safety
-    /// - As for [`gather_halves`](Self::gather_halves).
+    /// - As for [`gather`](Self::gather).
     #[inline(always)]
-    unsafe fn scatter_halves<S: Lanes>(&self, simd: S, rows: usize, cols: usize) {
-        let (half, high) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
-        for c in (0..cols).step_by(2 * QUAD) {
-            for r in (0..rows).step_by(2 * S::F32_LANES) {
-                // SAFETY: as above.
+    unsafe fn scatter<S: Lanes>(&self, simd: S, pixels: usize, channels: usize) {
+        let mut c = 0;
+        while c < self.cols {
+            c = c.min(self.cols - channels);
+            let mut r = 0;
+            while r < self.rows {
+                r = r.min(self.rows - pixels);
+                // SAFETY: the caller's duty.
                 unsafe {
-                    let row = |k: usize| self.room.add((r + k) * self.cols + c).cast::<f32>().cast_const();
-                    let words = [simd.load_quad(row(0), self.cols), simd.load_quad(row(1), self.cols)];
-                    let to = self.tensor.cast::<bf16>().add(c * self.pixels + r);
-                    for j in 0..QUAD {
-                        let words = [words[0][j], words[1][j]].map(|v| simd.transmute_u32s_f32s(v));
-                        // What is below the upper half is zero, so that nothing is rounded.
-                        let even = words.map(|v| simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(v, half)));
-                        let odd = words.map(|v| simd.transmute_f32s_u32s(simd.and_u32s(v, high)));
-                        simd.store(to.add(2 * j * self.pixels), even);
-                        simd.store(to.add((2 * j + 1) * self.pixels), odd);
+                    let (tensor, room) = (self.tensor.add(c * self.pixels + r), self.room.add(r * self.cols + c));
+                    if const { size_of::<T>() == size_of::<u16>() } {
+                        scatter_halves(simd, tensor.cast(), self.pixels, room.cast(), self.cols);
+                    } else {
+                        scatter_words(simd, tensor.cast(), self.pixels, room.cast(), self.cols);
                     }
                 }
+                r += pixels;
             }
+            c += channels;
+        }
+    }
+}
+
+/// Moves a square of 32 bits from a tensor, whose channels are `pixels` elements apart, to a room, whose rows are `cols`
+/// elements apart.
+///
+/// # Safety
+/// - Both have such a square.
+#[inline(always)]
+unsafe fn gather_words<S: Lanes>(simd: S, tensor: *const f32, pixels: usize, room: *mut f32, cols: usize) {
+    // SAFETY: the caller's duty.
+    unsafe {
+        let mut v = [simd.splat_f32s(0.0); QUAD];
+        for (j, v) in v.iter_mut().enumerate() {
+            *v = simd.load(tensor.add(j * pixels));
+            simd.prefetch(tensor.wrapping_add((AHEAD + j) * pixels).cast());
+        }
+        simd.store_quad(room, cols, v);
+    }
+}
+
+/// The inverse of [`gather_words`].
+///
+/// # Safety
+/// - Both have such a square.
+#[inline(always)]
+unsafe fn scatter_words<S: Lanes>(simd: S, tensor: *mut f32, pixels: usize, room: *const f32, cols: usize) {
+    // SAFETY: the caller's duty.
+    unsafe {
+        let v = simd.load_quad(room, cols);
+        for (j, &v) in v.iter().enumerate() {
+            simd.store(tensor.add(j * pixels), v);
+            simd.prefetch(tensor.wrapping_add((AHEAD + j) * pixels).cast_const().cast());
+        }
+    }
+}
+
+/// The same for 16 bits, where `cols` is even. Two channels are a word. The words of even pixels and those of odd ones
+/// are squares of their own.
+///
+/// # Safety
+/// - Both have such a square.
+#[inline(always)]
+unsafe fn gather_halves<S: Lanes>(simd: S, tensor: *const bf16, pixels: usize, room: *mut bf16, cols: usize) {
+    let half = simd.splat_u32s(16);
+    // SAFETY: the caller's duty.
+    unsafe {
+        let mut words = [[simd.splat_f32s(0.0); QUAD]; 2];
+        for j in 0..QUAD {
+            let ahead = tensor.wrapping_add((AHEAD + 2 * j) * pixels);
+            simd.prefetch(ahead.cast());
+            simd.prefetch(ahead.wrapping_add(pixels).cast());
+            let low: [S::f32s; 2] = simd.load(tensor.add(2 * j * pixels));
+            let high: [S::f32s; 2] = simd.load(tensor.add((2 * j + 1) * pixels));
+            for k in 0..2 {
+                let low = simd.wrapping_dyn_shr_u32s(simd.transmute_u32s_f32s(low[k]), half);
+                let word = simd.or_u32s(low, simd.transmute_u32s_f32s(high[k]));
+                words[k][j] = simd.transmute_f32s_u32s(word);
+            }
+        }
+        // Every second row, of `cols / 2` words each.
+        simd.store_quad(room.cast(), cols, words[0]);
+        simd.store_quad(room.add(cols).cast(), cols, words[1]);
+    }
+}
+
+/// The inverse of [`gather_halves`].
+///
+/// # Safety
+/// - Both have such a square.
+#[inline(always)]
+unsafe fn scatter_halves<S: Lanes>(simd: S, tensor: *mut bf16, pixels: usize, room: *const bf16, cols: usize) {
+    let (half, high) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
+    // SAFETY: as above.
+    unsafe {
+        let words = [simd.load_quad(room.cast(), cols), simd.load_quad(room.add(cols).cast(), cols)];
+        for j in 0..QUAD {
+            // What is below the upper half is zero, so that nothing is rounded.
+            let (mut even, mut odd) = ([simd.splat_f32s(0.0); 2], [simd.splat_f32s(0.0); 2]);
+            for k in 0..2 {
+                let word = simd.transmute_u32s_f32s(words[k][j]);
+                even[k] = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(word, half));
+                odd[k] = simd.transmute_f32s_u32s(simd.and_u32s(word, high));
+            }
+            simd.store(tensor.add(2 * j * pixels), even);
+            simd.store(tensor.add((2 * j + 1) * pixels), odd);
+            let ahead = tensor.wrapping_add((AHEAD + 2 * j) * pixels).cast_const();
+            simd.prefetch(ahead.cast());
+            simd.prefetch(ahead.wrapping_add(pixels).cast());
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::rows::{GradRows, Groups, LINE, Params, RowIo};
 use crate::stats::{StatsMut, check_eps};
 
 /// The bytes of a tile, unless the fewest rows have more.
-const TILE_BYTES: usize = 64 << 10;
+const TILE_BYTES: usize = 24 << 10;
 
 /// The rows of a tile: some leaves, and of 16 bits a register at least.
 fn tile_rows<T>(cols: usize) -> usize {
@@ -168,7 +168,7 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
 
     /// The elements of memory that a thread takes to work. `None` on overflow.
     pub fn work_len(cols: usize) -> Option<usize> {
-        tile_rows::<T>(cols).checked_mul(cols)
+        (tile_rows::<T>(cols) + LEAF_ROWS).checked_mul(cols)
     }
 
     pub(crate) fn run_here(&mut self, isa: Isa, work: &mut [T])
@@ -182,8 +182,11 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
         }
         assert_len_at_least("work", work.len(), Self::work_len(cols));
         let tile = tile_rows::<T>(cols);
-        for r in (0..rows).step_by(tile) {
-            let n = tile.min(rows - r);
+        let mut r = 0;
+        while r < rows {
+            // Few pixels at the end of a sample go with those before them.
+            let left = shape.pixels - (shape.first + r) % shape.pixels;
+            let n = if left < tile + LEAF_ROWS { left } else { tile }.min(rows - r);
             // SAFETY: there are these rows, and this job alone has them.
             unsafe { shape.move_rows(isa, x.cast_mut(), work.as_mut_ptr(), (r, n), true) };
             let io = RowIo::in_place(&mut work[..n * cols], cols, n, cols);
@@ -193,6 +196,7 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
             }
             // SAFETY: as above.
             unsafe { shape.move_rows(isa, y, work.as_mut_ptr(), (r, n), false) };
+            r += n;
         }
     }
 }
