@@ -29,7 +29,8 @@
 //!   f64 for rows of f64 and else of f32.
 //! - The end: [`to`](Call::to) y, of the type of x (of a sum, if there is one), of f32 beside 16 bits, or of 16 bits
 //!   beside f32, [`to_vec`](Call::to_vec) for a new vector, or [`run`](Call::run) in place.
-//! - Before the end, last of all: a gate ([`gate`](Call::gate)), or 8 bits ([`quantize`](Call::quantize)).
+//! - Before the end, last of all: a gate ([`gate`](Call::gate)), 8 bits ([`quantize`](Call::quantize)), or channels
+//!   that come first ([`channels_first`](Call::channels_first)).
 //!
 //! [`Norm::backward`] and [`Norm::backward_in_place`] begin the description of a [`BackwardCall`] likewise.
 //!
