@@ -48,10 +48,7 @@ fn unit<T: Storage>() -> f64 {
     }
 }
 
-fn params<'a, T: Element>(gamma: &'a [T], divisor: Divisor) -> Params<'a, T>
-where
-    T: Companion<T>,
-{
+fn params<T: Element + Companion<T>>(gamma: &[T], divisor: Divisor) -> Params<'_, T> {
     Params { gamma: Some(Vector::from(gamma)), divisor, ..Params::default() }
 }
 

@@ -112,10 +112,15 @@ impl<X: Beside, Z: Beside> Given<X, Z> {
         let wide = |v: &[X]| v.iter().map(|v| f64::from(v.to_computed())).collect::<Vec<f64>>();
         let (dy, x, gamma, beta) = (wide(&self.dy), wide(&self.x), wide(&self.gamma), wide(&self.beta));
         let z: Vec<f64> = self.z.iter().map(|v| f64::from(v.to_computed())).collect();
-        let (f, derivative): (fn(f64) -> f64, fn(f64) -> f64) = match gate.function {
-            Function::Silu => (reference::silu, reference::silu_derivative),
-            Function::Sigmoid => (reference::sigmoid, reference::sigmoid_derivative),
-            Function::GeluTanh => (reference::gelu_tanh, reference::gelu_tanh_derivative),
+        let f = |z| match gate.function {
+            Function::Silu => reference::silu(z),
+            Function::Sigmoid => reference::sigmoid(z),
+            Function::GeluTanh => reference::gelu_tanh(z),
+        };
+        let derivative = |z| match gate.function {
+            Function::Silu => reference::silu_derivative(z),
+            Function::Sigmoid => reference::sigmoid_derivative(z),
+            Function::GeluTanh => reference::gelu_tanh_derivative(z),
         };
         let n = cols as f64;
         let [mut dx, mut dz] = [vec![0.0; rows * cols], vec![0.0; rows * cols]];

@@ -150,15 +150,12 @@ impl Gated {
     }
 }
 
-fn forward<T: Real + Gateable, Z: Real + Companion<T>, G: Real + Companion<T>>(
+fn forward<T: Real + Gateable + Companion<T>, Z: Real + Companion<T>, G: Real + Companion<T>>(
     gated: &Gated,
     x: View<'_>,
     z: View<'_>,
     gamma: Option<View<'_>>,
-) -> Result<CpuStorage>
-where
-    T: Companion<T>,
-{
+) -> Result<CpuStorage> {
     let mut y = vec![<T as WithDType>::from_f64(0.0); x.shape().elem_count()];
     let plan = gated.plan(x.cols())?;
     let (x, z) = (x.groups::<T>(gated.groups)?, z.groups::<Z>(gated.groups)?);

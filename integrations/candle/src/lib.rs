@@ -2,13 +2,15 @@
 //!
 //! [`LayerNorm`] and [`RmsNorm`] drop in for the modules of `candle_nn`: they have the same constructors, and
 //! [`layer_norm()`] and [`rms_norm()`] load them from the same weights. [`ops`] has the operations, fused with a
-//! residual addition too. [`RmsNormGated`] multiplies by a gate. All of them have lanenorm's contract (the same bits on
+//! residual addition too. [`RmsNormGated`] multiplies by a gate, and [`LayerNorm2d`] goes
+//! over channels that come first. All of them have lanenorm's contract (the same bits on
 //! every processor, for any batch and number of threads, right at any offset), and gradients.
 #![deny(unsafe_code)]
 
 mod gated;
 mod in_place;
 mod layer_norm;
+mod layer_norm_2d;
 mod node;
 mod norm;
 pub mod ops;
@@ -21,6 +23,7 @@ pub use candle_nn::LayerNormConfig;
 pub use gated::{RmsNormGated, rms_norm_gated};
 pub use lanenorm::{Gate, Rounding, Sums};
 pub use layer_norm::{LayerNorm, layer_norm, layer_norm_no_bias};
+pub use layer_norm_2d::{LayerNorm2d, layer_norm_2d};
 pub use quantized::Q8_0;
 pub use rms_norm::{RmsNorm, rms_norm};
 

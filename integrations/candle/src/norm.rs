@@ -44,6 +44,8 @@ macro_rules! by_type {
     };
 }
 
+pub(crate) use by_type;
+
 impl Norm {
     pub(crate) fn layer(cols: usize, eps: f64) -> Result<Self> {
         let plan = lanenorm::LayerNorm::new(cols, eps).map_err(Error::wrap)?;

@@ -1,6 +1,7 @@
 //! The modules and operations against candle's own, and against f64.
 #![allow(unreachable_pub, reason = "nothing in a program is reachable from outside")]
 
+mod channels;
 mod child;
 mod encoder;
 mod errors;
