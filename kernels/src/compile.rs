@@ -292,7 +292,8 @@ macro_rules! gate_gradients {
     ($($center:ty),*) => {$(
         impl GateGradients for $center {
             fn gate_backward(job: &mut GatedBackward<'_, Self>, partials: &mut [f32], work: &mut [f32], isa: Isa) {
-                in_default_environment(|| job.run_here(isa, partials, work));
+                let runs = (<f32 as Compiled<$center>>::forward as _, <f32 as Compiled<$center>>::backward as _);
+                in_default_environment(|| job.run_here(isa, runs, partials, work));
             }
         }
     )*};
@@ -366,7 +367,7 @@ macro_rules! compiled {
             }
 
             fn channels(job: &mut ChannelsFirst<'_, Self, $center>, work: &mut [Self], isa: Isa) {
-                job.run_here(isa, work);
+                job.run_here(isa, <Self as Compiled<$center>>::forward, work);
             }
 
             fn channels_backward(
@@ -375,7 +376,7 @@ macro_rules! compiled {
                 work: &mut [<Self as Storage>::Float],
                 isa: Isa,
             ) {
-                job.run_here(isa, partials, work);
+                job.run_here(isa, <Self as Compiled<$center>>::backward, partials, work);
             }
         }
     )*};

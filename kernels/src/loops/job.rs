@@ -340,7 +340,7 @@ pub(crate) fn wide_norm<T: Storage, E>(job: &mut Job<'_, T, E>, r: usize, moment
         job.stats.set(r, &RowNorm::NAN);
         return None;
     }
-    let v = job.root.exact(moments);
+    let v = job.root.exact(moments.m2, moments.count, moments.scale);
     job.stats.set(r, &RowNorm::rescued(moments, v));
     // Equal elements and eps = 0: xhat is 0, not 0 * infinity.
     let rstd = if v == 0.0 { 0.0 } else { 1.0 / sqrt_f64(pulp::Scalar, v) };

@@ -115,7 +115,7 @@ impl<T: Storage, M: Center, E: Epilogue<T>> Kernel for &SingleRow<T, M, E> {
                 outline(simd, WholeRow::<T, M, Params<'_, T>>::moments(&x.into(), cols, mean)).0
             }
         };
-        let norm = RowNorm::of_v(simd, &moments, Root::of_mean(eps).above(&moments))?;
+        let norm = RowNorm::of_v(simd, &moments, Root::of_mean(eps).above(moments.m2, moments.count))?;
         if epilogue.has_steps() {
             // SAFETY: x and the epilogue have cols elements.
             return Some(unsafe { KnownRow { mean, x, norm, epilogue: *epilogue }.normalize(simd, cols) });

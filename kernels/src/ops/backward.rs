@@ -78,6 +78,10 @@ use run::{RunParts, run_parts};
 #[derive(Debug)]
 pub struct Backward<'a, T: Storage, M: Center>(GradJob<'a, T>, PhantomData<M>);
 
+/// Runs such a job, which has rows and columns, on one tier, with memory for sums and for work: see `compile.rs`.
+pub(super) type RunBackward<T, M> =
+    fn(&mut Backward<'_, T, M>, &mut [<T as Storage>::Float], &mut [<T as Storage>::Float], Isa);
+
 impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
     /// The job for all of `rows`, which make parts of their own: [`Parts::new`] of `rows.rows()`. The gradients of
     /// gamma and beta are taken if `sums`. dx is written past the caches if `streaming`. The gamma of `params` is that

@@ -7,9 +7,8 @@
 use core::marker::PhantomData;
 use core::slice;
 
-use super::backward::{Backward, LEAF_ROWS, Parts, Stats, assert_len, assert_len_at_least};
-use super::forward::Forward;
-use crate::compile::{Compiled, Element};
+use super::backward::{Backward, LEAF_ROWS, Parts, RunBackward, Stats, assert_len, assert_len_at_least};
+use super::forward::{Forward, RunForward};
 use crate::element::Storage;
 use crate::error::Error;
 use crate::isa::Isa;
@@ -171,10 +170,8 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
         (tile_rows::<T>(cols) + LEAF_ROWS).checked_mul(cols)
     }
 
-    pub(crate) fn run_here(&mut self, isa: Isa, work: &mut [T])
-    where
-        T: Element + Compiled<M>,
-    {
+    /// Runs the job, unless it has no rows, by `run` for the jobs that it is made of.
+    pub(crate) fn run_here(&mut self, isa: Isa, run: RunForward<T, M>, work: &mut [T]) {
         let &mut Self { x, y, shape, params, eps, .. } = self;
         let Shape { cols, rows, .. } = shape;
         if rows == 0 {
@@ -191,7 +188,7 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
             unsafe { shape.move_rows(isa, x.cast_mut(), work.as_mut_ptr(), (r, n), true) };
             let io = RowIo::in_place(&mut work[..n * cols], cols, n, cols);
             match io.and_then(|io| Forward::<T, M>::checked(io, params, eps, false, self.stats.part(r, n))) {
-                Ok(mut job) => job.run_on(isa),
+                Ok(mut job) => run(&mut job, isa),
                 Err(error) => unreachable!("the lengths have been checked: {error}"),
             }
             // SAFETY: as above.
@@ -298,10 +295,14 @@ impl<'a, T: Storage, M: Center> ChannelsBackward<'a, T, M> {
         (Self { shape: a, ..self }, Self { shape: b, ..self })
     }
 
-    pub(crate) fn run_here(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float])
-    where
-        T: Element + Compiled<M>,
-    {
+    /// Runs the job, unless it has no rows, by `run` for the jobs that it is made of.
+    pub(crate) fn run_here(
+        &mut self,
+        isa: Isa,
+        run: RunBackward<T, M>,
+        partials: &mut [T::Float],
+        work: &mut [T::Float],
+    ) {
         let &mut Self { dy, x, dx, shape, params, eps, sums, parts, .. } = self;
         let Shape { cols, rows, first, .. } = shape;
         if rows == 0 {
@@ -339,7 +340,7 @@ impl<'a, T: Storage, M: Center> ChannelsBackward<'a, T, M> {
             let is_open = r + n < rows && !(r + n).is_multiple_of(parts.part_rows());
             let partial = if sums { &mut partials[r / parts.part_rows() * len..][..len] } else { &mut [] };
             match grad_rows.and_then(|rows| Backward::<T, M>::new(rows, stats, params, eps, sums, false)) {
-                Ok(job) => job.within(&parts, of_part, is_open).run_on(isa, partial, work),
+                Ok(job) => run(&mut job.within(&parts, of_part, is_open), partial, work, isa),
                 Err(error) => unreachable!("the lengths have been checked: {error}"),
             }
             if let Some(dx) = dx {

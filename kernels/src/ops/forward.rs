@@ -22,6 +22,9 @@ use super::{mixed, unrounded};
 #[derive(Debug)]
 pub struct Forward<'a, T: Storage, M: Center>(Job<'a, T, Params<'a, T>>, PhantomData<M>);
 
+/// Runs such a job, which has rows and columns, on one tier: see `compile.rs`.
+pub(super) type RunForward<T, M> = fn(&mut Forward<'_, T, M>, Isa);
+
 impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
     /// Refuses arguments for the reasons that the constructors name.
     #[inline(always)]

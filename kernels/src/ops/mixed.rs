@@ -214,7 +214,7 @@ pub(super) fn know_row<T: Storage>(job: &mut Jobs<'_, T>, isa: Isa, loops: &Loop
             job.stats.set(r, &norm);
             Known::Norm(norm)
         }
-        None => rescue(job, r, job.root.above(&moments), moments.mean()),
+        None => rescue(job, r, job.root.above(moments.m2, moments.count), moments.mean()),
     }
 }
 

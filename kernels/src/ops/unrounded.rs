@@ -141,7 +141,7 @@ fn know_row<T: Storage>(
         job.stats.set(r, &norm);
         return Known::Norm(norm);
     }
-    let v = job.root.at_least(job.root.above(&moments));
+    let v = job.root.at_least(job.root.above(moments.m2, moments.count));
     let exact = moments_at(job, Some(scale_for::<T::Float>(v, moments.mean())));
     if v == 0.0 && is_constant(job, wide, r, room) {
         let norm = RowNorm::new(moments.mean(), 0.0, f64::INFINITY);

@@ -143,7 +143,7 @@ impl Moments {
     /// [`rescale`](Self::rescale) for an eps that has been checked.
     #[inline(never)]
     pub(crate) fn slow_scale<T: Storage>(&self, root: &Root) -> Option<f64> {
-        let v = root.at_least(root.above(self));
+        let v = root.at_least(root.above(self.m2, self.count));
         let trusted = T::Float::TRUSTED.contains(&v);
         (!trusted).then(|| scale_for::<T::Float>(v, self.origin + self.offset))
     }

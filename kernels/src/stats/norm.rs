@@ -36,7 +36,7 @@ impl<F: Float> RowNorm<F> {
     /// another scale.
     #[inline(always)]
     pub(crate) fn trusted<S: Simd>(simd: S, moments: &Moments, root: &Root) -> Option<Self> {
-        Self::of_v(simd, moments, root.at_least(root.above(moments)))
+        Self::of_v(simd, moments, root.at_least(root.above(moments.m2, moments.count)))
     }
 
     /// The same with what the root is taken of.

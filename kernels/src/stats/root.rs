@@ -1,6 +1,5 @@
 //! What the root is taken of.
 
-use super::Moments;
 use crate::divisor::Divisor;
 use crate::simd::{Float, sqrt_f64};
 
@@ -42,10 +41,10 @@ impl Root {
         1.0 / self.count(n)
     }
 
-    /// v, where no floor counts.
+    /// v of `n` elements whose squares have the sum `m2`, where no floor counts.
     #[inline(always)]
-    pub(crate) fn above(&self, moments: &Moments) -> f64 {
-        moments.m2 * self.share(moments.count) + self.eps
+    pub(crate) fn above(&self, m2: f64, n: f64) -> f64 {
+        m2 * self.share(n) + self.eps
     }
 
     /// The floor, if v is below it.
@@ -60,10 +59,9 @@ impl Root {
         F::TRUSTED.start().max(self.floor)
     }
 
-    /// v of moments of the slow path, at their scale.
-    pub(crate) fn exact(&self, moments: &Moments) -> f64 {
-        let &Moments { m2, count, scale, .. } = moments;
-        let v = m2 / self.count(count) + self.eps * scale * scale;
+    /// v of `n` elements of the slow path, whose squares have the sum `m2` at a scale, at that scale.
+    pub(crate) fn exact(&self, m2: f64, n: f64, scale: f64) -> f64 {
+        let v = m2 / self.count(n) + self.eps * scale * scale;
         let floor = self.floor * scale * scale;
         if v < floor { floor } else { v }
     }

@@ -78,7 +78,7 @@ fn moments<T: Storage>(job: &GradJob<'_, T>, r: usize, taken_before: Moments) ->
         // SAFETY: there is a row r, and rows have cols > 0 elements.
         m = unsafe { exact::moments(job.isa, job.rows.x(job.rows.place(r)), job.rows.cols(), scale, job.centered) };
     }
-    (m, job.root.exact(&m))
+    (m, job.root.exact(m.m2, m.count, m.scale))
 }
 
 /// The statistics of row `r` for the slow path. rstd is zero if all elements are equal and eps is 0: xhat is 0 then,

@@ -16,11 +16,10 @@ use core::marker::PhantomData;
 
 use half::{bf16, f16};
 
-use super::super::backward::{Backward, LEAF_ROWS, Parts, Stats, assert_len, assert_len_at_least};
-use super::super::forward::Forward;
+use super::super::backward::{Backward, LEAF_ROWS, Parts, RunBackward, Stats, assert_len, assert_len_at_least};
+use super::super::forward::{Forward, RunForward};
 use super::super::mixed::{self, Room};
 use super::{GELU_TANH, Gates, SIGMOID, SILU, canonical};
-use crate::compile::Compiled;
 use crate::element::Kind;
 use crate::error::Error;
 use crate::gate::{Function, Gate, Side};
@@ -106,11 +105,14 @@ impl<'a, M: Center> GatedBackward<'a, M> {
         (Self { rows: a, ..self }, Self { rows: b, ..self })
     }
 
-    /// Runs the job, unless it has no rows or no columns.
-    pub(crate) fn run_here(&mut self, isa: Isa, partials: &mut [f32], work: &mut [f32])
-    where
-        f32: Compiled<M>,
-    {
+    /// Runs the job, unless it has no rows or no columns, by `runs` for the jobs that it is made of.
+    pub(crate) fn run_here(
+        &mut self,
+        isa: Isa,
+        runs: (RunForward<f32, M>, RunBackward<f32, M>),
+        partials: &mut [f32],
+        work: &mut [f32],
+    ) {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         if rows == 0 || cols == 0 {
             return;
@@ -127,17 +129,21 @@ impl<'a, M: Center> GatedBackward<'a, M> {
         for r in (0..rows).step_by(together) {
             let n = together.min(rows - r);
             let partial = if self.sums { &mut partials[r / self.parts.part_rows() * len..][..len] } else { &mut [] };
-            self.take(isa, r, [&mut wide[..n * cols], &mut gradients[..n * cols]], partial, work);
+            self.take((isa, runs), r, [&mut wide[..n * cols], &mut gradients[..n * cols]], partial, work);
         }
     }
 
     /// Takes the rows from `r` on that the rooms have place for: `wide` for what is normalized, and `gradients` for its
     /// gradients, before and behind the normalization.
     #[inline(never)]
-    fn take(&mut self, isa: Isa, r: usize, [wide, gradients]: [&mut [f32]; 2], partial: &mut [f32], work: &mut [f32])
-    where
-        f32: Compiled<M>,
-    {
+    fn take(
+        &mut self,
+        (isa, (forward, backward)): (Isa, (RunForward<f32, M>, RunBackward<f32, M>)),
+        r: usize,
+        [wide, gradients]: [&mut [f32]; 2],
+        partial: &mut [f32],
+        work: &mut [f32],
+    ) {
         let &mut Self { gate: Gate { function, side }, params, eps, sums, parts, .. } = self;
         let (all, cols) = (self.rows.rows(), self.rows.cols());
         let rows = wide.len() / cols;
@@ -161,7 +167,7 @@ impl<'a, M: Center> GatedBackward<'a, M> {
                 let stats = StatsMut { mean: Some(mean), mean_lo: Some(mean_lo), rstd: Some(rstd) };
                 let io = RowIo::new(wide, cols, gradients, cols, rows, cols);
                 match io.and_then(|io| Forward::<f32, M>::checked(io, params, eps, false, stats)) {
-                    Ok(mut job) => job.run_on(isa),
+                    Ok(mut job) => forward(&mut job, isa),
                     Err(error) => unreachable!("the lengths have been checked: {error}"),
                 }
             }
@@ -191,7 +197,7 @@ impl<'a, M: Center> GatedBackward<'a, M> {
             match job {
                 Ok(job) => {
                     let is_open = r + rows < all && !(r + rows).is_multiple_of(parts.part_rows());
-                    job.within(&parts, r % parts.part_rows(), is_open).run_on(isa, partial, work);
+                    backward(&mut job.within(&parts, r % parts.part_rows(), is_open), partial, work, isa);
                 }
                 Err(error) => unreachable!("the lengths have been checked: {error}"),
             }
