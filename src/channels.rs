@@ -35,9 +35,9 @@ pub struct ChannelsBackwardCall<'a, T: Element, M: Center, D: Place> {
 }
 
 impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
-    /// x is a tensor of [samples, channels, pixels], as images are in `PyTorch` (NCHW, with height * width pixels). Each
-    /// pixel of each sample is a row: its channels, `pixels` elements apart. So are they in y. `ConvNeXt` and `SAM` have
-    /// such a `LayerNorm2d`.
+    /// x is a tensor of [samples, channels, pixels], as images are in `PyTorch` (NCHW, with height * width pixels).
+    /// Each pixel of each sample is a row: its channels, `pixels` elements apart. So are they in y. `ConvNeXt` and
+    /// `SAM` have such a `LayerNorm2d`.
     ///
     /// The channels are the columns of the plan. y has the bits that it has where channels come last, without x having
     /// been transposed. Statistics have an element for each pixel: [samples, pixels]. x and y are contiguous, and the

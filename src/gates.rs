@@ -53,8 +53,8 @@ impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
     ///
-    /// The gate comes last: gamma, beta and statistics come before it. Rows of f64 have no gate, nor have sums, nor rows
-    /// whose moments are given, nor rows that are quantized. For gradients see
+    /// The gate comes last: gamma, beta and statistics come before it. Rows of f64 have no gate, nor have sums, nor
+    /// rows whose moments are given, nor rows that are quantized. For gradients see
     /// [`BackwardCall::gate`](crate::BackwardCall::gate).
     #[inline]
     pub fn gate<Z: Companion<T>>(self, z: impl Into<Rows<'a, Z>>, gate: Gate) -> GateCall<'a, T, M, D, P, Z> {

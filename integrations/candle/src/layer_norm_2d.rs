@@ -11,8 +11,8 @@ use crate::view::{Real, View, read};
 /// Layer normalization over the channels of images, x of [samples, channels, height, width]: each pixel by itself. Of
 /// `ConvNeXt` it is the `LayerNorm` with `channels_first`, and elsewhere `LayerNorm2d`.
 ///
-/// x is f32, f64, f16 or bf16. The weight and the bias have its type, or are f32 beside 16 bits. It has gradients, which
-/// have no gradients themselves.
+/// x is f32, f64, f16 or bf16. The weight and the bias have its type, or are f32 beside 16 bits. It has gradients,
+/// which have no gradients themselves.
 #[derive(Clone, Debug)]
 pub struct LayerNorm2d {
     weight: Tensor,

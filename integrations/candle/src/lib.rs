@@ -2,9 +2,9 @@
 //!
 //! [`LayerNorm`] and [`RmsNorm`] drop in for the modules of `candle_nn`: they have the same constructors, and
 //! [`layer_norm()`] and [`rms_norm()`] load them from the same weights. [`ops`] has the operations, fused with a
-//! residual addition too. [`RmsNormGated`] multiplies by a gate, and [`LayerNorm2d`] goes over channels that come first.
-//! All of them have lanenorm's contract (the same bits on every processor, for any batch and number of threads, right at
-//! any offset), and gradients.
+//! residual addition too. [`RmsNormGated`] multiplies by a gate, and [`LayerNorm2d`] goes over channels that come
+//! first. All of them have lanenorm's contract (the same bits on every processor, for any batch and number of threads,
+//! right at any offset), and gradients.
 #![deny(unsafe_code)]
 
 mod gated;

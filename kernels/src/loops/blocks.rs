@@ -146,8 +146,9 @@ fn block_moments<S: Lanes, T: Storage, M: Center, E: Epilogues<T>>(
     }
 }
 
-/// Makes the statistics of eight rows of `cols` columns from their shifts, S and Q, as `Sums::finish` and `settle` do for one row. Also
-/// writes v, the number under each root, and the mean of each row. Returns whether all rows can be trusted.
+/// Makes the statistics of eight rows of `cols` columns from their shifts, S and Q, as `Sums::finish` and `settle` do
+/// for one row. Also writes v, the number under each root, and the mean of each row. Returns whether all rows can be
+/// trusted.
 #[inline(always)]
 pub(super) fn settle_block<S: Lanes, F: Float>(
     simd: S,

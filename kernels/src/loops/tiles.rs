@@ -7,9 +7,9 @@ use crate::simd::{Kernel, Lanes, QUAD};
 /// The channels by which the tensor is prefetched. Hardware prefetchers follow lines, not channels.
 const AHEAD: usize = 4 * QUAD;
 
-/// A tile of `rows` pixels and `cols` channels: in a tensor where pixels lie side by side and channels `pixels` elements
-/// apart, and in a room where the channels of a pixel lie side by side. Whoever makes it knows that both have the
-/// elements.
+/// A tile of `rows` pixels and `cols` channels: in a tensor where pixels lie side by side and channels `pixels`
+/// elements apart, and in a room where the channels of a pixel lie side by side. Whoever makes it knows that both have
+/// the elements.
 pub(crate) struct Tile<T> {
     pub(crate) tensor: *mut T,
     pub(crate) pixels: usize,
@@ -118,8 +118,8 @@ impl<T: Copy> Tile<T> {
     }
 }
 
-/// Moves a square of 32 bits from a tensor, whose channels are `pixels` elements apart, to a room, whose rows are `cols`
-/// elements apart.
+/// Moves a square of 32 bits from a tensor, whose channels are `pixels` elements apart, to a room, whose rows are
+/// `cols` elements apart.
 ///
 /// # Safety
 /// - Both have such a square.

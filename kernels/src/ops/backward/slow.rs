@@ -428,7 +428,8 @@ struct Inputs {
     x: f64,
 }
 
-/// Hands dx without ds to `write`, element by element. c2 is a sum divided by `count`. Returns false, and writes nothing, if a number is not finite.
+/// Hands dx without ds to `write`, element by element. c2 is a sum divided by `count`. Returns false, and writes
+/// nothing, if a number is not finite.
 fn project(
     cols: usize,
     centered: bool,
