@@ -48,6 +48,9 @@ pub struct GatedBackward<'a, M: Center> {
     center: PhantomData<M>,
 }
 
+/// What runs the jobs that the gradients are made of.
+type Runs<M> = (RunForward<f32, M>, RunBackward<f32, M>);
+
 /// The rows that are taken at a time, which are rows of one leaf.
 fn together(cols: usize) -> usize {
     let fit = TOGETHER_BYTES / (2 * size_of::<f32>()) / cols.max(1);
@@ -106,13 +109,7 @@ impl<'a, M: Center> GatedBackward<'a, M> {
     }
 
     /// Runs the job, unless it has no rows or no columns, by `runs` for the jobs that it is made of.
-    pub(crate) fn run_here(
-        &mut self,
-        isa: Isa,
-        runs: (RunForward<f32, M>, RunBackward<f32, M>),
-        partials: &mut [f32],
-        work: &mut [f32],
-    ) {
+    pub(crate) fn run_here(&mut self, isa: Isa, runs: Runs<M>, partials: &mut [f32], work: &mut [f32]) {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         if rows == 0 || cols == 0 {
             return;
@@ -138,7 +135,7 @@ impl<'a, M: Center> GatedBackward<'a, M> {
     #[inline(never)]
     fn take(
         &mut self,
-        (isa, (forward, backward)): (Isa, (RunForward<f32, M>, RunBackward<f32, M>)),
+        (isa, (forward, backward)): (Isa, Runs<M>),
         r: usize,
         [wide, gradients]: [&mut [f32]; 2],
         partial: &mut [f32],
