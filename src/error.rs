@@ -130,10 +130,12 @@ pub enum Error {
         what: &'static str,
     },
     /// A call over channels that come first has groups of rows.
-    #[error("the plan has {groups} groups of rows, but channels that come first have one gamma")]
+    #[error("the plan has {} of {repeat}, but channels that come first have one gamma", Count(*groups, "group"))]
     ChannelGroups {
         /// The groups of the plan.
         groups: usize,
+        /// The rows that follow one another in a group.
+        repeat: usize,
     },
     /// x and another buffer of a sum differ in their number of rows.
     #[error("x has {}, but {what} has {rows}", Count(*x, "row"))]

@@ -137,6 +137,7 @@ impl Plan {
         let &Self { groups, repeat, rounding, divisor, .. } = self;
         let offset = T::Float::from_f32(self.offset);
         let mut params = Params { gamma, beta, offset, rounding, divisor, ..Params::default() };
+        divisor.check_eps(self.eps).map_err(Error::Arguments)?;
         let len = self.params_len("gamma", gamma.is_some() || beta.is_some())?;
         if groups * repeat > 1 {
             if !rows.is_multiple_of(groups * repeat) {

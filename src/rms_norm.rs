@@ -44,6 +44,7 @@ impl RmsNorm {
     /// assert_eq!(y, [0.6, 0.8, 0.0, 0.0]);
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
+    /// A call returns an error if the plan's eps does not fit the divisor.
     #[doc(alias = "l2_norm")]
     #[doc(alias = "normalize")]
     pub fn with_divisor(self, divisor: Divisor) -> Self {

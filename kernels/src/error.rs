@@ -170,6 +170,8 @@ pub enum Error {
     },
     /// eps is negative, infinite or NaN.
     Eps(f64),
+    /// eps is the least norm of a row, and its square leaves the range of f64.
+    LeastNorm(f64),
     /// Rows are without a y, but the job writes y.
     NoY {
         /// The number of rows.
@@ -306,6 +308,9 @@ impl fmt::Display for Error {
             ),
             Self::Scale { scale, dtype } => {
                 write!(f, "scale is {scale}, expected one that rescale gives for rows of {dtype}")
+            }
+            Self::LeastNorm(eps) => {
+                write!(f, "eps is {eps:e}, the least norm of a row: expected 0, or a number from 1e-150 to 1e150")
             }
             Self::Eps(eps) => write!(f, "eps is {eps}, expected a finite number not less than 0"),
             Self::NoY { rows } => write!(f, "y has 0 rows, expected {rows}: the job writes y"),

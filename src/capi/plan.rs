@@ -319,6 +319,7 @@ impl Inner {
             store => return Err(unknown("store", store)),
         };
         shape::eps(desc.eps)?;
+        divisor.check_eps(desc.eps)?;
         let isa = match desc.tier {
             tier if tier == lanenorm_tier::Default as i32 => default_isa(),
             tier if tier == lanenorm_tier::Scalar as i32 => isa(Tier::Scalar),

@@ -10,7 +10,17 @@ use crate::buffer::{NONE, NONE_MUT};
 use crate::data::Random;
 use crate::forward::{FORWARD, ok};
 use crate::tiers::tiers;
-use crate::{DESC, init, tier};
+use crate::{DESC, init, last_error, tier};
+
+#[test]
+fn least_norms_out_of_range_are_refused() {
+    let mut plan = init(&DESC);
+    let desc = lanenorm_desc { op: lanenorm_op::L2NormAtLeast as i32, cols: 2, eps: 1e200, ..DESC };
+    // SAFETY: both are there.
+    let status = unsafe { lanenorm_plan_init(&mut plan, &desc) };
+    let message = last_error();
+    assert!(status != lanenorm_status::Ok && message.contains("1e200") && message.contains("1e150"), "{message}");
+}
 
 #[test]
 fn l2_normalization_is_that_of_rust() {

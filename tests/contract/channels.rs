@@ -113,7 +113,7 @@ fn channels_that_do_not_fit_are_refused() -> Result<(), Error> {
     says(&plan, (&x[..]).into(), 0, "x has 24 elements, expected 0");
     says(&plan, Rows::strided(&x, 2, 5), 4, "x has strides, but tensors whose channels come first are contiguous");
     let grouped = plan.with_groups(2, 1)?;
-    says(&grouped, (&x[..]).into(), 4, "the plan has 2 groups of rows, but channels that come first have one gamma");
+    says(&grouped, (&x[..]).into(), 4, "the plan has 2 groups of 1, but channels that come first have one gamma");
     let huge = RmsNorm::new(usize::MAX / 2, 1e-5)?;
     let error = huge.call(&x).channels_first(4).to(&mut [7.0; 24]).expect_err("too many channels").to_string();
     assert!(error.contains("x") && error.contains("overflow"), "{error}");

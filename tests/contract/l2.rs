@@ -105,6 +105,32 @@ fn l2_normalization_goes_with_all_else() -> Result<(), Error> {
     Ok(())
 }
 
+/// The square of the least norm is in the range of f64.
+#[test]
+fn least_norms_out_of_range_are_refused() -> Result<(), Error> {
+    for eps in [1e200, 1e-200] {
+        let plan = RmsNorm::new(2, eps)?.with_divisor(Divisor::NormAtLeast);
+        let (x, mut y) = ([1.0f64, -3.0], [7.0f64; 2]);
+        let expected = format!("eps is {eps:e}, the least norm of a row: expected 0, or a number from 1e-150 to 1e150");
+        let says = |result: Result<(), Error>| {
+            assert_eq!(result.expect_err("it is out of range").to_string(), expected);
+        };
+        says(plan.call(&x).to(&mut y));
+        says(plan.forward_in_place(&mut y, None));
+        says(plan.backward(&x, &x).to(&mut y));
+        says(plan.call(&x).channels_first(1).to(&mut y));
+        says(plan.backward(&x, &x).channels_first(1).to(&mut y));
+        assert_eq!(y, [7.0; 2]);
+        let (x, mut y) = ([1.0f32, -3.0], [7.0f32; 2]);
+        says(plan.call(&x).gate(&x, Gate::SILU).to(&mut y));
+        says(plan.backward(&x, &x).gate(&x, Gate::SILU).to(&mut y));
+        says(plan.call(&x).quantize(&Scheme::I8).scale_to(&mut [0.0]).to(&mut [0i8; 2]));
+        assert_eq!(y, [7.0; 2]);
+        RmsNorm::new(2, eps)?.with_divisor(Divisor::Norm).call(&x).to(&mut y)?;
+    }
+    Ok(())
+}
+
 /// A row whose norm is less than eps has the gradient of x / eps; elsewhere dx is across x.
 #[test]
 fn gradients_of_l2_normalization() -> Result<(), Error> {

@@ -66,7 +66,6 @@ use crate::isa::Isa;
 use crate::mean::Center;
 use crate::rows::{GradRows, Groups, Params};
 use crate::stack;
-use crate::stats::check_eps;
 use job::GradJob;
 pub use job::Stats;
 pub(crate) use merge::{Merge, merge_sums};
@@ -112,10 +111,9 @@ impl<'a, T: Storage, M: Center> Backward<'a, T, M> {
         if !rows.has_dx() && !sums {
             return Err(Error::NoGradient);
         }
-        check_eps(eps)?;
         let parts = Parts::new(rows.rows(), rows.cols());
         let (part_rows, is_leaf) = (parts.part_rows, parts.is_leaf());
-        let root = params.root(M::CENTERED, eps);
+        let root = params.root(M::CENTERED, eps)?;
         let params = Params { beta: None, groups: Groups::ONE, ..params }.with_harmless_offset();
         let isa = Isa::SCALAR;
         let centered = M::CENTERED;

@@ -15,7 +15,7 @@ use crate::isa::Isa;
 use crate::loops::Tile;
 use crate::mean::Center;
 use crate::rows::{GradRows, Groups, LINE, Params, RowIo};
-use crate::stats::{StatsMut, check_eps};
+use crate::stats::StatsMut;
 
 /// The bytes of a tile, unless the fewest rows have more.
 const TILE_BYTES: usize = 24 << 10;
@@ -149,7 +149,7 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
         let params = Params { groups: Groups::ONE, ..params };
         params.fit(shape.rows, shape.cols)?;
         stats.fit(shape.rows)?;
-        check_eps(eps)?;
+        params.root(M::CENTERED, eps)?;
         Ok(Self { x, y, shape, params, eps, stats, center: PhantomData })
     }
 
@@ -278,7 +278,7 @@ impl<'a, T: Storage, M: Center> ChannelsBackward<'a, T, M> {
         if dx.is_none() && !sums {
             return Err(Error::NoGradient);
         }
-        check_eps(eps)?;
+        params.root(M::CENTERED, eps)?;
         let parts = Parts::new(shape.rows, cols);
         Ok(Self { dy, x: x.as_ptr(), dx, shape, stats, params, eps, sums, parts, center: PhantomData })
     }

@@ -52,9 +52,8 @@ impl<'a, T: Storage, M: Center> Forward<'a, T, M> {
     ) -> Result<Self, Error> {
         params.fit(rows.rows(), rows.cols())?;
         stats.fit(rows.rows())?;
-        check_eps(eps)?;
+        let root = params.root(M::CENTERED, eps)?;
         let streaming = streaming && rows.may_stream();
-        let root = params.root(M::CENTERED, eps);
         let job = Job::new(M::CENTERED, rows, params.with_harmless_offset(), root, streaming, stats);
         Ok(Self(job, PhantomData))
     }

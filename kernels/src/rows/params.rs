@@ -10,7 +10,7 @@ use crate::element::{Addend, Companion, Kind, Storage};
 use crate::error::Error;
 use crate::rounding::Rounding;
 use crate::simd::Float;
-use crate::stats::Root;
+use crate::stats::{Root, check_eps};
 
 /// gamma or beta beside rows of type `T`, of any type that is a [`Companion`] of `T`.
 #[derive(Clone, Copy, Debug)]
@@ -208,9 +208,17 @@ impl<'a, T: Storage> Params<'a, T> {
     }
 
     /// What the root is taken of, for rows that have a mean if `centered`.
+    ///
+    /// # Errors
+    /// If rows cannot have such an eps.
     #[inline(always)]
-    pub(crate) fn root(&self, centered: bool, eps: f64) -> Root {
-        if centered { Root::of_mean(eps) } else { Root::new(self.divisor, eps) }
+    pub(crate) fn root(&self, centered: bool, eps: f64) -> Result<Root, Error> {
+        check_eps(eps)?;
+        if centered {
+            return Ok(Root::of_mean(eps));
+        }
+        self.divisor.check_eps(eps)?;
+        Ok(Root::new(self.divisor, eps))
     }
 
     /// These with an offset of -0 where the offset is zero or has no effect: adding -0 changes no bits, but adding +0

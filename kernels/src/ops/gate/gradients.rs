@@ -28,7 +28,7 @@ use crate::mean::Center;
 use crate::rounding::Rounding;
 use crate::rows::{Convert, GateGradRows, GradRows, Groups, LINE, Params, RawRows, RowIo};
 use crate::simd::{Functions, Kernel, Lanes};
-use crate::stats::{StatsMut, check_eps};
+use crate::stats::StatsMut;
 
 /// The elements of a row that are widened at a time for the functions of z.
 const WIDENED: usize = 512;
@@ -91,7 +91,7 @@ impl<'a, M: Center> GatedBackward<'a, M> {
         if !rows.has_dx() && !rows.has_dz() && !sums {
             return Err(Error::NoGradient);
         }
-        check_eps(eps)?;
+        params.root(M::CENTERED, eps)?;
         let parts = Parts::new(rows.rows(), rows.cols());
         Ok(Self { rows, params, eps, gate, sums, parts, center: PhantomData })
     }
