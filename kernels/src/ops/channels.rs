@@ -102,15 +102,15 @@ pub struct ChannelsFirst<'a, T: Storage, M: Center> {
 unsafe impl<T: Storage, M: Center> Send for ChannelsFirst<'_, T, M> {}
 
 impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
-    /// The job for x and y of [samples, `params.gamma.len()`, `pixels`]: `cols` channels. Statistics have an element
-    /// for each pixel of each sample.
+    /// The job for x and y of [samples, `cols` channels, `pixels`]. Statistics have an element for each pixel of each
+    /// sample. The groups of `params` are not looked at.
     ///
     /// # Errors
     /// If
     /// - x has no whole number of samples, or y has not as many elements,
-    /// - gamma or beta does not have an element for each channel, there are groups, or they are of two types,
+    /// - gamma or beta does not have an element for each channel, or they are of two types,
     /// - a statistic does not have an element for each pixel of each sample, or
-    /// - eps is negative, infinite or NaN.
+    /// - eps is negative, infinite, NaN, or does not fit the divisor.
     pub fn new(
         x: &'a [T],
         y: &'a mut [T],
