@@ -359,52 +359,35 @@ pub(crate) trait GradParts: Send + Sized {
     fn run_on(&mut self, isa: Isa, partials: &mut [Self::Float], work: &mut [Self::Float]);
 }
 
-impl<T: Element + Compiled<M>, M: Center> GradParts for Backward<'_, T, M> {
-    type Float = T::Float;
+/// The methods of a job, whose own have the same names.
+macro_rules! grad_parts {
+    ($float:ty) => {
+        type Float = $float;
 
-    fn parts(&self) -> usize {
-        self.parts()
-    }
+        fn parts(&self) -> usize {
+            self.parts()
+        }
 
-    fn split_at_part(self, parts: usize) -> (Self, Self) {
-        self.split_at_part(parts)
-    }
+        fn split_at_part(self, parts: usize) -> (Self, Self) {
+            self.split_at_part(parts)
+        }
 
-    fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
-        self.run_on(isa, partials, work);
-    }
+        fn run_on(&mut self, isa: Isa, partials: &mut [$float], work: &mut [$float]) {
+            self.run_on(isa, partials, work);
+        }
+    };
 }
 
-impl<M: GateGradients> GradParts for GatedBackward<'_, M> {
-    type Float = f32;
-
-    fn parts(&self) -> usize {
-        self.parts()
-    }
-
-    fn split_at_part(self, parts: usize) -> (Self, Self) {
-        self.split_at_part(parts)
-    }
-
-    fn run_on(&mut self, isa: Isa, partials: &mut [f32], work: &mut [f32]) {
-        self.run_on(isa, partials, work);
-    }
+impl<T: Element + Compiled<M>, M: Center> GradParts for Backward<'_, T, M> {
+    grad_parts!(T::Float);
 }
 
 impl<T: Element + Compiled<M>, M: Center> GradParts for ChannelsBackward<'_, T, M> {
-    type Float = T::Float;
+    grad_parts!(T::Float);
+}
 
-    fn parts(&self) -> usize {
-        self.parts()
-    }
-
-    fn split_at_part(self, parts: usize) -> (Self, Self) {
-        self.split_at_part(parts)
-    }
-
-    fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
-        self.run_on(isa, partials, work);
-    }
+impl<M: GateGradients> GradParts for GatedBackward<'_, M> {
+    grad_parts!(f32);
 }
 
 /// Takes the gradients of the job's parts on up to `tasks` threads. There is work memory for each of them.
