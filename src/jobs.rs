@@ -116,7 +116,11 @@ impl<T: Element + Compiled<M>, M: Center> Work for Columns<'_, T, M> {
 }
 
 /// The moments of a row, by subtrees.
-fn moments_of_row<T: Element, const POOLS: bool>(isa: Isa, row: RowMoments<'_, T>, tasks: Tasks<POOLS>) -> Moments {
+pub(crate) fn moments_of_row<T: Element, const POOLS: bool>(
+    isa: Isa,
+    row: RowMoments<'_, T>,
+    tasks: Tasks<POOLS>,
+) -> Moments {
     if tasks.count <= 1 {
         return row.run_on(isa);
     }

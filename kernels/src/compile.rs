@@ -10,6 +10,7 @@ use crate::ops::backward::{Backward, Merge, Parts, merge_sums};
 use crate::ops::channels::{ChannelsBackward, ChannelsFirst};
 use crate::ops::forward::{Forward, ForwardRow, Normalize};
 use crate::ops::gate::{Gated, GatedBackward};
+use crate::ops::group_norm::{GroupBackward, GroupElements, GroupNorm, Runs};
 use crate::ops::moments::RowMoments;
 use crate::ops::quantize::Quantize;
 use crate::scheme::Range;
@@ -17,9 +18,9 @@ use crate::simd::in_default_environment;
 use crate::stats::Moments;
 
 /// A type of elements: f32, f64, f16 or bf16.
-pub trait Element: Storage + Compiled<Centered> + Compiled<Uncentered> {}
+pub trait Element: Storage + Compiled<Centered> + Compiled<Uncentered> + NormalizesGroups {}
 
-impl<T: Storage + Compiled<Centered> + Compiled<Uncentered>> Element for T {}
+impl<T: Storage + Compiled<Centered> + Compiled<Uncentered> + NormalizesGroups> Element for T {}
 
 /// The compiled code for a type of elements and a kind of normalization.
 #[doc(hidden)]
@@ -56,6 +57,20 @@ pub trait Compiled<M: Center>: Storage {
         work: &mut [Self::Float],
         isa: Isa,
     ) where
+        Self: Element;
+}
+
+/// The compiled code of group normalization for a type of elements.
+#[doc(hidden)]
+pub trait NormalizesGroups: Storage {
+    fn groups(job: &mut GroupNorm<'_, Self>, work: &mut [Self], isa: Isa)
+    where
+        Self: Element;
+    fn group_elements(job: GroupElements<'_, Self>, isa: Isa)
+    where
+        Self: Element;
+    fn group_backward(job: &mut GroupBackward<'_, Self>, work: &mut [Self::Float], isa: Isa)
+    where
         Self: Element;
 }
 
@@ -174,6 +189,34 @@ impl<T: Element + Compiled<M>, M: Center> ChannelsBackward<'_, T, M> {
     /// no sums are wanted), or if `work` has fewer than [`Parts::channels_work_len`].
     pub fn run_on(&mut self, isa: Isa, partials: &mut [T::Float], work: &mut [T::Float]) {
         T::channels_backward(self, partials, work, isa);
+    }
+}
+
+impl<T: Element> GroupNorm<'_, T> {
+    /// Does the job on one tier, on the calling thread.
+    ///
+    /// # Panics
+    /// If `work` has fewer than [`Shape::work_len`](crate::ops::group_norm::Shape::work_len) elements, which is 0 where
+    /// channels come first.
+    pub fn run_on(&mut self, isa: Isa, work: &mut [T]) {
+        T::groups(self, work, isa);
+    }
+}
+
+impl<T: Element> GroupElements<'_, T> {
+    /// Does the job on one tier, on the calling thread.
+    pub fn run_on(self, isa: Isa) {
+        T::group_elements(self, isa);
+    }
+}
+
+impl<T: Element> GroupBackward<'_, T> {
+    /// Does the job on one tier, on the calling thread.
+    ///
+    /// # Panics
+    /// If `work` has fewer than [`work_len`](Self::work_len) elements.
+    pub fn run_on(&mut self, isa: Isa, work: &mut [T::Float]) {
+        T::group_backward(self, work, isa);
     }
 }
 
@@ -392,6 +435,39 @@ compiled! {
     f16, Uncentered => Uncentered;
     bf16, Centered => Centered;
     bf16, Uncentered => Uncentered;
+}
+
+macro_rules! normalizes_groups {
+    ($($t:ty => $loops:ty;)*) => {$(
+        impl NormalizesGroups for $t {
+            fn groups(job: &mut GroupNorm<'_, Self>, work: &mut [Self], isa: Isa) {
+                in_default_environment(|| job.run_here::<$loops>(isa, work));
+            }
+
+            fn group_elements(job: GroupElements<'_, Self>, isa: Isa) {
+                in_default_environment(|| job.run_here::<$loops>(isa));
+            }
+
+            fn group_backward(job: &mut GroupBackward<'_, Self>, work: &mut [<Self as Storage>::Float], isa: Isa) {
+                let runs = &const {
+                    Runs::<Self> {
+                        backward: <Self as Compiled<Centered>>::backward,
+                        merge: <Self as Compiled<Centered>>::merge,
+                        wide: <<Self as Storage>::Float as Compiled<Centered>>::backward,
+                        forward: <<Self as Storage>::Float as Compiled<Centered>>::forward,
+                    }
+                };
+                in_default_environment(|| job.run_here(isa, runs, work));
+            }
+        }
+    )*};
+}
+
+normalizes_groups! {
+    f32 => Centered;
+    f64 => Either;
+    f16 => Centered;
+    bf16 => Centered;
 }
 
 /// What is compiled for types that are computed in f32.

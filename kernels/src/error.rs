@@ -61,6 +61,13 @@ pub enum Error {
         /// The number of pixels of a channel.
         pixels: usize,
     },
+    /// There are no groups of channels, or their number does not divide that of the channels.
+    ChannelGroups {
+        /// The number of channels.
+        channels: usize,
+        /// The number of groups.
+        groups: usize,
+    },
     /// There are no groups of rows, or too many.
     Groups {
         /// The number of groups.
@@ -256,6 +263,9 @@ impl fmt::Display for Error {
                 Count(cols, "channel"),
                 Count(pixels, "pixel")
             ),
+            Self::ChannelGroups { channels, groups } => {
+                write!(f, "{}, expected a divisor of the {}", groups_of(groups), Count(channels, "channel"))
+            }
             Self::Overlap { what, cols, stride } => write!(
                 f,
                 "the rows of {what} overlap: they have {} and start {} apart",

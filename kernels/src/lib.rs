@@ -45,6 +45,8 @@ mod every_gate;
 #[cfg(test)]
 mod every_gate_gradient;
 #[cfg(test)]
+mod every_group;
+#[cfg(test)]
 mod every_loop;
 #[cfg(test)]
 mod every_mix;
@@ -71,7 +73,7 @@ pub mod stats;
 pub mod table;
 
 #[doc(hidden)]
-pub use compile::{Compiled, GateGradients, Gates, Quantizes};
+pub use compile::{Compiled, GateGradients, Gates, NormalizesGroups, Quantizes};
 pub use compile::{Element, Gateable, Quantizable};
 #[doc(hidden)]
 pub use error::Count;

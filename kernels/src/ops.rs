@@ -4,6 +4,7 @@ pub mod backward;
 pub mod channels;
 pub mod forward;
 pub mod gate;
+pub mod group_norm;
 pub mod layer_norm;
 mod mixed;
 pub mod moments;

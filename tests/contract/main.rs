@@ -26,6 +26,8 @@ mod floor;
 mod gate;
 mod golden;
 #[cfg(not(few_tests))]
+mod group_norm;
+#[cfg(not(few_tests))]
 mod groups;
 #[cfg(all(unix, not(few_tests)))]
 mod guard_pages;

@@ -25,6 +25,12 @@ pub(crate) struct AffineRow<T: Storage> {
 }
 
 impl<T: Storage> AffineRow<T> {
+    /// A row with this gamma and beta, which is written to `y`.
+    #[inline(always)]
+    pub(super) fn new(gamma_beta: GammaBeta<T>, y: Target<T>) -> Self {
+        Self { gamma_beta, y }
+    }
+
     /// gamma, beta and the offset, which have been given for rows of `cols` elements, and where y is.
     ///
     /// # Safety
@@ -40,6 +46,14 @@ impl<T: Storage> AffineRow<T> {
 pub(crate) struct Operands<S: Lanes, T: Storage> {
     gamma_beta: [Pair<S, T>; 2],
     steps: Steps,
+}
+
+impl<S: Lanes, T: Storage> Operands<S, T> {
+    /// Nothing is rounded before the end.
+    #[inline(always)]
+    pub(super) fn new(gamma: Pair<S, T>, beta: Pair<S, T>) -> Self {
+        Self { gamma_beta: [gamma, beta], steps: Steps::NONE }
+    }
 }
 
 impl<T: Storage> Epilogue<T> for AffineRow<T> {

@@ -89,6 +89,30 @@ impl<T: Storage> GammaBeta<T> {
         }
     }
 
+    /// One gamma and one beta for all elements of a row that has a mean. They are written to `room`.
+    ///
+    /// # Safety
+    /// - What is returned is used while the room is neither moved nor written again.
+    #[inline(always)]
+    pub(super) unsafe fn of_channel<S: Lanes>(
+        simd: S,
+        gamma: T::Float,
+        beta: T::Float,
+        room: &mut ChannelRoom<T>,
+    ) -> Self {
+        let [gammas, betas] = [0, 1].map(|i| room.0[i].as_mut_ptr().cast::<T::Float>());
+        // SAFETY: the room has place for a pair of registers each.
+        unsafe {
+            T::simd_store_computed(simd, gammas, [T::Float::splat(simd, gamma); 2]);
+            T::simd_store_computed(simd, betas, [T::Float::splat(simd, beta); 2]);
+        }
+        // The ways of rows without a stand-in for both would not read it. An index is below the mask of beta.
+        let (gamma_mask, beta_mask) = (0, 1 << (usize::BITS - 1));
+        let format = if T::ROUNDS { Format::Packed } else { Format::Own };
+        let (gamma, beta) = (gammas.cast_const().cast(), betas.cast_const().cast());
+        Self { gamma, beta, gamma_mask, beta_mask, format, offset: -T::Float::default(), steps: Steps::NONE }
+    }
+
     /// What this has been made of: gamma and beta of `cols` elements.
     ///
     /// # Safety
@@ -252,6 +276,20 @@ impl<T: Storage> GammaBeta<T> {
         let sum = [T::Float::plus(simd, a, offset), T::Float::plus(simd, b, offset)];
         // SAFETY: as in `outline`.
         if T::ROUNDS && rounds { unsafe { T::simd_round(simd, sum) } } else { sum }
+    }
+}
+
+/// The elements of the widest pair of registers.
+const PAIR: usize = 32;
+
+/// Room for a pair of registers of one gamma, and of one beta.
+#[repr(align(64))]
+pub(super) struct ChannelRoom<T: Storage>([[MaybeUninit<T::Float>; PAIR]; 2]);
+
+impl<T: Storage> ChannelRoom<T> {
+    #[inline(always)]
+    pub(super) const fn new() -> Self {
+        Self([[const { MaybeUninit::uninit() }; PAIR]; 2])
     }
 }
 

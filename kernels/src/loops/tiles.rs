@@ -2,18 +2,21 @@
 
 use half::bf16;
 
+use crate::isa::Isa;
 use crate::simd::{Kernel, Lanes, QUAD};
 
 /// The channels by which the tensor is prefetched. Hardware prefetchers follow lines, not channels.
 const AHEAD: usize = 4 * QUAD;
 
 /// A tile of `rows` pixels and `cols` channels: in a tensor where pixels lie side by side and channels `pixels`
-/// elements apart, and in a room where the channels of a pixel lie side by side. Whoever makes it knows that both have
-/// the elements.
+/// elements apart, and in a room where the channels of a pixel lie side by side: a row. Whoever makes it knows that
+/// both have the elements.
 pub(crate) struct Tile<T> {
     pub(crate) tensor: *mut T,
     pub(crate) pixels: usize,
     pub(crate) room: *mut T,
+    /// The distance between the starts of two rows of the room.
+    pub(crate) stride: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     /// Whether the room is filled, and not the tensor.
@@ -28,7 +31,7 @@ impl<T: Copy> Kernel for Tile<T> {
         // Squares in registers, of pixels and of channels. Where they do not divide the tile, the last ones overlap
         // others, and move the same elements again.
         let (pixels, channels) = match size_of::<T>() {
-            2 if self.cols.is_multiple_of(2) => (2 * S::F32_LANES, 2 * QUAD),
+            2 if self.cols.is_multiple_of(2) && self.stride.is_multiple_of(2) => (2 * S::F32_LANES, 2 * QUAD),
             4 => (S::F32_LANES, QUAD),
             _ => (usize::MAX, usize::MAX),
         };
@@ -46,6 +49,20 @@ impl<T: Copy> Kernel for Tile<T> {
 }
 
 impl<T: Copy> Tile<T> {
+    /// Moves the tile. Elements are moved as they are: what counts is their size.
+    pub(crate) fn move_on(self, isa: Isa) {
+        match size_of::<T>() {
+            2 => isa.run(self.cast::<u16>()),
+            4 => isa.run(self.cast::<u32>()),
+            _ => isa.run(self.cast::<u64>()),
+        }
+    }
+
+    fn cast<U>(self) -> Tile<U> {
+        let Self { tensor, pixels, room, stride, rows, cols, gathers } = self;
+        Tile { tensor: tensor.cast(), pixels, room: room.cast(), stride, rows, cols, gathers }
+    }
+
     /// Moves the elements one by one.
     ///
     /// # Safety
@@ -56,7 +73,7 @@ impl<T: Copy> Tile<T> {
             for r in 0..self.rows {
                 // SAFETY: the caller's duty.
                 unsafe {
-                    let (tensor, room) = (self.tensor.add(c * self.pixels + r), self.room.add(r * self.cols + c));
+                    let (tensor, room) = (self.tensor.add(c * self.pixels + r), self.room.add(r * self.stride + c));
                     if self.gathers { room.write(tensor.read()) } else { tensor.write(room.read()) }
                 }
             }
@@ -77,11 +94,11 @@ impl<T: Copy> Tile<T> {
                 c = c.min(self.cols - channels);
                 // SAFETY: the caller's duty.
                 unsafe {
-                    let (tensor, room) = (self.tensor.add(c * self.pixels + r), self.room.add(r * self.cols + c));
+                    let (tensor, room) = (self.tensor.add(c * self.pixels + r), self.room.add(r * self.stride + c));
                     if const { size_of::<T>() == size_of::<u16>() } {
-                        gather_halves(simd, tensor.cast(), self.pixels, room.cast(), self.cols);
+                        gather_halves(simd, tensor.cast(), self.pixels, room.cast(), self.stride);
                     } else {
-                        gather_words(simd, tensor.cast(), self.pixels, room.cast(), self.cols);
+                        gather_words(simd, tensor.cast(), self.pixels, room.cast(), self.stride);
                     }
                 }
                 c += channels;
@@ -104,11 +121,11 @@ impl<T: Copy> Tile<T> {
                 r = r.min(self.rows - pixels);
                 // SAFETY: the caller's duty.
                 unsafe {
-                    let (tensor, room) = (self.tensor.add(c * self.pixels + r), self.room.add(r * self.cols + c));
+                    let (tensor, room) = (self.tensor.add(c * self.pixels + r), self.room.add(r * self.stride + c));
                     if const { size_of::<T>() == size_of::<u16>() } {
-                        scatter_halves(simd, tensor.cast(), self.pixels, room.cast(), self.cols);
+                        scatter_halves(simd, tensor.cast(), self.pixels, room.cast(), self.stride);
                     } else {
-                        scatter_words(simd, tensor.cast(), self.pixels, room.cast(), self.cols);
+                        scatter_words(simd, tensor.cast(), self.pixels, room.cast(), self.stride);
                     }
                 }
                 r += pixels;
@@ -119,12 +136,12 @@ impl<T: Copy> Tile<T> {
 }
 
 /// Moves a square of 32 bits from a tensor, whose channels are `pixels` elements apart, to a room, whose rows are
-/// `cols` elements apart.
+/// `stride` elements apart.
 ///
 /// # Safety
 /// - Both have such a square.
 #[inline(always)]
-unsafe fn gather_words<S: Lanes>(simd: S, tensor: *const f32, pixels: usize, room: *mut f32, cols: usize) {
+unsafe fn gather_words<S: Lanes>(simd: S, tensor: *const f32, pixels: usize, room: *mut f32, stride: usize) {
     // SAFETY: the caller's duty.
     unsafe {
         let mut v = [simd.splat_f32s(0.0); QUAD];
@@ -132,7 +149,7 @@ unsafe fn gather_words<S: Lanes>(simd: S, tensor: *const f32, pixels: usize, roo
             *v = simd.load(tensor.add(j * pixels));
             simd.prefetch(tensor.wrapping_add((AHEAD + j) * pixels).cast());
         }
-        simd.store_quad(room, cols, v);
+        simd.store_quad(room, stride, v);
     }
 }
 
@@ -141,10 +158,10 @@ unsafe fn gather_words<S: Lanes>(simd: S, tensor: *const f32, pixels: usize, roo
 /// # Safety
 /// - Both have such a square.
 #[inline(always)]
-unsafe fn scatter_words<S: Lanes>(simd: S, tensor: *mut f32, pixels: usize, room: *const f32, cols: usize) {
+unsafe fn scatter_words<S: Lanes>(simd: S, tensor: *mut f32, pixels: usize, room: *const f32, stride: usize) {
     // SAFETY: the caller's duty.
     unsafe {
-        let v = simd.load_quad(room, cols);
+        let v = simd.load_quad(room, stride);
         for (j, &v) in v.iter().enumerate() {
             simd.store(tensor.add(j * pixels), v);
             simd.prefetch(tensor.wrapping_add((AHEAD + j) * pixels).cast_const().cast());
@@ -152,13 +169,13 @@ unsafe fn scatter_words<S: Lanes>(simd: S, tensor: *mut f32, pixels: usize, room
     }
 }
 
-/// The same for 16 bits, where `cols` is even. Two channels are a word. The words of even pixels and those of odd ones
-/// are squares of their own.
+/// The same for 16 bits, where `stride` is even. Two channels are a word. The words of even pixels and those of odd
+/// ones are squares of their own.
 ///
 /// # Safety
 /// - Both have such a square.
 #[inline(always)]
-unsafe fn gather_halves<S: Lanes>(simd: S, tensor: *const bf16, pixels: usize, room: *mut bf16, cols: usize) {
+unsafe fn gather_halves<S: Lanes>(simd: S, tensor: *const bf16, pixels: usize, room: *mut bf16, stride: usize) {
     let half = simd.splat_u32s(16);
     // SAFETY: the caller's duty.
     unsafe {
@@ -175,9 +192,9 @@ unsafe fn gather_halves<S: Lanes>(simd: S, tensor: *const bf16, pixels: usize, r
                 words[k][j] = simd.transmute_f32s_u32s(word);
             }
         }
-        // Every second row, of `cols / 2` words each.
-        simd.store_quad(room.cast(), cols, words[0]);
-        simd.store_quad(room.add(cols).cast(), cols, words[1]);
+        // Every second row, `stride` words apart.
+        simd.store_quad(room.cast(), stride, words[0]);
+        simd.store_quad(room.add(stride).cast(), stride, words[1]);
     }
 }
 
@@ -186,11 +203,11 @@ unsafe fn gather_halves<S: Lanes>(simd: S, tensor: *const bf16, pixels: usize, r
 /// # Safety
 /// - Both have such a square.
 #[inline(always)]
-unsafe fn scatter_halves<S: Lanes>(simd: S, tensor: *mut bf16, pixels: usize, room: *const bf16, cols: usize) {
+unsafe fn scatter_halves<S: Lanes>(simd: S, tensor: *mut bf16, pixels: usize, room: *const bf16, stride: usize) {
     let (half, high) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
     // SAFETY: as above.
     unsafe {
-        let words = [simd.load_quad(room.cast(), cols), simd.load_quad(room.add(cols).cast(), cols)];
+        let words = [simd.load_quad(room.cast(), stride), simd.load_quad(room.add(stride).cast(), stride)];
         for j in 0..QUAD {
             // What is below the upper half is zero, so that nothing is rounded.
             let (mut even, mut odd) = ([simd.splat_f32s(0.0); 2], [simd.splat_f32s(0.0); 2]);

@@ -75,12 +75,7 @@ impl Shape {
             let rows = (pixels - pixel).min(n - done);
             let tensor = tensor.wrapping_add(sample * cols * pixels + pixel);
             let room = room.wrapping_add(done * cols);
-            // Elements are moved as they are: what counts is their size.
-            match size_of::<T>() {
-                2 => isa.run(Tile::<u16> { tensor: tensor.cast(), pixels, room: room.cast(), rows, cols, gathers }),
-                4 => isa.run(Tile::<u32> { tensor: tensor.cast(), pixels, room: room.cast(), rows, cols, gathers }),
-                _ => isa.run(Tile::<u64> { tensor: tensor.cast(), pixels, room: room.cast(), rows, cols, gathers }),
-            }
+            Tile { tensor, pixels, room, stride: cols, rows, cols, gathers }.move_on(isa);
             done += rows;
         }
     }

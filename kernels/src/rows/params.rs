@@ -131,6 +131,23 @@ impl<'a, T: Storage> Vector<'a, T> {
         }
     }
 
+    /// Writes the elements from `from` on, in the float of the rows.
+    ///
+    /// # Panics
+    /// If there are fewer than `out` takes.
+    #[inline(never)]
+    pub(crate) fn copy_to(self, from: usize, out: &mut [T::Float]) {
+        let v = self.part(from, out.len());
+        if v.kind == Kind::Own {
+            for (i, out) in out.iter_mut().enumerate() {
+                // SAFETY: the part has as many elements, of this kind.
+                *out = unsafe { (*v.p.add(i)).to_computed() };
+            }
+        } else {
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = v.get(i));
+        }
+    }
+
     /// Whether all elements are finite with the offset added, and the sum rounded to their type.
     #[cold]
     #[inline(never)]

@@ -40,7 +40,7 @@ pub(crate) struct Target<T> {
 impl<T: Storage> Target<T> {
     /// Elements of type `T`, or of f32 if `wide`, to be written past the caches if `streaming`.
     #[inline(always)]
-    pub(super) fn new(p: *mut T, wide: bool, streaming: bool) -> Self {
+    pub(crate) fn new(p: *mut T, wide: bool, streaming: bool) -> Self {
         Self { p, wide, streaming }
     }
 

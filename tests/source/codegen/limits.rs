@@ -42,7 +42,8 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and kernels of backward that
 /// only one normalization enters are in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 35] = [
+const STACK: [(&str, &str, [usize; 3], &str); 38] = [
+    ("Activate", "", [9, 0, 0], "constants of the functions, and one of two registers"),
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
     ("Addition", "f64", [2, 0, 2], "a pointer or a mask"),
@@ -50,6 +51,8 @@ const STACK: [(&str, &str, [usize; 3], &str); 35] = [
     ("Blocks", "16", [40, 16, 0], "widening takes registers of its own, beside the sums and the statistics of two rows"),
     ("Blocks", "f32", [18, 4, 0], "the statistics of two rows, and where the last pair begins"),
     ("Blocks", "f64", [30, 4, 0], "the statistics of two rows, and where the last pair begins"),
+    ("Channels", "", [2, 2, 0], "where the channel ends"),
+    ("DeriveAt", "", [14, 4, 0], "constants of the functions, and one of two registers"),
     ("Elements", "", [1, 1, 1], "where a part ends"),
     ("FirstTouch", "16", [9, 2, 36], "as of f32, and what is being widened"),
     ("FirstTouch", "f32", [0, 8, 18], "pointers, and on NEON 16 sums, the shift and what is loaded"),

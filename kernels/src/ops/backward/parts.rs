@@ -16,7 +16,7 @@ const MAX_PARTS: usize = 32;
 /// sums take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
-    pub(super) rows: usize,
+    pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(super) part_rows: usize,
 }
