@@ -31,8 +31,8 @@ impl GroupNorm {
         Ok(Self { weight, bias, num_channels, num_groups, eps, activation: None })
     }
 
-    /// The same module, whose result goes through a function: SiLU in most diffusion models. What the function takes
-    /// is not rounded to 16 bits before.
+    /// The same module, whose result goes through a function: [`Function::Silu`] in most diffusion models. What the
+    /// function takes is not rounded to 16 bits before.
     pub fn with_activation(self, function: Function) -> Self {
         Self { activation: Some(function), ..self }
     }
