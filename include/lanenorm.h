@@ -41,17 +41,17 @@
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
  * header may be smaller, by whole words: the fields beyond count as zero. It has to reach to the end of eps in a
  * descriptor, of y in a forward call, of dx in a backward call, of zero_point in quantized outputs, of z in a gate, of
- * dz in its gradients, and to that of a scheme. Fields are only ever added at the end. A structure that is larger than the library's is refused,
- * even if it ends in zeros (LANENORM_STATUS_SIZE), so that the library ignores nothing that a newer header asks for. A
- * plan belongs to the library that made it: for another version or build it is not initialized. All versions export the
- * same names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared library that
- * hides its symbols.
+ * dz in its gradients, of y in a tensor of channels, of dy in its gradients, and to that of a scheme. Fields are only
+ * ever added at the end. A structure that is larger than the library's is refused, even if it ends in zeros
+ * (LANENORM_STATUS_SIZE), so that the library ignores nothing that a newer header asks for. A plan belongs to the
+ * library that made it: for another version or build it is not initialized. All versions export the same names. If two
+ * are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared library that hides its symbols.
  *
  * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS and LANENORM_SPIN_MICROS by the first large
  * one. If another thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the
  * environment, call lanenorm_isa_name and make one large call before they start. Calls need 32 KiB of stack at most in
- * release builds, and 64 KiB where they are quantized, have a gate, or normalize sums of 16 bits that are not rounded;
- * in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; a library
+ * release builds, and 64 KiB where they are quantized, have a gate, take tensors of channels, or normalize sums of 16
+ * bits that are not rounded; in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; a library
  * whose threads have helped a call stays in memory. A program that links two static libraries in Rust can meet the
  * symbols of Rust's runtime twice: use the shared library, or make one static library of both.
  *
@@ -464,6 +464,42 @@ typedef enum lanenorm_gate_kind {
    */
   LANENORM_GATE_KIND_GELU_TANH_BEFORE = 5,
 } lanenorm_gate_kind;
+
+/**
+ * The order of the elements of a tensor in memory.
+ */
+typedef enum lanenorm_channel_order {
+  /**
+   * [samples, channels, pixels], also called NCHW.
+   */
+  LANENORM_CHANNEL_ORDER_FIRST = 0,
+  /**
+   * [samples, pixels, channels], also called NHWC.
+   */
+  LANENORM_CHANNEL_ORDER_LAST = 1,
+} lanenorm_channel_order;
+
+/**
+ * What y goes through, before it is rounded to 16 bits.
+ */
+typedef enum lanenorm_activation {
+  /**
+   * Nothing.
+   */
+  LANENORM_ACTIVATION_NONE = 0,
+  /**
+   * y / (1 + exp(-y))
+   */
+  LANENORM_ACTIVATION_SILU = 1,
+  /**
+   * 1 / (1 + exp(-y))
+   */
+  LANENORM_ACTIVATION_SIGMOID = 2,
+  /**
+   * The form of GELU with tanh.
+   */
+  LANENORM_ACTIVATION_GELU_TANH = 3,
+} lanenorm_activation;
 
 /**
  * A plan: some numbers, which `lanenorm_plan_init` makes of a descriptor, and which are only read from then on, by any
@@ -902,6 +938,98 @@ typedef struct lanenorm_gate_gradients {
    */
   const void *beta;
 } lanenorm_gate_gradients;
+
+/**
+ * A tensor of channels, and what goes with it. Its channels are the `cols` of the plan, whose `groups` are one, and
+ * whose types are those of x and gamma: y, dy and dx have the type of x. Start from `LANENORM_CHANNELS_INIT`, which
+ * sets `struct_size` and leaves all else zero and absent.
+ */
+typedef struct lanenorm_channels {
+  /**
+   * `sizeof(lanenorm_channels)`. See "Versions" at the top.
+   */
+  size_t struct_size;
+  /**
+   * The number of samples.
+   */
+  size_t samples;
+  /**
+   * The elements of a channel of a sample: height times width of an image.
+   */
+  size_t pixels;
+  /**
+   * With zero, the channels of each pixel are a row, and must come first (LayerNorm2d). Otherwise the channels of a
+   * sample are cut into this many groups, which must divide them, and each group is a row (group normalization, for
+   * layer normalization alone, without `gamma_offset` and `rounding`). With a group for each channel it is instance
+   * normalization.
+   */
+  size_t groups;
+  /**
+   * A `lanenorm_channel_order`: of x, y, dy and dx.
+   */
+  int32_t order;
+  /**
+   * A `lanenorm_activation`, for groups.
+   */
+  int32_t activation;
+  /**
+   * The tensor.
+   */
+  const void *x;
+  /**
+   * Where the result goes, which may be x. Backward calls do not look at it.
+   */
+  void *y;
+  /**
+   * Optional: an element for each channel.
+   */
+  const void *gamma;
+  /**
+   * Optional, not for RMS normalization: an element for each channel. A backward call reads it where there is an
+   * activation.
+   */
+  const void *beta;
+  /**
+   * Optional, not for RMS normalization: the mean of each row, [samples, pixels] or [samples, groups], of float, or
+   * of double for double. A forward call writes it. A backward call reads it, with rstd.
+   */
+  void *mean;
+  /**
+   * Optional, not for RMS normalization: what rounding took from the mean.
+   */
+  void *mean_lo;
+  /**
+   * Optional: 1 / sqrt(var + eps) of each row. A backward call takes mean and rstd again where it is absent.
+   */
+  void *rstd;
+} lanenorm_channels;
+
+/**
+ * The gradients of a tensor of channels. Start from `LANENORM_CHANNEL_GRADIENTS_INIT`, which sets `struct_size` and
+ * leaves all else absent.
+ */
+typedef struct lanenorm_channel_gradients {
+  /**
+   * `sizeof(lanenorm_channel_gradients)`. See "Versions" at the top.
+   */
+  size_t struct_size;
+  /**
+   * The gradient of y, in the order of x.
+   */
+  const void *dy;
+  /**
+   * Optional: where the gradient of x goes, which may be dy.
+   */
+  void *dx;
+  /**
+   * Optional: where the gradient of gamma goes, an element for each channel, of float, or of double for double.
+   */
+  void *dgamma;
+  /**
+   * Optional, not for RMS normalization: the gradient of beta, likewise.
+   */
+  void *dbeta;
+} lanenorm_channel_gradients;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1476,6 +1604,25 @@ enum lanenorm_status lanenorm_plan_gate_backward(const struct lanenorm_plan *pla
                                                  const struct lanenorm_gate_gradients *gradients,
                                                  size_t threads);
 
+/**
+ * Normalizes a tensor of channels, on as many threads as `threads` says. Memory is allocated for the time of the call
+ * where elements of a row are not next to one another.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_channels(const struct lanenorm_plan *plan,
+                                            const struct lanenorm_channels *channels,
+                                            size_t threads);
+
+/**
+ * Takes the gradients of a tensor of channels, on as many threads as `threads` says. At least one of dx, dgamma and
+ * dbeta must be wanted. Memory is allocated for the time of the call.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_channels_backward(const struct lanenorm_plan *plan,
+                                                     const struct lanenorm_channels *channels,
+                                                     const struct lanenorm_channel_gradients *gradients,
+                                                     size_t threads);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
@@ -1505,5 +1652,12 @@ enum lanenorm_status lanenorm_plan_gate_backward(const struct lanenorm_plan *pla
 
 /** Nothing beside the buffers of a backward call of gated rows: neither dz nor beta. */
 #define LANENORM_GATE_GRADIENTS_INIT {sizeof(lanenorm_gate_gradients), {NULL, 0, 0}, NULL}
+
+/** A tensor of channels to start from: of nothing, whose channels come first. */
+#define LANENORM_CHANNELS_INIT \
+  {sizeof(lanenorm_channels), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+
+/** Gradients of a tensor of channels to start from, all of them absent. */
+#define LANENORM_CHANNEL_GRADIENTS_INIT {sizeof(lanenorm_channel_gradients), NULL, NULL, NULL, NULL}
 
 #endif /* LANENORM_H */

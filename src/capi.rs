@@ -26,6 +26,7 @@
 #![allow(clippy::doc_markdown, reason = "the docs are those of the header")]
 
 mod backward;
+mod channels;
 mod check;
 mod forward;
 mod functions;
@@ -43,6 +44,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use lanenorm_kernels::{Error as Refused, Tier};
 
 pub use backward::*;
+pub use channels::*;
 pub use forward::*;
 pub use functions::*;
 pub use gate::*;

@@ -16,6 +16,7 @@ use crate::norm::Norm;
 use crate::parallel::{Tasks, Work, share};
 use crate::plan::Plan;
 use crate::rows::Layout;
+use crate::scratch::allocate;
 
 /// A call over channels that come first, to be run by [`to`](Self::to), or by [`run`](Self::run) in place.
 #[derive(Debug)]
@@ -268,17 +269,27 @@ impl Plan {
             Tensors::Apart { x, y } => ChannelsFirst::<T, M>::new(x, y, size, params, eps, stats),
             Tensors::InPlace { x } => ChannelsFirst::<T, M>::in_place(x, size, params, eps, stats),
         };
+        self.run_channels::<T, M, _, true>(job, allocate)
+    }
+
+    /// Runs a job on as many threads as the plan has for it.
+    pub(crate) fn run_channels<T: Element + Compiled<M>, M: Center, E: From<Error>, const POOLS: bool>(
+        &self,
+        job: Result<ChannelsFirst<'_, T, M>, Refused>,
+        allocate: impl FnOnce(usize, T) -> Result<Vec<T>, E>,
+    ) -> Result<(), E> {
         let job = job.map_err(Error::Arguments)?;
         let rows = job.rows();
         if rows == 0 {
             return Ok(());
         }
-        let overflow = Refused::Overflow { what: "scratch", rows, stride: self.cols };
-        let tile = ChannelsFirst::<T, M>::work_len(self.cols).ok_or(Error::Arguments(overflow))?;
-        let work = Pixels { isa: self.isa, job, tile };
-        let tasks: Tasks = self.parallelism.tasks_for(rows * self.cols).at_most(work.len());
-        let mut tiles = vec![T::from_computed(T::Float::default()); tile * tasks.count];
-        share(work, &mut tiles, tasks);
+        let tasks: Tasks<POOLS> = self.parallelism.tasks_for(rows * self.cols).at_most(rows.div_ceil(ROWS));
+        let tile = ChannelsFirst::<T, M>::work_len(self.cols);
+        let (Some(tile), Some(total)) = (tile, tile.and_then(|tile| tile.checked_mul(tasks.count))) else {
+            return Err(Error::Arguments(Refused::Overflow { what: "scratch", rows, stride: self.cols }).into());
+        };
+        let mut tiles = allocate(total, T::from_computed(T::Float::default()))?;
+        share(Pixels { isa: self.isa, job, tile }, &mut tiles, tasks);
         Ok(())
     }
 }

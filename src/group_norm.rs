@@ -15,6 +15,7 @@ use crate::input::{Allows, AnyType, Of};
 use crate::jobs::{first_is_cut, moments_of_row};
 use crate::parallel::{Tasks, Work, share};
 use crate::plan::{Plan, Store, Written, y_row_bytes};
+use crate::scratch::allocate;
 use crate::slice::{Misgiven, Slice, SliceMut};
 use crate::{Error, Parallelism};
 
@@ -242,16 +243,9 @@ impl<T: Element, P> GroupCall<'_, T, &[T], P> {
     pub fn to(self, y: &mut [T]) -> Result<(), Error> {
         let Self { plan, x, shape, gamma, beta, stats, activation, misgiven, .. } = self;
         misgiven.refuse()?;
-        let channel_bytes = shape.pixels.saturating_mul(size_of::<T>());
-        let streaming = plan.streams_to(&Written {
-            bytes: size_of_val(y),
-            row_bytes: channel_bytes,
-            tensors: 2,
-            on_lines: false,
-            in_place: false,
-            least_row_bytes: y_row_bytes(size_of::<T>(), false),
-        });
-        run(plan, Job::new(x, y, shape, [gamma, beta], plan.eps, streaming, stats), activation)
+        let streaming = streams(plan, size_of_val(y), shape.pixels.saturating_mul(size_of::<T>()));
+        let job = Job::new(x, y, shape, [gamma, beta], plan.eps, streaming, stats);
+        run::<_, _, true>(plan, job, activation, allocate)
     }
 
     /// Runs the call; its result is a new vector.
@@ -273,7 +267,7 @@ impl<T: Element, P> GroupCall<'_, T, &mut [T], P> {
     pub fn run(self) -> Result<(), Error> {
         let Self { plan, x, shape, gamma, beta, stats, activation, misgiven, .. } = self;
         misgiven.refuse()?;
-        run(plan, Job::in_place(x, shape, [gamma, beta], plan.eps, stats), activation)
+        run::<_, _, true>(plan, Job::in_place(x, shape, [gamma, beta], plan.eps, stats), activation, allocate)
     }
 }
 
@@ -406,12 +400,8 @@ impl<T: Element, P> GroupBackwardCall<'_, T, &[T], P> {
     fn run_to(self, dx: Option<&mut [T]>) -> Result<(), Error> {
         let Self { plan, dy, x, shape, gamma, beta, stats, sums, activation, misgiven, .. } = self;
         misgiven.refuse()?;
-        run_backward(
-            plan,
-            GroupBackward::new((dy, x, dx), shape, stats, [gamma, beta], plan.eps, sums),
-            x.len(),
-            activation,
-        )
+        let job = GroupBackward::new((dy, x, dx), shape, stats, [gamma, beta], plan.eps, sums);
+        run_backward::<_, _, true>(plan, job, x.len(), activation, allocate)
     }
 }
 
@@ -424,38 +414,49 @@ impl<T: Element, P> GroupBackwardCall<'_, T, &mut [T], P> {
     pub fn run(self) -> Result<(), Error> {
         let Self { plan, dy, x, shape, gamma, beta, stats, sums, activation, misgiven, .. } = self;
         misgiven.refuse()?;
-        run_backward(
-            plan,
-            GroupBackward::in_place((dy, x), shape, stats, [gamma, beta], plan.eps, sums),
-            x.len(),
-            activation,
-        )
+        let job = GroupBackward::in_place((dy, x), shape, stats, [gamma, beta], plan.eps, sums);
+        run_backward::<_, _, true>(plan, job, x.len(), activation, allocate)
     }
 }
 
+/// Whether y, of `bytes` bytes, is written past the caches where it is not in place.
+pub(crate) fn streams(plan: &Plan, bytes: usize, channel_bytes: usize) -> bool {
+    let (on_lines, in_place, tensors) = (false, false, 2);
+    let least_row_bytes = y_row_bytes(size_of::<f32>(), false);
+    plan.streams_to(&Written { bytes, row_bytes: channel_bytes, tensors, on_lines, in_place, least_row_bytes })
+}
+
 /// Runs a backward job on as many threads as the plan has for it.
-fn run_backward<T: Element>(
+pub(crate) fn run_backward<T: Element, E: From<Error>, const POOLS: bool>(
     plan: &Plan,
     job: Result<GroupBackward<'_, T>, Refused>,
     elements: usize,
     activation: Option<Function>,
-) -> Result<(), Error> {
+    allocate: impl FnOnce(usize, T::Float) -> Result<Vec<T::Float>, E>,
+) -> Result<(), E> {
     let mut job = job.map_err(Error::Arguments)?;
     if let Some(function) = activation {
         job = job.with_activation(function);
     }
     let (isa, groups) = (plan.isa, job.groups());
-    let overflow = Refused::Overflow { what: "scratch", rows: groups, stride: elements };
+    let overflow = Error::Arguments(Refused::Overflow { what: "scratch", rows: groups, stride: elements });
     // Without samples, the pixels may be any number.
-    let memory = if elements == 0 { 0 } else { job.work_len().ok_or(Error::Arguments(overflow))? };
-    let tasks: Tasks = plan.parallelism.tasks_for(elements).at_most(groups);
-    let mut memories = vec![T::Float::default(); memory * tasks.count];
-    share(Gradients { isa, job, memory }, &mut memories, tasks);
+    let memory = if elements == 0 { Some(0) } else { job.work_len() };
+    let tasks: Tasks<POOLS> = plan.parallelism.tasks_for(elements).at_most(groups);
+    let (Some(memory), Some(total)) = (memory, memory.and_then(|memory| memory.checked_mul(tasks.count))) else {
+        return Err(overflow.into());
+    };
+    share(Gradients { isa, job, memory }, &mut allocate(total, T::Float::default())?, tasks);
     Ok(())
 }
 
 /// Runs a job on as many threads as the plan has for it.
-fn run<T: Element>(plan: &Plan, job: Result<Job<'_, T>, Refused>, activation: Option<Function>) -> Result<(), Error> {
+pub(crate) fn run<T: Element, E: From<Error>, const POOLS: bool>(
+    plan: &Plan,
+    job: Result<Job<'_, T>, Refused>,
+    activation: Option<Function>,
+    allocate: impl FnOnce(usize, T) -> Result<Vec<T>, E>,
+) -> Result<(), E> {
     let mut job = job.map_err(Error::Arguments)?;
     if let Some(function) = activation {
         job = job.with_activation(function);
@@ -465,22 +466,23 @@ fn run<T: Element>(plan: &Plan, job: Result<Job<'_, T>, Refused>, activation: Op
         return Ok(());
     }
     let group_len = shape.channels / shape.groups * shape.pixels;
-    let overflow = Refused::Overflow { what: "scratch", rows, stride: group_len };
-    let memory = shape.work_len().ok_or(Error::Arguments(overflow))?;
-    let tasks: Tasks = plan.parallelism.tasks_for(rows * group_len);
+    let tasks: Tasks<POOLS> = plan.parallelism.tasks_for(rows * group_len);
+    let memory = shape.work_len();
+    let (Some(memory), Some(total)) = (memory, memory.and_then(|memory| memory.checked_mul(tasks.count))) else {
+        return Err(Error::Arguments(Refused::Overflow { what: "scratch", rows, stride: group_len }).into());
+    };
+    let mut memories = allocate(total, T::from_computed(T::Float::default()))?;
     while job.group().is_some() && first_is_cut(job.rows(), group_len, false, tasks.count) {
         let (one, rest) = job.split_at(1);
         cut_group(isa, one, tasks);
         job = rest;
     }
-    let tasks = tasks.at_most(job.rows());
-    let mut memories = vec![T::from_computed(T::Float::default()); memory * tasks.count];
-    share(Groups { isa, job, memory }, &mut memories, tasks);
+    share(Groups { isa, job, memory }, &mut memories, tasks.at_most(rows));
     Ok(())
 }
 
 /// Normalizes one long group: takes its moments in parallel, then its elements in parallel.
-fn cut_group<T: Element>(isa: Isa, job: Job<'_, T>, tasks: Tasks) {
+fn cut_group<T: Element, const POOLS: bool>(isa: Isa, job: Job<'_, T>, tasks: Tasks<POOLS>) {
     let Some(x) = job.group() else { return };
     let moments = moments_of_row(isa, RowMoments::new(x, true), tasks);
     match job.with_moments(&moments) {

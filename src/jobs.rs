@@ -395,13 +395,13 @@ impl<M: GateGradients> GradParts for GatedBackward<'_, M> {
 }
 
 /// Takes the gradients of the job's parts on up to `tasks` threads. There is work memory for each of them.
-pub(crate) fn backward<J: GradParts>(
+pub(crate) fn backward<J: GradParts, const POOLS: bool>(
     isa: Isa,
     job: J,
     partials: &mut [J::Float],
     work: &mut [J::Float],
     scratch: &Scratch,
-    tasks: Tasks,
+    tasks: Tasks<POOLS>,
 ) {
     share(Gradients { isa, job, partials, scratch }, work, tasks);
 }

@@ -3,6 +3,8 @@
 use lanenorm_kernels::Element;
 use lanenorm_kernels::ops::backward::Parts;
 
+use crate::Error;
+
 /// How many elements of scratch memory go where.
 pub(crate) struct Scratch {
     /// The elements for the sums of one part, and for the sums of all parts.
@@ -34,4 +36,9 @@ impl Scratch {
     pub(crate) fn total(&self, tasks: usize) -> Option<usize> {
         self.work.checked_mul(tasks)?.checked_add(self.partials)
     }
+}
+
+/// Memory for the work of threads, for callers to whom it never fails.
+pub(crate) fn allocate<T: Clone>(len: usize, of: T) -> Result<Vec<T>, Error> {
+    Ok(vec![of; len])
 }

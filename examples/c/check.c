@@ -723,6 +723,74 @@ static void gated_rows(void) {
   free(gated);
 }
 
+/* ---- Tensors of channels ---- */
+
+/* Groups of channels in both orders, beside rows of layer normalization, and in place; their gradients; pixels. */
+static void images(void) {
+  enum { SAMPLES = 2, CHANNELS = 6, PIXELS = 20, GROUPS = 3, N = SAMPLES * CHANNELS * PIXELS };
+  float *x = (float *)filled(F32, N, 3.0), *last = (float *)allocate(N * sizeof(float));
+  float *y = (float *)allocate(N * sizeof(float)), *rows = (float *)allocate(N * sizeof(float));
+  float dgamma[CHANNELS], rstd[SAMPLES * GROUPS];
+  size_t s, c, p;
+  lanenorm_plan plan, of_rows;
+  lanenorm_desc desc = LANENORM_DESC_INIT;
+  lanenorm_channels channels = LANENORM_CHANNELS_INIT;
+  lanenorm_channel_gradients gradients = LANENORM_CHANNEL_GRADIENTS_INIT;
+  lanenorm_forward_buffers buffers = LANENORM_FORWARD_INIT;
+  desc.cols = CHANNELS;
+  desc.eps = 1e-5;
+  OK(lanenorm_plan_init(&plan, &desc));
+  desc.cols = CHANNELS / GROUPS * PIXELS;
+  OK(lanenorm_plan_init(&of_rows, &desc));
+  buffers.rows = SAMPLES * GROUPS;
+  buffers.x.data = x;
+  buffers.y.data = rows;
+  OK(lanenorm_plan_forward(&of_rows, &buffers, 1));
+  channels.samples = SAMPLES;
+  channels.pixels = PIXELS;
+  channels.groups = GROUPS;
+  channels.x = x;
+  channels.y = y;
+  channels.rstd = rstd;
+  OK(lanenorm_plan_channels(&plan, &channels, 0));
+  CHECK(memcmp(y, rows, N * sizeof(float)) == 0);
+  for (s = 0; s < SAMPLES; s++)
+    for (c = 0; c < CHANNELS; c++)
+      for (p = 0; p < PIXELS; p++) last[(s * PIXELS + p) * CHANNELS + c] = x[(s * CHANNELS + c) * PIXELS + p];
+  channels.order = LANENORM_CHANNEL_ORDER_LAST;
+  channels.x = channels.y = last;
+  OK(lanenorm_plan_channels(&plan, &channels, 1));
+  for (s = 0; s < SAMPLES; s++)
+    for (c = 0; c < CHANNELS; c++)
+      for (p = 0; p < PIXELS; p++)
+        CHECK(last[(s * PIXELS + p) * CHANNELS + c] == rows[(s * CHANNELS + c) * PIXELS + p]);
+  channels.order = LANENORM_CHANNEL_ORDER_FIRST;
+  channels.x = x;
+  channels.rstd = NULL;
+  gradients.dy = rows;
+  gradients.dx = y;
+  gradients.dgamma = dgamma;
+  OK(lanenorm_plan_channels_backward(&plan, &channels, &gradients, 1));
+  /* dy is xhat: its projection on xhat is all of it, but for eps. */
+  for (p = 0; p < N; p++) CHECK(fabsf(y[p]) <= 1e-3f);
+  for (c = 0; c < CHANNELS; c++) CHECK(dgamma[c] > 0.0f);
+  channels.groups = 0;
+  channels.y = last;
+  OK(lanenorm_plan_channels(&plan, &channels, 1));
+  for (p = 0; p < PIXELS; p++) {
+    double sum = 0.0;
+    for (c = 0; c < CHANNELS; c++) sum += last[c * PIXELS + p];
+    CHECK(fabs(sum) <= 1e-5);
+  }
+  channels.y = x + 1;
+  channels.samples = 1;
+  REFUSED(LANENORM_STATUS_OVERLAP, lanenorm_plan_channels(&plan, &channels, 1));
+  free(x);
+  free(last);
+  free(y);
+  free(rows);
+}
+
 /* ---- Errors ---- */
 
 static void errors(void) {
@@ -791,6 +859,7 @@ int main(void) {
   blocks_of_gradients();
   quantized_rows();
   gated_rows();
+  images();
   errors();
   printf("lanenorm %s, %s: all checks passed\n", lanenorm_version(), lanenorm_isa_name());
   return 0;

@@ -24,6 +24,7 @@ mod tiers;
 
 mod backward;
 mod buffer;
+mod channels;
 mod errors;
 mod forward;
 mod functions;

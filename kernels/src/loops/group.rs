@@ -170,7 +170,7 @@ pub(crate) struct Activate<F> {
     pub(crate) function: Function,
 }
 
-impl<F: Functions + Storage<Float = F>> Kernel for Activate<F> {
+impl<F: Functions> Kernel for Activate<F> {
     type Output = ();
 
     #[inline(always)]
@@ -188,35 +188,42 @@ const SILU: u8 = 0;
 const SIGMOID: u8 = 1;
 const GELU_TANH: u8 = 2;
 
-impl<F: Functions + Storage<Float = F>> Activate<F> {
+impl<F: Functions> Activate<F> {
     #[inline(always)]
     fn by<S: Lanes, const FUNCTION: u8>(self, simd: S) {
         let Self { v, n, .. } = self;
-        let pair = 2 * F::lanes::<S>();
-        let zero = F::splat(simd, F::default());
-        // SAFETY: whoever made this knew that the elements are there.
-        unsafe {
-            for i in (0..n).step_by(pair) {
-                let (x, y) = (Source::of(v.cast_const()), Target::of(v));
-                if i + pair <= n {
-                    let [a, b] = x.load(simd, i);
-                    y.store::<S, { way::OFFSET }>(
-                        simd,
-                        i,
-                        [activated::<S, F, FUNCTION>(simd, a), activated::<S, F, FUNCTION>(simd, b)],
-                    );
-                } else {
-                    let [a, b] = x.load_tail(simd, i, n - i, zero);
-                    y.store_tail(
-                        simd,
-                        i,
-                        n - i,
-                        [activated::<S, F, FUNCTION>(simd, a), activated::<S, F, FUNCTION>(simd, b)],
-                    );
+        let lanes = F::lanes::<S>();
+        let mut pad = [F::default(); LANES];
+        for i in (0..n).step_by(lanes) {
+            let len = lanes.min(n - i);
+            // SAFETY: whoever made this knew that the elements are there. The pad has place for a register.
+            unsafe {
+                let given = v.add(i);
+                let p = padded(given, len, lanes, &mut pad);
+                F::store(simd, p, activated::<S, F, FUNCTION>(simd, F::load(simd, p)));
+                if len < lanes {
+                    given.copy_from_nonoverlapping(p, len);
                 }
             }
         }
     }
+}
+
+/// The elements of the widest register.
+const LANES: usize = 16;
+
+/// `len` elements, or a copy of them in a pad if they are fewer than a register. One way for both makes less code.
+///
+/// # Safety
+/// - There are these elements.
+#[inline(always)]
+unsafe fn padded<F: Copy>(given: *mut F, len: usize, lanes: usize, pad: &mut [F; LANES]) -> *mut F {
+    if len == lanes {
+        return given;
+    }
+    // SAFETY: the caller's duty, and `len < lanes`.
+    unsafe { pad.as_mut_ptr().copy_from_nonoverlapping(given, len) };
+    pad.as_mut_ptr()
 }
 
 #[inline(always)]
@@ -262,7 +269,7 @@ struct DeriveAt<F> {
     function: Function,
 }
 
-impl<F: Functions + Storage<Float = F>> Kernel for DeriveAt<F> {
+impl<F: Functions> Kernel for DeriveAt<F> {
     type Output = ();
 
     #[inline(always)]
@@ -275,32 +282,22 @@ impl<F: Functions + Storage<Float = F>> Kernel for DeriveAt<F> {
     }
 }
 
-impl<F: Functions + Storage<Float = F>> DeriveAt<F> {
+impl<F: Functions> DeriveAt<F> {
     #[inline(always)]
     fn by<S: Lanes, const FUNCTION: u8>(self, simd: S) {
-        let Self { dy, n, len, .. } = self;
-        let pair = 2 * F::lanes::<S>();
-        let zero = F::splat(simd, F::default());
-        let (n, from, to) = (Source::of(n), Source::of(dy.cast_const()), Target::of(dy));
-        // SAFETY: whoever made this knew that the elements are there.
-        unsafe {
-            for i in (0..len).step_by(pair) {
-                if i + pair <= len {
-                    let ([a, b], [n_a, n_b]) = (from.load(simd, i), n.load(simd, i));
-                    to.store::<S, { way::OFFSET }>(
-                        simd,
-                        i,
-                        [derived::<S, F, FUNCTION>(simd, a, n_a), derived::<S, F, FUNCTION>(simd, b, n_b)],
-                    );
-                } else {
-                    let ([a, b], [n_a, n_b]) =
-                        (from.load_tail(simd, i, len - i, zero), n.load_tail(simd, i, len - i, zero));
-                    to.store_tail(
-                        simd,
-                        i,
-                        len - i,
-                        [derived::<S, F, FUNCTION>(simd, a, n_a), derived::<S, F, FUNCTION>(simd, b, n_b)],
-                    );
+        let Self { dy, n, len: all, .. } = self;
+        let lanes = F::lanes::<S>();
+        let mut pads = [[F::default(); LANES]; 2];
+        let [pad, n_pad] = &mut pads;
+        for i in (0..all).step_by(lanes) {
+            let len = lanes.min(all - i);
+            // SAFETY: whoever made this knew that the elements are there. The pads have place for a register.
+            unsafe {
+                let given = dy.add(i);
+                let (p, n) = (padded(given, len, lanes, pad), padded(n.add(i).cast_mut(), len, lanes, n_pad));
+                F::store(simd, p, derived::<S, F, FUNCTION>(simd, F::load(simd, p), F::load(simd, n)));
+                if len < lanes {
+                    given.copy_from_nonoverlapping(p, len);
                 }
             }
         }
