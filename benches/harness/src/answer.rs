@@ -30,6 +30,17 @@ impl Part {
         self
     }
 
+    /// This output through a function with this derivative. The scale is what an error of the argument becomes, and the
+    /// result, for the errors of the function itself.
+    pub fn through(mut self, function: fn(f64) -> f64, derivative: fn(f64) -> f64) -> Self {
+        for (exact, scale) in self.exact.iter_mut().zip(&mut self.scale) {
+            let y = function(*exact);
+            *scale = *scale * derivative(*exact).abs() as f32 + y.abs() as f32;
+            *exact = y;
+        }
+        self
+    }
+
     /// The largest error, in units of `u` times the scale, beyond what the last rounding of a narrow type costs. NaN if
     /// an element is.
     pub fn error<V: Value>(&self, got: &[V], u: f64) -> f64 {
@@ -237,6 +248,9 @@ mod tests {
                 }
             }
             assert_near(&y, &expected, "y");
+            let through: Vec<f64> = expected.iter().map(|&y| reference::silu(y)).collect();
+            let silu = norm.forward(&x, |_| [Some(&wide_gamma[..]), norm.centered.then_some(&wide_beta[..])]);
+            assert_near(&silu.through(reference::silu, reference::silu_derivative), &through, "silu(y)");
             expected[3] = f64::NAN;
             assert!(y.error(&expected, f64::EPSILON).is_nan() && y.absolute_error(&expected).is_nan());
             expected[3] = 1e3;

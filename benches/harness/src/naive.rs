@@ -116,6 +116,126 @@ pub fn rms_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], _: &[T], eps: T::F
     }
 }
 
+/// The L2 norm of a row, with eps below the root, divides it: a loop for the sum of squares, one for the output.
+pub fn l2_norm<T: Number>(x: &[T], cols: usize, gamma: &[T], _: &[T], eps: T::Float, y: &mut [T]) {
+    let (zero, one, _) = constants::<T>(cols);
+    for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
+        let mut squares = zero;
+        for &x in x {
+            squares += x.widen() * x.widen();
+        }
+        let rstd = one / (squares + eps).sqrt();
+        for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(gamma) {
+            *y = T::narrow(x.widen() * rstd * gamma.widen());
+        }
+    }
+}
+
+/// LayerNorm over the channels of [samples, channels, pixels]: a pass for the means of all pixels, one for the
+/// variances, one for the output. Compilers vectorize all three, as pixels lie side by side.
+pub fn layer_norm_channels_first<T: Number>(
+    x: &[T],
+    pixels: usize,
+    gamma: &[T],
+    beta: &[T],
+    eps: T::Float,
+    y: &mut [T],
+) {
+    let (zero, one, n) = constants::<T>(gamma.len());
+    let (mut mean, mut rstd) = (vec![zero; pixels], vec![zero; pixels]);
+    let sample = gamma.len() * pixels;
+    for (x, y) in x.chunks_exact(sample).zip(y.chunks_exact_mut(sample)) {
+        mean.fill(zero);
+        for x in x.chunks_exact(pixels) {
+            for (mean, &x) in mean.iter_mut().zip(x) {
+                *mean += x.widen();
+            }
+        }
+        for mean in &mut mean {
+            *mean = *mean / n;
+        }
+        rstd.fill(zero);
+        for x in x.chunks_exact(pixels) {
+            for ((squares, &mean), &x) in rstd.iter_mut().zip(&mean).zip(x) {
+                *squares += (x.widen() - mean) * (x.widen() - mean);
+            }
+        }
+        for rstd in &mut rstd {
+            *rstd = one / (*rstd / n + eps).sqrt();
+        }
+        let channels = x.chunks_exact(pixels).zip(y.chunks_exact_mut(pixels));
+        for ((x, y), (&gamma, &beta)) in channels.zip(gamma.iter().zip(beta)) {
+            for (((y, &x), &mean), &rstd) in y.iter_mut().zip(x).zip(&mean).zip(&rstd) {
+                *y = T::narrow((x.widen() - mean) * rstd * gamma.widen() + beta.widen());
+            }
+        }
+    }
+}
+
+/// `GroupNorm` of [samples, channels, pixels] with `group` channels in each group, and a function at the end: the three
+/// loops of LayerNorm.
+pub fn group_norm<T: Number>(
+    x: &[T],
+    group: usize,
+    pixels: usize,
+    [gamma, beta]: [&[T]; 2],
+    eps: T::Float,
+    y: &mut [T],
+    function: impl Fn(T::Float) -> T::Float,
+) {
+    let (_, one, _) = constants::<T>(group);
+    let params = gamma.chunks_exact(group).zip(beta.chunks_exact(group)).cycle();
+    let groups = x.chunks_exact(group * pixels).zip(y.chunks_exact_mut(group * pixels));
+    for ((x, y), (gamma, beta)) in groups.zip(params) {
+        let (mean, var) = moments(x);
+        let rstd = one / (var + eps).sqrt();
+        let channels = x.chunks_exact(pixels).zip(y.chunks_exact_mut(pixels));
+        for ((x, y), (&gamma, &beta)) in channels.zip(gamma.iter().zip(beta)) {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = T::narrow(function((x.widen() - mean) * rstd * gamma.widen() + beta.widen()));
+            }
+        }
+    }
+}
+
+/// The same for [samples, pixels, channels].
+pub fn group_norm_channels_last<T: Number>(
+    x: &[T],
+    group: usize,
+    pixels: usize,
+    [gamma, beta]: [&[T]; 2],
+    eps: T::Float,
+    y: &mut [T],
+) {
+    let (zero, one, n) = constants::<T>(group * pixels);
+    let channels = gamma.len();
+    let samples = x.chunks_exact(channels * pixels).zip(y.chunks_exact_mut(channels * pixels));
+    for (x, y) in samples {
+        for start in (0..channels).step_by(group) {
+            let (mut mean, mut var) = (zero, zero);
+            for x in x.chunks_exact(channels) {
+                for &x in &x[start..][..group] {
+                    mean += x.widen();
+                }
+            }
+            mean = mean / n;
+            for x in x.chunks_exact(channels) {
+                for &x in &x[start..][..group] {
+                    var += (x.widen() - mean) * (x.widen() - mean);
+                }
+            }
+            let rstd = one / (var / n + eps).sqrt();
+            let (gamma, beta) = (&gamma[start..][..group], &beta[start..][..group]);
+            for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact_mut(channels)) {
+                let (x, y) = (&x[start..][..group], &mut y[start..][..group]);
+                for (((y, &x), &gamma), &beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                    *y = T::narrow((x.widen() - mean) * rstd * gamma.widen() + beta.widen());
+                }
+            }
+        }
+    }
+}
+
 /// The gradients of LayerNorm.
 pub fn layer_norm_backward<T: Number>(grads: Gradients<'_, T>) {
     let Gradients { dy, x, cols, gamma, mean, rstd, dx, dgamma, dbeta } = grads;
@@ -166,22 +286,21 @@ pub fn rms_norm_backward<T: Number>(grads: Gradients<'_, T>) {
 /// Multiplies y by silu(z).
 pub fn multiply_by_silu<T: Number>(y: &mut [T], z: &[T]) {
     for (y, &z) in y.iter_mut().zip(z) {
-        *y = T::narrow(y.widen() * silu::<T>(z));
+        *y = T::narrow(y.widen() * silu(z.widen()));
     }
 }
 
 /// x times silu(z), which goes to u.
 pub fn times_silu<T: Number>(x: &[T], z: &[T], u: &mut [T]) {
     for ((u, &x), &z) in u.iter_mut().zip(x).zip(z) {
-        *u = T::narrow(x.widen() * silu::<T>(z));
+        *u = T::narrow(x.widen() * silu(z.widen()));
     }
 }
 
 /// silu(z), as its formula has it.
 #[inline(always)]
-fn silu<T: Number>(z: T) -> T::Float {
-    let (zero, one, _) = constants::<T>(0);
-    z.widen() / (one + (zero - z.widen()).exp())
+pub fn silu<F: Real>(z: F) -> F {
+    z / (F::from_f64(1.0) + (F::from_f64(0.0) - z).exp())
 }
 
 /// Quantizes y, with a scale for each row. The arguments are y, cols, q and the scales.

@@ -13,6 +13,12 @@ use crate::table::{Table, three_digits};
 /// The forms of calls that have a gate. Baselines have the same names.
 const GATES: [&str; 2] = ["silu", "silu_before"];
 
+/// The forms of calls that have scalar loops of their own, beside those that quantize or have a gate.
+const LOOPS: [&str; 4] = ["l2", "channels_first", "activation", "channels_last"];
+
+/// The operation that is LayerNorm of groups of channels.
+const GROUP_NORM: &str = "group_norm";
+
 /// The cell of a table where nothing was measured.
 const NOTHING: &str = "-";
 
@@ -110,14 +116,13 @@ impl Record<Kernel> {
                 ));
             }
         }
-        for op in Op::ALL {
-            let copies =
-                self.cases().filter(|case| case.is(op.name(), "f32")).filter_map(|case| case.ratio(ours, "copy"));
+        for op in Op::ALL.map(Op::name).into_iter().chain([GROUP_NORM]) {
+            let copies = self.cases().filter(|case| case.is(op, "f32")).filter_map(|case| case.ratio(ours, "copy"));
             if let Some((mean, range)) = mean_and_range(copies) {
                 let [mean, least, most] = [mean, range[0], range[1]].map(three_digits);
                 sentences.push(format!(
-                    "{} f32 takes {mean} times as long as a plain copy in the geometric mean, {least} to {most} times.",
-                    op.name()
+                    "{op} f32 takes {mean} times as long as a plain copy in the geometric mean, {least} to {most} \
+                     times."
                 ));
             }
         }
@@ -197,12 +202,14 @@ impl Record<Kernel> {
         table
     }
 
-    /// All forms of calls but the plain one, those that quantize and those that have a gate.
+    /// All forms of calls but the plain one, and those that have a table of their own.
     pub fn table_of_forms(&self) -> Table {
         let head = ["beside the plain call", "tier", "form", "µs", "GB/s", "copies", "of default"];
         let mut table = Table::new(head.map(String::from).into());
         for case in self.cases() {
-            let has_table = |kernel: &Kernel| scheme(kernel).is_some() || GATES.contains(&&*kernel.form);
+            let has_table = |kernel: &Kernel| {
+                scheme(kernel).is_some() || GATES.contains(&&*kernel.form) || LOOPS.contains(&&*kernel.form)
+            };
             let is_other = |kernel: &&Kernel| kernel.form != "default" && !has_table(kernel);
             for kernel in case.0.iter().filter(is_other) {
                 table.push(vec![
@@ -227,6 +234,16 @@ impl Record<Kernel> {
     /// The calls that have a gate. `None` if there are none.
     pub fn table_of_gated(&self) -> Option<Table> {
         self.table_beside_rivals("gated", "gate", &GATES, false)
+    }
+
+    /// The calls of other forms that have scalar loops of their own. `None` if there are none.
+    pub fn table_of_loops(&self) -> Option<Table> {
+        self.table_beside_rivals("beside loops", "form", &LOOPS, false)
+    }
+
+    /// `GroupNorm` in f32. `None` if it was not measured.
+    fn table_of_group_norm(&self) -> Option<Table> {
+        self.cases().any(|case| case.is(GROUP_NORM, "f32")).then(|| self.table_of_op(GROUP_NORM))
     }
 
     /// Calls of these forms beside scalar loops, and beside the same in two steps if there are such.
@@ -263,8 +280,9 @@ impl Record<Kernel> {
 
     fn tables(&self) -> impl Iterator<Item = Table> {
         let of_ops = Op::ALL.into_iter().map(|op| self.table_of_op(op.name()));
-        let of_calls = self.table_of_gated().into_iter().chain(self.table_of_quantized());
-        of_ops.chain([self.table_of_types(), self.table_of_forms()]).chain(of_calls)
+        let of_ops = of_ops.chain(self.table_of_group_norm());
+        let of_calls = [self.table_of_loops(), self.table_of_gated(), self.table_of_quantized()];
+        of_ops.chain([self.table_of_types(), self.table_of_forms()]).chain(of_calls.into_iter().flatten())
     }
 
     /// The sentences, the tables, and what their columns mean.
@@ -366,9 +384,11 @@ fn legend(machine: &Machine) -> String {
     let [places, of_large] = [Pace::default(), Pace::of_large()].map(|pace| pace.places);
     format!(
         "{machine}
-layer_norm with gamma and beta, rms_norm with gamma: f32 or the type that is named, out of place, by one thread unless it
-  says otherwise. backward: all gradients, with the statistics that forward has kept and scratch memory of the caller.
-Default tier: {best}. Shapes: rows x columns.
+layer_norm and group_norm with gamma and beta, rms_norm with gamma: f32 or the type that is named, out of place, by one
+  thread unless it says otherwise. backward: all gradients, with the statistics that forward has kept and scratch memory
+  of the caller.
+Default tier: {best}. Shapes: rows x columns, or samples x channels x height x width: layer_norm with a row for each
+  pixel, with channels last unless it says otherwise; group_norm with 32 groups, with channels first.
 GB/s: x read and y written once, of a sum its other addend and itself, and of a gate z; backward, dy and x read and dx
   written once, and ds read. copies: time divided by that of a plain copy of x to y, in the type of x; backward takes
   1.5 at least.
@@ -386,6 +406,9 @@ form: sum: x is the sum of two tensors and is written too, twice the bytes of th
   of eight groups of rows.
   in_place backward: dx over dy. recomputed: statistics taken again. dx_only, params_only: one part of the gradients. ds: the
   gradient of a sum, added to dx. allocating: scratch memory allocated by the call.
+beside loops: l2: divided by the L2 norm. channels_first: on samples x channels x pixels. activation: silu of y.
+  channels_last: on samples x pixels x channels. naive: loops of that form by one thread, their time divided by that of
+  the call; those of channels_first are auto-vectorized for the build's baseline, as pixels lie side by side.
 gated: 1.5 times the bytes of the copy. silu: y is multiplied by silu(z). silu_before: x is, before it is normalized.
   naive: the scalar loops of y, and a scalar loop that multiplies, by one thread, their time divided by that of the call.
 quantized: y in 8 bits, GB/s: x read and these written. i8: with a scale for each row. q8_0: blocks of GGUF. two_steps: the
@@ -498,6 +521,19 @@ mod tests {
                 "| layer_norm f32 1x8 | scalar | silu_before | 4.00 | 0.024 | 4.00 | 2.00 | - |"
             ]
         );
+        assert_eq!(record.table_of_forms().markdown().lines().count(), 2);
+    }
+
+    #[test]
+    fn calls_beside_loops_have_a_table_of_their_own() {
+        assert!(record().table_of_loops().is_none() && record().table_of_group_norm().is_none());
+        let mut record = record();
+        for (contender, copies) in [("scalar", 2.5), ("naive", 6.0)] {
+            record.results.insert(4, Kernel { form: "channels_first".into(), ..kernel("1x8", contender, copies) });
+        }
+        let table = record.table_of_loops().expect("a call").markdown();
+        let row = "| layer_norm f32 1x8 | scalar | channels_first | 2.50 | 0.026 | 2.50 | 1.25 | 2.40 |";
+        assert_eq!(table.lines().skip(2).collect::<Vec<_>>(), [row]);
         assert_eq!(record.table_of_forms().markdown().lines().count(), 2);
     }
 

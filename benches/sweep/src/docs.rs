@@ -55,6 +55,7 @@ fn text(folder: &str, part: &str) -> anyhow::Result<String> {
         "types" => record.table_of_types().markdown(),
         "forms" => record.table_of_forms().markdown(),
         "gated" => record.table_of_gated().context("no call has a gate")?.markdown(),
+        "loops" => record.table_of_loops().context("no call has loops of its own")?.markdown(),
         "quantized" => record.table_of_quantized().context("no call quantizes")?.markdown(),
         op if record.results.iter().any(|kernel| kernel.op == op) => record.table_of_op(op).markdown(),
         _ => bail!("there is no part {part}"),
