@@ -1,5 +1,5 @@
-//! The benchmark of every operation: LayerNorm and RMSNorm, forward and backward, in f32, f64, f16 and
-//! bf16, also to 8 bits, with a gate, and with other roundings.
+//! The benchmark of every operation: LayerNorm and RMSNorm, forward and backward, in f32, f64, f16 and bf16, also to 8
+//! bits, with a gate, and with other roundings; L2 norms, images with channels first, and `GroupNorm`.
 //!
 //! ```sh
 //! cargo bench                                   # the default tier against a copy and the baselines, as tables

@@ -6,6 +6,7 @@ use lanenorm::kernels::table::{Dtype, Op};
 use lanenorm_harness::naive::{self, Forward, Gradients};
 use lanenorm_harness::number::Number;
 
+use super::case::Case;
 use super::{backward, simd_welford, sums, two_pass};
 
 /// A baseline of one operation or several.
@@ -21,11 +22,12 @@ pub(crate) enum Baseline {
 /// A baseline of the backward pass.
 pub(crate) type RunBackward<T> = fn(Gradients<'_, T>);
 
-/// The baselines of an operation, the simplest first. f16 has only the first, since compilers do not vectorize its
-/// conversions. Welford's algorithm is for f32.
-pub(crate) fn baselines(op: Op, dtype: Dtype) -> &'static [Baseline] {
+/// The baselines of the plain call, the simplest first. f16 has only the first, since compilers do not vectorize its
+/// conversions, and so has `GroupNorm`. Welford's algorithm is for f32.
+pub(crate) fn baselines(case: &Case) -> &'static [Baseline] {
     use Baseline::{Naive, SimdWelford, TwoPass, TwoPassSimd, Welford};
-    match (op, dtype) {
+    match (case.op, case.dtype) {
+        _ if case.is_group_norm() => &[Naive],
         (_, Dtype::F16) => &[Naive],
         (Op::LayerNorm, Dtype::F32) => &[Naive, Welford, TwoPass, TwoPassSimd, SimdWelford],
         _ => &[Naive, TwoPass, TwoPassSimd],

@@ -1,4 +1,5 @@
 //! The inputs: shapes that models have and shapes that are awkward, filled with random numbers, and real activations.
+//! Images have shapes of their own.
 
 use lanenorm::Tier;
 use lanenorm::kernels::table::{self, Dtype, Op};
@@ -19,7 +20,7 @@ const EVERY: &[Dtype] = &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64];
 /// forward and backward.
 type Shape = (usize, usize, &'static str, [&'static [Dtype]; 2], [&'static [Dtype]; 2]);
 
-const SHAPES: [Shape; 27] = [
+const SHAPES: [Shape; 29] = [
     (1, 8, "what a call costs", [F32, NONE], [NONE, NONE]),
     (1, 768, "one token of BERT-base", [F32, NONE], [NONE, NONE]),
     (1, 2048, "one token of a 1B model", [F32, F32], [NONE, NONE]),
@@ -37,6 +38,8 @@ const SHAPES: [Shape; 27] = [
     (512, 384, "a paragraph of MiniLM", [F32, NONE], [NONE, NONE]),
     (512, 768, "a paragraph of BERT-base", [EVERY, UP_TO_F32], [EVERY, F32]),
     (2048, 1024, "beyond the L2 cache", [F32, F32], [F32, F32]),
+    (512, 128, "the heads of a few tokens", [NONE, F32], [NONE, NONE]),
+    (512, 4096, "a paragraph of a 7B model", [NONE, F32], [NONE, NONE]),
     (1024, 48, "channels last", [F32, F32], [NONE, NONE]),
     (2048, 32, "more channels last, or a graph", [F32, F32], [NONE, NONE]),
     (4096, 8, "a table", [F32_AND_BF16, F32], [NONE, NONE]),
@@ -48,6 +51,26 @@ const SHAPES: [Shape; 27] = [
     (4, 1_000_003, "few rows, and long", [F32, NONE], [NONE, NONE]),
     (1, 16_777_216, "one row to be split over threads", [F32, NONE], [NONE, NONE]),
 ];
+
+/// Samples, channels, height, width, the call that has this shape, and the groups of `GroupNorm`. LayerNorm has none.
+type ImageShape = (usize, usize, usize, usize, &'static str, Option<usize>);
+
+/// The default run times them in f32 and bf16.
+const IMAGES: [ImageShape; 4] = [
+    (8, 96, 56, 56, "the first stage of ConvNeXt", None),
+    (8, 384, 14, 14, "the third stage of ConvNeXt", None),
+    (1, 320, 64, 64, "the first block of a diffusion model", Some(32)),
+    (2, 640, 32, 32, "the second block of a diffusion model", Some(32)),
+];
+
+/// The shape of each sample of images.
+#[derive(Clone, Copy)]
+pub(crate) struct Images {
+    pub(crate) channels: usize,
+    pub(crate) pixels: usize,
+    /// The groups of channels, which are the rows. Without them, the rows are the channels of each pixel.
+    pub(crate) groups: Option<usize>,
+}
 
 /// A tensor, and the gamma and beta that normalize it.
 #[derive(Clone)]
@@ -68,6 +91,8 @@ pub(crate) struct Case {
     /// The number of rows of each tensor.
     pub(crate) rows: usize,
     pub(crate) cols: usize,
+    /// `GroupNorm` is LayerNorm of groups, with a gamma and a beta for each channel.
+    pub(crate) images: Option<Images>,
     pub(crate) eps: f64,
     /// The number of elements of x, of all tensors together.
     pub(crate) elements: usize,
@@ -102,6 +127,11 @@ pub(crate) fn all() -> Vec<Case> {
             cases.extend(dtypes().map(|dtype| Case::random(op, dtype, shape)));
         }
         cases.extend(dtypes().map(|dtype| activations::case(op, dtype)));
+        if op == Op::LayerNorm {
+            for shape in IMAGES {
+                cases.extend(dtypes().map(|dtype| Case::images(dtype, shape)));
+            }
+        }
     }
     let is_in_full_run = |case: &Case| case.dtype == Dtype::F32 && !case.op.is_backward() || case.elements < LARGE;
     cases.retain(|case| case.in_default_run || is_in_full_run(case));
@@ -120,8 +150,17 @@ impl Case {
         let [layer_norm, rms_norm] = if op.is_backward() { backward } else { forward };
         let default = if is_centered(op) { layer_norm } else { rms_norm };
         let (in_default_run, name) = (default.contains(&dtype), format!("{rows}x{cols}"));
-        let (eps, elements, data) = (1e-5, rows * cols, Data::Random);
-        Self { op, dtype, name, about, rows, cols, eps, elements, in_default_run, data }
+        let (images, eps, elements, data) = (None, 1e-5, rows * cols, Data::Random);
+        Self { op, dtype, name, about, rows, cols, images, eps, elements, in_default_run, data }
+    }
+
+    fn images(dtype: Dtype, (samples, channels, height, width, about, groups): ImageShape) -> Self {
+        let (name, pixels) = (format!("{samples}x{channels}x{height}x{width}"), height * width);
+        let elements = samples * channels * pixels;
+        let cols = groups.map_or(channels, |groups| channels / groups * pixels);
+        let (op, eps, images) = (Op::LayerNorm, 1e-5, Some(Images { channels, pixels, groups }));
+        let (rows, in_default_run, data) = (elements / cols, F32_AND_BF16.contains(&dtype), Data::Random);
+        Self { op, dtype, name, about, rows, cols, images, eps, elements, in_default_run, data }
     }
 
     /// A case of given tensors, which have one shape and come from LayerNorms.
@@ -137,17 +176,18 @@ impl Case {
         let rows = tensors[0].x.len() / cols;
         assert!(tensors.iter().all(|t| (t.x.len(), t.gamma.len()) == (rows * cols, cols)), "{name} has several shapes");
         let elements = tensors.len() * rows * cols;
-        let in_default_run = (op, dtype) == (Op::LayerNorm, Dtype::F32);
-        Self { op, dtype, name, about, rows, cols, eps, elements, in_default_run, data: Data::Real(tensors) }
+        let (images, in_default_run) = (None, (op, dtype) == (Op::LayerNorm, Dtype::F32));
+        Self { op, dtype, name, about, rows, cols, images, eps, elements, in_default_run, data: Data::Real(tensors) }
     }
 
-    /// The same case with fewer elements that take the same path. Random inputs that are streamed past the caches by
-    /// default stay large enough to be streamed. Other inputs stay large enough for several threads.
+    /// The same case with fewer elements that take the same path; images stay as they are. Random inputs that are
+    /// streamed past the caches by default stay large enough to be streamed. Other inputs stay large enough for several
+    /// threads.
     pub(crate) fn thinned(mut self) -> Self {
         let element = self.bytes() / self.elements;
         let streamed = STREAM_BYTES / if self.op.is_backward() { 3 } else { 2 } / element;
         let enough = if self.elements > streamed { streamed } else { FEW };
-        if matches!(self.data, Data::Real(_)) || self.elements <= enough {
+        if matches!(self.data, Data::Real(_)) || self.images.is_some() || self.elements <= enough {
             return self;
         }
         if self.rows == 1 {
@@ -159,6 +199,14 @@ impl Case {
         }
         self.elements = self.rows * self.cols;
         self
+    }
+
+    pub(crate) fn op_name(&self) -> &'static str {
+        if self.is_group_norm() { "group_norm" } else { self.op.name() }
+    }
+
+    pub(crate) fn is_group_norm(&self) -> bool {
+        self.images.is_some_and(|images| images.groups.is_some())
     }
 
     /// Whether the operation has a mean and a beta.
@@ -189,7 +237,8 @@ impl Case {
             }
             Data::Random => {
                 let x = bells(1, self.elements, 0.25, 1.5);
-                let (gamma, beta) = (bells(2, self.cols, 1.0, 0.25), bells(3, self.cols, 0.0, 0.25));
+                let params = self.images.map_or(self.cols, |images| images.channels);
+                let (gamma, beta) = (bells(2, params, 1.0, 0.25), bells(3, params, 0.0, 0.25));
                 vec![Tensor { x, gamma, beta, dy: Vec::new() }]
             }
         }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::case::{Case, Tensor};
 use super::contender::Contender;
+use super::images;
 use super::placement::{PACKED, Placement};
 use super::quantized::{self, Quantized};
 use super::steps;
@@ -34,7 +35,7 @@ const OURS_PARAMS: f64 = 12.0;
 const OF_F64: f64 = 8.0;
 
 /// The number of answers that differ: see [`place`].
-const ANSWERS: usize = 8;
+const ANSWERS: usize = 11;
 
 /// The answer for all tensors of a case, one after the other.
 struct Answer<T: Number> {
@@ -89,7 +90,7 @@ impl<'a, T: Number> Answers<'a, T> {
             }
             Contender::Plan { .. } => {
                 let gate = match variant {
-                    Variant::Silu => OURS_GATE,
+                    Variant::Silu | Variant::Activation => OURS_GATE,
                     Variant::SiluBefore => 2.0 * OURS_GATE,
                     _ => 0.0,
                 };
@@ -144,6 +145,10 @@ fn place(variant: Variant) -> usize {
         Variant::Steps => 5,
         Variant::Silu => 6,
         Variant::SiluBefore => 7,
+        Variant::L2 => 8,
+        Variant::Activation => 9,
+        // No case has both.
+        Variant::ChannelsFirst | Variant::ChannelsLast => 10,
         _ => variant.affine() as usize,
     }
 }
@@ -185,7 +190,8 @@ impl<T: Number> Answer<T> {
         let norm = Norm { centered: case.is_centered(), cols: case.cols, eps: case.eps };
         let mut answer = Self::empty();
         for Tensor { x, gamma, beta, dy } in case.tensors::<T>() {
-            let [gamma, beta] = parameters(affine, &gamma, &beta);
+            let x = images::rows(case, variant, &x);
+            let [gamma, beta] = parameters(affine, &gamma, &beta).map(|v| of_elements(case, v));
             if case.op.is_backward() {
                 let gamma = (affine != Affine::Absent).then_some(&gamma[..]);
                 let Gradients { dx, dgamma, dbeta } = norm.backward(&dy, &x, gamma);
@@ -198,7 +204,9 @@ impl<T: Number> Answer<T> {
             }
             let groups = gamma.len() / case.cols;
             let affine_of = |row: usize| {
-                let start = row / (case.rows / groups) % groups * case.cols;
+                // The rows of `GroupNorm` have the groups of channels in turn. The others are cut into groups of rows.
+                let group = if case.is_group_norm() { row } else { row / (case.rows / groups) };
+                let start = group % groups * case.cols;
                 let [gamma, beta] =
                     [&gamma, &beta].map(|v| (affine != Affine::Absent).then_some(&v[start..][..case.cols]));
                 [gamma, beta.filter(|_| norm.centered)]
@@ -209,6 +217,11 @@ impl<T: Number> Answer<T> {
                 Variant::SiluBefore => {
                     norm.forward(&with_z(&x, |x, z| x.to_f64() * reference::silu(z.to_f64())), affine_of)
                 }
+                Variant::L2 => {
+                    let n = case.cols as f64;
+                    Norm { eps: norm.eps / n, ..norm }.forward(&x, affine_of).times(&vec![1.0 / n.sqrt(); x.len()])
+                }
+                Variant::Activation => norm.forward(&x, affine_of).through(reference::silu, reference::silu_derivative),
                 _ => norm.forward(&x, affine_of),
             });
         }
@@ -229,6 +242,14 @@ fn parameters<T: Number>(affine: Affine, gamma: &[T], beta: &[T]) -> [Vec<f64>; 
         [grouped(gamma).into_iter().map(|gamma| (gamma.widen() + one).into()).collect(), wide(&grouped(beta))]
     } else {
         [wide(gamma), wide(beta)]
+    }
+}
+
+/// gamma or beta with an element for each element of a group, if it has one for each channel.
+fn of_elements(case: &Case, v: Vec<f64>) -> Vec<f64> {
+    match case.images.filter(|_| case.is_group_norm()) {
+        Some(images) => v.into_iter().flat_map(|v| std::iter::repeat_n(v, images.pixels)).collect(),
+        None => v,
     }
 }
 
@@ -259,7 +280,7 @@ fn output<T: Number>(case: &Case, variant: Variant, placement: &mut Placement<T>
             let queries = call.packed.chunks_exact(PACKED * case.cols);
             got.rows.extend(queries.flat_map(|row| &row[..case.cols]));
         } else if variant != Variant::ParamsOnly {
-            got.rows.extend(&*call.y);
+            got.rows.extend(images::rows(case, variant, call.y));
         }
         if case.op.is_backward() && variant != Variant::DxOnly {
             got.params.extend(&*call.dgamma);

@@ -8,12 +8,14 @@ use lanenorm::kernels::table::Op;
 use lanenorm::{Centered, Isa, RowsMut, Uncentered};
 use lanenorm_harness::copy::copy_threads;
 use lanenorm_harness::measure;
+use lanenorm_harness::naive;
 use lanenorm_harness::number::Number;
 
 use super::backward;
 use super::baselines::Baseline;
 use super::case::Case;
 use super::gated;
+use super::images;
 use super::placement::{Call, PACKED, Placement};
 use super::plan::{self, Operation, VALID};
 use super::quantized;
@@ -25,7 +27,7 @@ pub(crate) enum Contender {
     Copy {
         threads: bool,
     },
-    /// A baseline of the plain call, or of a call that quantizes or has a gate.
+    /// A baseline of the plain call, or of a variant that has one.
     Baseline {
         baseline: Baseline,
         variant: Variant,
@@ -94,7 +96,11 @@ impl Contender {
                 backward::time_baseline(baseline, case, calls, wake, repeats)
             }
             Self::Baseline { baseline, variant } => {
-                let (run, cols, eps) = (baseline.run::<T>(case.op), case.cols, T::Float::from_f64(case.eps));
+                if let Some(images) = case.images.filter(|i| i.groups.is_some() || variant == Variant::ChannelsFirst) {
+                    return repeat(calls, wake, repeats, |c| images::naive(case, images, variant, c));
+                }
+                let (cols, eps) = (case.cols, T::Float::from_f64(case.eps));
+                let run = if variant == Variant::L2 { naive::l2_norm } else { baseline.run::<T>(case.op) };
                 if let Some(gate) = variant.gate() {
                     let normalize = |x: &[T], [gamma, beta]: [&[T]; 2], y: &mut [T]| run(x, cols, gamma, beta, eps, y);
                     return repeat(calls, wake, repeats, |c| gated::naive(gate, c, normalize));
@@ -109,6 +115,7 @@ impl Contender {
             }
             Self::Plan { isa, threads, variant } => {
                 let time = match case.op {
+                    _ if case.is_group_norm() => images::time_group_norm::<T>,
                     Op::LayerNorm => time_plan::<Centered, T>,
                     Op::RmsNorm => time_plan::<Uncentered, T>,
                     Op::LayerNormBackward => backward::time_plan::<Centered, T>,
@@ -133,7 +140,7 @@ fn time_plan<M: Operation, T: Number>(
     let &Case { rows, cols, .. } = case;
     let plan = plan::plan::<M>(case, isa, threads, variant);
     match variant {
-        Variant::Default | Variant::Ordinary | Variant::Streaming | Variant::Steps => {
+        Variant::Default | Variant::Ordinary | Variant::Streaming | Variant::Steps | Variant::L2 => {
             repeat(calls, wake, repeats, |c| M::forward(&plan, c))
         }
         Variant::InPlace => repeat(calls, wake, repeats, |c| {
@@ -177,6 +184,13 @@ fn time_plan<M: Operation, T: Number>(
                 M::beta(plan.call(c.x).gamma(gamma), beta).to(&mut *c.y).expect(VALID);
             })
         }
+        Variant::ChannelsFirst => {
+            let pixels = case.images.expect("a case of images").pixels;
+            repeat(calls, wake, repeats, |c| {
+                let [gamma, beta] = c.affine;
+                M::beta(plan.call(c.x).gamma(gamma), beta).channels_first(pixels).to(&mut *c.y).expect(VALID);
+            })
+        }
         Variant::Silu | Variant::SiluBefore => {
             let (run, gate) = (gated::fused::<M, T>(), variant.gate().expect("they have gates"));
             repeat(calls, wake, repeats, |c| run(&plan, gate, c))
@@ -195,6 +209,7 @@ fn time_plan<M: Operation, T: Number>(
         Variant::Recomputed | Variant::DxOnly | Variant::ParamsOnly | Variant::Ds | Variant::Allocating => {
             panic!("{} is of the backward pass", variant.name())
         }
+        Variant::Activation | Variant::ChannelsLast => panic!("{} is of GroupNorm", variant.name()),
     }
 }
 

@@ -11,11 +11,11 @@ use super::variant::Variant;
 /// Stores past the caches are timed for outputs of at least this many bytes.
 const LARGE_BYTES: usize = 8 << 20;
 
-/// The variants that the default run times, beside the choices of stores. With a variant that quantizes go the same in
-/// two steps and its baseline, and with a gate its baseline.
-const VARIANTS: [(Op, Dtype, &str, &[Variant]); 19] = {
+/// The variants that the default run times, beside the choices of stores and the variants of images. With a variant
+/// that quantizes go the same in two steps and its baseline, and with others their baseline, if they have one.
+const VARIANTS: [(Op, Dtype, &str, &[Variant]); 21] = {
     use Variant::{
-        Adaptive, Allocating, Ds, DxOnly, I8, InPlace, Mixed, NoAffine, ParamsOnly, Q8_0, Qk, Recomputed, Silu,
+        Adaptive, Allocating, Ds, DxOnly, I8, InPlace, L2, Mixed, NoAffine, ParamsOnly, Q8_0, Qk, Recomputed, Silu,
         SiluBefore, Steps, Sum, SumF32, UnroundedSums,
     };
     const OF_BACKWARD: &[Variant] = &[InPlace, NoAffine, Recomputed, DxOnly, ParamsOnly, Ds, Allocating];
@@ -28,6 +28,8 @@ const VARIANTS: [(Op, Dtype, &str, &[Variant]); 19] = {
         (Op::LayerNorm, Dtype::Bf16, "4096x4096", &[Sum]),
         (Op::RmsNorm, Dtype::F32, "512x768", &[InPlace, Sum, Silu, SiluBefore, I8, Q8_0]),
         (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum, SumF32, UnroundedSums, Steps, Silu, SiluBefore, I8, Q8_0]),
+        (Op::RmsNorm, Dtype::F32, "512x128", &[L2]),
+        (Op::RmsNorm, Dtype::F32, "512x4096", &[L2]),
         (Op::RmsNorm, Dtype::F32, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::Bf16, "65536x128", &[InPlace, Qk]),
         (Op::RmsNorm, Dtype::F32, "8x4096", &[Silu, SiluBefore, I8, Q8_0]),
@@ -41,6 +43,9 @@ const VARIANTS: [(Op, Dtype, &str, &[Variant]); 19] = {
         (Op::RmsNormBackward, Dtype::F32, "512x768", &[InPlace, Recomputed, Ds]),
     ]
 };
+
+/// The variants of images, all of which the default run times.
+const OF_IMAGES: [Variant; 3] = [Variant::ChannelsFirst, Variant::Activation, Variant::ChannelsLast];
 
 /// The tiers of the kernel table that this machine has, narrowest first.
 pub(crate) fn tiers(op: Op, dtype: Dtype) -> impl Iterator<Item = Isa> {
@@ -64,28 +69,26 @@ pub(crate) fn few(case: &Case, best: Isa) -> Vec<Contender> {
             variants.iter().for_each(|&variant| all.extend(with_rivals(best, variant)));
         }
     }
+    for variant in OF_IMAGES.into_iter().filter(|v| v.fits(case)) {
+        all.extend(with_rivals(best, variant));
+    }
     if case.dtype == Dtype::F32 {
         all.push(Contender::Copy { threads: true });
     }
     all
 }
 
-/// A variant on one thread. If it quantizes or has a gate, what it is compared with follows.
+/// A variant on one thread, and what it is compared with.
 fn with_rivals(isa: Isa, variant: Variant) -> Vec<Contender> {
     let plan = |variant| Contender::Plan { isa, threads: false, variant };
     let mut all = vec![plan(variant)];
     if let Some(two_steps) = variant.in_two_steps() {
         all.push(plan(two_steps));
     }
-    if has_baseline(variant) {
+    if variant.has_baseline() {
         all.push(naive(variant));
     }
     all
-}
-
-/// Whether the variant has a scalar baseline of its own.
-fn has_baseline(variant: Variant) -> bool {
-    variant.in_two_steps().is_some() || variant.gate().is_some()
 }
 
 /// The scalar baseline of a variant.
@@ -97,7 +100,7 @@ fn naive(variant: Variant) -> Contender {
 pub(crate) fn many(case: &Case) -> Vec<Contender> {
     let mut all = common(case);
     all.push(Contender::Copy { threads: true });
-    all.extend(Variant::ALL.into_iter().filter(|&v| has_baseline(v) && v.fits(case)).map(naive));
+    all.extend(Variant::ALL.into_iter().filter(|v| v.has_baseline() && v.fits(case)).map(naive));
     for isa in tiers(case.op, case.dtype) {
         all.push(Contender::Plan { isa, threads: true, variant: Variant::Default });
         for variant in Variant::ALL.into_iter().filter(|v| *v != Variant::Default && v.fits(case)) {
@@ -117,11 +120,7 @@ pub(crate) fn many(case: &Case) -> Vec<Contender> {
 /// The contenders of both runs. The copy comes first.
 fn common(case: &Case) -> Vec<Contender> {
     let mut all = vec![Contender::Copy { threads: false }];
-    all.extend(
-        baselines(case.op, case.dtype)
-            .iter()
-            .map(|&baseline| Contender::Baseline { baseline, variant: Variant::Default }),
-    );
+    all.extend(baselines(case).iter().map(|&baseline| Contender::Baseline { baseline, variant: Variant::Default }));
     let plan = |isa| Contender::Plan { isa, threads: false, variant: Variant::Default };
     all.extend(tiers(case.op, case.dtype).map(plan));
     all

@@ -10,6 +10,7 @@ pub(crate) mod check;
 pub(crate) mod contender;
 pub(crate) mod gated;
 pub(crate) mod grid;
+pub(crate) mod images;
 pub(crate) mod interleaved;
 pub(crate) mod placement;
 pub(crate) mod plan;

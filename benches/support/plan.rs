@@ -1,7 +1,9 @@
 //! The plans of both operations, and how their calls differ.
 
 use lanenorm::call::{BackwardCall, Call, Of, Place};
-use lanenorm::{Center, Centered, Companion, Element, Isa, LayerNorm, Norm, Parallelism, RmsNorm, Store, Uncentered};
+use lanenorm::{
+    Center, Centered, Companion, Divisor, Element, Isa, LayerNorm, Norm, Parallelism, RmsNorm, Store, Uncentered,
+};
 
 use lanenorm_harness::number::Number;
 
@@ -14,20 +16,27 @@ pub(crate) const VALID: &str = "the cases are valid";
 
 /// A plan with all threads of the pool, or only the calling thread.
 pub(crate) fn plan<M: Operation>(case: &Case, isa: Isa, threads: bool, variant: Variant) -> Norm<M> {
-    let parallelism = if threads { Parallelism::Auto } else { Parallelism::Serial };
     let store = match variant {
         Variant::Ordinary => Store::Ordinary,
         Variant::Streaming => Store::Streaming,
         _ => Store::Auto,
     };
-    let plan = Norm::new(case.cols, case.eps).expect(VALID).with_isa(isa);
-    plan.with_parallelism(parallelism).with_store(store).with_rounding(variant.rounding())
+    let plan = Norm::new(case.cols, case.eps).expect(VALID).with_isa(isa).with_parallelism(parallelism(threads));
+    M::with_divisor(plan.with_store(store).with_rounding(variant.rounding()), variant.divisor())
+}
+
+/// All threads of the pool, or only the calling thread.
+pub(crate) fn parallelism(threads: bool) -> Parallelism {
+    if threads { Parallelism::Auto } else { Parallelism::Serial }
 }
 
 /// An operation: RMS normalization leaves out beta and the mean.
 pub(crate) trait Operation: Center {
     /// The plain call.
     fn forward<T: Number>(plan: &Norm<Self>, call: &mut placement::Call<'_, T>);
+
+    /// LayerNorm has one divisor.
+    fn with_divisor(plan: Norm<Self>, divisor: Divisor) -> Norm<Self>;
 
     fn beta<'a, T: Element, I, D: Place, G: Companion<T>>(
         call: Call<'a, T, Self, I, D, Of<G>>,
@@ -60,6 +69,10 @@ impl Operation for Centered {
     fn forward<T: Number>(plan: &LayerNorm, c: &mut placement::Call<'_, T>) {
         let [gamma, beta] = c.affine;
         plan.forward(c.x, Some(gamma), Some(beta), &mut *c.y).expect(VALID);
+    }
+
+    fn with_divisor(plan: LayerNorm, _: Divisor) -> LayerNorm {
+        plan
     }
 
     #[inline(always)]
@@ -105,6 +118,10 @@ impl Operation for Uncentered {
     fn forward<T: Number>(plan: &RmsNorm, c: &mut placement::Call<'_, T>) {
         let [gamma, _] = c.affine;
         plan.forward(c.x, Some(gamma), &mut *c.y).expect(VALID);
+    }
+
+    fn with_divisor(plan: RmsNorm, divisor: Divisor) -> RmsNorm {
+        plan.with_divisor(divisor)
     }
 
     #[inline(always)]

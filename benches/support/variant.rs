@@ -1,7 +1,7 @@
 //! How a plan may differ from the plain call.
 
 use lanenorm::kernels::table::{Dtype, Op};
-use lanenorm::{Gate, Rounding, Scheme};
+use lanenorm::{Divisor, Gate, Rounding, Scheme};
 
 use super::case::Case;
 
@@ -37,6 +37,14 @@ pub(crate) enum Variant {
     Qk,
     /// Each group of rows has its own 1 + gamma and beta.
     Adaptive,
+    /// Rows are divided by their L2 norm.
+    L2,
+    /// x is [samples, channels, pixels], and the rows are the channels of each pixel.
+    ChannelsFirst,
+    /// The result of `GroupNorm` goes through silu.
+    Activation,
+    /// x of `GroupNorm` is [samples, pixels, channels].
+    ChannelsLast,
     /// The result is multiplied by silu(z), where z is a tensor like x.
     Silu,
     /// x is multiplied by silu(z) before it is normalized.
@@ -70,7 +78,7 @@ pub(crate) enum Affine {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::Default,
         Self::Ordinary,
         Self::Streaming,
@@ -84,6 +92,10 @@ impl Variant {
         Self::Mixed,
         Self::Qk,
         Self::Adaptive,
+        Self::L2,
+        Self::ChannelsFirst,
+        Self::Activation,
+        Self::ChannelsLast,
         Self::Silu,
         Self::SiluBefore,
         Self::I8,
@@ -112,6 +124,10 @@ impl Variant {
             Self::Mixed => "mixed",
             Self::Qk => "qk",
             Self::Adaptive => "adaptive",
+            Self::L2 => "l2",
+            Self::ChannelsFirst => "channels_first",
+            Self::Activation => "activation",
+            Self::ChannelsLast => "channels_last",
             Self::Silu => "silu",
             Self::SiluBefore => "silu_before",
             Self::I8 => "i8",
@@ -130,7 +146,12 @@ impl Variant {
     pub(crate) fn fits(self, case: &Case) -> bool {
         let is_backward = case.op.is_backward();
         match self {
-            Self::Default | Self::Ordinary | Self::Streaming | Self::InPlace | Self::NoAffine => true,
+            Self::Default => true,
+            Self::Activation | Self::ChannelsLast => case.is_group_norm(),
+            _ if case.is_group_norm() => false,
+            Self::ChannelsFirst => case.images.is_some(),
+            Self::L2 => case.op == Op::RmsNorm,
+            Self::Ordinary | Self::Streaming | Self::InPlace | Self::NoAffine => true,
             Self::Stats | Self::Sum => !is_backward,
             Self::Mixed => case.has_16_bits(),
             Self::SumF32 | Self::UnroundedSums | Self::Steps => !is_backward && case.has_16_bits(),
@@ -163,6 +184,11 @@ impl Variant {
         }
     }
 
+    /// What rows without a mean are divided by.
+    pub(crate) fn divisor(self) -> Divisor {
+        if self == Self::L2 { Divisor::Norm } else { Divisor::RootMeanSquare }
+    }
+
     /// Whether sums are written in the type of x. Loops that multiply by a gate first have their results there.
     pub(crate) fn has_s(self) -> bool {
         matches!(self, Self::Sum | Self::UnroundedSums | Self::SiluBefore)
@@ -189,6 +215,12 @@ impl Variant {
             Self::Q8_0 => Some(Self::Q8_0TwoSteps),
             _ => None,
         }
+    }
+
+    /// Whether it has a scalar baseline of its own.
+    pub(crate) fn has_baseline(self) -> bool {
+        let has_loops = matches!(self, Self::L2 | Self::ChannelsFirst | Self::Activation | Self::ChannelsLast);
+        has_loops || self.in_two_steps().is_some() || self.gate().is_some()
     }
 
     /// Whether it is a plain call and a loop behind it, which has one thread.

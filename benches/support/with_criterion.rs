@@ -31,7 +31,7 @@ fn bench<T: Number>(criterion: &mut Criterion, case: &Case, is_test: bool) {
     // The first benchmark that passes the filter makes these. One placement serves all first calls, since page faults
     // would take most of a test.
     let (mut tensors, mut answers, mut first_placement) = (None, None, None);
-    let mut group = criterion.benchmark_group(format!("{}/{}", case.op.name(), case.dtype.name()));
+    let mut group = criterion.benchmark_group(format!("{}/{}", case.op_name(), case.dtype.name()));
     // The bytes that are read and written.
     let bytes = if case.op.is_backward() { 3 } else { 2 } * case.bytes();
     group.throughput(Throughput::Bytes(bytes as u64)).sampling_mode(SamplingMode::Flat);
