@@ -51,9 +51,10 @@
  * one. If another thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the
  * environment, call lanenorm_isa_name and make one large call before they start. Calls need 32 KiB of stack at most in
  * release builds, and 64 KiB where they are quantized, have a gate, take tensors of channels, or normalize sums of 16
- * bits that are not rounded; in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no call is running; a library
- * whose threads have helped a call stays in memory. A program that links two static libraries in Rust can meet the
- * symbols of Rust's runtime twice: use the shared library, or make one static library of both.
+ * bits that are not rounded; in debug builds more than 256 KiB, for which 2 MiB are enough. dlclose is allowed when no
+ * call is running; a library whose threads have helped a call stays in memory. A program that links two static
+ * libraries in Rust can meet the symbols of Rust's runtime twice: use the shared library, or make one static library
+ * of both.
  *
  * This file is generated: see tests/source/header.rs.
  */
