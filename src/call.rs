@@ -659,7 +659,8 @@ mod tests {
     #[cfg(not(debug_assertions))]
     #[test]
     fn calls_with_a_room_of_their_own_fit_on_a_stack_of_64_kib() {
-        use crate::{Gate, Rounding, Scheme};
+        use crate::gate::Function;
+        use crate::{Gate, GroupNorm, Rounding, Scheme};
 
         fits_on_a_stack(64, |isa, cols, x, x16, (y, y16)| {
             let (gamma, gamma16) = (&x[..cols], &x16[..cols]);
@@ -674,7 +675,22 @@ mod tests {
                 plan.with_rounding(rounding).call(x16).residual(x16).gamma(gamma16).to(&mut *y16)?;
             }
             plan.call(x16).gamma(gamma).quantize(&Scheme::I8).scale_to(&mut scale).y_to(&mut *y16).to(&mut q)?;
-            plan.call(x).gamma(gamma16).quantize(&Scheme::I8).scale_to(&mut scale).y_to(&mut *y16).to(&mut q)
+            plan.call(x).gamma(gamma16).quantize(&Scheme::I8).scale_to(&mut scale).y_to(&mut *y16).to(&mut q)?;
+            plan.call(x).gamma(gamma16).channels_first(1).to(&mut *y)?;
+            // Each row of x is a channel, or all of them are one group, some with numbers of the slow path.
+            let channels = x.len() / cols;
+            let gamma = &x[..channels];
+            let wide: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+            let (mut y64, dy) = (wide.clone(), wide.clone());
+            for groups in [1, channels] {
+                let plan = GroupNorm::new(channels, groups, 0.0)?.with_isa(isa).with_parallelism(Parallelism::Serial);
+                plan.call(x16, cols).gamma(gamma).activation(Function::Silu).to(y16)?;
+                plan.call(x, cols).gamma(gamma).channels_last().to(y)?;
+                plan.call(&wide, cols).activation(Function::Silu).to(&mut y64)?;
+                plan.backward(&dy, &wide, cols).activation(Function::Silu).to(&mut y64)?;
+                plan.backward(x16, x16, cols).gamma(gamma).activation(Function::Silu).to(y16)?;
+            }
+            Ok(())
         });
     }
 }
