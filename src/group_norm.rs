@@ -31,8 +31,9 @@ use crate::{Error, Parallelism};
 /// over all of a sample.
 ///
 /// x and y are tensors of [samples, channels, pixels], as images are in `PyTorch` (NCHW, with height * width pixels),
-/// or, with [`channels_last`](GroupCall::channels_last), of [samples, pixels, channels] (NHWC). Elements are f32, f64,
-/// f16 or bf16. y has the bits that [`LayerNorm`](crate::LayerNorm) gives to rows of channels / groups * pixels
+/// or, with [`channels_last`](GroupCall::channels_last), of [samples, pixels, channels] (NHWC). The number of pixels is
+/// given with x. ([`Call::channels_first`](crate::Call::channels_first) of the other plans is for rows that are the
+/// channels of one pixel.) Elements are f32, f64, f16 or bf16; y and gradients of x have the type of x. y has the bits that [`LayerNorm`](crate::LayerNorm) gives to rows of channels / groups * pixels
 /// elements, in the order [channels, pixels], in both orders of memory.
 ///
 /// ```
@@ -48,8 +49,10 @@ use crate::{Error, Parallelism};
 ///
 /// A plan is a handful of numbers: cheap to make, to copy and to share between threads. Groups are spread over threads,
 /// and so are the elements of a long group where there are few groups. (Not where channels come last: there, and in
-/// backward calls, one thread takes all of a group.) Backward calls allocate memory for a few rows of a group for each
-/// thread.
+/// backward calls, one thread takes all of a group.) Where channels come last, a call allocates 4 MiB for each thread,
+/// or the elements of a group if they are more. Backward calls allocate ten to twenty times the elements of a group for
+/// each thread, and up to 140 times where there are thousands of samples. gamma and beta for each sample are not there:
+/// a group norm without them, and what follows it, is the way to adaptive normalization.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupNorm {
     plan: Plan,
@@ -57,7 +60,8 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// A plan for tensors of `channels` channels in `groups` groups, on the [default tier](crate::default_isa).
+    /// A plan for tensors of `channels` channels in `groups` groups, on the [default tier](crate::default_isa). (In
+    /// `PyTorch` the groups come first.)
     ///
     /// # Errors
     /// If the groups do not divide the channels, if eps is negative, infinite or NaN, or if `LANENORM_ISA` asks for a
@@ -101,6 +105,11 @@ impl GroupNorm {
     /// The number of groups.
     pub fn groups(&self) -> usize {
         self.groups
+    }
+
+    /// The tier that calls run on.
+    pub fn isa(&self) -> Isa {
+        self.plan.isa
     }
 
     /// What is added to the variance.
@@ -219,7 +228,8 @@ impl<'a, T: Element, X, P> GroupCall<'a, T, X, P> {
     }
 
     /// y goes through a function, [`Function::Silu`] in most diffusion models. What the function takes and gives is in
-    /// f32 (in f64 for f64), and is rounded once, to the type of y.
+    /// f32 (in f64 for f64), and is rounded once, to the type of y. At minus infinity `SiLU` and GELU are NaN, as in
+    /// `PyTorch`: where xhat * gamma + beta is beyond the range of f32, that is.
     ///
     /// ```
     /// use lanenorm::{GroupNorm, gate::Function};
@@ -362,8 +372,23 @@ impl<'a, T: Element, D, P> GroupBackwardCall<'a, T, D, P> {
         self
     }
 
-    /// y went through this function: see [`GroupCall::activation`]. What it went through is computed again, from x,
-    /// gamma and beta.
+    /// y went through this function: see [`GroupCall::activation`]. What went into it is computed again, from x, gamma
+    /// and beta, with statistics that are taken again. So the call needs both vectors of the forward call:
+    ///
+    /// ```
+    /// use lanenorm::{Function, GroupNorm};
+    ///
+    /// let plan = GroupNorm::new(4, 2, 1e-5)?;
+    /// let (x, dy) = ([1.0f32, 2.0, 4.0, 3.0, 5.0, 9.0, 7.0, 6.0], [1.0; 8]);
+    /// let (gamma, beta) = ([1.0f32, 0.5, 1.0, 2.0], [0.0, 0.0, 0.1, 0.2]);
+    /// let y = plan.call(&x, 2).gamma(&gamma).beta(&beta).activation(Function::Silu).to_vec()?;
+    ///
+    /// let (mut dx, mut dgamma, mut dbeta) = ([0.0; 8], [0.0; 4], [0.0; 4]);
+    /// let call = plan.backward(&dy, &x, 2).gamma(&gamma).beta(&beta).activation(Function::Silu);
+    /// call.dgamma_to(&mut dgamma).dbeta_to(&mut dbeta).to(&mut dx)?;
+    /// assert!(y[0] < 0.0 && dx.iter().sum::<f32>().abs() < 1e-5);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
     pub fn activation(mut self, function: Function) -> Self {
         self.activation = Some(function);
         self
@@ -466,18 +491,19 @@ pub(crate) fn run<T: Element, E: From<Error>, const POOLS: bool>(
         return Ok(());
     }
     let group_len = shape.channels / shape.groups * shape.pixels;
-    let tasks: Tasks<POOLS> = plan.parallelism.tasks_for(rows * group_len);
-    let memory = shape.work_len();
+    let all_tasks: Tasks<POOLS> = plan.parallelism.tasks_for(rows * group_len);
+    let (memory, together) = (shape.work_len::<T>(), shape.together::<T>());
+    let tasks = all_tasks.at_most(rows.div_ceil(together));
     let (Some(memory), Some(total)) = (memory, memory.and_then(|memory| memory.checked_mul(tasks.count))) else {
         return Err(Error::Arguments(Refused::Overflow { what: "scratch", rows, stride: group_len }).into());
     };
     let mut memories = allocate(total, T::from_computed(T::Float::default()))?;
-    while job.group().is_some() && first_is_cut(job.rows(), group_len, false, tasks.count) {
+    while job.group().is_some() && first_is_cut(job.rows(), group_len, false, all_tasks.count) {
         let (one, rest) = job.split_at(1);
-        cut_group(isa, one, tasks);
+        cut_group(isa, one, all_tasks);
         job = rest;
     }
-    share(Groups { isa, job, memory }, &mut memories, tasks.at_most(rows));
+    share(Groups { isa, job, memory, together }, &mut memories, tasks);
     Ok(())
 }
 
@@ -496,17 +522,19 @@ struct Groups<'a, T: Element> {
     job: Job<'a, T>,
     /// The elements of memory that a thread takes.
     memory: usize,
+    /// The groups that are left together.
+    together: usize,
 }
 
 impl<T: Element> Work for Groups<'_, T> {
     type Memory = T;
 
     fn len(&self) -> usize {
-        self.job.rows()
+        self.job.rows().div_ceil(self.together)
     }
 
     fn split_at(self, at: usize) -> (Self, Self) {
-        let (a, b) = self.job.split_at(at);
+        let (a, b) = self.job.split_at(at * self.together);
         (Self { job: a, ..self }, Self { job: b, ..self })
     }
 

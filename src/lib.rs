@@ -1,4 +1,4 @@
-//! Layer normalization and RMS normalization on CPUs, in f32, f64, f16 and bf16: the same bits on every instruction
+//! Layer, RMS and group normalization on CPUs, in f32, f64, f16 and bf16: the same bits on every instruction
 //! set, accuracy at any offset, the speed of a memory copy.
 //!
 //! ```
@@ -18,7 +18,7 @@
 //!   tier; rows at one stride or two ([`Rows`], [`RowsMut`]), or arrays (feature `ndarray`), in place or not; gamma and
 //!   beta per group of rows; L2 norms ([`RmsNorm::with_divisor`]). Calls that are described ([`call`]) keep statistics,
 //!   add a residual in one touch, multiply by a gate ([`Gate`]), quantize ([`Scheme`]), take gradients. A valid call
-//!   cannot fail.
+//!   cannot fail. [`GroupNorm`] is the plan for groups of channels, and instance normalization.
 //! - [`kernels`], for engines with their own threads: the same code for a block of rows, without allocator,
 //!   threads or global state.
 //!
@@ -94,7 +94,7 @@ pub use isa::{default_isa, isa};
 pub use lanenorm_kernels as kernels;
 pub use lanenorm_kernels::divisor::Divisor;
 pub use lanenorm_kernels::element::{Addend, Companion};
-pub use lanenorm_kernels::gate::{self, Gate};
+pub use lanenorm_kernels::gate::{self, Function, Gate};
 pub use lanenorm_kernels::half::{bf16, f16};
 pub use lanenorm_kernels::rounding::{Rounding, Sums};
 pub use lanenorm_kernels::scheme::{self, Scheme};

@@ -99,7 +99,7 @@ fn check<T: Element + Companion<T> + bytemuck::Pod, Wide: Companion<T> + bytemuc
                     let job = job.expect("a job");
                     let job = if activates { job.with_activation(Function::Silu) } else { job };
                     let (mut a, mut b) = job.split_at(rows / 3);
-                    let mut work = vec![<T as Companion<T>>::NAN; shape.work_len().expect("a length")];
+                    let mut work = vec![<T as Companion<T>>::NAN; shape.work_len::<T>().expect("a length")];
                     b.run_on(isa, &mut work);
                     a.run_on(isa, &mut work);
                     let what = (isa, what, in_place, streaming, activates);
@@ -117,7 +117,7 @@ fn check<T: Element + Companion<T> + bytemuck::Pod, Wide: Companion<T> + bytemuc
                     let (mut one, others) = rest.split_at(1);
                     rest = others;
                     let Some(group) = one.group() else {
-                        one.run_on(isa, &mut vec![x[0]; shape.work_len().expect("a length")]);
+                        one.run_on(isa, &mut vec![x[0]; shape.work_len::<T>().expect("a length")]);
                         continue;
                     };
                     let at = split_point(group_len).unwrap_or(group_len);

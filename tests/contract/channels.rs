@@ -132,6 +132,7 @@ fn channels_that_do_not_fit_are_refused() -> Result<(), Error> {
     assert_eq!((y, dx), ([7.0; 24], [7.0; 24]));
     // No samples.
     plan.call(&[0.0f32; 0]).channels_first(4).to(&mut [])?;
+    plan.call(&[0.0f32; 0]).channels_first(usize::MAX).to(&mut [])?;
     let mut dgamma = [7.0; 3];
     plan.backward(&[0.0f32; 0], &[0.0; 0]).dgamma_to(&mut dgamma).channels_first(4).run()?;
     assert_eq!(dgamma, [0.0; 3]);

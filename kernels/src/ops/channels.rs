@@ -41,6 +41,9 @@ impl Shape {
     /// # Errors
     /// If `len` elements are no whole number of samples, or if the elements of a sample overflow.
     fn new(what: &'static str, len: usize, cols: usize, pixels: usize) -> Result<Self, Error> {
+        if len == 0 {
+            return Ok(Self { cols, pixels, first: 0, rows: 0 });
+        }
         let sample = cols.checked_mul(pixels).ok_or(Error::Overflow { what, rows: pixels, stride: cols })?;
         if sample == 0 {
             Error::length(what, len, 0)?;

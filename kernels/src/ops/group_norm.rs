@@ -38,8 +38,11 @@ pub(crate) use backward::Runs;
 /// The elements that are taken together where gamma and beta are written out, or where there is an activation.
 const PIECE: usize = 1024;
 
-/// As many channels are moved together at least, where they come last: their elements fill cache lines.
+/// As many channels are moved together, where they come last, so that their elements fill cache lines.
 const MOVED_CHANNELS: usize = 32;
+
+/// But no more than take this many bytes, unless they are one group.
+const MOVED_BYTES: usize = 4 << 20;
 
 /// The pixels that are moved at a time.
 const MOVED_PIXELS: usize = 64;
@@ -77,12 +80,13 @@ impl Shape {
         if groups == 0 || !channels.is_multiple_of(groups) {
             return Err(Error::ChannelGroups { channels, groups });
         }
+        if len == 0 {
+            return Ok(0);
+        }
         let sample = channels.checked_mul(pixels).ok_or(Error::Overflow { what, rows: pixels, stride: channels })?;
         if sample == 0 {
             Error::length(what, len, 0)?;
-            return Ok(0);
-        }
-        if !len.is_multiple_of(sample) {
+        } else if !len.is_multiple_of(sample) {
             return Err(Error::Samples { what, len, cols: channels, pixels });
         }
         Ok(len / sample * groups)
@@ -95,7 +99,7 @@ impl Shape {
 
     /// The elements of a group. There are rows.
     fn group_len(&self) -> usize {
-        self.cols() * self.pixels
+        self.cols().wrapping_mul(self.pixels)
     }
 
     /// Whether the elements of a group are not next to one another.
@@ -103,15 +107,17 @@ impl Shape {
         self.order == Order::ChannelsLast && self.pixels > 1 && self.channels > 1
     }
 
-    /// The groups that are moved together.
-    fn moved(&self) -> usize {
-        MOVED_CHANNELS.div_ceil(self.cols().max(1)).min(self.groups)
+    /// The groups of rows of `T` that are moved together, and so are best left to one thread: 1 where none are.
+    pub fn together<T: Storage>(&self) -> usize {
+        let of_lines = MOVED_CHANNELS.div_ceil(self.cols().max(1)).min(self.groups);
+        let bytes = self.group_len().saturating_mul(size_of::<T>()).max(1);
+        if self.is_apart() { of_lines.min(MOVED_BYTES / bytes).max(1) } else { 1 }
     }
 
-    /// The elements of memory that a thread takes to work. `None` on overflow.
-    pub fn work_len(&self) -> Option<usize> {
+    /// The elements of memory that a thread takes to work on rows of `T`. `None` on overflow.
+    pub fn work_len<T: Storage>(&self) -> Option<usize> {
         let len = self.cols().checked_mul(self.pixels)?;
-        if self.is_apart() { len.checked_mul(self.moved()) } else { Some(0) }
+        if self.is_apart() { len.checked_mul(self.together::<T>()) } else { Some(0) }
     }
 }
 
@@ -284,12 +290,12 @@ impl<'a, T: Storage> GroupNorm<'a, T> {
             }
             return;
         }
-        super::backward::assert_len_at_least("work", work.len(), shape.work_len());
+        super::backward::assert_len_at_least("work", work.len(), shape.work_len::<T>());
         let moved = work.as_mut_ptr();
         let mut r = 0;
         while r < rows {
             let (sample, group) = ((first + r) / shape.groups, (first + r) % shape.groups);
-            let n = shape.moved().min(rows - r).min(shape.groups - group);
+            let n = shape.together::<T>().min(rows - r).min(shape.groups - group);
             let start = sample * shape.channels * pixels + group * cols;
             let move_all = |tensor: *mut T, gathers| {
                 shape.move_channels(isa, tensor.wrapping_add(start), moved, n * cols, gathers);
