@@ -72,7 +72,7 @@ impl Module for GroupNorm {
     }
 }
 
-/// Loads a module, as [`candle_nn::group_norm`] does, or makes it if its variables are new.
+/// Loads a module, as [`candle_nn::group_norm()`] does, or makes it if its variables are new.
 ///
 /// # Errors
 /// If there is no weight or no bias, if one has another shape, or if the groups do not divide the channels.
