@@ -33,8 +33,9 @@ use crate::{Error, Parallelism};
 /// x and y are tensors of [samples, channels, pixels], as images are in `PyTorch` (NCHW, with height * width pixels),
 /// or, with [`channels_last`](GroupCall::channels_last), of [samples, pixels, channels] (NHWC). The number of pixels is
 /// given with x. ([`Call::channels_first`](crate::Call::channels_first) of the other plans is for rows that are the
-/// channels of one pixel.) Elements are f32, f64, f16 or bf16; y and gradients of x have the type of x. y has the bits that [`LayerNorm`](crate::LayerNorm) gives to rows of channels / groups * pixels
-/// elements, in the order [channels, pixels], in both orders of memory.
+/// channels of one pixel.) Elements are f32, f64, f16 or bf16; y and gradients of x have the type of x. y has the bits
+/// that [`LayerNorm`](crate::LayerNorm) gives to rows of channels / groups * pixels elements, in the order [channels,
+/// pixels], in both orders of memory.
 ///
 /// ```
 /// use lanenorm::GroupNorm;

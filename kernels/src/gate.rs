@@ -18,7 +18,8 @@ pub struct Gate {
     pub side: Side,
 }
 
-/// The function of a gate, or what follows a [group normalization](crate::ops::group_norm). The formulas and their limits are in [`reference`](crate::reference).
+/// The function of a gate, or what follows a [group normalization](crate::ops::group_norm). The formulas and their
+/// limits are in [`reference`](crate::reference).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Function {
     /// z * sigmoid(z), also called swish.

@@ -47,7 +47,7 @@ impl Module for LayerNorm2d {
     }
 }
 
-/// Loads a module, whose variables are named as those of [`candle_nn::layer_norm`], or makes it if they are new.
+/// Loads a module, whose variables are named as those of [`candle_nn::layer_norm()`], or makes it if they are new.
 ///
 /// # Errors
 /// If there is no weight or no bias, or if one has another shape.

@@ -36,7 +36,7 @@ pub use backward::GroupBackward;
 pub(crate) use backward::Runs;
 
 /// The elements that are taken together where gamma and beta are written out, or where there is an activation.
-const PIECE: usize = 1024;
+const PIECE: usize = 512;
 
 /// As many channels are moved together, where they come last, so that their elements fill cache lines.
 const MOVED_CHANNELS: usize = 32;
