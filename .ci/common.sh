@@ -389,7 +389,7 @@ for_neon() (
 neon_some() { RUSTFLAGS=--cfg=few_tests neon_tests "$@"; }
 neon_tests() { neon_test --workspace "$@"; } # arguments of cargo test
 # The unit tests of the kernels alone. Those of all packages would be built with them.
-neon_schemes() { neon_test -p lanenorm-kernels --lib -- every_scheme every_rounding every_gate every_divisor every_channel every_function; }
+neon_schemes() { neon_test -p lanenorm-kernels --lib -- every_scheme every_rounding every_gate every_divisor every_channel every_group every_function; }
 neon_test() {
   LANENORM_TEST_MIN_ISA=neon LANENORM_TEST_QUICK=1 some_tests cargo test --release -q \
     --target aarch64-unknown-linux-gnu --target-dir target/neon "$@"
