@@ -156,7 +156,7 @@ impl Input {
                 // It has to reach to the end of eps.
                 Spoil::DescSize if !simple => desc.struct_size = n % offset_of!(lanenorm_desc, groups),
                 Spoil::Eps => desc.eps = [f64::NAN, -1.0, f64::INFINITY, f64::NEG_INFINITY][n % 4],
-                Spoil::Op if !simple => desc.op = 2 + n as i32,
+                Spoil::Op if !simple => desc.op = 4 + n as i32,
                 Spoil::DtypeNumber if !simple => desc.dtype = if n % 2 == 0 { -1 } else { 5 + n as i32 },
                 Spoil::TierNumber if !simple => desc.tier = 5 + n as i32,
                 Spoil::Groups if !simple => (desc.groups, desc.group_repeat) = (usize::MAX, 2 + n),
