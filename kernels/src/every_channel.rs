@@ -44,9 +44,9 @@ where
 
     // Rows side by side.
     let (x_rows, dy_rows) = (rows_of(&x, shape), rows_of(&dy, shape));
-    let (mut y, mut mean, mut rstd) = (x_rows.clone(), zeros(n), zeros(n));
+    let (mut y, mut mean, mut mean_lo, mut rstd) = (x_rows.clone(), zeros(n), zeros(n), zeros(n));
     let io = RowIo::new(&x_rows, cols, &mut y, cols, n, cols).expect("rows");
-    let stats = StatsMut { mean: M::CENTERED.then_some(&mut mean[..]), rstd: Some(&mut rstd), ..StatsMut::default() };
+    let stats = StatsMut { mean: Some(&mut mean), mean_lo: Some(&mut mean_lo), rstd: Some(&mut rstd) };
     let job = Forward::<T, M>::checked(io, params(&gamma, M::CENTERED), 1e-5, false, stats);
     job.expect("a job").run_on(Isa::SCALAR);
     let parts = Parts::new(n, cols);
@@ -60,12 +60,14 @@ where
     let mut work = zeros(parts.work_len::<T>(M::CENTERED).expect("a length"));
     job.expect("a job").run_on(Isa::SCALAR, &mut partials, &mut work);
     parts.merge::<T, M>(Isa::SCALAR, &partials, Some(&mut dgamma), None);
-    let expected = (bits(&y), bits(&rstd), bits(&dx), bits(&dgamma));
+    let of_stats = |[mean, mean_lo, rstd]: [&[T::Float]; 3]| [bits(mean), bits(mean_lo), bits(rstd)];
+    let expected = (bits(&y), of_stats([&mean, &mean_lo, &rstd]), bits(&dx), bits(&dgamma));
 
     for isa in Isa::available() {
         for in_place in [false, true] {
-            let (mut y, mut rstd_of) = (if in_place { x.clone() } else { dy.clone() }, zeros(n));
-            let stats = StatsMut { rstd: Some(&mut rstd_of), ..StatsMut::default() };
+            let mut y = if in_place { x.clone() } else { dy.clone() };
+            let [mut mean_of, mut mean_lo_of, mut rstd_of] = [0; 3].map(|_| zeros(n));
+            let stats = StatsMut { mean: Some(&mut mean_of), mean_lo: Some(&mut mean_lo_of), rstd: Some(&mut rstd_of) };
             let params_of = params(&gamma, M::CENTERED);
             let job = if in_place {
                 ChannelsFirst::<T, M>::in_place(&mut y, (cols, pixels), params_of, 1e-5, stats)
@@ -93,9 +95,9 @@ where
             a.run_on(isa, of_a, &mut work);
             parts.merge::<T, M>(isa, &partials, Some(&mut dgamma), None);
             let (y, dx) = (rows_of(&y, shape), rows_of(&dx, shape));
-            let got = (bits(&y), bits(&rstd_of), bits(&dx), bits(&dgamma));
+            let got = (bits(&y), of_stats([&mean_of, &mean_lo_of, &rstd_of]), bits(&dx), bits(&dgamma));
             assert!(got.0 == expected.0, "{isa}, {what:?}, in place: {in_place}: y");
-            assert!(got.1 == expected.1, "{isa}, {what:?}, in place: {in_place}: rstd");
+            assert!(got.1 == expected.1, "{isa}, {what:?}, in place: {in_place}: statistics");
             assert!(got.2 == expected.2, "{isa}, {what:?}, in place: {in_place}: dx");
             assert!(got.3 == expected.3, "{isa}, {what:?}, in place: {in_place}: dgamma");
         }
@@ -109,7 +111,19 @@ where
     let shapes: &[Shape] = if cfg!(miri) {
         &[(2, 8, 33)]
     } else {
-        &[(1, 1, 1), (3, 5, 7), (2, 8, 33), (3, 16, 49), (2, 96, 196), (1, 100, 70), (1, 1025, 40), (7, 3, 64)]
+        &[
+            (1, 1, 1),
+            (3, 5, 7),
+            (2, 8, 33),
+            (3, 16, 49),
+            (2, 96, 196),
+            (1, 100, 70),
+            (1, 1025, 40),
+            (7, 3, 64),
+            (2, 1, 300),
+            (1, 33, 143),
+            (2, 65, 271),
+        ]
     };
     for &shape in shapes {
         check::<T, Centered>(shape);

@@ -1,8 +1,8 @@
 //! Normalization over channels that come first, and its gradients: rows whose elements are `pixels` elements apart, as
 //! in a tensor of [samples, channels, pixels].
 //!
-//! Tiles of pixels are turned into rows in a room that the caches keep, run as such, and turned back. So a row has the
-//! bits that it has where its elements lie side by side.
+//! Tiles of pixels are turned into rows in a room that the caches keep, run as such, and turned back. Forward in f32,
+//! pixels are lanes instead. Either way a row has the bits that it has where its elements lie side by side.
 
 use core::marker::PhantomData;
 use core::slice;
@@ -11,11 +11,12 @@ use super::backward::{Backward, LEAF_ROWS, Parts, RunBackward, Stats, assert_len
 use super::forward::{Forward, RunForward};
 use crate::element::Storage;
 use crate::error::Error;
-use crate::isa::Isa;
-use crate::loops::Tile;
+use crate::isa::{Isa, Tier};
+use crate::loops::{ChunkSums, FEWEST_PIXELS, MOST_PIXELS, PixelNorm, PixelTile, Tile};
 use crate::mean::Center;
 use crate::rows::{GradRows, Groups, LINE, Params, RowIo};
-use crate::stats::StatsMut;
+use crate::simd::Float;
+use crate::stats::{CHUNK, RowNorm, StatsMut};
 
 /// The bytes of a tile, unless the fewest rows have more.
 const TILE_BYTES: usize = 24 << 10;
@@ -165,7 +166,13 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
 
     /// The elements of memory that a thread takes to work. `None` on overflow.
     pub fn work_len(cols: usize) -> Option<usize> {
-        (tile_rows::<T>(cols) + LEAF_ROWS).checked_mul(cols)
+        let of_tiles = (tile_rows::<T>(cols) + LEAF_ROWS).checked_mul(cols)?;
+        if !T::MIXES {
+            return Some(of_tiles);
+        }
+        // Beside the operands, the sums of chunks, or a few rows.
+        let of_pixels = sums_len(cols).max(cols.checked_mul(FEWEST_PIXELS)?);
+        Some(of_tiles.max(of_pixels.checked_add(2 * cols)?))
     }
 
     /// Runs the job, unless it has no rows, by `run` for the jobs that it is made of.
@@ -177,11 +184,36 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
         }
         assert_len_at_least("work", work.len(), Self::work_len(cols));
         let tile = tile_rows::<T>(cols);
-        let mut r = 0;
+        let (by_pixels, pixels) = (self.goes_by_pixels(isa), tile_pixels(cols));
+        let (operands, work) = work.split_at_mut(if by_pixels { 2 * cols } else { 0 });
+        if by_pixels {
+            self.write_operands(operands);
+        }
+        // The rows before this one are turned.
+        let (mut r, mut slow_to) = (0, 0);
         while r < rows {
-            // Few pixels at the end of a sample go with those before them.
-            let left = shape.pixels - (shape.first + r) % shape.pixels;
-            let n = if left < tile + LEAF_ROWS { left } else { tile }.min(rows - r);
+            let left = (shape.pixels - (shape.first + r) % shape.pixels).min(rows - r);
+            let n = if by_pixels {
+                if r >= slow_to {
+                    // Fewer rows than a tile has go with those before them.
+                    let n = match left {
+                        _ if left >= pixels + FEWEST_PIXELS => pixels,
+                        _ if left <= MOST_PIXELS => left,
+                        _ => pixels - FEWEST_PIXELS,
+                    };
+                    if n >= FEWEST_PIXELS && self.run_pixels(isa, (r, n), operands, work) {
+                        r += n;
+                        continue;
+                    }
+                    slow_to = r + n;
+                }
+                FEWEST_PIXELS.min(slow_to - r)
+            } else if left < tile + LEAF_ROWS {
+                // Few pixels at the end of a sample go with those before them.
+                left
+            } else {
+                tile
+            };
             // SAFETY: there are these rows, and this job alone has them.
             unsafe { shape.move_rows(isa, x.cast_mut(), work.as_mut_ptr(), (r, n), true) };
             let io = RowIo::in_place(&mut work[..n * cols], cols, n, cols);
@@ -193,6 +225,80 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
             unsafe { shape.move_rows(isa, y, work.as_mut_ptr(), (r, n), false) };
             r += n;
         }
+    }
+}
+
+/// The bytes of a tile whose pixels are lanes, unless the fewest have more. A cache keeps them for the second touch.
+const PIXELS_BYTES: usize = 256 << 10;
+
+/// The pixels of a tile whose pixels are lanes.
+fn tile_pixels(cols: usize) -> usize {
+    let fit = PIXELS_BYTES / size_of::<f32>() / cols.max(1);
+    (fit - fit % FEWEST_PIXELS).clamp(FEWEST_PIXELS, MOST_PIXELS)
+}
+
+/// The elements of f32 that the sums of `cols` columns take.
+fn sums_len(cols: usize) -> usize {
+    cols.div_ceil(CHUNK) * size_of::<ChunkSums>() / size_of::<f32>()
+}
+
+impl<T: Storage, M: Center> ChannelsFirst<'_, T, M> {
+    /// Whether pixels are lanes: of f32 beside a gamma and beta of f32, which can make no NaNs.
+    fn goes_by_pixels(&self, isa: Isa) -> bool {
+        let Self { params, .. } = self;
+        T::MIXES && isa.tier() != Tier::Scalar && !params.are_narrow() && params.are_finite()
+    }
+
+    /// Writes gamma plus offset, and then beta, of each column.
+    fn write_operands(&self, operands: &mut [T]) {
+        let (cols, params) = (self.shape.cols, self.params.with_harmless_offset());
+        let (factors, addends) = bytemuck::cast_slice_mut::<T, T::Float>(operands).split_at_mut(cols);
+        factors.fill(T::Float::from_f32(1.0));
+        addends.fill(-T::Float::default());
+        if let Some(gamma) = params.gamma {
+            gamma.copy_to(0, factors);
+            factors.iter_mut().for_each(|factor| *factor = *factor + params.offset);
+        }
+        if let Some(beta) = params.beta {
+            beta.copy_to(0, addends);
+        }
+    }
+
+    /// Normalizes the `n` rows from row `r` on, which are of one sample, in lanes. Returns false, and has written
+    /// nothing, if one of them needs the slow path.
+    fn run_pixels(&mut self, isa: Isa, (r, n): (usize, usize), operands: &[T], work: &mut [T]) -> bool {
+        let &mut Self { x, y, shape: Shape { cols, pixels, first, .. }, params, eps, .. } = self;
+        let Ok(root) = params.root(M::CENTERED, eps) else { unreachable!("eps has been checked") };
+        let (factors, addends) = bytemuck::cast_slice(operands).split_at(cols);
+        let sums = bytemuck::cast_slice_mut(&mut work[..sums_len(cols)]);
+        let (sample, pixel) = ((first + r) / pixels, (first + r) % pixels);
+        let at = sample * cols * pixels + pixel;
+        let mut norm = PixelNorm::NOTHING;
+        let (x, y) = (x.wrapping_add(at).cast(), y.wrapping_add(at).cast());
+        let tile = PixelTile::<M> {
+            x,
+            y,
+            stride: pixels,
+            rows: n,
+            root,
+            factors,
+            addends,
+            sums,
+            norm: &mut norm,
+            center: PhantomData,
+        };
+        if isa.run_simd(tile) != Some(true) {
+            return false;
+        }
+        if !self.stats.are_wanted() {
+            return true;
+        }
+        for k in 0..n {
+            let RowNorm { mean, mean_lo, rstd } = norm.of_row(k, n);
+            let [mean, mean_lo, rstd] = [mean, mean_lo, rstd].map(T::Float::from_f32);
+            self.stats.set(r + k, &RowNorm { mean, mean_lo, rstd });
+        }
+        true
     }
 }
 

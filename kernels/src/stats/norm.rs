@@ -75,6 +75,11 @@ impl<'a, F: Float> StatsMut<'a, F> {
         Error::length("rstd", len(&self.rstd), rows)
     }
 
+    /// Whether there is a statistic to be written.
+    pub(crate) fn are_wanted(&self) -> bool {
+        self.mean.is_some() || self.mean_lo.is_some() || self.rstd.is_some()
+    }
+
     #[inline(always)]
     pub(crate) fn set(&mut self, r: usize, norm: &RowNorm<F>) {
         for (out, v) in [(&mut self.mean, norm.mean), (&mut self.mean_lo, norm.mean_lo), (&mut self.rstd, norm.rstd)] {
