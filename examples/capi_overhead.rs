@@ -66,6 +66,7 @@ fn main() {
         sum_dtype: 0,
         rounding: 0,
         sums: 0,
+        last_group_repeat: 0,
     };
     let mut c_plan = lanenorm_plan { opaque: [MaybeUninit::new(0); 16] };
     // SAFETY: the plan and the descriptor are valid.

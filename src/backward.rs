@@ -13,7 +13,7 @@ use crate::gradients::{GateGradIo, GradIo, GradOut, ParamGrads};
 use crate::jobs::GradParts;
 use crate::parallel::Tasks;
 use crate::plan::{Plan, Written, dx_row_bytes};
-use crate::scratch::Scratch;
+use crate::scratch::{GroupParts, Scratch};
 use crate::{Error, jobs, runs, shape};
 
 /// The rows of the buffers of a call, and their strides.
@@ -27,8 +27,7 @@ struct Layouts {
 
 /// The memory of a backward call, for the rows of each group in turn.
 struct Memory<'s, F> {
-    parts: Parts,
-    sizes: Scratch,
+    parts: GroupParts,
     tasks: Tasks,
     partials: &'s mut [F],
     work: &'s mut [F],
@@ -57,9 +56,10 @@ impl Plan {
         if rows == 0 || self.cols == 0 {
             return Ok(0);
         }
-        let parts = Parts::new(rows / self.groups, self.cols);
-        let tasks: Tasks = self.parallelism.most_tasks_for(backward_elements(rows, self.cols)).at_most(parts.count());
-        let total = lens(&parts).and_then(|scratch| scratch.total(tasks.count));
+        let parts = GroupParts::new(self, rows, lens).ok_or_else(|| self.scratch_overflow(rows))?;
+        let tasks = self.parallelism.most_tasks_for(backward_elements(rows, self.cols));
+        let tasks: Tasks = tasks.at_most(parts.most());
+        let total = parts.room().total(tasks.count);
         let total = total.and_then(|total| total.checked_add(ALIGN / size_of::<F>()));
         total.ok_or_else(|| self.scratch_overflow(rows))
     }
@@ -78,10 +78,9 @@ impl Plan {
         own: &'s mut Vec<F>,
     ) -> Result<Memory<'s, F>, Error> {
         let cols = self.cols;
-        let parts = Parts::new(rows / self.groups, cols);
-        let tasks = self.backward_tasks(rows, &parts);
         let overflow = || self.scratch_overflow(rows);
-        let sizes = lens(&parts).ok_or_else(overflow)?;
+        let parts = GroupParts::new(self, rows, &lens).ok_or_else(overflow)?;
+        let (tasks, sizes) = (self.backward_tasks(rows, parts.most()), parts.room());
         let needed = sizes.total(1).ok_or_else(overflow)?;
         let scratch = match scratch {
             Some(scratch) if scratch.len() < needed => {
@@ -97,7 +96,7 @@ impl Plan {
         let spare = scratch.len() - sizes.partials - tasks.count * sizes.work;
         let skipped = Some(scratch.as_ptr().align_offset(ALIGN)).filter(|&skipped| skipped <= spare);
         let (partials, work) = scratch[skipped.unwrap_or(0)..].split_at_mut(sizes.partials);
-        Ok(Memory { parts, sizes, tasks, partials, work })
+        Ok(Memory { parts, tasks, partials, work })
     }
 
     /// Takes the gradients of the rows of one group, for which `job` is, and the sums of all of them if `sums`.
@@ -112,8 +111,10 @@ impl Plan {
         T: Element + Compiled<M>,
         J: GradParts<Float = T::Float>,
     {
-        let Memory { parts, sizes, tasks, partials, work } = memory;
+        let Memory { parts, tasks, partials, work } = memory;
         let Ok(job) = job else { unreachable!("all lengths have been checked") };
+        let (parts, sizes) = parts.of(self.groups, group);
+        let partials = &mut partials[..sizes.partials];
         jobs::backward(self.isa, job, partials, work, sizes, *tasks);
         if sums {
             let of_group = group * self.cols..(group + 1) * self.cols;
@@ -137,9 +138,9 @@ impl Plan {
         Ok(sums)
     }
 
-    /// How many tasks a backward call is cut into. To be asked once for each call.
-    pub(crate) fn backward_tasks<const POOLS: bool>(&self, rows: usize, parts: &Parts) -> Tasks<POOLS> {
-        self.parallelism.tasks_for(backward_elements(rows, self.cols)).at_most(parts.count())
+    /// How many tasks a backward call is cut into, `parts` at most. To be asked once for each call.
+    pub(crate) fn backward_tasks<const POOLS: bool>(&self, rows: usize, parts: usize) -> Tasks<POOLS> {
+        self.parallelism.tasks_for(backward_elements(rows, self.cols)).at_most(parts)
     }
 
     /// Takes gradients, with memory from `scratch` or, if there is none, allocated for this call. If `dx` is given, it
@@ -178,7 +179,7 @@ impl Plan {
             grad_rows = self.rows_of_gradients(&mut io)?;
         }
         let streaming = self.streams_dx(&grad_rows);
-        for group in 0..groups {
+        for group in 0..groups.groups() {
             let job = self.grad_job::<T, M>(grad_rows.reborrow(), group, gamma, stats, sums, streaming);
             self.gradients_of_group::<T, M, _>(group, job, &mut memory, sums, &mut grads);
         }
@@ -197,7 +198,7 @@ impl Plan {
     where
         f32: Compiled<M>,
     {
-        let &Self { cols, groups, repeat, eps, .. } = self;
+        let &Self { cols, groups, eps, .. } = self;
         let has_rows = io.dz.is_some() || !matches!(io.out, GradOut::WithoutDx { .. });
         let mut grad_rows = runs::gate_grad_rows(&mut io, cols)?;
         let rows = grad_rows.rows();
@@ -210,11 +211,11 @@ impl Plan {
         let mut own = Vec::new();
         let lens = |parts: &Parts| Scratch::gated(parts, M::CENTERED);
         let mut memory = self.scratch_memory(rows, lens, scratch, &mut own)?;
-        for group in 0..groups {
+        for group in 0..groups.groups() {
             let [gamma, beta] = [gamma, beta].map(|v| v.map(|v| v.part(group * cols, cols).beside::<f32>()));
             let &Self { offset, rounding, divisor, .. } = self;
             let params = Params { gamma, beta, offset, rounding, divisor, ..Params::default() };
-            let job = grad_rows.reborrow().with_group(group, groups, repeat);
+            let job = grad_rows.reborrow().with_group(group, groups);
             let job = job.and_then(|rows| GatedBackward::<M>::new(rows, params, eps, gate, sums));
             self.gradients_of_group::<f32, M, _>(group, job, &mut memory, sums, &mut grads);
         }
@@ -278,8 +279,8 @@ impl Plan {
         sums: bool,
         streaming: bool,
     ) -> Result<Backward<'a, T, M>, Refused> {
-        let &Self { cols, groups, repeat, .. } = self;
-        let rows = rows.with_group(group, groups, repeat)?;
+        let &Self { cols, groups, .. } = self;
+        let rows = rows.with_group(group, groups)?;
         let gamma = gamma.map(|gamma| gamma.part(group * cols, cols));
         let offset = T::Float::from_f32(self.offset);
         let &Self { rounding, divisor, eps, .. } = self;

@@ -217,9 +217,9 @@ impl<M: Center> Norm<M> {
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
     ) -> Result<Params<'a, T>, Error> {
-        let &Plan { offset, rounding, divisor, groups, repeat, .. } = self.plan();
-        if groups != 1 || repeat != 1 {
-            return Err(Error::ChannelGroups { groups, repeat });
+        let &Plan { offset, rounding, divisor, groups, .. } = self.plan();
+        if groups.period() != 1 {
+            return Err(Error::ChannelGroups { groups: groups.groups(), repeat: groups.repeat() });
         }
         let offset = T::Float::from_f32(offset);
         Ok(Params { gamma, beta, offset, rounding, divisor, ..Params::default() })

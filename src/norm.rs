@@ -40,9 +40,13 @@ pub struct Norm<M> {
 
 impl<M: Center> fmt::Debug for Norm<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { cols, eps, offset, rounding, divisor, groups, repeat, isa, parallelism, store } = self.plan;
+        let Plan { cols, eps, offset, rounding, divisor, groups, isa, parallelism, store } = self.plan;
         let name = if M::CENTERED { "LayerNorm" } else { "RmsNorm" };
-        write!(f, "{name} {{ cols: {cols}, eps: {eps:?}, offset: {offset}, groups: {groups}, repeat: {repeat}, ")?;
+        write!(f, "{name} {{ cols: {cols}, eps: {eps:?}, offset: {offset}, ")?;
+        write!(f, "groups: {}, repeat: {}, ", groups.groups(), groups.repeat())?;
+        if groups.last_repeat() != groups.repeat() {
+            write!(f, "last_repeat: {}, ", groups.last_repeat())?;
+        }
         if rounding != Rounding::ONCE {
             write!(f, "rounding: {rounding:?}, ")?;
         }
@@ -148,6 +152,29 @@ impl<M: Center> Norm<M> {
     /// are no multiple of `groups * repeat`.
     pub fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
         self.plan.with_groups(groups, repeat).map(Self::from)
+    }
+
+    /// The same plan, whose last group serves another number of successive rows than the others: `last`. So the heads
+    /// of Q and of K, which have a gamma each, are normalized by one call.
+    ///
+    /// ```
+    /// use lanenorm::{RmsNorm, RowsMut};
+    ///
+    /// // Each of 2 tokens has 3 heads of Q, 1 of K and 1 of V, of 2 columns.
+    /// let (tokens, q, k, v, cols) = (2, 3, 1, 1, 2);
+    /// let (token, mut qkv) = ((q + k + v) * cols, vec![3.0f32; tokens * (q + k + v) * cols]);
+    /// let gamma = [1.0f32, 1.0, 2.0, 2.0]; // of Q, and of K
+    /// let plan = RmsNorm::new(cols, 0.0)?.with_groups(2, q)?.with_last_repeat(k)?;
+    /// plan.call_in_place(RowsMut::strided_2d(&mut qkv, [tokens, q + k], [token, cols])).gamma(&gamma).run()?;
+    /// assert_eq!(qkv[token..], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If `last` is 0, or if the rows of all groups overflow. A call returns an error if its rows are no multiple of
+    /// the rows of all groups.
+    pub fn with_last_repeat(self, last: usize) -> Result<Self, Error> {
+        self.plan.with_last_repeat(last).map(Self::from)
     }
 
     /// The number of elements in a row.

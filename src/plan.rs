@@ -77,8 +77,7 @@ pub(crate) struct Plan {
     pub(crate) offset: f32,
     pub(crate) rounding: Rounding,
     pub(crate) divisor: Divisor,
-    pub(crate) groups: usize,
-    pub(crate) repeat: usize,
+    pub(crate) groups: Groups,
     pub(crate) isa: Isa,
     pub(crate) parallelism: Parallelism,
     pub(crate) store: Store,
@@ -90,19 +89,24 @@ impl Plan {
         let isa = default_isa()?;
         let (parallelism, store) = (Parallelism::default(), Store::default());
         let (rounding, divisor) = (Rounding::ONCE, Divisor::RootMeanSquare);
-        Ok(Self { cols, eps, offset: 0.0, rounding, divisor, groups: 1, repeat: 1, isa, parallelism, store })
+        Ok(Self { cols, eps, offset: 0.0, rounding, divisor, groups: Groups::ONE, isa, parallelism, store })
     }
 
     pub(crate) fn with_groups(self, groups: usize, repeat: usize) -> Result<Self, Error> {
-        Groups::new(groups, repeat).map_err(Error::Arguments)?;
-        Ok(Self { groups, repeat, ..self })
+        let groups = Groups::new(groups, repeat).map_err(Error::Arguments)?;
+        Ok(Self { groups, ..self })
+    }
+
+    pub(crate) fn with_last_repeat(self, last: usize) -> Result<Self, Error> {
+        let groups = self.groups.with_last_repeat(last).map_err(Error::Arguments)?;
+        Ok(Self { groups, ..self })
     }
 
     /// Whether one row of this many elements is a row of this plan that one thread normalizes with ordinary stores,
     /// whatever the parallelism, with the only gamma and beta.
     #[inline(always)]
     pub(crate) fn takes_one_row(&self, cols: usize) -> bool {
-        let only_one = (self.groups, self.repeat) == (1, 1) && self.divisor == Divisor::RootMeanSquare;
+        let only_one = self.groups.period() == 1 && self.divisor == Divisor::RootMeanSquare;
         cols == self.cols && cols <= SINGLE_ROW_COLS && only_one && self.store != Store::Streaming
     }
 
@@ -134,16 +138,16 @@ impl Plan {
         gamma: Option<Vector<'a, T>>,
         beta: Option<Vector<'a, T>>,
     ) -> Result<Params<'a, T>, Error> {
-        let &Self { groups, repeat, rounding, divisor, .. } = self;
+        let &Self { groups, rounding, divisor, .. } = self;
         let offset = T::Float::from_f32(self.offset);
         let mut params = Params { gamma, beta, offset, rounding, divisor, ..Params::default() };
         divisor.check_eps(self.eps).map_err(Error::Arguments)?;
         let len = self.params_len("gamma", gamma.is_some() || beta.is_some())?;
-        if groups * repeat > 1 {
-            if !rows.is_multiple_of(groups * repeat) {
-                return Err(Error::Arguments(Refused::GroupRows { rows, groups, repeat }));
+        if groups.period() > 1 {
+            if !rows.is_multiple_of(groups.period()) {
+                return Err(Error::Arguments(groups.misfit(rows)));
             }
-            params.groups = Groups::new(groups, repeat).map_err(Error::Arguments)?;
+            params.groups = groups;
         }
         let fits = |what, v: &Option<Vector<'_, T>>| shape::len(what, v.as_ref().map(Vector::len), len);
         fits("gamma", &gamma)?;
@@ -155,7 +159,7 @@ impl Plan {
     /// products may overflow.
     #[inline(always)]
     pub(crate) fn params_len(&self, what: &'static str, is_given: bool) -> Result<usize, Error> {
-        let &Self { cols, groups, .. } = self;
+        let (cols, groups) = (self.cols, self.groups.groups());
         match cols.checked_mul(groups) {
             None if is_given => Err(Error::Arguments(Refused::Overflow { what, rows: groups, stride: cols })),
             len => Ok(len.unwrap_or(usize::MAX)),

@@ -2,10 +2,13 @@
 
 use lanenorm_kernels::Element;
 use lanenorm_kernels::ops::backward::Parts;
+use lanenorm_kernels::rows::Groups;
 
 use crate::Error;
+use crate::plan::Plan;
 
 /// How many elements of scratch memory go where.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Scratch {
     /// The elements for the sums of one part, and for the sums of all parts.
     pub(crate) partial: usize,
@@ -35,6 +38,46 @@ impl Scratch {
     /// The elements of all scratch memory, for `tasks` tasks.
     pub(crate) fn total(&self, tasks: usize) -> Option<usize> {
         self.work.checked_mul(tasks)?.checked_add(self.partials)
+    }
+}
+
+/// The parts of the rows of each group, and the memory that they take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupParts {
+    /// Of each group but the last.
+    first: (Parts, Scratch),
+    last: (Parts, Scratch),
+}
+
+impl GroupParts {
+    /// Those of `rows` rows, which the groups of the plan divide. `lens` gives the memory. `None` on overflow.
+    pub(crate) fn new(plan: &Plan, rows: usize, lens: impl Fn(&Parts) -> Option<Scratch>) -> Option<Self> {
+        let groups = plan.groups;
+        let of = |group| {
+            let parts = Parts::new(groups.rows_of(group, rows), plan.cols);
+            lens(&parts).map(|lens| (parts, lens))
+        };
+        Some(Self { first: of(0)?, last: of(groups.groups() - 1)? })
+    }
+
+    /// Those of a group.
+    pub(crate) fn of(&self, groups: Groups, group: usize) -> &(Parts, Scratch) {
+        if group + 1 == groups.groups() { &self.last } else { &self.first }
+    }
+
+    /// Memory in which each group has room.
+    pub(crate) fn room(&self) -> Scratch {
+        let (Self { first: (_, a), last: (_, b) }, most) = (self, |a: usize, b: usize| a.max(b));
+        Scratch {
+            partial: most(a.partial, b.partial),
+            partials: most(a.partials, b.partials),
+            work: most(a.work, b.work),
+        }
+    }
+
+    /// The most parts of a group.
+    pub(crate) fn most(&self) -> usize {
+        self.first.0.count().max(self.last.0.count())
     }
 }
 

@@ -84,6 +84,22 @@ pub enum Error {
         /// The number of successive rows that each group serves.
         repeat: usize,
     },
+    /// The last group of rows serves none, or too many.
+    LastGroup {
+        /// The number of groups.
+        groups: usize,
+        /// The number of successive rows that each group but the last serves.
+        repeat: usize,
+        /// The number of successive rows that the last group serves.
+        last: usize,
+    },
+    /// The groups, of which the last serves another number of rows than the others, do not divide the rows.
+    GroupPeriod {
+        /// The number of rows.
+        rows: usize,
+        /// The number of successive rows that all groups together serve.
+        period: usize,
+    },
     /// There is no such group of rows.
     NoGroup {
         /// The index of the group that was asked for.
@@ -283,6 +299,19 @@ impl fmt::Display for Error {
             ),
             Self::GroupRows { rows, groups, repeat } => {
                 write!(f, "x has {}, which is not a multiple of {} of {repeat}", rows_of(rows), groups_of(groups))
+            }
+            Self::LastGroup { groups, repeat, last } => write!(
+                f,
+                "{} of {}, the last of {last}: expected at least one for the last, and a sum that does not overflow usize",
+                groups_of(groups),
+                rows_of(repeat)
+            ),
+            Self::GroupPeriod { rows, period } => {
+                write!(
+                    f,
+                    "x has {}, which is not a multiple of the {period} that all groups together serve",
+                    rows_of(rows)
+                )
             }
             Self::NoGroup { index, groups } => {
                 write!(f, "the group has index {index}, but the number of groups is {groups}")

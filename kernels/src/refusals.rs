@@ -193,6 +193,16 @@ fn parameters_statistics_and_eps() {
         );
         assert_eq!(says(Groups::new(groups, repeat)), expected);
     }
+    for (repeat, last) in [(5, 0), (5, usize::MAX)] {
+        let expected = format!(
+            "2 groups of {repeat} rows, the last of {last}: expected at least one for the last, and a sum that does \
+             not overflow usize"
+        );
+        assert_eq!(says(Groups::new(2, repeat).and_then(|groups| groups.with_last_repeat(last))), expected);
+    }
+    let groups = Groups::new(2, 3).and_then(|groups| groups.with_last_repeat(1)).expect("groups");
+    let expected = "x has 6 rows, which is not a multiple of the 4 that all groups together serve";
+    assert_eq!(groups.misfit(6).to_string(), expected);
     assert_eq!(Moments::EMPTY.rescale::<f32>(-2.0), Err(Error::Eps(-2.0)));
 }
 
@@ -324,11 +334,14 @@ fn gradients() {
     let part = |what| format!("{what} is given for 2 of the 6 rows of the buffers, expected for all of them");
     assert_eq!(says(rows().split_at(2).0.with_dx((&mut dx, 4))), part("dx"));
     assert_eq!(says(rows().split_at(2).0.with_ds((&x, 4))), part("ds"));
-    assert_eq!(says(rows().with_group(0, 3, 1).and_then(|rows| rows.with_group(0, 2, 1))), part("a group"));
-    assert_eq!(says(rows().with_group(3, 3, 2)), "the group has index 3, but the number of groups is 3");
+    let groups = |groups, repeat| Groups::new(groups, repeat).expect("groups");
+    assert_eq!(
+        says(rows().with_group(0, groups(3, 1)).and_then(|rows| rows.with_group(0, groups(2, 1)))),
+        part("a group")
+    );
+    assert_eq!(says(rows().with_group(3, groups(3, 2))), "the group has index 3, but the number of groups is 3");
     let expected = "x has 6 rows, which is not a multiple of 2 groups of 2";
-    assert_eq!(says(rows().with_group(0, 2, 2)), expected);
-    assert_eq!(rows().with_group(0, 0, 2).err(), Some(Error::Groups { groups: 0, repeat: 2 }));
+    assert_eq!(says(rows().with_group(0, groups(2, 2))), expected);
 
     let none = Stats::default();
     for run in [backward::<Centered>, backward::<Uncentered>] {
@@ -337,7 +350,7 @@ fn gradients() {
         assert_eq!(run(rows(), none, None, false), "no gradient is wanted: none of dx, dgamma and dbeta is given");
         let with_ds = rows().with_ds((&x, 4)).expect("ds fits");
         assert_eq!(run(with_ds, none, None, true), "ds has 6 rows, but there is no dx to add ds to");
-        let of_group = rows().with_ds((&x, 4)).and_then(|rows| rows.with_group(0, 3, 1)).expect("ds fits");
+        let of_group = rows().with_ds((&x, 4)).and_then(|rows| rows.with_group(0, groups(3, 1))).expect("ds fits");
         assert_eq!(run(of_group, none, None, true), "ds has 6 rows, but there is no dx to add ds to");
         let rstd = Stats { rstd: Some(&x[..5]), ..none };
         assert_eq!(run(rows(), rstd, None, true), "rstd has 5 elements, expected 6");

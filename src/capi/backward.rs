@@ -22,7 +22,7 @@ use crate::gradients::ParamGrads;
 use crate::jobs;
 use crate::parallel::{self, Tasks};
 use crate::plan::{Plan, Written, dx_row_bytes};
-use crate::scratch::Scratch;
+use crate::scratch::{GroupParts, Scratch};
 
 /// The buffers of a backward call. Start from `LANENORM_BACKWARD_INIT`, which sets `struct_size` and leaves all else
 /// zero and absent. At least one of dx, dgamma and dbeta must be wanted.
@@ -159,7 +159,8 @@ pub unsafe extern "C" fn lanenorm_plan_backward_finish(
 
 /// The blocks of a call, which are the parts of each group, and the memory that they take.
 struct Sizes {
-    parts: Parts,
+    parts: GroupParts,
+    /// Memory in which each group has room.
     lens: Scratch,
 }
 
@@ -170,16 +171,23 @@ const _: () = assert!((f64::STEP * size_of::<f64>()).is_multiple_of(LINE));
 
 impl Sizes {
     fn new(plan: &Plan, kind: Kind, rows: usize, is_gated: bool) -> Option<Self> {
-        let parts = Parts::new(rows / plan.groups, plan.cols);
-        if is_gated {
-            return Some(Self { lens: Scratch::gated(&parts, kind.centered)?, parts });
-        }
-        let of = if kind.float_size() == size_of::<f64>() { Scratch::new::<f64> } else { Scratch::new::<f32> };
-        Some(Self { lens: of(&parts, kind.centered)?, parts })
+        let of = match kind.float_size() {
+            _ if is_gated => Scratch::gated,
+            size if size == size_of::<f64>() => Scratch::new::<f64>,
+            _ => Scratch::new::<f32>,
+        };
+        let parts = GroupParts::new(plan, rows, |parts| of(parts, kind.centered))?;
+        Some(Self { lens: parts.room(), parts })
+    }
+
+    /// The parts of a group.
+    fn parts_of(&self, plan: &Plan, group: usize) -> &Parts {
+        &self.parts.of(plan.groups, group).0
     }
 
     fn in_bytes(&self, plan: &Plan, kind: Kind) -> Option<lanenorm_backward_sizes> {
-        let blocks = self.parts.count().checked_mul(plan.groups)?;
+        let (last, per_group) = (plan.groups.groups() - 1, self.parts_of(plan, 0).count());
+        let blocks = per_group.checked_mul(last)?.checked_add(self.parts_of(plan, last).count())?;
         let bytes = |len: usize| len.checked_mul(kind.float_size()).filter(|&n| n <= isize::MAX as usize);
         let partials_bytes = bytes(self.lens.partial.checked_mul(blocks)?)?;
         Some(lanenorm_backward_sizes { blocks, partials_bytes, work_bytes: bytes(self.lens.work)? })
@@ -199,8 +207,7 @@ fn overflows(plan: &Plan, rows: usize) -> lanenorm_status {
 }
 
 fn check_groups(plan: &Plan, rows: usize) -> Result<(), lanenorm_status> {
-    let &Plan { groups, repeat, .. } = plan;
-    if rows.is_multiple_of(groups * repeat) { Ok(()) } else { Err(Refused::GroupRows { rows, groups, repeat }.into()) }
+    if rows.is_multiple_of(plan.groups.period()) { Ok(()) } else { Err(plan.groups.misfit(rows).into()) }
 }
 
 /// A call that has been checked, and has rows and columns.
@@ -422,7 +429,7 @@ where
     T: Element + Compiled<M>,
 {
     let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
-    let &Plan { cols, groups, repeat, offset, rounding, divisor, eps, isa, .. } = plan;
+    let &Plan { cols, groups, offset, rounding, divisor, eps, isa, .. } = plan;
     let raw = |Strided { data, stride, outer_stride }| RawGradRows { p: data.cast::<T>(), stride, outer_stride };
     let (ds, dx) = (call.ds.map(raw), call.dx.map(raw));
     // SAFETY: places have been checked: dx is apart from all else, or is dy. The rest is the caller's duty.
@@ -440,7 +447,7 @@ where
         (gamma, stats, partials, work)
     };
     let params = Params { gamma, offset: T::Float::from_f32(offset), rounding, divisor, ..Params::default() };
-    let job = grad_rows.with_group(task.group, groups, repeat);
+    let job = grad_rows.with_group(task.group, groups);
     let job = job.and_then(|rows| Backward::new(rows, stats, params, eps, call.sums, call.streaming));
     let job = job.map(|job: Backward<'_, T, M>| job.split_at_part(task.first).1.split_at_part(task.count).0);
     match job {
@@ -456,7 +463,7 @@ where
 #[inline(never)]
 unsafe fn run_gated_parts<M: GateGradients>(call: &Call<'_>, sizes: &Sizes, task: Task) {
     let &Call { plan, kind, buffers, shape: Shape { rows, inner_rows, .. }, .. } = call;
-    let &Plan { cols, groups, repeat, offset, rounding, divisor, eps, isa, .. } = plan;
+    let &Plan { cols, groups, offset, rounding, divisor, eps, isa, .. } = plan;
     let Some(&Gated { gate, z, z_dtype, dz, beta }) = call.gate.as_ref() else { misfit() };
     let raw = |Strided { data, stride, outer_stride }, dtype: Dtype| RawGateRows {
         rows: RawGradRows { p: data.cast::<f32>(), stride, outer_stride },
@@ -479,7 +486,7 @@ unsafe fn run_gated_parts<M: GateGradients>(call: &Call<'_>, sizes: &Sizes, task
         (grad_rows, partials, scratch(task.work, sizes.lens.work))
     };
     let params = Params { gamma, beta, offset, rounding, divisor, ..Params::default() };
-    let job = grad_rows.with_group(task.group, groups, repeat);
+    let job = grad_rows.with_group(task.group, groups);
     let job = job.and_then(|rows| GatedBackward::<M>::new(rows, params, eps, gate, call.sums));
     match job.map(|job| job.split_at_part(task.first).1.split_at_part(task.count).0) {
         Err(_) => misfit(),
@@ -511,10 +518,11 @@ unsafe fn merge_group<T, M: Center>(
         let grad = |p: *mut c_void| {
             (!p.is_null()).then(|| slice::from_raw_parts_mut(p.cast::<T::Float>().add(group * cols), cols))
         };
-        let partials = slice::from_raw_parts(partials.cast::<T::Float>(), sizes.lens.partials);
+        let partials =
+            slice::from_raw_parts(partials.cast::<T::Float>(), sizes.parts.of(call.plan.groups, group).1.partials);
         (partials, grad(call.buffers.dgamma), grad(call.buffers.dbeta))
     };
-    jobs::merge::<T, M, false>(isa, &sizes.parts, partials, ParamGrads { dgamma, dbeta }, tasks);
+    jobs::merge::<T, M, false>(isa, sizes.parts_of(call.plan, group), partials, ParamGrads { dgamma, dbeta }, tasks);
 }
 
 /// Writes zeros to dgamma and dbeta. These are the gradients if there are no rows. Otherwise the zeros are needed
@@ -527,7 +535,7 @@ unsafe fn fill_sums(plan: &Plan, kind: Kind, buffers: &lanenorm_backward_buffers
         // That the length does not overflow has been checked only for a gradient that is given.
         if !grad.is_null() {
             // SAFETY: the caller's duty.
-            unsafe { fill_with_zeros(grad, 0, plan.cols * plan.groups * kind.float_size()) };
+            unsafe { fill_with_zeros(grad, 0, plan.cols * plan.groups.groups() * kind.float_size()) };
         }
     }
 }
@@ -556,7 +564,8 @@ pub(super) unsafe fn backward(
     let (rows, float) = (call.shape.rows, kind.float_size());
     let overflow = || overflows(plan, rows);
     let sizes = Sizes::new(plan, kind, rows, gate.is_some()).ok_or_else(overflow)?;
-    let tasks: Tasks<false> = Plan { parallelism: parallelism(threads), ..*plan }.backward_tasks(rows, &sizes.parts);
+    let tasks: Tasks<false> =
+        Plan { parallelism: parallelism(threads), ..*plan }.backward_tasks(rows, sizes.parts.most());
     let len = sizes.lens.total(tasks.count).ok_or_else(overflow)?;
     let mut scratch: Vec<Line> = Vec::new();
     let lines = len.checked_mul(float).map_or(usize::MAX, |bytes| bytes.div_ceil(LINE));
@@ -575,8 +584,9 @@ pub(super) unsafe fn backward(
     let merge: MergeGroup = for_types!(kind.dtype, kind.centered, merge_group);
     // SAFETY: the caller's duty.
     unsafe { fill_sums(plan, kind, buffers) };
-    for group in 0..plan.groups {
-        let task = Task { group, first: 0, count: sizes.parts.count(), partials, work: ptr::null_mut() };
+    for group in 0..plan.groups.groups() {
+        let count = sizes.parts_of(plan, group).count();
+        let task = Task { group, first: 0, count, partials, work: ptr::null_mut() };
         parallel::share(SomeParts { call: &call, sizes: &sizes, run, task }, work, tasks);
         if call.sums {
             // SAFETY: the caller's duty; these sums are of this group, and this call's.
@@ -614,7 +624,8 @@ unsafe fn run_blocks(
     };
     scratch("partials", partials, partial * blocks, call.sums)?;
     scratch("work", work, sizes.lens.work, true)?;
-    let (per_group, run) = (sizes.parts.count(), for_types!(kind.dtype, kind.centered, run_parts) as Run);
+    let run: Run = for_types!(kind.dtype, kind.centered, run_parts);
+    let (last, per_group) = (plan.groups.groups() - 1, sizes.parts_of(plan, 0).count());
     // SAFETY: the caller's duty. Both become slices, whose elements must have a value; C's memory need not have one.
     unsafe {
         if call.sums {
@@ -624,8 +635,9 @@ unsafe fn run_blocks(
     }
     let (mut block, end) = (first, first + count);
     while block < end {
-        let (group, part) = (block / per_group, block % per_group);
-        let n = (per_group - part).min(end - block);
+        let group = (block / per_group).min(last);
+        let part = block - group * per_group;
+        let n = (sizes.parts_of(plan, group).count() - part).min(end - block);
         let partials = partials.wrapping_byte_add(block * partial * float);
         // SAFETY: the caller's duty, for the rows of these blocks; there is room for the sums of all blocks.
         unsafe { run(&call, &sizes, Task { group, first: part, count: n, partials, work }) };
@@ -663,8 +675,9 @@ unsafe fn finish(
     let merge: MergeGroup = for_types!(kind.dtype, kind.centered, merge_group);
     // SAFETY: the caller's duty.
     unsafe { fill_sums(plan, kind, buffers) };
-    for group in 0..plan.groups {
-        let partials = partials.wrapping_byte_add(group * sizes.lens.partials * kind.float_size());
+    let of_group = sizes.parts_of(plan, 0).count() * sizes.lens.partial * kind.float_size();
+    for group in 0..plan.groups.groups() {
+        let partials = partials.wrapping_byte_add(group * of_group);
         // SAFETY: the caller's duty.
         unsafe { merge(&call, &sizes, group, partials, Tasks::ONE) };
     }

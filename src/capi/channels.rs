@@ -172,8 +172,9 @@ impl<'a> Call<'a> {
             function if function == lanenorm_activation::GeluTanh as i32 => Some(Function::GeluTanh),
             function => return Err(unknown("activation", function)),
         };
-        if plan.groups != 1 || plan.repeat != 1 {
-            return Err(Error::ChannelGroups { groups: plan.groups, repeat: plan.repeat }.into());
+        if plan.groups.period() != 1 {
+            let (groups, repeat) = (plan.groups.groups(), plan.groups.repeat());
+            return Err(Error::ChannelGroups { groups, repeat }.into());
         }
         if !kind.centered {
             no_centered(
@@ -480,7 +481,7 @@ unsafe fn backward_pixels<T: Element + Compiled<M>, M: Center>(
         (job?, [dgamma, dbeta])
     };
     let parts = Parts::new(rows, plan.cols);
-    let tasks: Tasks<false> = plan.backward_tasks(rows, &parts);
+    let tasks: Tasks<false> = plan.backward_tasks(rows, parts.count());
     let scratch = Scratch::channels::<T>(&parts, M::CENTERED);
     let total = scratch.as_ref().and_then(|scratch| scratch.total(tasks.count));
     let (Some(scratch), Some(total)) = (scratch, total) else {

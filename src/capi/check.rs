@@ -113,8 +113,8 @@ pub(super) fn shape(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers)
             format_args!("y is {y}, but residual is {sum}: expected one type, or a sum, which may be residual");
         return Err(refuse(lanenorm_status::Unsupported, message));
     }
-    if plan.groups > 1 && !shape.rows.is_multiple_of(plan.groups * plan.repeat) {
-        return Err(Refused::GroupRows { rows: shape.rows, groups: plan.groups, repeat: plan.repeat }.into());
+    if plan.groups.period() > 1 && !shape.rows.is_multiple_of(plan.groups.period()) {
+        return Err(plan.groups.misfit(shape.rows).into());
     }
     Ok(shape)
 }
@@ -163,7 +163,7 @@ pub(super) fn check_plain(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_bu
     let elements = rows.checked_mul(plan.cols)?;
     let is_plain = (kind.centered || beta_at == 0)
         && (strides | others) == 0
-        && plan.groups == 1
+        && plan.groups.period() == 1
         && kind.gamma == kind.dtype
         && kind.y == kind.dtype
         && elements != 0;
@@ -311,6 +311,7 @@ pub(super) fn unsupported(message: &str) -> lanenorm_status {
 /// The number of elements of gamma, and of beta.
 #[inline(always)]
 pub(super) fn params_len(plan: &Plan) -> Result<usize, lanenorm_status> {
-    let overflow = || Refused::Overflow { what: "gamma", rows: plan.groups, stride: plan.cols };
-    Ok(plan.cols.checked_mul(plan.groups).ok_or_else(overflow)?)
+    let groups = plan.groups.groups();
+    let overflow = || Refused::Overflow { what: "gamma", rows: groups, stride: plan.cols };
+    Ok(plan.cols.checked_mul(groups).ok_or_else(overflow)?)
 }

@@ -417,13 +417,10 @@ impl Call<'_> {
                 rstd: part_of(buffers.rstd.cast(), first, count),
             }
         };
-        let mut groups = Groups::ONE;
-        if plan.groups > 1 {
-            groups = Groups::new(plan.groups, plan.repeat)?.after(first);
-        }
+        let groups = if plan.groups.groups() > 1 { plan.groups.after(first) } else { Groups::ONE };
         // SAFETY: lengths and alignment have been checked.
         let (gamma, beta, bias) = unsafe {
-            let len = plan.cols * plan.groups;
+            let len = plan.cols * plan.groups.groups();
             let bias = buffers.bias.cast::<T>();
             let bias = if bias.is_null() { None } else { Some(slice::from_raw_parts(bias, plan.cols)) };
             (params(buffers.gamma, len, types.gamma), params(buffers.beta, len, types.gamma), bias)

@@ -5,6 +5,7 @@ use std::mem::{MaybeUninit, offset_of, size_of};
 
 use lanenorm_kernels::Tier;
 use lanenorm_kernels::element::Kind as Companion;
+use lanenorm_kernels::rows::Groups;
 
 use super::{guard, lanenorm_backward_buffers, lanenorm_forward_buffers, lanenorm_status, refuse, tier_name};
 use crate::plan::Plan;
@@ -123,7 +124,7 @@ pub struct lanenorm_desc {
     /// group (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts
     /// as one.
     pub groups: usize,
-    /// The number of successive rows that take the same group. Zero counts as one.
+    /// The number of successive rows that take the same group. Zero counts as one. See `last_group_repeat`.
     pub group_repeat: usize,
     /// Added to gamma, if there is one: 1 where gamma - 1 is kept (Gemma).
     pub gamma_offset: f32,
@@ -135,6 +136,10 @@ pub struct lanenorm_desc {
     pub rounding: i32,
     /// A `lanenorm_sums`: which sums of x and a residual of 16 bits are normalized.
     pub sums: i32,
+    /// The number of successive rows that take the last of several groups, if it differs from `group_repeat`: the heads
+    /// of Q and of K, say, are two groups. The rows of a call must be a multiple of the rows of all groups. Zero counts
+    /// as `group_repeat`.
+    pub last_group_repeat: usize,
 }
 
 /// A plan: some numbers, which `lanenorm_plan_init` makes of a descriptor, and which are only read from then on, by any
@@ -345,8 +350,16 @@ impl Inner {
             Rounding { steps: rounds(lanenorm_rounding::Steps), gamma: rounds(lanenorm_rounding::Gamma), sums };
         let (parallelism, offset, groups) = (Parallelism::Serial, desc.gamma_offset, desc.groups.max(1));
         let (cols, eps, isa) = (desc.cols, desc.eps, isa?);
-        let plan = Plan { cols, eps, offset, rounding, divisor, groups: 1, repeat: 1, isa, parallelism, store };
+        let plan = Plan { cols, eps, offset, rounding, divisor, groups: Groups::ONE, isa, parallelism, store };
         let plan = if groups == 1 { plan } else { plan.with_groups(groups, desc.group_repeat.max(1))? };
+        let plan = match desc.last_group_repeat {
+            0 => plan,
+            last if groups > 1 => plan.with_last_repeat(last)?,
+            last => {
+                let message = format_args!("last_group_repeat is {last}, but groups is {}", desc.groups);
+                return Err(refuse(lanenorm_status::Unsupported, message));
+            }
+        };
         Ok(Self { magic: MAGIC, plan, kind: Kind { centered, dtype, gamma, y, sum } })
     }
 }
@@ -441,7 +454,7 @@ pub(super) unsafe trait HasSize {
 // SAFETY: numbers, and pointers, which are then NULL.
 unsafe impl HasSize for lanenorm_desc {
     const LEAST: usize = offset_of!(Self, groups);
-    const END: usize = offset_of!(Self, sums) + size_of::<i32>();
+    const END: usize = offset_of!(Self, last_group_repeat) + size_of::<usize>();
 }
 
 // SAFETY: as above.

@@ -30,6 +30,7 @@ mod forward;
 mod functions;
 mod gate;
 mod l2;
+mod last_group;
 mod names;
 mod quantize;
 mod rounding;
@@ -67,6 +68,7 @@ const DESC: lanenorm_desc = lanenorm_desc {
     sum_dtype: 0,
     rounding: 0,
     sums: 0,
+    last_group_repeat: 0,
 };
 
 fn dtype<V: Value>() -> i32 {

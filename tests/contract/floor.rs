@@ -102,7 +102,8 @@ where
                     let rows = GradRows::new((&problem.dy, cols), (&forward.x, cols), rows, cols);
                     rows.expect("the rows fit")
                 };
-                let with_dx = of_group().with_dx((&mut dx, cols)).and_then(|r| r.with_group(group, groups, repeat));
+                let with_dx = of_group().with_dx((&mut dx, cols));
+                let with_dx = with_dx.and_then(|r| r.with_group(group, Groups::new(groups, repeat)?));
                 let (a, b) = with_dx.expect("the rows fit").split_at(at);
                 let gamma = forward.gamma.as_deref().map(|g| Vector::from(&g[group * cols..][..cols]));
                 let offset = K::F::of(forward.operation.offset().into());

@@ -37,6 +37,7 @@ mod halves;
 mod kernels;
 #[cfg(not(few_tests))]
 mod l2;
+mod last_group;
 #[cfg(not(few_tests))]
 mod moments;
 #[cfg(not(few_tests))]

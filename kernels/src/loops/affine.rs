@@ -245,6 +245,10 @@ impl<'a, T: Storage> Epilogues<T> for Params<'a, T> {
         !self.groups.are_one()
     }
 
+    fn same_from(&self, r: usize) -> usize {
+        self.groups.rows_from(r)
+    }
+
     #[inline(always)]
     unsafe fn finish_exactly(&self, isa: Isa, rows: &mut RowIo<'_, T>, r: usize, streaming: bool, norm: WideNorm) {
         if T::ROUNDS && self.rounding.steps {

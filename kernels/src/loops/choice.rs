@@ -17,6 +17,25 @@ use crate::simd::FOLD_ROWS;
 /// Runs a job. Both normalizations share this function if they share the loops.
 #[inline(never)]
 pub(crate) fn run_job<T: Storage, M: Center, E: Epilogues<T>>(job: &mut Job<'_, T, E>, isa: Isa) {
+    if !job.epilogues.differ() || job.epilogues.same_from(0) < FEWEST_TOGETHER || isa.tier() == Tier::Scalar {
+        return run_some::<T, M, E>(job, isa);
+    }
+    let (rows, cols) = (job.rows.rows(), job.rows.cols());
+    let mut r = 0;
+    while r < rows {
+        let n = job.epilogues.same_from(r).min(rows - r);
+        let mut part = job.part(r, n);
+        part.epilogues = part.epilogues.of_row(0, cols);
+        run_some::<T, M, E>(&mut part, isa);
+        r += n;
+    }
+}
+
+/// As many rows of a job that have the same operands are a job of their own: the loops take several rows at once then.
+const FEWEST_TOGETHER: usize = 8;
+
+#[inline(never)]
+fn run_some<T: Storage, M: Center, E: Epilogues<T>>(job: &mut Job<'_, T, E>, isa: Isa) {
     if !job.forward::<M>(isa) || job.epilogues.differ() {
         job.canonicalize_nans();
     }

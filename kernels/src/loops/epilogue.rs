@@ -153,6 +153,9 @@ pub(crate) trait Epilogues<T: Storage>: Sized {
     /// Whether rows differ in their operands.
     fn differ(&self) -> bool;
 
+    /// The number of successive rows from row `r` on that have the same operands, if these differ.
+    fn same_from(&self, r: usize) -> usize;
+
     /// Normalizes row `r` in f64, with the statistics `norm`, and makes y from it. These must be the epilogues of row
     /// `r` alone.
     ///

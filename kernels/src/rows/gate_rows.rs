@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use super::grad_rows::{Place, Which};
-use super::{RawGradRows, RawRows};
+use super::{Groups, RawGradRows, RawRows};
 use crate::element::Kind;
 use crate::error::Error;
 
@@ -87,8 +87,8 @@ impl GateGradRows<'_> {
     /// # Errors
     /// If there is no such group, if the groups do not divide the rows, or if these are a part of the rows of the
     /// buffers.
-    pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Result<Self, Error> {
-        Ok(Self { which: self.which.with_group(index, groups, repeat)?, ..self })
+    pub fn with_group(self, index: usize, groups: Groups) -> Result<Self, Error> {
+        Ok(Self { which: self.which.with_group(index, groups)?, ..self })
     }
 
     /// The first `row` rows, and the others. All rows come first if there are fewer.

@@ -52,20 +52,22 @@ impl Which {
     }
 
     /// Those of one of several groups: see [`GradRows::with_group`].
-    pub(super) fn with_group(self, index: usize, groups: usize, repeat: usize) -> Result<Self, Error> {
+    pub(super) fn with_group(self, index: usize, groups: Groups) -> Result<Self, Error> {
         self.check_all("a group")?;
-        Groups::new(groups, repeat)?.divide(self.rows)?;
-        if index >= groups {
-            return Err(Error::NoGroup { index, groups });
+        groups.divide(self.rows)?;
+        if index >= groups.groups() {
+            return Err(Error::NoGroup { index, groups: groups.groups() });
         }
-        Ok(Self { rows: self.rows / groups, group: Group { index, groups, repeat }, ..self })
+        let (start, repeat, period) = (groups.start(index), groups.repeat_of(index), groups.period());
+        Ok(Self { rows: groups.rows_of(index, self.rows), group: Group { start, repeat, period }, ..self })
     }
 
     /// The index of row `r` among the rows of the buffers.
     #[inline(always)]
     fn index(&self, r: usize) -> usize {
-        let (r, Group { index, groups, repeat }) = (self.first + r, self.group);
-        if groups == 1 { r } else { (r / repeat * groups + index) * repeat + r % repeat }
+        let (r, group) = (self.first + r, self.group);
+        let Group { start, repeat, period } = group;
+        if group.is_all() { r } else { r / repeat * period + start + r % repeat }
     }
 
     /// The place of row `r` in the buffers.
@@ -86,17 +88,23 @@ impl Which {
     }
 }
 
-/// Of each `groups * repeat` rows, the `repeat` rows of group `index`.
+/// Of each `period` rows, `repeat` rows from row `start` on.
 #[derive(Clone, Copy, Debug)]
 struct Group {
-    index: usize,
-    groups: usize,
+    start: usize,
     repeat: usize,
+    period: usize,
 }
 
 impl Group {
     /// All rows.
-    const ONE: Self = Self { index: 0, groups: 1, repeat: 1 };
+    const ONE: Self = Self { start: 0, repeat: 1, period: 1 };
+
+    /// Whether these are all rows.
+    #[inline(always)]
+    fn is_all(self) -> bool {
+        self.repeat == self.period
+    }
 }
 
 /// Where rows start: row `inner` of run `outer` at element `outer * outer_stride + inner * stride`. dx is written to,
@@ -215,14 +223,13 @@ impl<'a, T: Storage> GradRows<'a, T> {
         Ok(Self { ds: Some(Strided::new(ds.as_ptr(), stride)), ..self })
     }
 
-    /// Of all rows, those of one of several groups: of each `groups * repeat` rows, `repeat` that follow
-    /// `index * repeat` others.
+    /// Of all rows, those of one of several groups.
     ///
     /// # Errors
     /// If there is no such group, if the groups do not divide the rows, or if these are a part of the rows of
     /// the buffers.
-    pub fn with_group(self, index: usize, groups: usize, repeat: usize) -> Result<Self, Error> {
-        Ok(Self { which: self.which.with_group(index, groups, repeat)?, ..self })
+    pub fn with_group(self, index: usize, groups: Groups) -> Result<Self, Error> {
+        Ok(Self { which: self.which.with_group(index, groups)?, ..self })
     }
 
     /// Refuses a buffer of `len` elements that is added to these rows.
@@ -294,12 +301,6 @@ impl<'a, T: Storage> GradRows<'a, T> {
     #[inline]
     pub fn rows(&self) -> usize {
         self.which.rows
-    }
-
-    /// The number of groups that the rows of the buffers have.
-    #[inline]
-    pub fn groups(&self) -> usize {
-        self.which.group.groups
     }
 
     /// The number of elements in a row.
@@ -387,7 +388,7 @@ impl<'a, T: Storage> GradRows<'a, T> {
     /// Whether each row of a buffer follows the row before it at one stride.
     #[inline(always)]
     pub(crate) fn is_one_run(&self) -> bool {
-        self.which.group.groups == 1 && self.which.all <= self.which.inner_rows
+        self.which.group.is_all() && self.which.all <= self.which.inner_rows
     }
 
     /// Where the row at `at` of each buffer starts.

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use lanenorm::kernels::ops::backward::{Backward, LEAF_ROWS, Parts, Stats};
-use lanenorm::kernels::rows::{GradRows, Params, Vector};
+use lanenorm::kernels::rows::{GradRows, Groups, Params, Vector};
 use lanenorm::kernels::{Center, Centered, Compiled, Uncentered};
 use lanenorm::{Element, Isa};
 
@@ -142,7 +142,8 @@ fn bad_lengths_are_refused() {
     assert!(in_place.and_then(|rows| rows.with_dx((&mut dx, 4))).is_err(), "dx in two places");
     assert!(rows().and_then(|rows| rows.with_ds((&x, 4))).is_ok());
     assert!(rows().and_then(|rows| rows.with_ds((&x, 5))).is_err());
-    let group = |index, groups, repeat| rows().and_then(|rows| rows.with_group(index, groups, repeat)).is_ok();
+    let group =
+        |index, groups, repeat| rows().and_then(|rows| rows.with_group(index, Groups::new(groups, repeat)?)).is_ok();
     assert!(group(0, 1, 1) && group(2, 3, 1) && group(0, 1, 3));
     assert!(!group(3, 3, 1) && !group(0, 2, 1) && !group(0, 3, 2) && !group(0, 0, 1) && !group(0, 1, 0));
     assert!(!group(0, usize::MAX, 2));
