@@ -29,8 +29,9 @@
 //!   f64 for rows of f64 and else of f32.
 //! - The end: [`to`](Call::to) y, of the type of x (of a sum, if there is one), of f32 beside 16 bits, or of 16 bits
 //!   beside f32, [`to_vec`](Call::to_vec) for a new vector, or [`run`](Call::run) in place.
-//! - Before the end, last of all: a gate ([`gate`](Call::gate)), 8 bits ([`quantize`](Call::quantize)), or channels
-//!   that come first ([`channels_first`](Call::channels_first)).
+//! - Before the end, last of all: a gate ([`gate`](Call::gate)), 8 bits ([`quantize`](Call::quantize)), channels that
+//!   come first ([`channels_first`](Call::channels_first)), a second gamma and beta for a second output
+//!   ([`second`](Call::second)), or the rest of longer rows ([`copy_rest`](Call::copy_rest)).
 //!
 //! [`Norm::backward`] and [`Norm::backward_in_place`] begin the description of a [`BackwardCall`] likewise.
 //!
@@ -303,7 +304,7 @@ impl<'a, T: Element, I, D: Place, P> Call<'a, T, Centered, I, D, P> {
     }
 }
 
-/// For calls that are quantized, or have a gate.
+/// For calls of which `gate` and the like make another type.
 impl<'a, T: Element, M: Center, I, D: Place, P> Call<'a, T, M, I, D, P> {
     /// A slice that such a call writes. Keeps what is wrong with it.
     pub(crate) fn slice_mut<V>(&mut self, what: &'static str, vector: SliceMut<'a, V>) -> Option<&'a mut [V]> {
@@ -653,6 +654,18 @@ mod tests {
             rounds.call(x16).gamma(gamma16).to(&mut *y)?;
             rounds.call(x).gamma(gamma16).to(&mut *y)?;
             rms_norm.call(x16).residual_in_place(&mut *y).bias(gamma).gamma(gamma16).to(y16)
+        });
+    }
+
+    #[cfg(not(debug_assertions))]
+    #[test]
+    fn second_outputs_and_the_rest_of_rows_fit_on_a_stack_of_32_kib() {
+        fits_on_a_stack(32, |isa, cols, x, x16, (y, y16)| {
+            let (gamma, gamma16) = (&x[..cols], &x16[..cols]);
+            let plan = LayerNorm::new(cols, 0.0)?.with_isa(isa).with_parallelism(Parallelism::Serial);
+            plan.call(x16).gamma(gamma).second().gamma(gamma16).beta(gamma16).to(&mut *y, &mut *y16)?;
+            plan.call(x).gamma(gamma).second().beta(gamma16).to(&mut *y, &mut *y16)?;
+            plan.call(x16).gamma(gamma).copy_rest().to(y16)
         });
     }
 

@@ -123,6 +123,20 @@ pub enum Error {
         /// The rows of y.
         y: usize,
     },
+    /// A call that copies the rest of each row has rows of x and of y at two different strides.
+    #[error("the rest of each row is copied, but rows of x start {x} elements apart, and rows of y {y}")]
+    RestStrides {
+        /// The stride of x.
+        x: usize,
+        /// The stride of y.
+        y: usize,
+    },
+    /// A call that copies the rest of each row has rows whose rest is not known.
+    #[error("the rest of each row is copied, but the rows of {what} are those of an array, or at two strides")]
+    NoRest {
+        /// The buffer.
+        what: &'static str,
+    },
     /// A call over channels that come first has rows with strides.
     #[error("{what} has strides, but tensors whose channels come first are contiguous")]
     ChannelStrides {

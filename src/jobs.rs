@@ -6,6 +6,7 @@
 
 use std::marker::PhantomData;
 
+use lanenorm_kernels::element::Storage;
 use lanenorm_kernels::ops::backward::{Backward, Parts};
 use lanenorm_kernels::ops::channels::ChannelsBackward;
 use lanenorm_kernels::ops::forward::{Forward, Normalize};
@@ -80,7 +81,20 @@ where
 {
     let Some(x) = job.rows().x_row(0) else { return };
     let moments = moments_of_row(isa, RowMoments::new(x, M::CENTERED), tasks);
-    match job.with_moments(&moments) {
+    finish_row(isa, job, &moments, tasks);
+}
+
+/// Normalizes one row, which is not a sum, and whose moments have been taken by the fast sums: its columns in parallel.
+#[inline(always)]
+pub(crate) fn finish_row<T, M: Center, const POOLS: bool>(
+    isa: Isa,
+    job: Forward<'_, T, M>,
+    moments: &Moments,
+    tasks: Tasks<POOLS>,
+) where
+    T: Element + Compiled<M>,
+{
+    match job.with_moments(moments) {
         Ok(job) => share(Columns { isa, job }, &mut [], tasks),
         Err(mut job) => job.run_on(isa),
     }
@@ -242,6 +256,15 @@ impl<T: Element + Compiled<M>, M: Center> Work for RowsWith<'_, '_, T, M> {
         };
     }
 }
+
+/// Makes the job of normalizing some rows: with these parameters, this eps, streaming or not, and these statistics.
+pub(crate) type MakeJob<T, M> = for<'j> fn(
+    RowIo<'j, T>,
+    Params<'j, T>,
+    f64,
+    bool,
+    StatsMut<'j, <T as Storage>::Float>,
+) -> Result<Forward<'j, T, M>, Refused>;
 
 /// The vectors and statistics of a forward call: all that it takes but its rows.
 #[derive(Debug)]

@@ -17,8 +17,9 @@
 //! - [`LayerNorm`] and [`RmsNorm`], plans: columns (or a normalized shape) and eps, [`Parallelism`], [`Store`] policy,
 //!   tier; rows at one stride or two ([`Rows`], [`RowsMut`]), or arrays (feature `ndarray`), in place or not; gamma and
 //!   beta per group of rows; L2 norms ([`RmsNorm::with_divisor`]). Calls that are described ([`call`]) keep statistics,
-//!   add a residual in one touch, multiply by a gate ([`Gate`]), quantize ([`Scheme`]), take gradients. A valid call
-//!   cannot fail. [`GroupNorm`] is the plan for groups of channels, and instance normalization.
+//!   add a residual in one touch, multiply by a gate ([`Gate`]), have a second output ([`Call::second`]), quantize
+//!   ([`Scheme`]), take gradients. A valid call cannot fail. [`GroupNorm`] is the plan for groups of channels, and
+//!   instance normalization.
 //! - [`kernels`], for engines with their own threads: the same code for a block of rows, without allocator,
 //!   threads or global state.
 //!
@@ -76,11 +77,13 @@ mod norm;
 mod parallel;
 mod plan;
 mod quantize;
+mod rest;
 mod rms_norm;
 mod room;
 mod rows;
 mod runs;
 mod scratch;
+mod second;
 mod shape;
 mod slice;
 
@@ -105,8 +108,10 @@ pub use norm::Norm;
 pub use parallel::Parallelism;
 pub use plan::Store;
 pub use quantize::{GivesNoY, QuantizeCall, Wanted};
+pub use rest::RestCall;
 pub use rms_norm::{RmsNorm, rms_norm, rms_norm_in_place};
 pub use rows::{Rows, RowsMut};
+pub use second::SecondCall;
 pub use slice::{Slice, SliceMut};
 
 /// Version, compiler, target and profile of this build, for bug reports and benchmark records.

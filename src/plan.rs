@@ -423,20 +423,25 @@ impl Plan {
         if elements == 0 {
             return;
         }
-        let streaming = self.streams_to(&Written {
-            bytes: elements * io.y_element(),
-            row_bytes: self.cols * io.y_element(),
-            tensors: if io.is_sum() { 4 } else { 2 },
-            on_lines: io.y_is_on_lines(),
-            in_place: io.is_in_place(),
-            least_row_bytes: y_row_bytes(size_of::<T>(), io.is_sum()),
-        });
+        let streaming = self.streams_in_runs(&io, if io.is_sum() { 4 } else { 2 });
         let job = |io, params, stats| job(io, params, streaming, stats);
         jobs::run_in_runs(self.isa, io, vectors, &job, self.parallelism.tasks_for(elements));
     }
 
+    /// Whether rows in runs are written past the caches by a call that reads and writes this many tensors.
+    pub(crate) fn streams_in_runs<T: Element>(&self, io: &RunsIo<'_, T>, tensors: usize) -> bool {
+        self.streams_to(&Written {
+            bytes: io.elements() * io.y_element(),
+            row_bytes: self.cols * io.y_element(),
+            tensors,
+            on_lines: io.y_is_on_lines(),
+            in_place: io.is_in_place(),
+            least_row_bytes: y_row_bytes(size_of::<T>(), io.is_sum()),
+        })
+    }
+
     #[inline]
-    fn streams<T: Element>(&self, io: &RowIo<'_, T>) -> bool {
+    pub(crate) fn streams<T: Element>(&self, io: &RowIo<'_, T>) -> bool {
         self.streams_to(&Written {
             bytes: io.y_bytes(),
             row_bytes: io.y_row_bytes(),

@@ -89,6 +89,26 @@ impl<M: Center> Norm<M> {
         Ok(unsafe { y.written() })
     }
 
+    /// Both outputs of rows with a second gamma and beta.
+    pub(crate) fn second_to_vecs<'a, T: Element, Y: Companion<T> + 'a, Z: Companion<T> + 'a>(
+        &self,
+        x: Rows<'a, T>,
+        params: [[Option<Vector<'a, T>>; 2]; 2],
+        stats: StatsMut<'a, T::Float>,
+    ) -> Result<(Vec<Y>, Vec<Z>), Error> {
+        let (mut y, mut second) = (Room::beside(&x, self.plan.cols), Room::beside(&x, self.plan.cols));
+        let mut checked = self.check_second(Buffers::plain(x, y.rows()), second.rows(), params, stats)?;
+        let [of_y, of_second] = &mut checked;
+        // SAFETY: the memories have all rows of the outputs, and nothing else uses them before these are written.
+        unsafe {
+            of_y.io.place(y.memory(), None);
+            of_second.io.place(second.memory(), None);
+        }
+        self.finish_second(checked);
+        // SAFETY: the call has written all elements of its outputs.
+        Ok(unsafe { (y.written(), second.written()) })
+    }
+
     /// The sums, and y.
     pub(crate) fn normalize_to_vecs<'a, T, R: Element, Y: Companion<R>>(
         &self,

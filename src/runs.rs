@@ -178,6 +178,19 @@ impl<'a, T: Element> Buffers<'a, T> {
         Ok((io, GatesInRuns { z, kind: Z::KIND, inner_rows, first: 0, rows, marker: PhantomData }))
     }
 
+    /// The rows, and the same rows with a second y, if all fit together. They are normalized in turn: both read x, and
+    /// the first y may lie over it.
+    pub(crate) fn check_second<Y: Companion<T>>(
+        self,
+        cols: usize,
+        mut y: RowsMut<'a, Y>,
+    ) -> Result<[RunsIo<'a, T>; 2], Error> {
+        let (first, y) = self.check_beside(cols, Some((Buffer::written("second y", &mut y), cols)))?;
+        let (y, kinds) = (y.unwrap_or(At::NOWHERE), [first.kinds[0], Y::KIND]);
+        let second = RunsIo { y, kinds, ..first };
+        Ok([first, second])
+    }
+
     /// The rows, and rows of another length, if all fit together.
     fn check_beside(self, cols: usize, q: Option<(Buffer, usize)>) -> Result<(RunsIo<'a, T>, Option<At>), Error> {
         let Self { x, sum, y, kinds, exchanged, .. } = self;
@@ -387,7 +400,8 @@ impl<'a, T: Element> RunsIo<'a, T> {
         // SAFETY: `Buffers` has borrowed all buffers for 'a, those that are written as mutable ones, so that they are
         // apart from one another, or are given as one. `shape::runs` has checked that the rows of each lie within its
         // elements, or are those that the maker of the grid has vouched for, and that they do not overlap. These rows
-        // are here alone: a `RunsIo` is not copied, and its parts have rows of their own.
+        // are here alone: a `RunsIo` is not copied, and its parts have rows of their own. (`check_second` makes two
+        // with one x, which are used in turn.)
         unsafe { RowIo::from_raw(x, sum, y, self.first_run(), self.cols) }
     }
 }

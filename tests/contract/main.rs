@@ -49,7 +49,11 @@ mod quantize;
 #[cfg(not(few_tests))]
 mod range;
 #[cfg(not(few_tests))]
+mod rest;
+#[cfg(not(few_tests))]
 mod runs;
+#[cfg(not(few_tests))]
+mod second;
 #[cfg(not(few_tests))]
 mod shapes;
 mod sum;
