@@ -41,11 +41,12 @@
  * Versions. Set struct_size to the sizeof of the header that the program is compiled with. A structure of an older
  * header may be smaller, by whole words: the fields beyond count as zero. It has to reach to the end of eps in a
  * descriptor, of y in a forward call, of dx in a backward call, of zero_point in quantized outputs, of z in a gate, of
- * dz in its gradients, of y in a tensor of channels, of dy in its gradients, and to that of a scheme. Fields are only
- * ever added at the end. A structure that is larger than the library's is refused, even if it ends in zeros
- * (LANENORM_STATUS_SIZE), so that the library ignores nothing that a newer header asks for. A plan belongs to the
- * library that made it: for another version or build it is not initialized. All versions export the same names. If two
- * are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared library that hides its symbols.
+ * dz in its gradients, of y in a second output, of y in a tensor of channels, of dy in its gradients, and to that of a
+ * scheme. Fields are only ever added at the end. A structure that is larger than the library's is refused, even if it
+ * ends in zeros (LANENORM_STATUS_SIZE), so that the library ignores nothing that a newer header asks for. A plan
+ * belongs to the library that made it: for another version or build it is not initialized. All versions export the same
+ * names. If two are in one process, load each with dlopen and RTLD_LOCAL, or link it into a shared library that hides
+ * its symbols.
  *
  * The process. LANENORM_ISA is read by the first call, RAYON_NUM_THREADS and LANENORM_SPIN_MICROS by the first large
  * one. If another thread calls setenv meanwhile, that is a data race in most C libraries: where threads change the
@@ -941,6 +942,29 @@ typedef struct lanenorm_gate_gradients {
 } lanenorm_gate_gradients;
 
 /**
+ * The second output of a call that normalizes each row twice. Start from `LANENORM_SECOND_INIT`, which sets
+ * `struct_size` and leaves all else absent.
+ */
+typedef struct lanenorm_second {
+  /**
+   * `sizeof(lanenorm_second)`. See "Versions" at the top.
+   */
+  size_t struct_size;
+  /**
+   * The second output, of the type of y, in as many runs as the buffers. It overlaps nothing, not even x.
+   */
+  struct lanenorm_rows_mut y;
+  /**
+   * Optional: the gamma of the second output, of the type and the length of the first one's.
+   */
+  const void *gamma;
+  /**
+   * Optional, not for RMS normalization: the beta of the second output, as gamma.
+   */
+  const void *beta;
+} lanenorm_second;
+
+/**
  * A tensor of channels, and what goes with it. Its channels are the `cols` of the plan, whose `groups` are one, and
  * whose types are those of x and gamma: y, dy and dx have the type of x. Start from `LANENORM_CHANNELS_INIT`, which
  * sets `struct_size` and leaves all else zero and absent.
@@ -1606,6 +1630,27 @@ enum lanenorm_status lanenorm_plan_gate_backward(const struct lanenorm_plan *pla
                                                  size_t threads);
 
 /**
+ * Normalizes all rows into y, and with another gamma and beta into a second y, on as many threads as `threads` says: x
+ * is read from memory once. Each output has the bits of a call of its own. y may be x. A residual is refused.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_second(const struct lanenorm_plan *plan,
+                                          const struct lanenorm_forward_buffers *buffers,
+                                          const struct lanenorm_second *second,
+                                          size_t threads);
+
+/**
+ * Normalizes `row_count` rows from `first_row` on into both outputs, on the calling thread, without allocating, as
+ * `lanenorm_plan_forward_rows` does. `buffers` and `second` are for all rows.
+ */
+LANENORM_NODISCARD
+enum lanenorm_status lanenorm_plan_second_rows(const struct lanenorm_plan *plan,
+                                               const struct lanenorm_forward_buffers *buffers,
+                                               const struct lanenorm_second *second,
+                                               size_t first_row,
+                                               size_t row_count);
+
+/**
  * Normalizes a tensor of channels, on as many threads as `threads` says. Memory is allocated for the time of the call
  * where elements of a row are not next to one another.
  */
@@ -1653,6 +1698,9 @@ enum lanenorm_status lanenorm_plan_channels_backward(const struct lanenorm_plan 
 
 /** Nothing beside the buffers of a backward call of gated rows: neither dz nor beta. */
 #define LANENORM_GATE_GRADIENTS_INIT {sizeof(lanenorm_gate_gradients), {NULL, 0, 0}, NULL}
+
+/** A second output to start from, which is absent, as are its gamma and beta. */
+#define LANENORM_SECOND_INIT {sizeof(lanenorm_second), {NULL, 0, 0}, NULL, NULL}
 
 /** A tensor of channels to start from: of nothing, whose channels come first. */
 #define LANENORM_CHANNELS_INIT \

@@ -34,6 +34,7 @@ mod gate;
 mod places;
 mod plan;
 mod quantize;
+mod second;
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char};
@@ -50,6 +51,7 @@ pub use functions::*;
 pub use gate::*;
 pub use plan::*;
 pub use quantize::*;
+pub use second::*;
 
 use crate::{Error, Parallelism, default_isa};
 

@@ -258,6 +258,24 @@ fn serial_calls_allocate_nothing() {
     }
 }
 
+#[test]
+fn second_outputs_and_the_rest_of_rows_allocate_nothing() {
+    // Two calls, tiles, and rows that are a tile.
+    for (rows, cols) in [(5, 768), (150, 1000), long_rows()[1]] {
+        let x: Vec<f32> = (0..rows * cols).map(|i| (i * 37 % 101) as f32).collect();
+        let (gamma, mut y, mut second_y) = (&x[..cols], x.clone(), x.clone());
+        let made = allocations(7, || {
+            let plan = LayerNorm::new(cols, 0.0).expect("a plan").with_parallelism(Parallelism::Serial);
+            plan.call(&x).gamma(gamma).second().beta(gamma).to(&mut y, &mut second_y).expect("two outputs");
+            plan.call_in_place(&mut y).second().gamma(gamma).run(&mut second_y).expect("two outputs");
+            let plan = LayerNorm::new(cols - 1, 0.0).expect("a plan").with_parallelism(Parallelism::Serial);
+            let call = plan.call(Rows::strided(&x, rows, cols)).copy_rest();
+            call.to(RowsMut::strided(&mut y, rows, cols)).expect("y");
+        });
+        assert_eq!(made, 0, "{rows} x {cols}");
+    }
+}
+
 /// Without given memory, a backward call allocates once, whatever the tasks and groups.
 #[test]
 fn backward_calls_without_scratch_allocate_once() {
@@ -451,6 +469,13 @@ fn calls_of_c_allocate_nothing() {
     };
     let plain = lanenorm_forward_buffers { residual: no_rows, ..forward };
     let gate = lanenorm_gate { struct_size: size_of::<lanenorm_gate>(), z: forward.x, z_dtype: 0, kind: 0 };
+    let (mut second_y, gamma_p) = (vec![0.0f32; ROWS * COLS], gamma.as_ptr().cast());
+    let second = lanenorm_second {
+        struct_size: size_of::<lanenorm_second>(),
+        y: write(&mut second_y),
+        gamma: gamma_p,
+        beta: gamma_p,
+    };
     let before = lanenorm_gate { kind: lanenorm_gate_kind::SiluBefore as i32, ..gate };
     let (mut partials, mut work) = (vec![0u64; sizes.partials_bytes / 8 + 1], vec![0u64; sizes.work_bytes / 8 + 1]);
     let (partials, work) = (partials.as_mut_ptr().cast::<c_void>(), work.as_mut_ptr().cast::<c_void>());
@@ -463,6 +488,8 @@ fn calls_of_c_allocate_nothing() {
         ok(lanenorm_plan_quantize_rows(&plan, &forward, &scheme, &quantized, 5, 100));
         ok(lanenorm_plan_gate(&plan, &plain, &gate, 1));
         ok(lanenorm_plan_gate_rows(&plan, &plain, &before, 5, 100));
+        ok(lanenorm_plan_second(&plan, &plain, &second, 1));
+        ok(lanenorm_plan_second_rows(&plan, &plain, &second, 5, 100));
         ok(lanenorm_plan_backward_blocks(&plan, &backward, partials, work, 0, sizes.blocks));
         ok(lanenorm_plan_backward_finish(&plan, &backward, partials));
         // A refused call writes its message.

@@ -723,6 +723,48 @@ static void gated_rows(void) {
   free(gated);
 }
 
+/* ---- A second gamma and beta ---- */
+
+/* Two outputs beside two calls, by one call and by rows, the first one over x. */
+static void second_outputs(void) {
+  enum { ROWS = 5, COLS = 64, N = ROWS * COLS };
+  float *x = (float *)filled(F32, N, 3.0), *gamma = (float *)filled(F32, COLS, 1.0);
+  float *y = (float *)allocate(N * sizeof(float)), *second_y = (float *)allocate(N * sizeof(float));
+  float *expected = (float *)allocate(N * sizeof(float));
+  size_t r;
+  lanenorm_plan plan;
+  lanenorm_desc desc = LANENORM_DESC_INIT;
+  lanenorm_forward_buffers buffers = LANENORM_FORWARD_INIT;
+  lanenorm_second second = LANENORM_SECOND_INIT;
+  desc.cols = COLS;
+  desc.eps = 1e-5;
+  OK(lanenorm_plan_init(&plan, &desc));
+  buffers.rows = ROWS;
+  buffers.x.data = x;
+  buffers.y.data = y;
+  second.y.data = second_y;
+  second.gamma = second.beta = gamma;
+  OK(lanenorm_plan_second(&plan, &buffers, &second, 0));
+  buffers.y.data = expected;
+  OK(lanenorm_plan_forward(&plan, &buffers, 1));
+  CHECK(memcmp(y, expected, N * sizeof(float)) == 0);
+  buffers.gamma = buffers.beta = gamma;
+  OK(lanenorm_plan_forward(&plan, &buffers, 1));
+  CHECK(memcmp(second_y, expected, N * sizeof(float)) == 0);
+  buffers.gamma = buffers.beta = NULL;
+  buffers.y.data = x;
+  second.y.data = expected;
+  for (r = ROWS; r-- > 0;) OK(lanenorm_plan_second_rows(&plan, &buffers, &second, r, 1));
+  CHECK(memcmp(x, y, N * sizeof(float)) == 0 && memcmp(expected, second_y, N * sizeof(float)) == 0);
+  second.y.data = x;
+  REFUSED(LANENORM_STATUS_OVERLAP, lanenorm_plan_second(&plan, &buffers, &second, 1));
+  free(x);
+  free(gamma);
+  free(y);
+  free(second_y);
+  free(expected);
+}
+
 /* ---- Tensors of channels ---- */
 
 /* Groups of channels in both orders, beside rows of layer normalization, and in place; their gradients; pixels. */
@@ -859,6 +901,7 @@ int main(void) {
   blocks_of_gradients();
   quantized_rows();
   gated_rows();
+  second_outputs();
   images();
   errors();
   printf("lanenorm %s, %s: all checks passed\n", lanenorm_version(), lanenorm_isa_name());

@@ -230,7 +230,7 @@ pub(super) unsafe fn forward(
 /// # Safety
 /// - The buffers are what the head of `capi` says, and there is such a row.
 #[inline(never)]
-unsafe fn forward_row(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers, r: usize) -> bool {
+pub(super) unsafe fn forward_row(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers, r: usize) -> bool {
     let Some(plain) = check_plain(plan, kind, buffers) else { return false };
     if !plan.takes_one_row(plan.cols) {
         return false;
@@ -341,8 +341,13 @@ pub(super) struct Parts<'a, T: Element> {
 // SAFETY: threads share it to make jobs for rows of their own, which are Send.
 unsafe impl Sync for Call<'_> {}
 
+/// The function for rows of this kind, which are no sums.
+pub(super) fn run_for(kind: Kind) -> Run {
+    for_types!(kind.rows(false), kind.centered, run)
+}
+
 /// [`run`] for some types.
-type Run = unsafe fn(&Call<'_>, usize, usize, Tasks<false>);
+pub(super) type Run = unsafe fn(&Call<'_>, usize, usize, Tasks<false>);
 
 /// Normalizes `count` rows from `first` on, which are evenly apart, on the calling thread. A single row that is not a
 /// sum takes up to `tasks` threads.

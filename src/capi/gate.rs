@@ -220,6 +220,7 @@ unsafe fn run_gated(
     let (this, run) = (&call, run_for(kind));
     // SAFETY: these rows are in one run, and the work has them.
     let run = |first, count| unsafe { run(this, first, count) };
+    let run: &(dyn Fn(usize, usize) + Sync) = &run;
     parallel::share(Runs { call: &this.call, run, first, count }, &mut [], tasks);
     Ok(())
 }

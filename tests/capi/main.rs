@@ -34,6 +34,7 @@ mod last_group;
 mod names;
 mod quantize;
 mod rounding;
+mod second;
 mod versions;
 
 use std::any::TypeId;
