@@ -26,7 +26,7 @@ use crate::{Error, shape};
 
 /// The bytes of x that are normalized into one output after the other: a part of an L2 cache. Smaller tiles lose more
 /// at their starts than they gain.
-const TILE: usize = 256 << 10;
+pub(crate) const TILE: usize = 256 << 10;
 
 /// The rows of a tile: of `cols` elements of this size, of which there are some.
 pub(crate) fn tile(cols: usize, size: usize) -> usize {

@@ -127,8 +127,8 @@ pub(super) struct PlainCall {
     pub(super) x: *mut c_void,
     pub(super) y: *mut c_void,
     /// The bytes of all rows, and of one.
-    len: usize,
-    row_len: usize,
+    pub(super) len: usize,
+    pub(super) row_len: usize,
 }
 
 impl PlainCall {

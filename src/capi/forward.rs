@@ -224,13 +224,28 @@ pub(super) unsafe fn forward(
     Ok(())
 }
 
+/// [`forward`], compiled once: for calls that have time.
+///
+/// # Safety
+/// - As for [`forward`].
+#[inline(never)]
+pub(super) unsafe fn forward_out_of_line(
+    plan: &Plan,
+    kind: Kind,
+    buffers: &lanenorm_forward_buffers,
+    part: Part,
+) -> Result<(), lanenorm_status> {
+    // SAFETY: the caller's duty.
+    unsafe { forward(plan, kind, buffers, part) }
+}
+
 /// Normalizes row `r` of a call where that takes the shortest way. Returns false, and has done nothing, if the call is
 /// not plain, or if the row takes the way of all other rows.
 ///
 /// # Safety
 /// - The buffers are what the head of `capi` says, and there is such a row.
 #[inline(never)]
-pub(super) unsafe fn forward_row(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers, r: usize) -> bool {
+unsafe fn forward_row(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers, r: usize) -> bool {
     let Some(plain) = check_plain(plan, kind, buffers) else { return false };
     if !plan.takes_one_row(plan.cols) {
         return false;

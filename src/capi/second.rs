@@ -5,13 +5,13 @@ use std::mem::{MaybeUninit, offset_of, size_of};
 
 use lanenorm_kernels::rows::have_no_gaps;
 
-use super::check::{AllRows, Checked, check_places, no_centered, params_len, shape, unsupported};
-use super::forward::{Call, Part, Runs, Types, forward_row, lanenorm_forward_buffers, prepare_stats, run_for};
+use super::check::{AllRows, Checked, check_places, check_plain, no_centered, params_len, shape, unsupported};
+use super::forward::{Call, Part, Runs, Types, forward_out_of_line, lanenorm_forward_buffers, prepare_stats, run_for};
 use super::places::{Places, Rows, no_rows};
-use super::plan::{HasSize, Inner, initialized, lanenorm_plan, sized};
+use super::plan::{HasSize, Inner, Kind, initialized, lanenorm_plan, sized};
 use super::{guard, lanenorm_rows_mut, lanenorm_status};
 use crate::parallel::Tasks;
-use crate::plan::{Written, y_row_bytes};
+use crate::plan::{Plan, Written, y_row_bytes};
 use crate::{jobs, parallel, second};
 
 /// The second output of a call that normalizes each row twice. Start from `LANENORM_SECOND_INIT`, which sets
@@ -65,6 +65,26 @@ pub unsafe extern "C" fn lanenorm_plan_second_rows(
     guard(|| unsafe { run_second(plan, buffers, second, part) })
 }
 
+/// Whether both outputs are those of plain calls on a tile or less, and what one of them writes is apart from what the
+/// other has. Then two calls, one after the other, are as quick as can be.
+fn is_small(plan: &Plan, kind: Kind, buffers: &lanenorm_forward_buffers, of_second: &lanenorm_forward_buffers) -> bool {
+    let [Some(first), Some(second)] = [buffers, of_second].map(|buffers| check_plain(plan, kind, buffers)) else {
+        return false;
+    };
+    let (len, row_len) = (first.len, first.row_len);
+    // `check_plain` has seen that no sum overflows.
+    let apart = |rows: usize, other: usize, other_len: usize| rows >= other + other_len || rows + len <= other;
+    let [x, y, second_y] = [first.x, first.y, second.y].map(|p| p.addr());
+    let vectors_are_apart = |rows: usize, of: &lanenorm_forward_buffers| {
+        apart(rows, of.gamma.addr(), row_len) && apart(rows, of.beta.addr(), row_len)
+    };
+    len <= second::TILE
+        && apart(second_y, x, len)
+        && apart(second_y, y, len)
+        && vectors_are_apart(second_y, buffers)
+        && vectors_are_apart(y, of_second)
+}
+
 /// Checks all, then runs.
 ///
 /// # Safety
@@ -87,6 +107,24 @@ unsafe fn run_second(
     if !kind.centered {
         no_centered(["beta"], [given.beta])?;
     }
+    let none = std::ptr::null_mut();
+    let of_second = lanenorm_forward_buffers {
+        y: given.y,
+        gamma: given.gamma,
+        beta: given.beta,
+        mean: none,
+        mean_lo: none,
+        rstd: none,
+        ..*buffers
+    };
+    // The second output is written first: y may lie over x.
+    if is_small(plan, kind, buffers, &of_second) {
+        // SAFETY: the caller's duty.
+        return unsafe {
+            forward_out_of_line(plan, kind, &of_second, part)
+                .and_then(|()| forward_out_of_line(plan, kind, buffers, part))
+        };
+    }
     let shape = shape(plan, kind, buffers)?;
     if shape.is_empty() {
         return Ok(());
@@ -100,21 +138,6 @@ unsafe fn run_second(
     let second_y = Rows::checked("second y", given.y.data, strides, &shape, y_size)?;
     places.write_rows("second y", &second_y, &shape, y_size, false)?;
     if count == 0 {
-        return Ok(());
-    }
-    let none = std::ptr::null_mut();
-    let of_second = lanenorm_forward_buffers {
-        y: given.y,
-        gamma: given.gamma,
-        beta: given.beta,
-        mean: none,
-        mean_lo: none,
-        rstd: none,
-        ..*buffers
-    };
-    // The second output is written first: y may lie over x.
-    // SAFETY: the caller's duty, and there is this row.
-    if count == 1 && unsafe { forward_row(plan, kind, &of_second, first) && forward_row(plan, kind, buffers, first) } {
         return Ok(());
     }
     let even = [x, y, second_y].iter().all(|rows| rows.are_even(&shape));
