@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,11 @@ LAYER_NORM_GRID = (
 OTHER_GRID = "8x768 512x768 2048x1024 4096x4096".split()
 QUANTIZED_GRID = "512x768 8x4096 4096x4096".split()
 BACKWARD_GRID = "512x768 2048x1024 4096x4096".split()
+GATED_GRID = ["512x4096"]
+# Diffusion models, and a ResNet.
+GROUPS_GRID = "1x320/32x4096 2x640/32x1024 2x1280/32x64 8x256/32x49".split()
+# ConvNeXt.
+CHANNELS_GRID = "8x96x3136 8x384x196 8x768x49".split()
 GRID = {
     ("layer_norm", "f32"): LAYER_NORM_GRID,
     ("layer_norm", "bf16"): OTHER_GRID,
@@ -33,10 +39,21 @@ GRID = {
     ("rms_norm_q8_0", "f32"): QUANTIZED_GRID,
     ("layer_norm_backward", "f32"): BACKWARD_GRID,
     ("layer_norm_backward", "bf16"): BACKWARD_GRID,
+    ("gated_rms_norm", "f32"): GATED_GRID,
+    ("gated_rms_norm", "bf16"): GATED_GRID,
+    ("group_norm", "f32"): GROUPS_GRID,
+    ("group_norm", "bf16"): GROUPS_GRID,
+    ("group_norm_silu", "f32"): GROUPS_GRID,
+    ("group_norm_silu", "bf16"): GROUPS_GRID,
+    ("group_norm_last", "f32"): GROUPS_GRID,
+    ("group_norm_last", "bf16"): GROUPS_GRID,
+    ("layer_norm_channels", "f32"): CHANNELS_GRID,
+    ("layer_norm_channels", "bf16"): CHANNELS_GRID,
 }
 
-# The arrays that have the type of x, and the arrays of one row.
-OF_X = {"x", "residual", "y", "sum", "dy", "dx"}
+# The arrays that have the type and the size of x, and those of an element for each column or channel. `between` is for
+# what passes between two calls.
+OF_X = {"x", "residual", "z", "y", "sum", "dy", "dx", "between"}
 OF_COLS = {"gamma", "beta", "gamma_f32", "beta_f32", "dgamma", "dbeta"}
 INPUTS = {
     "layer_norm": ("x", "gamma", "beta"),
@@ -48,18 +65,63 @@ INPUTS = {
     "layer_norm_i8_given": ("x", "gamma", "beta"),
     "rms_norm_q8_0": ("x", "gamma"),
     "layer_norm_backward": ("dy", "x", "gamma", "beta"),
+    "gated_rms_norm": ("x", "z", "gamma"),
+    "group_norm": ("x", "gamma", "beta"),
+    "group_norm_silu": ("x", "gamma", "beta"),
+    "group_norm_last": ("x", "gamma", "beta"),
+    "layer_norm_channels": ("x", "gamma", "beta"),
 }
 # What 8 bits stand for: int8 with a scale for each row, uint8 with one scale and one zero point, int8 with a scale that
 # is given, and the blocks of GGUF. Their output is y, from the elements and the scales.
 QUANTIZED = ("layer_norm_i8", "rms_norm_i8", "layer_norm_u8", "layer_norm_i8_given", "rms_norm_q8_0")
 BLOCK, BLOCK_BYTES = 32, 34
-OUTPUTS = {
-    "layer_norm": ("y",),
-    "rms_norm": ("y",),
+OUTPUTS = dict.fromkeys(INPUTS, ("y",)) | {
     "add_layer_norm": ("y", "sum"),
-    **dict.fromkeys(QUANTIZED, ("y",)),
     "layer_norm_backward": ("dx", "dgamma", "dbeta"),
 }
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that are normalized, each by itself: `512x768`."""
+
+    rows: int
+    cols: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.cols}"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Samples of channels of pixels. What is normalized are groups of channels, `1x320/32x4096`, or the channels of
+    each pixel, `8x96x3136`."""
+
+    samples: int
+    channels: int
+    pixels: int
+    groups: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.samples * (self.groups or self.pixels)
+
+    @property
+    def cols(self) -> int:
+        return self.channels // self.groups * self.pixels if self.groups else self.channels
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width: those of a square, if it is one."""
+        side = math.isqrt(self.pixels)
+        return (side, side) if side * side == self.pixels else (1, self.pixels)
+
+    def __str__(self) -> str:
+        groups = f"/{self.groups}" if self.groups else ""
+        return f"{self.samples}x{self.channels}{groups}x{self.pixels}"
+
+
+Shape = Rows | Images
 
 
 @dataclass(frozen=True)
@@ -68,13 +130,29 @@ class Case:
 
     op: str
     dtype: str
-    rows: int
-    cols: int
+    shape: Shape
     eps: float = EPS
 
     @property
-    def shape(self) -> str:
-        return f"{self.rows}x{self.cols}"
+    def rows(self) -> int:
+        return self.shape.rows
+
+    @property
+    def cols(self) -> int:
+        return self.shape.cols
+
+    @property
+    def tensor(self) -> tuple[int, ...]:
+        """The shape of x, in the order of memory."""
+        if isinstance(self.shape, Rows):
+            return self.rows, self.cols
+        samples, channels, pixels = self.shape.samples, self.shape.channels, self.shape.pixels
+        return (samples, pixels, channels) if self.is_channels_last else (samples, channels, pixels)
+
+    @property
+    def params(self) -> int:
+        """The elements of gamma."""
+        return self.cols if isinstance(self.shape, Rows) else self.shape.channels
 
     @property
     def name(self) -> str:
@@ -86,7 +164,19 @@ class Case:
 
     @property
     def is_centered(self) -> bool:
-        return not self.op.startswith("rms_norm")
+        return "rms_norm" not in self.op
+
+    @property
+    def is_of_images(self) -> bool:
+        return isinstance(self.shape, Images)
+
+    @property
+    def is_channels_last(self) -> bool:
+        return self.op.endswith("_last")
+
+    @property
+    def has_silu(self) -> bool:
+        return self.op.endswith("_silu")
 
     @property
     def is_quantized(self) -> bool:
@@ -106,19 +196,37 @@ class Case:
         return {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}[self.dtype]
 
 
-def all_cases(shapes: list[str] | None = None, ops: list[str] | None = None) -> list[Case]:
-    """The grid, or its cases with these shapes and operations; shapes that it lacks are added for LayerNorm in f32."""
-    grid = {key: list(names) for key, names in GRID.items()}
+def all_cases(
+    shapes: list[str] | None = None, ops: list[str] | None = None, dtypes: list[str] | None = None
+) -> list[Case]:
+    """The grid, or its cases with these shapes, operations and types. Shapes that it lacks are added for an operation
+    of their form, in f32."""
+    grid = {key: [parse_shape(s) for s in names] for key, names in GRID.items()}
     if shapes:
-        grid = {key: [s for s in names if s in shapes] for key, names in grid.items()}
-        grid["layer_norm", "f32"] = shapes
-    cases = [Case(op, dtype, *parse_shape(s)) for (op, dtype), names in grid.items() for s in names]
-    return [case for case in cases if ops is None or case.op in ops]
+        wanted = [parse_shape(s) for s in shapes]
+        lacking = [s for s in wanted if not any(s in of_op for of_op in grid.values())]
+        grid = {key: [s for s in of_op if s in wanted] for key, of_op in grid.items()}
+        for shape in lacking:
+            grid[op_of_form(shape), "f32"].append(shape)
+    cases = [Case(op, dtype, shape) for (op, dtype), of_op in grid.items() for shape in of_op]
+    return [case for case in cases if (ops is None or case.op in ops) and (dtypes is None or case.dtype in dtypes)]
 
 
-def parse_shape(shape: str) -> tuple[int, int]:
-    rows, cols = shape.split("x")
-    return int(rows), int(cols)
+def parse_shape(shape: str) -> Shape:
+    match shape.split("x"):
+        case [rows, cols]:
+            return Rows(int(rows), int(cols))
+        case [samples, channels, pixels]:
+            channels, _, groups = channels.partition("/")
+            return Images(int(samples), int(channels), int(pixels), int(groups or 0))
+    raise ValueError(f"{shape!r} is no shape such as 512x768, 1x320/32x4096 or 8x96x3136")
+
+
+def op_of_form(shape: Shape) -> str:
+    """The plain operation on shapes of this form."""
+    if isinstance(shape, Rows):
+        return "layer_norm"
+    return "group_norm" if shape.groups else "layer_norm_channels"
 
 
 def encode(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -142,10 +250,14 @@ def random_inputs(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, np.float32)
 
-    inputs = {name: normal(case.rows, case.cols) for name in INPUTS[case.op] if name in OF_X}
-    inputs["gamma"] = 1 + 0.1 * normal(case.cols)
-    inputs["beta"] = 0.1 * normal(case.cols)
+    inputs = {name: normal(*case.tensor) for name in INPUTS[case.op] if name in OF_X}
+    inputs["gamma"] = 1 + 0.1 * normal(case.params)
+    inputs["beta"] = 0.1 * normal(case.params)
     return {name: encode(values, case.dtype) for name, values in inputs.items()}
+
+
+def silu(values: np.ndarray) -> np.ndarray:
+    return values / (1 + np.exp(-values))
 
 
 class Problem:
@@ -165,8 +277,11 @@ class Problem:
         case = self.case
         given = {name: decode(values) for name, values in self.inputs.items()}
         x, gamma, beta = given["x"], given["gamma"], given["beta"]
+        if isinstance(case.shape, Images):
+            return {"y": self._answer_of_images(case.shape, x, gamma, beta)}
         if not case.is_centered:
-            return {"y": x / np.sqrt((x * x).mean(1, keepdims=True) + case.eps) * gamma}
+            y = x / np.sqrt((x * x).mean(1, keepdims=True) + case.eps) * gamma
+            return {"y": y * silu(given["z"]) if case.op == "gated_rms_norm" else y}
         answers = {}
         if case.op == "add_layer_norm":
             rounded = encode((x + given["residual"]).astype(np.float32), case.dtype)
@@ -182,6 +297,16 @@ class Problem:
         along = (scaled * normalized).mean(1, keepdims=True)
         dx = rstd * (scaled - scaled.mean(1, keepdims=True) - normalized * along)
         return {"dx": dx, "dgamma": (dy * normalized).sum(0), "dbeta": dy.sum(0)}
+
+    def _answer_of_images(self, shape: Images, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
+        case = self.case
+        first = np.moveaxis(x, 2, 1) if case.is_channels_last else x
+        rows, axis = (first.reshape(shape.samples, shape.groups, -1), 2) if shape.groups else (first, 1)
+        centered = rows - rows.mean(axis, keepdims=True)
+        xhat = centered / np.sqrt((centered * centered).mean(axis, keepdims=True) + case.eps)
+        y = xhat.reshape(first.shape) * gamma[:, None] + beta[:, None]
+        y = silu(y) if case.has_silu else y
+        return np.moveaxis(y, 1, 2) if case.is_channels_last else y
 
     @cached_property
     def statistics(self) -> dict[str, np.ndarray]:
@@ -245,7 +370,7 @@ class Buffers:
             return random_offset((1, 1), np.uint8, self._rng)
         of_f32 = name.endswith("_f32") or name in {"mean", "var", "rstd", "dgamma", "dbeta"}
         dtype = np.float32 if of_f32 else case.numpy_dtype
-        shape = (case.cols,) if name in OF_COLS else (case.rows, case.cols) if name in OF_X else (case.rows,)
+        shape = (case.params,) if name in OF_COLS else case.tensor if name in OF_X else (case.rows,)
         array = random_offset(shape, dtype, self._rng)
         if name in self.problem.inputs:
             array[:] = self.problem.inputs[name]

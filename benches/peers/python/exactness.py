@@ -8,23 +8,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cases import Buffers, Case, Problem, decode, encode, random_inputs
+from cases import Buffers, Case, Problem, Rows, decode, encode, random_inputs
 from contender import Peer, Unsupported
 
 OFFSETS = (0.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)
 
 # The cases whose bits are compared between passes with other numbers of threads.
 THREAD_CASES = [
-    Case("layer_norm", "f32", 512, 768),
-    Case("layer_norm", "f32", 8, 4096),
-    Case("layer_norm", "f32", 4, 100003),
-    Case("layer_norm", "f32", 1, 1000003),
-    Case("layer_norm", "bf16", 512, 768),
-    Case("rms_norm", "f32", 512, 768),
-    Case("add_layer_norm", "f32", 512, 768),
-    Case("layer_norm_backward", "f32", 512, 768),
-    Case("layer_norm_backward", "f32", 2048, 1024),
-    Case("layer_norm_backward", "bf16", 512, 768),
+    Case("layer_norm", "f32", Rows(512, 768)),
+    Case("layer_norm", "f32", Rows(8, 4096)),
+    Case("layer_norm", "f32", Rows(4, 100003)),
+    Case("layer_norm", "f32", Rows(1, 1000003)),
+    Case("layer_norm", "bf16", Rows(512, 768)),
+    Case("rms_norm", "f32", Rows(512, 768)),
+    Case("add_layer_norm", "f32", Rows(512, 768)),
+    Case("layer_norm_backward", "f32", Rows(512, 768)),
+    Case("layer_norm_backward", "f32", Rows(2048, 1024)),
+    Case("layer_norm_backward", "bf16", Rows(512, 768)),
 ]
 BATCHES = (2, 3, 5, 8, 64, 257)
 BATCH_COLS = (64, 333, 768, 4096)
@@ -75,7 +75,7 @@ def hard_problems() -> Iterator[tuple[str, float | None, Problem]]:
 
 
 def plain(x: np.ndarray, eps: float = 1e-5) -> Problem:
-    case = Case("layer_norm", "f32", *x.shape, eps=eps)
+    case = Case("layer_norm", "f32", Rows(*x.shape), eps=eps)
     ones = np.ones(case.cols, np.float32)
     return Problem(case, {"x": x.astype(np.float32), "gamma": ones, "beta": 0 * ones})
 
@@ -98,7 +98,7 @@ def same_in_batches(peers: list[Peer], threads: int) -> Iterator[dict]:
     """Whether a row gets the same bits alone and as the first or last of a batch."""
     for dtype in ("f32", "bf16"):
         for cols in BATCH_COLS:
-            alone = Case("layer_norm", dtype, 1, cols)
+            alone = Case("layer_norm", dtype, Rows(1, cols))
             inputs = random_inputs(alone, np.random.default_rng(2))
             for peer in peers:
                 try:
@@ -106,11 +106,11 @@ def same_in_batches(peers: list[Peer], threads: int) -> Iterator[dict]:
                 except Unsupported:
                     continue
                 for rows in BATCHES:
-                    y = run(peer, batch(inputs, Case("layer_norm", dtype, rows, cols)))["y"]
+                    y = run(peer, batch(inputs, Case("layer_norm", dtype, Rows(rows, cols))))["y"]
                     yield {
                         "check": "batch",
                         "contender": peer.name,
-                        "case": Case("layer_norm", dtype, rows, cols).name,
+                        "case": Case("layer_norm", dtype, Rows(rows, cols)).name,
                         "output": "y",
                         "threads": threads,
                         "same": y[0].tobytes() == expected == y[-1].tobytes(),
@@ -126,7 +126,7 @@ def batch(inputs: dict[str, np.ndarray], case: Case) -> Problem:
 
 def bf16_ones(peers: list[Peer], threads: int) -> Iterator[dict]:
     """dbeta over 8192 rows of a gradient of ones: 8192, if it is summed in more than bf16."""
-    case = Case("layer_norm_backward", "bf16", 8192, 64)
+    case = Case("layer_norm_backward", "bf16", Rows(8192, 64))
     inputs = random_inputs(case, np.random.default_rng(4))
     inputs["dy"] = encode(np.ones((case.rows, case.cols), np.float32), "bf16")
     for peer in peers:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cases import Buffers
+from cases import Buffers, Case, Images
 from contender import Contender, dequantized, from_blocks, written
 
 # Of the header.
 F32, BF16 = 1, 4
 SCOPE_GIVEN = 3
+CHANNELS_LAST = 1
+SILU = 1
 PRESETS = {"i8": 0, "i8_given": 0, "u8": 5, "q8_0": 7}
 
 
@@ -64,6 +66,18 @@ class Quantized(Structure):
     ]
 
 
+class Gate(Structure):
+    _fields_ = [("struct_size", c_size_t), ("z", Rows), ("z_dtype", c_int32), ("kind", c_int32)]
+
+
+class Channels(Structure):
+    _fields_ = [
+        *((name, c_size_t) for name in ("struct_size", "samples", "pixels", "groups")),
+        *((name, c_int32) for name in ("order", "activation")),
+        *((name, c_void_p) for name in ("x", "y", "gamma", "beta", "mean", "mean_lo", "rstd")),
+    ]
+
+
 class Lanenorm:
     """The functions of the C ABI, on the calling thread or on all threads of the pool."""
 
@@ -81,6 +95,10 @@ class Lanenorm:
         case = buffers.problem.case
         if case.is_quantized:
             return self._quantizing(buffers)
+        if isinstance(case.shape, Images):
+            return self._channels(buffers, case.shape)
+        if case.op == "gated_rms_norm":
+            return self._gated(buffers)
 
         def pointers(*names: str) -> list[c_void_p]:
             return [c_void_p(buffers.address(name)) for name in names]
@@ -99,7 +117,11 @@ class Lanenorm:
                 arguments = [*given, *pointers("dx", "dgamma", "dbeta")]
             case _:
                 raise AssertionError(case.op)
-        run = partial(getattr(self._library, f"lanenorm_{case.op}_{case.dtype}"), *arguments, self._threads)
+        return self._writing(buffers, f"{case.op}_{case.dtype}", *arguments)
+
+    def _writing(self, buffers: Buffers, function: str, *arguments: object) -> list[Contender]:
+        """A function that writes all outputs to the buffers."""
+        run = partial(getattr(self._library, f"lanenorm_{function}"), *arguments, self._threads)
 
         def outputs(status: object) -> dict[str, np.ndarray]:
             self._expect(status)
@@ -107,14 +129,33 @@ class Lanenorm:
 
         return [Contender(self.name, run, outputs)]
 
-    def _quantizing(self, buffers: Buffers) -> list[Contender]:
-        """By a plan, which is made before, and a scheme."""
-        case, problem = buffers.problem.case, buffers.problem
-        name = case.op.removeprefix("layer_norm_").removeprefix("rms_norm_")
-        desc = Desc(struct_size=sizeof(Desc), op=int(not case.is_centered), cols=case.cols, eps=case.eps)
+    def _plan(self, case: Case) -> ctypes.Array:
+        """A plan, which is made before the calls."""
+        desc = Desc(struct_size=sizeof(Desc), op=int(not case.is_centered), cols=case.params, eps=case.eps)
         desc.dtype = BF16 if case.dtype == "bf16" else F32
         plan = (c_uint64 * 16)()
         self._expect(self._library.lanenorm_plan_init(plan, byref(desc)))
+        return plan
+
+    def _channels(self, buffers: Buffers, shape: Images) -> list[Contender]:
+        case = buffers.problem.case
+        of = Channels(sizeof(Channels), shape.samples, shape.pixels, shape.groups)
+        of.order = CHANNELS_LAST if case.is_channels_last else 0
+        of.activation = SILU if case.has_silu else 0
+        for name in ("x", "y", "gamma", "beta"):
+            setattr(of, name, buffers.address(name))
+        return self._writing(buffers, "plan_channels", self._plan(case), byref(of))
+
+    def _gated(self, buffers: Buffers) -> list[Contender]:
+        x, y, z = (Rows(buffers.address(name)) for name in ("x", "y", "z"))
+        of = ForwardBuffers(sizeof(ForwardBuffers), buffers.problem.case.rows, x=x, y=y, gamma=buffers.address("gamma"))
+        gate = Gate(sizeof(Gate), z)
+        return self._writing(buffers, "plan_gate", self._plan(buffers.problem.case), byref(of), byref(gate))
+
+    def _quantizing(self, buffers: Buffers) -> list[Contender]:
+        """By a plan and a scheme."""
+        case, problem = buffers.problem.case, buffers.problem
+        name = case.op.removeprefix("layer_norm_").removeprefix("rms_norm_")
         scheme = Scheme(struct_size=sizeof(Scheme))
         self._expect(self._library.lanenorm_scheme_init(byref(scheme), c_int32(PRESETS[name])))
         if name == "i8_given":
@@ -129,7 +170,7 @@ class Lanenorm:
         if name == "u8":
             to.zero_point = buffers.address("zero_point")
         quantize = self._library.lanenorm_plan_quantize
-        run = partial(quantize, plan, byref(of), byref(scheme), byref(to), self._threads)
+        run = partial(quantize, self._plan(case), byref(of), byref(scheme), byref(to), self._threads)
 
         def outputs(status: object) -> dict[str, np.ndarray]:
             self._expect(status)

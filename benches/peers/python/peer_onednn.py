@@ -1,4 +1,8 @@
-"""oneDNN, by its C API, version 3. gamma and beta are f32 for all types, which is all that 3.2 takes."""
+"""oneDNN, by its C API, version 3. gamma and beta are f32 for all types, which is all that 3.2 takes.
+
+Group normalization came with 3.3. Layer normalization takes channels that come first too, as the last dimension of
+their description, but by its reference code: it is faster to reorder them before and behind.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,22 @@ from pathlib import Path
 
 import numpy as np
 
-from cases import OF_COLS, OF_X, Buffers, Case
+from cases import OF_COLS, OF_X, Buffers, Case, Images
 from contender import Contender, NotAsked, Unsupported, dequantized, written
 
 # From dnnl_types.h and dnnl_common_types.h.
 CPU = 1
 IN_ORDER = 1
 F16, BF16, F32, S8 = 1, 2, 3, 5
-TAGS = {1: 2, 2: 3}
+# By the number of dimensions: those in the order of memory, and those whose second one is the innermost in memory.
+TAGS = {1: 2, 2: 3, 3: 4, 4: 5}
+TAGS_OF_SECOND = {3: 15, 4: 22}
 FORWARD_INFERENCE = 96
 FORWARD_TRAINING = 64
 BACKWARD = 128
 USE_SCALE_AND_SHIFT = 2 | 4
 BINARY_ADD = 0x1FFF0
+SWISH = 0x2C
 ARGUMENTS = {
     "src": 1,
     "src_1": 2,
@@ -100,6 +107,20 @@ class OneDnn:
 
                 def run() -> int:
                     return add() or then()
+            case "group_norm" | "group_norm_silu" | "group_norm_last":
+                run = self._bound(case, "group norm", self._group_desc, norm, buffers)
+            case "layer_norm_channels":
+                between = norm | {"src": "between", "dst": "between"}
+                to_last = partial(self._reorder_desc, "x", "between")
+                to_first = partial(self._reorder_desc, "between", "y")
+                steps = [
+                    self._bound(case, "to last", to_last, {"src": "x", "dst": "between"}, buffers),
+                    self._bound(case, "norm", partial(self._forward_desc, name="between"), between, buffers),
+                    self._bound(case, "to first", to_first, {"src": "between", "dst": "y"}, buffers),
+                ]
+
+                def run() -> int:
+                    return steps[0]() or steps[1]() or steps[2]()
             case "layer_norm_backward":
                 same = ("mean", "var", "gamma_f32", "beta_f32", "dgamma", "dbeta")
                 names = {"src": "x", "diff_dst": "dy", "diff_src": "dx"} | {name: name for name in same}
@@ -140,11 +161,22 @@ class OneDnn:
         execute.keep = (memories, primitive)
         return execute
 
-    def _forward_desc(self, case: Case, kind: int = FORWARD_INFERENCE) -> Handle:
-        x, stats = self._memory_desc(case, "x"), self._memory_desc(case, "mean")
+    def _forward_desc(self, case: Case, kind: int = FORWARD_INFERENCE, name: str = "x") -> Handle:
+        x, stats = self._memory_desc(case, name), self._memory_desc(case, "mean")
         of = (self._engine, c_int(kind), x.value, x.value, stats.value)
         with_options = (c_float(case.eps), c_uint(USE_SCALE_AND_SHIFT), None)
         return self._make("primitive_desc", "layer_normalization_forward_primitive_desc_create", *of, *with_options)
+
+    def _group_desc(self, case: Case) -> Handle:
+        x, attributes = self._memory_desc(case, "x"), None
+        if case.has_silu:
+            then = self._make("post_ops", "post_ops_create")
+            self._call("post_ops_append_eltwise", then.value, c_int(SWISH), c_float(1), c_float(0))
+            attributes = self._make("primitive_attr", "primitive_attr_create")
+            self._call("primitive_attr_set_post_ops", attributes.value, then.value)
+        of = (self._engine, c_int(FORWARD_INFERENCE), x.value, x.value, c_int64(case.shape.groups))
+        with_options = (c_float(case.eps), c_uint(USE_SCALE_AND_SHIFT), attributes and attributes.value)
+        return self._make("primitive_desc", "group_normalization_forward_primitive_desc_create", *of, *with_options)
 
     def _quantizing_desc(self, case: Case) -> Handle:
         """y, divided by a scale and rounded to int8."""
@@ -162,6 +194,11 @@ class OneDnn:
         with_options = (c_float(case.eps), c_uint(USE_SCALE_AND_SHIFT), forward.value, None)
         return self._make("primitive_desc", "layer_normalization_backward_primitive_desc_create", *of, *with_options)
 
+    def _reorder_desc(self, source: str, target: str, case: Case) -> Handle:
+        x, y = self._memory_desc(case, source), self._memory_desc(case, target)
+        of = (x.value, self._engine, y.value, self._engine, None)
+        return self._make("primitive_desc", "reorder_primitive_desc_create", *of)
+
     def _add_desc(self, case: Case) -> Handle:
         x = self._memory_desc(case, "x")
         of = (self._engine, c_int(BINARY_ADD), x.value, x.value, x.value, None)
@@ -173,13 +210,27 @@ class OneDnn:
 
     def _memory_desc(self, case: Case, name: str) -> Handle:
         of_x = name in OF_X or name == "q"
-        shape = [case.rows, case.cols] if of_x else [case.cols] if name in OF_COLS else [case.rows]
+        dtype = S8 if name == "q" else DTYPES[case.dtype] if of_x else F32
+        tags = TAGS
+        if isinstance(case.shape, Images) and name not in OF_COLS:
+            shape, tags = self._image_dims(case, case.shape, name)
+        else:
+            shape = [case.rows, case.cols] if of_x else [case.params] if name in OF_COLS else [case.rows]
         if name == "scale":
             shape = [1]
-        dtype = S8 if name == "q" else DTYPES[case.dtype] if of_x else F32
         dims = (c_int64 * 12)(*shape)
-        of = (c_int(len(shape)), dims, c_int(dtype), c_int(TAGS[len(shape)]))
+        of = (c_int(len(shape)), dims, c_int(dtype), c_int(tags[len(shape)]))
         return self._make("memory_desc", "memory_desc_create_with_tag", *of)
+
+    def _image_dims(self, case: Case, shape: Images, name: str) -> tuple[list[int], dict[int, int]]:
+        """The dimensions of x, of y, of what is between them, or of statistics, and their tags."""
+        if shape.groups:
+            tags = TAGS_OF_SECOND if case.is_channels_last else TAGS
+            return [shape.samples, shape.channels, *shape.sides], tags
+        pixels = [shape.samples, shape.pixels]
+        if name not in OF_X:
+            return pixels, TAGS
+        return [*pixels, shape.channels], TAGS if name == "between" else TAGS_OF_SECOND
 
     def _make(self, kind: str, function: str, *arguments: object) -> Handle:
         made = c_void_p()
@@ -187,6 +238,8 @@ class OneDnn:
         return Handle(made, getattr(self._library, f"dnnl_{kind}_destroy"))
 
     def _call(self, function: str, *arguments: object) -> None:
+        if not hasattr(self._library, f"dnnl_{function}"):
+            raise Unsupported(f"version {self.version} has no dnnl_{function}")
         status = getattr(self._library, f"dnnl_{function}")(*arguments)
         if status != 0:
             raise Unsupported(f"dnnl_{function} returns status {status}")

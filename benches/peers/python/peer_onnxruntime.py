@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
-from cases import Buffers, Case
+from cases import Buffers, Case, Images
 from contender import Contender, NotAsked, Unsupported, dequantized, written
 
 TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -17,8 +17,20 @@ TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorPro
 # What DynamicQuantizeLinear writes.
 OF_8_BITS = {"q": TensorProto.UINT8, "scale": TensorProto.FLOAT, "zero_point": TensorProto.UINT8}
 
+# The versions of the standard in which operators came that are younger than all others here.
+OPSET = 17
+YOUNGER = {"RMSNormalization": 23, "GroupNormalization": 21}
+
+Node = tuple[str, str, list[str], list[str], dict[str, int | float | list[int]]]
+
+
+def silu(of: str, to: str) -> Node:
+    """What the runtime's optimizations make of a sigmoid and a product."""
+    return "com.microsoft", "QuickGelu", [of], [to], {"alpha": 1.0}
+
+
 # By operation: the name of the contender, and its nodes, each with domain, type, inputs, outputs, attributes.
-MODELS: dict[str, dict[str, list[tuple[str, str, list[str], list[str], dict[str, int]]]]] = {
+MODELS: dict[str, dict[str, list[Node]]] = {
     "layer_norm": {
         "onnxruntime": [("", "LayerNormalization", ["x", "gamma", "beta"], ["y"], {"axis": -1})],
     },
@@ -47,7 +59,50 @@ MODELS: dict[str, dict[str, list[tuple[str, str, list[str], list[str], dict[str,
             ("", "LayerNormalization", ["sum", "gamma", "beta"], ["y"], {"axis": -1}),
         ],
     },
+    "gated_rms_norm": {
+        "onnxruntime": [
+            ("", "RMSNormalization", ["x", "gamma"], ["normalized"], {"axis": -1}),
+            silu("z", "gate"),
+            ("", "Mul", ["normalized", "gate"], ["y"], {}),
+        ],
+    },
 }
+
+
+def models(case: Case) -> dict[str, list[Node]]:
+    return of_images(case, case.shape) if isinstance(case.shape, Images) else MODELS.get(case.op, {})
+
+
+def of_images(case: Case, shape: Images) -> dict[str, list[Node]]:
+    """As `MODELS`. Groups by their operator, and by what PyTorch exports, which is older than that."""
+    if case.is_channels_last:
+        return {}
+    if not shape.groups:
+        transposed = {"perm": [0, 2, 1]}
+        nodes = [
+            ("", "Transpose", ["x"], ["last"], transposed),
+            ("", "LayerNormalization", ["last", "gamma", "beta"], ["normalized"], {"axis": -1}),
+            ("", "Transpose", ["normalized"], ["y"], transposed),
+        ]
+        return {"onnxruntime": nodes}
+    to = "normalized" if case.has_silu else "y"
+    operator = [("", "GroupNormalization", ["x", "gamma", "beta"], [to], {"num_groups": shape.groups})]
+    exported = [
+        ("", "Constant", [], ["grouped"], {"value_ints": [0, shape.groups, -1]}),
+        ("", "Constant", [], ["ones"], {"value_floats": [1.0] * shape.groups}),
+        ("", "Constant", [], ["zeros"], {"value_floats": [0.0] * shape.groups}),
+        ("", "Constant", [], ["axis"], {"value_ints": [1]}),
+        ("", "Shape", ["x"], ["shape"], {}),
+        ("", "Reshape", ["x", "grouped"], ["groups"], {}),
+        ("", "InstanceNormalization", ["groups", "ones", "zeros"], ["xhat"], {}),
+        ("", "Reshape", ["xhat", "shape"], ["channels"], {}),
+        ("", "Unsqueeze", ["gamma", "axis"], ["gammas"], {}),
+        ("", "Unsqueeze", ["beta", "axis"], ["betas"], {}),
+        ("", "Mul", ["channels", "gammas"], ["scaled"], {}),
+        ("", "Add", ["scaled", "betas"], [to], {}),
+    ]
+    then = [silu(to, "y")] if case.has_silu else []
+    return {"onnxruntime": operator + then, "onnxruntime exported": exported + then}
 
 
 class OnnxRuntime:
@@ -59,15 +114,15 @@ class OnnxRuntime:
     def __init__(self, threads: int) -> None:
         onnxruntime.set_default_logger_severity(4)
         self._threads = threads
-        self._sessions: dict[tuple[str, str, str, float], onnxruntime.InferenceSession | Unsupported] = {}
+        self._sessions: dict[tuple, onnxruntime.InferenceSession | Unsupported] = {}
 
     def contenders(self, buffers: Buffers) -> list[Contender]:
         case = buffers.problem.case
         if case.is_quantized and case.op not in MODELS:
             raise NotAsked
         bound, refused = [], [f"no operator for {case.op}"]
-        for name in MODELS.get(case.op, {}):
-            session = self._session(name, case)
+        for name, nodes in models(case).items():
+            session = self._session(name, nodes, case)
             if isinstance(session, Unsupported):
                 refused.append(str(session))
                 continue
@@ -77,12 +132,12 @@ class OnnxRuntime:
             raise Unsupported(refused[-1])
         return bound
 
-    def _session(self, name: str, case: Case) -> onnxruntime.InferenceSession | Unsupported:
-        """Sessions are kept: they fit all shapes."""
-        key = (name, case.op, case.dtype, case.eps)
+    def _session(self, name: str, nodes: list[Node], case: Case) -> onnxruntime.InferenceSession | Unsupported:
+        """Sessions are kept: they fit all shapes with as many groups."""
+        key = (name, case.op, case.dtype, case.eps, case.shape.groups if isinstance(case.shape, Images) else 0)
         if key not in self._sessions:
             try:
-                self._sessions[key] = self._new_session(model(name, case))
+                self._sessions[key] = self._new_session(model(nodes, case))
             except Exception as error:  # The type of the exception depends on what is missing.
                 self._sessions[key] = Unsupported(str(error).strip().splitlines()[0])
         return self._sessions[key]
@@ -103,25 +158,24 @@ def quantized(buffers: Buffers) -> Callable[[object], dict[str, np.ndarray]]:
     return lambda _: dequantized(buffers["q"], buffers["scale"][0, 0], int(buffers["zero_point"][0, 0]))
 
 
-def model(name: str, case: Case) -> bytes:
+def model(of_nodes: list[Node], case: Case) -> bytes:
     element = TYPES[case.dtype]
     nodes = []
-    for domain, operator, inputs, outputs, attributes in MODELS[case.op][name]:
+    for domain, operator, inputs, outputs, attributes in of_nodes:
         extra = {"epsilon": case.eps} if operator.endswith("Normalization") else {}
         nodes.append(helper.make_node(operator, inputs, outputs, domain=domain, **attributes, **extra))
     made = [output for node in nodes for output in node.output if output]
-    # y is no output where it is quantized: the graph may keep it where it likes.
-    results = made[1:] if case.is_quantized else made
+    # The graph may keep the others where it likes, as it may y where that is quantized.
+    results = [name for name in made if name in (OF_8_BITS if case.is_quantized else case.outputs)]
     given = dict.fromkeys(name for node in nodes for name in node.input if name not in made)
-    shapes = {"gamma": ["cols"], "beta": ["cols"], "scale": [], "zero_point": []}
+    dims = ["samples", "channels", "pixels"] if case.is_of_images else ["rows", "cols"]
+    shapes = {"gamma": ["params"], "beta": ["params"], "scale": [], "zero_point": []}
 
     def infos(names: list[str]) -> list:
-        return [
-            helper.make_tensor_value_info(n, OF_8_BITS.get(n, element), shapes.get(n, ["rows", "cols"])) for n in names
-        ]
+        return [helper.make_tensor_value_info(n, OF_8_BITS.get(n, element), shapes.get(n, dims)) for n in names]
 
     graph = helper.make_graph(nodes, case.op, infos(list(given)), infos(results))
-    opset = 23 if name == "onnxruntime" and case.op == "rms_norm" else 17
+    opset = max(YOUNGER.get(node.op_type, OPSET) for node in nodes)
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
 

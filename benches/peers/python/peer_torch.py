@@ -12,7 +12,7 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401 (registers the op
 from torchao.quantization import PerRow
 from torchao.quantization.quantize_.workflows.int8.int8_tensor import Int8Tensor
 
-from cases import Buffers, Case
+from cases import Buffers, Case, Images
 from contender import Contender, NotAsked, dequantized
 
 
@@ -45,6 +45,8 @@ class Torch:
             return self._int8(buffers)
         if case.is_quantized:
             raise NotAsked
+        if isinstance(case.shape, Images):
+            return self._images(buffers, case.shape)
         return getattr(self, f"_{case.op}")(buffers)
 
     def _layer_norm(self, buffers: Buffers) -> list[Contender]:
@@ -100,20 +102,53 @@ class Torch:
 
         return [Contender("torch", run, lambda grads: dict(zip(case.outputs, map(array, grads), strict=True)))]
 
+    def _gated_rms_norm(self, buffers: Buffers) -> list[Contender]:
+        x, z, gamma = (tensor(buffers[name]) for name in ("x", "z", "gamma"))
+        case = buffers.problem.case
+        run = partial(gated, (case.cols,), case.eps)
+        ways = {"torch": partial(run, x, z, gamma), "torch compiled": partial(self._compile(case, run), x, z, gamma)}
+        return [Contender(name, way, lambda y: {"y": array(y)}) for name, way in ways.items()]
+
+    def _images(self, buffers: Buffers, shape: Images) -> list[Contender]:
+        case = buffers.problem.case
+        given, gamma, beta = (tensor(buffers[name]) for name in ("x", "gamma", "beta"))
+        sides = shape.sides
+        if case.is_channels_last:
+            x = given.view(shape.samples, *sides, shape.channels).permute(0, 3, 1, 2)
+        else:
+            x = given.view(shape.samples, shape.channels, *sides)
+        of_channels = {"torch": channels_by_layer_norm, "torch elementary": channels_by_moments}
+        plain = of_channels if not shape.groups else {"torch": partial(group_norm, shape.groups)}
+        if case.has_silu:
+            plain = {"torch": partial(group_norm_silu, False, shape.groups)}
+            plain["torch silu in place"] = partial(group_norm_silu, True, shape.groups)
+        ways = {name: partial(way, case.eps) for name, way in plain.items()}
+        if case.has_silu or not shape.groups:
+            ways["torch compiled"] = self._compile(case, ways["torch"])
+
+        def outputs(y: torch.Tensor) -> dict[str, np.ndarray]:
+            in_order = y.permute(0, 2, 3, 1) if case.is_channels_last else y
+            return {"y": array(in_order.contiguous().view(case.tensor))}
+
+        return [Contender(name, partial(way, x, gamma, beta), outputs) for name, way in ways.items()]
+
+    def _compile(self, case: Case, function: Callable) -> Callable:
+        if case not in self._compiled:
+            torch.compiler.reset()
+            self._compiled[case] = torch.compile(function, dynamic=False)
+        return self._compiled[case]
+
     def _int8(self, buffers: Buffers) -> list[Contender]:
         """The norm, and then int8 with a scale for each row, in the ways that there are."""
         case = buffers.problem.case
         x, gamma = tensor(buffers["x"]), tensor(buffers["gamma"])
         beta = tensor(buffers["beta"]) if case.is_centered else None
         norm = partial(normalize, (case.cols,), case.eps)
-        if case not in self._compiled:
-            torch.compiler.reset()
-            self._compiled[case] = torch.compile(partial(elementary, norm), dynamic=False)
         ways = {
             "torch": partial(elementary, norm, x, gamma, beta),
             "torch per_token": partial(per_token, norm, x, gamma, beta),
             "torch torchao": partial(torchao, norm, x, gamma, beta),
-            "torch compiled": partial(self._compiled[case], x, gamma, beta),
+            "torch compiled": partial(self._compile(case, partial(elementary, norm)), x, gamma, beta),
         }
 
         def outputs(result: tuple[torch.Tensor, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -121,6 +156,32 @@ class Torch:
             return dequantized(q.numpy(), scale.float().numpy().reshape(case.rows, 1))
 
         return [Contender(name, run, outputs) for name, run in ways.items()]
+
+
+def gated(shape: tuple[int], eps: float, x: torch.Tensor, z: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+    return F.rms_norm(x, shape, gamma, eps) * F.silu(z)
+
+
+def group_norm(groups: int, eps: float, x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
+    return F.group_norm(x, groups, *affine, eps)
+
+
+def group_norm_silu(in_place: bool, groups: int, eps: float, x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
+    return F.silu(F.group_norm(x, groups, *affine, eps), inplace=in_place)
+
+
+def channels_by_layer_norm(eps: float, x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
+    """With the channels last, and then first again, as the next layer has them."""
+    y = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], *affine, eps)
+    return y.permute(0, 3, 1, 2).contiguous()
+
+
+def channels_by_moments(eps: float, x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+    """By elementary operations: ConvNeXt's `LayerNorm` with its `channels_first`."""
+    mean = x.mean(1, keepdim=True)
+    var = (x - mean).pow(2).mean(1, keepdim=True)
+    xhat = (x - mean) / torch.sqrt(var + eps)
+    return gamma[:, None, None] * xhat + beta[:, None, None]
 
 
 def normalize(

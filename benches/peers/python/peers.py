@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import exactness
-from cases import GRID, Buffers, Case, Problem, all_cases
+from cases import GRID, Buffers, Case, Images, Problem, Rows, all_cases, op_of_form, parse_shape
 from contender import Peer
 from measure import contenders, measure
 from report import Report
@@ -36,7 +36,11 @@ BUILD = "cargo rustc --release --features capi --crate-type cdylib"
 TOLERANCE = {"f32": 1e-4, "f16": 4e-3, "bf16": 3e-2}
 TOLERANCE_OF_8_BITS = {"f32": 5e-3, "bf16": 1.5e-2}
 
-CHECK_SHAPES = [(1, 8), (7, 333), (33, 64), (8, 768), (3, 1000)]
+CHECK_SHAPES = [
+    *(Rows(1, 8), Rows(7, 333), Rows(33, 64), Rows(8, 768), Rows(3, 1000)),
+    *(Images(1, 8, 4, groups=2), Images(2, 96, 49, groups=32), Images(3, 6, 35, groups=1)),
+    *(Images(1, 8, 4), Images(2, 96, 49), Images(3, 33, 35)),
+]
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -80,6 +84,10 @@ def load_peers(threads: int, arguments: argparse.Namespace) -> tuple[list[Peer],
     return peers[::-1], missing
 
 
+def is_among(name: str, wanted: list[str] | None) -> bool:
+    return wanted is None or name in wanted
+
+
 def check(arguments: argparse.Namespace) -> int:
     """All contenders once on small shapes, against float64."""
     peers, missing = load_peers(arguments.threads[0], arguments)
@@ -87,10 +95,13 @@ def check(arguments: argparse.Namespace) -> int:
         print(line)
     passed = failed = 0
     said: set[str] = set()
-    for op, dtype in GRID:
-        for rows, cols in CHECK_SHAPES:
-            case = Case(op, dtype, rows, cols)
-            if not case.is_valid:
+    for (op, dtype), (first, *_) in GRID.items():
+        if not (is_among(op, arguments.ops) and is_among(dtype, arguments.dtypes)):
+            continue
+        form = op_of_form(parse_shape(first))
+        for shape in CHECK_SHAPES:
+            case = Case(op, dtype, shape)
+            if op_of_form(shape) != form or not case.is_valid:
                 continue
             problem = Problem.random(case)
             found, absent = contenders(peers, Buffers(problem, np.random.default_rng(0)))
@@ -160,10 +171,10 @@ class Pass:
             self._write()
 
     def _steps(self) -> list[tuple[str, Callable[[], None]]]:
-        cases = all_cases(self._arguments.shapes, self._arguments.ops)
+        cases = all_cases(self._arguments.shapes, self._arguments.ops, self._arguments.dtypes)
         budget = self._arguments.budget / len(self._arguments.threads) / max(1, len(cases))
         steps = [(case.name, lambda case=case: self._time(case, budget)) for case in cases]
-        if self._arguments.ops:
+        if self._arguments.ops or self._arguments.dtypes:
             return steps
         if self._threads == self._arguments.threads[0]:
             steps.append(("accuracy", lambda: self._record["accuracy"].extend(exactness.accuracy(self._peers))))
@@ -171,7 +182,8 @@ class Pass:
 
     def _time(self, case: Case, budget: float) -> None:
         timings, absent = measure(Problem.random(case), self._peers, self._threads, budget)
-        names = {"op": case.op, "dtype": case.dtype, "rows": case.rows, "cols": case.cols, "threads": self._threads}
+        names = {"op": case.op, "dtype": case.dtype, "shape": str(case.shape), "rows": case.rows, "cols": case.cols}
+        names["threads"] = self._threads
         for timing in timings:
             finite = math.isfinite(timing.error)
             self._record["results"].append(
@@ -271,14 +283,15 @@ def parse() -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--budget", type=float, default=300, help="seconds for all timings, about (default: %(default)s)"
+        "--budget", type=float, default=420, help="seconds for all timings, about (default: %(default)s)"
     )
-    parser.add_argument("--shapes", nargs="+", metavar="ROWSxCOLS", help="only these (default: the whole grid)")
+    parser.add_argument("--shapes", nargs="+", metavar="SHAPE", help="only these (default: the whole grid)")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, cores}), help="(default: 1 and all)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write the record")
     parser.add_argument("--check", action="store_true", help="every contender once, answers checked, no timing")
     parser.add_argument("--library", type=Path, default=LIBRARY, help=f"built by: {BUILD}")
     parser.add_argument("--ops", nargs="+", metavar="OP", help="only these, without accuracy and bits (default: all)")
+    parser.add_argument("--dtypes", nargs="+", metavar="TYPE", help="only these, likewise (default: all)")
     parser.add_argument("--onednn", type=Path, help="libdnnl.so.3 (default: that of the wheel onednn-cpu-gomp)")
     parser.add_argument("--pass-threads", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--pass-part", type=Path, help=argparse.SUPPRESS)

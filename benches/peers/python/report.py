@@ -48,7 +48,7 @@ class Report:
         self.record = record
         self.cases: dict[tuple[int, str, str], dict[str, dict]] = {}
         for result in record["results"]:
-            key = (result["threads"], f"{result['op']} {result['dtype']}", f"{result['rows']}x{result['cols']}")
+            key = (result["threads"], f"{result['op']} {result['dtype']}", result["shape"])
             self.cases.setdefault(key, {})[result["contender"]] = result
 
     def text(self) -> str:
@@ -110,7 +110,7 @@ class Report:
 
     def _wrong(self) -> str:
         lines = [
-            f"- {r['op']} {r['dtype']} {r['rows']}x{r['cols']}, {r['threads']} thr: {r['contender']}, {error(r)}"
+            f"- {r['op']} {r['dtype']} {r['shape']}, {r['threads']} thr: {r['contender']}, {error(r)}"
             for r in self.record["results"]
             if not r["right"]
         ]
@@ -138,7 +138,7 @@ class Report:
         names = in_order(e["contender"] for e in entries)
         groups: dict[str, dict[str, list[dict]]] = {}
         for e in entries:
-            op, dtype, shape = e["case"].split("/")
+            op, dtype, shape = e["case"].split("/", 2)
             label = {
                 "threads": f"threads 1 and more, {op} {dtype} {e['output']}",
                 "batch": f"alone and in a batch, {op} {dtype}",
