@@ -5,6 +5,7 @@ use std::time::Duration;
 use lanenorm::gate::Function;
 use lanenorm::kernels::simd::Float;
 use lanenorm::{GroupNorm, Isa};
+use lanenorm_harness::answer::transposed;
 use lanenorm_harness::naive;
 use lanenorm_harness::number::Number;
 
@@ -61,11 +62,4 @@ pub(crate) fn rows<T: Copy>(case: &Case, variant: Variant, tensor: &[T]) -> Vec<
         (Some(images), Variant::ChannelsLast) => transposed(tensor, images.pixels, images.channels),
         _ => tensor.to_vec(),
     }
-}
-
-/// Each matrix of `rows` and `cols`, transposed.
-fn transposed<T: Copy>(matrices: &[T], rows: usize, cols: usize) -> Vec<T> {
-    let of_matrix =
-        |matrix: &[T]| -> Vec<T> { (0..cols).flat_map(|col| matrix[col..].iter().step_by(cols)).copied().collect() };
-    matrices.chunks_exact(rows * cols).flat_map(of_matrix).collect()
 }

@@ -61,6 +61,13 @@ pub fn larger(a: f64, b: f64) -> f64 {
     if b > a || b.is_nan() { b } else { a }
 }
 
+/// Each matrix of `rows` and `cols`, transposed.
+pub fn transposed<T: Copy>(matrices: &[T], rows: usize, cols: usize) -> Vec<T> {
+    let of_matrix =
+        |matrix: &[T]| -> Vec<T> { (0..cols).flat_map(|col| matrix[col..].iter().step_by(cols)).copied().collect() };
+    matrices.chunks_exact(rows * cols).flat_map(of_matrix).collect()
+}
+
 /// A sum with the error of each addition summed beside it, which is exact (Knuth's two-sum).
 #[derive(Clone, Copy, Default)]
 struct Sum {

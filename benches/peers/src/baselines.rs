@@ -5,11 +5,15 @@ use lanenorm_harness::naive::{self, Forward, Gradients};
 
 use crate::case::{Case, EPS, Op};
 use crate::contender::{About, Buffers, Contender, Note};
+use crate::images;
 use crate::number::Number;
 
 pub(crate) fn all<T: Number>(case: Case) -> Vec<Contender<T>> {
     let (op, cols) = (case.op, case.shape.cols);
     let about = |name| About { name, version: "", threads: false, note: Note::Plain };
+    if let Some(shape) = case.shape.images {
+        return vec![Contender::new(about("naive"), move |b| images::naive(op, shape, b))];
+    }
     if op.is_backward() {
         return vec![Contender::new(about("naive"), move |b| backward(op, cols, b))];
     }

@@ -45,6 +45,8 @@ pub(crate) struct About {
 pub(crate) enum Note {
     Plain,
     Allocates,
+    /// Normalizes between two copies that exchange pixels and channels, and allocates all three.
+    Copies,
     /// Adds by one call and normalizes by another, and allocates both outputs.
     TwoCalls,
     /// Writes over its input.
@@ -64,6 +66,7 @@ impl Note {
             Self::InPlace => "[c]",
             Self::NoSum => "[d]",
             Self::Autograd => "[e]",
+            Self::Copies => "[f]",
         }
     }
 
@@ -74,6 +77,7 @@ impl Note {
             Self::TwoCalls => "two calls, an addition and a normalization; allocates both outputs",
             Self::InPlace => "in place: held against lanenorm in place",
             Self::NoSum => "in place, and the sum is not kept: held against lanenorm in place",
+            Self::Copies => "between two copies that exchange pixels and channels; allocates all three",
             Self::Autograd => "a graph of elementary operations, whose outputs are allocated",
         }
     }
@@ -189,5 +193,5 @@ pub(crate) const PEERS: [&str; 8] =
 
 /// Whether lanenorm does the operation in place too: peers that work only in place are held against that.
 pub(crate) fn has_in_place(op: Op) -> bool {
-    !op.is_backward()
+    !op.is_backward() && !op.is_of_images()
 }

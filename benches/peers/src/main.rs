@@ -3,6 +3,7 @@
 mod baselines;
 mod case;
 mod contender;
+mod images;
 mod measure;
 mod number;
 mod ours;
@@ -16,7 +17,7 @@ mod versions;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use lanenorm_harness::clock::Clock;
 use lanenorm_harness::machine::Machine;
 use rand::SeedableRng;
@@ -40,7 +41,8 @@ struct Args {
     /// Only these types.
     #[arg(long, value_enum, value_delimiter = ',')]
     dtypes: Vec<Dtype>,
-    /// These shapes instead of the grid, such as 8x768,512x768.
+    /// These shapes instead of the grid, such as 8x768,512x768 for rows, 1x320/32x4096 for groups of channels, and
+    /// 8x96x3136 for channels of pixels.
     #[arg(long, value_delimiter = ',')]
     shapes: Vec<Shape>,
     /// Only these peers, beside lanenorm and the copy.
@@ -59,14 +61,12 @@ const OUTSIDE: usize = 1_000_000;
 
 /// Cells to measure, with the time that each should have, relatively.
 fn cells(args: &Args) -> Vec<(Case, Vec<Mode>, f64)> {
-    let ops =
-        [Op::LayerNorm, Op::RmsNorm, Op::AddLayerNorm, Op::AddRmsNorm, Op::LayerNormBackward, Op::RmsNormBackward];
     let mut all = Vec::new();
-    for op in ops.into_iter().filter(|op| args.ops.is_empty() || args.ops.contains(op)) {
+    for &op in Op::value_variants().iter().filter(|op| args.ops.is_empty() || args.ops.contains(op)) {
         let dtypes = [Dtype::F32, Dtype::F16, Dtype::Bf16];
         for dtype in dtypes.into_iter().filter(|dtype| args.dtypes.is_empty() || args.dtypes.contains(dtype)) {
             let shapes = if args.shapes.is_empty() { case::shapes(op, dtype) } else { args.shapes.clone() };
-            for shape in shapes {
+            for shape in shapes.into_iter().filter(|&shape| op.takes(shape)) {
                 let outside = op == Op::LayerNorm && dtype == Dtype::F32 && shape.elements() <= OUTSIDE;
                 let modes = [Mode::One, Mode::Inside].into_iter().chain(outside.then_some(Mode::Outside)).collect();
                 // The time of making inputs and checking answers is included.

@@ -10,6 +10,7 @@ use rand::rngs::SmallRng;
 
 use crate::case::{Answers, Case, Inputs, Op};
 use crate::contender::{About, Buffers, Contender, Mode, Note, contenders};
+use crate::images;
 use crate::number::Number;
 
 /// Coarser than elsewhere, as there are more contenders, shapes and operations.
@@ -105,7 +106,7 @@ impl<T: Number> Plan<'_, T> {
     /// of the number of rows.
     fn error(&self, contender: &Contender<T>, buffers: &Buffers<T>) -> f64 {
         let (Case { op, shape, .. }, Answers { y, dgamma, dbeta }) = (self.case, self.answers);
-        let mut error = y.absolute_error(buffers.y.get());
+        let mut error = y.absolute_error(&images::rows(shape, buffers.y.get()));
         if op.adds() && contender.about.note != Note::NoSum {
             let sums = buffers.x.get().iter().zip(buffers.residual.get()).map(|(&x, &r)| x.plus(r));
             let off = sums.zip(buffers.s.get()).map(|(sum, &s)| f64::from((Widen::widen(s) - Widen::widen(sum)).abs()));

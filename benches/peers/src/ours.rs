@@ -1,10 +1,12 @@
 //! The copy and lanenorm.
 
-use lanenorm::{LayerNorm, Parallelism, RmsNorm};
+use lanenorm::gate::Function;
+use lanenorm::{GroupNorm, LayerNorm, Parallelism, RmsNorm};
 use lanenorm_harness::copy::copy_threads;
 
 use crate::case::{Case, EPS, Op};
 use crate::contender::{About, Buffers, Contender, Mode, Note, has_in_place};
+use crate::images::Images;
 use crate::number::Number;
 use crate::versions::version;
 
@@ -15,8 +17,12 @@ pub(crate) const IN_PLACE: &str = "lanenorm in place";
 /// The message of errors that cannot come: shapes are valid and buffers fit.
 const VALID: &str = "the cases are valid";
 
+fn parallelism(mode: Mode) -> Parallelism {
+    if mode == Mode::One { Parallelism::Serial } else { Parallelism::Auto }
+}
+
 fn plans(case: Case, mode: Mode) -> (LayerNorm, RmsNorm) {
-    let parallelism = if mode == Mode::One { Parallelism::Serial } else { Parallelism::Auto };
+    let parallelism = parallelism(mode);
     let (cols, eps) = (case.shape.cols, f64::from(EPS));
     (
         LayerNorm::new(cols, eps).expect(VALID).with_parallelism(parallelism),
@@ -66,12 +72,31 @@ pub(crate) fn all<T: Number>(case: Case, mode: Mode) -> Vec<Contender<T>> {
             let call = rms_norm.backward(b.dy.get(), b.x.get()).gamma(b.gamma.get()).scratch(&mut b.scratch);
             call.dgamma_to(b.dgamma.get_mut()).to(b.y.get_mut()).expect(VALID);
         }),
+        Op::GroupNorm | Op::GroupNormSilu | Op::LayerNormChannels => {
+            of_images(case.op, case.shape.images.expect("a shape of images"), mode, layer_norm, plain)
+        }
     };
     let mut all = vec![copy, ours];
     if has_in_place(case.op) {
         all.push(in_place(case, mode, about(IN_PLACE)));
     }
     all
+}
+
+fn of_images<T: Number>(op: Op, shape: Images, mode: Mode, layer_norm: LayerNorm, about: About) -> Contender<T> {
+    let Images { channels, pixels, groups } = shape;
+    let Some(groups) = groups else {
+        return Contender::new(about, move |b| {
+            let call = layer_norm.call(b.x.get()).gamma(b.gamma.get()).beta(b.beta.get());
+            call.channels_first(pixels).to(b.y.get_mut()).expect(VALID);
+        });
+    };
+    let plan = GroupNorm::new(channels, groups, f64::from(EPS)).expect(VALID).with_parallelism(parallelism(mode));
+    Contender::new(about, move |b| {
+        let call = plan.call(b.x.get(), pixels).gamma(b.gamma.get()).beta(b.beta.get());
+        let call = if op.has_silu() { call.activation(Function::Silu) } else { call };
+        call.to(b.y.get_mut()).expect(VALID);
+    })
 }
 
 fn in_place<T: Number>(case: Case, mode: Mode, about: About) -> Contender<T> {

@@ -136,6 +136,7 @@ struct Record<'a> {
 struct Entry {
     op: &'static str,
     dtype: &'static str,
+    shape: String,
     rows: usize,
     cols: usize,
     threads: usize,
@@ -156,6 +157,7 @@ pub(crate) fn write_json(path: &Path, machine: &Machine, cells: &[Cell], partial
     let entry = |cell: &Cell, t: &Measured| Entry {
         op: cell.case.op.name(),
         dtype: cell.case.dtype.name(),
+        shape: cell.case.shape.to_string(),
         rows: cell.case.shape.rows,
         cols: cell.case.shape.cols,
         threads: cell.mode.threads(),

@@ -4,10 +4,11 @@
 use burn_backend::ops::{FloatTensorOps, ModuleOps};
 use burn_backend::{Bytes, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Module, Tensor, Var};
+use candle_nn::GroupNorm;
 use lanenorm_harness::buffer::Buffer;
 use lanenorm_harness::number::Widen;
-use numr::ops::NormalizationOps;
+use numr::ops::{ActivationOps, NormalizationOps};
 use numr::runtime::cpu::{CpuClient, CpuDevice, CpuRuntime};
 
 use crate::case::{Case, EPS, Inputs, Op};
@@ -20,7 +21,7 @@ const VALID: &str = "the shapes fit";
 pub(crate) fn all<T: Number>(case: Case, inputs: &Inputs<T>, is_wanted: impl Fn(&str) -> bool) -> Vec<Contender<T>> {
     let mut all = Vec::new();
     if is_wanted("numr") {
-        all.push(numr(case, inputs));
+        all.extend(numr(case, inputs));
     }
     if is_wanted("candle-nn") {
         all.extend(candle(case, inputs));
@@ -41,14 +42,15 @@ fn put_wide<T: Number>(from: &[T], to: &mut Buffer<f32>) {
     }
 }
 
-fn numr<T: Number>(case: Case, inputs: &Inputs<T>) -> Contender<T> {
+/// numr could normalize channels that come first only between copies, as candle does.
+fn numr<T: Number>(case: Case, inputs: &Inputs<T>) -> Option<Contender<T>> {
     type Numr = numr::tensor::Tensor<CpuRuntime>;
     let device = CpuDevice::new();
     let client = CpuClient::new(device.clone());
-    let shape = [case.shape.rows, case.shape.cols];
+    let shape = case.shape.dims();
     let tensor = |v: &[T], shape: &[usize]| Numr::from_slice(v, shape, &device).expect(VALID);
     let x = tensor(&inputs.x, &shape);
-    let (gamma, beta) = (tensor(&inputs.gamma, &shape[1..]), tensor(&inputs.beta, &shape[1..]));
+    let [gamma, beta] = [&inputs.gamma, &inputs.beta].map(|v| tensor(v, &[v.len()]));
     let other = |v: &[T]| tensor(v, if v.is_empty() { &[0] } else { &shape });
     let (residual, dy) = (other(&inputs.residual), other(&inputs.dy));
     let about = About { name: "numr", version: version("numr"), threads: false, note: Note::Allocates };
@@ -57,7 +59,8 @@ fn numr<T: Number>(case: Case, inputs: &Inputs<T>) -> Contender<T> {
         put(&y.to_vec::<T>(), &mut b.y);
         put(&s.to_vec::<T>(), &mut b.s);
     };
-    match case.op {
+    let groups = case.shape.images.and_then(|images| images.groups).unwrap_or_default();
+    Some(match case.op {
         Op::LayerNorm => {
             Contender::returning(about, move || client.layer_norm(&x, &gamma, &beta, EPS).expect(VALID), keep_y)
         }
@@ -89,13 +92,22 @@ fn numr<T: Number>(case: Case, inputs: &Inputs<T>) -> Contender<T> {
                 put_wide(&dgamma.to_vec::<T>(), &mut b.dgamma);
             },
         ),
-    }
+        Op::GroupNorm => {
+            Contender::returning(about, move || client.group_norm(&x, &gamma, &beta, groups, EPS).expect(VALID), keep_y)
+        }
+        Op::GroupNormSilu => Contender::returning(
+            about,
+            move || client.silu(&client.group_norm(&x, &gamma, &beta, groups, EPS).expect(VALID)).expect(VALID),
+            keep_y,
+        ),
+        Op::LayerNormChannels => return None,
+    })
 }
 
 fn candle<T: Number>(case: Case, inputs: &Inputs<T>) -> Option<Contender<T>> {
-    let shape = (case.shape.rows, case.shape.cols);
+    let shape = case.shape.dims();
     let vector = |v: &[T]| Tensor::from_slice(v, v.len(), &Device::Cpu).expect(VALID);
-    let matrix = |v: &[T]| Tensor::from_slice(v, shape, &Device::Cpu).expect(VALID);
+    let matrix = |v: &[T]| Tensor::from_slice(v, &shape[..], &Device::Cpu).expect(VALID);
     let (x, gamma, beta) = (matrix(&inputs.x), vector(&inputs.gamma), vector(&inputs.beta));
     let about = |note| About { name: "candle-nn", version: version("candle-nn"), threads: true, note };
     let values = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<T>()).expect(VALID);
@@ -135,18 +147,32 @@ fn candle<T: Number>(case: Case, inputs: &Inputs<T>) -> Option<Contender<T>> {
             };
             Contender::returning(about(Note::Autograd), move || product.backward().expect(VALID), keep)
         }
+        Op::GroupNorm | Op::GroupNormSilu => {
+            let images = case.shape.images?;
+            let norm = GroupNorm::new(gamma, beta, images.channels, images.groups?, EPS.into()).expect(VALID);
+            let call = move || {
+                let y = norm.forward(&x).expect(VALID);
+                if case.op.has_silu() { y.silu().expect(VALID) } else { y }
+            };
+            Contender::returning(about(Note::Allocates), call, keep_y)
+        }
+        Op::LayerNormChannels => {
+            let transposed = |t: &Tensor| t.transpose(1, 2).and_then(|t| t.contiguous()).expect(VALID);
+            let call = move || transposed(&layer_norm(&transposed(&x), &gamma, &beta));
+            Contender::returning(about(Note::Copies), call, keep_y)
+        }
     })
 }
 
-/// burn has no RMSNorm and no backward pass of its own.
+/// burn has no RMSNorm, no groups and no backward pass of its own.
 fn burn<T: Number>(case: Case, inputs: &Inputs<T>) -> Option<Contender<T>> {
     let about = |note| About { name: "burn-flex", version: version("burn-flex"), threads: true, note };
-    let shape = vec![case.shape.rows, case.shape.cols];
+    let shape = case.shape.dims();
     let tensor = |v: &[T], shape: Vec<usize>| {
         FlexTensor::new(Bytes::from_elems(v.to_vec()), Layout::contiguous(Shape::from(shape)), T::BURN)
     };
     let x = tensor(&inputs.x, shape.clone());
-    let (gamma, beta) = (tensor(&inputs.gamma, shape[1..].to_vec()), tensor(&inputs.beta, shape[1..].to_vec()));
+    let [gamma, beta] = [&inputs.gamma, &inputs.beta].map(|v| tensor(v, vec![v.len()]));
     let layer_norm = move |x: FlexTensor| -> FlexTensor {
         <Flex as ModuleOps<Flex>>::layer_norm(x, gamma.clone(), Some(beta.clone()), f64::from(EPS))
     };
