@@ -564,7 +564,7 @@ typedef struct lanenorm_desc {
    */
   size_t groups;
   /**
-   * The number of successive rows that take the same group. Zero counts as one.
+   * The number of successive rows that take the same group. Zero counts as one. See `last_group_repeat`.
    */
   size_t group_repeat;
   /**
@@ -585,6 +585,12 @@ typedef struct lanenorm_desc {
    * A `lanenorm_sums`: which sums of x and a residual of 16 bits are normalized.
    */
   int32_t sums;
+  /**
+   * The number of successive rows that take the last of several groups, if it differs from `group_repeat`: the heads
+   * of Q and of K, say, are two groups. The rows of a call must be a multiple of the rows of all groups. Zero counts
+   * as `group_repeat`.
+   */
+  size_t last_group_repeat;
 } lanenorm_desc;
 
 /**
@@ -1674,7 +1680,7 @@ enum lanenorm_status lanenorm_plan_channels_backward(const struct lanenorm_plan 
 #endif  // __cplusplus
 
 /** A descriptor to start from: layer normalization in f32, with all options at their defaults. */
-#define LANENORM_DESC_INIT {sizeof(lanenorm_desc), 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0.0f, 0, 0, 0}
+#define LANENORM_DESC_INIT {sizeof(lanenorm_desc), 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0.0f, 0, 0, 0, 0}
 
 /** Buffers to start from, all of them absent. */
 #define LANENORM_FORWARD_INIT \
