@@ -89,8 +89,9 @@ fn check<T: Element + Companion<T> + bytemuck::Pod, Wide: Companion<T> + bytemuc
             for activates in [false, true] {
                 let expected = if activates { &silu } else { &y };
                 for (in_place, streaming) in [(false, false), (true, false), (false, true)] {
-                    let (mut out, mut rstd_of) = (if in_place { x.clone() } else { y.clone() }, zeros.clone());
-                    let stats = StatsMut { rstd: Some(&mut rstd_of), ..StatsMut::default() };
+                    let mut out = if in_place { x.clone() } else { y.clone() };
+                    let [mut mean_of, mut rstd_of] = [0; 2].map(|_| zeros.clone());
+                    let stats = StatsMut { mean: Some(&mut mean_of), mean_lo: None, rstd: Some(&mut rstd_of) };
                     let job = if in_place {
                         GroupNorm::in_place(&mut out, shape, vectors, 1e-5, stats)
                     } else {
@@ -104,6 +105,7 @@ fn check<T: Element + Companion<T> + bytemuck::Pod, Wide: Companion<T> + bytemuc
                     a.run_on(isa, &mut work);
                     let what = (isa, what, in_place, streaming, activates);
                     assert!(bits(&out) == bits(expected), "{what:?}: y");
+                    assert!(bits(&mean_of) == bits(&mean), "{what:?}: mean");
                     assert!(bits(&rstd_of) == bits(&rstd), "{what:?}: rstd");
                 }
                 // Group by group, each in parts.
@@ -152,11 +154,23 @@ where
             (2, 20, 2, 64),
             (1, 32, 32, 196),
             (2, 12, 1, 257),
+            (2, 51, 3, 1024),
+            (1, 20, 2, 2048),
             (1, 6, 3, 1500),
         ]
     };
     for &shape in shapes {
         check::<T, Wide>(shape, |_| {});
+    }
+    if size_of::<T>() == size_of::<f32>() && !cfg!(miri) {
+        // More channels than go together as lanes, in groups of more than that, and groups of which some go slowly.
+        check::<T, Wide>((1, 1040, 130, 1024), |_| {});
+        check::<T, Wide>((1, 1040, 2, 1024), |_| {});
+        check::<T, Wide>((2, 64, 8, 1024), |x| {
+            let (n, to_float) = (x.len(), T::Float::from_f64(1e30));
+            x[n / 4] = <T as Companion<T>>::NAN;
+            x[n / 2..n * 5 / 8].iter_mut().for_each(|v| *v = T::from_computed(v.to_computed() * to_float));
+        });
     }
     let last = shapes[shapes.len() - 1];
     // A group with a NaN, and one whose squares overflow or, of 16 bits, are large.

@@ -49,6 +49,7 @@
 mod affine;
 mod blocks;
 mod carry;
+mod channels;
 mod choice;
 mod columns;
 mod epilogue;
@@ -65,6 +66,7 @@ mod whole;
 mod wide;
 
 pub(crate) use affine::AffineRow;
+pub(crate) use channels::{ChannelSums, ChannelsTouch, FEWEST_CHANNELS, sums_len};
 pub(crate) use choice::run_job;
 pub(crate) use columns::{Columns, run_columns};
 pub(crate) use epilogue::Epilogues;

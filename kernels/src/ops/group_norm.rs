@@ -12,9 +12,10 @@
 //!
 //! The elements of a group are taken in the order [channels, pixels], wherever they lie: so the bits are those of layer
 //! normalization of such rows, for both [orders](Order) of memory. Where channels come last, the elements of one or
-//! more groups are moved to a room, normalized there, and moved to y.
+//! more groups are moved to a room, normalized there, and moved to y; or, in f32, [channels are lanes](last).
 
 mod backward;
+mod last;
 
 use core::marker::PhantomData;
 use core::slice;
@@ -291,12 +292,22 @@ impl<'a, T: Storage> GroupNorm<'a, T> {
             return;
         }
         super::backward::assert_len_at_least("work", work.len(), shape.work_len::<T>());
-        let moved = work.as_mut_ptr();
-        let mut r = 0;
+        let has_lanes = self.has_lanes(isa);
+        // The groups before this one are moved.
+        let (mut r, mut slow_to) = (0, 0);
         while r < rows {
             let (sample, group) = ((first + r) / shape.groups, (first + r) % shape.groups);
             let n = shape.together::<T>().min(rows - r).min(shape.groups - group);
             let start = sample * shape.channels * pixels + group * cols;
+            if has_lanes && r >= slow_to {
+                let n = self.lanes_together((rows - r).min(shape.groups - group), work.len());
+                if n > 0 && self.run_lanes(isa, (r, n), start, work) {
+                    r += n;
+                    continue;
+                }
+                slow_to = r + n;
+            }
+            let moved = work.as_mut_ptr();
             let move_all = |tensor: *mut T, gathers| {
                 shape.move_channels(isa, tensor.wrapping_add(start), moved, n * cols, gathers);
             };
