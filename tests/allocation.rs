@@ -441,6 +441,7 @@ fn calls_of_c_allocate_nothing() {
         sum_dtype: 0,
         rounding: 0,
         sums: 0,
+        last_group_repeat: 0,
     };
     let mut plan = lanenorm_plan { opaque: [std::mem::MaybeUninit::new(0); 16] };
     let mut sizes = lanenorm_backward_sizes { blocks: 0, partials_bytes: 0, work_bytes: 0 };

@@ -125,6 +125,7 @@ impl Input {
             sum_dtype: 0,
             rounding: (self.bits / 3 % 4) as i32,
             sums: (self.bits / 12 % 3) as i32,
+            last_group_repeat: 0,
         };
         let absent = |k: usize, to: usize| if self.has[k] { part(to) } else { null_mut() };
         let (mut x, mut gamma, mut rows_given, mut cols_given) = (part(0), absent(0, 1), rows, cols);

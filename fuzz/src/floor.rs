@@ -487,9 +487,8 @@ where
             Some(ds) => grad_rows.and_then(|rows| rows.with_ds(ds.slice())),
             None => grad_rows,
         };
-        let grad_rows = grad_rows
-            .and_then(|rows| rows.with_group(group, Groups::new(groups, repeat)?))
-            .expect("the rows fit");
+        let grad_rows =
+            grad_rows.and_then(|rows| rows.with_group(group, Groups::new(groups, repeat)?)).expect("the rows fit");
         let gamma = forward.gamma.as_deref().map(|gamma| Vector::from(&gamma[group * cols..][..cols]));
         let params = Params { gamma, offset, ..Params::default() };
         let make = |rows| Backward::<_, M>::new(rows, stats, params, eps, true, streaming).expect("the lengths fit");

@@ -20,7 +20,7 @@ pub struct Input {
     rows: Number,
     inner_rows: Number,
     cols: Number,
-    groups: (Number, Number),
+    groups: (Number, Number, Number),
     threads: Number,
     /// x, residual, sum, y; or dy, x, ds, dx
     tensors: [Tensor; 4],
@@ -351,6 +351,7 @@ impl Input {
             rounding: self.rounding[0],
             // Sums that are quantized are rounded.
             sums: if self.quantized.is_some() { 0 } else { self.rounding[1] },
+            last_group_repeat: self.groups.2.0,
         };
         let [v0, v1, v2, v3, v4, v5] = self.vectors.map(at);
         let (rows, inner_rows) = (self.rows.0, self.inner_rows.0);
