@@ -190,8 +190,7 @@ impl Kernel for FoldTo {
 }
 
 /// Normalizes pixels whose channels lie side by side, each channel with a mean, an rstd, a gamma and a beta of its own.
-/// Whoever makes it knows that the elements are there, of as many channels as there are means: those of
-/// [`FEWEST_CHANNELS`] or more.
+/// Whoever makes it knows that the elements are there.
 pub(crate) struct ChannelsTouch<'n> {
     /// The first channel of the first pixel, and the distance between two pixels. y may be x.
     pub(crate) x: *const f32,
@@ -199,9 +198,14 @@ pub(crate) struct ChannelsTouch<'n> {
     pub(crate) stride: usize,
     /// A multiple of [`TOGETHER`].
     pub(crate) pixels: usize,
-    /// The mean and what rounding took from it, rstd, gamma and beta, of each channel.
-    pub(crate) operands: [&'n [f32]; 5],
+    /// [`FEWEST_CHANNELS`] or more.
+    pub(crate) channels: usize,
+    /// The mean of each channel, then what rounding took from it, rstd, gamma and beta.
+    pub(crate) operands: &'n [f32],
 }
+
+/// The numbers of each channel.
+const OPERANDS: usize = 5;
 
 /// The pixels that are taken together, so that operands are loaded once for them.
 const TOGETHER: usize = 4;
@@ -213,9 +217,10 @@ impl Kernel for ChannelsTouch<'_> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { x, y, stride, pixels, operands } = self;
-        let (channels, lanes) = (operands[0].len(), S::F32_LANES);
-        assert!(operands.iter().all(|v| v.len() == channels) && channels >= FEWEST_CHANNELS);
+        let Self { x, y, stride, pixels, channels, operands } = self;
+        let lanes = S::F32_LANES;
+        assert!(operands.len() == OPERANDS * channels && channels >= FEWEST_CHANNELS);
+        let operands = operands.as_ptr();
         assert!(pixels.is_multiple_of(TOGETHER));
         let last = channels - lanes;
         for p in (0..pixels).step_by(TOGETHER) {
@@ -226,10 +231,17 @@ impl Kernel for ChannelsTouch<'_> {
                 let of_last = load_pixels(simd, x.add(last), stride);
                 let mut i = 0;
                 while i < last {
-                    touch_pixels(simd, load_pixels(simd, x.add(i), stride), y.add(i), stride, &operands, i);
+                    touch_pixels(
+                        simd,
+                        load_pixels(simd, x.add(i), stride),
+                        y.add(i),
+                        stride,
+                        operands.add(i),
+                        channels,
+                    );
                     i += lanes;
                 }
-                touch_pixels(simd, of_last, y.add(last), stride, &operands, last);
+                touch_pixels(simd, of_last, y.add(last), stride, operands.add(last), channels);
             }
         }
     }
@@ -246,22 +258,23 @@ unsafe fn load_pixels<S: Lanes>(simd: S, x: *const f32, stride: usize) -> [S::f3
     v
 }
 
-/// Normalizes a register of channels of each of some pixels, with the operands from `i` on.
+/// Normalizes a register of channels of each of some pixels, with operands that are `channels` elements apart.
 #[inline(always)]
 unsafe fn touch_pixels<S: Lanes>(
     simd: S,
     x: [S::f32s; TOGETHER],
     y: *mut f32,
     stride: usize,
-    operands: &[&[f32]; 5],
-    i: usize,
+    operands: *const f32,
+    channels: usize,
 ) {
     // SAFETY: the caller's duty.
     unsafe {
-        let &[hi, lo, rstd, gamma, beta] = operands;
-        let (hi, lo): (S::f32s, S::f32s) = (simd.load(hi.as_ptr().add(i)), simd.load(lo.as_ptr().add(i)));
-        let rstd: S::f32s = simd.load(rstd.as_ptr().add(i));
-        let (gamma, beta) = (simd.load(gamma.as_ptr().add(i)), simd.load(beta.as_ptr().add(i)));
+        let mut v = [simd.splat_f32s(0.0); OPERANDS];
+        for (k, v) in v.iter_mut().enumerate() {
+            *v = simd.load(operands.add(k * channels));
+        }
+        let [hi, lo, rstd, gamma, beta] = v;
         let offset = simd.mul_f32s(simd.neg_f32s(lo), rstd);
         for (k, &x) in x.iter().enumerate() {
             let xhat = simd.fma(simd.sub_f32s(x, hi), rstd, offset);

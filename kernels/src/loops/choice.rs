@@ -18,15 +18,22 @@ use crate::simd::FOLD_ROWS;
 #[inline(never)]
 pub(crate) fn run_job<T: Storage, M: Center, E: Epilogues<T>>(job: &mut Job<'_, T, E>, isa: Isa) {
     if !job.epilogues.differ() || job.epilogues.same_from(0) < FEWEST_TOGETHER || isa.tier() == Tier::Scalar {
-        return run_some::<T, M, E>(job, isa);
+        run_some::<T, M, E>(job, isa);
+    } else {
+        run_groups(job, isa, run_some::<T, M, E>);
     }
+}
+
+/// Runs the rows of each group as a job of their own.
+#[inline(never)]
+fn run_groups<T: Storage, E: Epilogues<T>>(job: &mut Job<'_, T, E>, isa: Isa, run: fn(&mut Job<'_, T, E>, Isa)) {
     let (rows, cols) = (job.rows.rows(), job.rows.cols());
     let mut r = 0;
     while r < rows {
         let n = job.epilogues.same_from(r).min(rows - r);
         let mut part = job.part(r, n);
         part.epilogues = part.epilogues.of_row(0, cols);
-        run_some::<T, M, E>(&mut part, isa);
+        run(&mut part, isa);
         r += n;
     }
 }

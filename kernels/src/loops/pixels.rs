@@ -59,10 +59,13 @@ pub(crate) struct PixelNorm {
     mean: OfRows,
     mean_lo: OfRows,
     rstd: OfRows,
+    /// -mean_lo * rstd.
+    offset: OfRows,
 }
 
 impl PixelNorm {
-    pub(crate) const NOTHING: Self = Self { mean: [[0.0; _]; _], mean_lo: [[0.0; _]; _], rstd: [[0.0; _]; _] };
+    pub(crate) const NOTHING: Self =
+        Self { mean: [[0.0; _]; _], mean_lo: [[0.0; _]; _], rstd: [[0.0; _]; _], offset: [[0.0; _]; _] };
 
     /// Of row `r` of `rows`.
     pub(crate) fn of_row(&self, r: usize, rows: usize) -> RowNorm {
@@ -103,9 +106,10 @@ impl<M: Center> Kernel for PixelTile<'_, M> {
         let cols = factors.len();
         assert!(addends.len() == cols && sums.len() == cols.div_ceil(CHUNK));
         assert!((FEWEST_PIXELS..=MOST_PIXELS).contains(&rows));
+        let mut subtrees: Subtrees = [[const { MaybeUninit::uninit() }; 2]; DEPTH + 1];
         for (at, sums) in (0..cols).step_by(CHUNK).zip(sums.iter_mut()) {
             let (x, len) = (x.wrapping_add(at * stride), CHUNK.min(cols - at));
-            outline(simd, Sums::<M> { x, stride, len, rows, sums, center: PhantomData });
+            outline(simd, Sums::<M> { x, stride, len, rows, sums, subtrees: &mut subtrees, center: PhantomData });
         }
         let trusted = outline(simd, Settle::<M> { sums, rows, root, cols, norm, center: PhantomData });
         if trusted {
@@ -157,19 +161,13 @@ fn lane(k: usize) -> usize {
     k.reverse_bits() >> (usize::BITS as usize - DEPTH)
 }
 
-/// Sums of 1, 2, 4 and more lanes of each row.
-type Subtrees<const N: usize> = [[MaybeUninit<OfRows>; N]; DEPTH + 1];
+/// One or two sums of 1, 2, 4 and more lanes, of each row.
+type Subtrees = [[MaybeUninit<OfRows>; 2]; DEPTH + 1];
 
 /// Adds the sums of the lane that comes as number `k` to those of group `g`. After the last lane, the last subtree has
 /// the sums of all.
 #[inline(always)]
-unsafe fn push<S: Lanes, const N: usize>(
-    simd: S,
-    subtrees: &mut Subtrees<N>,
-    k: usize,
-    g: usize,
-    mut v: [Column<S>; N],
-) {
+unsafe fn push<S: Lanes, const N: usize>(simd: S, subtrees: &mut Subtrees, k: usize, g: usize, mut v: [Column<S>; N]) {
     let full = k.trailing_ones() as usize;
     // SAFETY: full <= DEPTH, and all levels below have been written.
     unsafe {
@@ -193,6 +191,8 @@ struct Sums<'s, M> {
     len: usize,
     rows: usize,
     sums: &'s mut ChunkSums,
+    /// Room.
+    subtrees: &'s mut Subtrees,
     center: PhantomData<M>,
 }
 
@@ -203,7 +203,6 @@ impl<M: Center> Kernel for Sums<'_, M> {
 
     #[inline(always)]
     fn run<S: Lanes>(mut self, simd: S) {
-        let mut subtrees: Subtrees<2> = [[const { MaybeUninit::uninit() }; 2]; DEPTH + 1];
         // SAFETY: whoever made this knew it.
         unsafe {
             if M::CENTERED {
@@ -213,10 +212,10 @@ impl<M: Center> Kernel for Sums<'_, M> {
                 let (this, next) = (lane(k), lane((k + 1) % LANES));
                 for g in 0..self.rows.div_ceil(GROUP) {
                     let sums = self.lane(simd, this, next, g);
-                    push(simd, &mut subtrees, k, g, sums);
+                    push(simd, self.subtrees, k, g, sums);
                 }
             }
-            let [s, q] = subtrees[DEPTH];
+            let [s, q] = &self.subtrees[DEPTH];
             for g in 0..self.rows.div_ceil(GROUP) {
                 self.sums[1][g] = s.as_ptr().cast::<[f32; GROUP]>().add(g).read();
                 self.sums[2][g] = q.as_ptr().cast::<[f32; GROUP]>().add(g).read();
@@ -268,11 +267,10 @@ impl<M: Center> Sums<'_, M> {
     /// The shift of each row.
     #[inline(always)]
     unsafe fn shifts<S: Lanes>(&mut self, simd: S) {
-        let &mut Self { x, stride, len, rows, ref mut sums, .. } = self;
+        let &mut Self { x, stride, len, rows, ref mut sums, ref mut subtrees, .. } = self;
         let apart = if len >= STEP { (len / (STEP / RUN)) & !(RUN - 1) } else { RUN };
         let inv_samples = simd.splat_f32s(f32::from_f64(1.0 / len.min(STEP) as f64));
         let zeros = [simd.splat_f32s(0.0); MAX_REGS];
-        let mut subtrees: Subtrees<1> = [[const { MaybeUninit::uninit() }; 1]; DEPTH + 1];
         let at = |n: usize| (n / RUN * apart + n % RUN) * stride;
         // SAFETY: the caller's duty. Samples are columns of the chunk, or missing.
         unsafe {
@@ -290,10 +288,10 @@ impl<M: Center> Sums<'_, M> {
                     };
                     simd.prefetch(x.wrapping_add(at(next)).cast());
                     simd.prefetch(x.wrapping_add(at(next + LANES)).cast());
-                    push(simd, &mut subtrees, k, g, [pair]);
+                    push(simd, subtrees, k, g, [pair]);
                 }
             }
-            let [samples] = &subtrees[DEPTH];
+            let [samples, _] = &subtrees[DEPTH];
             for g in 0..rows.div_ceil(GROUP) {
                 let x0 = load(simd, x.add(start(g, rows)));
                 let sum = load(simd, samples.as_ptr().cast::<[f32; GROUP]>().add(g).cast());
@@ -321,7 +319,7 @@ impl<M: Center> Kernel for Settle<'_, M> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { sums, rows, root, cols, norm: PixelNorm { mean, mean_lo, rstd }, .. } = self;
+        let Self { sums, rows, root, cols, norm: PixelNorm { mean, mean_lo, rstd, .. }, .. } = self;
         let groups = rows.div_ceil(GROUP);
         let [sums] = sums else { return self.merge(simd) };
         let mut trusted = true;
@@ -376,7 +374,7 @@ struct Finish<'n, M> {
     rows: usize,
     factors: &'n [f32],
     addends: &'n [f32],
-    norm: &'n PixelNorm,
+    norm: &'n mut PixelNorm,
     center: PhantomData<M>,
 }
 
@@ -387,9 +385,9 @@ impl<M: Center> Kernel for Finish<'_, M> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) {
-        let Self { x, y, stride, rows, factors, addends, norm: PixelNorm { mean, mean_lo, rstd }, .. } = self;
+        let Self { x, y, stride, rows, factors, addends, norm, .. } = self;
+        let PixelNorm { mean, mean_lo, rstd, offset } = norm;
         let groups = rows.div_ceil(GROUP);
-        let mut offset: OfRows = [[0.0; GROUP]; GROUPS];
         for g in 0..groups {
             // SAFETY: all have a group.
             unsafe {
@@ -398,7 +396,7 @@ impl<M: Center> Kernel for Finish<'_, M> {
                 store(simd, offset[g].as_mut_ptr(), v);
             }
         }
-        let norm = [mean, rstd, &offset];
+        let norm = [&*mean, rstd, offset];
         let cols = factors.len();
         let mut i = 0;
         while i < cols {

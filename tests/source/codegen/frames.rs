@@ -12,9 +12,10 @@ use crate::repository::repository;
 
 /// The functions that look for a place on the stack, and the functions that these call there, unless they have been
 /// inlined.
-const ROOTS: [&str; 3] = [
+const ROOTS: [&str; 4] = [
     "lanenorm_kernels::stack::within_a_page::",
     "lanenorm_kernels::loops::choice::run_job::",
+    "lanenorm_kernels::loops::choice::run_some::",
     "lanenorm_kernels::loops::columns::run_columns::",
 ];
 

@@ -42,7 +42,7 @@ pub(crate) fn may_be_called(callee: &str) -> bool {
 /// a change of the kernels allows it. (On NEON blocks and fused rows are in `forward`, and kernels of backward that
 /// only one normalization enters are in `backward`: see `names`.)
 #[rustfmt::skip]
-const STACK: [(&str, &str, [usize; 3], &str); 38] = [
+const STACK: [(&str, &str, [usize; 3], &str); 39] = [
     ("Activate", "", [9, 0, 0], "constants of the functions, and one of two registers"),
     ("Addition", "16", [2, 0, 0], "a pointer or a mask"),
     ("Addition", "f32", [2, 0, 2], "a pointer or a mask"),
@@ -64,6 +64,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 38] = [
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("Multiply", "", [7, 0, 2], "constants of the functions, and one of two elements"),
     ("Part", "16", [5, 2, 5], "where the loop and the row end, and pointers"),
+    ("PixelTile", "", [4, 10, 8], "moments of the chunks of a row, and pointers"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
     ("Rows", "", [6, 6, 6], "where a row and its elements are, and the scales of two blocks"),
     ("RunParts", "16", [35, 19, 36], "the statistics of two rows, and seven pointers for each"),

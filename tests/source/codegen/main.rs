@@ -220,7 +220,7 @@ kernel:
         let entry = "<lanenorm_kernels::simd::tokens::Avx2>::vectorize::imp_fastcall::<lanenorm_kernels::simd::lanes::Entry<pulp::x86::v3::V3, \
                      lanenorm_kernels::loops::fused::Fused<half::bfloat::bf16, lanenorm_kernels::mean::Centered>>>";
         assert_eq!(names::kernel(entry, "x86_64"), Some((Tier::Avx2, "Fused<bf16, Centered>".into())));
-        let job = "lanenorm_kernels::loops::choice::run_job::<half::bfloat::bf16, lanenorm_kernels::mean::Centered>";
+        let job = "lanenorm_kernels::loops::choice::run_some::<half::bfloat::bf16, lanenorm_kernels::mean::Centered>";
         assert_eq!(names::kernel(job, "aarch64"), Some((Tier::Neon, "forward<bf16, Centered>".into())));
         let merge = "<lanenorm_kernels::ops::backward::merge::Merge<f64>>::run_on";
         assert_eq!(names::kernel(merge, "aarch64"), Some((Tier::Neon, "merge<f64>".into())));

@@ -58,7 +58,7 @@ pub(crate) fn kernel(name: &str, arch: &str) -> Option<(Tier, String)> {
     }
     // Every aarch64 has NEON, so that kernels are inlined into dispatch there.
     let inlined_into = [
-        ("lanenorm_kernels::loops::choice::run_job::<", "forward"),
+        ("lanenorm_kernels::loops::choice::run_some::<", "forward"),
         ("lanenorm_kernels::loops::columns::run_columns::<", "normalize"),
         ("lanenorm_kernels::ops::backward::run::run_parts::<", "backward"),
     ];

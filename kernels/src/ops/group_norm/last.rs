@@ -58,10 +58,6 @@ impl<T: Storage> GroupNorm<'_, T> {
             isa.run_simd(ChannelSums { x, stride, room, to: [c, s, q] });
         }
         let len = ChunkLen::<f32>::new(CHUNK);
-        let (means, operands) = operands.split_at_mut(channels);
-        let (means_lo, operands) = operands.split_at_mut(channels);
-        let (rstds, operands) = operands.split_at_mut(channels);
-        let (gammas, betas) = operands.split_at_mut(channels);
         for i in 0..n {
             let mut stack = no_subtrees();
             let mut tree = Tree::new(&mut stack);
@@ -73,18 +69,18 @@ impl<T: Storage> GroupNorm<'_, T> {
             }
             let Some(norm) = trusted::<f32>(&tree.total(), &root) else { return false };
             let RowNorm { mean, mean_lo, rstd } = norm;
-            for (to, v) in [(&mut *means, mean), (&mut *means_lo, mean_lo), (&mut *rstds, rstd)] {
+            for (to, v) in operands.chunks_exact_mut(channels).zip([mean, mean_lo, rstd]) {
                 to[i * cols..(i + 1) * cols].fill(v);
             }
             let [mean, mean_lo, rstd] = [mean, mean_lo, rstd].map(T::Float::from_f32);
             self.stats.set(r + i, &RowNorm { mean, mean_lo, rstd });
         }
+        let (gammas, betas) = operands[3 * channels..].split_at_mut(channels);
         self.write_affine((first + r) % shape.groups * cols, [gammas, betas]);
 
-        let operands = [&*means, means_lo, rstds, gammas, betas];
         for at in (0..pixels).step_by(PIXELS) {
             let (x, y) = (x.wrapping_add(at * stride), y.wrapping_add(at * stride));
-            isa.run_simd(ChannelsTouch { x, y, stride, pixels: PIXELS, operands });
+            isa.run_simd(ChannelsTouch { x, y, stride, pixels: PIXELS, channels, operands });
             if let Some(function) = activation {
                 for k in 0..PIXELS {
                     isa.run_simd(Activate { v: y.wrapping_add(k * stride), n: channels, function });
