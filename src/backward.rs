@@ -56,7 +56,7 @@ impl Plan {
         if rows == 0 || self.cols == 0 {
             return Ok(0);
         }
-        let parts = GroupParts::new(self, rows, lens).ok_or_else(|| self.scratch_overflow(rows))?;
+        let parts = GroupParts::new(self.groups, (rows, self.cols), lens).ok_or_else(|| self.scratch_overflow(rows))?;
         let tasks = self.parallelism.most_tasks_for(backward_elements(rows, self.cols));
         let tasks: Tasks = tasks.at_most(parts.most());
         let total = parts.room().total(tasks.count);
@@ -79,7 +79,7 @@ impl Plan {
     ) -> Result<Memory<'s, F>, Error> {
         let cols = self.cols;
         let overflow = || self.scratch_overflow(rows);
-        let parts = GroupParts::new(self, rows, &lens).ok_or_else(overflow)?;
+        let parts = GroupParts::new(self.groups, (rows, cols), &lens).ok_or_else(overflow)?;
         let (tasks, sizes) = (self.backward_tasks(rows, parts.most()), parts.room());
         let needed = sizes.total(1).ok_or_else(overflow)?;
         let scratch = match scratch {

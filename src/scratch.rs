@@ -5,7 +5,6 @@ use lanenorm_kernels::ops::backward::Parts;
 use lanenorm_kernels::rows::Groups;
 
 use crate::Error;
-use crate::plan::Plan;
 
 /// How many elements of scratch memory go where.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +49,14 @@ pub(crate) struct GroupParts {
 }
 
 impl GroupParts {
-    /// Those of `rows` rows, which the groups of the plan divide. `lens` gives the memory. `None` on overflow.
-    pub(crate) fn new(plan: &Plan, rows: usize, lens: impl Fn(&Parts) -> Option<Scratch>) -> Option<Self> {
-        let groups = plan.groups;
+    /// Those of `rows` rows of `cols` columns, which the groups divide. `lens` gives the memory. `None` on overflow.
+    pub(crate) fn new(
+        groups: Groups,
+        (rows, cols): (usize, usize),
+        lens: impl Fn(&Parts) -> Option<Scratch>,
+    ) -> Option<Self> {
         let of = |group| {
-            let parts = Parts::new(groups.rows_of(group, rows), plan.cols);
+            let parts = Parts::new(groups.rows_of(group, rows), cols);
             lens(&parts).map(|lens| (parts, lens))
         };
         Some(Self { first: of(0)?, last: of(groups.groups() - 1)? })

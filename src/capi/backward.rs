@@ -176,7 +176,7 @@ impl Sizes {
             size if size == size_of::<f64>() => Scratch::new::<f64>,
             _ => Scratch::new::<f32>,
         };
-        let parts = GroupParts::new(plan, rows, |parts| of(parts, kind.centered))?;
+        let parts = GroupParts::new(plan.groups, (rows, plan.cols), |parts| of(parts, kind.centered))?;
         Some(Self { lens: parts.room(), parts })
     }
 

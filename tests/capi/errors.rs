@@ -356,8 +356,8 @@ fn sizes_that_do_not_fit() {
             refused(status, expected, &words);
         }
         let mut plan = BLANK;
-        let bad = lanenorm_desc { struct_size: 88, ..d };
-        refused(lanenorm_plan_init(&mut plan, &bad), expected, &["struct_size of desc", "88"]);
+        let bad = lanenorm_desc { struct_size: 96, ..d };
+        refused(lanenorm_plan_init(&mut plan, &bad), expected, &["struct_size of desc", "96"]);
         let bad = lanenorm_desc { groups: usize::MAX, group_repeat: 2, ..d };
         refused(lanenorm_plan_init(&mut plan, &bad), expected, &["groups", "2"]);
         assert!(is_blank(&plan));

@@ -90,12 +90,13 @@ fn fields_beyond_a_smaller_descriptor_are_zero() {
         group_repeat: 2,
         gamma_offset: 0.5,
         rounding: lanenorm_rounding::Gamma as i32,
+        last_group_repeat: 8,
         ..DESC
     };
-    let (x, outputs) = ([0; 6].map(|_| [1.0f32, 4.0, 9.0, 25.0]), Outputs::new([6 * COLS]));
+    let (x, outputs) = ([0; 12].map(|_| [1.0f32, 4.0, 9.0, 25.0]), Outputs::new([12 * COLS]));
     let gamma: [bf16; 3 * COLS] = std::array::from_fn(|i| bf16::from_f32(i as f32 / 7.0));
     let buffers = lanenorm_forward_buffers {
-        rows: 6,
+        rows: 12,
         x: lanenorm_rows { data: x.as_ptr().cast(), ..NONE },
         y: lanenorm_rows_mut { data: outputs.at(0), ..NONE_MUT },
         gamma: gamma.as_ptr().cast(),

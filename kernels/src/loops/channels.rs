@@ -1,8 +1,8 @@
 //! Channels of f32 that lie side by side, as those of a tensor whose channels come last: a lane is a channel.
 //!
-//! A channel is a row here, and its elements are as far apart as pixels are. Chunks are whole channels, or parts of one.
-//! Sums have the bits that they have where the elements of a channel lie side by side: the lanes of such a row are 32
-//! vectors of sums here, with an element for each channel, which are folded by halves.
+//! A channel is a row here, and its elements are as far apart as pixels are. Chunks are whole channels, or parts of
+//! one. Sums have the bits that they have where the elements of a channel lie side by side: the lanes of such a row are
+//! 32 vectors of sums here, with an element for each channel, which are folded by halves.
 
 use crate::simd::{Float, Kernel, Lanes, outline};
 use crate::stats::CHUNK;
