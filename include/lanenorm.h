@@ -560,7 +560,7 @@ typedef struct lanenorm_desc {
   /**
    * The number of groups of gamma and beta, which have `groups * cols` elements, group after group. Row r takes
    * group (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts
-   * as one.
+   * as one. See `last_group_repeat`.
    */
   size_t groups;
   /**
@@ -588,7 +588,7 @@ typedef struct lanenorm_desc {
   /**
    * The number of successive rows that take the last of several groups, if it differs from `group_repeat`: the heads
    * of Q and of K, say, are two groups. The rows of a call must be a multiple of the rows of all groups. Zero counts
-   * as `group_repeat`.
+   * as `group_repeat`; with one group it must be zero.
    */
   size_t last_group_repeat;
 } lanenorm_desc;

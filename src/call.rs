@@ -699,6 +699,13 @@ mod tests {
         fits_on_a_stack(64, |isa, cols, x, x16, (y, y16)| {
             let plan = LayerNorm::new(cols, 0.0)?.with_isa(isa).with_parallelism(Parallelism::Serial);
             plan.call(x).gamma(&x16[..cols]).channels_first(1).to(&mut *y)?;
+            // Pixels, and channels, that are lanes.
+            let pixels = vec![1.5f32; 32 * cols];
+            let mut lanes = pixels.clone();
+            plan.call(&pixels).gamma(&pixels[..cols]).channels_first(32).to(&mut lanes)?;
+            let (images, mut lanes) = (vec![1.5f32; 32 * 1024], vec![0.0; 32 * 1024]);
+            let groups = GroupNorm::new(32, 4, 1e-5)?.with_isa(isa).with_parallelism(Parallelism::Serial);
+            groups.call(&images, 1024).channels_last().activation(Function::Silu).to(&mut lanes)?;
             // Each row of x is a channel, or all of them are one group, some with numbers of the slow path.
             let channels = x.len() / cols;
             let gamma = &x[..channels];

@@ -138,7 +138,7 @@ impl<M: Center> Norm<M> {
     ///
     /// With one group (the default) all rows share a gamma. With a group for each head or gate, and a repeat of 1, each
     /// head has its own. With a group for each sample, and the rows of a sample as the repeat, it is adaptive
-    /// normalization.
+    /// normalization. The last group may have [a repeat of its own](Self::with_last_repeat).
     ///
     /// ```text
     ///                                      row      0  1  2  3  4  5  6  7  8  9 10 11
@@ -155,7 +155,8 @@ impl<M: Center> Norm<M> {
     }
 
     /// The same plan, whose last group serves another number of successive rows than the others: `last`. So the heads
-    /// of Q and of K, which have a gamma each, are normalized by one call.
+    /// of Q and of K, which have a gamma each, are normalized by one call. gamma and beta have `groups * cols` elements
+    /// as before. To be called after [`with_groups`](Self::with_groups), which gives all groups one repeat again.
     ///
     /// ```
     /// use lanenorm::{RmsNorm, RowsMut};

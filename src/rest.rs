@@ -41,7 +41,8 @@ impl<'a, T: Element, M: Center, P> Call<'a, T, M, Plain, Apart, P> {
     /// ```
     ///
     /// y has the type and the stride of x, and the rest of the last row is there too, in both. Rows are given by
-    /// slices, at one stride. In place there is nothing to copy, and no such call:
+    /// slices, at one stride; those that follow one another have no rest. In place there is nothing to copy, and no
+    /// such call:
     ///
     /// ```compile_fail,E0599
     /// # let mut x = [1.0f32; 4];
@@ -88,7 +89,7 @@ impl<M: Center> Norm<M> {
         if rows != y_rows {
             return Err(Error::Rows { x: rows, y: y_rows });
         }
-        if stride != y_stride {
+        if rows > 0 && stride != y_stride {
             return Err(Error::RestStrides { x: stride, y: y_stride });
         }
         let mut params = plan.params(rows, gamma, beta)?;

@@ -49,7 +49,9 @@ impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
     /// Normalizes each row twice, with a gamma and a beta for each of two outputs: what parallel blocks of attention
     /// and MLP read (GPT-NeoX, Falcon 40B). x is read from memory once. Each output has the bits of a call of its own.
     ///
-    /// What is described before this belongs to the first output, statistics to both, and what follows to the second.
+    /// What is described before this belongs to the first output, and what follows to the second: a gamma that is not
+    /// given there counts as 1. The offset of the plan is added to both gammas. Statistics are those of x: they are
+    /// described before this.
     ///
     /// ```
     /// use lanenorm::LayerNorm;

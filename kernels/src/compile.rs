@@ -410,7 +410,7 @@ macro_rules! compiled {
             }
 
             fn channels(job: &mut ChannelsFirst<'_, Self, $center>, work: &mut [Self], isa: Isa) {
-                job.run_here(isa, <Self as Compiled<$center>>::forward, work);
+                in_default_environment(|| job.run_here(isa, <Self as Compiled<$center>>::forward, work));
             }
 
             fn channels_backward(
@@ -419,7 +419,9 @@ macro_rules! compiled {
                 work: &mut [<Self as Storage>::Float],
                 isa: Isa,
             ) {
-                job.run_here(isa, <Self as Compiled<$center>>::backward, partials, work);
+                in_default_environment(|| {
+                    job.run_here(isa, <Self as Compiled<$center>>::backward, partials, work);
+                });
             }
         }
     )*};

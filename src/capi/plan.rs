@@ -122,7 +122,7 @@ pub struct lanenorm_desc {
     pub eps: f64,
     /// The number of groups of gamma and beta, which have `groups * cols` elements, group after group. Row r takes
     /// group (r / group_repeat) % groups. The rows of a call must be a multiple of groups * group_repeat. Zero counts
-    /// as one.
+    /// as one. See `last_group_repeat`.
     pub groups: usize,
     /// The number of successive rows that take the same group. Zero counts as one. See `last_group_repeat`.
     pub group_repeat: usize,
@@ -138,7 +138,7 @@ pub struct lanenorm_desc {
     pub sums: i32,
     /// The number of successive rows that take the last of several groups, if it differs from `group_repeat`: the heads
     /// of Q and of K, say, are two groups. The rows of a call must be a multiple of the rows of all groups. Zero counts
-    /// as `group_repeat`.
+    /// as `group_repeat`; with one group it must be zero.
     pub last_group_repeat: usize,
 }
 

@@ -2,8 +2,11 @@
 //! numbers are flushed to zero, how the processor rounds, which exceptions trap. The caller finds its environment as it
 //! was, flags too.
 
+use lanenorm::gate::Function;
 use lanenorm::kernels::stats::CHUNK;
-use lanenorm::{Isa, LayerNorm, Moments, Parallelism, Store};
+use lanenorm::{
+    Companion, Error, Gate, Gateable, GroupNorm, Isa, LayerNorm, Moments, Parallelism, RmsNorm, Store, bf16, f16,
+};
 
 use super::moments::{Own, in_parts};
 use super::sum::Case;
@@ -114,6 +117,72 @@ fn moments_in_any_environment<K: Own>() {
             }
         }
     }
+}
+
+const CHANNELS: usize = 18;
+const PIXELS: usize = 1024;
+
+/// Everything that channels and gates give of x and dy, gamma and beta, one after the other.
+fn channels_and_gates<T: Gateable + Companion<T>>(
+    isa: Isa,
+    [x, dy]: &[Vec<T>; 2],
+    [gamma, beta]: &[Vec<T>; 2],
+) -> Vec<T> {
+    let (mut y, mut all) = (x.clone(), Vec::new());
+    let layer = LayerNorm::new(CHANNELS, 1e-5).expect("a plan").with_isa(isa).with_offset(0.1);
+    let rms = RmsNorm::new(CHANNELS, 1e-5).expect("a plan").with_isa(isa);
+    let group = GroupNorm::new(CHANNELS, 1, 1e-5).expect("a plan").with_isa(isa);
+    let mut keep = |result: Result<(), Error>, y: &[T]| {
+        result.expect("a valid call");
+        all.extend_from_slice(y);
+    };
+    keep(layer.call(x).gamma(gamma).beta(beta).channels_first(PIXELS).to(&mut y), &y);
+    keep(layer.backward(dy, x).gamma(gamma).channels_first(PIXELS).to(&mut y), &y);
+    keep(rms.call(x).gamma(gamma).channels_first(PIXELS).to(&mut y), &y);
+    keep(rms.backward(dy, x).gamma(gamma).channels_first(PIXELS).to(&mut y), &y);
+    keep(rms.call(x).gamma(gamma).gate(dy, Gate::SILU).to(&mut y), &y);
+    keep(rms.backward(dy, x).gamma(gamma).gate(x, Gate::SILU).to(&mut y), &y);
+    keep(group.call(x, PIXELS).gamma(gamma).beta(beta).to(&mut y), &y);
+    let last = group.call(x, PIXELS).gamma(gamma).beta(beta).channels_last();
+    keep(last.activation(Function::Silu).to(&mut y), &y);
+    keep(group.backward(dy, x, PIXELS).gamma(gamma).to(&mut y), &y);
+    all
+}
+
+fn channels_and_gates_in_any_environment<T: Gateable + Companion<T> + bytemuck::Pod>(to: fn(f64) -> T) {
+    let numbers = |len: usize, seed: u64| -> Vec<T> {
+        let mut random = Random::new(seed);
+        (0..len).map(|_| to(random.normal())).collect()
+    };
+    // Subnormal numbers too, which some environments take for zeros.
+    let vector = |seed| -> Vec<T> {
+        let numbers = numbers(CHANNELS, seed).into_iter().enumerate();
+        numbers.map(|(i, v)| if i % 3 == 0 { to(1e-41) } else { v }).collect()
+    };
+    let (tensors, vectors) = ([1, 2].map(|seed| numbers(2 * CHANNELS * PIXELS, seed)), [3, 4].map(vector));
+    for &isa in tiers() {
+        let expected = channels_and_gates(isa, &tensors, &vectors);
+        for environment in ENVIRONMENTS {
+            let got = environment.within(|| channels_and_gates(isa, &tensors, &vectors));
+            let [got, expected]: [&[u8]; 2] = [&got, &expected].map(|v| bytemuck::cast_slice(v));
+            assert!(got == expected, "{isa}, {environment:?}");
+        }
+    }
+}
+
+#[test]
+fn channels_and_gates_of_f32_in_any_environment() {
+    channels_and_gates_in_any_environment::<f32>(|v| v as f32);
+}
+
+#[test]
+fn channels_and_gates_of_f16_in_any_environment() {
+    channels_and_gates_in_any_environment::<f16>(f16::from_f64);
+}
+
+#[test]
+fn channels_and_gates_of_bf16_in_any_environment() {
+    channels_and_gates_in_any_environment::<bf16>(bf16::from_f64);
 }
 
 for_all_types!(the_caller_may_be_in_any_environment);

@@ -78,5 +78,7 @@ fn what_does_not_fit_is_refused() -> Result<(), Error> {
     assert_eq!((error.to_string().as_str(), y), ("gamma has 3 elements, expected 4", [7.0; 20]));
     // Contiguous rows have no rest.
     plan.call(&x[..8]).copy_rest().to(RowsMut::strided(&mut y, 2, 4))?;
-    plan.call(&x[..0]).copy_rest().to(&mut [0.0; 0])
+    plan.call(&x[..0]).copy_rest().to(&mut [0.0; 0])?;
+    // No rows have any stride.
+    plan.call(&x[..0]).copy_rest().to(RowsMut::strided(&mut y, 0, 12))
 }

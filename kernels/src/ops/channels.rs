@@ -176,6 +176,8 @@ impl<'a, T: Storage, M: Center> ChannelsFirst<'a, T, M> {
     }
 
     /// Runs the job, unless it has no rows, by `run` for the jobs that it is made of.
+    // Not inlined: see `in_default_environment`.
+    #[inline(never)]
     pub(crate) fn run_here(&mut self, isa: Isa, run: RunForward<T, M>, work: &mut [T]) {
         let &mut Self { x, y, shape, params, eps, .. } = self;
         let Shape { cols, rows, .. } = shape;
@@ -400,6 +402,8 @@ impl<'a, T: Storage, M: Center> ChannelsBackward<'a, T, M> {
     }
 
     /// Runs the job, unless it has no rows, by `run` for the jobs that it is made of.
+    // Not inlined: see `in_default_environment`.
+    #[inline(never)]
     pub(crate) fn run_here(
         &mut self,
         isa: Isa,

@@ -108,6 +108,8 @@ impl<'a, T: Storage<Float = f32>, M: Center> Gated<'a, T, M> {
     }
 
     /// Runs the job, which has rows and columns, through the loops for `L`.
+    // Not inlined: see `in_default_environment`.
+    #[inline(never)]
     pub(crate) fn run_here<L: Center>(&mut self, isa: Isa) {
         let &mut Self { ref mut forward, gate: Gate { function, side }, z, .. } = self;
         let job = forward.job();

@@ -274,6 +274,8 @@ impl<'a, T: Storage> GroupNorm<'a, T> {
     }
 
     /// Runs the job, unless it has no groups, through the loops for `L`.
+    // Not inlined: see `in_default_environment`.
+    #[inline(never)]
     pub(crate) fn run_here<L: Center>(&mut self, isa: Isa, work: &mut [T]) {
         let loops = &const { GroupLoops::<T>::of::<L>() };
         let &mut Self { x, y, shape, first, rows, .. } = self;

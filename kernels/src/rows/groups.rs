@@ -42,8 +42,10 @@ impl Groups {
     /// If `last` is zero, or if the rows of all groups overflow.
     pub fn with_last_repeat(self, last: usize) -> Result<Self, Error> {
         let Self { groups, repeat, .. } = self;
+        // The last of one group is the only one.
+        let repeat_of_all = if groups == 1 { last } else { repeat };
         match repeat.checked_mul(groups - 1).and_then(|before| before.checked_add(last)) {
-            Some(_) if last > 0 => Ok(Self { last, ..self }),
+            Some(_) if last > 0 => Ok(Self { last, repeat: repeat_of_all, ..self }),
             _ => Err(Error::LastGroup { groups, repeat, last }),
         }
     }

@@ -1,7 +1,13 @@
 //! What the root is taken of.
 
 use crate::divisor::Divisor;
-use crate::simd::{Float, sqrt_f64};
+use crate::simd::{Float, in_default_environment, sqrt_f64};
+
+/// Not inlined: see [`in_default_environment`].
+#[inline(never)]
+fn square(v: f64) -> f64 {
+    v * v
+}
 
 /// What the root is taken of, `v`: a share of the sum of squares, plus eps, but at least a floor.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +31,7 @@ impl Root {
         match divisor {
             Divisor::RootMeanSquare => Self::of_mean(eps),
             Divisor::Norm => Self { is_sum: true, eps, floor: 0.0 },
-            Divisor::NormAtLeast => Self { is_sum: true, eps: 0.0, floor: eps * eps },
+            Divisor::NormAtLeast => Self { is_sum: true, eps: 0.0, floor: in_default_environment(|| square(eps)) },
         }
     }
 

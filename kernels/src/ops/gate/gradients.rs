@@ -109,6 +109,8 @@ impl<'a, M: Center> GatedBackward<'a, M> {
     }
 
     /// Runs the job, unless it has no rows or no columns, by `runs` for the jobs that it is made of.
+    // Not inlined: see `in_default_environment`.
+    #[inline(never)]
     pub(crate) fn run_here(&mut self, isa: Isa, runs: Runs<M>, partials: &mut [f32], work: &mut [f32]) {
         let (rows, cols) = (self.rows.rows(), self.rows.cols());
         if rows == 0 || cols == 0 {

@@ -188,6 +188,8 @@ impl<'a, T: Storage> GroupBackward<'a, T> {
     }
 
     /// Runs the job by `runs` for the jobs that it is made of.
+    // Not inlined: see `in_default_environment`.
+    #[inline(never)]
     pub(crate) fn run_here(&mut self, isa: Isa, runs: &Runs<T>, work: &mut [T::Float])
     where
         T::Float: Storage<Float = T::Float>,
