@@ -202,7 +202,7 @@ c_library() {
   local bytes
   bytes=$(stat -c %s target/stripped.so)
   echo "the stripped library has $bytes bytes"
-  [ "$bytes" -le 2800000 ] || { echo "expected at most 2800000"; exit 1; }
+  [ "$bytes" -le 2900000 ] || { echo "expected at most 2900000"; exit 1; }
 }
 
 # After `c_library`.

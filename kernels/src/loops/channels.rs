@@ -4,7 +4,7 @@
 //! one. Sums have the bits that they have where the elements of a channel lie side by side: the lanes of such a row are
 //! 32 vectors of sums here, with an element for each channel, which are folded by halves.
 
-use crate::simd::{Float, Kernel, Lanes, outline};
+use crate::simd::{Float, Kernel, Lanes, outline, rolled};
 use crate::stats::CHUNK;
 
 /// The sums of a row that lies by itself.
@@ -90,7 +90,7 @@ impl Kernel for Samples {
         let inv_samples = simd.splat_f32s(1.0 / STEP as f32);
         // SAFETY: whoever made this knew that the elements are there.
         unsafe {
-            for lane in 0..LANES {
+            for lane in 0..rolled(LANES) {
                 let (of_a, of_b) = (lane, lane + LANES);
                 let [a, b] = [of_a, of_b].map(|n| x.add((n / RUN * APART + n % RUN) * stride));
                 for i in (0..padded).step_by(S::F32_LANES) {
@@ -136,7 +136,7 @@ impl Kernel for Step {
     fn run<S: Lanes>(self, simd: S) {
         let Self { x, stride, channels, padded, sums, squares, c, is_first } = self;
         let zero = simd.splat_f32s(0.0);
-        for lane in 0..LANES {
+        for lane in 0..rolled(LANES) {
             let (a, b) = (x.wrapping_add(lane * stride), x.wrapping_add((lane + LANES) * stride));
             let (sums, squares) = (sums.wrapping_add(lane * padded), squares.wrapping_add(lane * padded));
             for i in (0..padded).step_by(S::F32_LANES) {

@@ -6,12 +6,10 @@
 //! lanes of a row that lies by itself are sums here that are taken one after the other, in the order in which a fold
 //! adds them up. So a group has few sums at a time, which stay in registers.
 
-use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use super::blocks::{BlockNormMut, settle_block};
-use crate::mean::Center;
-use crate::simd::{FOLD_ROWS, Float, Kernel, Lanes, outline, sqrt_f64};
+use crate::simd::{FOLD_ROWS, Float, Kernel, Lanes, outline, rolled, sqrt_f64};
 use crate::stats::sums::{ChunkLen, finish};
 use crate::stats::{CHUNK, Root, RowNorm, Tree, no_subtrees};
 
@@ -59,7 +57,7 @@ pub(crate) struct PixelNorm {
     mean: OfRows,
     mean_lo: OfRows,
     rstd: OfRows,
-    /// -mean_lo * rstd.
+    /// The product of `-mean_lo` and rstd.
     offset: OfRows,
 }
 
@@ -75,10 +73,11 @@ impl PixelNorm {
     }
 }
 
-/// Normalizes a tile of rows, which have a mean if `M` is centered. If the sums of one of them cannot be trusted, it
+/// Normalizes a tile of rows. One kernel is for rows with a mean and without one, for less code: a mean of 0 changes no
+/// bits (see [`loops`](crate::loops)). If the sums of one of them cannot be trusted, it
 /// writes nothing, and returns false. Whoever makes it knows that the rows are there, and that all has as many columns
 /// as there are factors.
-pub(crate) struct PixelTile<'n, M> {
+pub(crate) struct PixelTile<'n> {
     /// The first column of the first row, and the distance between two columns. y may be x.
     pub(crate) x: *const f32,
     pub(crate) y: *mut f32,
@@ -86,34 +85,35 @@ pub(crate) struct PixelTile<'n, M> {
     /// From [`FEWEST_PIXELS`] to [`MOST_PIXELS`].
     pub(crate) rows: usize,
     pub(crate) root: Root,
+    /// Whether rows have a mean.
+    pub(crate) centered: bool,
     /// gamma plus offset, and beta, of each column.
     pub(crate) factors: &'n [f32],
     pub(crate) addends: &'n [f32],
     /// Room for each chunk of columns.
     pub(crate) sums: &'n mut [ChunkSums],
     pub(crate) norm: &'n mut PixelNorm,
-    pub(crate) center: PhantomData<M>,
 }
 
-impl<M: Center> Kernel for PixelTile<'_, M> {
+impl Kernel for PixelTile<'_> {
     type Output = bool;
 
     const PORTABLE: bool = false;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { x, y, stride, rows, root, factors, addends, sums, norm, .. } = self;
+        let Self { x, y, stride, rows, root, centered, factors, addends, sums, norm } = self;
         let cols = factors.len();
         assert!(addends.len() == cols && sums.len() == cols.div_ceil(CHUNK));
         assert!((FEWEST_PIXELS..=MOST_PIXELS).contains(&rows));
         let mut subtrees: Subtrees = [[const { MaybeUninit::uninit() }; 2]; DEPTH + 1];
         for (at, sums) in (0..cols).step_by(CHUNK).zip(sums.iter_mut()) {
             let (x, len) = (x.wrapping_add(at * stride), CHUNK.min(cols - at));
-            outline(simd, Sums::<M> { x, stride, len, rows, sums, subtrees: &mut subtrees, center: PhantomData });
+            outline(simd, Sums { x, stride, len, rows, centered, sums, subtrees: &mut subtrees });
         }
-        let trusted = outline(simd, Settle::<M> { sums, rows, root, cols, norm, center: PhantomData });
+        let trusted = outline(simd, Settle { sums, rows, root, centered, cols, norm });
         if trusted {
-            outline(simd, Finish::<M> { x, y, stride, rows, factors, addends, norm, center: PhantomData });
+            outline(simd, Finish { x, y, stride, rows, factors, addends, norm });
         }
         trusted
     }
@@ -185,18 +185,18 @@ unsafe fn push<S: Lanes, const N: usize>(simd: S, subtrees: &mut Subtrees, k: us
 
 /// Takes the shift, S and Q of each row of a tile, of a chunk of columns. The first column of the first row is at `x`.
 /// Whoever makes it knows that the rows are there.
-struct Sums<'s, M> {
+struct Sums<'s> {
     x: *const f32,
     stride: usize,
     len: usize,
     rows: usize,
+    centered: bool,
     sums: &'s mut ChunkSums,
     /// Room.
     subtrees: &'s mut Subtrees,
-    center: PhantomData<M>,
 }
 
-impl<M: Center> Kernel for Sums<'_, M> {
+impl Kernel for Sums<'_> {
     type Output = ();
 
     const PORTABLE: bool = false;
@@ -205,10 +205,12 @@ impl<M: Center> Kernel for Sums<'_, M> {
     fn run<S: Lanes>(mut self, simd: S) {
         // SAFETY: whoever made this knew it.
         unsafe {
-            if M::CENTERED {
+            if self.centered {
                 self.shifts(simd);
+            } else {
+                self.sums[0] = [[0.0; _]; _];
             }
-            for k in 0..LANES {
+            for k in 0..rolled(LANES) {
                 let (this, next) = (lane(k), lane((k + 1) % LANES));
                 for g in 0..self.rows.div_ceil(GROUP) {
                     let sums = self.lane(simd, this, next, g);
@@ -224,7 +226,7 @@ impl<M: Center> Kernel for Sums<'_, M> {
     }
 }
 
-impl<M: Center> Sums<'_, M> {
+impl Sums<'_> {
     /// S and Q of one lane of a group. Asks for the columns of the next lane.
     #[inline(always)]
     unsafe fn lane<S: Lanes>(&self, simd: S, lane: usize, next: usize, g: usize) -> [Column<S>; 2] {
@@ -236,16 +238,14 @@ impl<M: Center> Sums<'_, M> {
         let mut i = lane;
         // SAFETY: the caller's duty.
         unsafe {
-            let c = if M::CENTERED { load(simd, sums[0][g].as_ptr()) } else { zeros };
+            let c = load(simd, sums[0][g].as_ptr());
             while i + LANES < len {
                 let (mut a, mut b) = (load(simd, x.add(i * stride)), load(simd, x.add((i + LANES) * stride)));
                 simd.prefetch(ahead.wrapping_add(i * stride).cast());
                 simd.prefetch(ahead.wrapping_add((i + LANES) * stride).cast());
-                if M::CENTERED {
-                    (a, b) = (zip::<S>(a, c, |a, c| simd.sub_f32s(a, c)), zip::<S>(b, c, |b, c| simd.sub_f32s(b, c)));
-                    let pair = zip::<S>(a, b, |a, b| simd.add_f32s(a, b));
-                    s = zip::<S>(s, pair, |s, pair| simd.add_f32s(s, pair));
-                }
+                (a, b) = (zip::<S>(a, c, |a, c| simd.sub_f32s(a, c)), zip::<S>(b, c, |b, c| simd.sub_f32s(b, c)));
+                let pair = zip::<S>(a, b, |a, b| simd.add_f32s(a, b));
+                s = zip::<S>(s, pair, |s, pair| simd.add_f32s(s, pair));
                 let squares = zip::<S>(a, b, |a, b| simd.fma(b, b, simd.mul_f32s(a, a)));
                 q = zip::<S>(q, squares, |q, squares| simd.add_f32s(q, squares));
                 i += STEP;
@@ -254,10 +254,8 @@ impl<M: Center> Sums<'_, M> {
                 // The second of the pair is missing, and counts as c. Sums begin with +0, so that none is -0.
                 let mut a = load(simd, x.add(i * stride));
                 simd.prefetch(ahead.wrapping_add(i * stride).cast());
-                if M::CENTERED {
-                    a = zip::<S>(a, c, |a, c| simd.sub_f32s(a, c));
-                    s = zip::<S>(s, a, |s, a| simd.add_f32s(s, a));
-                }
+                a = zip::<S>(a, c, |a, c| simd.sub_f32s(a, c));
+                s = zip::<S>(s, a, |s, a| simd.add_f32s(s, a));
                 q = zip::<S>(q, a, |q, a| simd.add_f32s(q, simd.mul_f32s(a, a)));
             }
         }
@@ -274,7 +272,7 @@ impl<M: Center> Sums<'_, M> {
         let at = |n: usize| (n / RUN * apart + n % RUN) * stride;
         // SAFETY: the caller's duty. Samples are columns of the chunk, or missing.
         unsafe {
-            for k in 0..LANES {
+            for k in 0..rolled(LANES) {
                 let (this, next) = (lane(k), lane((k + 1) % LANES));
                 for g in 0..rows.div_ceil(GROUP) {
                     let x = x.add(start(g, rows));
@@ -303,54 +301,55 @@ impl<M: Center> Sums<'_, M> {
 }
 
 /// Makes the statistics of the rows of a tile from the sums of their chunks. Returns whether all can be trusted.
-struct Settle<'s, M> {
+struct Settle<'s> {
     sums: &'s [ChunkSums],
     rows: usize,
     root: Root,
+    centered: bool,
     cols: usize,
     norm: &'s mut PixelNorm,
-    center: PhantomData<M>,
 }
 
-impl<M: Center> Kernel for Settle<'_, M> {
+impl Kernel for Settle<'_> {
     type Output = bool;
 
     const PORTABLE: bool = false;
 
     #[inline(always)]
     fn run<S: Lanes>(self, simd: S) -> bool {
-        let Self { sums, rows, root, cols, norm: PixelNorm { mean, mean_lo, rstd, .. }, .. } = self;
+        let Self { sums, rows, root, centered, cols, norm: PixelNorm { mean, mean_lo, rstd, .. } } = self;
         let groups = rows.div_ceil(GROUP);
         let [sums] = sums else { return self.merge(simd) };
         let mut trusted = true;
         for g in 0..groups {
-            for k in 0..GROUP / FOLD_ROWS {
+            for k in 0..rolled(GROUP / FOLD_ROWS) {
                 let sums = sums.each_ref().map(|v| &v[g].as_chunks::<FOLD_ROWS>().0[k]);
                 let [mean, mean_lo, rstd] =
                     [&mut *mean, mean_lo, rstd].map(|v| &mut v[g].as_chunks_mut::<FOLD_ROWS>().0[k]);
                 let (mut v, mut wide_mean, mut rescued) = ([0.0; FOLD_ROWS], [0.0; FOLD_ROWS], [false; FOLD_ROWS]);
                 let norm = BlockNormMut { mean, mean_lo, rstd, rescued: &mut rescued };
-                trusted &= settle_block(simd, sums, M::CENTERED, (root, cols), norm, &mut v, &mut wide_mean);
+                trusted &= settle_block(simd, sums, centered, (root, cols), norm, &mut v, &mut wide_mean);
             }
         }
         trusted
     }
 }
 
-impl<M: Center> Settle<'_, M> {
+impl Settle<'_> {
     /// The same for rows of several chunks.
     #[inline(always)]
     fn merge<S: Lanes>(self, simd: S) -> bool {
-        let Self { sums, rows, root, cols, norm, .. } = self;
+        let Self { sums, rows, root, centered, cols, norm } = self;
         let (whole, last) = ChunkLen::<f32>::of_row(cols);
         let share = root.share(cols as f64);
         for g in 0..rows.div_ceil(GROUP) {
-            for r in 0..GROUP {
+            for r in 0..rolled(GROUP) {
+                let r = r % GROUP;
                 let mut stack = no_subtrees();
                 let mut tree = Tree::new(&mut stack);
                 for (k, [c, s, q]) in sums.iter().enumerate() {
                     let len = if k + 1 < sums.len() { whole } else { last };
-                    let (c, s) = if M::CENTERED { (c[g][r], s[g][r]) } else { (0.0, 0.0) };
+                    let (c, s) = (c[g][r], if centered { s[g][r] } else { 0.0 });
                     tree.push(finish::<f32>(c, s, q[g][r], len));
                 }
                 let moments = tree.total();
@@ -367,7 +366,7 @@ impl<M: Center> Settle<'_, M> {
 }
 
 /// Normalizes a tile. Whoever makes it knows that all is there.
-struct Finish<'n, M> {
+struct Finish<'n> {
     x: *const f32,
     y: *mut f32,
     stride: usize,
@@ -375,10 +374,9 @@ struct Finish<'n, M> {
     factors: &'n [f32],
     addends: &'n [f32],
     norm: &'n mut PixelNorm,
-    center: PhantomData<M>,
 }
 
-impl<M: Center> Kernel for Finish<'_, M> {
+impl Kernel for Finish<'_> {
     type Output = ();
 
     const PORTABLE: bool = false;
@@ -420,7 +418,7 @@ impl<M: Center> Kernel for Finish<'_, M> {
     }
 }
 
-impl<M: Center> Finish<'_, M> {
+impl Finish<'_> {
     /// Normalizes two columns of group `g`, and writes them to `y`.
     #[inline(always)]
     unsafe fn group<S: Lanes>(
@@ -437,12 +435,8 @@ impl<M: Center> Finish<'_, M> {
                 let [hi, rstd, offset] = norm.map(|v| simd.load(v.get_unchecked(g).as_ptr().add(r * S::F32_LANES)));
                 for k in 0..2 {
                     let [factor, addend] = operands[k];
-                    let v = if M::CENTERED {
-                        let xhat = simd.fma(simd.sub_f32s(x[k][r], hi), rstd, offset);
-                        simd.fma(xhat, factor, addend)
-                    } else {
-                        simd.mul_f32s(simd.mul_f32s(x[k][r], rstd), factor)
-                    };
+                    let xhat = simd.fma(simd.sub_f32s(x[k][r], hi), rstd, offset);
+                    let v = simd.fma(xhat, factor, addend);
                     simd.store(y[k].add(r * S::F32_LANES), v);
                 }
             }

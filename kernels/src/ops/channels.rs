@@ -277,17 +277,17 @@ impl<T: Storage, M: Center> ChannelsFirst<'_, T, M> {
         let at = sample * cols * pixels + pixel;
         let mut norm = PixelNorm::NOTHING;
         let (x, y) = (x.wrapping_add(at).cast(), y.wrapping_add(at).cast());
-        let tile = PixelTile::<M> {
+        let tile = PixelTile {
             x,
             y,
             stride: pixels,
             rows: n,
             root,
+            centered: M::CENTERED,
             factors,
             addends,
             sums,
             norm: &mut norm,
-            center: PhantomData,
         };
         if isa.run_simd(tile) != Some(true) {
             return false;

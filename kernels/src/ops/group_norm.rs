@@ -12,7 +12,7 @@
 //!
 //! The elements of a group are taken in the order [channels, pixels], wherever they lie: so the bits are those of layer
 //! normalization of such rows, for both [orders](Order) of memory. Where channels come last, the elements of one or
-//! more groups are moved to a room, normalized there, and moved to y; or, in f32, [channels are lanes](last).
+//! more groups are moved to a room, normalized there, and moved to y; or, in f32, channels are lanes.
 
 mod backward;
 mod last;

@@ -64,7 +64,7 @@ const STACK: [(&str, &str, [usize; 3], &str); 39] = [
     ("Merge", "", [6, 6, 0], "subtrees that are pending, and pointers"),
     ("Multiply", "", [7, 0, 2], "constants of the functions, and one of two elements"),
     ("Part", "16", [5, 2, 5], "where the loop and the row end, and pointers"),
-    ("PixelTile", "", [4, 10, 8], "moments of the chunks of a row, and pointers"),
+    ("PixelTile", "", [10, 10, 8], "moments of the chunks of a row, and pointers"),
     ("ProjectRow", "", [12, 4, 0], "what a row takes, and where its elements are, beside eight sums"),
     ("Rows", "", [6, 6, 6], "where a row and its elements are, and the scales of two blocks"),
     ("RunParts", "16", [35, 19, 36], "the statistics of two rows, and seven pointers for each"),
