@@ -13,7 +13,7 @@
 //! # Loops
 //!
 //! A loop touches a row twice. The first touch takes the moments; it is the only read from memory. The second touch
-//! normalizes the row, out of the cache. There are five loops, and every row gets the same bits from each.
+//! normalizes the row, out of the cache. There are five loops for rows, and every row gets the same bits from each.
 //!
 //! - *Fused*: one loop takes the moments of row r while it normalizes row r - 1 or r - 2. The loads, arithmetic and
 //!   stores of two rows overlap. A long chain lies between the moments of a row and its second touch: folding, square
@@ -27,6 +27,8 @@
 //!   there too: memory is fastest if nothing interrupts its reads, and the writes find their lines in the cache.
 //! - *A single row* of at most 16,384 columns, where a call is no more than that. It is the loop over whole rows
 //!   without what other rows need: no job is made, and no loop is chosen. (f64 goes to whole rows.)
+//! - Tensors of channels have loops of their own, for f32: `pixels`, whose rows are lanes, and `channels`, whose
+//!   channels are lanes. Other types go through the loops above, a tile at a time.
 //!
 //! The portable tier has whole rows alone: it has no units that could overlap.
 //!

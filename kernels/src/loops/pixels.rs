@@ -73,10 +73,10 @@ impl PixelNorm {
     }
 }
 
-/// Normalizes a tile of rows. One kernel is for rows with a mean and without one, for less code: a mean of 0 changes no
-/// bits (see [`loops`](crate::loops)). If the sums of one of them cannot be trusted, it
-/// writes nothing, and returns false. Whoever makes it knows that the rows are there, and that all has as many columns
-/// as there are factors.
+/// Normalizes a tile of rows. If the sums of one of them cannot be trusted, it writes nothing, and returns false. One
+/// kernel is for rows with a mean and without one, for less code: a mean of 0 changes no bits (see
+/// [`loops`](crate::loops)). Whoever makes it knows that the rows are there, and that all has as many columns as there
+/// are factors.
 pub(crate) struct PixelTile<'n> {
     /// The first column of the first row, and the distance between two columns. y may be x.
     pub(crate) x: *const f32,

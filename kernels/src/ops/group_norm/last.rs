@@ -31,7 +31,8 @@ impl<T: Storage> GroupNorm<'_, T> {
             && [self.gamma, self.beta].iter().flatten().all(all_finite)
     }
 
-    /// The groups from `group` on, `left` at most, that go together where channels are lanes. 0 if they cannot.
+    /// How many of `left` groups of a sample go together where channels are lanes, in `work` elements of memory. 0 if
+    /// channels cannot be lanes.
     pub(super) fn lanes_together(&self, left: usize, work: usize) -> usize {
         let (cols, chunks) = (self.shape.cols(), self.shape.pixels / CHUNK);
         let fit = work.saturating_sub(sums_len(FEWEST_CHANNELS))
