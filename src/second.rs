@@ -69,6 +69,20 @@ impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
     ///
+    /// The gradient of x is a sum over both outputs. The backward call of one of them adds that of the other, as it adds
+    /// the gradient of a residual:
+    ///
+    /// ```
+    /// use lanenorm::RmsNorm;
+    ///
+    /// let (x, dy, second_dy) = ([3.0f32, -1.0], [1.0, 0.0], [0.0, 1.0]);
+    /// let (gamma, second_gamma, plan) = ([1.0, 2.0], [0.5, 4.0], RmsNorm::new(2, 1e-5)?);
+    /// let of_first: Vec<f32> = plan.backward(&dy, &x).gamma(&gamma).to_vec()?;
+    /// let dx: Vec<f32> = plan.backward(&second_dy, &x).gamma(&second_gamma).ds(&of_first).to_vec()?;
+    /// assert!((dx[0] - 0.581_377).abs() < 1e-6 && (dx[1] - 1.744_131).abs() < 1e-6);
+    /// # Ok::<(), lanenorm::Error>(())
+    /// ```
+    ///
     /// Sums have one gamma and beta, as have rows whose moments are given, rows with a gate, and rows that are
     /// quantized:
     ///
