@@ -69,8 +69,8 @@ impl<'a, T: Element, M: Center, D: Place, P> Call<'a, T, M, Plain, D, P> {
     /// # Ok::<(), lanenorm::Error>(())
     /// ```
     ///
-    /// The gradient of x is a sum over both outputs. The backward call of one of them adds that of the other, as it adds
-    /// the gradient of a residual:
+    /// The gradient of x is a sum over both outputs. The backward call of one of them adds that of the other, as it
+    /// adds the gradient of a residual:
     ///
     /// ```
     /// use lanenorm::RmsNorm;
