@@ -28,7 +28,7 @@ use crate::{Error, shape};
 /// at their starts than they gain.
 pub(crate) const TILE: usize = 256 << 10;
 
-/// The rows of a tile: of `cols` elements of this size, of which there are some.
+/// The rows of a tile. A row has `cols` elements of `size` bytes; neither is zero.
 pub(crate) fn tile(cols: usize, size: usize) -> usize {
     (TILE / (cols * size)).max(1)
 }
