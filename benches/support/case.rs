@@ -7,6 +7,7 @@ use lanenorm_harness::input::bells;
 use lanenorm_harness::number::Number;
 
 use super::activations;
+use super::several::HEADS;
 use super::variant::GROUPS;
 
 /// The types that the default run times.
@@ -195,7 +196,8 @@ impl Case {
         } else {
             // One row more than enough, and a multiple of the groups that some variants cut rows into.
             let rows = enough / self.cols + 1;
-            self.rows = if rows < GROUPS { rows } else { rows.next_multiple_of(GROUPS) };
+            let groups = [HEADS, GROUPS].into_iter().find(|&groups| rows >= groups);
+            self.rows = rows.next_multiple_of(groups.unwrap_or(1));
         }
         self.elements = self.rows * self.cols;
         self

@@ -15,6 +15,7 @@ use super::contender::Contender;
 use super::images;
 use super::placement::{PACKED, Placement};
 use super::quantized::{self, Quantized};
+use super::several::{self, HEADS, QUERIES};
 use super::steps;
 use super::variant::{self, Affine, Variant, grouped};
 
@@ -35,7 +36,7 @@ const OURS_PARAMS: f64 = 12.0;
 const OF_F64: f64 = 8.0;
 
 /// The number of answers that differ: see [`place`].
-const ANSWERS: usize = 11;
+const ANSWERS: usize = 13;
 
 /// The answer for all tensors of a case, one after the other.
 struct Answer<T: Number> {
@@ -149,6 +150,8 @@ fn place(variant: Variant) -> usize {
         Variant::Activation => 9,
         // No case has both.
         Variant::ChannelsFirst | Variant::ChannelsLast => 10,
+        Variant::SecondY | Variant::SecondYTwoCalls => 11,
+        Variant::QAndK | Variant::QAndKTwoCalls => 12,
         _ => variant.affine() as usize,
     }
 }
@@ -191,6 +194,8 @@ impl<T: Number> Answer<T> {
         let mut answer = Self::empty();
         for Tensor { x, gamma, beta, dy } in case.tensors::<T>() {
             let x = images::rows(case, variant, &x);
+            let groups_of = |v: &[T]| grouped(v).iter().map(|v| v.to_f64()).collect::<Vec<_>>();
+            let several = if variant.has_groups() { [&gamma, &beta].map(|v| groups_of(v)) } else { Default::default() };
             let [gamma, beta] = parameters(affine, &gamma, &beta).map(|v| of_elements(case, v));
             if case.op.is_backward() {
                 let gamma = (affine != Affine::Absent).then_some(&gamma[..]);
@@ -211,6 +216,10 @@ impl<T: Number> Answer<T> {
                     [&gamma, &beta].map(|v| (affine != Affine::Absent).then_some(&v[start..][..case.cols]));
                 [gamma, beta.filter(|_| norm.centered)]
             };
+            let of_several = |group: usize| {
+                let [gamma, beta] = several.each_ref().map(|v| &v[group * case.cols..][..case.cols]);
+                [Some(gamma), norm.centered.then_some(beta)]
+            };
             answer.rows.append(match variant {
                 Variant::UnroundedSums => norm.forward(&with_z(&x, |x, z| (x.widen() + z.widen()).into()), affine_of),
                 Variant::Silu => norm.forward(&x, affine_of).times(&with_z(&x, |_, z| reference::silu(z.to_f64()))),
@@ -220,6 +229,14 @@ impl<T: Number> Answer<T> {
                 Variant::L2 => {
                     let n = case.cols as f64;
                     Norm { eps: norm.eps / n, ..norm }.forward(&x, affine_of).times(&vec![1.0 / n.sqrt(); x.len()])
+                }
+                Variant::SecondY | Variant::SecondYTwoCalls => {
+                    let mut both = norm.forward(&x, |_| of_several(0));
+                    both.append(norm.forward(&x, |_| of_several(1)));
+                    both
+                }
+                Variant::QAndK | Variant::QAndKTwoCalls => {
+                    norm.forward(&x, |row| of_several(usize::from(row % HEADS >= QUERIES)))
                 }
                 Variant::Activation => norm.forward(&x, affine_of).through(reference::silu, reference::silu_derivative),
                 _ => norm.forward(&x, affine_of),
@@ -267,7 +284,11 @@ fn prepare<T: Number>(case: &Case, variant: Variant, placement: &mut Placement<T
                 let queries = call.packed.chunks_exact_mut(PACKED * case.cols);
                 queries.zip(call.x.chunks_exact(case.cols)).for_each(|(to, x)| to[..case.cols].copy_from_slice(x));
             }
-            _ => call.y.fill(<T as Companion<T>>::NAN),
+            Variant::QAndK | Variant::QAndKTwoCalls => several::restore(case, &mut call),
+            _ => {
+                call.y.fill(<T as Companion<T>>::NAN);
+                call.s.fill(<T as Companion<T>>::NAN);
+            }
         }
     }
 }
@@ -279,8 +300,13 @@ fn output<T: Number>(case: &Case, variant: Variant, placement: &mut Placement<T>
         if variant == Variant::Qk {
             let queries = call.packed.chunks_exact(PACKED * case.cols);
             got.rows.extend(queries.flat_map(|row| &row[..case.cols]));
+        } else if variant.has_heads() {
+            got.rows.extend(several::rows(case, call.heads));
         } else if variant != Variant::ParamsOnly {
             got.rows.extend(images::rows(case, variant, call.y));
+            if variant.has_second_y() {
+                got.rows.extend(&*call.s);
+            }
         }
         if case.op.is_backward() && variant != Variant::DxOnly {
             got.params.extend(&*call.dgamma);

@@ -19,6 +19,7 @@ use super::images;
 use super::placement::{Call, PACKED, Placement};
 use super::plan::{self, Operation, VALID};
 use super::quantized;
+use super::several;
 use super::variant::{GROUPS, Variant};
 
 /// Something that is timed.
@@ -177,6 +178,13 @@ fn time_plan<M: Operation, T: Number>(
             let queries = RowsMut::strided(&mut *c.packed, rows, PACKED * cols);
             M::beta(plan.call_in_place(queries).gamma(gamma), beta).run().expect(VALID);
         }),
+        Variant::QAndK => {
+            let plan = several::plan_of_heads(plan);
+            repeat(calls, wake, repeats, |c| several::heads(&plan, c))
+        }
+        Variant::QAndKTwoCalls => repeat(calls, wake, repeats, |c| several::heads_in_two_calls(&plan, c)),
+        Variant::SecondY => repeat(calls, wake, repeats, |c| several::second(&plan, c)),
+        Variant::SecondYTwoCalls => repeat(calls, wake, repeats, |c| several::second_in_two_calls(&plan, c)),
         Variant::Adaptive => {
             let plan = plan.with_groups(GROUPS, rows / GROUPS).expect(VALID).with_offset(1.0);
             repeat(calls, wake, repeats, |c| {

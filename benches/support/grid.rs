@@ -11,27 +11,28 @@ use super::variant::Variant;
 /// Stores past the caches are timed for outputs of at least this many bytes.
 const LARGE_BYTES: usize = 8 << 20;
 
-/// The variants that the default run times, beside the choices of stores and the variants of images. With a variant
-/// that quantizes go the same in two steps and its baseline, and with others their baseline, if they have one.
-const VARIANTS: [(Op, Dtype, &str, &[Variant]); 21] = {
+/// The variants that the default run times, beside the choices of stores and the variants of images. With a variant go
+/// the same in two steps or calls, and its baseline, if it has them.
+const VARIANTS: [(Op, Dtype, &str, &[Variant]); 22] = {
     use Variant::{
-        Adaptive, Allocating, Ds, DxOnly, I8, InPlace, L2, Mixed, NoAffine, ParamsOnly, Q8_0, Qk, Recomputed, Silu,
-        SiluBefore, Steps, Sum, SumF32, UnroundedSums,
+        Adaptive, Allocating, Ds, DxOnly, I8, InPlace, L2, Mixed, NoAffine, ParamsOnly, Q8_0, QAndK, Qk, Recomputed,
+        SecondY, Silu, SiluBefore, Steps, Sum, SumF32, UnroundedSums,
     };
     const OF_BACKWARD: &[Variant] = &[InPlace, NoAffine, Recomputed, DxOnly, ParamsOnly, Ds, Allocating];
     [
-        (Op::LayerNorm, Dtype::F32, "512x768", &[InPlace, NoAffine, Sum, Adaptive, I8, Q8_0]),
-        (Op::LayerNorm, Dtype::Bf16, "512x768", &[Sum, Steps, Mixed, I8, Q8_0]),
+        (Op::LayerNorm, Dtype::F32, "512x768", &[InPlace, NoAffine, Sum, Adaptive, SecondY, I8, Q8_0]),
+        (Op::LayerNorm, Dtype::Bf16, "512x768", &[Sum, Steps, Mixed, SecondY, I8, Q8_0]),
         (Op::LayerNorm, Dtype::F32, "8x4096", &[I8, Q8_0]),
         (Op::LayerNorm, Dtype::Bf16, "8x4096", &[Steps, I8, Q8_0]),
-        (Op::LayerNorm, Dtype::F32, "4096x4096", &[InPlace, Sum, I8]),
+        (Op::LayerNorm, Dtype::F32, "4096x4096", &[InPlace, Sum, SecondY, I8]),
         (Op::LayerNorm, Dtype::Bf16, "4096x4096", &[Sum]),
         (Op::RmsNorm, Dtype::F32, "512x768", &[InPlace, Sum, Silu, SiluBefore, I8, Q8_0]),
         (Op::RmsNorm, Dtype::Bf16, "512x768", &[Sum, SumF32, UnroundedSums, Steps, Silu, SiluBefore, I8, Q8_0]),
-        (Op::RmsNorm, Dtype::F32, "512x128", &[L2]),
+        (Op::RmsNorm, Dtype::F32, "32x128", &[QAndK]),
+        (Op::RmsNorm, Dtype::F32, "512x128", &[L2, QAndK]),
         (Op::RmsNorm, Dtype::F32, "512x4096", &[L2]),
-        (Op::RmsNorm, Dtype::F32, "65536x128", &[InPlace, Qk]),
-        (Op::RmsNorm, Dtype::Bf16, "65536x128", &[InPlace, Qk]),
+        (Op::RmsNorm, Dtype::F32, "65536x128", &[InPlace, Qk, QAndK]),
+        (Op::RmsNorm, Dtype::Bf16, "65536x128", &[InPlace, Qk, QAndK]),
         (Op::RmsNorm, Dtype::F32, "8x4096", &[Silu, SiluBefore, I8, Q8_0]),
         (Op::RmsNorm, Dtype::Bf16, "8x4096", &[Steps, Silu, SiluBefore, I8, Q8_0]),
         (Op::RmsNorm, Dtype::F32, "4096x4096", &[InPlace, Sum, I8, Q8_0]),

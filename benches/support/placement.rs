@@ -9,6 +9,7 @@ use rand::rngs::SmallRng;
 use super::case::{Case, Tensor};
 use super::contender::Contender;
 use super::plan::{self, Operation, VALID};
+use super::several;
 use super::variant::{self, Variant, grouped};
 
 /// The tensors that lie side by side where queries are normalized: query, key and value.
@@ -29,6 +30,7 @@ struct Buffers<T: Number> {
     wide_s: Buffer<T::Mixed>,
     mixed: [Buffer<T::Mixed>; 2],
     packed: Buffer<T>,
+    heads: Buffer<T>,
     q: Buffer<u8>,
     scale: Vec<f32>,
     grouped: [Buffer<T>; 2],
@@ -53,7 +55,7 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) rstd: &'a mut [T::Float],
     /// Negative zeros: x + residual is x, and dx + residual is dx, whose answers are known.
     pub(crate) residual: &'a [T],
-    /// Where the sum goes, or what loops leave that multiply by a gate first.
+    /// Where the sum goes, the second output, or what loops leave that multiply by a gate first.
     pub(crate) s: &'a mut [T],
     /// The rows of a gate, or a residual that changes x.
     pub(crate) z: &'a [T],
@@ -64,6 +66,8 @@ pub(crate) struct Call<'a, T: Number> {
     pub(crate) mixed: [&'a [T::Mixed]; 2],
     /// Query, key and value for each row of x. Each of the three is that row at first.
     pub(crate) packed: &'a mut [T],
+    /// Queries, keys and values for each token. Queries and keys are the rows of x at first.
+    pub(crate) heads: &'a mut [T],
     /// Where quantized rows and their scales go, as many as any scheme has.
     pub(crate) q: &'a mut [u8],
     pub(crate) scale: &'a mut [f32],
@@ -123,6 +127,7 @@ impl<T: Number> Buffers<T> {
             wide_s: b.wide_s.get_mut(),
             mixed: b.mixed.each_ref().map(Buffer::get),
             packed: b.packed.get_mut(),
+            heads: b.heads.get_mut(),
             q: b.q.get_mut(),
             scale: &mut b.scale,
             grouped: b.grouped.each_ref().map(Buffer::get),
@@ -163,9 +168,10 @@ impl<T: Number> Buffers<T> {
                 Buffer::new(&wide, rng)
             }),
             packed: Buffer::new(&packed(&given(Variant::Qk, x)), rng),
+            heads: Buffer::new(&several::packed(if any(Variant::has_heads) { x } else { &[] }, cols), rng),
             q: Buffer::new(&vec![0; x.len() / cols * row_bytes], rng),
             scale: vec![0.0; x.len() / cols],
-            grouped: affine.map(|v| Buffer::new(&grouped(&given(Variant::Adaptive, v)), rng)),
+            grouped: affine.map(|v| Buffer::new(&grouped(if any(Variant::has_groups) { v } else { &[] }), rng)),
             dy: Buffer::new(dy, rng),
             params: [(); 2].map(|()| Buffer::new(&vec![zero; if dy.is_empty() { 0 } else { cols }], rng)),
             scratch: Buffer::new(&[], rng),

@@ -1,8 +1,9 @@
 //! The plans of both operations, and how their calls differ.
 
-use lanenorm::call::{BackwardCall, Call, Of, Place};
+use lanenorm::call::{Apart, BackwardCall, Call, Of, Place};
 use lanenorm::{
-    Center, Centered, Companion, Divisor, Element, Isa, LayerNorm, Norm, Parallelism, RmsNorm, Store, Uncentered,
+    Center, Centered, Companion, Divisor, Element, Isa, LayerNorm, Norm, Parallelism, RmsNorm, SecondCall, Store,
+    Uncentered,
 };
 
 use lanenorm_harness::number::Number;
@@ -43,6 +44,11 @@ pub(crate) trait Operation: Center {
         beta: &'a [G],
     ) -> Call<'a, T, Self, I, D, Of<G>>;
 
+    fn second_beta<'a, T: Element, P, G: Companion<T>>(
+        call: SecondCall<'a, T, Self, Apart, P, Of<G>>,
+        beta: &'a [G],
+    ) -> SecondCall<'a, T, Self, Apart, P, Of<G>>;
+
     fn mean_to<'a, T: Element, I, D: Place, P>(
         call: Call<'a, T, Self, I, D, P>,
         mean: &'a mut [T::Float],
@@ -80,6 +86,14 @@ impl Operation for Centered {
         call: Call<'a, T, Self, I, D, Of<G>>,
         beta: &'a [G],
     ) -> Call<'a, T, Self, I, D, Of<G>> {
+        call.beta(beta)
+    }
+
+    #[inline(always)]
+    fn second_beta<'a, T: Element, P, G: Companion<T>>(
+        call: SecondCall<'a, T, Self, Apart, P, Of<G>>,
+        beta: &'a [G],
+    ) -> SecondCall<'a, T, Self, Apart, P, Of<G>> {
         call.beta(beta)
     }
 
@@ -129,6 +143,14 @@ impl Operation for Uncentered {
         call: Call<'a, T, Self, I, D, Of<G>>,
         _: &'a [G],
     ) -> Call<'a, T, Self, I, D, Of<G>> {
+        call
+    }
+
+    #[inline(always)]
+    fn second_beta<'a, T: Element, P, G: Companion<T>>(
+        call: SecondCall<'a, T, Self, Apart, P, Of<G>>,
+        _: &'a [G],
+    ) -> SecondCall<'a, T, Self, Apart, P, Of<G>> {
         call
     }
 

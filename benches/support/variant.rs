@@ -4,6 +4,7 @@ use lanenorm::kernels::table::{Dtype, Op};
 use lanenorm::{Divisor, Gate, Rounding, Scheme};
 
 use super::case::Case;
+use super::several::HEADS;
 
 /// The number of groups of rows with a gamma and a beta each.
 pub(crate) const GROUPS: usize = 8;
@@ -35,6 +36,14 @@ pub(crate) enum Variant {
     Mixed,
     /// In place on the queries of a tensor that has query, key and value of each head side by side.
     Qk,
+    /// In place on the queries and keys of a packed tensor, which have a gamma each.
+    QAndK,
+    /// The same by two calls.
+    QAndKTwoCalls,
+    /// Two outputs, which have a gamma and a beta each.
+    SecondY,
+    /// The same by two calls.
+    SecondYTwoCalls,
     /// Each group of rows has its own 1 + gamma and beta.
     Adaptive,
     /// Rows are divided by their L2 norm.
@@ -78,7 +87,7 @@ pub(crate) enum Affine {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 28] = [
+    pub(crate) const ALL: [Self; 32] = [
         Self::Default,
         Self::Ordinary,
         Self::Streaming,
@@ -91,6 +100,10 @@ impl Variant {
         Self::Steps,
         Self::Mixed,
         Self::Qk,
+        Self::QAndK,
+        Self::QAndKTwoCalls,
+        Self::SecondY,
+        Self::SecondYTwoCalls,
         Self::Adaptive,
         Self::L2,
         Self::ChannelsFirst,
@@ -123,6 +136,10 @@ impl Variant {
             Self::Steps => "steps",
             Self::Mixed => "mixed",
             Self::Qk => "qk",
+            Self::QAndK => "q_and_k",
+            Self::QAndKTwoCalls => "q_and_k_two_calls",
+            Self::SecondY => "second_y",
+            Self::SecondYTwoCalls => "second_y_two_calls",
             Self::Adaptive => "adaptive",
             Self::L2 => "l2",
             Self::ChannelsFirst => "channels_first",
@@ -152,10 +169,11 @@ impl Variant {
             Self::ChannelsFirst => case.images.is_some(),
             Self::L2 => case.op == Op::RmsNorm,
             Self::Ordinary | Self::Streaming | Self::InPlace | Self::NoAffine => true,
-            Self::Stats | Self::Sum => !is_backward,
+            Self::Stats | Self::Sum | Self::SecondY | Self::SecondYTwoCalls => !is_backward,
             Self::Mixed => case.has_16_bits(),
             Self::SumF32 | Self::UnroundedSums | Self::Steps => !is_backward && case.has_16_bits(),
             Self::Qk => case.op == Op::RmsNorm && case.cols <= HEAD,
+            Self::QAndK | Self::QAndKTwoCalls => Self::Qk.fits(case) && case.rows.is_multiple_of(HEADS),
             Self::Adaptive => !is_backward && case.rows.is_multiple_of(GROUPS),
             Self::Silu | Self::SiluBefore | Self::I8 => !is_backward && case.dtype != Dtype::F64,
             Self::Q8_0 => Self::I8.fits(case) && case.cols.is_multiple_of(BLOCK),
@@ -189,9 +207,25 @@ impl Variant {
         if self == Self::L2 { Divisor::Norm } else { Divisor::RootMeanSquare }
     }
 
-    /// Whether sums are written in the type of x. Loops that multiply by a gate first have their results there.
+    /// Whether sums are written in the type of x, or another output. Loops that multiply by a gate first have their
+    /// results there.
     pub(crate) fn has_s(self) -> bool {
-        matches!(self, Self::Sum | Self::UnroundedSums | Self::SiluBefore)
+        matches!(self, Self::Sum | Self::UnroundedSums | Self::SiluBefore) || self.has_second_y()
+    }
+
+    /// Whether there are two outputs.
+    pub(crate) fn has_second_y(self) -> bool {
+        matches!(self, Self::SecondY | Self::SecondYTwoCalls)
+    }
+
+    /// Whether queries and keys of a packed tensor are normalized.
+    pub(crate) fn has_heads(self) -> bool {
+        matches!(self, Self::QAndK | Self::QAndKTwoCalls)
+    }
+
+    /// Whether there are several gammas and betas.
+    pub(crate) fn has_groups(self) -> bool {
+        self == Self::Adaptive || self.has_second_y() || self.has_heads()
     }
 
     /// Whether the call has the tensor z.
@@ -208,11 +242,13 @@ impl Variant {
         }
     }
 
-    /// The same result in two steps, for calls that quantize.
+    /// The same result in two steps, for calls that quantize, or by two calls.
     pub(crate) fn in_two_steps(self) -> Option<Self> {
         match self {
             Self::I8 => Some(Self::I8TwoSteps),
             Self::Q8_0 => Some(Self::Q8_0TwoSteps),
+            Self::QAndK => Some(Self::QAndKTwoCalls),
+            Self::SecondY => Some(Self::SecondYTwoCalls),
             _ => None,
         }
     }
@@ -220,7 +256,7 @@ impl Variant {
     /// Whether it has a scalar baseline of its own.
     pub(crate) fn has_baseline(self) -> bool {
         let has_loops = matches!(self, Self::L2 | Self::ChannelsFirst | Self::Activation | Self::ChannelsLast);
-        has_loops || self.in_two_steps().is_some() || self.gate().is_some()
+        has_loops || matches!(self, Self::I8 | Self::Q8_0) || self.gate().is_some()
     }
 
     /// Whether it is a plain call and a loop behind it, which has one thread.

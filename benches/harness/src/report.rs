@@ -39,6 +39,10 @@ const BASELINES: [(&str, &str); 3] = [
 const SCHEMES: [&str; 2] = ["i8", "q8_0"];
 const TWO_STEPS: &str = "_two_steps";
 
+/// The forms of calls that do the work of two calls, which have the same names.
+const PAIRS: [&str; 2] = ["q_and_k", "second_y"];
+const TWO_CALLS: &str = "_two_calls";
+
 /// All contenders of an operation and a type on one input.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a>(&'a [Kernel]);
@@ -208,7 +212,7 @@ impl Record<Kernel> {
         let mut table = Table::new(head.map(String::from).into());
         for case in self.cases() {
             let has_table = |kernel: &Kernel| {
-                scheme(kernel).is_some() || GATES.contains(&&*kernel.form) || LOOPS.contains(&&*kernel.form)
+                scheme(kernel).is_some() || is_of(&GATES, kernel) || is_of(&LOOPS, kernel) || is_of(&PAIRS, kernel)
             };
             let is_other = |kernel: &&Kernel| kernel.form != "default" && !has_table(kernel);
             for kernel in case.0.iter().filter(is_other) {
@@ -228,17 +232,22 @@ impl Record<Kernel> {
 
     /// The calls that quantize, beside the same in two steps. `None` if there are none.
     pub fn table_of_quantized(&self) -> Option<Table> {
-        self.table_beside_rivals("quantized", "scheme", &SCHEMES, true)
+        self.table_beside_rivals("quantized", "scheme", &SCHEMES, &[TWO_STEPS, ""])
     }
 
     /// The calls that have a gate. `None` if there are none.
     pub fn table_of_gated(&self) -> Option<Table> {
-        self.table_beside_rivals("gated", "gate", &GATES, false)
+        self.table_beside_rivals("gated", "gate", &GATES, &[""])
     }
 
     /// The calls of other forms that have scalar loops of their own. `None` if there are none.
     pub fn table_of_loops(&self) -> Option<Table> {
-        self.table_beside_rivals("beside loops", "form", &LOOPS, false)
+        self.table_beside_rivals("beside loops", "form", &LOOPS, &[""])
+    }
+
+    /// The calls that do the work of two, beside these. `None` if there are none.
+    pub fn table_of_pairs(&self) -> Option<Table> {
+        self.table_beside_rivals("one call for two", "form", &PAIRS, &[TWO_CALLS])
     }
 
     /// `GroupNorm` in f32. `None` if it was not measured.
@@ -246,11 +255,10 @@ impl Record<Kernel> {
         self.cases().any(|case| case.is(GROUP_NORM, "f32")).then(|| self.table_of_op(GROUP_NORM))
     }
 
-    /// Calls of these forms beside scalar loops, and beside the same in two steps if there are such.
-    fn table_beside_rivals(&self, name: &str, form: &str, forms: &[&str], in_two_steps: bool) -> Option<Table> {
+    /// Calls of these forms beside rivals: scalar loops of the same name, or forms with these suffixes.
+    fn table_beside_rivals(&self, name: &str, form: &str, forms: &[&str], suffixes: &[&str]) -> Option<Table> {
         let mut head = vec![name, "tier", form, "µs", "GB/s", "copies", "of default"];
-        head.extend(in_two_steps.then_some("two_steps"));
-        head.push("naive");
+        head.extend(suffixes.iter().map(|s| if s.is_empty() { "naive" } else { s.trim_start_matches('_') }));
         let mut table = Table::new(head.into_iter().map(String::from).collect());
         let mut is_empty = true;
         for case in self.cases() {
@@ -266,11 +274,13 @@ impl Record<Kernel> {
                     three_digits(kernel.copies),
                     three_digits(kernel.copies / case.expect(&kernel.contender, kernel.threads).copies),
                 ];
-                if in_two_steps {
-                    let two_steps = kernel.form.clone() + TWO_STEPS;
-                    row.push(ratio(case.find_form(&kernel.contender, &two_steps, false)));
-                }
-                row.push(ratio(case.find_form("naive", &kernel.form, false)));
+                row.extend(suffixes.iter().map(|&suffix| {
+                    let rival = kernel.form.clone() + suffix;
+                    // What is compared with one call for two has threads too.
+                    let threads = suffix == TWO_CALLS && kernel.threads;
+                    let contender = if suffix.is_empty() { "naive" } else { &kernel.contender };
+                    ratio(case.find_form(contender, &rival, threads))
+                }));
                 table.push(row);
                 is_empty = false;
             }
@@ -281,7 +291,7 @@ impl Record<Kernel> {
     fn tables(&self) -> impl Iterator<Item = Table> {
         let of_ops = Op::ALL.into_iter().map(|op| self.table_of_op(op.name()));
         let of_ops = of_ops.chain(self.table_of_group_norm());
-        let of_calls = [self.table_of_loops(), self.table_of_gated(), self.table_of_quantized()];
+        let of_calls = [self.table_of_loops(), self.table_of_pairs(), self.table_of_gated(), self.table_of_quantized()];
         of_ops.chain([self.table_of_types(), self.table_of_forms()]).chain(of_calls.into_iter().flatten())
     }
 
@@ -359,7 +369,7 @@ fn gigabytes(kernel: &Kernel) -> String {
     // The tensors that are read or written.
     let tensors = match &*kernel.form {
         "sum" | "unrounded_sums" | "ds" => 4,
-        "silu" | "silu_before" => 3,
+        "silu" | "silu_before" | "second_y" => 3,
         // Two of 16 bits, and two of twice the size.
         "sum_f32" => 6,
         "params_only" => 2,
@@ -371,6 +381,11 @@ fn gigabytes(kernel: &Kernel) -> String {
 
 fn per_nanosecond(bytes: usize, kernel: &Kernel) -> String {
     three_digits(bytes as f64 / kernel.lower_quartile_ns)
+}
+
+/// Whether a kernel has one of these forms, or is the same by two calls.
+fn is_of(forms: &[&str], kernel: &Kernel) -> bool {
+    forms.contains(&kernel.form.strip_suffix(TWO_CALLS).unwrap_or(&kernel.form))
 }
 
 /// The name of the scheme of a kernel that quantizes.
@@ -409,6 +424,9 @@ form: sum: x is the sum of two tensors and is written too, twice the bytes of th
 beside loops: l2: divided by the L2 norm. channels_first: on samples x channels x pixels. activation: silu of y.
   channels_last: on samples x pixels x channels. naive: loops of that form by one thread, their time divided by that of
   the call; those of channels_first are auto-vectorized for the build's baseline, as pixels lie side by side.
+one call for two: q_and_k: in place on 24 heads of queries and 8 of keys in each token of a packed tensor, with a gamma
+  for each of the two. second_y: two outputs, with gamma and beta for each, 1.5 times the bytes of the copy. two_calls:
+  the time of two calls, divided by that of the one.
 gated: 1.5 times the bytes of the copy. silu: y is multiplied by silu(z). silu_before: x is, before it is normalized.
   naive: the scalar loops of y, and a scalar loop that multiplies, by one thread, their time divided by that of the call.
 quantized: y in 8 bits, GB/s: x read and these written. i8: with a scale for each row. q8_0: blocks of GGUF. two_steps: the
@@ -533,6 +551,19 @@ mod tests {
         }
         let table = record.table_of_loops().expect("a call").markdown();
         let row = "| layer_norm f32 1x8 | scalar | channels_first | 2.50 | 0.026 | 2.50 | 1.25 | 2.40 |";
+        assert_eq!(table.lines().skip(2).collect::<Vec<_>>(), [row]);
+        assert_eq!(record.table_of_forms().markdown().lines().count(), 2);
+    }
+
+    #[test]
+    fn calls_that_do_the_work_of_two_have_a_table_of_their_own() {
+        assert!(record().table_of_pairs().is_none());
+        let mut record = record();
+        for (form, copies) in [("second_y_two_calls", 5.0), ("second_y", 2.5)] {
+            record.results.insert(4, Kernel { form: form.into(), ..kernel("1x8", "scalar", copies) });
+        }
+        let table = record.table_of_pairs().expect("a call").markdown();
+        let row = "| layer_norm f32 1x8 | scalar | second_y | 2.50 | 0.038 | 2.50 | 1.25 | 2.00 |";
         assert_eq!(table.lines().skip(2).collect::<Vec<_>>(), [row]);
         assert_eq!(record.table_of_forms().markdown().lines().count(), 2);
     }
