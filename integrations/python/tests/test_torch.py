@@ -60,7 +60,7 @@ def test_forward(shape, dtype):
 
 def test_several_axes():
     x, weight = made(2, 3, 4, 5), made(4, 5, seed=1)
-    assert close(ops.layer_norm(x, weight, None, 1e-5, 2), F.layer_norm(x, (4, 5), weight))
+    assert close(ops.layer_norm_general(x, weight, None, 1e-5, 2), F.layer_norm(x, (4, 5), weight))
     assert close(lt.layer_norm(x, (4, 5), weight), F.layer_norm(x, (4, 5), weight))
 
 
@@ -275,9 +275,9 @@ ERRORS = [
     ("bias has dtype bfloat16, expected that of weight: float32", lambda x: ops.layer_norm(x, x[0], x[0].bfloat16())),
     ("input has another dtype than float32", lambda x: ops.rms_norm(x.long())),
     ("eps is -1", lambda x: ops.layer_norm(x, None, None, -1.0)),
-    ("dims is 3", lambda x: ops.layer_norm(x, None, None, 1e-5, 3)),
-    ("dims is 0", lambda x: ops.layer_norm(x, None, None, 1e-5, 0)),
-    ("rounding is 9", lambda x: ops.layer_norm(x, None, None, 1e-5, 1, 0.0, 9)),
+    ("dims is 3", lambda x: ops.layer_norm_general(x, None, None, 1e-5, 3)),
+    ("dims is 0", lambda x: ops.layer_norm_general(x, None, None, 1e-5, 0)),
+    ("rounding is 9", lambda x: ops.layer_norm_general(x, None, None, 1e-5, 1, 0.0, 9)),
     ("residual has shape (3, 8), expected (4, 8)", lambda x: ops.add_rms_norm(x, x[:3])),
     ("normalized_shape is (7,), but input has shape (4, 8)", lambda x: lt.layer_norm(x, (7,))),
     ("normalized_shape is (4,), but input has shape (4, 8)", lambda x: lt.LayerNorm(4)(x)),

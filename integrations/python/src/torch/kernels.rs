@@ -80,16 +80,19 @@ impl Stack {
         unsafe { shim().take(self.next()).map(|value| Tensor::new(value)) }
     }
 
-    /// The arguments that are numbers: eps, the dimensions of a row, the offset, and the rounding.
+    /// The arguments that are numbers: eps, and if all are there the dimensions of a row, the offset and the rounding.
     ///
     /// # Safety
     /// - The next values are these.
-    unsafe fn numbers(&mut self) -> Numbers {
+    unsafe fn numbers(&mut self, has_all: bool) -> Numbers {
         // SAFETY: the caller's duty.
         unsafe {
-            let (eps, dims) = (f64::from_bits(self.next()), self.next() as i64);
-            let (offset, rounding) = (f64::from_bits(self.next()) as f32, self.next() as i64);
-            Numbers { eps, dims, offset, rounding }
+            let eps = f64::from_bits(self.next());
+            if !has_all {
+                return Numbers { eps, dims: 1, offset: 0.0, rounding: 0 };
+            }
+            let (dims, offset, rounding) = (self.next() as i64, f64::from_bits(self.next()), self.next() as i64);
+            Numbers { eps, dims, offset: offset as f32, rounding }
         }
     }
 }
@@ -217,7 +220,7 @@ fn arranged<const N: usize>(
 fn forward(op: lanenorm_op, inputs: &Inputs, numbers: Numbers, keeps: bool) -> Result<Outputs, String> {
     let Inputs { x, residual, .. } = inputs;
     let dtype = x.dtype("input")?;
-    let shape = x.view().shape;
+    let shape = x.shape();
     let first = numbers.first(shape)?;
     let (lead, row) = shape.split_at(first);
     let norm = numbers.norm(op, dtype, row.iter().product());
@@ -261,7 +264,7 @@ fn backward(
     wanted: u64,
 ) -> Result<[Tensor; 3], String> {
     let dtype = x.dtype("input")?;
-    let shape = x.view().shape;
+    let shape = x.shape();
     let first = numbers.first(shape)?;
     let (lead, row) = shape.split_at(first);
     for (tensor, what) in [(Some(dy), "dy"), (ds, "ds")] {
@@ -341,8 +344,8 @@ impl Operation for Rms {
     const HAS_BIAS: bool = false;
 }
 
-/// The kernel of a forward operator: with a residual, and with statistics as the last output.
-unsafe extern "C-unwind" fn run_forward<O: Operation, const ADDS: bool, const KEEPS: bool>(
+/// The kernel of a forward operator: with a residual, with all numbers, and with statistics as the last output.
+unsafe extern "C-unwind" fn run_forward<O: Operation, const ADDS: bool, const ALL: bool, const KEEPS: bool>(
     values: *mut Value,
     _: u64,
     _: u64,
@@ -351,7 +354,7 @@ unsafe extern "C-unwind" fn run_forward<O: Operation, const ADDS: bool, const KE
     unsafe {
         guarded(|| {
             let mut stack = Stack(values);
-            let (inputs, numbers) = (O::inputs(&mut stack, ADDS), stack.numbers());
+            let (inputs, numbers) = (O::inputs(&mut stack, ADDS), stack.numbers(ALL));
             let Outputs { y, sum, statistics } = forward(O::OP, &inputs, numbers, KEEPS)?;
             let outputs = [Some(y), sum, statistics].into_iter().flatten();
             outputs.enumerate().for_each(|(i, output)| *values.add(i) = output.into_value());
@@ -368,7 +371,7 @@ unsafe extern "C-unwind" fn run_backward<O: Operation>(values: *mut Value, _: u6
             let mut stack = Stack(values);
             let (dy, ds, x) = (stack.tensor(), stack.optional(), stack.tensor());
             let (weight, kept) = (stack.optional(), stack.optional());
-            let (numbers, wanted) = (stack.numbers(), stack.next());
+            let (numbers, wanted) = (stack.numbers(true), stack.next());
             let optional = [ds.as_ref(), weight.as_ref(), kept.as_ref()];
             let [dx, dweight, dbias] = backward(O::OP, [&dy, &x], optional, numbers, wanted)?;
             (*values, *values.add(1)) = (dx.into_value(), dweight.into_value());
@@ -380,12 +383,17 @@ unsafe extern "C-unwind" fn run_backward<O: Operation>(values: *mut Value, _: u6
     }
 }
 
-/// The kernel of a forward operator under autograd.
-unsafe extern "C-unwind" fn run_autograd<O: Operation, const ADDS: bool>(values: *mut Value, n: u64, m: u64) {
+/// The kernel of a public operator under autograd.
+unsafe extern "C-unwind" fn run_autograd<O: Operation, const ADDS: bool, const ALL: bool>(
+    values: *mut Value,
+    n: u64,
+    m: u64,
+) {
     let shim = shim();
     let required = if ADDS { 2 } else { 1 };
     let optional = if O::HAS_BIAS { 2 } else { 1 };
-    // SAFETY: the dispatcher calls this with the values of the schema. What is called takes the same ones.
+    // SAFETY: the dispatcher calls this with the values of the schema. What is called takes the same ones and, where
+    // these are not all numbers, one dimension, an offset of 0 and a rounding of 0.
     unsafe {
         let requires_grad = |i: usize| {
             let value = *values.add(i);
@@ -403,11 +411,23 @@ unsafe extern "C-unwind" fn run_autograd<O: Operation, const ADDS: bool>(values:
         } else if shim.any_modes_set() || (0..required).any(|i| !shim.has_data(*values.add(i))) {
             names[0]
         } else {
-            return run_forward::<O, ADDS, false>(values, n, m);
+            return run_forward::<O, ADDS, ALL, false>(values, n, m);
         };
-        guarded(|| shim.call(name, values));
+        guarded(|| {
+            let mut all = [0; MOST_VALUES];
+            all.as_mut_ptr().copy_from_nonoverlapping(values, n as usize);
+            if !ALL {
+                all[n as usize] = 1;
+            }
+            shim.call(name, all.as_mut_ptr())?;
+            values.copy_from_nonoverlapping(all.as_ptr(), required);
+            Ok(())
+        });
     }
 }
+
+/// The values of the longest public operator: two tensors, two parameters and four numbers.
+const MOST_VALUES: usize = 8;
 
 /// The operators below a public one: the plain one, and the one whose gradient is Python's.
 fn names<O: Operation>(adds: bool) -> [&'static CStr; 2] {
@@ -419,8 +439,8 @@ fn names<O: Operation>(adds: bool) -> [&'static CStr; 2] {
     }
 }
 
-/// The last arguments of forward operators.
-const NUMBERS: &str = "int dims=1, float offset=0.0, int rounding=0";
+/// The last arguments of operators that have all numbers.
+const NUMBERS: &str = ", int dims=1, float offset=0.0, int rounding=0";
 
 /// An operator: its name, its schema, and its kernels.
 struct Operator {
@@ -432,24 +452,35 @@ struct Operator {
 /// The operators of an operation.
 fn operators<O: Operation>(name: &str, eps: &str) -> Vec<Operator> {
     let bias = if O::HAS_BIAS { "Tensor? bias=None, " } else { "" };
-    let arguments =
-        |residual: &str| format!("(Tensor input, {residual}Tensor? weight=None, {bias}float eps={eps}, {NUMBERS})");
     let mut all = Vec::new();
     let mut add = |name: String, schema: String, kernels: &[(&'static CStr, Kernel)]| {
         all.push(Operator { name, schema, kernels: kernels.to_vec() });
     };
-    let mut with = |adds: bool, forward: Kernel, keeping: Kernel, autograd: Kernel| {
-        let (name, residual) = if adds { (format!("add_{name}"), "Tensor residual, ") } else { (name.to_owned(), "") };
-        let (arguments, result, and) =
-            (arguments(residual), if adds { "(Tensor, Tensor)" } else { "Tensor" }, if adds { "Tensor, " } else { "" });
-        let schema = format!("{arguments} -> {result}");
-        add(name.clone(), schema.clone(), &[(c"CPU", forward), (c"Autograd", autograd)]);
-        add(format!("_{name}"), schema.clone(), &[(c"CPU", forward)]);
-        add(format!("_{name}_autograd"), schema, &[(c"CPU", forward)]);
-        add(format!("_{name}_keeping"), format!("{arguments} -> (Tensor, {and}Tensor)"), &[(c"CPU", keeping)]);
+    let mut with = |adds: bool, forward: [Kernel; 2], autograd: [Kernel; 2], keeping: Kernel| {
+        let (name, residual, and) =
+            if adds { (format!("add_{name}"), "Tensor residual, ", "Tensor, ") } else { (name.to_owned(), "", "") };
+        let few = format!("Tensor input, {residual}Tensor? weight=None, {bias}float eps={eps}");
+        let numbers = [format!("({few})"), format!("({few}{NUMBERS})")];
+        let result = if adds { "(Tensor, Tensor)" } else { "Tensor" };
+        let [short, long] = numbers.each_ref().map(|arguments| format!("{arguments} -> {result}"));
+        add(name.clone(), short, &[(c"CPU", forward[0]), (c"Autograd", autograd[0])]);
+        add(format!("{name}_general"), long.clone(), &[(c"CPU", forward[1]), (c"Autograd", autograd[1])]);
+        add(format!("_{name}"), long.clone(), &[(c"CPU", forward[1])]);
+        add(format!("_{name}_autograd"), long, &[(c"CPU", forward[1])]);
+        add(format!("_{name}_keeping"), format!("{} -> (Tensor, {and}Tensor)", numbers[1]), &[(c"CPU", keeping)]);
     };
-    with(false, run_forward::<O, false, false>, run_forward::<O, false, true>, run_autograd::<O, false>);
-    with(true, run_forward::<O, true, false>, run_forward::<O, true, true>, run_autograd::<O, true>);
+    with(
+        false,
+        [run_forward::<O, false, false, false>, run_forward::<O, false, true, false>],
+        [run_autograd::<O, false, false>, run_autograd::<O, false, true>],
+        run_forward::<O, false, true, true>,
+    );
+    with(
+        true,
+        [run_forward::<O, true, false, false>, run_forward::<O, true, true, false>],
+        [run_autograd::<O, true, false>, run_autograd::<O, true, true>],
+        run_forward::<O, true, true, true>,
+    );
     let results = if O::HAS_BIAS { "(Tensor, Tensor, Tensor)" } else { "(Tensor, Tensor)" };
     let schema = format!(
         "(Tensor dy, Tensor? ds, Tensor input, Tensor? weight, Tensor? statistics, float eps, int dims, float offset, \

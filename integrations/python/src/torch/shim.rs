@@ -296,6 +296,11 @@ pub(super) struct Tensor {
     handle: Handle,
     /// `None` for a type that nothing here takes.
     dtype: Option<Dtype>,
+    data: *mut c_void,
+    /// Sizes and strides have 64 bits, as usize and isize. They belong to the tensor.
+    dim: usize,
+    sizes: *const usize,
+    strides: *const isize,
 }
 
 impl Drop for Tensor {
@@ -311,11 +316,20 @@ impl Tensor {
     /// # Safety
     /// - The value is a tensor, and is taken once.
     pub(super) unsafe fn new(value: Value) -> Self {
-        let (shim, handle, mut number) = (shim(), value as Handle, 0);
+        let (shim, handle) = (shim(), value as Handle);
+        let functions = &shim.functions;
+        let (mut number, mut dim, mut data, mut sizes, mut strides) = (0, 0, null_mut(), null(), null());
         // SAFETY: the caller's duty.
-        unsafe { (shim.functions.aoti_torch_get_dtype)(handle, &raw mut number) };
+        unsafe {
+            (functions.aoti_torch_get_dtype)(handle, &raw mut number);
+            (functions.aoti_torch_get_dim)(handle, &raw mut dim);
+            (functions.aoti_torch_get_data_ptr)(handle, &raw mut data);
+            (functions.aoti_torch_get_sizes)(handle, &raw mut sizes);
+            (functions.aoti_torch_get_strides)(handle, &raw mut strides);
+        }
         let at = shim.dtypes.iter().position(|&dtype| dtype == number);
-        Self { handle, dtype: at.map(|at| Dtype::ALL[at]) }
+        let (dtype, dim) = (at.map(|at| Dtype::ALL[at]), if sizes.is_null() { 0 } else { dim as usize });
+        Self { handle, dtype, data, dim, sizes: sizes.cast(), strides: strides.cast() }
     }
 
     /// A new one, whose elements follow one another.
@@ -332,22 +346,13 @@ impl Tensor {
         }
         let mut handle = null_mut();
         let (dim, sizes, strides) = (sizes.len() as i64, sizes.as_ptr().cast(), strides.as_ptr());
-        // SAFETY: there are as many sizes and strides.
-        let status = unsafe {
-            (shim.functions.aoti_torch_empty_strided)(
-                dim,
-                sizes,
-                strides,
-                shim.dtypes[at],
-                shim.cpu,
-                0,
-                &raw mut handle,
-            )
-        };
-        if status == 0 {
-            Ok(Self { handle, dtype: Some(dtype) })
-        } else {
-            Err("there is no memory for a result".into())
+        // SAFETY: there are as many sizes and strides, and what is made is a tensor.
+        unsafe {
+            let (dtype, cpu) = (shim.dtypes[at], shim.cpu);
+            match (shim.functions.aoti_torch_empty_strided)(dim, sizes, strides, dtype, cpu, 0, &raw mut handle) {
+                0 => Ok(Self::new(handle as Value)),
+                _ => Err("there is no memory for a result".into()),
+            }
         }
     }
 
@@ -363,25 +368,20 @@ impl Tensor {
         self.dtype.ok_or_else(|| format!("{what} has another dtype than float32, float64, float16 and bfloat16"))
     }
 
+    pub(super) fn shape(&self) -> &[usize] {
+        if self.dim == 0 {
+            return &[];
+        }
+        // SAFETY: the tensor has as many sizes, which nobody changes.
+        unsafe { slice::from_raw_parts(self.sizes, self.dim) }
+    }
+
     /// The tensor, whose type must be one of these.
     pub(super) fn view(&self) -> View<'_> {
-        let functions = &shim().functions;
-        let dtype = self.dtype.expect("the type has been checked");
-        let (mut dim, mut data, mut sizes, mut strides) = (0, null_mut(), null(), null());
-        // SAFETY: the tensor is one, and keeps its sizes and strides. They have 64 bits, as usize and isize.
-        unsafe {
-            (functions.aoti_torch_get_dim)(self.handle, &raw mut dim);
-            (functions.aoti_torch_get_data_ptr)(self.handle, &raw mut data);
-            (functions.aoti_torch_get_sizes)(self.handle, &raw mut sizes);
-            (functions.aoti_torch_get_strides)(self.handle, &raw mut strides);
-            let (shape, strides) = if dim == 0 {
-                (&[][..], &[][..])
-            } else {
-                let dim = dim as usize;
-                (slice::from_raw_parts(sizes.cast(), dim), slice::from_raw_parts(strides.cast(), dim))
-            };
-            View { data, dtype, shape, strides, step: dtype.size() }
-        }
+        let (dtype, shape) = (self.dtype.expect("the type has been checked"), self.shape());
+        // SAFETY: the tensor has as many strides, which nobody changes.
+        let strides = if self.dim == 0 { &[] } else { unsafe { slice::from_raw_parts(self.strides, self.dim) } };
+        View { data: self.data, dtype, shape, strides, step: dtype.size() }
     }
 
     /// A tensor with the same elements that follow one another.
@@ -394,7 +394,7 @@ impl Tensor {
             }
             let mut stack = [handle as Value, 0];
             shim().call(c"aten::contiguous", stack.as_mut_ptr())?;
-            Ok(Self { handle: stack[0] as Handle, dtype: self.dtype })
+            Ok(Self::new(stack[0]))
         }
     }
 }

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lanenorm.torch._functions import ROUNDINGS
-from lanenorm.torch._modules import LayerNorm, RMSNorm, takes, wants_gradient
-from lanenorm.torch._operators import LayerNormFunction, RMSNormFunction, ops
+from lanenorm.torch._modules import LayerNorm, RMSNorm, takes
+from lanenorm.torch._operators import ops
 
 # What classes call the number that is added to the variance.
 _EPS = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
@@ -33,14 +33,12 @@ class Formula(NamedTuple):
 
     def of(self, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """The normalization of the last axis."""
-        numbers = (self.eps, 1, self.offset, self.rounding)
+        eps, offset, rounding = self.eps, self.offset, self.rounding
         if self.centered:
-            if wants_gradient(input, weight, bias):
-                return LayerNormFunction.apply(input, weight, bias, *numbers)
-            return ops.layer_norm(input, weight, bias, *numbers)
-        if wants_gradient(input, weight):
-            return RMSNormFunction.apply(input, weight, *numbers)
-        return ops.rms_norm(input, weight, *numbers)
+            return ops.layer_norm_general(input, weight, bias, eps, 1, offset, rounding)
+        if offset or rounding:
+            return ops.rms_norm_general(input, weight, eps, 1, offset, rounding)
+        return ops.rms_norm(input, weight, eps)
 
 
 class _Replaced:

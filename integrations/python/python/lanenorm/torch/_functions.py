@@ -53,7 +53,7 @@ def layer_norm(
     accuracy at large offsets.
     """
     dims = dims_of(input, normalized_shape)
-    return ops.layer_norm(input, weight, bias, eps, dims, offset, rounding_of(rounding))
+    return ops.layer_norm_general(input, weight, bias, eps, dims, offset, rounding_of(rounding))
 
 
 def rms_norm(
@@ -67,7 +67,7 @@ def rms_norm(
 ) -> Tensor:
     """RMS normalization over the last axes, as `torch.nn.functional.rms_norm`; the rest is as of `layer_norm`."""
     dims = dims_of(input, normalized_shape)
-    return ops.rms_norm(input, weight, eps, dims, offset, rounding_of(rounding))
+    return ops.rms_norm_general(input, weight, eps, dims, offset, rounding_of(rounding))
 
 
 def add_layer_norm(
@@ -87,7 +87,7 @@ def add_layer_norm(
         is as of `layer_norm`.
     """
     dims = dims_of(input, normalized_shape)
-    return ops.add_layer_norm(input, residual, weight, bias, eps, dims, offset, rounding_of(rounding))
+    return ops.add_layer_norm_general(input, residual, weight, bias, eps, dims, offset, rounding_of(rounding))
 
 
 def add_rms_norm(
@@ -102,4 +102,4 @@ def add_rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """RMS normalization of input + residual, in one touch of memory. Returns the result and the sum."""
     dims = dims_of(input, normalized_shape)
-    return ops.add_rms_norm(input, residual, weight, eps, dims, offset, rounding_of(rounding))
+    return ops.add_rms_norm_general(input, residual, weight, eps, dims, offset, rounding_of(rounding))

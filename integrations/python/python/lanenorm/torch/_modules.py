@@ -8,32 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from lanenorm.torch._functions import dims_of
-from lanenorm.torch._operators import (
-    AddLayerNormFunction,
-    AddRMSNormFunction,
-    LayerNormFunction,
-    RMSNormFunction,
-    ops,
-)
+from lanenorm.torch._operators import ops
 
-_layer_norm = ops.layer_norm
-_rms_norm = ops.rms_norm
-_add_layer_norm = ops.add_layer_norm
-_add_rms_norm = ops.add_rms_norm
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
-_transforms = torch._C._functorch.maybe_current_level
+_layer_norm, _layer_norm_general = ops.layer_norm, ops.layer_norm_general
+_rms_norm, _rms_norm_general = ops.rms_norm, ops.rms_norm_general
+_add_layer_norm, _add_rms_norm = ops.add_layer_norm_general, ops.add_rms_norm_general
 
 
 def takes(input: Tensor) -> bool:
     """Whether the operators take a tensor: others are left to PyTorch."""
-    return input.device.type == "cpu" and input.dtype in _DTYPES
-
-
-def wants_gradient(*tensors: Tensor | None) -> bool:
-    """Whether to call a Function at once, which the operators would do too, after some microseconds."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _transforms() is not None:
-        return False
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return (input.is_cpu or input.is_meta) and input.dtype in _DTYPES
 
 
 class LayerNorm(nn.LayerNorm):
@@ -45,11 +30,11 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not takes(input):
             return super().forward(input)
-        dims = dims_of(input, self.normalized_shape)
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
-        if wants_gradient(input, weight, bias):
-            return LayerNormFunction.apply(input, weight, bias, self.eps, dims, 0.0, 0)
-        return _layer_norm(input, weight, bias, self.eps, dims)
+        dims, parameters = dims_of(input, self.normalized_shape), self._parameters
+        weight, bias = parameters["weight"], parameters["bias"]
+        if dims == 1:
+            return _layer_norm(input, weight, bias, self.eps)
+        return _layer_norm_general(input, weight, bias, self.eps, dims)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -63,11 +48,12 @@ class RMSNorm(nn.RMSNorm):
         weight = self._parameters["weight"]
         if not takes(input) or (weight is not None and weight.dtype != input.dtype):
             return super().forward(input)
-        dims = dims_of(input, self.normalized_shape)
-        eps = torch.finfo(input.dtype).eps if self.eps is None else self.eps
-        if wants_gradient(input, weight):
-            return RMSNormFunction.apply(input, weight, eps, dims, 0.0, 0)
-        return _rms_norm(input, weight, eps, dims)
+        dims, eps = dims_of(input, self.normalized_shape), self.eps
+        if eps is None:
+            eps = torch.finfo(input.dtype).eps
+        if dims == 1:
+            return _rms_norm(input, weight, eps)
+        return _rms_norm_general(input, weight, eps, dims)
 
 
 class AddLayerNorm(nn.LayerNorm):
@@ -81,11 +67,8 @@ class AddLayerNorm(nn.LayerNorm):
         if not takes(input):
             s = input + residual
             return super().forward(s), s
-        dims = dims_of(input, self.normalized_shape)
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
-        if wants_gradient(input, residual, weight, bias):
-            return AddLayerNormFunction.apply(input, residual, weight, bias, self.eps, dims, 0.0, 0)
-        return _add_layer_norm(input, residual, weight, bias, self.eps, dims)
+        dims, parameters = dims_of(input, self.normalized_shape), self._parameters
+        return _add_layer_norm(input, residual, parameters["weight"], parameters["bias"], self.eps, dims)
 
 
 class AddRMSNorm(nn.RMSNorm):
@@ -103,7 +86,4 @@ class AddRMSNorm(nn.RMSNorm):
             s = input + residual
             return super().forward(s), s
         dims = dims_of(input, self.normalized_shape)
-        weight = self._parameters["weight"]
-        if wants_gradient(input, residual, weight):
-            return AddRMSNormFunction.apply(input, residual, weight, self.eps, dims, 0.0, 0)
-        return _add_rms_norm(input, residual, weight, self.eps, dims)
+        return _add_rms_norm(input, residual, self._parameters["weight"], self.eps, dims)

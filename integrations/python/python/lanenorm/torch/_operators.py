@@ -1,7 +1,8 @@
 """The operators: their registration, what they give for fake tensors, and their gradients.
 
 `lanenorm::layer_norm` and the other public operators have kernels for CPUs and for autograd, in Rust. The latter calls
-`lanenorm::_layer_norm_autograd` if a gradient is wanted, whose autograd is here.
+`lanenorm::_layer_norm_autograd` if a gradient is wanted, whose autograd is here. `lanenorm::layer_norm_general` takes
+the axes of a row, an offset and a rounding too: each argument costs time.
 """
 
 from __future__ import annotations
@@ -79,15 +80,15 @@ def _backward(input: Tensor, dims: int, wanted: int, params: int) -> tuple[Tenso
 def _fakes_of_layer_norm() -> None:
     fake = torch.library.register_fake
 
-    def plain(input, weight=None, bias=None, eps=1e-5, dims=1, offset=0.0, rounding=0):  # noqa: PLR0913
+    def plain(input, weight=None, bias=None, eps=1e-5, dims=1, offset=0.0, rounding=0):
         return _forward(input, None, weight, bias, dims)[0]
 
     def adding(input, residual, weight=None, bias=None, eps=1e-5, dims=1, offset=0.0, rounding=0):
         return _forward(input, residual, weight, bias, dims)
 
-    for name in ("layer_norm", "_layer_norm", "_layer_norm_autograd"):
+    for name in ("layer_norm", "layer_norm_general", "_layer_norm", "_layer_norm_autograd"):
         fake(f"lanenorm::{name}")(plain)
-    for name in ("add_layer_norm", "_add_layer_norm", "_add_layer_norm_autograd"):
+    for name in ("add_layer_norm", "add_layer_norm_general", "_add_layer_norm", "_add_layer_norm_autograd"):
         fake(f"lanenorm::{name}")(adding)
 
     @fake("lanenorm::_layer_norm_keeping")
@@ -112,9 +113,9 @@ def _fakes_of_rms_norm() -> None:
     def adding(input, residual, weight=None, eps=1e-6, dims=1, offset=0.0, rounding=0):
         return _forward(input, residual, weight, None, dims)
 
-    for name in ("rms_norm", "_rms_norm", "_rms_norm_autograd"):
+    for name in ("rms_norm", "rms_norm_general", "_rms_norm", "_rms_norm_autograd"):
         fake(f"lanenorm::{name}")(plain)
-    for name in ("add_rms_norm", "_add_rms_norm", "_add_rms_norm_autograd"):
+    for name in ("add_rms_norm", "add_rms_norm_general", "_add_rms_norm", "_add_rms_norm_autograd"):
         fake(f"lanenorm::{name}")(adding)
 
     @fake("lanenorm::_rms_norm_keeping")
@@ -144,7 +145,7 @@ _layer_norm_backward = ops._layer_norm_backward.default
 _rms_norm_backward = ops._rms_norm_backward.default
 
 
-def _gradients(centered, dy, ds, input, weight, statistics, numbers, wanted):  # noqa: PLR0913
+def _gradients(centered, dy, ds, input, weight, statistics, numbers, wanted):
     """The gradients of input, weight and bias, by a kernel; or by a formula, if they are to be differentiated again."""
     if torch.is_grad_enabled():
         return _by_formula(centered, dy, ds, input, weight, numbers)
@@ -153,7 +154,7 @@ def _gradients(centered, dy, ds, input, weight, statistics, numbers, wanted):  #
     return _rms_norm_backward(dy, ds, input, weight, statistics, *numbers, wanted)
 
 
-def _by_formula(centered, dy, ds, input, weight, numbers):  # noqa: PLR0913
+def _by_formula(centered, dy, ds, input, weight, numbers):
     """Gradients that autograd can follow."""
     eps, dims, offset, _ = numbers
     row, lead = tuple(range(-dims, 0)), tuple(range(input.dim() - dims))
