@@ -105,6 +105,7 @@ tools() {
   needs mpirun openmpi-bin
   ls /usr/lib/*/libclang-[0-9]*.so* >/dev/null 2>&1 || packages+=(libclang1)
   /usr/bin/python3 -c 'import numpy' 2>/dev/null || packages+=(python3-numpy)
+  python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   if [ "$arch" = x86_64 ]; then
     needs qemu-aarch64-static qemu-user-static
     needs aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
@@ -138,7 +139,7 @@ readme_tests() {
 # A check with long loops thinned out.
 thinned() { LANENORM_TEST_QUICK=1 "$@"; }
 
-manifests=(fuzz benches/neon benches/peers integrations/mpi integrations/candle)
+manifests=(fuzz benches/neon benches/peers integrations/mpi integrations/candle integrations/python)
 formatting() {
   local of
   cargo fmt --all --check
@@ -451,6 +452,26 @@ candle_lints() {
   cargo clippy "${candle[@]}" --all-targets -- -D warnings
   # With the examples, so that dependencies have the features with which they have been checked.
   RUSTDOCFLAGS="-D warnings" cargo doc "${candle[@]}" --no-deps --lib --examples
+}
+
+# The wheel, in an environment of its own. PyTorch, where the tests of its part are wanted, takes gigabytes.
+python_tests() { # packages that are installed beside those of the tests
+  local python=integrations/python venv=target/python/venv
+  rm -rf "$venv" target/python/wheels
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install -q --disable-pip-version-check --no-cache-dir \
+    maturin==1.16.0 ml_dtypes==0.6.0 numpy==2.4.6 pytest==9.2.0 "$@"
+  CARGO_TARGET_DIR=target/python PATH=$PWD/$venv/bin:$PATH "$venv/bin/maturin" build --release --locked \
+    --quiet --manifest-path "$python/Cargo.toml" --out target/python/wheels
+  "$venv/bin/pip" install -q --disable-pip-version-check --no-deps target/python/wheels/*.whl
+  if [ $# -gt 0 ]; then
+    "$venv/bin/python" -m pytest -q "$python"
+  else
+    "$venv/bin/python" -m pytest -q "$python/tests/test_numpy.py"
+  fi
+}
+python_lints() {
+  CARGO_TARGET_DIR=target/python cargo clippy --manifest-path integrations/python/Cargo.toml --locked -- -D warnings
 }
 
 # To build all the peers takes too long.

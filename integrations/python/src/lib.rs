@@ -1,5 +1,4 @@
 //! The extension module of the package `lanenorm`: functions for numpy, and operators of PyTorch.
-#![deny(unsafe_op_in_unsafe_fn)]
 
 mod array;
 mod backward;

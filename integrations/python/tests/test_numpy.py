@@ -1,19 +1,21 @@
 """The functions for numpy."""
 
 import array
+import ast
+import inspect
 import os
+import pathlib
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import lanenorm
 import ml_dtypes
 import numpy as np
 import pytest
 import reference
-
-import lanenorm
 
 BF16 = ml_dtypes.bfloat16
 DTYPES = [np.float32, np.float64, np.float16, BF16]
@@ -106,7 +108,9 @@ def test_in_place(dtype):
     x, gamma = made((8, 96), dtype), made(96, dtype, 1)
     expected = lanenorm.layer_norm(x, gamma)
     assert lanenorm.layer_norm(x, gamma, out=x) is x and same(x, expected)
-    assert same(lanenorm.layer_norm(x[::-1], gamma, out=x[::-1]), lanenorm.layer_norm(expected, gamma)[::-1].copy()[...])
+    assert same(
+        lanenorm.layer_norm(x[::-1], gamma, out=x[::-1]), lanenorm.layer_norm(expected, gamma)[::-1].copy()[...]
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float16, BF16])
@@ -123,7 +127,13 @@ def test_mixed_types(dtype):
 
 @pytest.mark.parametrize(
     "shape, of_gamma",
-    [((3, 5, 8), (3, 1, 8)), ((3, 5, 8), (5, 8)), ((3, 5, 8), (1, 5, 8)), ((2, 3, 5, 8), (2, 3, 1, 8)), ((3, 5, 8), (3, 5, 8))],
+    [
+        ((3, 5, 8), (3, 1, 8)),
+        ((3, 5, 8), (5, 8)),
+        ((3, 5, 8), (1, 5, 8)),
+        ((2, 3, 5, 8), (2, 3, 1, 8)),
+        ((3, 5, 8), (3, 5, 8)),
+    ],
 )
 def test_gamma_of_groups(shape, of_gamma):
     x, gamma, beta, dy = made(shape), made(of_gamma, seed=1), made(of_gamma, seed=2), made(shape, seed=3)
@@ -131,7 +141,11 @@ def test_gamma_of_groups(shape, of_gamma):
     assert close(lanenorm.layer_norm(x, gamma, beta), expected, np.float32)
     got = lanenorm.layer_norm_backward(dy, x, gamma)
     of_rows = reference.wide(dy) * reference.layer_norm(x)
-    lead = tuple(a for a in range(len(shape) - 1) if a + len(of_gamma) < len(shape) or of_gamma[a + len(of_gamma) - len(shape)] == 1)
+    lead = tuple(
+        a
+        for a in range(len(shape) - 1)
+        if a + len(of_gamma) < len(shape) or of_gamma[a + len(of_gamma) - len(shape)] == 1
+    )
     expected = of_rows.sum(lead, keepdims=True).reshape(of_gamma)
     assert got.dgamma.shape == of_gamma and np.allclose(got.dgamma, expected, atol=1e-4)
 
@@ -165,7 +179,9 @@ def test_gradients(dtype, centered):
     assert close(with_ds.dx, dx + reference.wide(ds), dtype)
     out = dy.copy()
     assert same(backward(out, x, gamma, eps=1e-5, out=out).dx, backward(dy, x, gamma, eps=1e-5).dx)
-    assert same(backward(dy[:, ::-1], x[:, ::-1], gamma, eps=1e-5).dx[:, ::-1].copy(), backward(dy, x, gamma, eps=1e-5).dx)
+    assert same(
+        backward(dy[:, ::-1], x[:, ::-1], gamma, eps=1e-5).dx[:, ::-1].copy(), backward(dy, x, gamma, eps=1e-5).dx
+    )
 
 
 @pytest.mark.parametrize("axis", [1, 0, (1, 2), (2, 3)])
@@ -181,7 +197,9 @@ def test_gradients_of_other_axes(axis):
     assert np.allclose(got.dgamma.reshape(-1), expected.dgamma, atol=1e-5)
     assert np.allclose(got.dbeta.reshape(-1), expected.dbeta, atol=1e-5)
     _, statistics = lanenorm.layer_norm(x, gamma, axis=axis, statistics=True)
-    assert np.allclose(lanenorm.layer_norm_backward(dy, x, gamma, axis=axis, statistics=statistics).dx, got.dx, atol=1e-5)
+    assert np.allclose(
+        lanenorm.layer_norm_backward(dy, x, gamma, axis=axis, statistics=statistics).dx, got.dx, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16, np.float16])
@@ -313,7 +331,7 @@ class OfDlpack:
 def test_dlpack():
     for x in (made((4, 6)), made((4, 6)).T, made((4, 6), np.float64), made((4, 12), np.float16)[:, ::2]):
         assert same(lanenorm.layer_norm(OfDlpack(x)), lanenorm.layer_norm(x))
-    with pytest.raises(TypeError, match="x is a .*OfDlpack on a device of type 2, expected 1: a CPU"):
+    with pytest.raises(TypeError, match=r"x is a .*OfDlpack on a device of type 2, expected 1: a CPU"):
         lanenorm.layer_norm(OfDlpack(made(4), (2, 0)))
     with pytest.raises(TypeError, match="expected float32"):
         lanenorm.layer_norm(OfDlpack(np.arange(4)))
@@ -325,7 +343,11 @@ ERRORS = [
     (ValueError, "beta has shape (1, 95), expected (96,)", lambda: lanenorm.layer_norm(X, X[0], X[:1, :95])),
     (ValueError, "beta has shape (8, 96), expected that of gamma: (96,)", lambda: lanenorm.layer_norm(X, X[0], X)),
     (TypeError, "gamma has dtype float64, expected", lambda: lanenorm.layer_norm(X, X[0].astype(float))),
-    (TypeError, "beta has dtype float16, expected that of gamma", lambda: lanenorm.layer_norm(X, X[0], X[0].astype("f2"))),
+    (
+        TypeError,
+        "beta has dtype float16, expected that of gamma",
+        lambda: lanenorm.layer_norm(X, X[0], X[0].astype("f2")),
+    ),
     (TypeError, "x has dtype int64, expected float32", lambda: lanenorm.layer_norm(X.astype(int))),
     (TypeError, "x has dtype >f4, expected the byte order", lambda: lanenorm.layer_norm(X.astype(">f4"))),
     (TypeError, "x is a object, expected an array", lambda: lanenorm.layer_norm(object())),
@@ -337,8 +359,8 @@ ERRORS = [
     (ValueError, "axis is ()", lambda: lanenorm.layer_norm(X, axis=())),
     (ValueError, "axis -1 is out of range: x has 0", lambda: lanenorm.layer_norm(np.float32(1))),
     (ValueError, "threads is 0", lambda: lanenorm.layer_norm(X, threads=0)),
-    (ValueError, "rounding is \"all\", expected one of", lambda: lanenorm.layer_norm(X, rounding="all")),
-    (ValueError, "gate is \"relu\"", lambda: lanenorm.gated_rms_norm(X, X, gate="relu")),
+    (ValueError, 'rounding is "all", expected one of', lambda: lanenorm.layer_norm(X, rounding="all")),
+    (ValueError, 'gate is "relu"', lambda: lanenorm.gated_rms_norm(X, X, gate="relu")),
     (ValueError, "residual has shape (7, 96), expected (8, 96)", lambda: lanenorm.add_rms_norm(X, X[:7])),
     (TypeError, "residual has dtype float64", lambda: lanenorm.add_rms_norm(X, X.astype(float))),
     (ValueError, "z has shape (96, 8), expected (8, 96)", lambda: lanenorm.gated_rms_norm(X, X.T)),
@@ -347,8 +369,8 @@ ERRORS = [
     (TypeError, "statistics is a tuple", lambda: lanenorm.rms_norm_backward(X, X, statistics=(1, 2))),
     (ValueError, "12 channels, which 5 groups do not", lambda: lanenorm.group_norm(made((2, 12, 4)), 5)),
     (ValueError, "x has shape (96,), expected samples", lambda: lanenorm.group_norm(X[0], 2)),
-    (ValueError, "scheme is \"i4\"", lambda: lanenorm.rms_norm_quantized(X, scheme="i4")),
-    (ValueError, "scheme is \"u8\" with a block", lambda: lanenorm.rms_norm_quantized(X, scheme="u8", block=32)),
+    (ValueError, 'scheme is "i4"', lambda: lanenorm.rms_norm_quantized(X, scheme="i4")),
+    (ValueError, 'scheme is "u8" with a block', lambda: lanenorm.rms_norm_quantized(X, scheme="u8", block=32)),
     (ValueError, "block", lambda: lanenorm.rms_norm_quantized(X, block=64)),
     (TypeError, "f64", lambda: lanenorm.rms_norm_quantized(X.astype(float))),
 ]
@@ -434,9 +456,33 @@ def test_import_alone():
     assert printed.strip() == "[]"
 
 
-def test_docstrings_name_every_parameter():
-    functions = [getattr(lanenorm, name) for name in lanenorm.__all__ if name[0].islower()]
-    functions = [f for f in functions if callable(f)]
-    assert len(functions) >= 16
-    for function in functions:
-        assert function.__doc__ and function.__doc__[0].isupper(), function.__name__
+def functions():
+    found = {name: getattr(lanenorm, name) for name in lanenorm.__all__ if name[0].islower()}
+    assert len(found) >= 16
+    return found
+
+
+def test_every_function_has_a_docstring():
+    for name, function in functions().items():
+        assert function.__doc__ and function.__doc__[0].isupper(), name
+
+
+def test_stubs_have_the_signatures_of_functions():
+    """Names, kinds and defaults of parameters, as `inspect` finds them."""
+    path = pathlib.Path(lanenorm.__file__).with_name("_native.pyi")
+    stubs = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            given = node.args
+            positional = [a.arg for a in given.args]
+            defaults = [ast.literal_eval(d) for d in given.defaults]
+            keywords = {
+                a.arg: d and ast.literal_eval(d) for a, d in zip(given.kwonlyargs, given.kw_defaults, strict=True)
+            }
+            stubs.setdefault(node.name, (positional, defaults, keywords))
+    for name, function in functions().items():
+        parameters = inspect.signature(function).parameters.values()
+        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        defaults = [p.default for p in positional if p.default is not p.empty]
+        keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        assert stubs[name] == ([p.name for p in positional], defaults, keywords), name

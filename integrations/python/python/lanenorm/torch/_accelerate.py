@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-
 from lanenorm.torch._functions import ROUNDINGS
 from lanenorm.torch._modules import LayerNorm, RMSNorm, takes
 from lanenorm.torch._operators import ops
+from torch import Tensor, nn
 
 # What classes call the number that is added to the variance.
 _EPS = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
@@ -122,7 +121,10 @@ def _formula_of(module: nn.Module) -> Formula | str:
         return f"it has no attribute for eps ({', '.join(_EPS)})"
     if module._forward_hooks or module._forward_pre_hooks:
         module = copy.copy(module)
-        module._forward_hooks, module._forward_pre_hooks = type(module._forward_hooks)(), type(module._forward_pre_hooks)()
+        module._forward_hooks, module._forward_pre_hooks = (
+            type(module._forward_hooks)(),
+            type(module._forward_pre_hooks)(),
+        )
     formulas = [Formula(centered, offset, 0, eps) for centered in (False, True) for offset in (0.0, 1.0)]
     for dtype in (torch.float32, torch.bfloat16):
         seen = _result(module, dtype)
@@ -145,7 +147,7 @@ def _result(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tens
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
             input = _rows(len(twin.weight), dtype)
             expected = twin(input)
-    except Exception as error:  # noqa: BLE001: whatever a class of others raises
+    except Exception as error:  # whatever a class of others raises
         return f"a call with rows alone fails: {type(error).__name__}: {error}".splitlines()[0]
     if not isinstance(expected, Tensor):
         return "it returns something else than a tensor"

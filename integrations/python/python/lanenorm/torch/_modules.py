@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from lanenorm.torch._functions import dims_of
 from lanenorm.torch._operators import ops
+from torch import Tensor, nn
 
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 _layer_norm, _layer_norm_general = ops.layer_norm, ops.layer_norm_general

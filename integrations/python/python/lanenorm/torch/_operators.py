@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.autograd import Function
 
+import torch
 from lanenorm import _native
+from torch import Tensor
 
 
 def _register() -> None:
@@ -228,7 +228,9 @@ def _of_sum(ctx: Any, dy, ds, params: int):
     dx = ds
     if dy is not None:
         wanted = to_sum | sum(bool(to) << i + 1 for i, to in enumerate(to_params))
-        dx, *got = _gradients(params == 2, _as(dy, s), ds if to_sum else None, s, weight, statistics, ctx.numbers, wanted)
+        dx, *got = _gradients(
+            params == 2, _as(dy, s), ds if to_sum else None, s, weight, statistics, ctx.numbers, wanted
+        )
         of_params = [
             _as(gradient, of) if to else None for gradient, of, to in zip(got, (weight, bias), to_params, strict=False)
         ]
