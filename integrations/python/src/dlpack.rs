@@ -113,8 +113,8 @@ pub(crate) fn array<'py>(tensor: &Bound<'py, PyAny>, what: &str) -> PyResult<(Bo
         Dtype::F16 | Dtype::Bf16 => numpy::dtype::<u16>(py),
     };
     let data: *mut c_char = dltensor.data.cast::<c_char>().wrapping_add(dltensor.byte_offset as usize);
-    // SAFETY: the array gets the memory of the tensor with its shape and strides, and keeps it by the capsule. It is not
-    // writable.
+    // SAFETY: the array gets the memory of the tensor with its shape and strides, and keeps it by the capsule. It
+    // cannot be written.
     unsafe {
         let array_type = npyffi::get_type_object(py, npyffi::NpyTypes::PyArray_Type);
         let array = PY_ARRAY_API.PyArray_NewFromDescr(

@@ -322,8 +322,8 @@ pub(crate) fn l2_norm<'py>(
 /// bias : array, optional
 ///     Of the shape of a row, and of the type of the residual: added to each row before the sum is rounded.
 /// sums : {"rounded", "statistics", "unrounded"}
-///     Which sums of 16 bits are normalized: the rounded ones; these, with the statistics of the sums in float32 (vLLM);
-///     or the sums in float32 (ONNX Runtime). Sums that are returned are always rounded.
+///     Which sums of 16 bits are normalized: the rounded ones; these, with the statistics of the sums in float32
+///     (vLLM); or the sums in float32 (ONNX Runtime). Sums that are returned are always rounded.
 /// sum_out : numpy array, optional
 ///     Where the sum goes, of the type of the residual. It may be the residual or x.
 ///

@@ -112,15 +112,15 @@ fn fp8<'py>(py: Python<'py>, shape: &[usize], name: &str) -> PyResult<Bound<'py,
 /// x, gamma, beta, eps, offset, statistics, threads
 ///     As of `layer_norm`, but for x of float64, which is refused.
 /// scheme : str
-///     How rows are quantized: "i8" (amax / 127 of each row, ties to even), "torch_ao_i8", "torchao_i8", "vllm_i8", "u8"
-///     (with a zero point for each row), "onnx_u8" (DynamicQuantizeLinear: one scale for the tensor), "e4m3", "e5m2"
-///     (of ``ml_dtypes``), and the blocks of GGUF "q8_0", "q8_0_x86", "q8_1", "q8_1_x86", "q8_k". See the table in
-///     docs/numerics.md.
+///     How rows are quantized: "i8" (amax / 127 of each row, ties to even), "torch_ao_i8", "torchao_i8", "vllm_i8",
+///     "u8" (with a zero point for each row), "onnx_u8" (DynamicQuantizeLinear: one scale for the tensor), "e4m3",
+///     "e5m2" (of ``ml_dtypes``), and the blocks of GGUF "q8_0", "q8_0_x86", "q8_1", "q8_1_x86", "q8_k". See the table
+///     in docs/numerics.md.
 /// axis : int or sequence of ints
 ///     Last axes.
 /// block : int, optional
-///     With "i8": blocks of so many elements of a row have a scale each: a multiple of 32, at most 256, that divides the
-///     row.
+///     With "i8": blocks of so many elements of a row have a scale each: a multiple of 32, at most 256, that divides
+///     the row.
 /// scale, zero_point : float and int, optional
 ///     With "i8", "u8", "e4m3" or "e5m2": the scale of all elements, and the integer that stands for 0 (ONNX
 ///     QuantizeLinear).
@@ -128,8 +128,8 @@ fn fp8<'py>(py: Python<'py>, shape: &[usize], name: &str) -> PyResult<Bound<'py,
 /// Returns
 /// -------
 /// `Quantized`: q, of int8, uint8 or fp8, of the shape of x, or of uint8 with the bytes of blocks in the place of the
-/// last axes; scale, of float32, and zero_point, of uint8, where the scheme has them: of the shape of x without the axes
-/// that are normalized, with an axis for blocks behind, or of shape ``()``.
+/// last axes; scale, of float32, and zero_point, of uint8, where the scheme has them: of the shape of x without the
+/// axes that are normalized, with an axis for blocks behind, or of shape ``()``.
 #[pyfunction]
 #[pyo3(signature = (x, gamma=None, beta=None, eps=1e-5, *, scheme="i8", block=None, scale=None, zero_point=0, axis=None,
     offset=0.0, statistics=false, threads=None))]

@@ -194,8 +194,8 @@ struct Outputs {
     statistics: Option<Tensor>,
 }
 
-/// Runs `call` on tensors and their layout, if they have one, or else on copies of the inputs, the first `inputs` of them.
-/// Rows begin at axis `first`.
+/// Runs `call` on tensors and their layout, if they have one, or else on copies of the inputs, which are the first
+/// `inputs` of them. Rows begin at axis `first`.
 fn arranged<const N: usize>(
     tensors: [&Tensor; N],
     inputs: usize,

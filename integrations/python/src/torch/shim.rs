@@ -1,5 +1,5 @@
-//! What PyTorch's stable C ABI gives, looked up in the libraries that Python has loaded: nothing of PyTorch is needed to
-//! build this. The declarations are those of `torch/csrc/inductor/aoti_torch/c/shim.h` (`aoti_torch_*`, since PyTorch
+//! What PyTorch's stable C ABI gives, looked up in the libraries that Python has loaded: nothing of PyTorch is needed
+//! to build this. Declarations are those of `torch/csrc/inductor/aoti_torch/c/shim.h` (`aoti_torch_*`, since PyTorch
 //! 2.7) and `torch/csrc/stable/c/shim.h` (`torch_*`, since 2.10).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
