@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 torch = pytest.importorskip("torch")
+import torch.utils.checkpoint  # noqa: E402
 
 import lanenorm  # noqa: E402
 import lanenorm.torch as lt  # noqa: E402
@@ -420,6 +421,37 @@ def test_modules_drop_in(dtype):
             a.load_state_dict(b.state_dict())
             x = made(6, 4, 8, dtype=dtype)
             assert close(a(x), b(x)) and repr(a) == repr(b)
+
+
+class Normalized(torch.utils.data.Dataset):
+    """Rows that are normalized by whoever loads them, by several threads."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        x = made(600, 1000, seed=index)
+        return ops.layer_norm(x), torch.from_numpy(lanenorm.layer_norm(x.numpy(), threads=2))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_that_fork_after_the_first_call():
+    rows = Normalized()
+    expected = [rows[i] for i in range(4)]
+    for got, wanted in zip(torch.utils.data.DataLoader(rows, batch_size=None, num_workers=2), expected, strict=True):
+        assert all(same(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_checkpoints_and_inference_mode():
+    model, x = Block(), made(6, 32, grad=True)
+    gradients = []
+    for run in (model, lambda v: torch.utils.checkpoint.checkpoint(model, v, use_reentrant=False)):
+        model.zero_grad()
+        run(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    with torch.inference_mode():
+        assert same(model(x), model(x.detach()))
 
 
 def test_numpy_functions_take_tensors():
