@@ -46,8 +46,9 @@ def measured(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str
 
 
 def numpy_calls(library: str | None) -> dict[str, dict[str, Callable[[], object]]]:
-    import lanenorm
     import numpy as np
+
+    import lanenorm
 
     rng = np.random.default_rng(0)
     cases: dict[str, dict[str, Callable[[], object]]] = {}
@@ -69,9 +70,9 @@ def numpy_calls(library: str | None) -> dict[str, dict[str, Callable[[], object]
 
 
 def torch_calls() -> dict[str, dict[str, Callable[[], object]]]:
-    import lanenorm.torch as lt
     from torch.nn import functional as F
 
+    import lanenorm.torch as lt
     import torch
     from torch import nn
 

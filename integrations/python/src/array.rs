@@ -102,7 +102,7 @@ impl<'py> Array<'py> {
                 let message = format!("{what} is a masked array, whose mask would be ignored: expected an array");
                 return Err(PyTypeError::new_err(message));
             }
-            return Ok(Self { dtype: dtype_of(array, what)?, array: array.clone() });
+            return Ok(Self { dtype: dtype_of(array, what)?, array: plain(array)? });
         }
         if object.hasattr(intern!(py, "__dlpack__"))? {
             let (array, dtype) = dlpack::array(object, what)?;
@@ -126,7 +126,7 @@ impl<'py> Array<'py> {
             let message = format!("{what} is a {}, expected a numpy.ndarray", type_name(object));
             return Err(PyTypeError::new_err(message));
         };
-        let array = Self { dtype: dtype_of(array, what)?, array: array.clone() };
+        let array = Self { dtype: dtype_of(array, what)?, array: plain(array)? };
         array.expect_shape(what, shape)?;
         if !array.has_flag(NPY_ARRAY_WRITEABLE) {
             return Err(PyValueError::new_err(format!("{what} is read-only, expected an array that can be written")));
@@ -172,6 +172,19 @@ impl<'py> Array<'py> {
     pub(crate) fn transposed(&self, axes: &[usize]) -> PyResult<Self> {
         let array = self.array.call_method1(intern!(self.array.py(), "transpose"), (axes.to_vec(),))?;
         Ok(Self { array: array.cast_into()?, dtype: self.dtype })
+    }
+
+    /// Whether some elements may lie over others, as in views that numpy's `as_strided` makes.
+    fn overlaps_itself(&self) -> bool {
+        let axes = self.shape().iter().zip(self.array.strides()).filter(|&(&n, _)| n > 1);
+        let mut axes: Vec<_> = axes.map(|(&n, &stride)| (stride.unsigned_abs(), n)).collect();
+        axes.sort_unstable();
+        let mut end = self.dtype.size();
+        axes.iter().any(|&(stride, n)| {
+            let overlaps = stride < end;
+            end += (n - 1) * stride;
+            overlaps
+        })
     }
 
     /// Takes the elements of an array of the same shape and type.
@@ -233,6 +246,16 @@ impl<'py> Array<'py> {
     }
 }
 
+/// An array of numpy's own class over the same memory: others may have methods of their own.
+fn plain<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    if array.is_exact_instance_of::<PyUntypedArray>() {
+        return Ok(array.clone());
+    }
+    let py = array.py();
+    let class = py.get_type::<PyUntypedArray>();
+    Ok(class.getattr(intern!(py, "view"))?.call1((array, &class))?.cast_into_exact()?)
+}
+
 /// Where the first element of an array is.
 pub(crate) fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
     // SAFETY: the array is one.
@@ -277,9 +300,22 @@ impl<'py> Operand<'py> {
         let given = self.array.clone();
         self.array = given.contiguous(!self.is_output)?;
         if self.is_output {
+            if given.overlaps_itself() {
+                return Err(PyValueError::new_err("elements of an output overlap one another"));
+            }
             self.target = Some(given);
         }
         Ok(())
+    }
+
+    /// Whether the elements of two outputs, of which one at least has been put in order, overlap.
+    pub(crate) fn overlaps(&self, other: &Self) -> PyResult<bool> {
+        if !(self.is_output && other.is_output) || (self.target.is_none() && other.target.is_none()) {
+            return Ok(false);
+        }
+        let of = |operand: &Self| operand.target.as_ref().unwrap_or(&operand.array).array.clone();
+        let numpy = self.array.py().import(intern!(self.array.py(), "numpy"))?;
+        numpy.getattr("shares_memory")?.call1((of(self), of(other)))?.extract()
     }
 
     /// The array with the result.

@@ -123,7 +123,7 @@ pub(crate) fn group_norm<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let tensor = Tensor::new(x, &Given { groups, gamma, beta, eps, channels_last, activation, threads })?;
     let (py, y) = (x.py(), tensor.output(out)?);
-    let kept = |()| Kept::new(py, &tensor.lead(), tensor.x.dtype(), true);
+    let kept = |()| Kept::new(py, &tensor.lead(), tensor.elements(), tensor.x.dtype(), true);
     let kept = statistics.then_some(()).map(kept).transpose()?;
     let call = tensor.call(kept.as_ref().map_or(Statistics::NONE, Kept::statistics));
     let to = y.array.data().cast();

@@ -44,7 +44,7 @@ impl<'py> Rows<'py> {
         let cols = x.shape()[first..].iter().product();
         let rounding = options::rounding(of.rounding)?;
         let norm = Norm { offset: of.offset, rounding, ..options::norm(of.op, dtype, cols, of.eps, of.threads)? };
-        let kept = |()| Kept::new(given.py(), &x.shape()[..first], dtype, norm.is_centered());
+        let kept = |()| Kept::new(given.py(), &x.shape()[..first], cols, dtype, norm.is_centered());
         let kept = of.statistics.then_some(()).map(kept).transpose()?;
         Ok(Self { given, x, axes, affine, norm, kept })
     }
@@ -133,7 +133,7 @@ impl<'py> Rows<'py> {
         let to = y.data().cast();
         // SAFETY: the arrays live on, and have these elements.
         run(self.given.py(), self.elements(), || unsafe { call.run(&self.norm, to) })?;
-        Ok(Some(y.into_any()))
+        Ok(Some(out.cloned().unwrap_or_else(|| y.into_any())))
     }
 
     /// The result, with the statistics if they are wanted.
@@ -221,7 +221,7 @@ impl<'py> Rows<'py> {
 ///     Where the result goes: of the shape of x, and of its type, of float32 beside 16 bits, or of 16 bits beside
 ///     float32. It may be x.
 /// offset : float
-///     Added to gamma: 1 where gamma - 1 is kept.
+///     Added to gamma, as a number of float32: 1 where gamma - 1 is kept.
 /// rounding : {"once", "steps", "gamma", "steps_and_gamma"}
 ///     Where a result of 16 bits is rounded before the end: see the presets in docs/numerics.md.
 /// statistics : bool

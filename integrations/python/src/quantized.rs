@@ -2,7 +2,10 @@
 
 use std::mem::size_of;
 
-use lanenorm::capi::{lanenorm_op, lanenorm_scheme, lanenorm_scheme_init, lanenorm_scope, lanenorm_status};
+use lanenorm::capi::{
+    lanenorm_format, lanenorm_layout, lanenorm_op, lanenorm_scheme, lanenorm_scheme_init, lanenorm_scope,
+    lanenorm_status,
+};
 use numpy::PyUntypedArray;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -61,12 +64,10 @@ impl<'py> Rows<'py> {
         let call = Forward::new(&layout, views.each_ref(), self.affine.params());
         let call = Forward { y: None, statistics: self.statistics(), ..call };
         let sizes = call.sizes(&self.norm, scheme)?;
-        let lead = &self.x.shape()[..first];
-        let (rows, cols) = (layout.rows, self.norm.cols);
-        let shape = |of_row: usize| [lead, &[of_row]].concat();
-        let is_apart = sizes.scales > 0 || scheme.scope == lanenorm_scope::Given as i32;
+        let (lead, cols) = (&self.x.shape()[..first], self.norm.cols);
+        let is_apart = scheme.layout == lanenorm_layout::Apart as i32;
         let q = if !is_apart {
-            Array::bytes::<u8>(py, &shape(sizes.row_bytes))?
+            Array::bytes::<u8>(py, &[lead, &[sizes.row_bytes]].concat())?
         } else if matches!(name, "e4m3" | "e5m2") {
             fp8(py, self.x.shape(), name)?
         } else if matches!(name, "u8" | "onnx_u8") {
@@ -74,14 +75,17 @@ impl<'py> Rows<'py> {
         } else {
             Array::bytes::<i8>(py, self.x.shape())?
         };
-        let of_rows = |n: usize| match n {
-            _ if n == rows && scheme.scope == lanenorm_scope::Row as i32 => lead.to_vec(),
-            1 => Vec::new(),
-            _ => shape(n / rows.max(1)),
+        // Of those that share a scale. None where it is given, or lies beside the elements.
+        let shape = match scheme.scope {
+            _ if !is_apart => None,
+            scope if scope == lanenorm_scope::Given as i32 => None,
+            scope if scope == lanenorm_scope::Tensor as i32 => Some(Vec::new()),
+            scope if scope == lanenorm_scope::Block as i32 => Some([lead, &[cols / scheme.block.max(1)]].concat()),
+            _ => Some(lead.to_vec()),
         };
-        let scale = (sizes.scales > 0).then(|| Array::bytes::<f32>(py, &of_rows(sizes.scales))).transpose()?;
-        let points = sizes.zero_points;
-        let zero_point = (points > 0).then(|| Array::bytes::<u8>(py, &of_rows(points))).transpose()?;
+        let scale = shape.as_deref().map(|shape| Array::bytes::<f32>(py, shape)).transpose()?;
+        let has_zero_point = scheme.format == lanenorm_format::U8 as i32;
+        let zero_point = shape.filter(|_| has_zero_point).map(|shape| Array::bytes::<u8>(py, &shape)).transpose()?;
         let at = |array: &Option<Bound<'py, PyUntypedArray>>| array.as_ref().map_or(std::ptr::null_mut(), data);
         let (to, to_scale, to_zero_point) = (data(&q), at(&scale), at(&zero_point));
         debug_assert!(!is_apart || sizes.row_bytes == cols);

@@ -53,6 +53,13 @@ pub(crate) fn arrange<const N: usize>(operands: &mut [Operand<'_>; N], first: us
         return Ok(layout);
     }
     operands.iter_mut().try_for_each(Operand::put_in_order)?;
+    for (i, operand) in operands.iter().enumerate() {
+        for other in &operands[..i] {
+            if operand.overlaps(other)? {
+                return Err(PyValueError::new_err("two outputs overlap one another"));
+            }
+        }
+    }
     Ok(layout(operands).expect("tensors in the order of C have a layout"))
 }
 
@@ -66,8 +73,21 @@ pub(crate) struct Kept<'py> {
 
 impl<'py> Kept<'py> {
     /// Room for them.
-    pub(crate) fn new(py: Python<'py>, shape: &[usize], dtype: Dtype, is_centered: bool) -> PyResult<Self> {
-        let array = || Array::empty(py, shape, dtype.of_statistics());
+    /// Rows of no elements have NaN.
+    pub(crate) fn new(
+        py: Python<'py>,
+        shape: &[usize],
+        cols: usize,
+        dtype: Dtype,
+        is_centered: bool,
+    ) -> PyResult<Self> {
+        let array = || {
+            let array = Array::empty(py, shape, dtype.of_statistics())?;
+            if cols == 0 {
+                array.clone().into_any().call_method1("fill", (f64::NAN,))?;
+            }
+            Ok::<_, PyErr>(array)
+        };
         let mean = || is_centered.then(array).transpose();
         Ok(Self { mean: mean()?, mean_lo: mean()?, rstd: array()? })
     }

@@ -11,10 +11,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import lanenorm
 import ml_dtypes
 import numpy as np
 import pytest
+
+import lanenorm
 import reference
 
 BF16 = ml_dtypes.bfloat16
@@ -299,6 +300,48 @@ def test_nothing(shape):
     gradients = lanenorm.layer_norm_backward(x, x)
     assert gradients.dx.shape == shape and not gradients.dgamma.any()
     assert lanenorm.layer_norm_quantized(x).q.shape == shape
+
+
+def test_outputs_that_are_copied_may_not_overlap():
+    a, o, b = made((4, 16)), np.zeros((4, 32), np.float32)[:, ::2], np.zeros(400, np.float32)
+    as_strided = np.lib.stride_tricks.as_strided
+    overlapping = [as_strided(v, (4, 16), (128, 8)) for v in (b, b[2:])]
+    for out, sum_out in ((o, o), overlapping):
+        with pytest.raises(ValueError, match="overlap"):
+            lanenorm.add_rms_norm(a, a, out=out, sum_out=sum_out)
+        assert not out.any()
+    for strides in ((0, 4), (4, 4), (4, 8)):
+        with pytest.raises(ValueError, match="overlap"):
+            lanenorm.rms_norm(a, out=as_strided(b, a.shape, strides))
+    woven = np.zeros((4, 32), np.float32)
+    y, s = lanenorm.add_rms_norm(a, a, out=woven[:, ::2], sum_out=woven[:, 1::2])
+    assert same(s.copy(), a + a) and same(y.copy(), lanenorm.rms_norm(a + a))
+
+
+def test_rows_of_nothing():
+    for shape in ((4, 0), (0, 4)):
+        statistics = lanenorm.layer_norm(np.zeros(shape, np.float32), statistics=True)[1]
+        assert all(v.shape == shape[:1] and np.isnan(v).all() for v in statistics)
+    assert np.isnan(lanenorm.group_norm(np.zeros((2, 4, 0), np.float32), 2, statistics=True)[1].rstd).all()
+    q, scale, zero_point = lanenorm.layer_norm_quantized(np.ones((0, 256), np.float32))
+    assert (q.dtype, q.shape, scale.shape, zero_point) == (np.int8, (0, 256), (0,), None)
+    q, scale, zero_point = lanenorm.layer_norm_quantized(np.ones((0, 256), np.float32), scheme="u8")
+    assert (q.dtype, scale.shape, zero_point.shape) == (np.uint8, (0,), (0,))
+
+
+class Turned(np.ndarray):
+    """A class with a method of its own."""
+
+    def transpose(self, *_):
+        return np.zeros((1, 1, 1))
+
+
+def test_subclasses_count_as_arrays():
+    x = made((3, 4))
+    expected = lanenorm.layer_norm(x, axis=0)
+    assert same(lanenorm.layer_norm(x.view(Turned), axis=0), expected)
+    out = x.copy().view(Turned)
+    assert lanenorm.layer_norm(x, axis=0, out=out) is out and same(np.asarray(out), expected.copy())
 
 
 def test_threads_change_no_bits():

@@ -137,6 +137,9 @@ impl<'a> Param<'a> {
         }
         let view = given.view();
         expect_shape(&view, what, row)?;
+        if view.data.is_null() && view.len() > 0 {
+            return Err(format!("{what} has no memory, expected that of {} elements", view.len()));
+        }
         let is_in_order = view.is_contiguous_from(0);
         Ok(Self(Some(if is_in_order { Given::AsItIs(given) } else { Given::Copied(given.contiguous()?) })))
     }
@@ -395,20 +398,20 @@ unsafe extern "C-unwind" fn run_autograd<O: Operation, const ADDS: bool, const A
     // SAFETY: the dispatcher calls this with the values of the schema. What is called takes the same ones and, where
     // these are not all numbers, one dimension, an offset of 0 and a rounding of 0.
     unsafe {
-        let requires_grad = |i: usize| {
+        let tensor = |i: usize| {
             let value = *values.add(i);
-            if i < required {
-                return shim.requires_grad(value);
-            }
             let p = value as *const Value;
-            !p.is_null() && shim.requires_grad(*p)
+            if i < required { Some(value) } else { (!p.is_null()).then(|| *p) }
         };
-        let is_differentiated =
-            (shim.functions.aoti_torch_grad_mode_is_enabled)() && (0..required + optional).any(requires_grad);
+        let requires_grad = |i: usize| tensor(i).is_some_and(|tensor| shim.requires_grad(tensor));
+        let is_plain = |i: usize| tensor(i).is_none_or(|tensor| shim.is_plain(tensor));
+        let tensors = 0..required + optional;
+        let is_differentiated = shim.has_forward_mode()
+            || ((shim.functions.aoti_torch_grad_mode_is_enabled)() && tensors.clone().any(requires_grad));
         let names = names::<O>(ADDS);
         let name = if is_differentiated {
             names[1]
-        } else if shim.any_modes_set() || (0..required).any(|i| !shim.has_data(*values.add(i))) {
+        } else if shim.any_modes_set() || !tensors.clone().all(is_plain) {
             names[0]
         } else {
             return run_forward::<O, ADDS, ALL, false>(values, n, m);

@@ -60,6 +60,8 @@ shim! {
     aoti_torch_get_sizes: fn(Handle, *mut *const i64) -> Status;
     aoti_torch_get_strides: fn(Handle, *mut *const i64) -> Status;
     aoti_torch_get_dtype: fn(Handle, *mut i32) -> Status;
+    aoti_torch_get_layout: fn(Handle, *mut i32) -> Status;
+    aoti_torch_layout_strided: fn() -> i32;
     aoti_torch_empty_strided: fn(i64, *const i64, *const i64, i32, i32, i32, *mut Handle) -> Status;
     aoti_torch_dtype_float32: fn() -> i32;
     aoti_torch_dtype_float64: fn() -> i32;
@@ -83,11 +85,17 @@ pub(super) struct Shim {
     /// `c10::TensorImpl::requires_grad() const`. The stable ABI has nothing in its place: without it, every call where
     /// gradients are enabled goes by Python's autograd.
     requires_grad: Option<unsafe extern "C" fn(*mut c_void) -> bool>,
-    /// `c10::impl::TorchDispatchModeTLS::any_modes_set(bool)`. Without it, every call shows itself to modes.
+    /// `torch::autograd::ForwardADLevel::has_any_level()`. Without it, as without `requires_grad`.
+    has_any_level: Option<unsafe extern "C" fn() -> bool>,
+    /// `c10::impl::TorchDispatchModeTLS::any_modes_set(bool)`, `at::impl::tensor_has_dispatch(Tensor)` and
+    /// `at::native::is_neg(Tensor)`. Without them, every call goes by the dispatcher again, which knows.
     any_modes_set: Option<unsafe extern "C" fn(bool) -> bool>,
+    tensor_has_dispatch: Option<unsafe extern "C" fn(Handle) -> bool>,
+    is_neg: Option<unsafe extern "C" fn(Handle) -> bool>,
     /// The numbers of the types, in the order of `Dtype::ALL`.
     dtypes: [i32; 4],
     cpu: i32,
+    strided: i32,
 }
 
 #[cfg(unix)]
@@ -172,6 +180,9 @@ pub(super) fn open(libtorch_cpu: &CStr, libc10: &CStr) -> Result<&'static Shim, 
         let delete = expect("torch_delete_stable_ivalue\0").or_else(|_| expect("_ZdlPv\0"))?;
         let requires_grad = find(c10, "_ZNK3c1010TensorImpl13requires_gradEv\0");
         let any_modes_set = find(c10, "_ZN3c104impl20TorchDispatchModeTLS13any_modes_setEb\0");
+        let has_any_level = find(torch, "_ZN5torch8autograd14ForwardADLevel13has_any_levelEv\0");
+        let tensor_has_dispatch = find(torch, "_ZN2at4impl19tensor_has_dispatchERKNS_6TensorE\0");
+        let is_neg = find(torch, "_ZN2at6native6is_negERKNS_6TensorE\0");
         let dtypes = [
             (functions.aoti_torch_dtype_float32)(),
             (functions.aoti_torch_dtype_float64)(),
@@ -191,10 +202,16 @@ pub(super) fn open(libtorch_cpu: &CStr, libc10: &CStr) -> Result<&'static Shim, 
             requires_grad: std::mem::transmute::<*mut c_void, Option<unsafe extern "C" fn(*mut c_void) -> bool>>(
                 requires_grad,
             ),
+            has_any_level: std::mem::transmute::<*mut c_void, Option<unsafe extern "C" fn() -> bool>>(has_any_level),
+            tensor_has_dispatch: std::mem::transmute::<*mut c_void, Option<unsafe extern "C" fn(Handle) -> bool>>(
+                tensor_has_dispatch,
+            ),
+            is_neg: std::mem::transmute::<*mut c_void, Option<unsafe extern "C" fn(Handle) -> bool>>(is_neg),
             any_modes_set: std::mem::transmute::<*mut c_void, Option<unsafe extern "C" fn(bool) -> bool>>(
                 any_modes_set,
             ),
             cpu: (functions.aoti_torch_device_type_cpu)(),
+            strided: (functions.aoti_torch_layout_strided)(),
             dtypes,
             functions,
         }
@@ -238,18 +255,28 @@ impl Shim {
         self.any_modes_set.is_none_or(|f| unsafe { f(false) })
     }
 
-    /// Whether a tensor has memory that can be read, unlike fake ones.
+    /// Whether tensors may have derivatives of forward mode.
+    pub(super) fn has_forward_mode(&self) -> bool {
+        // SAFETY: the function takes nothing.
+        self.has_any_level.is_none_or(|f| unsafe { f() })
+    }
+
+    /// Whether a tensor is what its memory says: it has memory, unlike fake ones, is not the negative of that, and is
+    /// none of a class of Python that wants to see operators.
     ///
     /// # Safety
     /// - The value is a tensor.
-    pub(super) unsafe fn has_data(&self, tensor: Value) -> bool {
-        let (mut data, mut len) = (null_mut(), 0);
-        // SAFETY: the caller's duty.
-        let status = unsafe {
-            (self.functions.aoti_torch_get_numel)(tensor as Handle, &raw mut len);
-            (self.functions.aoti_torch_get_data_ptr)(tensor as Handle, &raw mut data)
-        };
-        status == 0 && (len == 0 || !data.is_null())
+    pub(super) unsafe fn is_plain(&self, tensor: Value) -> bool {
+        let (mut data, mut len, tensor) = (null_mut(), 0, tensor as Handle);
+        // SAFETY: the caller's duty. A reference to a tensor is a pointer to it.
+        unsafe {
+            (self.functions.aoti_torch_get_numel)(tensor, &raw mut len);
+            let status = (self.functions.aoti_torch_get_data_ptr)(tensor, &raw mut data);
+            status == 0
+                && (len == 0 || !data.is_null())
+                && !self.is_neg.is_none_or(|f| f(tensor))
+                && !self.tensor_has_dispatch.is_none_or(|f| f(tensor))
+        }
     }
 
     /// Calls an operator, which takes the values on the stack and leaves its results there. Gives the message of an
@@ -294,7 +321,7 @@ impl Shim {
 #[derive(Debug)]
 pub(super) struct Tensor {
     handle: Handle,
-    /// `None` for a type that nothing here takes.
+    /// `None` for a type or a layout that nothing here takes.
     dtype: Option<Dtype>,
     data: *mut c_void,
     /// Sizes and strides have 64 bits, as usize and isize. They belong to the tensor.
@@ -318,16 +345,19 @@ impl Tensor {
     pub(super) unsafe fn new(value: Value) -> Self {
         let (shim, handle) = (shim(), value as Handle);
         let functions = &shim.functions;
-        let (mut number, mut dim, mut data, mut sizes, mut strides) = (0, 0, null_mut(), null(), null());
+        let (mut number, mut layout, mut dim) = (0, 0, 0);
+        let (mut data, mut sizes, mut strides) = (null_mut(), null(), null());
         // SAFETY: the caller's duty.
-        unsafe {
+        let is_strided = unsafe {
             (functions.aoti_torch_get_dtype)(handle, &raw mut number);
             (functions.aoti_torch_get_dim)(handle, &raw mut dim);
-            (functions.aoti_torch_get_data_ptr)(handle, &raw mut data);
-            (functions.aoti_torch_get_sizes)(handle, &raw mut sizes);
-            (functions.aoti_torch_get_strides)(handle, &raw mut strides);
-        }
-        let at = shim.dtypes.iter().position(|&dtype| dtype == number);
+            (functions.aoti_torch_get_layout)(handle, &raw mut layout);
+            layout == shim.strided
+                && (functions.aoti_torch_get_data_ptr)(handle, &raw mut data) == 0
+                && (functions.aoti_torch_get_sizes)(handle, &raw mut sizes) == 0
+                && (functions.aoti_torch_get_strides)(handle, &raw mut strides) == 0
+        };
+        let at = shim.dtypes.iter().position(|&dtype| is_strided && dtype == number);
         let (dtype, dim) = (at.map(|at| Dtype::ALL[at]), if sizes.is_null() { 0 } else { dim as usize });
         Self { handle, dtype, data, dim, sizes: sizes.cast(), strides: strides.cast() }
     }
@@ -365,7 +395,7 @@ impl Tensor {
 
     /// An error if the type is one that nothing here takes.
     pub(super) fn dtype(&self, what: &str) -> Result<Dtype, String> {
-        self.dtype.ok_or_else(|| format!("{what} has another dtype than float32, float64, float16 and bfloat16"))
+        self.dtype.ok_or_else(|| format!("{what} is no strided tensor of float32, float64, float16 or bfloat16"))
     }
 
     pub(super) fn shape(&self) -> &[usize] {

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from lanenorm.torch._functions import ROUNDINGS
-from lanenorm.torch._modules import LayerNorm, RMSNorm, takes
-from lanenorm.torch._operators import ops
+from lanenorm.torch._modules import LayerNorm, RMSNorm, is_differentiated, parameters_of, takes
+from lanenorm.torch._operators import LayerNormFunction, RMSNormFunction, ops
 from torch import Tensor, nn
 
 # What classes call the number that is added to the variance.
@@ -23,16 +23,21 @@ class Formula(NamedTuple):
     centered: bool
     offset: float
     rounding: int
-    eps: float
+    eps: str
+    """The attribute that holds it."""
 
     def __str__(self) -> str:
         rounding = next(name for name, number in ROUNDINGS.items() if number == self.rounding)
         offset = ", 1 + weight" if self.offset else ""
-        return f"{'layer' if self.centered else 'RMS'} normalization{offset}, rounding {rounding!r}, eps {self.eps:g}"
+        return f"{'layer' if self.centered else 'RMS'} normalization{offset}, rounding {rounding!r}"
 
-    def of(self, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def of(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         """The normalization of the last axis."""
-        eps, offset, rounding = self.eps, self.offset, self.rounding
+        offset, rounding = self.offset, self.rounding
+        if is_differentiated(input, weight, bias):
+            if self.centered:
+                return LayerNormFunction.apply(input, weight, bias, eps, 1, offset, rounding)[0]
+            return RMSNormFunction.apply(input, weight, eps, 1, offset, rounding)[0]
         if self.centered:
             return ops.layer_norm_general(input, weight, bias, eps, 1, offset, rounding)
         if offset or rounding:
@@ -68,13 +73,14 @@ def _class_for(original: type[nn.Module], formula: Formula | None) -> type[nn.Mo
         return _STANDARD[original]
     if (original, formula) not in _made:
 
-        def forward(self: nn.Module, input: Tensor) -> Tensor:
-            weight, bias = (self._parameters.get(name) for name in ("weight", "bias"))
-            of_one_type = all(v is None or v.dtype == input.dtype for v in (weight, bias))
-            # The formula has been seen for one type and for CPUs.
-            if not (takes(input) and of_one_type):
-                return original.forward(self, input)
-            return formula.of(input, weight, bias)
+        def forward(self: nn.Module, *arguments: Any, **named: Any) -> Any:
+            # The formula has been seen with rows alone, for one type, and for CPUs.
+            if len(arguments) == 1 and not named and isinstance(arguments[0], Tensor) and takes(arguments[0]):
+                (input,) = arguments
+                weight, bias = parameters_of(self)
+                if all(v is None or v.dtype == input.dtype for v in (weight, bias)):
+                    return formula.of(input, weight, bias, getattr(self, formula.eps))
+            return original.forward(self, *arguments, **named)
 
         members = {"forward": forward, "original": original, "formula": formula, "__doc__": str(formula)}
         _made[original, formula] = type(original.__name__, (_Replaced, original), members)
@@ -87,12 +93,15 @@ def _rebuilt(original: type[nn.Module], formula: Formula | None) -> nn.Module:
     return cls.__new__(cls)
 
 
-def _rows(cols: int, dtype: torch.dtype) -> Tensor:
-    """Rows that tell formulas apart: with a mean, and so small that eps counts."""
+def _rows(cols: int, dtype: torch.dtype) -> list[Tensor]:
+    """Rows that tell formulas apart: with a mean, so small that eps counts, and in tensors of several axes."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(64, cols, generator=generator, dtype=torch.float64) + 0.5
     scale = torch.tensor([1.0, 1e-2, 1e-3, 30.0], dtype=torch.float64).repeat(16).unsqueeze(1)
-    return (rows * scale).to(dtype)
+    others = [(2, cols, cols), (2, 3, cols), (2, 3, 5, cols)]
+    if cols > 512:
+        others = others[1:]
+    return [(rows * scale).to(dtype), *(torch.randn(shape, generator=generator).to(dtype) for shape in others)]
 
 
 def _agrees(got: Tensor, expected: Tensor) -> bool:
@@ -116,43 +125,39 @@ def _formula_of(module: nn.Module) -> Formula | str:
         return "it has no weight, which would tell its columns"
     if weight.dim() != 1 or any(v.shape != weight.shape for v in parameters.values()):
         return "its weight is no vector"
-    eps = next((float(v) for name in _EPS if isinstance(v := getattr(module, name, None), (int, float))), None)
+    eps = next((name for name in _EPS if isinstance(getattr(module, name, None), (int, float))), None)
     if eps is None:
         return f"it has no attribute for eps ({', '.join(_EPS)})"
-    if module._forward_hooks or module._forward_pre_hooks:
-        module = copy.copy(module)
-        module._forward_hooks, module._forward_pre_hooks = (
-            type(module._forward_hooks)(),
-            type(module._forward_pre_hooks)(),
-        )
     formulas = [Formula(centered, offset, 0, eps) for centered in (False, True) for offset in (0.0, 1.0)]
     for dtype in (torch.float32, torch.bfloat16):
-        seen = _result(module, dtype)
-        if isinstance(seen, str):
-            return seen
-        input, weight, bias, expected = seen
-        formulas = [f for f in formulas if _agrees(f.of(input, weight, bias), expected)]
+        for training in (False, True):
+            seen = _results(module, dtype, training=training)
+            if isinstance(seen, str):
+                return seen
+            twin, results = seen
+            weight, bias = parameters_of(twin)
+            for input, expected in results:
+                formulas = [f for f in formulas if _agrees(f.of(input, weight, bias, getattr(twin, eps)), expected)]
         if dtype == torch.float32:
             formulas = [f._replace(rounding=rounding) for f in formulas for rounding in ROUNDINGS.values()]
     return formulas[0] if formulas else "it computes something else than any formula of lanenorm"
 
 
-def _result(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None, Tensor] | str:
-    """Random rows and parameters, and what a copy of the module makes of them."""
+def _results(module: nn.Module, dtype: torch.dtype, *, training: bool) -> tuple[nn.Module, Any] | str:
+    """A copy of the module with random parameters, and pairs of rows and what it makes of them."""
     try:
-        twin = copy.deepcopy(module).to("cpu", dtype)
+        twin = copy.deepcopy(module).to("cpu", dtype).train(training).requires_grad_(False)
+        twin._forward_hooks.clear()
+        twin._forward_pre_hooks.clear()
         generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in twin.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-            input = _rows(len(twin.weight), dtype)
-            expected = twin(input)
+        for parameter in twin.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        results = [(input, twin(input)) for input in _rows(len(twin.weight), dtype)]
     except Exception as error:  # whatever a class of others raises
         return f"a call with rows alone fails: {type(error).__name__}: {error}".splitlines()[0]
-    if not isinstance(expected, Tensor):
+    if not all(isinstance(result, Tensor) for _, result in results):
         return "it returns something else than a tensor"
-    bias = twin._parameters.get("bias")
-    return input, twin.weight.detach(), None if bias is None else bias.detach(), expected
+    return twin, results
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from lanenorm.torch._operators import ops
 from torch import Tensor
 
@@ -11,13 +12,22 @@ from torch import Tensor
 ROUNDINGS = {"once": 0, "steps": 1, "gamma": 2, "steps_and_gamma": 3}
 
 
-def dims_of(input: Tensor, normalized_shape: Sequence[int]) -> int:
+def dims_of(input: Tensor, normalized_shape: int | Sequence[int]) -> int:
     """The number of axes of a row, which are the last ones of input."""
+    if isinstance(normalized_shape, int):
+        normalized_shape = (normalized_shape,)
     dims = len(normalized_shape)
     if dims == 0 or input.shape[-dims:] != tuple(normalized_shape):
         message = f"normalized_shape is {tuple(normalized_shape)}, but input has shape {tuple(input.shape)}"
         raise RuntimeError(message)
     return dims
+
+
+def fitting(input: Tensor, residual: Tensor) -> Tensor:
+    """The residual in a type that goes with input: autocast may have made it of 16 bits beside float32."""
+    if residual.dtype == input.dtype or torch.promote_types(input.dtype, residual.dtype) != input.dtype:
+        return residual
+    return residual.to(input.dtype)
 
 
 def rounding_of(name: str) -> int:
@@ -30,7 +40,7 @@ def rounding_of(name: str) -> int:
 
 def layer_norm(
     input: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
@@ -57,7 +67,7 @@ def layer_norm(
 
 def rms_norm(
     input: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     eps: float = 1e-6,
     *,
@@ -72,7 +82,7 @@ def rms_norm(
 def add_layer_norm(
     input: Tensor,
     residual: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
@@ -82,17 +92,19 @@ def add_layer_norm(
 ) -> tuple[Tensor, Tensor]:
     """Layer normalization of input + residual, in one touch of memory. Returns the result and the sum.
 
-    residual: a tensor of the shape of input, of its type, or of float32 beside 16 bits; the sum has its type. The rest
-        is as of `layer_norm`.
+    residual: a tensor of the shape of input, of its type, or of float32 beside 16 bits; the sum has its type. One of 16
+        bits beside float32 is widened first. The rest is as of `layer_norm`.
     """
     dims = dims_of(input, normalized_shape)
-    return ops.add_layer_norm_general(input, residual, weight, bias, eps, dims, offset, rounding_of(rounding))
+    return ops.add_layer_norm_general(
+        input, fitting(input, residual), weight, bias, eps, dims, offset, rounding_of(rounding)
+    )
 
 
 def add_rms_norm(
     input: Tensor,
     residual: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
     eps: float = 1e-6,
     *,
@@ -101,4 +113,4 @@ def add_rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """RMS normalization of input + residual, in one touch of memory. Returns the result and the sum."""
     dims = dims_of(input, normalized_shape)
-    return ops.add_rms_norm_general(input, residual, weight, eps, dims, offset, rounding_of(rounding))
+    return ops.add_rms_norm_general(input, fitting(input, residual), weight, eps, dims, offset, rounding_of(rounding))

@@ -35,6 +35,7 @@ ops = torch.ops.lanenorm
 def _check_row(name: str, given: Tensor | None, input: Tensor, dims: int) -> None:
     row = input.shape[input.dim() - dims :]
     if given is not None:
+        torch._check(given.device == input.device, lambda: f"{name} is on {given.device}, and input on {input.device}")
         torch._check(given.shape == row, lambda: f"{name} has shape {tuple(given.shape)}, expected {tuple(row)}")
 
 
@@ -56,6 +57,8 @@ def _forward(
     _check_row("bias", bias, input, dims)
     outputs = [_like(input)]
     if residual is not None:
+        devices = residual.device, input.device
+        torch._check(devices[0] == devices[1], lambda: "residual is on {}, and input on {}".format(*devices))
         shapes = tuple(residual.shape), tuple(input.shape)
         torch._check(shapes[0] == shapes[1], lambda: "residual has shape {}, expected {}".format(*shapes))
         outputs.append(_like(input, residual.dtype))
@@ -154,22 +157,51 @@ def _gradients(centered, dy, ds, input, weight, statistics, numbers, wanted):
     return _rms_norm_backward(dy, ds, input, weight, statistics, *numbers, wanted)
 
 
-def _by_formula(centered, dy, ds, input, weight, numbers):
-    """Gradients that autograd can follow."""
-    eps, dims, offset, _ = numbers
-    row, lead = tuple(range(-dims, 0)), tuple(range(input.dim() - dims))
-    x, dy = (v.to(_of_statistics(input)) for v in (input, dy))
-    g = dy if weight is None else dy * (weight.to(x.dtype) + offset)
+def _xhat(centered, input, numbers):
+    """Rows that are normalized, and 1 / sqrt(var + eps) of each, by operators that autograd can follow."""
+    eps, dims, *_ = numbers
+    row = tuple(range(-dims, 0))
+    x = input.to(_of_statistics(input))
     if centered:
         x = x - x.mean(row, keepdim=True)
     rstd = (x.square().mean(row, keepdim=True) + eps).rsqrt()
-    xhat = x * rstd
-    dx = g - xhat * (g * xhat).mean(row, keepdim=True)
+    return x * rstd, rstd
+
+
+def _through(centered, v, xhat, rstd, dims):
+    """v times the derivative of xhat by x, which is symmetric."""
+    row = tuple(range(-dims, 0))
+    result = v - xhat * (v * xhat).mean(row, keepdim=True)
     if centered:
-        dx = dx - g.mean(row, keepdim=True)
-    dx = (dx * rstd).to(input.dtype)
+        result = result - v.mean(row, keepdim=True)
+    return result * rstd
+
+
+def _by_formula(centered, dy, ds, input, weight, numbers):
+    """Gradients that autograd can follow."""
+    _, dims, offset, _ = numbers
+    lead = tuple(range(input.dim() - dims))
+    xhat, rstd = _xhat(centered, input, numbers)
+    dy = dy.to(xhat.dtype)
+    g = dy if weight is None else dy * (weight.to(xhat.dtype) + offset)
+    dx = _through(centered, g, xhat, rstd, dims).to(input.dtype)
     dweight, dbias = ((v.sum(lead) if lead else v) for v in (dy * xhat, dy))
     return dx if ds is None else dx + ds, dweight, *((dbias,) if centered else ())
+
+
+def _tangent(centered, input, weight, to_input, to_weight, to_bias, numbers):
+    """The derivative of a result in the direction of tangents, of which some are None."""
+    _, dims, offset, _ = numbers
+    xhat, rstd = _xhat(centered, input, numbers)
+    result = torch.zeros_like(xhat)
+    if to_input is not None:
+        moved = _through(centered, to_input.to(xhat.dtype), xhat, rstd, dims)
+        result = result + (moved if weight is None else moved * (weight.to(xhat.dtype) + offset))
+    if to_weight is not None:
+        result = result + xhat * to_weight
+    if to_bias is not None:
+        result = result + to_bias
+    return result.to(input.dtype)
 
 
 def _as(gradient: Tensor, of: Tensor) -> Tensor:
@@ -177,17 +209,25 @@ def _as(gradient: Tensor, of: Tensor) -> Tensor:
 
 
 class LayerNormFunction(Function):
-    """`layer_norm` with its gradient."""
+    """`layer_norm` with its gradient, and with statistics as its last result."""
 
     @staticmethod
-    def forward(ctx: Any, input, weight, bias, *numbers):
-        y, statistics = _layer_norm_keeping(input, weight, bias, *numbers)
+    def forward(input, weight, bias, *numbers):
+        return _layer_norm_keeping(input, weight, bias, *numbers)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs, output):
+        input, weight, bias, *ctx.numbers = inputs
+        statistics = output[1]
+        ctx.mark_non_differentiable(statistics)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, weight, bias, statistics)
-        ctx.numbers = numbers
-        return y
+        ctx.save_for_forward(input, weight)
 
     @staticmethod
-    def backward(ctx: Any, dy):
+    def backward(ctx: Any, dy, _):
+        if dy is None:
+            return (None,) * 7
         input, weight, bias, statistics = ctx.saved_tensors
         to_input, to_weight, to_bias, *_ = ctx.needs_input_grad
         wanted = to_input | to_weight << 1 | to_bias << 2
@@ -199,24 +239,42 @@ class LayerNormFunction(Function):
             *(None,) * 4,
         )
 
+    @staticmethod
+    def jvp(ctx: Any, to_input, to_weight, to_bias, *_):
+        input, weight = ctx.saved_tensors
+        return _tangent(True, input, weight, to_input, to_weight, to_bias, ctx.numbers), None
+
 
 class RMSNormFunction(Function):
-    """`rms_norm` with its gradient."""
+    """`rms_norm` with its gradient, and with statistics as its last result."""
 
     @staticmethod
-    def forward(ctx: Any, input, weight, *numbers):
-        y, statistics = _rms_norm_keeping(input, weight, *numbers)
+    def forward(input, weight, *numbers):
+        return _rms_norm_keeping(input, weight, *numbers)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs, output):
+        input, weight, *ctx.numbers = inputs
+        statistics = output[1]
+        ctx.mark_non_differentiable(statistics)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, weight, statistics)
-        ctx.numbers = numbers
-        return y
+        ctx.save_for_forward(input, weight)
 
     @staticmethod
-    def backward(ctx: Any, dy):
+    def backward(ctx: Any, dy, _):
+        if dy is None:
+            return (None,) * 6
         input, weight, statistics = ctx.saved_tensors
         to_input, to_weight, *_ = ctx.needs_input_grad
         wanted = to_input | to_weight << 1
         dx, dweight = _gradients(False, dy, None, input, weight, statistics, ctx.numbers, wanted)
         return dx if to_input else None, _as(dweight, weight) if to_weight else None, *(None,) * 4
+
+    @staticmethod
+    def jvp(ctx: Any, to_input, to_weight, *_):
+        input, weight = ctx.saved_tensors
+        return _tangent(False, input, weight, to_input, to_weight, None, ctx.numbers), None
 
 
 def _of_sum(ctx: Any, dy, ds, params: int):
@@ -228,9 +286,8 @@ def _of_sum(ctx: Any, dy, ds, params: int):
     dx = ds
     if dy is not None:
         wanted = to_sum | sum(bool(to) << i + 1 for i, to in enumerate(to_params))
-        dx, *got = _gradients(
-            params == 2, _as(dy, s), ds if to_sum else None, s, weight, statistics, ctx.numbers, wanted
-        )
+        ds = ds if to_sum else None
+        dx, *got = _gradients(params == 2, _as(dy, s), ds, s, weight, statistics, ctx.numbers, wanted)
         of_params = [
             _as(gradient, of) if to else None for gradient, of, to in zip(got, (weight, bias), to_params, strict=False)
         ]
@@ -238,54 +295,105 @@ def _of_sum(ctx: Any, dy, ds, params: int):
     return dinput, dx if to_residual else None, *of_params, *(None,) * 4
 
 
+def _tangents_of_sum(ctx: Any, to_input, to_residual, to_weight, to_bias, *, centered: bool):
+    s, weight = ctx.saved_tensors
+    to_sum = [tangent.to(s.dtype) for tangent in (to_input, to_residual) if tangent is not None]
+    to_sum = sum(to_sum[1:], to_sum[0]) if to_sum else None
+    y = _tangent(centered, s, weight, to_sum, to_weight, to_bias, ctx.numbers).to(ctx.dtype)
+    return y, torch.zeros_like(s) if to_sum is None else to_sum, None
+
+
 class AddLayerNormFunction(Function):
-    """`add_layer_norm` with its gradient."""
+    """`add_layer_norm` with its gradient, and with statistics as its last result."""
 
     @staticmethod
-    def forward(ctx: Any, input, residual, weight, bias, *numbers):
-        y, s, statistics = _add_layer_norm_keeping(input, residual, weight, bias, *numbers)
-        ctx.save_for_backward(s, weight, bias, statistics)
-        ctx.numbers, ctx.dtype = numbers, input.dtype
+    def forward(input, residual, weight, bias, *numbers):
+        return _add_layer_norm_keeping(input, residual, weight, bias, *numbers)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs, output):
+        input, _, weight, bias, *ctx.numbers = inputs
+        _, s, statistics = output
+        ctx.mark_non_differentiable(statistics)
         ctx.set_materialize_grads(False)
-        return y, s
+        ctx.save_for_backward(s, weight, bias, statistics)
+        ctx.save_for_forward(s, weight)
+        ctx.dtype = input.dtype
 
     @staticmethod
-    def backward(ctx: Any, dy, ds):
+    def backward(ctx: Any, dy, ds, _):
         return _of_sum(ctx, dy, ds, 2)
+
+    @staticmethod
+    def jvp(ctx: Any, to_input, to_residual, to_weight, to_bias, *_):
+        return _tangents_of_sum(ctx, to_input, to_residual, to_weight, to_bias, centered=True)
 
 
 class AddRMSNormFunction(Function):
-    """`add_rms_norm` with its gradient."""
+    """`add_rms_norm` with its gradient, and with statistics as its last result."""
 
     @staticmethod
-    def forward(ctx: Any, input, residual, weight, *numbers):
-        y, s, statistics = _add_rms_norm_keeping(input, residual, weight, *numbers)
-        ctx.save_for_backward(s, weight, None, statistics)
-        ctx.numbers, ctx.dtype = numbers, input.dtype
+    def forward(input, residual, weight, *numbers):
+        return _add_rms_norm_keeping(input, residual, weight, *numbers)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs, output):
+        input, _, weight, *ctx.numbers = inputs
+        _, s, statistics = output
+        ctx.mark_non_differentiable(statistics)
         ctx.set_materialize_grads(False)
-        return y, s
+        ctx.save_for_backward(s, weight, None, statistics)
+        ctx.save_for_forward(s, weight)
+        ctx.dtype = input.dtype
 
     @staticmethod
-    def backward(ctx: Any, dy, ds):
+    def backward(ctx: Any, dy, ds, _):
         return _of_sum(ctx, dy, ds, 1)
+
+    @staticmethod
+    def jvp(ctx: Any, to_input, to_residual, to_weight, *_):
+        return _tangents_of_sum(ctx, to_input, to_residual, to_weight, None, centered=False)
 
 
 # Kept for as long as the process: kernels end with their library.
 _library = torch.library.Library("lanenorm", "IMPL")
 
 
+def _by_operators(centered, input, weight, bias, numbers):
+    """The result by operators of PyTorch, for transforms of torch.func: these take no Function in a kernel."""
+    xhat, _ = _xhat(centered, input, numbers)
+    y = xhat if weight is None else xhat * (weight.to(xhat.dtype) + numbers[2])
+    return (y if bias is None else y + bias).to(input.dtype)
+
+
 def _register_gradients() -> None:
+    is_transformed = torch._C._are_functorch_transforms_active
+
     def layer_norm(input, weight=None, bias=None, eps=1e-5, dims=1, offset=0.0, rounding=0):
-        return LayerNormFunction.apply(input, weight, bias, eps, dims, offset, rounding)
+        numbers = eps, dims, offset, rounding
+        if is_transformed():
+            return _by_operators(True, input, weight, bias, numbers)
+        return LayerNormFunction.apply(input, weight, bias, *numbers)[0]
 
     def rms_norm(input, weight=None, eps=1e-6, dims=1, offset=0.0, rounding=0):
-        return RMSNormFunction.apply(input, weight, eps, dims, offset, rounding)
+        numbers = eps, dims, offset, rounding
+        if is_transformed():
+            return _by_operators(False, input, weight, None, numbers)
+        return RMSNormFunction.apply(input, weight, *numbers)[0]
 
     def add_layer_norm(input, residual, weight=None, bias=None, eps=1e-5, dims=1, offset=0.0, rounding=0):
-        return AddLayerNormFunction.apply(input, residual, weight, bias, eps, dims, offset, rounding)
+        numbers = eps, dims, offset, rounding
+        if is_transformed():
+            s = (input + residual).to(residual.dtype)
+            return _by_operators(True, s, weight, bias, numbers).to(input.dtype), s
+        return AddLayerNormFunction.apply(input, residual, weight, bias, *numbers)[:2]
 
     def add_rms_norm(input, residual, weight=None, eps=1e-6, dims=1, offset=0.0, rounding=0):
-        return AddRMSNormFunction.apply(input, residual, weight, eps, dims, offset, rounding)
+        numbers = eps, dims, offset, rounding
+        if is_transformed():
+            s = (input + residual).to(residual.dtype)
+            return _by_operators(False, s, weight, None, numbers).to(input.dtype), s
+        return AddRMSNormFunction.apply(input, residual, weight, *numbers)[:2]
 
     for function in (layer_norm, rms_norm, add_layer_norm, add_rms_norm):
         _library.impl(f"_{function.__name__}_autograd", function, "Autograd")
