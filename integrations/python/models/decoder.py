@@ -47,7 +47,7 @@ class Decoder:
 
 
 def main() -> None:
-    options = common.arguments(__doc__, budget=60)
+    options = common.arguments(__doc__, budget=20)
     record = common.prepare(options)
     shape, prompt, steps = (QUICK, 32, 4) if options.quick else (SHAPE, PROMPT, STEPS)
     budget = 0.5 if options.quick else options.budget
@@ -67,9 +67,12 @@ def main() -> None:
                 (f"decode of {steps}", decoder.decode, decoder.first, steps),
             ):
                 inputs = model.captured(one)
-                norms = common.times_of_norms(model, inputs, budget / 4)
-                norms = {state: seconds * count for state, seconds in norms.items()}
-                found = common.summary(common.times_of_model(model, run, budget), norms)
+                inside, alone = (
+                    common.times_inside(model, run, budget / 4),
+                    common.times_alone(model, inputs, budget / 4),
+                )
+                alone = {state: seconds * count for state, seconds in alone.items()}
+                found = common.summary(common.times_of_model(model, run, budget), inside, alone)
                 found |= {f"norms_error_{s}": e for s, e in common.errors_of_norms(model, inputs).items()}
                 record["results"].append({"dtype": kind, "run": name} | found)
                 times.append([f"{kind} {name}", *common.times_row(found)])

@@ -95,9 +95,15 @@ def main() -> None:
     pair = (common.BEFORE, common.AFTER)
     norms = common.quartiles({state: partial(enter, state) for state in pair}, budget / 4)
     times = common.times_of_model(model, partial(step, common.BEFORE, data[-1]), budget, pair)
-    found = common.summary(times, norms)
+    found = common.summary(times, norms, None)
     print(common.table(["a step", *common.TIMES_HEAD], [[f"{2 * pairs}x{LENGTH}", *common.times_row(found)]]))
-    print("", common.TIMES_KEY, "Here norms have their gradients too.", "", sep="\n")
+    print(
+        "",
+        common.TIMES_KEY,
+        "Here the times of norms are those of all, forward and backward, outside of the model.",
+        "",
+        sep="\n",
+    )
 
     far = {state: [abs(a - b) for a, b in zip(losses[state], losses["float64"], strict=True)] for state in pair}
     apart = max(abs(a - b) for a, b in zip(*(losses[state] for state in pair), strict=True))

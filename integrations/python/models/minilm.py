@@ -43,9 +43,8 @@ def main() -> None:
         run = partial(encode, model.module, given)
         with torch.inference_mode():
             inputs = model.captured(run)
-            found = common.summary(
-                common.times_of_model(model, run, budget), common.times_of_norms(model, inputs, budget / 4)
-            )
+            times_of_norms = common.times_inside(model, run, budget / 4), common.times_alone(model, inputs, budget / 4)
+            found = common.summary(common.times_of_model(model, run, budget), *times_of_norms)
             outputs = {state: encode(model.to(state).module, given) for state in (common.BEFORE, common.AFTER)}
             model.to(common.BEFORE)
             agrees = common.agreement(outputs, encode(exact, given))
