@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.nn import functional as F
+
 import torch
 from lanenorm.torch._functions import dims_of, fitting
 from lanenorm.torch._operators import (
@@ -19,6 +21,8 @@ _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _layer_norm, _layer_norm_general = ops.layer_norm, ops.layer_norm_general
 _rms_norm, _rms_norm_general = ops.rms_norm, ops.rms_norm_general
 _add_layer_norm, _add_rms_norm = ops.add_layer_norm_general, ops.add_rms_norm_general
+# Without eps, PyTorch takes the epsilon of the type of input, or that of float32 beside 16 bits: 2.15 does.
+_HAS_EPS_OF_16_BITS = F.rms_norm(torch.full((2,), 1e-3, dtype=torch.float16), (2,))[0].item() < 0.5
 _is_transformed = torch._C._are_functorch_transforms_active
 
 
@@ -62,8 +66,7 @@ class RMSNorm(nn.RMSNorm):
     """`torch.nn.RMSNorm` by `lanenorm.torch.rms_norm`, with the same parameters and the same state.
 
     On other devices than CPUs, and for other types, it is PyTorch's, and so it is where weight has another type than
-    input: PyTorch's result has the type of both together there. Without eps, it is the epsilon of float32, or of
-    float64 for float64, as in PyTorch 2.15.
+    input: PyTorch's result has the type of both together there. Without eps, it is the number that PyTorch takes.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -72,8 +75,7 @@ class RMSNorm(nn.RMSNorm):
             return super().forward(input)
         dims, eps = dims_of(input, self.normalized_shape), self.eps
         if eps is None:
-            # That of the type in which PyTorch computes.
-            eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
+            eps = torch.finfo(input.dtype if input.dtype.itemsize > 2 or _HAS_EPS_OF_16_BITS else torch.float32).eps
         if is_differentiated(input, weight):
             return RMSNormFunction.apply(input, weight, eps, dims, 0.0, 0)[0]
         if dims == 1:
