@@ -70,11 +70,11 @@ def numpy_calls(library: str | None) -> dict[str, dict[str, Callable[[], object]
 
 
 def torch_calls() -> dict[str, dict[str, Callable[[], object]]]:
+    import torch
+    from torch import nn
     from torch.nn import functional as F
 
     import lanenorm.torch as lt
-    import torch
-    from torch import nn
 
     torch.set_num_threads(1)
     ops, grad = torch.ops.lanenorm, torch.autograd.grad

@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from torch.utils import checkpoint  # noqa: E402
 
 import lanenorm  # noqa: E402
 import lanenorm.torch as lt  # noqa: E402
-from torch import nn  # noqa: E402
 
 ops = torch.ops.lanenorm
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

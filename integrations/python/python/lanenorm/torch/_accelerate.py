@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
+
 from lanenorm.torch._functions import ROUNDINGS
 from lanenorm.torch._modules import LayerNorm, RMSNorm, is_differentiated, parameters_of, takes
 from lanenorm.torch._operators import LayerNormFunction, RMSNormFunction, ops
-from torch import Tensor, nn
 
 # What classes call the number that is added to the variance.
 _EPS = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from lanenorm.torch._operators import ops
 from torch import Tensor
+
+from lanenorm.torch._operators import ops
 
 # Roundings by their names, as the operators have them.
 ROUNDINGS = {"once": 0, "steps": 1, "gamma": 2, "steps_and_gamma": 3}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-import torch
 from lanenorm.torch._functions import dims_of, fitting
 from lanenorm.torch._operators import (
     AddLayerNormFunction,
@@ -15,7 +16,6 @@ from lanenorm.torch._operators import (
     RMSNormFunction,
     ops,
 )
-from torch import Tensor, nn
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _layer_norm, _layer_norm_general = ops.layer_norm, ops.layer_norm_general

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.autograd import Function
 
-import torch
 from lanenorm import _native
-from torch import Tensor
 
 
 def _register() -> None:
