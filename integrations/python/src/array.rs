@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, NPY_ORDER, PY_ARRAY_API, npy_intp};
+use numpy::npyffi::{NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, NPY_ORDER, NPY_TYPES, PY_ARRAY_API, npy_intp};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, npyffi};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -39,13 +39,17 @@ pub(crate) fn tuple(shape: &[usize]) -> String {
 /// What numpy calls bfloat16, once it has been seen.
 static BF16: AtomicI32 = AtomicI32::new(-1);
 
+const FLOAT: i32 = NPY_TYPES::NPY_FLOAT as i32;
+const DOUBLE: i32 = NPY_TYPES::NPY_DOUBLE as i32;
+const HALF: i32 = NPY_TYPES::NPY_HALF as i32;
+
 /// The type of elements that numpy's stands for.
 fn dtype_of(array: &Bound<'_, PyUntypedArray>, what: &str) -> PyResult<Dtype> {
     let descr = array.dtype();
     let dtype = match descr.num() {
-        11 => Some(Dtype::F32),
-        12 => Some(Dtype::F64),
-        23 => Some(Dtype::F16),
+        FLOAT => Some(Dtype::F32),
+        DOUBLE => Some(Dtype::F64),
+        HALF => Some(Dtype::F16),
         num if num == BF16.load(Ordering::Relaxed) => Some(Dtype::Bf16),
         num => {
             let name: String = descr.getattr(intern!(array.py(), "name"))?.extract()?;
@@ -73,8 +77,10 @@ fn descr(py: Python<'_>, dtype: Dtype) -> PyResult<Bound<'_, PyArrayDescr>> {
         Dtype::F64 => Ok(numpy::dtype::<f64>(py)),
         Dtype::F16 => {
             // SAFETY: the type is one of numpy's own.
-            unsafe { Bound::from_owned_ptr_or_err(py, PY_ARRAY_API.PyArray_DescrFromType(py, 23).cast()) }
-                .map(|descr| unsafe { descr.cast_into_unchecked() })
+            unsafe {
+                let descr = PY_ARRAY_API.PyArray_DescrFromType(py, HALF);
+                Bound::from_owned_ptr_or_err(py, descr.cast()).map(|descr| descr.cast_into_unchecked())
+            }
         }
         Dtype::Bf16 => OF_BF16
             .get_or_try_init(py, || {
@@ -139,8 +145,8 @@ impl<'py> Array<'py> {
         Ok(Self { array: empty(py, shape, descr(py, dtype)?)?, dtype })
     }
 
-    /// A new array of another type of elements.
-    pub(crate) fn bytes<T: numpy::Element>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyUntypedArray>> {
+    /// A new array of a type of elements that calls do not take.
+    pub(crate) fn of<T: numpy::Element>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyUntypedArray>> {
         empty(py, shape, numpy::dtype::<T>(py))
     }
 

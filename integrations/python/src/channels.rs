@@ -129,8 +129,8 @@ pub(crate) fn group_norm<'py>(
     let to = y.array.data().cast();
     // SAFETY: the arrays live on, and have these elements.
     run(py, tensor.elements(), || unsafe { call.run(&tensor.norm, to) })?;
-    let y =
-        out.cloned().map_or_else(|| y.clone().finish().map(Array::into_any), |out| y.clone().finish().map(|_| out))?;
+    let y = y.finish()?;
+    let y = out.cloned().unwrap_or_else(|| y.into_any());
     match kept {
         Some(kept) => Ok((y, kept.into_any(py)?).into_pyobject(py)?.into_any()),
         None => Ok(y),

@@ -67,13 +67,13 @@ impl<'py> Rows<'py> {
         let (lead, cols) = (&self.x.shape()[..first], self.norm.cols);
         let is_apart = scheme.layout == lanenorm_layout::Apart as i32;
         let q = if !is_apart {
-            Array::bytes::<u8>(py, &[lead, &[sizes.row_bytes]].concat())?
+            Array::of::<u8>(py, &[lead, &[sizes.row_bytes]].concat())?
         } else if matches!(name, "e4m3" | "e5m2") {
             fp8(py, self.x.shape(), name)?
         } else if matches!(name, "u8" | "onnx_u8") {
-            Array::bytes::<u8>(py, self.x.shape())?
+            Array::of::<u8>(py, self.x.shape())?
         } else {
-            Array::bytes::<i8>(py, self.x.shape())?
+            Array::of::<i8>(py, self.x.shape())?
         };
         // Of those that share a scale. None where it is given, or lies beside the elements.
         let shape = match scheme.scope {
@@ -83,9 +83,9 @@ impl<'py> Rows<'py> {
             scope if scope == lanenorm_scope::Block as i32 => Some([lead, &[cols / scheme.block.max(1)]].concat()),
             _ => Some(lead.to_vec()),
         };
-        let scale = shape.as_deref().map(|shape| Array::bytes::<f32>(py, shape)).transpose()?;
+        let scale = shape.as_deref().map(|shape| Array::of::<f32>(py, shape)).transpose()?;
         let has_zero_point = scheme.format == lanenorm_format::U8 as i32;
-        let zero_point = shape.filter(|_| has_zero_point).map(|shape| Array::bytes::<u8>(py, &shape)).transpose()?;
+        let zero_point = shape.filter(|_| has_zero_point).map(|shape| Array::of::<u8>(py, &shape)).transpose()?;
         let at = |array: &Option<Bound<'py, PyUntypedArray>>| array.as_ref().map_or(std::ptr::null_mut(), data);
         let (to, to_scale, to_zero_point) = (data(&q), at(&scale), at(&zero_point));
         debug_assert!(!is_apart || sizes.row_bytes == cols);
@@ -104,7 +104,7 @@ fn fp8<'py>(py: Python<'py>, shape: &[usize], name: &str) -> PyResult<Bound<'py,
         PyTypeError::new_err(format!("the result has {name}, which numpy has with the package ml_dtypes"))
     })?;
     let dtype = module.getattr(if name == "e4m3" { "float8_e4m3fn" } else { "float8_e5m2" })?;
-    let array = Array::bytes::<u8>(py, shape)?;
+    let array = Array::of::<u8>(py, shape)?;
     Ok(array.call_method1("view", (dtype,))?.cast_into()?)
 }
 
