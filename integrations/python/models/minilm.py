@@ -21,7 +21,7 @@ seven paper stone green window ship station doctor number answer machine season 
 
 
 def sentences(count: int, words: int) -> list[str]:
-    """Made sentences of so many words."""
+    """`count` made sentences of `words` words each."""
     source = random.Random(0)
     return [" ".join(source.choices(WORDS, k=words)) for _ in range(count)]
 

@@ -5,8 +5,8 @@ use pyo3::prelude::*;
 
 use crate::array::{Array, Operand};
 use crate::call::{Backward, Channels, Statistics};
-use crate::forward::{Given, Rows};
 use crate::options::Axis;
+use crate::rows::{Given, Rows};
 use crate::run::{Kept, arrange, named_tuple, run};
 
 impl<'py> Rows<'py> {

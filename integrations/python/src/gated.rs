@@ -5,8 +5,8 @@ use pyo3::prelude::*;
 
 use crate::array::{Array, Operand};
 use crate::call::{Backward, Forward, Statistics};
-use crate::forward::{Given, Rows};
 use crate::options::{self, Axis};
+use crate::rows::{Given, Rows};
 use crate::run::{arrange, named_tuple, run};
 
 impl<'py> Rows<'py> {

@@ -10,6 +10,7 @@ mod forward;
 mod gated;
 mod options;
 mod quantized;
+mod rows;
 mod run;
 mod torch;
 mod view;

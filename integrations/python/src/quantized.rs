@@ -12,8 +12,8 @@ use pyo3::prelude::*;
 
 use crate::array::{Array, Operand, data};
 use crate::call::Forward;
-use crate::forward::{Given, Rows};
 use crate::options;
+use crate::rows::{Given, Rows};
 use crate::run::{arrange, named_tuple, run};
 
 /// A scheme by its name, with blocks, or with a scale that is given.
@@ -123,7 +123,7 @@ fn fp8<'py>(py: Python<'py>, shape: &[usize], name: &str) -> PyResult<Bound<'py,
 /// axis : int or sequence of ints
 ///     Last axes.
 /// block : int, optional
-///     With "i8": blocks of so many elements of a row have a scale each: a multiple of 32, at most 256, that divides
+///     ``block`` is the number of elements that share a scale, with "i8": a multiple of 32, at most 256, that divides
 ///     the row.
 /// scale, zero_point : float and int, optional
 ///     With "i8", "u8", "e4m3" or "e5m2": the scale of all elements, and the integer that stands for 0 (ONNX

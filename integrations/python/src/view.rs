@@ -54,7 +54,8 @@ pub(crate) struct Layout<const N: usize> {
     strides: [[usize; 2]; N],
 }
 
-/// Successive axes whose elements are evenly spaced in all tensors: so many of them, at these distances.
+/// Successive axes whose rows are evenly spaced in all tensors: `count` rows, at the distance `strides[i]` in tensor
+/// `i`.
 #[derive(Clone, Copy)]
 struct Run<const N: usize> {
     count: usize,
